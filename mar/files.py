@@ -1,0 +1,109 @@
+"""Files that survive a crash: atomic writes, checksums, folder locks, and the guard of resumable folders."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed, on failure removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_if_changed(path: str | Path, text: str) -> None:
+    """Write text atomically unless the file says the same already (its time stays)."""
+    path = Path(path)
+    if not path.exists() or path.read_text() != text:
+        write_text(path, text)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON atomically, indented, keys in the given order."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        ValueError: the file is missing or is no JSON; the message names it.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing; the stage that writes it has not run") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: no valid JSON ({error}); delete it and run the same command again") from None
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def lock(folder: str | Path, wait: bool = True) -> Iterator[None]:
+    """Hold a folder alone. The kernel frees the lock when its process dies, however it dies.
+
+    A killed head of the workflow leaves its stage command running: the same command started again waits here
+    until the first is done, then finds the work finished.
+
+    Raises:
+        BlockingIOError: `wait` is false and another process holds the folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise
+            print(f"{folder}: another process works here; waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def claim(folder: str | Path, recipe: dict[str, Any]) -> None:
+    """Make a folder ours: same recipe, go on in it; another recipe, move its content aside, never resume it.
+
+    The recipe (slices and hashes of inputs) is kept in recipe.json. Call it under `lock`.
+    """
+    folder = Path(folder)
+    file = folder / "recipe.json"
+    if file.exists():
+        if read_json(file) == json.loads(json.dumps(recipe)):
+            return
+        aside = folder.with_name(f"{folder.name}.old-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+        aside.mkdir()
+        # recipe.json goes last: killed in between, the next claim still sees the old recipe and moves the rest
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry == file):
+            if entry.name != ".lock":
+                os.replace(entry, aside / entry.name)
+        print(f"{folder}: was made by another recipe; moved to {aside}", flush=True)
+    write_json(file, recipe)

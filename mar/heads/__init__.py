@@ -1,0 +1,18 @@
+"""Heads: the distribution of one token given its condition z. One interface: draw, loss, sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from mar.config import Head
+from mar.heads.categorical import Categorical
+from mar.heads.diffusion import DiffusionLoss
+
+
+def build_head(config: Head, width: int, manifest: dict[str, Any]) -> nn.Module:
+    """The head of a variant for backbone width `width`, on the tokens that `manifest` describes."""
+    if config.kind == "categorical":
+        return Categorical(config, width, manifest["codebook_size"])
+    return DiffusionLoss(config, width, manifest["token_dim"])

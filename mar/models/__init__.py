@@ -1,0 +1,1 @@
+"""Backbones: tokens so far -> a condition z for each token to come."""

@@ -1,0 +1,92 @@
+"""Transformer blocks shared by the backbones: pre-norm attention and MLP, with dropout where the paper has it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPS = 1e-6  # of every LayerNorm in the published models
+
+
+class KVCache:
+    """Keys and values of the tokens that a causal backbone has seen, for every block."""
+
+    def __init__(self, blocks: int, batch: int, heads: int, length: int, size: int, like: Tensor) -> None:
+        self.keys = like.new_empty(blocks, batch, heads, length, size)
+        self.values = like.new_empty(blocks, batch, heads, length, size)
+        self.length = 0
+
+    def append(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put one more token (B, heads, 1, size) behind the others; returns all keys and values so far."""
+        end = self.length + k.shape[2]
+        self.keys[block, :, :, self.length : end], self.values[block, :, :, self.length : end] = k, v
+        return self.keys[block, :, :, :end], self.values[block, :, :, :end]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, causal: bool = False, cache: KVCache | None = None, block: int = 0) -> Tensor:
+        """(B, N, W) -> (B, N, W). With a cache, x is the newest token and attends to all before it."""
+        b, n, w = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, w // self.heads).permute(2, 0, 3, 1, 4)  # (B, heads, N, size)
+        if cache is not None:
+            k, v = cache.append(block, k, v)
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal and cache is None)
+        out = self.proj(out.transpose(1, 2).reshape(b, n, w))
+        return F.dropout(out, self.dropout, self.training)
+
+
+class MLP(nn.Module):
+    """Two linear layers with an exact GELU between."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, W) -> (B, N, W)."""
+        x = F.dropout(F.gelu(self.fc1(x)), self.dropout, self.training)
+        return F.dropout(self.fc2(x), self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.attn = Attention(width, heads, dropout)
+        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp = MLP(width, int(width * mlp_ratio), dropout)
+
+    def forward(self, x: Tensor, causal: bool = False, cache: KVCache | None = None, block: int = 0) -> Tensor:
+        """(B, N, W) -> (B, N, W)."""
+        x = x + self.attn(self.norm1(x), causal, cache, block)
+        return x + self.mlp(self.norm2(x))
+
+
+def initialise(module: nn.Module) -> None:
+    """Published initialisation of a backbone: xavier-uniform linear layers, N(0, 0.02) for everything learned else."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=0.02)
+    for parameter in module.parameters(recurse=False):  # position tables, mask token, null class
+        nn.init.normal_(parameter, std=0.02)
+
+
+def gather(x: Tensor, positions: Tensor) -> Tensor:
+    """Rows of x (B, L, W) at positions (B, n): (B, n, W)."""
+    return torch.gather(x, 1, positions[:, :, None].expand(-1, -1, x.shape[2]))

@@ -1,0 +1,90 @@
+"""Causal backbone (Table 1's AR rows and its random-order rows): a GPT on the tokens in generation order.
+
+Not released by the authors. What they said: a single decoder of twice the depth, hence equal parameters, a
+triangular mask, teacher forcing on all tokens, the input shifted by one with [cls] in front, kv-cache at
+inference, and for random orders the embedding of the position to be predicted.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mar.config import Backbone
+from mar.models.blocks import NORM_EPS, Block, KVCache, gather, initialise
+
+
+class Causal(nn.Module):
+    """Predicts the condition z of one token after the other, from those before it in the order."""
+
+    def __init__(self, config: Backbone, z_proj: nn.Module, tokens: int, classes: int) -> None:
+        """`z_proj` turns tokens (B, n, D) or ids (B, n) into (B, n, W)."""
+        super().__init__()
+        width, self.heads, self.tokens = config.width, config.heads, tokens
+        self.class_emb = nn.Embedding(classes, width)
+        self.fake_latent = nn.Parameter(torch.empty(1, width))  # condition of a dropped label
+        self.z_proj = z_proj
+        self.z_proj_ln = nn.LayerNorm(width, eps=NORM_EPS)
+        self.pos_embed_learned = nn.Parameter(torch.empty(1, 1 + tokens, width))  # [cls], then the grid
+        self.target_pos_embed_learned = nn.Parameter(torch.empty(1, tokens, width))  # what is to be predicted
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.mlp_ratio, config.dropout) for _ in range(2 * config.depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.diffusion_pos_embed_learned = nn.Parameter(torch.empty(1, tokens, width))
+        initialise(self)
+
+    def condition(self, labels: Tensor) -> Tensor:
+        """Class embedding (B, W); label -1 stands for the null condition."""
+        embedded = self.class_emb(labels.clamp(min=0))
+        return torch.where((labels < 0)[:, None], self.fake_latent, embedded)
+
+    def run(self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: KVCache | None) -> Tensor:
+        """z of the tokens start..stop-1 of the order, from input elements start..stop-1 (element 0 is [cls])."""
+        table = self.pos_embed_learned.expand(len(order), -1, -1)
+        before = order[:, max(start - 1, 0) : stop - 1]  # positions of the input tokens
+        index = before if tokens.ndim == 2 else before[:, :, None].expand(-1, -1, tokens.shape[2])
+        x = self.z_proj(torch.gather(tokens, 1, index)) + gather(table, before + 1)
+        if start == 0:
+            x = torch.cat([(self.condition(labels)[:, None] + table[:, :1]).to(x.dtype), x], dim=1)
+        target = order[:, start:stop]
+        x = self.z_proj_ln(x + gather(self.target_pos_embed_learned.expand(len(order), -1, -1), target))
+        for i, block in enumerate(self.blocks):
+            x = block(x, causal=True, cache=cache, block=i)
+        if cache is not None:
+            cache.length += stop - start
+        return self.norm(x) + gather(self.diffusion_pos_embed_learned.expand(len(order), -1, -1), target)
+
+    def forward(self, tokens: Tensor, labels: Tensor, order: Tensor, known: int) -> tuple[Tensor, Tensor]:
+        """Conditions of all tokens by teacher forcing; `known` has no meaning here.
+
+        Args:
+            tokens: (B, L, D) vectors or (B, L) ids, by position.
+            labels: (B,) classes, -1 for the null condition.
+            order: (B, L) positions in generation order.
+            known: unused; every token is predicted from those before it.
+
+        Returns:
+            z (B, L, W) by position and the mask (B, L), true everywhere.
+        """
+        z = self.run(tokens, labels, order, 0, self.tokens, None)
+        z = gather(z, order.argsort(dim=1))  # from generation order back to positions
+        return z, torch.ones(order.shape, dtype=torch.bool, device=order.device)
+
+    def start(self, batch: int) -> KVCache:
+        """An empty cache for a batch of sequences."""
+        width = self.norm.weight.shape[0]
+        return KVCache(len(self.blocks), batch, self.heads, self.tokens, width // self.heads, self.norm.weight)
+
+    def predict(
+        self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: KVCache | None = None
+    ) -> Tensor:
+        """z (B, 1, W) of the token at `order[:, start]` given those before; one token a step.
+
+        Without a cache the whole sequence so far is computed again.
+        """
+        if stop - start != 1:
+            raise ValueError(f"a causal backbone predicts one token a step; asked for {stop - start}")
+        if cache is not None:
+            return self.run(tokens, labels, order, start, stop, cache)
+        return self.run(tokens, labels, order, 0, stop, None)[:, -1:]

@@ -1,0 +1,90 @@
+"""Masked backbone (MAR, section 3.4): an encoder on known tokens, a decoder with mask tokens, bidirectional.
+
+Names of parameters are those of the published code, so that its weights load as they are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mar.config import Backbone
+from mar.models.blocks import NORM_EPS, Block, gather, initialise
+
+
+class Masked(nn.Module):
+    """Predicts a condition z for every token from the tokens known so far, in any order, many at a time."""
+
+    def __init__(self, config: Backbone, z_proj: nn.Module, tokens: int, classes: int) -> None:
+        """`z_proj` turns tokens (B, n, D) or ids (B, n) into (B, n, W)."""
+        super().__init__()
+        width, self.buffer, self.tokens = config.width, config.buffer, tokens
+        blocks = (width, config.heads, config.mlp_ratio, config.dropout)
+        self.class_emb = nn.Embedding(classes, width)
+        self.fake_latent = nn.Parameter(torch.empty(1, width))  # condition of a dropped label
+        self.z_proj = z_proj
+        self.z_proj_ln = nn.LayerNorm(width, eps=NORM_EPS)
+        self.encoder_pos_embed_learned = nn.Parameter(torch.empty(1, self.buffer + tokens, width))
+        self.encoder_blocks = nn.ModuleList(Block(*blocks) for _ in range(config.depth))
+        self.encoder_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.decoder_embed = nn.Linear(width, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.decoder_pos_embed_learned = nn.Parameter(torch.empty(1, self.buffer + tokens, width))
+        self.decoder_blocks = nn.ModuleList(Block(*blocks) for _ in range(config.depth))
+        self.decoder_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.diffusion_pos_embed_learned = nn.Parameter(torch.empty(1, tokens, width))
+        initialise(self)
+
+    def condition(self, labels: Tensor) -> Tensor:
+        """Class embedding (B, W); label -1 stands for the null condition."""
+        embedded = self.class_emb(labels.clamp(min=0))
+        return torch.where((labels < 0)[:, None], self.fake_latent, embedded)
+
+    def encode(self, tokens: Tensor, labels: Tensor, known: Tensor) -> Tensor:
+        """Encoder on the buffer of class tokens and the tokens at positions `known` (B, n): (B, buffer + n, W)."""
+        index = known if tokens.ndim == 2 else known[:, :, None].expand(-1, -1, tokens.shape[2])
+        x = self.z_proj(torch.gather(tokens, 1, index))
+        x = torch.cat([self.condition(labels)[:, None].expand(-1, self.buffer, -1).to(x.dtype), x], dim=1)
+        positions = self.encoder_pos_embed_learned[:, self.buffer :].expand(len(x), -1, -1)
+        x = x + torch.cat(
+            [self.encoder_pos_embed_learned[:, : self.buffer].expand(len(x), -1, -1), gather(positions, known)], dim=1
+        )
+        x = self.z_proj_ln(x)
+        for block in self.encoder_blocks:
+            x = block(x)
+        return self.encoder_norm(x)
+
+    def decode(self, encoded: Tensor, known: Tensor) -> Tensor:
+        """Decoder on all positions, mask tokens where nothing is known: z (B, L, W)."""
+        x = self.decoder_embed(encoded)
+        full = self.mask_token.to(x.dtype).expand(len(x), self.tokens, -1)
+        full = full.scatter(1, known[:, :, None].expand(-1, -1, x.shape[2]), x[:, self.buffer :])
+        x = torch.cat([x[:, : self.buffer], full], dim=1) + self.decoder_pos_embed_learned
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.decoder_norm(x)[:, self.buffer :] + self.diffusion_pos_embed_learned
+
+    def forward(self, tokens: Tensor, labels: Tensor, order: Tensor, known: int) -> tuple[Tensor, Tensor]:
+        """Conditions of all tokens when the first `known` of each order are known.
+
+        Args:
+            tokens: (B, L, D) vectors or (B, L) ids; only known ones are read.
+            labels: (B,) classes, -1 for the null condition.
+            order: (B, L) positions in generation order.
+            known: number of known tokens.
+
+        Returns:
+            z (B, L, W) by position and the mask (B, L), true where a token is to be predicted.
+        """
+        # Ascending positions, as the published boolean indexing has them.
+        visible = order[:, :known].sort(dim=1).values
+        mask = torch.ones(order.shape, dtype=torch.bool, device=order.device).scatter(1, visible, False)
+        return self.decode(self.encode(tokens, labels, visible), visible), mask
+
+    def start(self, batch: int) -> None:
+        """Nothing is kept between steps: attention is bidirectional."""
+
+    def predict(self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: None = None) -> Tensor:
+        """z (B, stop - start, W) of the tokens at `order[:, start:stop]`, in that order, given those before."""
+        z, _ = self(tokens, labels, order, start)
+        return gather(z, order[:, start:stop])

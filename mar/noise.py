@@ -1,0 +1,42 @@
+"""Randomness by name: every random number comes from a generator seeded by what it is for.
+
+("train", seed, micro-batch index) or ("sample", seed, chunk id) names a stream, never a rank, a worker or the
+place in a program: that is what makes a resumed run equal to an uninterrupted one and samples independent of
+how they were split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def seed_of(*name: str | int) -> int:
+    """A 63-bit seed that is a function of the name only."""
+    return int.from_bytes(hashlib.sha256(repr(name).encode()).digest()[:8]) >> 1
+
+
+class Noise:
+    """One named stream of random numbers on one device."""
+
+    def __init__(self, *name: str | int, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        self.generator = torch.Generator(self.device).manual_seed(seed_of(*name))
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers."""
+        return torch.randn(shape, generator=self.generator, device=self.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1)."""
+        return torch.rand(shape, generator=self.generator, device=self.device)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """Uniform integers in [0, high)."""
+        return torch.randint(high, shape, generator=self.generator, device=self.device)
+
+    def permutations(self, rows: int, length: int) -> Tensor:
+        """Independent uniform permutations, one a row: (rows, length) int64."""
+        return self.uniform(rows, length).argsort(dim=1)

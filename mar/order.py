@@ -1,0 +1,62 @@
+"""Which tokens come when: orders, the mask-ratio law of training, the tokens-per-step schedule of sampling.
+
+An *order* (B, L) lists token positions in the order in which they are generated: `order[:, :k]` are known when
+token k is predicted. (The published code walks its `orders` from the end, so its arrays are ours reversed.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mar.noise import Noise
+
+
+def draw_order(kind: str, rows: int, length: int, noise: Noise) -> Tensor:
+    """Orders of a batch: the same raster scan for all, or a random permutation for each. (B, L) int64."""
+    if kind == "raster":
+        return torch.arange(length, device=noise.device).expand(rows, length)
+    return noise.permutations(rows, length)
+
+
+def mask_ratio(u: float, low: float = 0.7) -> float:
+    """Quantile u in [0, 1) of the training mask ratio: a normal (1.0, 0.25) truncated to [low, 1].
+
+    The paper says "in [0.7, 1.0]"; centre and width are those of the published code.
+    """
+    normal = torch.distributions.Normal(torch.tensor(1.0, dtype=torch.float64), 0.25)
+    floor = normal.cdf(torch.tensor(low, dtype=torch.float64))
+    return float(normal.icdf(floor + u * (0.5 - floor)))
+
+
+def num_masked(ratio: float, length: int) -> int:
+    """Tokens masked at a ratio: rounded up, as published."""
+    return math.ceil(length * ratio)
+
+
+def schedule(length: int, steps: int) -> Iterator[tuple[int, int]]:
+    """Cosine schedule of sampling: yields (start, stop), predicting `order[:, start:stop]` at each step.
+
+    After step k, floor(L cos(pi/2 (k+1)/steps)) tokens stay masked, clipped so that each step predicts at least
+    one token and one is left for the last step, which predicts all that remain (as published).
+    """
+    masked = length
+    for k in range(steps):
+        left = math.floor(length * math.cos(math.pi / 2 * (k + 1) / steps))
+        left = max(1, min(masked - 1, left)) if k < steps - 1 else 0
+        yield length - masked, length - left
+        masked = left
+
+
+def guidance_at(scale: float, kind: str, stop: int, length: int) -> float:
+    """Guidance scale of the step that ends at `stop` known tokens.
+
+    Linear: 1 + (scale - 1) (L - masked)/L with the tokens masked after the step; the published code counts at
+    least one as masked, also after the last step, so the full scale is never quite reached.
+    """
+    if kind == "constant":
+        return scale
+    return 1 + (scale - 1) * min(stop, length - 1) / length

@@ -1,0 +1,55 @@
+"""What a result was made with: commit, versions, machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+@cache
+def git_commit() -> str:
+    """Commit of the checkout that this package runs from, with `-dirty` if tracked files differ; or `unknown`."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def processor() -> str:
+    """Name of the processor as the kernel tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def record() -> dict[str, Any]:
+    """Provenance of a result, ready for JSON. Threads and device are those of torch in this process."""
+    torch = sys.modules.get("torch")
+    device = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
+    return {
+        "git_commit": git_commit(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "machine": processor(),
+        "cores": os.cpu_count(),
+        "device": device,
+        "threads": torch.get_num_threads() if torch is not None else None,
+    }

@@ -1,0 +1,139 @@
+"""Sample sets, written in chunks. A chunk is a function of (seed, chunk id) alone, whoever draws it, in any order."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mar import tokenizers
+from mar.config import Study
+from mar.data.images import to_uint8
+from mar.data.tokens import unpatchify
+from mar.files import atomic, claim, lock, read_json, sha256, write_json
+from mar.models.model import Model
+from mar.noise import Noise
+from mar.order import draw_order
+from mar.progress import Progress
+from mar.provenance import record
+from mar.sampling import generate
+from mar.study import sample_slice
+from mar.train import load_trained
+
+
+class Sampler:
+    """A trained variant with its tokenizer, ready to draw images."""
+
+    def __init__(self, study: Study, root: Path, variant: str, seed: int) -> None:
+        self.study, self.variant, self.seed = study, variant, seed
+        name = study.variants[variant].tokenizer
+        self.manifest: dict[str, Any] = read_json(root / "tokens" / name / "train" / "manifest.json")
+        self.model: Model
+        self.model, self.checkpoint = load_trained(study, root, variant, seed, self.manifest)
+        self.device = next(self.model.parameters()).device
+        self.tokenizer = tokenizers.load(root, name, study).to(self.device)
+
+    @torch.no_grad()
+    def draw(self, setting: str, labels: torch.Tensor, noise: Noise) -> torch.Tensor:
+        """Images of classes `labels` (B,): uint8 (B, 3, H, W), decoding included."""
+        manifest, length = self.manifest, self.manifest["tokens"]
+        order = draw_order(self.study.variants[self.variant].order, len(labels), length, noise)
+        ids = manifest["kind"] == "ids"
+        shape = (length,) if ids else (length, manifest["token_dim"])
+        blank = torch.zeros(shape, dtype=torch.long if ids else torch.float32, device=self.device)
+        tokens = generate(self.model, labels.to(self.device), order, blank, self.study.sampling[setting], noise)
+        if ids:
+            return to_uint8(self.tokenizer.decode_ids(tokens))
+        channels = manifest["token_dim"] // manifest["group"] ** 2
+        return to_uint8(self.tokenizer.decode_latents(unpatchify(tokens, manifest["group"], channels) / manifest["scale"]))
+
+    def chunk(self, setting: str, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Chunk `number` of the sample set: images uint8 (n, H, W, 3) and labels int64 (n,), classes balanced."""
+        size = self.study.metrics.chunk
+        labels = chunk_labels(number, size, self.manifest["classes"])
+        noise = Noise("sample", self.study.seed, self.seed, number, device=self.device)
+        images = self.draw(setting, labels, noise)
+        return images.permute(0, 2, 3, 1).cpu().numpy(), labels.numpy()
+
+
+def chunk_labels(number: int, size: int, classes: int) -> torch.Tensor:
+    """Labels of a chunk: image i of the whole set has class i mod classes, so every class is asked for equally."""
+    return torch.arange(number * size, (number + 1) * size) % classes
+
+
+def sample(
+    study: Study, root: Path, variant: str, seed: int, setting: str, shard: tuple[int, int] = (0, 1)
+) -> None:
+    """Draw a sample set, or one shard of its chunks; chunks on disk are kept, the manifest comes last.
+
+    Args:
+        study: the study.
+        root: its results folder.
+        variant: a variant with a finished run of this seed.
+        seed: training seed.
+        setting: sampling setting.
+        shard: (i, n) draws chunks i, i + n, i + 2 n, ...; whoever completes the set writes the manifest.
+
+    Raises:
+        ValueError: the run is not finished or its tokens are missing.
+    """
+    folder = root / "samples" / variant / f"seed{seed}" / setting
+    run = read_json(root / "runs" / variant / f"seed{seed}" / "run.json")
+    tokens = root / "tokens" / study.variants[variant].tokenizer / "train" / "manifest.json"
+    recipe = {
+        "sample": sample_slice(study, variant, setting),
+        "checkpoint": run["checkpoint"],
+        "tokens": sha256(tokens),
+    }
+    with lock(folder):
+        claim(folder, recipe)
+    count = study.metrics.samples // study.metrics.chunk
+    start = time.monotonic()
+    with lock(folder / f"shard-{shard[0]}-of-{shard[1]}"):
+        missing = [c for c in range(shard[0], count, shard[1]) if not (folder / chunk_name(c)).exists()]
+        if missing:
+            sampler = Sampler(study, root, variant, seed)
+            progress = Progress(f"sample {variant} seed {seed} {setting}", len(missing) * study.metrics.chunk)
+            for number in missing:
+                images, _ = sampler.chunk(setting, number)
+                with atomic(folder / chunk_name(number)) as temporary, open(temporary, "wb") as file:
+                    np.save(file, images)
+                progress.update(len(images))
+    with lock(folder):
+        if all((folder / chunk_name(c)).exists() for c in range(count)) and not (folder / "manifest.json").exists():
+            write_manifest(study, folder, variant, seed, setting, run["checkpoint"], tokens, time.monotonic() - start)
+
+
+def chunk_name(number: int) -> str:
+    """File of a chunk."""
+    return f"chunk-{number:05d}.npy"
+
+
+def write_manifest(
+    study: Study, folder: Path, variant: str, seed: int, setting: str, checkpoint: str, tokens: Path, seconds: float
+) -> None:
+    """Write labels.npy and, last, manifest.json with the checksum of every chunk."""
+    size, manifest = study.metrics.chunk, read_json(tokens)
+    count = study.metrics.samples // size
+    labels = torch.cat([chunk_labels(c, size, manifest["classes"]) for c in range(count)])
+    with atomic(folder / "labels.npy") as temporary, open(temporary, "wb") as file:
+        np.save(file, labels.numpy())
+    chunks = [{"file": chunk_name(c), "count": size, "sha256": sha256(folder / chunk_name(c))} for c in range(count)]
+    write_json(
+        folder / "manifest.json",
+        {
+            "variant": variant,
+            "seed": seed,
+            "setting": setting,
+            "count": count * size,
+            "chunks": chunks,
+            "checkpoint": checkpoint,
+            "tokenizer": manifest["tokenizer"],
+            "sampling": study.sampling[setting].model_dump(mode="json"),
+            "seconds": round(seconds, 3),
+            "provenance": record(),
+        },
+    )

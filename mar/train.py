@@ -1,0 +1,233 @@
+"""One training loop for every variant. Run the same command again and it goes on where it was, to the bit.
+
+Nothing random is kept between steps: data order, mask ratio, orders, label drop, dropout and noise of a
+micro-batch are functions of (seed, index of the micro-batch), so a checkpoint is weights, moments, average and
+the number of images seen.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mar import checkpoint, track
+from mar.config import Recipe, Study
+from mar.data.tokens import TokenSet, patchify, sample_posterior
+from mar.files import atomic, claim, lock, read_json, sha256, write_json
+from mar.models.model import Model, build_model
+from mar.noise import Noise, seed_of
+from mar.order import draw_order, mask_ratio, num_masked
+from mar.progress import Progress
+from mar.provenance import record
+from mar.study import train_slice
+
+
+def run_folder(root: Path, variant: str, seed: int) -> Path:
+    """Folder of one training run."""
+    return root / "runs" / variant / f"seed{seed}"
+
+
+def train(study: Study, root: Path, variant: str, seed: int) -> None:
+    """Train a variant with one seed; writes ema.safetensors and, last, run.json.
+
+    Raises:
+        ValueError: tokens are missing or corrupt, or the loss is not finite.
+    """
+    folder = run_folder(root, variant, seed)
+    with lock(folder):
+        tokens = TokenSet.open(root / "tokens" / study.variants[variant].tokenizer / "train")
+        claim(folder, {"train": train_slice(study, variant, seed), "tokens": tokens.sha256})
+        if (folder / "run.json").exists():
+            run = read_json(folder / "run.json")
+            if (folder / "ema.safetensors").exists() and run["checkpoint"] == sha256(folder / "ema.safetensors"):
+                print(f"{folder}: trained already", flush=True)
+                return
+        Trainer(study, variant, seed, tokens, folder).run()
+
+
+class Trainer:
+    """State of a run: model, average, optimiser, images seen."""
+
+    def __init__(self, study: Study, variant: str, seed: int, tokens: TokenSet, folder: Path) -> None:
+        self.study, self.variant, self.seed, self.tokens, self.folder = study, variant, seed, tokens, folder
+        self.recipe = study.recipes[study.variants[variant].recipe]
+        self.order = study.variants[variant].order
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.name = (study.seed, seed)
+        torch.manual_seed(seed_of("init", *self.name))
+        self.model = build_model(study, variant, tokens.manifest).to(self.device)
+        self.ema = {k: p.detach().clone() for k, p in self.model.named_parameters()}
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, self.recipe.weight_decay), lr=0.0, betas=self.recipe.betas, fused=True
+        )
+        self.images, self.seconds, self.restarts, self.order_cache = 0, 0.0, 0, (-1, torch.empty(0))
+        self._resume()
+
+    def run(self) -> None:
+        """Train to the end of the recipe and write the declared outputs."""
+        recipe, start, before = self.recipe, time.monotonic(), self.seconds
+        log = self.folder / "metrics.jsonl"
+        progress = Progress(f"train {self.variant} seed {self.seed}", recipe.images, self.images)
+        loss, norm, rate = math.nan, math.nan, 0.0
+        while self.images < recipe.images:
+            rate = learning_rate(recipe, self.images)
+            loss, norm = self.step(rate)
+            self.images += recipe.batch
+            self.seconds = before + time.monotonic() - start
+            progress.update(recipe.batch, loss=loss)
+            if self.images % recipe.log_images == 0 or self.images == recipe.images:
+                line = {"images": self.images, "loss": loss, "learning_rate": rate, "grad_norm": norm}
+                track.append(log, {**line, "seconds": round(self.seconds, 3), "time": time.time()})
+            if self.images % recipe.checkpoint_images == 0 or self.images == recipe.images:
+                checkpoint.save(self.folder / "checkpoints", self.images, self.state())
+        with atomic(self.folder / "ema.safetensors") as temporary:
+            save_file({k: v.cpu() for k, v in self.ema.items()}, temporary)
+        run = {
+            "variant": self.variant,
+            "seed": self.seed,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "images": self.images,
+            "seconds": round(self.seconds, 3),
+            "restarts": self.restarts,
+            "final_loss": last_loss(log),
+            "checkpoint": sha256(self.folder / "ema.safetensors"),
+            "tokens": self.tokens.sha256,
+            "provenance": record(),
+        }
+        write_json(self.folder / "run.json", run)
+
+    def step(self, rate: float) -> tuple[float, float]:
+        """One optimiser step on a global batch; returns the loss and the gradient norm before clipping."""
+        recipe, self.model = self.recipe, self.model.train()
+        micro = recipe.micro_batch or recipe.batch
+        total = torch.zeros((), device=self.device)
+        for first in range(self.images, self.images + recipe.batch, micro):
+            loss = self.micro_batch_loss(first, micro) * (micro / recipe.batch)
+            loss.backward()
+            total += loss.detach()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        if not (math.isfinite(total.item()) and math.isfinite(norm.item())):
+            raise ValueError(
+                f"{self.folder}: loss {total.item()}, gradient norm {norm.item()} after {self.images} images; the last "
+                "good checkpoint is kept. Usual causes: learning rate too high, bf16; change the recipe and run again"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():  # average from the first step on, without warm-up, as published
+            parameters = dict(self.model.named_parameters())
+            torch._foreach_lerp_(list(self.ema.values()), [parameters[k] for k in self.ema], 1 - recipe.ema)
+        return total.item(), norm.item()
+
+    def micro_batch_loss(self, first: int, count: int) -> Tensor:
+        """Loss of the images first..first+count-1 of the run, all random numbers from that name."""
+        recipe = self.recipe
+        noise = Noise("train", *self.name, first, device=self.device)
+        torch.manual_seed(seed_of("dropout", *self.name, first))
+        index = self.data_order(first, count)
+        labels = self.tokens.labels[index].to(self.device)
+        x = self.load(index, noise)
+        length = self.tokens.manifest["tokens"]
+        # One mask ratio for the whole micro-batch, as the published code has one for a device's batch.
+        ratio = mask_ratio(float(noise.uniform(1)), recipe.mask_ratio_min)
+        order = draw_order(self.order, count, length, noise)
+        labels = torch.where(noise.uniform(count) < recipe.label_drop, -1, labels)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.dtype == "bf16"):
+            loss: Tensor = self.model.loss(x, labels, order, length - num_masked(ratio, length), noise)
+        return loss
+
+    def load(self, index: Tensor, noise: Noise) -> Tensor:
+        """Tokens of images: ids (B, L), or latents (B, L, D) drawn from their posterior and scaled."""
+        manifest = self.tokens.manifest
+        views = noise.integers(manifest["views"], len(index)).cpu()
+        x = self.tokens.batch(index, views).to(self.device)
+        if manifest["kind"] == "ids":
+            return x
+        b, c, h, w = x.shape
+        latents = sample_posterior(x, noise.normal(b, c // 2, h, w))
+        return patchify(latents * manifest["scale"], manifest["group"])
+
+    def data_order(self, first: int, count: int) -> Tensor:
+        """Image indices of positions first..first+count-1 of the endless stream of shuffled epochs."""
+        n, positions = len(self.tokens), range(first, first + count)
+        return torch.stack([self.epoch(p // n)[p % n] for p in positions])
+
+    def epoch(self, number: int) -> Tensor:
+        """The shuffled image indices of an epoch."""
+        if self.order_cache[0] != number:
+            self.order_cache = (number, Noise("data", *self.name, number).permutations(1, len(self.tokens))[0])
+        return self.order_cache[1]
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on."""
+        return {
+            "images": self.images,
+            "model": self.model.state_dict(),
+            "ema": self.ema,
+            "optimizer": self.optimizer.state_dict(),
+            "seconds": self.seconds,
+            "restarts": self.restarts,
+        }
+
+    def _resume(self) -> None:
+        state = checkpoint.load_latest(self.folder / "checkpoints")
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        self.ema = {k: v.to(self.device) for k, v in state["ema"].items()}
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.images, self.seconds, self.restarts = state["images"], state["seconds"], state["restarts"] + 1
+        print(f"{self.folder}: going on after {self.images} images", flush=True)
+
+
+def parameter_groups(model: Model, weight_decay: float) -> list[dict[str, Any]]:
+    """The published groups: no decay for one-dimensional parameters and for everything in Diffusion Loss.
+
+    Position tables, mask token and embeddings have two dimensions or more and are decayed.
+    """
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        is_plain = parameter.ndim == 1 or name.endswith(".bias") or name.startswith("head.net.")
+        (plain if is_plain else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def learning_rate(recipe: Recipe, images: int) -> float:
+    """Rate of the step that starts after `images` images: linear warm-up from zero, then constant or half a cosine."""
+    if images < recipe.warmup_images:
+        return recipe.learning_rate * images / recipe.warmup_images
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    done = (images - recipe.warmup_images) / (recipe.images - recipe.warmup_images)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def last_loss(log: Path) -> float:
+    """Mean loss of the last tenth of the logged steps: one step's loss is mostly noise."""
+    losses = [line["loss"] for line in track.read(log)]
+    tail = losses[-max(1, len(losses) // 10) :]
+    return sum(tail) / len(tail)
+
+
+def load_trained(study: Study, root: Path, variant: str, seed: int, manifest: dict[str, Any]) -> tuple[Model, str]:
+    """The averaged model of a finished run, in eval mode, and the hash of its weights.
+
+    Raises:
+        ValueError: the run is not finished, or its weights are not those that run.json names.
+    """
+    folder = run_folder(root, variant, seed)
+    weights, run = folder / "ema.safetensors", read_json(folder / "run.json")
+    if not weights.exists() or sha256(weights) != run["checkpoint"]:
+        raise ValueError(f"{weights}: missing or not the weights that {folder / 'run.json'} names; train again")
+    with torch.device("meta"):
+        model = build_model(study, variant, manifest)
+    model.load_state_dict(load_file(weights), assign=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval(), run["checkpoint"]

@@ -1,0 +1,131 @@
+"""Laws of the backbones: what may influence what, and cache against no cache."""
+
+import pytest
+import torch
+
+from mar.config import Backbone, Head, Sampling
+from mar.heads import build_head
+from mar.models.causal import Causal
+from mar.models.masked import Masked
+from mar.models.model import Model
+from mar.noise import Noise
+from mar.order import draw_order, schedule
+from mar.sampling import generate
+
+B, L, D, V, CLASSES = 3, 9, 4, 11, 5
+
+
+def build(kind, head, dropout=0.0):
+    torch.manual_seed(0)
+    backbone = Backbone(kind=kind, width=16, depth=1, heads=2, buffer=3, dropout=dropout)
+    if head == "categorical":
+        z_proj, config = torch.nn.Embedding(V, 16), Head(kind="categorical")
+    else:
+        z_proj, config = torch.nn.Linear(D, 16), Head(kind="diffusion", width=8, depth=1, noise_draws=2)
+    built = {"causal": Causal, "masked": Masked}[kind](backbone, z_proj, L, CLASSES)
+    model = Model(built, build_head(config, 16, {"codebook_size": V, "token_dim": D}))
+    for parameter in model.parameters():  # AdaLN-zero would hide mistakes
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def batch(head, order):
+    noise = Noise("test")
+    tokens = noise.integers(V, B, L) if head == "categorical" else noise.normal(B, L, D)
+    return tokens, noise.integers(CLASSES, B), draw_order(order, B, L, noise)
+
+
+def settings(head, **more):
+    extra = {"diffusion_steps": 3} if head == "diffusion" else {}
+    return Sampling(**{"steps": L, **extra, **more})
+
+
+def blank(head):
+    return torch.zeros(L, dtype=torch.long) if head == "categorical" else torch.zeros(L, D)
+
+
+def changed(tokens):
+    return (tokens + 1) % V if tokens.ndim == 2 else tokens + 1.0
+
+
+@pytest.mark.parametrize("order", ["raster", "random"])
+@pytest.mark.parametrize("head", ["categorical", "diffusion"])
+@torch.no_grad()
+def test_causal_token_never_reaches_its_past(order, head):
+    model = build("causal", head)
+    tokens, labels, where = batch(head, order)
+    z, mask = model.backbone(tokens, labels, where, 0)
+    assert mask.all()
+    for i in range(L):
+        other = tokens.clone()
+        rows = torch.arange(B)
+        other[rows, where[:, i]] = changed(tokens)[rows, where[:, i]]
+        z_other, _ = model.backbone(other, labels, where, 0)
+        same = (z == z_other).all(-1).gather(1, where)  # in generation order
+        assert same[:, : i + 1].all()
+        assert not same[:, i + 1 :].any()  # and it does reach its whole future
+
+
+@torch.no_grad()
+def test_masked_sees_known_tokens_only():
+    model = build("masked", "diffusion")
+    tokens, labels, order = batch("diffusion", "random")
+    z, mask = model.backbone(tokens, labels, order, 4)
+    assert mask.sum(1).eq(L - 4).all() and mask.gather(1, order)[:, 4:].all()
+    hidden, visible = tokens.clone(), tokens.clone()
+    hidden[mask] += 1.0
+    visible[~mask] += 1.0
+    assert torch.equal(model.backbone(hidden, labels, order, 4)[0], z)
+    assert not torch.allclose(model.backbone(visible, labels, order, 4)[0], z)
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+@torch.no_grad()
+def test_predict_equals_forward(kind):
+    model = build(kind, "diffusion")
+    tokens, labels, order = batch("diffusion", "random")
+    for start, stop in schedule(L, L if kind == "causal" else 3):
+        z, _ = model.backbone(tokens, labels, order, start)
+        want = torch.stack([z[b, order[b, start:stop]] for b in range(B)])
+        got = model.backbone.predict(tokens, labels, order, start, stop)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["raster", "random"])
+@pytest.mark.parametrize("head", ["categorical", "diffusion"])
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_kv_cache_equals_no_cache(order, head, guidance):
+    model = build("causal", head)
+    _, labels, where = batch(head, order)
+    drawn = [
+        generate(model, labels, where, blank(head), settings(head, kv_cache=cached, guidance=guidance), Noise("draw"))
+        for cached in (True, False)
+    ]
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+@pytest.mark.parametrize("head", ["categorical", "diffusion"])
+@torch.no_grad()
+def test_null_condition_and_classes_matter(kind, head):
+    model = build(kind, head)
+    tokens, _, order = batch(head, "random")
+    outputs = [model.backbone(tokens, torch.full((B,), label), order, 2)[0] for label in (-1, 0, 1)]
+    assert not torch.allclose(outputs[0], outputs[1]) and not torch.allclose(outputs[1], outputs[2])
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+@pytest.mark.parametrize("head", ["categorical", "diffusion"])
+def test_loss_reaches_every_parameter(kind, head):
+    model = build(kind, head)
+    tokens, labels, order = batch(head, "random")
+    labels[0] = -1
+    model.loss(tokens, labels, order, 2, Noise("loss")).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_causal_refuses_many_tokens():
+    model = build("causal", "categorical")
+    with pytest.raises(ValueError, match="one token a step; asked for 2"):
+        model.backbone.predict(*batch("categorical", "raster"), 0, 2)
