@@ -43,9 +43,13 @@ def load_latest(folder: Path) -> dict[str, Any] | None:
         if path.exists() and sha256(path) == entry["sha256"]:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
-        print(f"{path}: corrupt or missing (checksum differs from index.json); going back to the one before", flush=True)
+        print(
+            f"{path}: corrupt or missing (checksum differs from index.json); going back to the one before", flush=True
+        )
     if entries:
-        raise ValueError(f"{folder}: none of its {len(entries)} checkpoints is intact; move the folder away to start anew")
+        raise ValueError(
+            f"{folder}: none of its {len(entries)} checkpoints is intact; move the folder away to start anew"
+        )
     return None
 
 

@@ -35,7 +35,9 @@ class Schedule:
             "sqrt_recipm1_alpha_bar": (1 / alpha_bar - 1).sqrt(),
             "posterior_variance": variance,
             # The variance at t = 0 is zero: its logarithm takes the value at t = 1.
-            "posterior_log_variance": torch.cat([variance[1:2], variance[1:]]).log() if len(variance) > 1 else variance.log(),
+            "posterior_log_variance": torch.cat([variance[1:2], variance[1:]]).log()
+            if len(variance) > 1
+            else variance.log(),
             "posterior_mean_x0": self.betas * previous.sqrt() / (1 - alpha_bar),
             "posterior_mean_xt": (1 - previous) * (1 - self.betas).sqrt() / (1 - alpha_bar),
             "log_betas": self.betas.log(),
@@ -102,7 +104,9 @@ def posterior_mean(schedule: Schedule, x0: Tensor, x: Tensor, t: Tensor) -> Tens
     return schedule.at("posterior_mean_x0", t, x) * x0 + schedule.at("posterior_mean_xt", t, x) * x
 
 
-def losses(schedule: Schedule, output: Tensor, x0: Tensor, x: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def losses(
+    schedule: Schedule, output: Tensor, x0: Tensor, x: Tensor, t: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
     """Both terms of the loss for each row.
 
     Args:
@@ -174,6 +178,8 @@ def discretized_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Te
 
 def timestep_features(t: Tensor, size: int) -> Tensor:
     """Sinusoidal features of timesteps (n,) -> (n, size) float32: cosines, then sines, periods up to 10000."""
-    frequencies = torch.exp(-math.log(10000) * torch.arange(size // 2, dtype=torch.float32, device=t.device) / (size // 2))
+    frequencies = torch.exp(
+        -math.log(10000) * torch.arange(size // 2, dtype=torch.float32, device=t.device) / (size // 2)
+    )
     angles = t[:, None].float() * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)

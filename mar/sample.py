@@ -48,7 +48,9 @@ class Sampler:
         if ids:
             return to_uint8(self.tokenizer.decode_ids(tokens))
         channels = manifest["token_dim"] // manifest["group"] ** 2
-        return to_uint8(self.tokenizer.decode_latents(unpatchify(tokens, manifest["group"], channels) / manifest["scale"]))
+        return to_uint8(
+            self.tokenizer.decode_latents(unpatchify(tokens, manifest["group"], channels) / manifest["scale"])
+        )
 
     def chunk(self, setting: str, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Chunk `number` of the sample set: images uint8 (n, H, W, 3) and labels int64 (n,), classes balanced."""
@@ -64,9 +66,7 @@ def chunk_labels(number: int, size: int, classes: int) -> torch.Tensor:
     return torch.arange(number * size, (number + 1) * size) % classes
 
 
-def sample(
-    study: Study, root: Path, variant: str, seed: int, setting: str, shard: tuple[int, int] = (0, 1)
-) -> None:
+def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shard: tuple[int, int] = (0, 1)) -> None:
     """Draw a sample set, or one shard of its chunks; chunks on disk are kept, the manifest comes last.
 
     Args:

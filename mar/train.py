@@ -192,7 +192,8 @@ def parameter_groups(model: Model, weight_decay: float) -> list[dict[str, Any]]:
 
     Position tables, mask token and embeddings have two dimensions or more and are decayed.
     """
-    decayed, plain = [], []
+    decayed: list[Tensor] = []
+    plain: list[Tensor] = []
     for name, parameter in model.named_parameters():
         is_plain = parameter.ndim == 1 or name.endswith(".bias") or name.startswith("head.net.")
         (plain if is_plain else decayed).append(parameter)

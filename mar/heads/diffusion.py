@@ -26,7 +26,8 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """(n,) -> (n, width)."""
         features = diffusion.timestep_features(t, FREQUENCIES)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        out: Tensor = self.mlp(features.to(next(self.parameters()).dtype))
+        return out
 
 
 class ResBlock(nn.Module):
@@ -72,25 +73,26 @@ class Denoiser(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        for part in self.modules():
-            if isinstance(part, nn.Linear):
-                nn.init.xavier_uniform_(part.weight)
-                nn.init.zeros_(part.bias)
-        for layer in (self.time_embed.mlp[0], self.time_embed.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02)
-        # AdaLN-zero: every block starts as the identity, the output as zero.
-        zeroed = [block.adaLN_modulation[1] for block in self.res_blocks]
-        for layer in [*zeroed, self.final_layer.adaLN_modulation[1], self.final_layer.linear]:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for name, parameter in self.named_parameters():
+            # AdaLN-zero: every block starts as the identity, the output as zero.
+            zero = "adaLN_modulation" in name or name.startswith("final_layer.linear")
+            if name.startswith("time_embed") and name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("in_ln.weight"):
+                nn.init.ones_(parameter)
+            elif zero or name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.xavier_uniform_(parameter)
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
-        """Noisy tokens (n, D), timesteps (n,) of the 1000, conditions (n, W) -> (n, 2 D)."""
+        """Noisy tokens (n, D), timesteps (n,) or (1,) of the 1000, conditions (n, W) -> (n, 2 D)."""
         y = self.time_embed(t) + self.cond_embed(z)
         x = self.input_proj(x)
         for block in self.res_blocks:
             x = block(x, y)
-        return self.final_layer(x, y)
+        out: Tensor = self.final_layer(x, y)
+        return out
 
 
 class DiffusionLoss(nn.Module):
@@ -154,10 +156,10 @@ class DiffusionLoss(nn.Module):
         self, process: diffusion.Schedule, x: Tensor, step: int, z: Tensor, z_null: Tensor | None, scale: float
     ) -> Tensor:
         """Denoiser output (n, 2 D) at a respaced step, its epsilon half guided."""
-        t = process.timesteps[step].to(x.device).expand(len(x))
+        t = process.timesteps[step : step + 1].to(x.device)  # one embedding for all rows
         if z_null is None:
             return self.net(x, t, z)
-        output, null = self.net(torch.cat([x, x]), torch.cat([t, t]), torch.cat([z, z_null])).chunk(2)
+        output, null = self.net(torch.cat([x, x]), t, torch.cat([z, z_null])).chunk(2)
         epsilon, values = output.chunk(2, dim=1)
         null_epsilon = null.chunk(2, dim=1)[0]
         return torch.cat([null_epsilon + scale * (epsilon - null_epsilon), values], dim=1)

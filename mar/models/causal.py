@@ -39,7 +39,9 @@ class Causal(nn.Module):
         embedded = self.class_emb(labels.clamp(min=0))
         return torch.where((labels < 0)[:, None], self.fake_latent, embedded)
 
-    def run(self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: KVCache | None) -> Tensor:
+    def run(
+        self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: KVCache | None
+    ) -> Tensor:
         """z of the tokens start..stop-1 of the order, from input elements start..stop-1 (element 0 is [cls])."""
         table = self.pos_embed_learned.expand(len(order), -1, -1)
         before = order[:, max(start - 1, 0) : stop - 1]  # positions of the input tokens

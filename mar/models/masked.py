@@ -84,7 +84,9 @@ class Masked(nn.Module):
     def start(self, batch: int) -> None:
         """Nothing is kept between steps: attention is bidirectional."""
 
-    def predict(self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: None = None) -> Tensor:
+    def predict(
+        self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: None = None
+    ) -> Tensor:
         """z (B, stop - start, W) of the tokens at `order[:, start:stop]`, in that order, given those before."""
         z, _ = self(tokens, labels, order, start)
         return gather(z, order[:, start:stop])

@@ -16,6 +16,9 @@ from mar.noise import Noise
 class Model(nn.Module):
     """A variant: tokens -> backbone -> z -> head. Neither part knows which other one it has."""
 
+    backbone: Any  # condition z of tokens: see Masked.forward and Masked.predict
+    head: Any  # draw, loss and sample: see DiffusionLoss
+
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head

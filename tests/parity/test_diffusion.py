@@ -1,8 +1,7 @@
 """Schedules, helper functions and laws against tables recorded from the published code."""
 
-from pathlib import Path
-
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,12 +42,18 @@ def test_tables(golden, kind, steps):
     assert torch.equal(process.timesteps, golden[f"{key}.timestep_map"].long())
     for official, ours in OURS.items():
         np.testing.assert_allclose(
-            getattr(process, ours).numpy(), golden[f"{key}.{official}"].numpy(), rtol=1e-10, atol=1e-14, err_msg=official
+            getattr(process, ours).numpy(),
+            golden[f"{key}.{official}"].numpy(),
+            rtol=1e-10,
+            atol=1e-14,
+            err_msg=official,
         )
 
 
 def test_helpers(golden):
-    np.testing.assert_allclose(diffusion.normal_kl(*golden["util.kl.in"]), golden["util.kl.out"], rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(
+        diffusion.normal_kl(*golden["util.kl.in"]), golden["util.kl.out"], rtol=1e-10, atol=1e-14
+    )
     x, mean, log_scale = (golden[f"util.dll.{k}"] for k in ("x", "mean", "log_scale"))
     got = diffusion.discretized_log_likelihood(x, mean, log_scale)
     np.testing.assert_allclose(got, golden["util.dll.out"], rtol=1e-10, atol=1e-14)

@@ -12,8 +12,8 @@ from mar import diffusion
 from mar.config import Backbone, Head, Sampling
 from mar.data.tokens import patchify, unpatchify
 from mar.heads import build_head
-from mar.models.model import Model
 from mar.models.masked import Masked
+from mar.models.model import Model
 from mar.order import guidance_at, schedule
 from mar.sampling import generate
 
@@ -229,9 +229,7 @@ def test_parameter_counts(size):
         head_depth, head_width, *grouped = denoiser.split("_")
         tokens, token_dim = (64, 64) if grouped == ["patch2", "vae16"] else (256, 16)
         with torch.device("meta"):
-            model = build(
-                width, depth, heads, tokens, 1000, token_dim, 64, int(head_width[1:]), int(head_depth[1:]), 4
-            )
+            model = build(width, depth, heads, tokens, 1000, token_dim, 64, int(head_width[1:]), int(head_depth[1:]), 4)
         assert sum(p.numel() for p in model.parameters()) == counts["total"]
         assert sum(p.numel() for p in model.head.parameters()) == counts["diffloss"]
 
