@@ -1,0 +1,1 @@
+"""Evaluation in three steps: images -> features -> statistics -> metrics."""

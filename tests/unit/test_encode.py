@@ -1,0 +1,157 @@
+"""Encoding: what is stored, going on after a stop, and damage."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pipeline
+import pytest
+import torch
+from PIL import Image
+
+from mar import encode, tokenizers
+from mar.config import Study
+from mar.data.images import open_split, prepare, to_float
+from mar.data.tokens import TokenSet, sample_posterior
+from mar.files import read_json, sha256
+from mar.metrics import classifier, evaluate
+from mar.tokenizers import train as training
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
+    """A folder of images with mirror views, and two tokenizers."""
+    base = tmp_path_factory.mktemp("encode")
+    rng = np.random.default_rng(0)
+    for name in ("ant", "cat"):
+        (base / "photos" / name).mkdir(parents=True)
+        for i in range(15):
+            image = Image.fromarray(rng.integers(256, size=(16, 16, 3), dtype=np.uint8))
+            image.save(base / "photos" / name / f"{i:02d}.png")
+    data = {"kind": "imagefolder", "path": str(base / "photos"), "image_size": 16, "flip": True, "holdout": 0.2}
+    study = pipeline.study(data=data)
+    root = pipeline.root(base, study)
+    prepare(study, root)
+    classifier.train(study, root)
+    evaluate.reference(study, root)
+    for name in ("grouped", "vq"):
+        training.train(study, root, name)
+    return study, root
+
+
+@pytest.fixture
+def root(made: tuple[Study, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy without tokens; 10 images a shard."""
+    monkeypatch.setattr(encode, "SHARD", 10)
+    monkeypatch.setattr(encode, "BATCH", 4)
+    for part in ("data", "tokenizers"):
+        shutil.copytree(made[1] / part, tmp_path / part)
+    return tmp_path
+
+
+def test_moments(made: tuple[Study, Path], root: Path) -> None:
+    study, _ = made
+    encode.encode(study, root, "grouped")
+    tokens = TokenSet.open(root / "tokens" / "grouped" / "train")
+    manifest = tokens.manifest
+    assert [s["count"] for s in manifest["shards"]] == [10, 10, 4]
+    expected = {"kind": "moments", "count": 24, "classes": 2, "class_names": ["ant", "cat"], "views": 2, "grid": 2}
+    expected |= {"tokens": 4, "group": 2, "token_dim": 16}
+    assert {key: manifest[key] for key in expected} == expected
+    assert manifest["tokenizer"] == sha256(root / "tokenizers" / "grouped" / "model.safetensors")
+    assert manifest["data"] == sha256(root / "data" / "manifest.json")
+    images = open_split(study, root, "train")
+    assert (tokens.labels.numpy() == images.labels).all()
+    tokenizer, chosen = tokenizers.load(root, "grouped", study), torch.tensor([0, 11, 23])
+    pixels = to_float(images.batch(chosen))
+    for view, batch in enumerate((pixels, pixels.flip(3))):
+        with torch.no_grad():
+            moments = tokenizer.encode(batch)
+        stored = tokens.batch(chosen, torch.full((3,), view))
+        assert stored.shape == (3, 8, 4, 4)
+        torch.testing.assert_close(stored, moments, atol=1e-5, rtol=1e-5)
+    heldout = TokenSet.open(root / "tokens" / "grouped" / "heldout")
+    assert len(heldout) == 6 and heldout.manifest["scale"] == manifest["scale"]
+
+
+def test_scale_is_one_over_std_of_sampled_latents(made: tuple[Study, Path], root: Path) -> None:
+    study, _ = made
+    encode.encode(study, root, "grouped")
+    tokens = TokenSet.open(root / "tokens" / "grouped" / "train")
+    rows = torch.arange(len(tokens))
+    moments = torch.cat([tokens.batch(rows, torch.full_like(rows, view)) for view in (0, 1)])
+    latents = sample_posterior(moments, torch.randn(moments.chunk(2, 1)[0].shape))
+    assert tokens.manifest["scale"] == pytest.approx(1.0 / latents.std().item(), rel=0.05)
+
+
+def test_ids(made: tuple[Study, Path], root: Path) -> None:
+    study, _ = made
+    encode.encode(study, root, "vq")
+    tokens = TokenSet.open(root / "tokens" / "vq" / "train")
+    assert tokens.manifest["kind"] == "ids" and tokens.manifest["codebook_size"] == 16
+    assert "scale" not in tokens.manifest
+    with torch.no_grad():
+        ids = tokenizers.load(root, "vq", study).encode(to_float(open_split(study, root, "train").batch([13])))
+    assert (tokens.batch(torch.tensor([13]), torch.tensor([0])) == ids).all()
+
+
+def test_goes_on_at_the_first_missing_shard(
+    made: tuple[Study, Path], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, _ = made
+    encode.encode(study, root, "vq")
+    folder = root / "tokens" / "vq" / "train"
+    whole = sha256(folder / "manifest.json")
+    (folder / "manifest.json").unlink()
+    (folder / "shard-00001.npy").unlink()
+    kept = (folder / "shard-00000.npy").stat().st_mtime_ns
+    encode.encode(study, root, "vq")
+    assert sha256(folder / "manifest.json") == whole  # the same bytes as without the stop
+    assert (folder / "shard-00000.npy").stat().st_mtime_ns == kept
+    monkeypatch.setattr(tokenizers, "load", None)  # complete: the tokenizer is not even loaded
+    encode.encode(study, root, "vq")
+
+
+def test_a_damaged_shard_is_named_and_made_again(
+    made: tuple[Study, Path], root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, _ = made
+    encode.encode(study, root, "vq")
+    folder = root / "tokens" / "vq" / "heldout"
+    whole = sha256(folder / "manifest.json")
+    shard = folder / "shard-00000.npy"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    encode.encode(study, root, "vq")
+    assert "shard-00000.npy: differs from its checksum" in capsys.readouterr().out
+    assert sha256(folder / "manifest.json") == whole
+    TokenSet.open(folder)
+    (folder / "manifest.json").unlink()
+    shard.write_bytes(bytes(data[:-8]))
+    encode.encode(study, root, "vq")
+    assert "shard-00000.npy: truncated" in capsys.readouterr().out
+    assert sha256(folder / "manifest.json") == whole
+
+
+def test_another_tokenizer_moves_the_tokens_aside(made: tuple[Study, Path], root: Path) -> None:
+    study, _ = made
+    encode.encode(study, root, "vq")
+    weights = root / "tokenizers" / "vq" / "model.safetensors"
+    stored = tokenizers.load(root, "vq", study)
+    with torch.no_grad():
+        stored.net.quantize.embedding.weight.mul_(2.0)
+    from safetensors.torch import save_file
+
+    save_file(stored.net.state_dict(), weights)
+    encode.encode(study, root, "vq")
+    assert read_json(root / "tokens" / "vq" / "train" / "manifest.json")["tokenizer"] == sha256(weights)
+    assert len(list((root / "tokens" / "vq").glob("train.old-*"))) == 1
+
+
+def test_refusals(made: tuple[Study, Path], root: Path) -> None:
+    study, _ = made
+    with pytest.raises(ValueError, match=r"kl/model\.safetensors: missing; run `mar tokenizer` first"):
+        encode.encode(study, root, "kl")

@@ -1,0 +1,250 @@
+"""Evaluation: intervals, the floor, sample sets that are judged and sample sets that are refused."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pipeline
+import pytest
+import torch
+
+from mar.config import Study
+from mar.data.images import open_split, prepare
+from mar.files import read_json, sha256
+from mar.metrics import classifier, evaluate, features, metrics, statistics
+
+NAMES = {"fid", "inception_score", "precision", "recall", "agreement", "nearest"}
+
+
+def test_weighted_statistics_are_those_of_the_repeated_rows() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(30, 5))
+    counts = np.bincount(rng.integers(30, size=30), minlength=30)
+    found, expected = statistics.weighted(rows, counts), statistics.of(np.repeat(rows, counts, axis=0))
+    np.testing.assert_allclose(found["mu"], expected["mu"])
+    np.testing.assert_allclose(found["sigma"], expected["sigma"])
+
+
+def test_intervals_hold_the_value_and_narrow_with_n() -> None:
+    rng = np.random.default_rng(0)
+    real = statistics.of(rng.normal(size=(2000, 8)).astype(np.float32))
+    widths = []
+    for n in (200, 2000):
+        rows = rng.normal(size=(n, 8)).astype(np.float32)
+        metric = metrics.Bootstrap(n, 100, seed=0).fid(rows, real)
+        assert metric["low"] < metric["value"] < metric["high"]
+        assert metric["value"] == pytest.approx(metrics.fid(statistics.of(rows), real))
+        assert (metric["n"], metric["bootstrap"], metric["seed"], metric["higher_is_better"]) == (n, 100, 0, False)
+        widths.append(metric["high"] - metric["low"])
+    assert widths[1] < 0.5 * widths[0]
+
+
+def test_interval_of_a_mean_is_the_textbook_one() -> None:
+    values = np.random.default_rng(0).normal(size=1000)
+    metric = metrics.Bootstrap(1000, 400, seed=1).mean(values, higher_is_better=None)
+    error = values.std() / 1000**0.5
+    assert metric["value"] == pytest.approx(values.mean())
+    assert metric["high"] - metric["low"] == pytest.approx(2 * 1.96 * error, rel=0.15)
+
+
+def test_precision_and_recall_intervals() -> None:
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=(300, 4)).astype(np.float32)
+    generated = (0.6 * rng.normal(size=(200, 4))).astype(np.float32)
+    precision, recall = metrics.Bootstrap(200, 50, seed=0).precision_recall(generated, real, 3)
+    assert (precision["value"], recall["value"]) == pytest.approx(metrics.precision_recall(generated, real, 3))
+    assert precision["value"] > recall["value"]
+    for metric in (precision, recall):
+        assert 0.0 <= metric["low"] <= metric["value"] <= metric["high"] <= 1.0
+
+
+def test_bootstrap_of_the_studies_takes_seconds() -> None:
+    rng = np.random.default_rng(0)
+    rows, logits = rng.normal(size=(1000, 64)).astype(np.float32), rng.normal(size=(1000, 10)).astype(np.float32)
+    start = time.process_time()
+    draw = metrics.Bootstrap(1000, 200, seed=0)
+    draw.fid(rows, statistics.of(rows))
+    draw.inception_score(logits)
+    draw.precision_recall(rows, rows, 3)
+    assert time.process_time() - start < 20.0  # about 2 seconds of one core
+
+
+def test_inception_score_of_few_images() -> None:
+    assert metrics.inception_score(np.eye(4, dtype=np.float32)) == pytest.approx(1.0)  # one image a split
+
+
+def test_nearest() -> None:
+    rng = np.random.default_rng(0)
+    train = torch.from_numpy(rng.integers(256, size=(40, 3, 8, 8), dtype=np.uint8))
+    images = torch.stack([train[7], train[30], train[0] ^ 1])
+    found = metrics.nearest(images, train.split(16))
+    assert found[:2].tolist() == [0.0, 0.0]  # exact copies, found in any batch
+    assert found[2] == pytest.approx(1 / 255)
+
+
+def test_balanced_resample() -> None:
+    labels = np.repeat([0, 1, 2], [50, 20, 5])
+    chosen = evaluate.balanced(labels, 3, 100)
+    assert np.bincount(labels[chosen]).tolist() == [34, 33, 33]
+    assert (chosen == evaluate.balanced(labels, 3, 100)).all()
+
+
+def test_features_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    arrays = {"features": np.ones((4, 2), np.float32), "logits": np.ones((4, 3), np.float32)}
+    arrays["features"][2, 1] = np.nan
+    path = tmp_path / "f.npz"
+    features.write(path, arrays)
+    with pytest.raises(ValueError, match=r"f\.npz: features of 1 images are not finite; the first is image 2"):
+        features.read(path)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"f\.npz: no valid \.npz"):
+        features.read(path)
+    with pytest.raises(ValueError, match=r"gone\.npz: missing"):
+        features.read(tmp_path / "gone.npz")
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
+    study = pipeline.study()
+    root = pipeline.root(tmp_path_factory.mktemp("metrics"), study)
+    prepare(study, root)
+    classifier.train(study, root)
+    evaluate.reference(study, root)
+    return study, root
+
+
+def write_samples(root: Path, images: np.ndarray, labels: np.ndarray, **over: Any) -> Path:
+    """A sample set in two chunks with the run that it says it comes from."""
+    (root / "runs" / "mar" / "seed0").mkdir(parents=True, exist_ok=True)
+    (root / "runs" / "mar" / "seed0" / "run.json").write_text(json.dumps({"checkpoint": "c0ffee"}))
+    folder = root / "samples" / "mar" / "seed0" / "plain"
+    folder.mkdir(parents=True, exist_ok=True)
+    chunks = []
+    for number, chunk in enumerate(np.array_split(images, 2)):
+        path = folder / f"chunk-{number:05d}.npy"
+        np.save(path, chunk)
+        chunks.append({"file": path.name, "count": len(chunk), "sha256": sha256(path)})
+    np.save(folder / "labels.npy", labels)
+    manifest = {"count": len(images), "chunks": chunks, "checkpoint": "c0ffee", "tokenizer": "t"} | over
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def samples(judged: tuple[Study, Path]) -> Path:
+    """Sixty held-out images, as if generated."""
+    study, root = judged
+    heldout = open_split(study, root, "heldout")
+    chosen = evaluate.balanced(heldout.labels, 10, 60)
+    return write_samples(root, heldout.batch(chosen).permute(0, 2, 3, 1).numpy(), heldout.labels[chosen])
+
+
+def test_reference(judged: tuple[Study, Path]) -> None:
+    study, root = judged
+    record = read_json(root / "metrics" / "reference.json")
+    assert set(record["metrics"]) == NAMES
+    assert all(m["n"] == 60 for m in record["metrics"].values())
+    assert record["counts"] == {s: len(open_split(study, root, s)) for s in ("train", "heldout")}
+    train = features.read(root / "features" / "train.npz")
+    assert train["features"].shape == (record["counts"]["train"], 8)
+    assert (train["labels"] == open_split(study, root, "train").labels).all()
+    before = (root / "metrics" / "reference.json").stat().st_mtime_ns
+    evaluate.reference(study, root)
+    assert (root / "metrics" / "reference.json").stat().st_mtime_ns == before
+
+
+def test_real_images_as_samples_score_the_floor(judged: tuple[Study, Path], samples: Path) -> None:
+    study, root = judged
+    evaluate.evaluate(study, root, "mar", 0, "plain")
+    record = read_json(root / "metrics" / "mar" / "seed0" / "plain.json")
+    floor = read_json(root / "metrics" / "reference.json")["metrics"]
+    assert set(record["metrics"]) == NAMES
+    for name, metric in record["metrics"].items():
+        assert metric["value"] == pytest.approx(floor[name]["value"], rel=1e-5), name
+        assert metric["low"] <= metric["value"] <= metric["high"]
+    assert record["samples"] == 60 and record["metrics"]["nearest"]["value"] > 0.01
+    assert record["inputs"] == {
+        "samples": sha256(samples / "manifest.json"),
+        "reference": sha256(root / "features" / "train.npz"),
+        "checkpoint": "c0ffee",
+    }
+    kept = features.read(root / "features" / "mar" / "seed0" / "plain.npz")
+    assert kept["features"].shape == (60, 8) and kept["labels"].shape == (60,)
+
+
+def test_wrong_classes_and_copies_show(judged: tuple[Study, Path]) -> None:
+    study, root = judged
+    train = open_split(study, root, "train")
+    chosen = evaluate.balanced(train.labels, 10, 60)
+    write_samples(root, train.batch(chosen).permute(0, 2, 3, 1).numpy(), (train.labels[chosen] + 1) % 10)
+    evaluate.evaluate(study, root, "mar", 0, "plain")
+    found = read_json(root / "metrics" / "mar" / "seed0" / "plain.json")["metrics"]
+    assert found["nearest"]["value"] == 0.0
+    assert found["agreement"]["value"] < 0.3
+
+
+def test_an_equal_evaluation_is_not_repeated(judged: tuple[Study, Path], samples: Path) -> None:
+    study, root = judged
+    report = root / "metrics" / "mar" / "seed0" / "plain.json"
+    evaluate.evaluate(study, root, "mar", 0, "plain")
+    before = report.stat().st_mtime_ns
+    evaluate.evaluate(study, root, "mar", 0, "plain")
+    assert report.stat().st_mtime_ns == before
+    more = pipeline.study(metrics={**pipeline.VALUES["metrics"], "bootstrap": 12})
+    evaluate.evaluate(more, root, "mar", 0, "plain")
+    assert read_json(report)["metrics"]["fid"]["bootstrap"] == 12
+
+
+def test_refusals(judged: tuple[Study, Path], samples: Path) -> None:
+    study, root = judged
+
+    def refused(message: str, of: Study = study) -> None:
+        with pytest.raises(ValueError, match=message):
+            evaluate.evaluate(of, root, "mar", 0, "plain")
+
+    more = pipeline.study(metrics={**pipeline.VALUES["metrics"], "samples": 90})
+    refused(r"manifest\.json: holds 60 images; accepted: metrics\.samples 90", of=more)
+    images = np.concatenate([np.load(samples / f"chunk-0000{i}.npy") for i in (0, 1)])
+    labels = np.load(samples / "labels.npy")
+
+    write_samples(root, images, labels, checkpoint="5ca1ab1e")
+    refused(r"manifest\.json: drawn from checkpoint 5ca1ab1e, .*run\.json says c0ffee")
+    write_samples(root, images, labels[:-1])
+    refused(r"labels\.npy: 60 images and labels \(59,\)")
+    write_samples(root, images[:, :8], labels)
+    refused(r"chunk-00000\.npy: holds uint8 \(30, 8, 16, 3\); accepted: uint8 \(30, 16, 16, 3\)")
+    write_samples(root, np.full_like(images, 7), labels)
+    refused(r"samples/mar/seed0/plain: all 60 images are equal")
+    chunk = write_samples(root, images, labels) / "chunk-00001.npy"
+    data = bytearray(chunk.read_bytes())
+    data[-1] ^= 1
+    chunk.write_bytes(data)
+    refused(r"chunk-00001\.npy: differs from its checksum")
+    chunk.unlink()
+    refused(r"chunk-00001\.npy: missing")
+    (samples / "manifest.json").unlink()
+    refused(r"manifest\.json: missing")
+
+
+def test_another_classifier_is_refused(judged: tuple[Study, Path], samples: Path) -> None:
+    study, root = judged
+    path = root / "features" / "train.npz"
+    whole = path.read_bytes()
+    features.write(path, features.read(path) | {"classifier": np.array("0ld")})
+    with pytest.raises(ValueError, match=r"train\.npz: made with another classifier; run `mar reference` again"):
+        evaluate.evaluate(study, root, "mar", 0, "plain")
+    path.write_bytes(whole)
+
+
+def test_samples_of_another_tokenizer_are_refused(judged: tuple[Study, Path], samples: Path) -> None:
+    study, root = judged
+    weights = root / "tokenizers" / "kl" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"new weights")
+    with pytest.raises(ValueError, match=r"decoded by another tokenizer"):
+        evaluate.evaluate(study, root, "mar", 0, "plain")
+    weights.unlink()
