@@ -169,7 +169,7 @@ def _images(study: Study) -> Data:
 
 def data_slice(study: Study) -> str:
     """What the list of images depends on."""
-    return canonical({"data": _images(study), "seed": study.seed})
+    return canonical(_images(study))
 
 
 def tokenizer_slice(study: Study, tokenizer: str) -> str:
@@ -274,7 +274,7 @@ def _or_null(rule: dict[str, Any]) -> dict[str, Any]:
     """The same rule, or null; of a mapping, also for each entry."""
     if {"type": "null"} in rule.get("anyOf", []):
         return rule
-    told = {key: rule[key] for key in ("description", "default") if key in rule}
+    told: dict[str, Any] = {key: rule[key] for key in ("description", "default") if key in rule}
     rule = {key: value for key, value in rule.items() if key not in (*told, "title")}
     if "patternProperties" in rule:
         rule["patternProperties"] = {k: _or_null(v) for k, v in rule["patternProperties"].items()}
@@ -282,17 +282,32 @@ def _or_null(rule: dict[str, Any]) -> dict[str, Any]:
 
 
 def table_slice(study: Study, table: str) -> str:
-    """What a table shows, beside its metric files."""
-    rows = study.tables[table].rows
-    return canonical(
-        {"table": study.tables[table], "seeds": {r.variant: study.variants[r.variant].seeds for r in rows}}
-    )
+    """What a table shows, beside the metric files."""
+    return canonical({"table": study.tables[table], "seeds": _seeds(study)})
 
 
-def tradeoff_slice(study: Study) -> str:
-    """What the trade-off figure shows, beside its metric and speed files."""
-    curves = study.tradeoff
-    return canonical({"tradeoff": curves, "seeds": {c.variant: study.variants[c.variant].seeds for c in curves}})
+def figure_slice(study: Study, figure: str) -> str:
+    """What a figure shows, beside the files that it reads."""
+    shown: dict[str, Any] = {"title": study.title, "seeds": _seeds(study)}
+    if figure == "tradeoff":
+        shown["curves"] = study.tradeoff
+    if figure == "samples":
+        shown["sampling"] = {name: variant.sampling for name, variant in study.variants.items()}
+    return canonical(shown)
+
+
+def claims_slice(study: Study) -> str:
+    """Where the claims find their numbers, beside the metric and speed files."""
+    return canonical({"tables": study.tables, "curves": study.tradeoff, "seeds": _seeds(study)})
+
+
+def report_slice(study: Study) -> str:
+    """The report and the run browser show the whole study."""
+    return canonical(study)
+
+
+def _seeds(study: Study) -> dict[str, tuple[int, ...]]:
+    return {name: variant.seeds for name, variant in study.variants.items()}
 
 
 def write_resolved(study: Study, root: str | Path = "results") -> Path:
