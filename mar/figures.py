@@ -1,0 +1,301 @@
+"""Figures of a study: the trade-off of speed and quality, grids of samples, loss curves; each as PDF, PNG and CSV.
+
+Files carry no dates, so drawing again from the same numbers gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mar.config import Study
+from mar.estimates import Results
+from mar.files import atomic, read_json, write_text
+from mar.track import read
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS, CLASSES, SIDE = 8, 10, 64  # of a grid: images a class, classes at most, pixels an image at most
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; markers say the same without colour
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # TrueType: text stays text in the PDF
+    "figure.dpi": 150,
+}
+
+
+def draw(study: Study, root: Path, name: str, out: Path) -> None:
+    """Write <out>/<name>.{pdf,png,csv}.
+
+    Args:
+        study: the study.
+        root: its results folder.
+        name: tradeoff, samples or losses.
+        out: folder of the figure files.
+
+    Raises:
+        ValueError: the name is another one, or a file that the figure shows is missing.
+    """
+    figures: dict[str, Callable[[Study, Path], tuple[Figure, list[dict[str, Any]]]]] = {
+        "tradeoff": tradeoff,
+        "samples": samples,
+        "losses": losses,
+    }
+    if name not in figures:
+        raise ValueError(f"figure {name!r}: accepted: {', '.join(figures)}")
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        figure, rows = figures[name](study, Path(root))
+        for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
+            with atomic(out / f"{name}.{suffix}") as path:
+                figure.savefig(path, format=suffix, metadata=metadata)
+    text = io.StringIO()
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, keys, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / f"{name}.csv", text.getvalue())
+    print(f"{out / name}.pdf, .png, .csv: {len(rows)} rows", flush=True)
+
+
+def tradeoff(study: Study, root: Path) -> tuple[Figure, list[dict[str, Any]]]:
+    """FID against measured seconds per image, a line per curve of the study (the paper's Figure 6).
+
+    Reads every metric file of the study, since the intervals contain the seed spread pooled over all of them.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    results = Results(study, root)
+    rows: list[dict[str, Any]] = []
+    absent: list[str] = []
+    handles: list[tuple[Any, str]] = []
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    axes: Axes = figure.add_subplot()
+    for i, curve in enumerate(study.tradeoff):
+        line = []
+        for setting in curve.sampling:
+            fid, seconds = results.cell(curve.variant, setting, "fid"), results.seconds(curve.variant, setting)
+            if fid is None or seconds is None:
+                absent.append(curve.label)
+                break
+            line.append((seconds, fid, study.sampling[setting].steps))
+            row = {"curve": curve.label, "variant": curve.variant, "setting": setting, "steps": line[-1][2]}
+            row |= {"seconds_per_image": seconds.value, "seconds_low": seconds.low, "seconds_high": seconds.high}
+            row |= {"fid": fid.value, "fid_low": fid.low, "fid_high": fid.high, "n": fid.n}
+            rows.append(row | {"seeds": " ".join(map(str, fid.seeds))})
+        if not line:
+            continue
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        x, y = [s.value for s, _, _ in line], [f.value for _, f, _ in line]
+        drawn = axes.errorbar(
+            x,
+            y,
+            xerr=[[s.value - s.low for s, _, _ in line], [s.high - s.value for s, _, _ in line]],
+            yerr=[[f.value - f.low for _, f, _ in line], [f.high - f.value for _, f, _ in line]],
+            color=colour,
+            marker=marker,
+            markersize=5,
+            linewidth=1.4,
+            elinewidth=0.9,
+            capsize=2.5,
+        )
+        handles.append((drawn.lines[0], curve.label))  # the legend shows line and marker, no bars
+        for seconds, fid, steps in line:
+            axes.annotate(
+                str(steps),
+                (seconds.value, fid.value),
+                xytext=(5, 5 if i % 2 else -11),  # curves that cross keep their labels apart
+                textcoords="offset points",
+                color=colour,
+                fontsize=8,
+            )
+    floor = results.floor("fid")
+    drawn_floor = axes.axhline(floor.value, color="#555555", linestyle="--", linewidth=1)
+    handles.append((drawn_floor, f"real versus real, n = {floor.n}"))
+    rows.append({"curve": "real versus real", "fid": floor.value, "fid_low": floor.low, "fid_high": floor.high})
+    rows[-1] |= {"n": floor.n}
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("seconds per image (measured, log scale)")
+    axes.set_ylabel(f"FID{_guided(study)}, {study.metrics.samples} images (log scale)")
+    axes.set_title(f"Speed and quality, study {study.study}", loc="left")
+    axes.legend(*zip(*handles, strict=True), fontsize=8)
+    figure.supxlabel(_protocol(study, root, absent), fontsize=7, color="#444444")
+    return figure, rows
+
+
+def samples(study: Study, root: Path) -> tuple[Figure, list[dict[str, Any]]]:
+    """A grid of samples per trained variant, a row a class, beside held-out real images."""
+    from matplotlib.figure import Figure
+
+    names = read_json(root / "data" / "manifest.json")["classes"][:CLASSES]
+    images, labels = real(study, root, len(names))
+    blocks, rows = [("real, held out", grid(images, labels, len(names)))], []
+    for variant, v in study.variants.items():
+        if not v.seeds:
+            continue
+        setting = shown_setting(study, variant)
+        block, chosen = sample_grid(root, variant, v.seeds[0], setting, len(names))
+        blocks.append((f"{variant}\n{setting}, seed {v.seeds[0]}", block))
+        for row, column, index in chosen:
+            line = {"variant": variant, "seed": v.seeds[0], "setting": setting, "class": names[row]}
+            rows.append(line | {"column": column, "image": index})
+    across = min(4, len(blocks))
+    down = -(-len(blocks) // across)
+    height = 2.3 * len(names) / COLUMNS + 0.5
+    figure = Figure(figsize=(2.3 * across + 0.4, height * down), layout="constrained")
+    for i, (title, block) in enumerate(blocks):
+        axes: Axes = figure.add_subplot(down, across, i + 1)
+        axes.imshow(block, interpolation="nearest")
+        side = block.shape[0] / len(names)
+        axes.set_yticks(
+            [(row + 0.5) * side for row in range(len(names))], names if i % across == 0 else [""] * len(names)
+        )
+        axes.set_xticks([])
+        axes.tick_params(length=0, labelsize=7)
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        axes.set_title(title, fontsize=8)
+    return figure, rows
+
+
+def losses(study: Study, root: Path) -> tuple[Figure, list[dict[str, Any]]]:
+    """Training loss, smoothed, a line per variant and seed; a panel per head, since their losses do not compare."""
+    from matplotlib.figure import Figure
+
+    trained = [(v, s) for v, variant in study.variants.items() for s in variant.seeds]
+    kinds = sorted({study.heads[study.variants[v].head].kind for v, _ in trained})
+    names = {"categorical": "cross-entropy (nats a token)", "diffusion": "Diffusion Loss"}
+    figure, rows = Figure(figsize=(3.9 * max(len(kinds), 1), 3.3), layout="constrained"), []
+    for panel, kind in enumerate(kinds):
+        axes: Axes = figure.add_subplot(1, len(kinds), panel + 1)
+        variants = list(dict.fromkeys(v for v, _ in trained if study.heads[study.variants[v].head].kind == kind))
+        for i, variant in enumerate(variants):
+            for j, seed in enumerate(study.variants[variant].seeds):
+                path = root / "runs" / variant / f"seed{seed}" / "metrics.jsonl"
+                lines = [line for line in read(path) if "loss" in line]
+                if not lines:
+                    raise ValueError(f"{path}: missing or empty; run the train stage of {variant}, seed {seed}")
+                curve = smooth([line["loss"] for line in lines])
+                images = [line["images"] for line in lines]
+                style = ("-", "--", ":", "-.")[j % 4]
+                label = variant if j == 0 else None
+                axes.plot(images, curve, color=COLOURS[i % len(COLOURS)], linestyle=style, linewidth=1.2, label=label)
+                head = {"variant": variant, "seed": seed}
+                for line, value in zip(lines, curve, strict=True):
+                    rows.append(head | {"images": line["images"], "loss": line["loss"], "smoothed": value})
+        axes.set_title(names[kind], loc="left")
+        axes.set_xlabel("images seen")
+        axes.set_ylabel("training loss")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
+        axes.legend(fontsize=7)
+    if trained:
+        figure.supxlabel("smoothed over neighbouring log lines; seeds by line style", fontsize=7, color="#444444")
+    return figure, rows
+
+
+def shown_setting(study: Study, variant: str) -> str:
+    """The setting whose samples stand for a variant: its last guided one, else its last."""
+    settings = study.variants[variant].sampling
+    guided = [s for s in settings if study.sampling[s].guidance > 1]
+    return (guided or list(settings))[-1]
+
+
+def sample_grid(
+    root: Path, variant: str, seed: int, setting: str, classes: int
+) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    """Grid of the first images of each class of a sample set, and (row, column, image index) of what it shows.
+
+    Raises:
+        ValueError: the samples are missing.
+    """
+    folder = root / "samples" / variant / f"seed{seed}" / setting
+    manifest = read_json(folder / "manifest.json")
+    labels = np.load(folder / "labels.npy")
+    wanted = [np.flatnonzero(labels == c)[:COLUMNS] for c in range(classes)]
+    chunks, start, images = manifest["chunks"], 0, {}
+    for chunk in chunks:  # mmap: only the pages of the shown images are read
+        pixels = np.load(folder / chunk["file"], mmap_mode="r")  # (n, H, W, 3)
+        for index in np.concatenate(wanted):
+            if start <= index < start + chunk["count"]:
+                images[int(index)] = np.asarray(pixels[index - start])
+        start += chunk["count"]
+    chosen = [(row, column, int(i)) for row, found in enumerate(wanted) for column, i in enumerate(found)]
+    pictures = np.stack([images[i] for _, _, i in chosen])
+    return grid(pictures, np.array([row for row, _, _ in chosen]), classes), chosen
+
+
+def grid(images: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Images (N, H, W, 3) uint8 as one picture: a row a class, COLUMNS images a row, white where there are fewer."""
+    from PIL import Image
+
+    side = min(images.shape[1], SIDE)
+    picture = np.full((classes * (side + 1), COLUMNS * (side + 1), 3), 255, np.uint8)
+    for row in range(classes):
+        for column, image in enumerate(images[labels == row][:COLUMNS]):
+            if image.shape[0] != side:
+                image = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BOX))
+            top, left = row * (side + 1), column * (side + 1)
+            picture[top : top + side, left : left + side] = image
+    return picture
+
+
+def real(study: Study, root: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first held-out images of each class, (N, H, W, 3) uint8, and their labels."""
+    from mar.data.images import open_split
+
+    held = open_split(study, root, "heldout")
+    chosen = np.concatenate([np.flatnonzero(held.labels == c)[:COLUMNS] for c in range(classes)])
+    return held.batch(chosen).numpy().transpose(0, 2, 3, 1), held.labels[chosen]
+
+
+def smooth(values: Iterable[float]) -> list[float]:
+    """Running mean over a window of a twentieth of the curve, centred, shorter at the ends."""
+    series = np.asarray(list(values), float)
+    half = max(len(series) // 40, 1)
+    return [float(series[max(0, i - half) : i + half + 1].mean()) for i in range(len(series))]
+
+
+def _guided(study: Study) -> str:
+    scales = {study.sampling[s].guidance for curve in study.tradeoff for s in curve.sampling}
+    return " without guidance" if scales <= {1.0} else " with guidance" if 1.0 not in scales else ""
+
+
+def _protocol(study: Study, root: Path, absent: list[str]) -> str:
+    """The protocol of the timings in a line; more lines if the variants were not timed alike."""
+    texts = []
+    for curve in study.tradeoff:
+        if not study.variants[curve.variant].seeds:
+            continue
+        p = read_json(root / "speed" / f"{curve.variant}.json")["protocol"]
+        threads = f", {p['threads']} threads" if p["threads"] else ""
+        texts.append(
+            f"batch {p['batch']}, median of {p['batches']} batches after {p['warmup_batches']} for warm-up, "
+            f"{'decoding included' if p['decode'] else 'without decoding'}\n"
+            f"{p['dtype']} on {p['device']}{threads}, {p['machine']}, torch {p['torch']}"
+        )
+    lines = list(dict.fromkeys(texts)) + ["labels: autoregressive steps; bars: 95% intervals of FID, range of seconds"]
+    return "\n".join(lines + ([f"not run: {', '.join(dict.fromkeys(absent))}"] if absent else []))

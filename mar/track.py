@@ -1,0 +1,296 @@
+"""Curves of a run: metrics.jsonl is the truth, MLflow is filled from it, `mar watch` shows it live."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from mar.config import Backbone, Classifier, Data, Head, Recipe, Section, Study, Tokenizer
+from mar.files import lock, read_json, sha256
+from mar.provenance import git_commit
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SECTIONS: dict[str, type[Section]] = {
+    "data": Data,
+    "tokenizer": Tokenizer,
+    "backbone": Backbone,
+    "head": Head,
+    "recipe": Recipe,
+    "classifier": Classifier,
+}
+
+
+def append(path: str | Path, line: dict[str, Any]) -> None:
+    """Append one JSON line and flush it. A line torn by a kill is closed first, so it spoils nothing after it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            torn = file.read(1) != b"\n"
+            file.write(b"\n" if torn else b"")
+        file.write(json.dumps(line).encode() + b"\n")
+        file.flush()
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """Lines of a metrics.jsonl, ordered by `images`; of steps done twice (after a restart) the last one written.
+
+    Torn lines (a process was killed while it wrote) and a missing file give fewer lines, not an error.
+    """
+    last: dict[int, dict[str, Any]] = {}
+    try:
+        text = Path(path).read_text(errors="replace")
+    except FileNotFoundError:
+        return []
+    for raw in text.splitlines():
+        try:
+            line = json.loads(raw)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(line, dict) and "images" in line:
+            last[int(line["images"])] = line
+    return [last[images] for images in sorted(last)]
+
+
+def sync(study: Study, root: Path, db: Path) -> None:
+    """Bring MLflow up to what the files of a study say; run again, it adds only what is new.
+
+    One MLflow run per training, tokenizer and classifier, found again by its `mar.key` and `mar.recipe`: a folder made
+    by another recipe is another run. Unfinished trainings are imported too. Artifacts lie beside the database.
+
+    Args:
+        study: the study, which is the name of the experiment.
+        root: its results folder.
+        db: SQLite file of MLflow; `mlflow ui --backend-store-uri sqlite:///<db>` shows it.
+    """
+    root, db = Path(root), Path(db)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a study tells nobody that it runs
+    artifacts = db.resolve().parent / f"{db.stem}-artifacts"
+    with lock(artifacts):  # studies may sync at the same time, and the first one creates the tables
+        from mlflow.tracking import MlflowClient
+
+        for name in ("mlflow", "alembic"):  # after the import, which sets its own levels
+            logging.getLogger(name).setLevel(logging.WARNING)
+        client = MlflowClient(f"sqlite:///{db.resolve()}")
+        found = client.get_experiment_by_name(study.study)
+        # without a place of its own an experiment writes to ./mlruns
+        place = (artifacts / study.study).as_uri()
+        experiment = found.experiment_id if found else client.create_experiment(study.study, place)
+        sources = list(_sources(study, root))
+        for source in sources:
+            _sync_run(client, experiment, study, source)
+    print(f"{db}: experiment {study.study}, {len(sources)} runs", flush=True)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One training as its files tell it."""
+
+    key: str  # runs/<variant>/seed<k>, tokenizers/<name>, classifier
+    folder: Path
+    tags: dict[str, str]
+    total: int  # images of the whole training
+    done: Path  # exists when it is complete
+    final: dict[str, float]
+    picture: tuple[str, int, str] | None = None  # variant, seed, setting of the sample grid
+
+
+def _sources(study: Study, root: Path) -> Iterator[_Source]:
+    """All trainings of the study that have begun."""
+    from mar.figures import shown_setting
+
+    folder = root / "classifier"
+    if (folder / "recipe.json").exists():
+        final = _numbers("", _optional(folder / "classifier.json"))
+        done = folder / "classifier.json"
+        yield _Source("classifier", folder, {"stage": "classifier"}, study.classifier.images, done, final)
+    for name, tokenizer in study.tokenizers.items():
+        folder = root / "tokenizers" / name
+        if (folder / "recipe.json").exists():
+            done = folder / "rfid.json"
+            final = _numbers("", _optional(done).get("metrics", {}))
+            tags = {"stage": "tokenizer", "tokenizer": name}
+            yield _Source(f"tokenizers/{name}", folder, tags, tokenizer.images, done, final)
+    for name, variant in study.variants.items():
+        for seed in variant.seeds:
+            folder = root / "runs" / name / f"seed{seed}"
+            if not (folder / "recipe.json").exists():
+                continue
+            run = _optional(folder / "run.json")
+            final = _numbers("", {k: run[k] for k in ("seconds", "restarts", "parameters", "final_loss") if k in run})
+            for setting in variant.sampling:
+                values = _optional(root / "metrics" / name / f"seed{seed}" / f"{setting}.json")
+                if run and values.get("inputs", {}).get("checkpoint") == run["checkpoint"]:  # not of an older training
+                    final |= _numbers(f"{setting}/", values["metrics"])
+            setting = shown_setting(study, name)
+            samples = root / "samples" / name / f"seed{seed}" / setting
+            fresh = run and _optional(samples / "manifest.json").get("checkpoint") == run["checkpoint"]
+            picture = (name, seed, setting) if fresh else None
+            tags = {"stage": "train", "variant": name, "seed": str(seed), "tokenizer": variant.tokenizer}
+            images = study.recipes[variant.recipe].images
+            yield _Source(f"runs/{name}/seed{seed}", folder, tags, images, folder / "run.json", final, picture)
+
+
+def _sync_run(client: Any, experiment: str, study: Study, source: _Source) -> None:
+    """Create or find the MLflow run of a training and log what it does not have."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    recipe = read_json(source.folder / "recipe.json")
+    name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    lines = read(source.folder / "metrics.jsonl")
+    start = (
+        int(1000 * lines[0].get("time", 0)) if lines else int(1000 * (source.folder / "recipe.json").stat().st_mtime)
+    )
+    end = int(1000 * lines[-1].get("time", 0)) if lines else start
+    query = f"tags.`mar.key` = '{source.key}' and tags.`mar.recipe` = '{name}'"
+    known = client.search_runs([experiment], query)
+    if known:
+        run_id = known[0].info.run_id
+    else:
+        title = source.key.removeprefix("runs/")
+        run_id = client.create_run(experiment, start, {"mar.key": source.key, "mar.recipe": name}, title).info.run_id
+    run = client.get_run(run_id)
+    provenance = _optional(source.done).get("provenance", {})
+    commit = str(provenance.get("git_commit", git_commit())).removesuffix("-dirty")
+    tags = source.tags | {"study": study.study, "mlflow.source.git.commit": commit}
+    params = [Param(k, v) for k, v in _flatten(recipe).items() if k not in run.data.params]
+    now = int(1000 * time.time())  # later than what an earlier evaluation left, so that MLflow shows this one
+    metrics = [Metric(k, v, now, source.total) for k, v in source.final.items() if run.data.metrics.get(k) != v]
+    for curve in {key for line in lines for key, v in line.items() if _is_number(v)} - {"images", "time", "seconds"}:
+        # steps done again after a restart are the same to the bit: what MLflow has already stays, nothing doubles
+        there = {m.step for m in client.get_metric_history(run_id, curve)} if curve in run.data.metrics else set()
+        metrics += [
+            Metric(curve, float(line[curve]), int(1000 * line.get("time", 0)), line["images"])
+            for line in lines
+            if curve in line and line["images"] not in there
+        ]
+    client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+    for i in range(0, len(params), 100):  # MLflow's limits of one batch
+        client.log_batch(run_id, params=params[i : i + 100])
+    for i in range(0, len(metrics), 1000):
+        client.log_batch(run_id, metrics=metrics[i : i + 1000])
+    if source.picture is not None:
+        _sync_picture(client, run, source)
+    if source.done.exists():
+        if run.info.status != "FINISHED":
+            client.set_terminated(run_id, "FINISHED", end)
+    elif run.info.status != "RUNNING":
+        client.update_run(run_id, "RUNNING")
+
+
+def _sync_picture(client: Any, run: Any, source: _Source) -> None:
+    """Log the sample grid as samples/<setting>.png, unless it is there for this sample set."""
+    from PIL import Image
+
+    from mar.figures import CLASSES, sample_grid
+
+    assert source.picture is not None
+    variant, seed, setting = source.picture
+    root = source.folder.parents[2]
+    manifest = sha256(root / "samples" / variant / f"seed{seed}" / setting / "manifest.json")
+    if run.data.tags.get("mar.samples") == manifest:
+        return
+    classes = min(len(read_json(root / "data" / "manifest.json")["classes"]), CLASSES)
+    picture, _ = sample_grid(root, variant, seed, setting, classes)
+    client.log_image(run.info.run_id, Image.fromarray(picture), artifact_file=f"samples/{setting}.png")
+    client.set_tag(run.info.run_id, "mar.samples", manifest)
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    """JSON of a stage that may not have run yet."""
+    return read_json(path) if path.exists() else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _numbers(prefix: str, values: dict[str, Any]) -> dict[str, float]:
+    """Numbers, plain or as {"value": number, ...}, under names that MLflow accepts."""
+    plain = {k: v.get("value") if isinstance(v, dict) else v for k, v in values.items()}
+    return {re.sub(r"[^\w./ -]", "_", prefix + k): v for k, v in plain.items() if isinstance(v, int | float)}
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
+    """A recipe as `section.key: text`; slices (JSON in a string) are opened and their left-out defaults filled in."""
+    if isinstance(value, str) and value.startswith("{"):
+        return _flatten(json.loads(value))
+    section = prefix.rstrip(".").rpartition(".")[2]
+    if isinstance(value, dict) and section in SECTIONS:
+        with contextlib.suppress(
+            ValidationError
+        ):  # of a recipe that an older version wrote: its own keys are the truth
+            value = SECTIONS[section].model_validate(value).model_dump(mode="json")
+    if isinstance(value, dict):
+        return {k: v for key, part in value.items() for k, v in _flatten(part, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): value if isinstance(value, str) else json.dumps(value)}
+
+
+def watch(study: Study, root: Path, every: float = 2.0) -> None:
+    """Show all trainings of a study live until Ctrl-C; without a terminal, print them once.
+
+    Args:
+        study: the study.
+        root: its results folder.
+        every: seconds between looks at the files.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    if not sys.stdout.isatty():
+        Console(width=120).print(_progress_table(study, Path(root)))
+        return
+    try:
+        with Live(_progress_table(study, Path(root)), refresh_per_second=4) as live:
+            while True:
+                time.sleep(every)
+                live.update(_progress_table(study, Path(root)))
+    except KeyboardInterrupt:
+        pass
+
+
+def _progress_table(study: Study, root: Path) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=f"{study.study}: {root}", box=box.SIMPLE_HEAD, title_justify="left")
+    for column in ("training", "images", "of", "loss", "images/s", "left"):
+        table.add_column(column, justify="left" if column == "training" else "right", no_wrap=True)
+    for source in _sources(study, root):
+        lines = read(source.folder / "metrics.jsonl")
+        last = lines[-1] if lines else {"images": 0}
+        rate = _rate(lines)
+        left = "done" if source.done.exists() else "" if not rate else _clock((source.total - last["images"]) / rate)
+        loss = f"{last['loss']:.4f}" if _is_number(last.get("loss")) else ""
+        shown = source.key.removeprefix("runs/")
+        table.add_row(shown, f"{last['images']:,}", f"{source.total:,}", loss, f"{rate:,.0f}" if rate else "", left)
+    return table
+
+
+def _rate(lines: list[dict[str, Any]]) -> float:
+    """Images per second over the last ten lines, 0 where it is unknown."""
+    timed = [line for line in lines[-10:] if "time" in line]
+    if len(timed) < 2:
+        return 0.0
+    seconds = timed[-1]["time"] - timed[0]["time"]
+    return (timed[-1]["images"] - timed[0]["images"]) / seconds if seconds > 0 else 0.0
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,310 @@
+"""A results folder with numbers that are known, for the tests of what is drawn and judged from them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mar.config import Study
+from mar.files import sha256
+from mar.study import resolve
+
+Z = 1.959964
+PROVENANCE = {
+    "git_commit": "c0ffee",
+    "time": "2026-01-02T03:04:05+0000",
+    "python": "3.11.7",
+    "torch": "2.0",
+    "machine": "A & B_CPU",
+    "cores": 2,
+    "device": "cpu",
+    "threads": 2,
+}
+
+
+def small(seeds: dict[str, tuple[int, ...]] | None = None) -> Study:
+    """A study of three variants: `ar` (cross-entropy, causal), `ce` and `diff` (masked)."""
+    diffusion = {"diffusion_steps": 25, "clamp": 4.0}
+    seeds = {"ar": (0, 1), "ce": (0, 1), "diff": (0, 1)} | (seeds or {})
+    recipe = {"images": 640, "batch": 64, "checkpoint_images": 320, "log_images": 64, "ema": 0.99}
+    row = {"without": "s4", "guided": "s4-cfg"}
+    return resolve(
+        {
+            "study": "small",
+            "title": "A small study",
+            "data": {"kind": "digits", "image_size": 16},
+            "tokenizers": {
+                "kl": {
+                    "kind": "kl",
+                    "stride": 8,
+                    "channels": [8, 8, 8, 8],
+                    "latent_channels": 4,
+                    "kl_weight": 1e-6,
+                    "images": 640,
+                    "learning_rate": 1e-3,
+                },
+                "vq": {
+                    "kind": "vq",
+                    "stride": 8,
+                    "channels": [8, 8, 8, 8],
+                    "latent_channels": 4,
+                    "codebook_size": 16,
+                    "images": 640,
+                    "learning_rate": 1e-3,
+                },
+            },
+            "backbones": {
+                "causal": {"kind": "causal", "width": 8, "depth": 1, "heads": 1},
+                "masked": {"kind": "masked", "width": 8, "depth": 1, "heads": 1, "buffer": 2},
+            },
+            "heads": {
+                "ce": {"kind": "categorical"},
+                "diff": {"kind": "diffusion", "width": 8, "depth": 1, "noise_draws": 1},
+            },
+            "recipes": {"r": recipe},
+            "sampling": {
+                "a4": {"steps": 4, "kv_cache": True},
+                "a4-cfg": {"steps": 4, "kv_cache": True, "guidance": 2.0},
+                "c4": {"steps": 4},
+                "c4-cfg": {"steps": 4, "guidance": 2.0},
+                "s2": {"steps": 2, **diffusion},
+                "s4": {"steps": 4, **diffusion},
+                "s4-cfg": {"steps": 4, "guidance": 2.0, **diffusion},
+            },
+            "variants": {
+                name: {
+                    "tokenizer": "kl" if name == "diff" else "vq",
+                    "order": "raster" if name == "ar" else "random",
+                    "backbone": "causal" if name == "ar" else "masked",
+                    "head": "diff" if name == "diff" else "ce",
+                    "recipe": "r",
+                    "sampling": {"ar": ["a4", "a4-cfg"], "ce": ["c4", "c4-cfg"], "diff": ["s2", "s4", "s4-cfg"]}[name],
+                    "seeds": list(seeds[name]),
+                }
+                for name in ("ar", "ce", "diff")
+            },
+            "classifier": {"images": 640},
+            "metrics": {"samples": 40, "chunk": 20, "bootstrap": 20},
+            "speed": {"batch": 8},
+            "tables": {
+                "table1": {
+                    "paper": "mar_table1",
+                    "title": "Table 1: 100% of A_B & C",
+                    "rows": [
+                        {"paper": "ar-raster-crossent", "variant": "ar", "without": "a4", "guided": "a4-cfg"},
+                        {"paper": "mar-default-crossent", "variant": "ce", "without": "c4", "guided": "c4-cfg"},
+                        {"paper": "mar-default-diffloss", "variant": "diff", **row},
+                    ],
+                }
+            },
+            "tradeoff": [
+                {"label": "MAR, Diffusion Loss", "variant": "diff", "sampling": ["s2", "s4"]},
+                {"label": "AR, cross-entropy, kv-cache", "variant": "ar", "sampling": ["a4"]},
+            ],
+        },
+        "small.yaml",
+    )
+
+
+Numbers = Callable[[str, str, int], float]
+
+
+def fabricate(
+    study: Study,
+    root: Path,
+    fid: Numbers,
+    seconds: Callable[[str, str], float] = lambda variant, setting: 0.1,
+    noise: float = 0.0,
+) -> None:
+    """Write all files of a study under `root`.
+
+    Args:
+        study: the study.
+        root: its results folder.
+        fid: FID of (variant, setting, seed).
+        seconds: seconds per image of (variant, setting), measured within 10%.
+        noise: bootstrap standard error of every metric (of log FID).
+    """
+    rng = np.random.default_rng(0)
+    n = study.metrics.samples
+    write(
+        root / "data" / "manifest.json",
+        {
+            "kind": "digits",
+            "classes": [str(i) for i in range(10)],
+            "splits": {"train": {"count": 1293}, "heldout": {"count": 504}},
+            "files": "f" * 64,
+            "skipped": [],
+        },
+    )
+    write(
+        root / "metrics" / "reference.json",
+        {
+            "samples": n,
+            "metrics": metrics(10.0, noise, n),
+            "counts": {"train": 1293, "heldout": 504},
+            "inputs": {},
+            "provenance": PROVENANCE,
+        },
+    )
+    write(root / "study.json", {})
+    write(root / "classifier" / "classifier.json", {"accuracy": 0.99, "provenance": PROVENANCE})
+    write(root / "classifier" / "recipe.json", {"slice": "{}"})
+    curve(root / "classifier" / "metrics.jsonl", 640, 64, rng)
+    for name, tok in study.tokenizers.items():
+        folder = root / "tokenizers" / name
+        values = {"rfid": cell(5.0, 0.1, n), "psnr": cell(22.0, 0.1, n)}
+        if tok.kind == "vq":
+            values |= {"codebook_usage": cell(0.9, 0.01, n), "perplexity": cell(12.0, 0.5, n)}
+        write(folder / "rfid.json", {"metrics": values, "split": "heldout", "count": 504})
+        write(folder / "recipe.json", {"tokenizer": json.dumps({"tokenizer": {"kind": tok.kind}})})
+        curve(folder / "metrics.jsonl", 640, 64, rng)
+    for name, variant in study.variants.items():
+        for seed in variant.seeds:
+            run = root / "runs" / name / f"seed{seed}"
+            recipe = study.recipes[variant.recipe]
+            curve(run / "metrics.jsonl", recipe.images, recipe.log_images, rng)
+            write(run / "recipe.json", {"train": json.dumps({"recipe": {"images": recipe.images}}), "tokens": "t" * 64})
+            write(
+                run / "run.json",
+                {
+                    "variant": name,
+                    "seed": seed,
+                    "parameters": 1234567,
+                    "images": recipe.images,
+                    "seconds": 60.0 + seed,
+                    "restarts": 0,
+                    "final_loss": 0.5,
+                    "checkpoint": "e" * 64,
+                    "tokens": "t" * 64,
+                    "provenance": PROVENANCE,
+                },
+            )
+            for setting in variant.sampling:
+                folder = root / "samples" / name / f"seed{seed}" / setting
+                folder.mkdir(parents=True, exist_ok=True)
+                labels = np.arange(n) % 10
+                np.save(folder / "labels.npy", labels)
+                chunks = []
+                for i in range(n // study.metrics.chunk):
+                    part = labels[i * study.metrics.chunk : (i + 1) * study.metrics.chunk]
+                    side = study.data.image_size
+                    pixels = rng.integers(0, 60, (len(part), side, side, 3)) + 15 * part[:, None, None, None]
+                    np.save(folder / f"chunk-{i:05d}.npy", pixels.astype(np.uint8))
+                    chunks.append({"file": f"chunk-{i:05d}.npy", "count": len(part), "sha256": ""})
+                write(
+                    folder / "manifest.json",
+                    {
+                        "variant": name,
+                        "seed": seed,
+                        "setting": setting,
+                        "count": n,
+                        "chunks": chunks,
+                        "checkpoint": "e" * 64,
+                        "tokenizer": "k" * 64,
+                        "sampling": {},
+                        "seconds": 3.0,
+                        "provenance": PROVENANCE,
+                    },
+                )
+                write(
+                    root / "metrics" / name / f"seed{seed}" / f"{setting}.json",
+                    {
+                        "variant": name,
+                        "seed": seed,
+                        "setting": setting,
+                        "samples": n,
+                        "metrics": metrics(fid(name, setting, seed), noise, n),
+                        "inputs": {
+                            "samples": sha256(folder / "manifest.json"),
+                            "reference": "r" * 64,
+                            "checkpoint": "e" * 64,
+                        },
+                        "provenance": PROVENANCE,
+                    },
+                )
+        if variant.seeds:
+            points = {}
+            for setting in variant.sampling:
+                s = seconds(name, setting)
+                points[setting] = {
+                    "seconds_per_image": s,
+                    "low": 0.9 * s,
+                    "high": 1.1 * s,
+                    "steps": study.sampling[setting].steps,
+                }
+            write(
+                root / "speed" / f"{name}.json",
+                {
+                    "variant": name,
+                    "protocol": {
+                        "batch": study.speed.batch,
+                        "batches": 3,
+                        "threads": 2,
+                        "dtype": "fp32",
+                        "device": "cpu",
+                        "machine": "A & B_CPU",
+                        "torch": "2.0",
+                        "decode": True,
+                        "warmup_batches": 1,
+                    },
+                    "points": points,
+                    "checkpoint": "e" * 64,
+                    "provenance": PROVENANCE,
+                },
+            )
+
+
+def metrics(fid: float, noise: float, n: int) -> dict[str, Any]:
+    """All metrics of a sample set; those beside FID follow from it."""
+    half = Z * noise
+    return {
+        "fid": {
+            "value": fid,
+            "low": fid * (1 - half),
+            "high": fid * (1 + half),
+            "n": n,
+            "bootstrap": 20,
+            "seed": 0,
+            "higher_is_better": False,
+        },
+        "inception_score": cell(9.9 - fid / 100, noise, n),
+        "precision": cell(0.9 - fid / 1000, noise, n),
+        "recall": cell(0.8 - fid / 1000, noise, n),
+        "agreement": cell(0.99 - fid / 1000, noise, n),
+        "nearest": cell(0.05 + fid / 1000, noise, n, None),
+    }
+
+
+def cell(value: float, noise: float, n: int, higher: bool | None = True) -> dict[str, Any]:
+    """One metric with the interval of that standard error."""
+    return {
+        "value": value,
+        "low": value - Z * noise,
+        "high": value + Z * noise,
+        "n": n,
+        "bootstrap": 20,
+        "seed": 0,
+        "higher_is_better": higher,
+    }
+
+
+def curve(path: Path, images: int, every: int, rng: np.random.Generator) -> None:
+    """A falling loss."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for i in range(every, images + 1, every):
+        loss = 0.4 + 2 * math.exp(-3 * i / images) + float(rng.normal(0, 0.03))
+        lines.append({"images": i, "loss": loss, "learning_rate": 1e-3, "grad_norm": 1.0, "time": 1.7e9 + i / 100})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write(path: Path, value: Any) -> None:
+    """JSON, with folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))

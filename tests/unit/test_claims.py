@@ -1,0 +1,167 @@
+"""Verdicts of each kind of predicate, and the errors of a claims file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fabricate import fabricate, small
+
+from mar.claims import judge, load
+
+ROWS = {"ar": "ar-raster-crossent", "ce": "mar-default-crossent", "diff": "mar-default-diffloss"}
+
+
+def verdict(
+    root: Path,
+    check: str,
+    fid: Callable[[str, str], float],
+    seeds: dict[str, tuple[int, ...]] | None = None,
+    seconds: Callable[[str, str], float] = lambda variant, setting: 0.1,
+) -> dict[str, Any]:
+    """Judge one predicate on a study whose seeds scatter by 1% in FID."""
+    study = small(seeds)
+    fabricate(study, root, lambda v, s, k: fid(v, s) * (1.01 if k else 0.99), seconds, noise=0.002)
+    file = root / "claims.yaml"
+    file.write_text(f"claims: [{{id: c, text: t, source: s, check: {check}}}]")
+    (found,) = judge(study, root, file)
+    assert json.loads((root / "claims.json").read_text()) == [found]
+    return found
+
+
+BETTER = f"{{kind: better, table: mar_table1, metric: fid, guided: false, a: {ROWS['diff']}, b: {ROWS['ce']}}}"
+
+
+@pytest.mark.parametrize(("diff", "said"), [(10, "replicated"), (30, "not replicated"), (20, "inconclusive")])
+def test_better(tmp_path: Path, diff: float, said: str) -> None:
+    found = verdict(tmp_path, BETTER, lambda v, s: diff if v == "diff" else 20)
+    assert found["verdict"] == said
+    assert found["effect"] == pytest.approx(math.log(diff / 20), abs=1e-6)
+    assert found["low"] < found["effect"] < found["high"] and found["scale"] == "log ratio"
+    assert found["seeds"] == [2, 2]
+    assert "the paper: 3.50 against 8.79" in found["reason"] and "2 seeds a side" in found["reason"]
+
+
+def test_not_run(tmp_path: Path) -> None:
+    found = verdict(tmp_path, BETTER, lambda v, s: 20, seeds={"ce": ()})
+    assert (found["verdict"], found["effect"], found["seeds"]) == ("not run", None, [])
+    other = BETTER.replace(ROWS["ce"], "mar-one-crossent")  # a row of the paper that the study's table lacks
+    assert verdict(tmp_path, other, lambda v, s: 20)["verdict"] == "not run"
+
+
+@pytest.mark.parametrize(("diff", "said"), [(17, "inconclusive"), (2, "replicated"), (200, "not replicated")])
+def test_one_seed_is_inconclusive_unless_far(tmp_path: Path, diff: float, said: str) -> None:
+    found = verdict(tmp_path, BETTER, lambda v, s: diff if v == "diff" else 20, seeds={"diff": (0,)})
+    assert found["verdict"] == said and found["seeds"] == [1, 2]
+    assert ("inconclusive (1 seed)" in found["reason"]) == (said == "inconclusive")
+    assert ("far outside" in found["reason"]) == (said != "inconclusive")
+    assert found["high"] < 0 or diff > 20, "with two seeds this interval would decide"
+
+
+def test_one_seed_everywhere_is_always_inconclusive(tmp_path: Path) -> None:
+    found = verdict(tmp_path, BETTER, lambda v, s: 1 if v == "diff" else 500, {"ar": (0,), "ce": (0,), "diff": (0,)})
+    assert found["verdict"] == "inconclusive"
+
+
+@pytest.mark.parametrize(("diff", "said"), [(21, "replicated"), (30, "not replicated"), (24, "inconclusive")])
+def test_close(tmp_path: Path, diff: float, said: str) -> None:
+    check = BETTER.replace("better", "close").replace("}", ", within: 1.2}")
+    found = verdict(tmp_path, check, lambda v, s: diff if v == "diff" else 20)
+    assert found["verdict"] == said and "accepted up to ratio 1.20" in found["reason"]
+
+
+@pytest.mark.parametrize(("guided", "said"), [(10, "replicated"), (30, "not replicated")])
+def test_guidance(tmp_path: Path, guided: float, said: str) -> None:
+    check = f"{{kind: guidance, table: mar_table1, metric: fid, row: {ROWS['diff']}}}"
+    found = verdict(tmp_path, check, lambda v, s: guided if s.endswith("cfg") else 20)
+    assert found["verdict"] == said and "the paper: 1.98 against 3.50" in found["reason"]
+
+
+def test_higher_is_better_for_the_inception_score(tmp_path: Path) -> None:
+    check = f"{{kind: guidance, table: mar_table1, metric: inception_score, row: {ROWS['diff']}}}"
+    # the fabricated score falls with FID
+    assert verdict(tmp_path, check, lambda v, s: 10 if s.endswith("cfg") else 200)["verdict"] == "replicated"
+    assert verdict(tmp_path, check, lambda v, s: 200 if s.endswith("cfg") else 10)["verdict"] == "not replicated"
+
+
+@pytest.mark.parametrize(("diff", "said"), [(0.05, "replicated"), (0.2, "not replicated"), (0.1, "inconclusive")])
+def test_faster(tmp_path: Path, diff: float, said: str) -> None:
+    check = f"{{kind: faster, table: mar_table1, guided: false, a: {ROWS['diff']}, b: {ROWS['ar']}}}"
+    one = {"ar": (0,), "ce": (0,), "diff": (0,)}  # times do not depend on the training seed
+    found = verdict(tmp_path, check, lambda v, s: 20, one, lambda v, s: diff if v == "diff" else 0.1)
+    assert found["verdict"] == said
+
+
+@pytest.mark.parametrize(
+    ("two", "four", "said"), [(30, 20, "replicated"), (20, 30, "not replicated"), (20, 20, "inconclusive")]
+)
+def test_improves(tmp_path: Path, two: float, four: float, said: str) -> None:
+    check = '{kind: improves, metric: fid, curve: "MAR, Diffusion Loss"}'
+    assert verdict(tmp_path, check, lambda v, s: two if s == "s2" else four)["verdict"] == said
+
+
+@pytest.mark.parametrize(
+    ("fid", "seconds", "said"),
+    [
+        ({"s2": 10, "s4": 8}, {"s2": 0.05, "s4": 0.2}, "replicated"),  # s2 is faster and better
+        ({"s2": 30, "s4": 8}, {"s2": 0.05, "s4": 0.2}, "not replicated"),  # s2 is worse, s4 slower
+        ({"s2": 30, "s4": 8}, {"s2": 0.05, "s4": 0.1}, "inconclusive"),  # s4 is better, as fast
+        ({"s2": 20, "s4": 20}, {"s2": 0.05, "s4": 0.2}, "inconclusive"),  # s2 is faster, as good
+    ],
+)
+def test_dominates(tmp_path: Path, fid: dict[str, float], seconds: dict[str, float], said: str) -> None:
+    check = '{kind: dominates, metric: fid, a: "MAR, Diffusion Loss", b: "AR, cross-entropy, kv-cache"}'
+    found = verdict(tmp_path, check, lambda v, s: fid.get(s, 20), None, lambda v, s: seconds.get(s, 0.1))
+    assert found["verdict"] == said and "seconds per image" in found["reason"]
+
+
+def test_curves_that_the_study_lacks_are_not_run(tmp_path: Path) -> None:
+    for check in ("{kind: improves, metric: fid, curve: none}", "{kind: dominates, metric: fid, a: none, b: none}"):
+        assert verdict(tmp_path, check, lambda v, s: 20)["verdict"] == "not run"
+
+
+def test_missing_metrics_are_an_error_not_a_verdict(tmp_path: Path) -> None:
+    verdict(tmp_path, BETTER, lambda v, s: 20)
+    (tmp_path / "metrics" / "ce" / "seed1" / "c4.json").unlink()
+    with pytest.raises(ValueError, match=r"ce/seed1/c4.json: missing"):
+        judge(small(), tmp_path, tmp_path / "claims.yaml")
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        (BETTER.replace("better", "best"), r"claim c: check: .*'best'.*'better'"),
+        (BETTER.replace("metric: fid", "metric: speed"), r"claim c: check.metric: .*'fid'.*; found 'speed'"),
+        (BETTER.replace("guided:", "guide:"), r"claim c: check: unknown key 'guide' \(did you mean 'guided'\?\)"),
+        (BETTER.replace(ROWS["ce"], "mar-crossent"), r"claim c: check.b: found 'mar-crossent'; accepted: ar-raster"),
+        (BETTER.replace("mar_table1", "mar_table9"), r"claim c: check.table: paper table 'mar_table9'.*mar_table1"),
+        (BETTER.replace("better", "close").replace("}", ", within: 0.9}"), r"claim c: check.within: .*greater than 1"),
+    ],
+)
+def test_errors_name_file_claim_and_key(tmp_path: Path, check: str, message: str) -> None:
+    file = tmp_path / "claims.yaml"
+    file.write_text(f"claims: [{{id: c, text: t, source: s, check: {check}}}]")
+    with pytest.raises(ValueError, match=r"claims\.yaml: " + message):
+        load(file)
+
+
+def test_other_errors_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "claims.yaml"
+    with pytest.raises(ValueError, match=r"claims.yaml: cannot be read"):
+        load(file)
+    claim = f"{{id: c, text: t, source: s, check: {BETTER}}}"
+    file.write_text(f"claims: [{claim}, {claim}]")
+    with pytest.raises(ValueError, match=r"claim c: id: 2 claims have it"):
+        load(file)
+    file.write_text("- a list")
+    with pytest.raises(ValueError, match=r"claims.yaml: "):
+        load(file)
+
+
+def test_the_projects_claims_are_accepted() -> None:
+    claims = load(Path(__file__).parents[2] / "config" / "claims.yaml")
+    assert {c.check.kind for c in claims} == {"better", "close", "guidance", "faster", "improves", "dominates"}

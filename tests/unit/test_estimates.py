@@ -1,0 +1,168 @@
+"""Intervals and comparisons with answers worked out by hand (formulas: mar/estimates.py)."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from fabricate import fabricate, small
+
+from mar.estimates import Results, short
+
+T2, T3 = 4.302653, 3.182446  # 97.5% quantiles of Student's t
+MEAN = {"ar": 4.0, "ce": 3.5, "diff": 3.0}  # log FID
+
+
+def shifted(d: float):
+    """log FID of a variant, d up with seed 0 and d down with seed 1, the same for all its settings."""
+    return lambda variant, setting, seed: math.exp(MEAN[variant] + (d if seed == 0 else -d))
+
+
+def results(root: Path, d: float, noise: float, seeds: dict[str, tuple[int, ...]] | None = None) -> Results:
+    study = small(seeds)
+    fabricate(study, root, shifted(d), noise=noise)
+    return Results(study, root)
+
+
+def test_cell_is_the_geometric_mean_with_the_pooled_seed_spread(tmp_path: Path) -> None:
+    found = results(tmp_path, d=0.1, noise=0.0)
+    assert found.spread("fid").sd == pytest.approx(0.1 * math.sqrt(2))
+    assert found.spread("fid").dof == 3  # variants, not (variant, setting) pairs: settings share weights
+    cell = found.cell("ar", "a4", "fid")
+    assert cell is not None
+    assert (cell.value, cell.n, cell.seeds) == (pytest.approx(math.exp(4.0)), 40, (0, 1))
+    assert math.log(cell.high) == pytest.approx(4.0 + T3 * 0.1, rel=1e-5)
+    assert math.log(cell.low) == pytest.approx(4.0 - T3 * 0.1, rel=1e-5)
+
+
+def test_image_noise_is_not_counted_twice(tmp_path: Path) -> None:
+    """The scatter over seeds contains the images' noise: tau^2 = 2 d^2 - b^2, and 0 when noise explains it all."""
+    found = results(tmp_path / "a", d=0.1, noise=0.05)
+    assert found.spread("fid").sd == pytest.approx(math.sqrt(0.02 - 0.0025))
+    cell = found.cell("ar", "a4", "fid")
+    assert cell is not None and math.log(cell.high) == pytest.approx(4.0 + T3 * math.sqrt(0.02 / 2), rel=1e-5)
+
+    found = results(tmp_path / "b", d=0.01, noise=0.05)
+    assert found.spread("fid").sd == 0.0
+    cell = found.cell("ar", "a4", "fid")
+    assert cell is not None and math.log(cell.high) == pytest.approx(4.0 + T3 * 0.05 / math.sqrt(2), rel=1e-5)
+
+
+def test_other_metrics_are_compared_by_difference(tmp_path: Path) -> None:
+    found = results(tmp_path, d=0.0, noise=0.1)
+    c = found.compare(("diff", "s4"), ("ce", "c4"), "precision")
+    assert c is not None
+    assert c.effect == pytest.approx((math.exp(3.5) - math.exp(3.0)) / 1000)
+    assert c.high - c.effect == pytest.approx(T3 * 0.1, rel=1e-5)  # sqrt(b^2 / 2 + b^2 / 2)
+    assert not c.better and not c.worse and not c.log
+
+
+def test_shares_stay_within_one(tmp_path: Path) -> None:
+    cell = results(tmp_path, d=0.0, noise=0.1).cell("diff", "s4", "agreement")
+    assert cell is not None and cell.low < cell.value < cell.high == 1.0
+
+
+def test_unpaired_comparison(tmp_path: Path) -> None:
+    found = results(tmp_path, d=0.1, noise=0.05)
+    c = found.compare(("diff", "s4"), ("ar", "a4"), "fid")
+    assert c is not None
+    assert c.effect == pytest.approx(-1.0)
+    assert c.high - c.effect == pytest.approx(T3 * math.sqrt(0.02), rel=1e-5)
+    assert c.better and not c.worse and not c.few
+
+
+def test_settings_of_one_variant_are_paired_by_seed(tmp_path: Path) -> None:
+    """A seed that moves all settings alike leaves their difference alone: only the image noise is left."""
+    found = results(tmp_path, d=0.5, noise=0.01)
+    c = found.compare(("diff", "s4"), ("diff", "s2"), "fid")
+    assert found.spread("fid", paired=True).sd == 0.0
+    assert c is not None and c.high - c.effect == pytest.approx(T3 * 0.01, rel=1e-4)  # sqrt(2 b^2 / 2)
+
+
+def test_paired_spread_is_that_of_the_differences(tmp_path: Path) -> None:
+    study = small({"diff": ()})
+
+    def fid(variant: str, setting: str, seed: int) -> float:
+        opposite = -1 if setting.endswith("cfg") else 1
+        return math.exp(3.0 + opposite * (0.1 if seed == 0 else -0.1))
+
+    fabricate(study, tmp_path, fid)
+    spread = Results(study, tmp_path).spread("fid", paired=True)
+    assert (spread.sd, spread.dof) == (pytest.approx(0.2 * math.sqrt(2)), 2)  # differences +-0.2
+
+
+def test_one_seed_decides_nothing_unless_far(tmp_path: Path) -> None:
+    found = results(tmp_path, d=0.01, noise=0.0, seeds={"ce": (0,)})
+    threshold = 3 * T2 * math.sqrt(2) * 0.01  # = 0.18; tau^2 = 2 d^2, one seed a side: 4 d^2, halved for two seeds
+    c = found.compare(("ce", "c4"), ("ar", "a4"), "fid")
+    assert c is not None and c.few
+    assert abs(c.effect) > threshold and c.far and c.better
+
+    MEAN["ce"] = 3.9
+    try:
+        found = results(tmp_path / "near", d=0.01, noise=0.0, seeds={"ce": (0,)})
+    finally:
+        MEAN["ce"] = 3.5
+    c = found.compare(("ce", "c4"), ("ar", "a4"), "fid")
+    assert c is not None and c.few and abs(c.effect) < threshold
+    assert c.high < 0, "the interval alone would say better"
+    assert not c.far and not c.better and not c.worse
+
+
+def test_nothing_is_far_without_a_measured_spread(tmp_path: Path) -> None:
+    found = results(tmp_path, d=0.0, noise=0.001, seeds={"ar": (0,), "ce": (0,), "diff": (0,)})
+    assert found.spread("fid").dof == 0
+    c = found.compare(("diff", "s4"), ("ar", "a4"), "fid")
+    assert c is not None and c.few and not c.far and not c.better
+    cell = found.cell("ar", "a4", "fid")
+    assert cell is not None and math.log(cell.high) == pytest.approx(4.0 + 1.959964 * 0.001, rel=1e-6)
+
+
+def test_untrained_variants_have_no_numbers(tmp_path: Path) -> None:
+    found = results(tmp_path, d=0.1, noise=0.0, seeds={"ce": ()})
+    assert found.cell("ce", "c4", "fid") is None
+    assert found.seconds("ce", "c4") is None
+    assert found.seconds("ar", "a4-cfg") is None, "on no curve of the trade-off, so nobody timed it"
+    assert found.compare(("diff", "s4"), ("ce", "c4"), "fid") is None
+
+
+def test_seconds_need_no_seeds(tmp_path: Path) -> None:
+    study = small({"ar": (0,), "diff": (0,)})
+    fabricate(study, tmp_path, shifted(0.1), seconds=lambda variant, _: 0.2 if variant == "ar" else 0.1)
+    c = Results(study, tmp_path).compare(("diff", "s4"), ("ar", "a4"), "seconds")
+    assert c is not None and c.better
+    assert [math.exp(x) for x in (c.low, c.effect, c.high)] == pytest.approx([0.5 * 0.9 / 1.1, 0.5, 0.5 * 1.1 / 0.9])
+
+
+def test_missing_and_stale_files_are_named(tmp_path: Path) -> None:
+    found = results(tmp_path, d=0.1, noise=0.0)
+    file = tmp_path / "metrics" / "diff" / "seed1" / "s4.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "samples": 7}))
+    with pytest.raises(ValueError, match=r"diff/seed1/s4.json: samples: found 7; the study asks for 40"):
+        found.cell("diff", "s4", "fid")
+    del values["metrics"]["fid"]
+    file.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"s4.json: metrics: 'fid' is missing; found inception_score"):
+        found.cell("diff", "s4", "fid")
+    file.unlink()
+    with pytest.raises(ValueError, match=r"diff/seed1/s4.json: missing"):
+        Results(found.study, tmp_path).cell("ar", "a4", "fid")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.98, "1.98"),
+        (20.0, "20.0"),
+        (476.2, "476"),
+        (1234.5, "1234"),
+        (0.00123, "0.00123"),
+        (0, "0"),
+        (-0.5, "-0.500"),
+    ],
+)
+def test_short(value: float, text: str) -> None:
+    assert short(value) == text
