@@ -1,0 +1,57 @@
+# `make demo` and `make test` share one environment, .venv, made from requirements.lock on first use.
+
+# any Python from 3.11 on; the lock is made and tested with 3.11, so that is looked for first
+PYTHON ?= $(or $(shell python3.11 -c 'print("python3.11")' 2>/dev/null),python3)
+RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
+# of Snakemake's own lines keep the progress; the commands print theirs
+QUIET := --quiet rules reason
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo smoke test lint format schema clean clean-venv
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/.installed ## make .venv with the versions of requirements.lock and the command `mar`
+
+.venv/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed and '$(PYTHON)' is not one; name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "installing requirements.lock into .venv (several GB, minutes)"
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install ## the four corner cells of Table 1 on real digits: table, verdicts, figures, report
+	$(RUN) snakemake all --configfile config/demo.yaml $(QUIET)
+	@$(RUN) mar summary --study results/demo/study.json
+
+smoke: install ## every stage at a size that only proves that it runs
+	$(RUN) snakemake all --configfile config/smoke.yaml $(QUIET)
+
+test: install ## the tests
+	$(RUN) pytest
+
+lint: install ## style, types, workflow, and that the JSON schema is the one of mar/config.py
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) snakefmt --check Snakefile workflow
+	$(RUN) mypy
+	$(RUN) snakemake --lint
+	$(RUN) mar schema | diff - workflow/schemas/study.schema.json
+
+format: install ## write the style that lint asks for
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+	$(RUN) snakefmt Snakefile workflow
+
+schema: install ## write workflow/schemas/study.schema.json after a change of mar/config.py
+	$(RUN) mar schema --out workflow/schemas/study.schema.json
+
+clean: ## delete results/ and figures/, trained models too, but for their READMEs
+	find results figures -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	rm -rf .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+clean-venv: ## delete .venv
+	rm -rf .venv
