@@ -269,7 +269,7 @@ def real(study: Study, root: Path, classes: int) -> tuple[np.ndarray, np.ndarray
 
     held = open_split(study, root, "heldout")
     chosen = np.concatenate([np.flatnonzero(held.labels == c)[:COLUMNS] for c in range(classes)])
-    return held.batch(chosen).numpy().transpose(0, 2, 3, 1), held.labels[chosen]
+    return held.arrays(chosen), held.labels[chosen]
 
 
 def smooth(values: Iterable[float]) -> list[float]:

@@ -13,16 +13,18 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from mar.config import Study
 from mar.files import atomic, claim, lock, read_json, write_json, write_text
 from mar.progress import Progress
 from mar.study import data_slice
+
+if TYPE_CHECKING:  # `prepare` and the figures read images without waiting for torch
+    import torch
 
 SPLITS = ("train", "heldout")
 SPLIT_SEED = 2024  # of the held-out share; fixed, so that every study of a data set holds out the same images
@@ -48,8 +50,13 @@ class ImageSet:
 
     def batch(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
         """Images at `indices`, uint8 (B, 3, H, W)."""
-        images = np.stack([self._read(int(i)) for i in indices])  # (B, H, W, 3)
-        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        import torch
+
+        return torch.from_numpy(self.arrays(indices)).permute(0, 3, 1, 2).contiguous()
+
+    def arrays(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> np.ndarray:
+        """Images at `indices`, uint8 (B, H, W, 3)."""
+        return np.stack([self._read(int(i)) for i in indices])
 
 
 def prepare(study: Study, root: str | Path) -> None:
@@ -130,11 +137,13 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
     """Float in [-1, 1] to uint8: clipped, then rounded to the nearest."""
-    return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
+    return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().byte()
 
 
 def shuffled(count: int, batch: int, total: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
     """Index batches (B,) that walk through fresh permutations of `count` images until `total` were drawn."""
+    import torch
+
     left, order = total, torch.empty(0, dtype=torch.int64)
     while left:
         need = min(batch, left)

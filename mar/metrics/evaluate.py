@@ -125,7 +125,7 @@ def judge(
         train: the same of the train split.
         distances: of each image to its nearest training image (n,).
     """
-    draw = metrics.Bootstrap(len(judged["labels"]), study.metrics.bootstrap, study.seed)
+    draw = metrics.Bootstrap(judged["labels"], study.metrics.bootstrap, study.seed)
     agree = judged["logits"].argmax(axis=1) == judged["labels"]
     precision, recall = draw.precision_recall(judged["features"], train["features"], study.metrics.neighbours)
     return {

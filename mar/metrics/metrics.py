@@ -88,19 +88,23 @@ def nearest(images: torch.Tensor, train: Iterable[torch.Tensor]) -> np.ndarray:
 
 
 class Bootstrap:
-    """The same resamples of n images for every metric of a set.
+    """The same resamples of n images for every metric of a set, drawn within each class.
+
+    A sample set has equally many images of each class by design, so the shares of the classes are no part of the
+    noise; drawn freely they would move FID more than anything else.
 
     Args:
-        n: images of the judged set.
+        labels: class of each image of the judged set, int64 (n,).
         resamples: how often they are drawn again.
         seed: of the draws.
     """
 
-    def __init__(self, n: int, resamples: int, seed: int) -> None:
-        self.n, self.resamples, self.seed = n, resamples, seed
+    def __init__(self, labels: np.ndarray, resamples: int, seed: int) -> None:
+        self.n, self.resamples, self.seed = len(labels), resamples, seed
         self.rng = np.random.default_rng(seed)
-        draws = self.rng.integers(n, size=(resamples, n))
-        self.counts = np.stack([np.bincount(draw, minlength=n) for draw in draws]).astype(np.float64)  # (R, n)
+        members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        draws = np.concatenate([self.rng.choice(rows, size=(resamples, len(rows))) for rows in members], axis=1)
+        self.counts = np.stack([np.bincount(draw, minlength=self.n) for draw in draws]).astype(np.float64)  # (R, n)
 
     def fid(self, features: np.ndarray, real: Statistics) -> Metric:
         """FID of features (n, F) against real statistics.

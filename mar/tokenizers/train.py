@@ -198,7 +198,7 @@ def measure(tokenizer: Tokenizer, study: Study, root: Path, device: torch.device
     same = features.read(root / "features" / "heldout.npz")["features"]
     # per image, 255 the peak; a perfect image counts as 1e-10 squared grey levels
     psnr = 10.0 * torch.log10(255.0**2 / torch.cat(errors).clamp(min=1e-10)).numpy()
-    draw = metrics.Bootstrap(len(heldout), study.metrics.bootstrap, study.seed)
+    draw = metrics.Bootstrap(heldout.labels, study.metrics.bootstrap, study.seed)
     values = {
         "rfid": draw.fid(found["features"], train),
         "floor": draw.fid(same, train),

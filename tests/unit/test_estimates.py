@@ -50,6 +50,19 @@ def test_image_noise_is_not_counted_twice(tmp_path: Path) -> None:
     assert cell is not None and math.log(cell.high) == pytest.approx(4.0 + T3 * 0.05 / math.sqrt(2), rel=1e-5)
 
 
+def test_interval_that_reaches_below_zero_stays_usable(tmp_path: Path) -> None:
+    """The bootstrap of a FID close to the floor can end below zero, where there is no logarithm."""
+    study = small()
+    fabricate(study, tmp_path, lambda *_: 2.0)
+    for file in (tmp_path / "metrics").glob("*/*/*.json"):
+        values = json.loads(file.read_text())
+        values["metrics"]["fid"] |= {"low": 2.0 - 2 * 1.959964, "high": 2.0 + 2 * 1.959964}
+        file.write_text(json.dumps(values))
+    cell = Results(study, tmp_path).cell("ar", "a4", "fid")
+    assert cell is not None and 0 < cell.low < cell.value < cell.high
+    assert math.log(cell.high / cell.value) == pytest.approx(T3 * 1.0 / math.sqrt(2), rel=1e-5)  # b = 2 / value
+
+
 def test_other_metrics_are_compared_by_difference(tmp_path: Path) -> None:
     found = results(tmp_path, d=0.0, noise=0.1)
     c = found.compare(("diff", "s4"), ("ce", "c4"), "precision")

@@ -35,7 +35,7 @@ def test_intervals_hold_the_value_and_narrow_with_n() -> None:
     widths = []
     for n in (200, 2000):
         rows = rng.normal(size=(n, 8)).astype(np.float32)
-        metric = metrics.Bootstrap(n, 100, seed=0).fid(rows, real)
+        metric = metrics.Bootstrap(np.zeros(n, int), 100, seed=0).fid(rows, real)
         assert metric["low"] < metric["value"] < metric["high"]
         assert metric["value"] == pytest.approx(metrics.fid(statistics.of(rows), real))
         assert (metric["n"], metric["bootstrap"], metric["seed"], metric["higher_is_better"]) == (n, 100, 0, False)
@@ -45,7 +45,7 @@ def test_intervals_hold_the_value_and_narrow_with_n() -> None:
 
 def test_interval_of_a_mean_is_the_textbook_one() -> None:
     values = np.random.default_rng(0).normal(size=1000)
-    metric = metrics.Bootstrap(1000, 400, seed=1).mean(values, higher_is_better=None)
+    metric = metrics.Bootstrap(np.zeros(1000, int), 400, seed=1).mean(values, higher_is_better=None)
     error = values.std() / 1000**0.5
     assert metric["value"] == pytest.approx(values.mean())
     assert metric["high"] - metric["low"] == pytest.approx(2 * 1.96 * error, rel=0.15)
@@ -55,7 +55,7 @@ def test_precision_and_recall_intervals() -> None:
     rng = np.random.default_rng(0)
     real = rng.normal(size=(300, 4)).astype(np.float32)
     generated = (0.6 * rng.normal(size=(200, 4))).astype(np.float32)
-    precision, recall = metrics.Bootstrap(200, 50, seed=0).precision_recall(generated, real, 3)
+    precision, recall = metrics.Bootstrap(np.zeros(200, int), 50, seed=0).precision_recall(generated, real, 3)
     assert (precision["value"], recall["value"]) == pytest.approx(metrics.precision_recall(generated, real, 3))
     assert precision["value"] > recall["value"]
     for metric in (precision, recall):
@@ -66,7 +66,7 @@ def test_bootstrap_of_the_studies_takes_seconds() -> None:
     rng = np.random.default_rng(0)
     rows, logits = rng.normal(size=(1000, 64)).astype(np.float32), rng.normal(size=(1000, 10)).astype(np.float32)
     start = time.process_time()
-    draw = metrics.Bootstrap(1000, 200, seed=0)
+    draw = metrics.Bootstrap(np.zeros(1000, int), 200, seed=0)
     draw.fid(rows, statistics.of(rows))
     draw.inception_score(logits)
     draw.precision_recall(rows, rows, 3)
@@ -248,3 +248,14 @@ def test_samples_of_another_tokenizer_are_refused(judged: tuple[Study, Path], sa
     with pytest.raises(ValueError, match=r"decoded by another tokenizer"):
         evaluate.evaluate(study, root, "mar", 0, "plain")
     weights.unlink()
+
+
+def test_bootstrap_keeps_the_classes_balanced():
+    labels = np.arange(60) % 3
+    draw = metrics.Bootstrap(labels, 20, seed=0)
+    assert draw.counts.shape == (20, 60) and len({tuple(row) for row in draw.counts}) == 20
+    for label in range(3):
+        assert (draw.counts[:, labels == label].sum(axis=1) == 20).all()
+    share = draw.mean(labels == 1, higher_is_better=None)
+    # what the design fixes has no interval
+    assert [share[key] for key in ("low", "high")] == pytest.approx([share["value"]] * 2, abs=1e-12)

@@ -1,0 +1,283 @@
+"""The commands of `mar`: one a stage, thin. What a stage does is told in its module.
+
+Every command takes the resolved study.json that the workflow writes, and its folder is the root of the results.
+Imports happen inside the commands: `mar --help` needs no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from mar.config import Study
+
+
+class Commands(click.Group):
+    """A group whose commands tell a user's mistake, a ValueError of this package, in one line without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a ValueError from a library is a bug of ours and keeps its traceback."""
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+            if not raised_in.is_relative_to(Path(__file__).parent):
+                raise
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=Commands, context_settings={"max_content_width": 120})
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of torch; 0 leaves it its default.")
+def main(threads: int) -> None:
+    """MAR, "Autoregressive Image Generation without Vector Quantization", one command a stage."""
+    if threads:
+        # Torch reads these when it is imported, which the commands do later and only if they need it.
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)
+
+
+def _open(path: str, variant: str = "", setting: str = "", tokenizer: str = "") -> tuple[Study, Path]:
+    """The study and the root of its results; names that the study lacks are refused here."""
+    from mar.config import known
+    from mar.study import load
+
+    if Path(path).name != "study.json":
+        raise ValueError(f"--study {path}: accepted: results/<study>/study.json, which `snakemake -n` writes")
+    study = load(path)
+    if variant:
+        known("--variant", variant, study.variants)
+    if setting:
+        known("--setting", setting, study.variants[variant].sampling)
+    if tokenizer:
+        known("--tokenizer", tokenizer, study.tokenizers)
+    return study, Path(path).parent
+
+
+def _study(function: Callable[..., None]) -> Callable[..., None]:
+    return click.option("--study", required=True, metavar="results/<study>/study.json", help="The resolved study.")(
+        function
+    )
+
+
+_tokenizer = click.option("--tokenizer", required=True, help="Name of a tokenizer of the study.")
+_variant = click.option("--variant", required=True, help="Name of a variant of the study.")
+_seed = click.option("--seed", required=True, type=int, help="Training seed.")
+_setting = click.option("--setting", required=True, help="Name of a sampling setting of the variant.")
+
+
+@main.command()
+@_study
+def prepare(study: str) -> None:
+    """Find, check and count the images."""
+    from mar.data.images import prepare
+
+    prepare(*_open(study))
+
+
+@main.command()
+@_study
+def classifier(study: str) -> None:
+    """Train the classifier whose features the metrics use."""
+    from mar.metrics.classifier import train
+
+    train(*_open(study))
+
+
+@main.command()
+@_study
+def reference(study: str) -> None:
+    """Features of the real images, and the real-versus-real floor of every metric."""
+    from mar.metrics.evaluate import reference
+
+    reference(*_open(study))
+
+
+@main.command()
+@_study
+@_tokenizer
+def tokenizer(study: str, tokenizer: str) -> None:
+    """Train a tokenizer."""
+    from mar.tokenizers.train import train
+
+    train(*_open(study, tokenizer=tokenizer), tokenizer)
+
+
+@main.command()
+@_study
+@_tokenizer
+def rfid(study: str, tokenizer: str) -> None:
+    """Measure what a tokenizer loses: rFID, PSNR, codebook usage."""
+    from mar.tokenizers.train import rfid
+
+    rfid(*_open(study, tokenizer=tokenizer), tokenizer)
+
+
+@main.command()
+@_study
+@_tokenizer
+def encode(study: str, tokenizer: str) -> None:
+    """Turn all images into tokens."""
+    from mar.encode import encode
+
+    encode(*_open(study, tokenizer=tokenizer), tokenizer)
+
+
+@main.command()
+@_study
+@_variant
+@_seed
+def train(study: str, variant: str, seed: int) -> None:
+    """Train a variant with one seed; the same command resumes."""
+    from mar.train import train
+
+    train(*_open(study, variant), variant, seed)
+
+
+@main.command()
+@_study
+@_variant
+@_seed
+@_setting
+def sample(study: str, variant: str, seed: int, setting: str) -> None:
+    """Draw a sample set from a trained variant; the same command resumes."""
+    from mar.sample import sample
+
+    sample(*_open(study, variant, setting), variant, seed, setting)
+
+
+@main.command()
+@_study
+@_variant
+@_seed
+@_setting
+def evaluate(study: str, variant: str, seed: int, setting: str) -> None:
+    """Measure a sample set."""
+    from mar.metrics.evaluate import evaluate
+
+    evaluate(*_open(study, variant, setting), variant, seed, setting)
+
+
+@main.command()
+@_study
+@_variant
+def speed(study: str, variant: str) -> None:
+    """Measure the seconds per image of a variant at each of its sampling settings."""
+    from mar.speed import measure
+
+    measure(*_open(study, variant), variant)
+
+
+@main.command()
+@_study
+@click.option("--name", required=True, help="Name of a table of the study.")
+def table(study: str, name: str) -> None:
+    """Write a table as CSV, Markdown and LaTeX."""
+    from mar.tables import table
+
+    table(*_open(study), name)
+
+
+@main.command()
+@_study
+@click.option("--name", required=True, help="tradeoff, samples or losses.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for NAME.pdf, .png and .csv.")
+def figure(study: str, name: str, out: Path) -> None:
+    """Draw a figure and write its numbers."""
+    from mar.figures import draw
+
+    draw(*_open(study), name, out)
+
+
+@main.command()
+@_study
+@click.option("--claims", "claims_file", default="config/claims.yaml", type=click.Path(path_type=Path))
+def claims(study: str, claims_file: Path) -> None:
+    """Judge each claim of the paper by what the study measured."""
+    from mar.claims import judge
+
+    judge(*_open(study), claims_file)
+
+
+@main.command()
+@_study
+@click.option("--figures", required=True, type=click.Path(path_type=Path), help="Folder of the study's figures.")
+def report(study: str, figures: Path) -> None:
+    """Write everything on one self-contained page."""
+    from mar.report import report
+
+    report(*_open(study), figures)
+
+
+@main.command()
+@_study
+def summary(study: str) -> None:
+    """Print the tables, the verdicts and where to look further."""
+    from mar.report import summary
+
+    summary(*_open(study))
+
+
+@main.command()
+@_study
+@click.option("--db", default="results/mlflow.db", type=click.Path(path_type=Path), help="SQLite file of MLflow.")
+def track(study: str, db: Path) -> None:
+    """Fill MLflow from the files of the study; doing it again changes nothing."""
+    from mar.track import sync
+
+    sync(*_open(study), db)
+
+
+@main.command()
+@_study
+def watch(study: str) -> None:
+    """Show the trainings of a study as they run; Ctrl-C ends the show, not the trainings."""
+    from mar.track import watch
+
+    watch(*_open(study))
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), help="File to write instead of printing.")
+def schema(out: Path | None) -> None:
+    """JSON schema of a study file, for editors."""
+    from mar.files import write_if_changed
+    from mar.study import json_schema
+
+    text = json_schema()
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_if_changed(out, text)
+
+
+@main.command(context_settings={"allow_interspersed_args": False})
+@click.option("--cluster", type=click.Choice(["local", "debug", "slurm"]), default="local", help="Where the job runs.")
+@click.option("--folder", required=True, type=click.Path(path_type=Path), help="Folder of the job: job.json, output.")
+@click.option("--recipe", default="", help="What the result depends on, to tell jobs of other recipes from this one.")
+@click.option("--slurm-partition", default="", metavar="NAME")
+@click.option("--slurm-account", default="", metavar="NAME")
+@click.option("--slurm-qos", default="", metavar="NAME")
+@click.option("--slurm-constraint", default="", metavar="FEATURES")
+@click.option("--slurm-nodes", default=0, metavar="N")
+@click.option("--slurm-gpus-per-node", default=0, metavar="N")
+@click.option("--slurm-time", default=0, metavar="MINUTES")
+@click.option("--slurm-mem", default=0, metavar="MEGABYTES", help="Memory per node.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def launch(cluster: str, folder: Path, recipe: str, command: tuple[str, ...], **slurm: Any) -> None:
+    """Run a COMMAND of mar as a job and follow it: mar launch --folder F -- train --study S --variant V --seed K."""
+    from mar.cluster.launch import Slurm, launch
+
+    site = Slurm(**{name.removeprefix("slurm_"): value for name, value in slurm.items()})
+    sys.exit(launch(command, folder, cluster, recipe, site))
+
+
+if __name__ == "__main__":
+    main()

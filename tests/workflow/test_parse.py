@@ -1,0 +1,69 @@
+"""What snakemake makes of the workflow before anything runs: lint, the jobs of every study, errors of a study file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mar.study import load, speed_settings
+
+STUDIES = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
+STUDIES = [path for path in STUDIES if "study:" in path.read_text()]
+
+
+def test_lint_is_clean(fresh: Any) -> None:
+    assert "Congratulations" in fresh.snakemake("--lint")
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> None:
+    study = load(path)
+    trained = {name: variant for name, variant in study.variants.items() if variant.seeds}
+    runs = sorted(f"{name} {seed}" for name, variant in trained.items() for seed in variant.seeds)
+    sets = sorted(f"{run} {setting}" for run in runs for setting in trained[run.split()[0]].sampling)
+    tokenizers = sorted({variant.tokenizer for variant in trained.values()})
+    figures = ["losses", "samples", "tradeoff"]
+    assert fresh.plan("all", "--configfile", f"config/{path.name}") == {
+        "prepare": [""],
+        "classifier": [""],
+        "reference": [""],
+        "tokenizer": tokenizers,
+        "rfid": tokenizers,
+        "encode": tokenizers,
+        "train": runs,
+        "sample": sets,
+        "evaluate": sets,
+        "speed": sorted(name for name in trained if speed_settings(study, name)),
+        "table": sorted(study.tables),
+        "figure": figures,
+        "alias": figures,
+        "claims": [""],
+        "report": [""],
+        "track": [""],
+    }
+    assert (fresh.folder / "results" / study.study / "study.json").exists()
+
+
+def test_one_figure_by_name_is_that_of_the_default_study(fresh: Any) -> None:
+    plan = fresh.plan("figures/tradeoff.pdf")
+    assert plan["alias"] == plan["figure"] == ["tradeoff"]
+    assert "table" not in plan and "report" not in plan
+    digits = load(fresh.folder / "config" / "digits.yaml")
+    assert len(plan["train"]) == sum(len(variant.seeds) for variant in digits.variants.values())
+
+
+def test_a_mistake_in_a_study_is_told_without_traceback(fresh: Any) -> None:
+    (fresh.folder / "config" / "bad.yaml").write_text(
+        "extends: smoke.yaml\nstudy: bad\nrecipes: {crossent: {base_learning_rat: 1.0e-4}}\n"
+    )
+    output = fresh.fails("-n", "--configfile", "config/bad.yaml")
+    assert "config/bad.yaml: recipes.crossent: unknown key 'base_learning_rat' (did you mean" in output
+    assert "Traceback" not in output
+    assert not (fresh.folder / "results" / "bad").exists()
+
+
+def test_a_name_that_the_study_lacks_is_no_target(fresh: Any) -> None:
+    output = fresh.fails("-n", "results/smoke/runs/nobody/seed0/run.json", "--configfile", "config/smoke.yaml")
+    assert "MissingRuleException" in output

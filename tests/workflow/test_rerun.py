@@ -1,0 +1,133 @@
+"""What runs again after a change of a finished study: exactly what depends on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mar.study import load
+
+SMOKE = ("all", "--configfile", "config/smoke.yaml")
+PRODUCTS = {"table", "figure", "alias", "claims", "report", "track"}
+
+
+def changed(project: Any, values: dict[str, Any]) -> tuple[str, ...]:
+    """The smoke study with other values."""
+    path = project.folder / "config" / "changed.yaml"
+    path.write_text(yaml.safe_dump({"extends": "smoke.yaml", "study": "smoke", **values}))
+    return "all", "--configfile", "config/changed.yaml"
+
+
+def test_nothing_after_a_complete_run(finished: Any) -> None:
+    assert finished.plan(*SMOKE) == {}
+    study = load(finished.folder / "config" / "smoke.yaml")
+    assert len([c for c in finished.calls() if c.startswith("train ")]) == sum(
+        len(v.seeds) for v in study.variants.values()
+    )
+    log = finished.folder / "results" / "smoke" / "logs" / "train" / "mar-diffloss" / "seed0.log"
+    assert log.read_text() == "train done\n"
+
+
+def test_resources_threads_and_cores_rerun_nothing(finished: Any) -> None:
+    plan = finished.plan(
+        *SMOKE, "--set-resources", "train:runtime=60", "sample:mem_mb=1000", "--set-threads", "train=2", "--cores", "1"
+    )
+    assert plan == {}
+
+
+def test_the_slurm_profile_reruns_nothing_and_reaches_the_launcher(finished: Any) -> None:
+    site = finished.folder / "site.yaml"
+    site.write_text("default-resources: {launcher: slurm, slurm_partition: gpu, constraint: a100|h100}\n")
+    profiles = ("--profile", "slurm", "--profile", "site.yaml")
+    assert finished.plan(*SMOKE, "--profile", "slurm") == {}
+    target = "results/smoke/runs/mar-diffloss/seed0/run.json"
+    output = finished.snakemake("-n", "-p", "--force", target, "--configfile", "config/smoke.yaml", *profiles)
+    assert "mar launch --cluster slurm" in output
+    assert "--slurm-partition=gpu" in output
+    assert "--slurm-constraint='a100|h100'" in output
+    assert "-- --threads 0 train" in output
+
+
+def test_a_hyper_parameter_reruns_the_training_and_what_follows(finished: Any) -> None:
+    plan = finished.plan(*changed(finished, {"recipes": {"crossent": {"base_learning_rate": 5.0e-4}}}))
+    variant = "ar-raster-crossent"
+    sets = [f"{variant} 0 ar-ce", f"{variant} 0 ar-ce-cfg"]
+    assert plan.pop("train") == [f"{variant} 0"]
+    assert plan.pop("sample") == plan.pop("evaluate") == sets
+    assert plan.pop("speed") == [variant]
+    assert set(plan) == PRODUCTS
+
+
+def test_a_metric_setting_trains_nothing(finished: Any) -> None:
+    plan = finished.plan(*changed(finished, {"metrics": {"bootstrap": 30}}))
+    assert set(plan) == {"reference", "rfid", "evaluate", *PRODUCTS}
+
+
+def test_the_classifier_is_no_reason_to_train_a_tokenizer(finished: Any) -> None:
+    plan = finished.plan(*changed(finished, {"classifier": {"images": 1280}}))
+    assert set(plan) == {"classifier", "reference", "rfid", "evaluate", *PRODUCTS}
+
+
+def test_a_second_seed_trains_only_itself(finished: Any) -> None:
+    plan = finished.plan(*changed(finished, {"variants": {"mar-diffloss": {"seeds": [0, 1]}}}))
+    assert plan["train"] == ["mar-diffloss 1"]
+    assert plan["evaluate"] == ["mar-diffloss 1 mar-diff-8", "mar-diffloss 1 mar-diff-8-cfg"]
+    assert "speed" not in plan and "encode" not in plan
+
+
+def test_the_order_of_keys_is_no_change(finished: Any) -> None:
+    def backwards(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: backwards(value[key]) for key in reversed(value)}
+        return value
+
+    values = load(finished.folder / "config" / "smoke.yaml").model_dump(mode="json")
+    path = finished.folder / "config" / "backwards.yaml"
+    path.write_text(yaml.safe_dump(backwards(values), sort_keys=False))
+    assert path.read_text().startswith("tradeoff:")
+    assert finished.plan("all", "--configfile", "config/backwards.yaml") == {}
+
+
+def test_editing_the_drawing_code_redraws_the_figures_only(finished: Any) -> None:
+    plan = edit_and_plan(finished, "mar/figures.py")
+    assert plan.pop("figure") == plan.pop("alias") == ["losses", "samples", "tradeoff"]
+    assert set(plan) == {"report", "track"}  # they show the figures
+
+
+def test_editing_the_claims_judges_again(finished: Any) -> None:
+    assert set(edit_and_plan(finished, "config/claims.yaml")) == {"claims", "report"}
+
+
+def test_editing_the_training_code_reruns_nothing(finished: Any) -> None:
+    assert edit_and_plan(finished, "mar/train.py") == {}
+
+
+def edit_and_plan(project: Any, name: str) -> dict[str, list[str]]:
+    """The plan after an edit, which is then taken back. A new time alone is no edit: Snakemake compares checksums."""
+    path = project.folder / name
+    text = path.read_text()
+    path.write_text(text + "# edited\n")
+    try:
+        return project.plan(*SMOKE)
+    finally:
+        path.write_text(text)
+
+
+def test_the_report_of_snakemake_has_the_products(finished: Any) -> None:
+    finished.snakemake("--report", "page.html", "--configfile", "config/smoke.yaml")
+    page = (finished.folder / "page.html").read_text()
+    for text in ("figures/smoke/tradeoff.png", "results/smoke/tables/table1.csv", "results/smoke/report.html"):
+        assert text in page
+
+
+def test_the_alias_follows_the_study(finished: Any) -> None:
+    (finished.folder / "config" / "other.yaml").write_text("extends: smoke.yaml\nstudy: other\n")
+    alias: Path = finished.folder / "figures" / "losses.pdf"
+    assert "results/smoke/study.json" in alias.read_text()
+    finished.snakemake("figures/losses.pdf", "--configfile", "config/other.yaml")
+    assert "results/other/study.json" in alias.read_text()
+    assert finished.plan("figures/losses.pdf", "--configfile", "config/smoke.yaml") == {"alias": ["losses"]}
+    finished.snakemake("figures/losses.pdf", "--configfile", "config/smoke.yaml")
+    assert "results/smoke/study.json" in alias.read_text()
