@@ -27,6 +27,8 @@ CAPTIONS = {
     "losses": "Training loss. Losses of different heads do not compare.",
 }
 WHY = {  # reasons for departures from the published recipe
+    ("recipes", "mask_ratio_min"): "Of a short sequence, a ratio of 0.7 or more shows the model a handful of tokens in "
+    "training, while sampling shows it all but one.",
     ("sampling", "clamp"): "With the cosine schedule alpha_bar is 2.4e-9 at t = 999, so the first reverse step divides "
     "the error of the predicted noise by sqrt(alpha_bar), 5e-5: a briefly trained denoiser throws x0 far off. Holding "
     "x0 within a few standard deviations stops that; the published code does not clamp.",

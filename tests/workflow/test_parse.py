@@ -56,10 +56,10 @@ def test_one_figure_by_name_is_that_of_the_default_study(fresh: Any) -> None:
 
 def test_a_mistake_in_a_study_is_told_without_traceback(fresh: Any) -> None:
     (fresh.folder / "config" / "bad.yaml").write_text(
-        "extends: smoke.yaml\nstudy: bad\nrecipes: {crossent: {base_learning_rat: 1.0e-4}}\n"
+        "extends: smoke.yaml\nstudy: bad\nrecipes: {causal: {base_learning_rat: 1.0e-4}}\n"
     )
     output = fresh.fails("-n", "--configfile", "config/bad.yaml")
-    assert "config/bad.yaml: recipes.crossent: unknown key 'base_learning_rat' (did you mean" in output
+    assert "config/bad.yaml: recipes.causal: unknown key 'base_learning_rat' (did you mean" in output
     assert "Traceback" not in output
     assert not (fresh.folder / "results" / "bad").exists()
 

@@ -51,8 +51,10 @@ def test_the_slurm_profile_reruns_nothing_and_reaches_the_launcher(finished: Any
 
 
 def test_a_hyper_parameter_reruns_the_training_and_what_follows(finished: Any) -> None:
-    plan = finished.plan(*changed(finished, {"recipes": {"crossent": {"base_learning_rate": 5.0e-4}}}))
     variant = "ar-raster-crossent"
+    recipe = load(finished.folder / "config" / "smoke.yaml").recipes["causal"].model_dump(mode="json")
+    other = {"recipes": {"other": {**recipe, "base_learning_rate": 5.0e-4}}, "variants": {variant: {"recipe": "other"}}}
+    plan = finished.plan(*changed(finished, other))
     sets = [f"{variant} 0 ar-ce", f"{variant} 0 ar-ce-cfg"]
     assert plan.pop("train") == [f"{variant} 0"]
     assert plan.pop("sample") == plan.pop("evaluate") == sets
@@ -73,7 +75,7 @@ def test_the_classifier_is_no_reason_to_train_a_tokenizer(finished: Any) -> None
 def test_a_second_seed_trains_only_itself(finished: Any) -> None:
     plan = finished.plan(*changed(finished, {"variants": {"mar-diffloss": {"seeds": [0, 1]}}}))
     assert plan["train"] == ["mar-diffloss 1"]
-    assert plan["evaluate"] == ["mar-diffloss 1 mar-diff-8", "mar-diffloss 1 mar-diff-8-cfg"]
+    assert plan["evaluate"] == ["mar-diffloss 1 mar-diff-4", "mar-diffloss 1 mar-diff-4-cfg"]
     assert "speed" not in plan and "encode" not in plan
 
 

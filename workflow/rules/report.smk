@@ -33,7 +33,7 @@ rule table:
 rule figure:
     input:
         files=figure_inputs,
-        code=["mar/figures.py", "mar/estimates.py"],
+        code=["mar/figures.py", "mar/estimates.py", "mar/track.py"],
     output:
         pdf=f"{FIGURE_ROOT}/{{figure}}.pdf",
         png=report(
@@ -119,8 +119,13 @@ rule report:
         rfid=expand(rules.rfid.output.rfid, tokenizer=TOKENIZERS),
         classifier=rules.classifier.output.record,
         data=rules.prepare.output.manifest,
-        paper=PAPER,
-        code=["mar/report.py", "mar/tables.py", "mar/estimates.py"],
+        paper=[*PAPER, "config/paper/mar_recipe.csv"],
+        code=[
+            "mar/report.py",
+            "mar/templates/report.html",
+            "mar/tables.py",
+            "mar/estimates.py",
+        ],
     output:
         page=report(
             f"{ROOT}/report.html", caption="../report/report.rst", category="Report"
@@ -147,7 +152,7 @@ rule track:
         rfid=expand(rules.rfid.output.rfid, tokenizer=TOKENIZERS),
         metrics=METRICS,
         figures=FIGURES,
-        code="mar/track.py",
+        code=["mar/track.py", "mar/figures.py"],
     output:
         stamp=touch(f"{ROOT}/mlflow.stamp"),
     log:
