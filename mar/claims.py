@@ -70,7 +70,7 @@ class Improves(Section):
 
 
 class Dominates(Section):
-    """For each point of curve b, a point of curve a is faster and not worse."""
+    """For each point of curve b, a point of curve a is faster and better."""
 
     kind: Literal["dominates"]
     metric: Metric
@@ -159,16 +159,16 @@ def _judge(claim: Claim, results: Results) -> dict[str, Any]:
     else:
         a, b = _cell(results, check.table, check.a, guided), _cell(results, check.table, check.b, guided)
     metric = "seconds" if isinstance(check, Faster) else check.metric
-    comparison = results.compare(a, b, metric) if a and b else None
+    edge = math.log(check.within) if isinstance(check, Close) else 0.0
+    comparison = results.compare(a, b, metric, edge) if a and b else None
     if comparison is None:
         return _entry(claim, "not run", None, "the study does not train what this compares")
     if isinstance(check, Close):
-        edge = math.log(check.within)
         below, above = comparison.high < edge, comparison.low > edge
         verdict = _verdict(comparison.trusted and below, comparison.trusted and above)
     else:
         verdict = _verdict(comparison.better, comparison.worse)
-    reason = _reason(comparison, verdict) + _published(check)
+    reason = _reason(comparison, verdict) + _published(check) + _unequal(results.study, a, b)
     if isinstance(check, Close):
         reason += f"; accepted up to ratio {short(check.within)}"
     return _entry(claim, verdict, comparison, reason)
@@ -211,6 +211,7 @@ def _dominates(check: Dominates, results: Results) -> tuple[str, Comparison | No
         shown = quality
         reasons.append(
             f"{a[1]} against {b[1]}: {_reason(quality, verdicts[-1])}; seconds per image {speed.a} against {speed.b}"
+            + _unequal(results.study, a, b)
         )
     if not verdicts:
         return "not run", None, f"the study has no curve {check.b!r}"
@@ -232,6 +233,14 @@ def _reason(c: Comparison, verdict: str) -> str:
     if c.few and not c.far and verdict == "inconclusive":
         return f"inconclusive (1 seed): {text}"
     return text + (", far outside the measured seed spread" if c.few and c.far else "")
+
+
+def _unequal(study: Study, a: Cell | None, b: Cell | None) -> str:
+    """A caveat where the two sides did not see equally many images in training."""
+    if a is None or b is None:
+        return ""
+    ours, theirs = (study.recipes[study.variants[variant].recipe].images for variant, _ in (a, b))
+    return "" if ours == theirs else f"; trained on {ours} against {theirs} images"
 
 
 def _published(check: Check) -> str:

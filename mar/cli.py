@@ -44,8 +44,21 @@ def main(threads: int) -> None:
             sys.modules["torch"].set_num_threads(threads)
 
 
-def _open(path: str, variant: str = "", setting: str = "", tokenizer: str = "") -> tuple[Study, Path]:
-    """The study and the root of its results; names that the study lacks are refused here."""
+def _open(
+    path: str,
+    variant: str = "",
+    setting: str = "",
+    tokenizer: str = "",
+    recipe: str = "",
+    stage: str = "",
+    seed: int = 0,
+) -> tuple[Study, Path]:
+    """The study and the root of its results; names that the study lacks are refused here.
+
+    So is a study.json that says something else by now than the `recipe` with which the workflow planned the job: it is
+    written anew whenever the workflow is read, a dry run of an edited study included.
+    """
+    from mar import study as studies
     from mar.config import known
     from mar.study import load
 
@@ -58,6 +71,11 @@ def _open(path: str, variant: str = "", setting: str = "", tokenizer: str = "") 
         known("--setting", setting, study.variants[variant].sampling)
     if tokenizer:
         known("--tokenizer", tokenizer, study.tokenizers)
+    names = {"tokenizer": (tokenizer,), "train": (variant, seed), "sample": (variant, setting), "speed": (variant,)}
+    if recipe and recipe != (now := getattr(studies, f"{stage}_slice")(study, *names.get(stage, ()))):
+        raise ValueError(
+            f"{path}: changed since this job was planned; run the workflow again. Planned {recipe}, now {now}"
+        )
     return study, Path(path).parent
 
 
@@ -67,6 +85,7 @@ def _study(function: Callable[..., None]) -> Callable[..., None]:
     )
 
 
+_recipe = click.option("--recipe", default="", help="What the workflow planned with; another study.json is refused.")
 _tokenizer = click.option("--tokenizer", required=True, help="Name of a tokenizer of the study.")
 _variant = click.option("--variant", required=True, help="Name of a variant of the study.")
 _seed = click.option("--seed", required=True, type=int, help="Training seed.")
@@ -84,61 +103,67 @@ def prepare(study: str) -> None:
 
 @main.command()
 @_study
-def classifier(study: str) -> None:
+@_recipe
+def classifier(study: str, recipe: str) -> None:
     """Train the classifier whose features the metrics use."""
     from mar.metrics.classifier import train
 
-    train(*_open(study))
+    train(*_open(study, recipe=recipe, stage="classifier"))
 
 
 @main.command()
 @_study
-def reference(study: str) -> None:
+@_recipe
+def reference(study: str, recipe: str) -> None:
     """Features of the real images, and the real-versus-real floor of every metric."""
     from mar.metrics.evaluate import reference
 
-    reference(*_open(study))
+    reference(*_open(study, recipe=recipe, stage="reference"))
 
 
 @main.command()
 @_study
 @_tokenizer
-def tokenizer(study: str, tokenizer: str) -> None:
+@_recipe
+def tokenizer(study: str, tokenizer: str, recipe: str) -> None:
     """Train a tokenizer."""
     from mar.tokenizers.train import train
 
-    train(*_open(study, tokenizer=tokenizer), tokenizer)
+    train(*_open(study, tokenizer=tokenizer, recipe=recipe, stage="tokenizer"), tokenizer)
 
 
 @main.command()
 @_study
 @_tokenizer
-def rfid(study: str, tokenizer: str) -> None:
+@_recipe
+def rfid(study: str, tokenizer: str, recipe: str) -> None:
     """Measure what a tokenizer loses: rFID, PSNR, codebook usage."""
     from mar.tokenizers.train import rfid
 
-    rfid(*_open(study, tokenizer=tokenizer), tokenizer)
+    rfid(*_open(study, tokenizer=tokenizer, recipe=recipe, stage="metrics"), tokenizer)
 
 
 @main.command()
 @_study
 @_tokenizer
-def encode(study: str, tokenizer: str) -> None:
+@_recipe
+def encode(study: str, tokenizer: str, recipe: str) -> None:
     """Turn all images into tokens."""
     from mar.encode import encode
 
-    encode(*_open(study, tokenizer=tokenizer), tokenizer)
+    encode(*_open(study, tokenizer=tokenizer, recipe=recipe, stage="tokenizer"), tokenizer)
 
 
 @main.command()
 @_study
 @_variant
 @_seed
-def train(study: str, variant: str, seed: int) -> None:
+@_recipe
+def train(study: str, variant: str, seed: int, recipe: str) -> None:
     """Train a variant with one seed; the same command resumes."""
     from mar.train import train
 
-    train(*_open(study, variant), variant, seed)
+    train(*_open(study, variant, recipe=recipe, stage="train", seed=seed), variant, seed)
 
 
 @main.command()
@@ -146,11 +171,13 @@ def train(study: str, variant: str, seed: int) -> None:
 @_variant
 @_seed
 @_setting
-def sample(study: str, variant: str, seed: int, setting: str) -> None:
-    """Draw a sample set from a trained variant; the same command resumes."""
+@_recipe
+@click.option("--shard", type=int, nargs=2, default=(0, 1), metavar="I N", help="Draw chunks I, I+N, I+2N, ... only.")
+def sample(study: str, variant: str, seed: int, setting: str, recipe: str, shard: tuple[int, int]) -> None:
+    """Draw a sample set from a trained variant, or a share of it beside other workers; the same command resumes."""
     from mar.sample import sample
 
-    sample(*_open(study, variant, setting), variant, seed, setting)
+    sample(*_open(study, variant, setting, recipe=recipe, stage="sample"), variant, seed, setting, shard)
 
 
 @main.command()
@@ -158,21 +185,23 @@ def sample(study: str, variant: str, seed: int, setting: str) -> None:
 @_variant
 @_seed
 @_setting
-def evaluate(study: str, variant: str, seed: int, setting: str) -> None:
+@_recipe
+def evaluate(study: str, variant: str, seed: int, setting: str, recipe: str) -> None:
     """Measure a sample set."""
     from mar.metrics.evaluate import evaluate
 
-    evaluate(*_open(study, variant, setting), variant, seed, setting)
+    evaluate(*_open(study, variant, setting, recipe=recipe, stage="metrics"), variant, seed, setting)
 
 
 @main.command()
 @_study
 @_variant
-def speed(study: str, variant: str) -> None:
+@_recipe
+def speed(study: str, variant: str, recipe: str) -> None:
     """Measure the seconds per image of a variant at each of its sampling settings."""
     from mar.speed import measure
 
-    measure(*_open(study, variant), variant)
+    measure(*_open(study, variant, recipe=recipe, stage="speed"), variant)
 
 
 @main.command()

@@ -186,7 +186,9 @@ class Variant(Section):
     head: Name
     recipe: Name
     sampling: tuple[Name, ...] = Field(description="sampling settings to draw samples with, for every seed")
-    seeds: tuple[int, ...] = Field((0,), description="training seeds; an empty list declares the variant, untrained")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0,), description="training seeds; an empty list declares the variant, untrained"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Variant:

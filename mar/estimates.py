@@ -21,11 +21,15 @@ settings of all variants (tau_d^2 = max(0, s_d^2 - mean(b_a^2 + b_b^2))), and th
 (tau_d^2 + b_a^2 + b_b^2) / K. Intervals are 95% each and are not corrected for the number of comparisons.
 
 *One seed.* With one training seed on either side a comparison decides nothing, whatever its interval, unless it is
-*far*: |effect| > 3 * t * sqrt(v / 2), v the sum of both sides' variances for one seed; that is three times the half
-interval of the same comparison with two seeds a side. If the study measured no spread, nothing is far.
+*far*: |effect - edge| > 3 * t * sqrt(v / 2), v the sum of both sides' variances for one seed and edge the effect at
+which a claim draws its line (0 unless said); that is three times the half interval of the same comparison with two
+seeds a side. If the study measured no spread, nothing is far.
 
 *Seconds per image* do not depend on the weights: one measurement a variant, its interval is the measured range, and
-the interval of a ratio is the extreme ratios of both ranges.
+the interval of a ratio is the extreme ratios of both ranges. It is no 95% interval.
+
+All intervals are conditional on what a study trains once: each tokenizer and the classifier. A comparison across
+tokenizers, as of Diffusion Loss with cross-entropy, contains the luck of two tokenizer trainings.
 """
 
 from __future__ import annotations
@@ -184,8 +188,11 @@ class Results:
             self._spreads[metric, paired] = self._pool(metric, paired)
         return self._spreads[metric, paired]
 
-    def compare(self, a: tuple[str, str], b: tuple[str, str], metric: str) -> Comparison | None:
-        """Compare two (variant, setting) cells; None if one of them is not trained."""
+    def compare(self, a: tuple[str, str], b: tuple[str, str], metric: str, edge: float = 0.0) -> Comparison | None:
+        """Compare two (variant, setting) cells; None if one of them is not trained.
+
+        With one seed a side, `far` is measured from `edge`, the effect that a claim draws its line at.
+        """
         if metric == "seconds":
             return self._compare_seconds(a, b)
         x, y = self._cell(*a, metric), self._cell(*b, metric)
@@ -203,7 +210,7 @@ class Results:
             total = (spread.sd**2 + noise[0]) / len(x.y) + (spread.sd**2 + noise[1]) / len(y.y)
         effect, t = fmean(x.y) - fmean(y.y), _quantile(spread.dof)
         half = t * math.sqrt(total)
-        far = spread.dof > 0 and abs(effect) > 3 * t * math.sqrt(single / 2)
+        far = spread.dof > 0 and abs(effect - edge) > 3 * t * math.sqrt(single / 2)
         few = min(len(x.y), len(y.y)) == 1
         return Comparison(metric, left, right, effect, effect - half, effect + half, few, far)
 

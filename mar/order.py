@@ -33,8 +33,8 @@ def mask_ratio(u: float, low: float = 0.7) -> float:
 
 
 def num_masked(ratio: float, length: int) -> int:
-    """Tokens masked at a ratio: rounded up, as published."""
-    return math.ceil(length * ratio)
+    """Tokens masked at a ratio: rounded up, as published, and one at least."""
+    return max(1, math.ceil(length * ratio))
 
 
 def schedule(length: int, steps: int) -> Iterator[tuple[int, int]]:

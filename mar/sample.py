@@ -99,6 +99,8 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
             progress = Progress(f"sample {variant} seed {seed} {setting}", len(missing) * study.metrics.chunk)
             for number in missing:
                 images, _ = sampler.chunk(setting, number)
+                if read_json(folder / "recipe.json") != recipe:
+                    raise ValueError(f"{folder}: another recipe took this folder over; run the command again")
                 with atomic(folder / chunk_name(number)) as temporary, open(temporary, "wb") as file:
                     np.save(file, images)
                 progress.update(len(images))

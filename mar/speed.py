@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from mar.config import Study
-from mar.files import lock, write_json
+from mar.files import lock, read_json, write_json
 from mar.noise import Noise
 from mar.progress import Progress
 from mar.provenance import record
 from mar.sample import Sampler, chunk_labels
-from mar.study import speed_settings
+from mar.study import speed_settings, speed_slice
 
 WARMUP = 1  # batches that are drawn and not counted
 
@@ -27,8 +27,17 @@ def measure(study: Study, root: Path, variant: str) -> None:
     """
     seed = study.variants[variant].seeds[0]
     batch, repeats = study.speed.batch, study.speed.batches
+    file = root / "speed" / f"{variant}.json"
     with lock(root / "speed" / f".{variant}"):
         sampler = Sampler(study, root, variant, seed)
+        recipe = {
+            "speed": speed_slice(study, variant),
+            "threads": torch.get_num_threads(),
+            "checkpoint": sampler.checkpoint,
+        }
+        if file.exists() and read_json(file).get("recipe") == recipe:
+            print(f"{file}: complete", flush=True)
+            return
         labels = chunk_labels(0, batch, sampler.manifest["classes"])
         settings = speed_settings(study, variant)
         seconds: dict[str, list[float]] = {setting: [] for setting in settings}
@@ -42,7 +51,7 @@ def measure(study: Study, root: Path, variant: str) -> None:
                 progress.update(batch)
         made = record()
         write_json(
-            root / "speed" / f"{variant}.json",
+            file,
             {
                 "variant": variant,
                 "protocol": {
@@ -66,6 +75,7 @@ def measure(study: Study, root: Path, variant: str) -> None:
                     for setting, times in seconds.items()
                 },
                 "checkpoint": sampler.checkpoint,
+                "recipe": recipe,
                 "provenance": made,
             },
         )

@@ -6,7 +6,6 @@ Snakemake rule and, hashed, the guard of every folder that can be resumed, so th
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -33,7 +32,7 @@ def load(path: str | Path) -> Study:
         StudyError: the file is missing, is no YAML mapping, or says something that is not accepted.
     """
     path = Path(path)
-    return resolve(_read(path), path)
+    return resolve(read(path), path)
 
 
 def resolve(values: dict[str, Any], source: str | Path) -> Study:
@@ -58,7 +57,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """The mapping of a study file as it stands.
+
+    Raises:
+        StudyError: it cannot be read, is no YAML mapping, or says a key twice.
+    """
     try:
         values = yaml.load(path.read_text(), _Loader)
     except OSError as error:
@@ -82,7 +86,7 @@ def _extend(values: dict[str, Any], source: Path, seen: tuple[Path, ...] = ()) -
         raise StudyError(f"{source}: extends: {base.name} extends itself through {[p.name for p in seen]}")
     if not base.is_file():
         raise StudyError(f"{source}: extends: found {name!r}, and there is no file {base}; accepted: a study file")
-    return _merge(_extend(_read(base), base, (*seen, base)), values)
+    return _merge(_extend(read(base), base, (*seen, base)), values)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -155,11 +159,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value
-
-
-def digest(*values: Any) -> str:
-    """Hash of canonical values, 16 hex digits."""
-    return hashlib.sha256(canonical(list(values)).encode()).hexdigest()[:16]
 
 
 def _images(study: Study) -> Data:

@@ -111,7 +111,7 @@ def note(study: Study, results: Results) -> str:
         f"Ours: {data} at {size}x{size}, {study.metrics.samples} images a sample set, features and probabilities of "
         "the study's own classifier; the mean over training seeds (geometric for FID) "
         f"with its 95% interval from resampled images and {seeds}. "
-        f"{FLOOR.capitalize()}: held-out images resampled to as many, the FID that a perfect model would have. "
+        f"{FLOOR.capitalize()}: as many held-out images, drawn with replacement, so rather too high than too low. "
         "The paper: ImageNet 256x256, 50,000 images, Inception features. "
         "So absolute numbers are not comparable with the paper's; orderings are."
     )

@@ -221,10 +221,13 @@ def load_trained(study: Study, root: Path, variant: str, seed: int, manifest: di
     """The averaged model of a finished run, in eval mode, and the hash of its weights.
 
     Raises:
-        ValueError: the run is not finished, or its weights are not those that run.json names.
+        ValueError: the run is not finished, was trained by another recipe, or its weights are not those that run.json
+            names.
     """
     folder = run_folder(root, variant, seed)
     weights, run = folder / "ema.safetensors", read_json(folder / "run.json")
+    if read_json(folder / "recipe.json")["train"] != train_slice(study, variant, seed):
+        raise ValueError(f"{folder}: was trained by another recipe than the study has now; train again")
     if not weights.exists() or sha256(weights) != run["checkpoint"]:
         raise ValueError(f"{weights}: missing or not the weights that {folder / 'run.json'} names; train again")
     with torch.device("meta"):

@@ -50,10 +50,11 @@ def reference(study: Study, root: str | Path) -> None:
             found[split] = arrays | {"labels": images.labels, "classifier": np.array(recipe["classifier"])}
             features.check(found[split], file)
             features.write(file, found[split])
-        chosen = balanced(found["heldout"]["labels"], len(sets["train"].classes), study.metrics.samples)
+        chosen = balanced(found["heldout"]["labels"], study.metrics.samples, seed=0)
         distances = metrics.nearest(torch.cat(list(_batches(sets["heldout"]))), _batches(sets["train"]))
         judged = {key: found["heldout"][key][chosen] for key in ("features", "logits", "labels")}
         values = judge(study, judged, found["train"], distances[chosen])
+        values["fid"] |= floor(study, found["heldout"], found["train"])
         counts = {split: len(images) for split, images in sets.items()}
         result = {"samples": study.metrics.samples, "metrics": values, "counts": counts, "inputs": recipe}
         write_json(report, result | {"provenance": record()})
@@ -138,16 +139,29 @@ def judge(
     }
 
 
-def balanced(labels: np.ndarray, classes: int, count: int) -> np.ndarray:
-    """Indices (count,) of a resample with equal classes, as in a sample set, drawn with replacement.
+def floor(study: Study, heldout: dict[str, np.ndarray], train: dict[str, np.ndarray]) -> dict[str, float]:
+    """Real-versus-real FID: mean and 2.5 and 97.5 percentiles over resamples of the held-out split.
 
-    The seed is fixed: the floor belongs to the data set, not to a run.
+    Each resample has as many images as a sample set. Where the split has fewer they are drawn with replacement, which
+    makes the floor rather too high than too low.
     """
-    rng = np.random.default_rng(0)
-    wanted = np.arange(count) % classes
-    return np.concatenate(
-        [rng.choice(np.flatnonzero(labels == c), size=int((wanted == c).sum())) for c in range(classes)]
-    )
+    real = statistics.of(train["features"])
+    root = metrics.symmetric_root(real["sigma"])
+    values = []
+    for seed in range(study.metrics.bootstrap):
+        rows = heldout["features"][balanced(heldout["labels"], study.metrics.samples, seed)]
+        values.append(metrics.frechet(statistics.of(rows), real, root))
+    low, high = np.percentile(values, [2.5, 97.5])
+    return {"value": float(np.mean(values)), "low": float(low), "high": float(high)}
+
+
+def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Indices (count,) of a resample with equal classes, as in a sample set, drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    classes = np.unique(labels)
+    wanted = np.bincount(np.arange(count) % len(classes), minlength=len(classes))
+    rows = [rng.choice(np.flatnonzero(labels == c), size=n) for c, n in zip(classes, wanted, strict=True)]
+    return np.concatenate(rows)
 
 
 def read_samples(study: Study, folder: Path, manifest: dict[str, Any]) -> tuple[torch.Tensor, np.ndarray]:

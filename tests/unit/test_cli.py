@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -53,6 +54,18 @@ def test_a_name_that_the_study_lacks_is_refused(resolved: str, arguments: tuple[
     result = run(*arguments, "--study", resolved)
     assert result.exit_code == 1
     assert result.stderr == f"Error: {message}\n"
+
+
+def test_a_job_planned_with_another_recipe_is_refused(resolved: str, study_file: Path, tmp_path: Path) -> None:
+    """A dry run of an edited study rewrites study.json under the jobs of a running one."""
+    planned = studies.train_slice(studies.load(study_file), "mar", 0)
+    edited = json.loads(Path(resolved).read_text())
+    next(iter(edited["recipes"].values()))["ema"] = 0.123
+    Path(resolved).write_text(json.dumps(edited))
+    result = run("train", "--study", resolved, "--variant", "mar", "--seed", "0", "--recipe", planned)
+    assert result.exit_code == 1
+    assert f"Error: {resolved}: changed since this job was planned" in result.stderr and "0.123" in result.stderr
+    assert not (Path(resolved).parent / "runs").exists()
 
 
 def test_a_study_file_is_not_taken_for_the_resolved_one(study_file: Path) -> None:

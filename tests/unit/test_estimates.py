@@ -124,6 +124,15 @@ def test_one_seed_decides_nothing_unless_far(tmp_path: Path) -> None:
     assert not c.far and not c.better and not c.worse
 
 
+def test_far_is_measured_from_the_line_that_a_claim_draws(tmp_path: Path) -> None:
+    found = results(tmp_path, d=0.01, noise=0.0, seeds={"diff": (0,)})
+    cells = (("diff", "s4"), ("ce", "c4"))
+    plain = found.compare(*cells, "fid")
+    assert plain is not None and plain.few and plain.far
+    at_the_line = found.compare(*cells, "fid", edge=plain.effect + 1e-3)
+    assert at_the_line is not None and not at_the_line.far and at_the_line.effect == plain.effect
+
+
 def test_nothing_is_far_without_a_measured_spread(tmp_path: Path) -> None:
     found = results(tmp_path, d=0.0, noise=0.001, seeds={"ar": (0,), "ce": (0,), "diff": (0,)})
     assert found.spread("fid").dof == 0

@@ -119,6 +119,9 @@ def test_speed_protocol(trained, tmp_path):
     point = found["points"]["diff"]
     assert point["steps"] == 4 and 0 < point["low"] <= point["seconds_per_image"] <= point["high"]
     assert found["protocol"]["decode"] is True and found["protocol"]["batch"] == 4
+    stamp = (root / "speed/mar-diff.json").stat().st_mtime_ns
+    speed.measure(tiny.study(), root, "mar-diff")  # complete: not measured again
+    assert (root / "speed/mar-diff.json").stat().st_mtime_ns == stamp
     assert found["checkpoint"] == json.loads((root / "runs/mar-diff/seed0/run.json").read_text())["checkpoint"]
 
 

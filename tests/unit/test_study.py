@@ -314,11 +314,6 @@ class TestSlices:
         study = resolve(values, "a.yaml")
         assert studies.train_slice(study, "mar", 0) != studies.train_slice(study, "mar", 1)
 
-    def test_digest_is_of_the_canonical_value(self) -> None:
-        assert studies.digest({"a": 1, "b": 2}) == studies.digest({"b": 2, "a": 1})
-        assert studies.digest({"a": 1}) != studies.digest({"a": 2})
-        assert len(studies.digest("x")) == 16
-
 
 class TestResolved:
     @pytest.mark.parametrize("name", ["digits", "demo", "smoke"])

@@ -228,6 +228,9 @@ def test_load_trained_refuses_other_weights(tmp_path):
     manifest = TokenSet.open(root / "tokens" / "vq" / "train").manifest
     model, digest = load_trained(study, root, "ar-ce", 0, manifest)
     assert not model.training and digest == sha256(root / "runs/ar-ce/seed0/ema.safetensors")
+    other = {"short": {**tiny.STUDY["recipes"]["short"], "ema": 0.5}}
+    with pytest.raises(ValueError, match="trained by another recipe"):
+        load_trained(tiny.study(recipes=other), root, "ar-ce", 0, manifest)
     with open(root / "runs/ar-ce/seed0/ema.safetensors", "ab") as file:
         file.write(b"x")
     with pytest.raises(ValueError, match="not the weights that"):
