@@ -9,9 +9,13 @@ from mar import study as studies
 CONFIGFILES = workflow.overwrite_configfiles or workflow.configfiles
 try:
     if not CONFIGFILES:
-        raise studies.StudyError("no study file; accepted: --configfile config/<study>.yaml")
+        raise studies.StudyError(
+            "no study file; accepted: --configfile config/<study>.yaml"
+        )
     for file in CONFIGFILES:
-        studies.read(Path(file))  # Snakemake's reader takes the last of two equal keys; ours refuses them
+        studies.read(
+            Path(file)
+        )  # Snakemake's reader takes the last of two equal keys; ours refuses them
     STUDY = studies.resolve(config, Path(CONFIGFILES[-1]))
 except studies.StudyError as error:
     raise WorkflowError(str(error))
