@@ -75,6 +75,7 @@ def test_forward(golden, model):
     assert rel(z_null, golden["out.z_uncond"]) < 1e-5
 
 
+@torch.no_grad()
 def test_loss_rows(golden, model):
     tokens, _, _, _ = inputs(golden)
     x0, z = tokens.flatten(0, 1).repeat(2, 1), golden["out.z"].flatten(0, 1).repeat(2, 1)
