@@ -13,9 +13,8 @@ try:
             "no study file; accepted: --configfile config/<study>.yaml"
         )
     for file in CONFIGFILES:
-        studies.read(
-            Path(file)
-        )  # Snakemake's reader takes the last of two equal keys; ours refuses them
+        # Snakemake's reader takes the last of two equal keys; ours refuses them.
+        studies.read(Path(file))
     STUDY = studies.resolve(config, Path(CONFIGFILES[-1]))
 except studies.StudyError as error:
     raise WorkflowError(str(error))
@@ -102,7 +101,7 @@ def launch(command):
         " --slurm-qos={resources.qos:q} --slurm-constraint={resources.constraint:q}"
         " --slurm-nodes={resources.nodes} --slurm-gpus-per-node={resources.gpus_per_node}"
         " --slurm-time={resources.runtime} --slurm-mem={resources.mem_mb}"
-        f" -- --threads {{threads}} {command} 2>&1 | tee {{log}}"
+        f" -- --threads {{threads}} {command} --recipe {{params.recipe:q}} 2>&1 | tee {{log}}"
     )
 
 
