@@ -27,7 +27,7 @@ CAPTIONS = {
     "losses": "Training loss. Losses of different heads do not compare.",
 }
 WHY = {  # reasons for departures from the published recipe
-    ("backbones", "dropout"): "A small model that trains briefly only learns more slowly with dropout.",
+    ("backbones", "dropout"): "A trial without dropout was no worse; its own effect was not measured.",
     ("recipes", "mask_ratio_min"): "Of a short sequence, a ratio of 0.7 or more shows the model a handful of tokens in "
     "training, while sampling shows it all but one.",
     ("sampling", "clamp"): "With the cosine schedule alpha_bar is 2.4e-9 at t = 999, so the first reverse step divides "
