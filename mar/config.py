@@ -1,187 +1,35 @@
 """Study files as pydantic models: what a study may say, and what is refused when it is read.
 
-A study is one YAML file. It names the data set, tokenizers, backbones, heads, recipes and sampling settings,
-and then *variants*, each of which picks one of each by name: the factors of the paper are independent here as
-they are in the code. `mar/study.py` reads the file; the JSON schema in `workflow/schemas/` is generated from
-these classes.
+A study is one YAML file. It names the data set, tokenizers, backbones, heads, recipes and sampling settings
+(`mar/factors.py`), and then *variants*, each of which picks one of each by name: the factors of the paper are
+independent here as they are in the code. `mar/study.py` reads the file; the JSON schema in `workflow/schemas/` is
+generated from these classes.
 """
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+from mar.factors import Backbone, Data, Head, Name, Recipe, Sampling, Section, Tokenizer
 
-
-class Section(BaseModel):
-    """A part of a study: unknown keys are refused with the accepted ones, values never change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for key, value in values.items():
-                if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
-                    hint = f" (did you mean {near[0]!r}?)" if near else ""
-                    raise ValueError(f"unknown key {key!r}{hint}; accepted: {', '.join(sorted(cls.model_fields))}")
-                if isinstance(value, bool) and cls.model_fields[key].annotation is not bool:
-                    # Python counts True as 1, and so would pydantic
-                    raise ValueError(f"{key}: found {str(value).lower()}; accepted: anything but true and false")
-        return values
+__all__ = ["Backbone", "Data", "Head", "Name", "Recipe", "Sampling", "Section", "Study", "Tokenizer", "Variant"]
 
 
-class Data(Section):
-    """The images of the study and how they become square RGB arrays."""
+class Resources(Section):
+    """What one training asks of a cluster, above the site's defaults. Science does not depend on it."""
 
-    kind: Literal["digits", "imagefolder"] = Field(description="digits: shipped with scikit-learn; imagefolder: yours")
-    path: str | None = Field(None, description="imagefolder: root of <class>/<image>, or of train/ and val/ with those")
-    image_size: PositiveInt = Field(description="side in pixels after the ADM centre crop (digits: after resizing)")
-    flip: bool = Field(False, description="encode mirror images too and pick one of both in training")
-    holdout: float = Field(0.2, gt=0.0, lt=1.0, description="share of each class held out where the tree has no val/")
-
-    @model_validator(mode="after")
-    def _check(self) -> Data:
-        if (self.kind == "imagefolder") != (self.path is not None):
-            raise ValueError(
-                f"path belongs to kind imagefolder and is needed there: kind {self.kind}, path {self.path}"
-            )
-        if self.kind == "digits" and self.flip:
-            raise ValueError("flip: true with kind digits: a mirrored 2 is no 2; accepted: false")
-        return self
-
-
-class Tokenizer(Section):
-    """A convolutional autoencoder, KL-regularised or vector-quantised, on the same body."""
-
-    kind: Literal["kl", "vq"]
-    stride: PositiveInt = Field(description="pixels per latent position and axis, a power of two")
-    channels: tuple[PositiveInt, ...] = Field(description="width of each resolution level: log2(stride) + 1 of them")
-    layers: PositiveInt = Field(1, description="residual blocks per level")
-    latent_channels: PositiveInt = Field(description="kl: numbers per latent position; vq: width of a code")
-    group: PositiveInt = Field(1, description="group x group latent positions make one token (2: Table 2's KL-8)")
-    codebook_size: PositiveInt | None = Field(None, description="vq only: number of codes")
-    kl_weight: PositiveFloat | None = Field(None, description="kl only: weight of the KL term (LDM: 1e-6)")
-    images: PositiveInt = Field(description="images seen in training")
-    batch: PositiveInt = 64
-    learning_rate: PositiveFloat = Field(description="Adam, cosine to zero")
-
-    @model_validator(mode="after")
-    def _check(self) -> Tokenizer:
-        if self.stride & (self.stride - 1):
-            raise ValueError(f"stride {self.stride}: a power of two is accepted")
-        if len(self.channels) != self.stride.bit_length():
-            raise ValueError(
-                f"channels {list(self.channels)}: stride {self.stride} has {self.stride.bit_length()} levels"
-            )
-        if (self.kind == "vq") != (self.codebook_size is not None):
-            raise ValueError(f"codebook_size belongs to kind vq and is needed there: kind {self.kind}")
-        if (self.kind == "kl") != (self.kl_weight is not None):
-            raise ValueError(f"kl_weight belongs to kind kl and is needed there: kind {self.kind}")
-        if self.kind == "vq" and self.group != 1:
-            raise ValueError(f"group {self.group} with kind vq: an id cannot be grouped; accepted: 1")
-        return self
-
-    @property
-    def token_dim(self) -> int:
-        """Numbers in one continuous token."""
-        return self.latent_channels * self.group**2
-
-
-class Backbone(Section):
-    """The transformer that turns the tokens so far into a condition z for each token to come."""
-
-    kind: Literal["causal", "masked"]
-    width: PositiveInt
-    depth: PositiveInt = Field(description="masked: blocks of the encoder and again of the decoder; causal: twice this")
-    heads: PositiveInt
-    mlp_ratio: PositiveFloat = 4.0
-    buffer: PositiveInt = Field(64, description="copies of the class token in front of a masked sequence")
-    dropout: Fraction = Field(0.1, description="attention and projection dropout")
-
-    @model_validator(mode="after")
-    def _check(self) -> Backbone:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        return self
-
-
-class Head(Section):
-    """The per-token distribution p(x given z)."""
-
-    kind: Literal["categorical", "diffusion"]
-    width: PositiveInt | None = Field(None, description="diffusion only: width of the denoising MLP")
-    depth: PositiveInt | None = Field(None, description="diffusion only: residual blocks of the denoising MLP")
-    noise_draws: PositiveInt | None = Field(None, description="diffusion only: (t, noise) draws per token and step")
-
-    @model_validator(mode="after")
-    def _check(self) -> Head:
-        for key in ("width", "depth", "noise_draws"):
-            if (self.kind == "diffusion") != (getattr(self, key) is not None):
-                raise ValueError(f"{key} belongs to kind diffusion and is needed there: kind {self.kind}")
-        return self
-
-
-class Recipe(Section):
-    """How a variant is trained. Everything counts in images, nothing in steps, epochs or devices."""
-
-    images: PositiveInt = Field(description="images seen in training")
-    batch: PositiveInt = Field(description="global batch in images")
-    micro_batch: PositiveInt | None = Field(None, description="images per forward pass, never split; default: batch")
-    base_learning_rate: PositiveFloat = Field(1e-4, description="per 256 images of global batch")
-    warmup_images: int = Field(0, ge=0, description="linear warm-up from zero")
-    schedule: Literal["constant", "cosine"] = "constant"
-    weight_decay: float = Field(0.02, ge=0.0)
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    clip: PositiveFloat = Field(3.0, description="global gradient norm")
-    ema: Fraction = Field(0.9999, description="decay of the weight average, per optimiser step")
-    label_drop: Fraction = Field(0.1, description="share of images trained without their class")
-    mask_ratio_min: Fraction = Field(0.7, description="masked backbones: lower end of the truncated normal")
-    dtype: Literal["fp32", "bf16"] = "fp32"
-    checkpoint_images: PositiveInt = Field(description="images between checkpoints")
-    log_images: PositiveInt = Field(description="images between lines of metrics.jsonl")
-
-    @model_validator(mode="after")
-    def _check(self) -> Recipe:
-        for key in ("images", "checkpoint_images", "log_images", "warmup_images"):
-            if getattr(self, key) % self.batch:
-                raise ValueError(f"{key} {getattr(self, key)} is not a multiple of batch {self.batch}")
-        if self.batch % (self.micro_batch or self.batch):
-            raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
-        return self
-
-    @property
-    def learning_rate(self) -> float:
-        """Peak learning rate: the base rate scaled linearly with the global batch."""
-        return self.base_learning_rate * self.batch / 256
-
-
-class Sampling(Section):
-    """One way to draw images from a trained variant. Defaults are the published ones."""
-
-    steps: PositiveInt = Field(description="autoregressive steps; as many as tokens means one token a step")
-    guidance: float = Field(1.0, ge=1.0, description="classifier-free guidance scale; 1 is none")
-    guidance_schedule: Literal["linear", "constant"] = "linear"
-    temperature: PositiveFloat = Field(1.0, description="scales the noise (diffusion) or divides the logits")
-    diffusion_steps: PositiveInt | None = Field(None, description="diffusion heads only, respaced from 1000")
-    clamp: PositiveFloat | None = Field(
-        None,
-        description="diffusion heads only: predicted x0 is held within this many standard deviations; not published",
-    )
-    kv_cache: bool = Field(False, description="causal backbones only")
+    nodes: PositiveInt = 1
+    gpus_per_node: PositiveInt = 1
+    hours: PositiveFloat = Field(description="time limit of a job; a longer training goes on in the next one")
 
 
 class Variant(Section):
     """One choice of each factor of the paper, by name."""
 
     tokenizer: Name
-    order: Literal["raster", "random"]
+    order: Literal["raster", "random", "joint"] = Field(description="joint: all tokens at once, DiT only")
     backbone: Name
     head: Name
     recipe: Name
@@ -189,6 +37,9 @@ class Variant(Section):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0,), description="training seeds; an empty list declares the variant, untrained"
     )
+    pretrained: bool = Field(False, description="weights are imported (`mar import`), not trained")
+    weights: Name | None = Field(None, description="pretrained: name of the import; default: the variant's")
+    resources: Resources | None = Field(None, description="nodes, GPUs and hours of the training on a cluster")
 
     @model_validator(mode="after")
     def _check(self) -> Variant:
@@ -196,6 +47,10 @@ class Variant(Section):
             values = getattr(self, key)
             if len(set(values)) != len(values):
                 raise ValueError(f"{key} {list(values)}: each entry once is accepted")
+        if self.weights and not self.pretrained:
+            raise ValueError(f"weights {self.weights}: belongs to pretrained: true")
+        if self.pretrained and self.seeds not in ((), (0,)):
+            raise ValueError(f"seeds {list(self.seeds)} with pretrained: true: one set of weights; accepted: [0]")
         return self
 
 
@@ -232,12 +87,18 @@ class Speed(Section):
 
 
 class TableRow(Section):
-    """One row of a table: the paper's row and the sample sets that answer it."""
+    """One row of a table: the paper's row and the sample sets that answer it, if the study has any."""
 
     paper: Name = Field(description="key of the row in config/paper/<table>.csv")
-    variant: Name
-    without: Name = Field(description="sampling setting of the columns without guidance")
-    guided: Name = Field(description="sampling setting of the columns with guidance")
+    variant: Name | None = Field(None, description="ours; without one the row shows the paper's numbers alone")
+    without: Name | None = Field(None, description="sampling setting of the columns without guidance")
+    guided: Name | None = Field(None, description="sampling setting of the columns with guidance")
+
+    @model_validator(mode="after")
+    def _check(self) -> TableRow:
+        if (self.variant is None) != (self.without is None and self.guided is None):
+            raise ValueError(f"row {self.paper}: variant and one of without and guided belong together")
+        return self
 
 
 class Table(Section):
@@ -249,11 +110,18 @@ class Table(Section):
 
 
 class Curve(Section):
-    """One curve of the trade-off figure: a variant at several sampling settings."""
+    """One curve of a figure: a variant at several sampling settings."""
 
     label: str
     variant: Name
     sampling: tuple[Name, ...]
+
+
+class Budget(Section):
+    """What a whole study may cost by `mar plan`'s estimate; the workflow refuses to start above it."""
+
+    gpu_hours: PositiveFloat | None = Field(None, description="A100 hours")
+    disk_gb: PositiveFloat | None = Field(None, description="results on disk, 1e9 bytes")
 
 
 class Study(Section):
@@ -273,7 +141,11 @@ class Study(Section):
     metrics: Metrics
     speed: Speed
     tables: dict[Name, Table] = {}
-    tradeoff: tuple[Curve, ...] = Field((), description="curves of figures/tradeoff")
+    tradeoff: tuple[Curve, ...] = Field((), description="curves of figures/tradeoff (Figure 6)")
+    diffusion_steps: tuple[Curve, ...] = Field((), description="curves of figures/diffusion_steps (Figure 4)")
+    temperature: tuple[Curve, ...] = Field((), description="curves of figures/temperature (Figure 5)")
+    reuse: Name | None = Field(None, description="study whose finished files of equal recipe are taken over")
+    budget: Budget | None = Field(None, description="caps on the estimate of `mar plan`")
 
     def tokens(self, tokenizer: str) -> int:
         """Number of tokens of one image under a tokenizer."""
@@ -293,10 +165,14 @@ class Study(Section):
             self._check_variant(name, variant)
         for table_name, table in self.tables.items():
             for i, row in enumerate(table.rows):
-                where = f"tables.{table_name}.rows[{i}]"
-                self._check_settings(where, row.variant, (row.without, row.guided))
-        for i, curve in enumerate(self.tradeoff):
-            self._check_settings(f"tradeoff[{i}]", curve.variant, curve.sampling)
+                if row.variant is not None:
+                    settings = tuple(s for s in (row.without, row.guided) if s is not None)
+                    self._check_settings(f"tables.{table_name}.rows[{i}]", row.variant, settings)
+        for figure in ("tradeoff", "diffusion_steps", "temperature"):
+            for i, curve in enumerate(getattr(self, figure)):
+                self._check_settings(f"{figure}[{i}]", curve.variant, curve.sampling)
+        if self.reuse == self.study:
+            raise ValueError(f"reuse {self.reuse}: accepted: another study")
         return self
 
     def _check_settings(self, where: str, variant: str, settings: tuple[str, ...]) -> None:
@@ -310,30 +186,60 @@ class Study(Section):
         backbone = known(f"{where}.backbone", variant.backbone, self.backbones)
         head = known(f"{where}.head", variant.head, self.heads)
         known(f"{where}.recipe", variant.recipe, self.recipes)
-        accepted = {"categorical": "vq", "diffusion": "kl"}[head.kind]
-        if tok.kind != accepted:
+        if tok.ids != (head.kind == "categorical"):
             raise ValueError(
                 f"{where}: head {variant.head} ({head.kind}) on tokenizer {variant.tokenizer} ({tok.kind}): "
-                f"{head.kind} takes {'ids' if accepted == 'vq' else 'continuous tokens'}; accepted: kind {accepted}"
+                f"{head.kind} takes {'ids' if head.kind == 'categorical' else 'continuous tokens'}; accepted: "
+                + (
+                    "kind vq, not continuous"
+                    if head.kind == "categorical"
+                    else "kl, pixels, consistency, continuous vq"
+                )
             )
+        joint = {f"backbone {variant.backbone} dit": backbone.kind == "dit"}
+        joint |= {f"head {variant.head} joint": head.kind == "joint", "order joint": variant.order == "joint"}
+        if len(set(joint.values())) > 1:
+            said = ", ".join(f"{what}: {'yes' if value else 'no'}" for what, value in joint.items())
+            raise ValueError(f"{where}: DiT is backbone, head and order together; found {said}; accepted: all or none")
+        if backbone.kind == "dit":
+            side = self.data.image_size // tok.stride
+            if tok.group != 1 or side % (backbone.patch or 1):
+                raise ValueError(
+                    f"{where}: dit groups by its own patch {backbone.patch}, on {side} x {side} latents; accepted: a "
+                    f"tokenizer with group 1 and a patch that divides {side}; found group {tok.group}"
+                )
         for setting in variant.sampling:
             sampling = known(f"{where}.sampling", setting, self.sampling)
             at, tokens = f"{where}: sampling.{setting}", self.tokens(variant.tokenizer)
-            if sampling.kv_cache and backbone.kind == "masked":
-                raise ValueError(
-                    f"{at}.kv_cache true with a masked backbone: attention is bidirectional; accepted: false"
-                )
-            if backbone.kind == "causal" and sampling.steps != tokens:
-                raise ValueError(
-                    f"{at}.steps {sampling.steps}: a causal backbone takes one token a step; accepted: {tokens}"
-                )
-            if sampling.steps > tokens:
-                raise ValueError(f"{at}.steps {sampling.steps}: {tokens} tokens; accepted: 1 to {tokens}")
-            for key in ("diffusion_steps", "clamp"):
-                if head.kind == "categorical" and getattr(sampling, key) is not None:
-                    raise ValueError(f"{at}.{key} {getattr(sampling, key)} with a categorical head; accepted: none")
-            if head.kind == "diffusion" and sampling.diffusion_steps is None:
-                raise ValueError(f"{at}.diffusion_steps is needed by head {variant.head}; published: 100")
+            _check_sampling(at, sampling, backbone, head, variant.head, 1 if backbone.kind == "dit" else tokens)
+
+
+def _check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, name: str, tokens: int) -> None:
+    """Refuse what this backbone or head cannot honour: a setting without effect would be a wrong label on a number."""
+    if sampling.kv_cache and backbone.kind != "causal":
+        raise ValueError(f"{at}.kv_cache true with a {backbone.kind} backbone: attends both ways; accepted: false")
+    if backbone.kind == "causal" and sampling.steps != tokens:
+        raise ValueError(f"{at}.steps {sampling.steps}: a causal backbone takes one token a step; accepted: {tokens}")
+    if sampling.steps > tokens:
+        raise ValueError(f"{at}.steps {sampling.steps}: {tokens} tokens; accepted: 1 to {tokens}")
+    if sampling.order == "confidence" and (head.kind, backbone.kind) != ("categorical", "masked"):
+        raise ValueError(
+            f"{at}.order confidence with a {head.kind} head on a {backbone.kind} backbone: only a categorical head "
+            "says how sure it is, and only a masked backbone takes any order; accepted: none"
+        )
+    for key, kinds in (
+        ("diffusion_steps", ("diffusion", "joint")),
+        ("clamp", ("diffusion",)),
+        ("guidance_channels", ("joint",)),
+    ):
+        if head.kind not in kinds and getattr(sampling, key) is not None:
+            raise ValueError(f"{at}.{key} {getattr(sampling, key)} with a {head.kind} head; accepted: none")
+    if head.kind in ("diffusion", "joint") and sampling.diffusion_steps is None:
+        raise ValueError(f"{at}.diffusion_steps is needed by head {name}; published: 100, DiT 250")
+    if head.kind == "mse" and sampling.temperature != 1.0:
+        raise ValueError(f"{at}.temperature {sampling.temperature} with a mse head: it draws nothing; accepted: 1.0")
+    if head.kind == "joint" and sampling.guidance_schedule != "constant" and sampling.guidance != 1.0:
+        raise ValueError(f"{at}.guidance_schedule {sampling.guidance_schedule} with DiT: one step; accepted: constant")
 
 
 def known(where: str, name: str, accepted: Any) -> Any:
