@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,16 +90,22 @@ def lock(folder: str | Path, wait: bool = True) -> Iterator[None]:
         yield
 
 
-def claim(folder: str | Path, recipe: dict[str, Any]) -> None:
+def claim(folder: str | Path, recipe: dict[str, Any], last: str = "", twin: Path | None = None) -> None:
     """Make a folder ours: same recipe, go on in it; another recipe, move its content aside, never resume it.
 
     The recipe (slices and hashes of inputs) is kept in recipe.json. Call it under `lock`.
+
+    Args:
+        folder: the folder of one result.
+        recipe: what the result depends on.
+        last: name of the file that its stage writes last, when all others are whole.
+        twin: the same folder of the study whose results may be taken over; its files are taken where it is finished
+            and of the same recipe.
     """
     folder = Path(folder)
     file = folder / "recipe.json"
-    if file.exists():
-        if read_json(file) == json.loads(json.dumps(recipe)):
-            return
+    recipe = json.loads(json.dumps(recipe))
+    if file.exists() and read_json(file) != recipe:
         aside = folder.with_name(f"{folder.name}.old-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
         aside.mkdir()
         # recipe.json goes last: killed in between, the next claim still sees the old recipe and moves the rest
@@ -106,4 +113,22 @@ def claim(folder: str | Path, recipe: dict[str, Any]) -> None:
             if entry.name != ".lock":
                 os.replace(entry, aside / entry.name)
         print(f"{folder}: was made by another recipe; moved to {aside}", flush=True)
-    write_json(file, recipe)
+    if twin and not (folder / last).exists() and (twin / last).exists() and read_json(twin / file.name) == recipe:
+        _take_over(folder, twin, last)
+    if not file.exists():
+        write_json(file, recipe)
+
+
+def _take_over(folder: Path, twin: Path, last: str) -> None:
+    """Files of a finished folder as our own: tensors by hard link where the file system can, the rest copied."""
+    names = [entry.name for entry in twin.iterdir() if entry.is_file() and not entry.name.startswith(".")]
+    for name in sorted(names, key=lambda name: name == last):
+        with atomic(folder / name) as temporary:
+            if name.endswith((".npy", ".npz", ".safetensors")):  # written once and renamed, never changed in place
+                try:
+                    os.link(twin / name, temporary)
+                    continue
+                except OSError:
+                    pass
+            shutil.copyfile(twin / name, temporary)
+    print(f"{folder}: taken over from {twin}", flush=True)

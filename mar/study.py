@@ -162,8 +162,8 @@ def _plain(value: Any) -> Any:
 
 
 def _images(study: Study) -> Data:
-    """The data without its path: where images lie is the machine's business; `prepare` hashes what it finds there."""
-    return study.data.model_copy(update={"path": None})
+    """The data without its path and the totals to check: `prepare` hashes what it finds, wherever it lies."""
+    return study.data.model_copy(update={"path": None, "expect": None})
 
 
 def data_slice(study: Study) -> str:
@@ -173,7 +173,9 @@ def data_slice(study: Study) -> str:
 
 def tokenizer_slice(study: Study, tokenizer: str) -> str:
     """What a trained tokenizer and the tokens made with it depend on."""
-    return canonical({"data": _images(study), "tokenizer": study.tokenizers[tokenizer], "seed": study.seed})
+    tok = study.tokenizers[tokenizer]
+    named = {"weights": tok.weights or tokenizer} if tok.pretrained else {}
+    return canonical({"data": _images(study), "tokenizer": tok, "seed": study.seed, **named})
 
 
 def classifier_slice(study: Study) -> str:
@@ -188,8 +190,11 @@ def reference_slice(study: Study) -> str:
 
 
 def train_slice(study: Study, variant: str, seed: int) -> str:
-    """What the weights of a variant depend on, beside its tokens."""
+    """What the weights of a variant depend on, beside its tokens; of an imported one, the name of the import."""
     v = study.variants[variant]
+    if v.pretrained:
+        architecture = {"order": v.order, "backbone": study.backbones[v.backbone], "head": study.heads[v.head]}
+        return canonical(architecture | {"weights": v.weights or variant})
     return canonical(
         {
             "order": v.order,
@@ -288,8 +293,8 @@ def table_slice(study: Study, table: str) -> str:
 def figure_slice(study: Study, figure: str) -> str:
     """What a figure shows, beside the files that it reads."""
     shown: dict[str, Any] = {"title": study.title, "seeds": _seeds(study)}
-    if figure == "tradeoff":
-        shown["curves"] = study.tradeoff
+    if figure in ("tradeoff", "diffusion_steps", "temperature"):
+        shown["curves"] = getattr(study, figure)
     if figure == "samples":
         shown["sampling"] = {name: variant.sampling for name, variant in study.variants.items()}
     return canonical(shown)
@@ -297,16 +302,23 @@ def figure_slice(study: Study, figure: str) -> str:
 
 def claims_slice(study: Study) -> str:
     """Where the claims find their numbers, beside the metric and speed files."""
-    return canonical({"tables": study.tables, "curves": study.tradeoff, "seeds": _seeds(study)})
+    curves: dict[str, Any] = {"curves": study.tradeoff}
+    curves |= {k: getattr(study, k) for k in ("diffusion_steps", "temperature") if getattr(study, k)}
+    return canonical({"tables": study.tables, **curves, "seeds": _seeds(study)})
 
 
 def report_slice(study: Study) -> str:
-    """The report and the run browser show the whole study."""
-    return canonical(study)
+    """The report and the run browser show the whole study, but not what it may cost."""
+    return canonical(study.model_copy(update={"budget": None}))
 
 
 def _seeds(study: Study) -> dict[str, tuple[int, ...]]:
     return {name: variant.seeds for name, variant in study.variants.items()}
+
+
+def twin(study: Study, root: Path, folder: Path) -> Path | None:
+    """The folder of the study to `reuse` that answers to `folder` under this study's root."""
+    return root.parent / study.reuse / folder.relative_to(root) if study.reuse else None
 
 
 def write_resolved(study: Study, root: str | Path = "results") -> Path:

@@ -65,12 +65,12 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["sampling.mar.guidance: ", "greater than or equal to 1", "found 0.5"],
     ),
     "unknown choice": (
-        {"heads.crossent.kind": "mse"},
-        ["heads.crossent.kind: ", "'categorical' or 'diffusion'", "found 'mse'"],
+        {"heads.crossent.kind": "l1"},
+        ["heads.crossent.kind: ", "'categorical', 'diffusion', 'mse', 'mixture' or 'joint'", "found 'l1'"],
     ),
     "unknown order": (
         {"variants.mar.order": "spiral"},
-        ["variants.mar.order: ", "'raster' or 'random'", "found 'spiral'"],
+        ["variants.mar.order: ", "'raster', 'random' or 'joint'", "found 'spiral'"],
     ),
     "a name that is no path": ({"study": "a/b"}, ["study: ", "match pattern", "found 'a/b'"]),
     "a hidden name": ({"study": ".."}, ["study: ", "match pattern", "found '..'"]),
@@ -87,7 +87,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a mirrored 2": ({"data.flip": True}, ["data: flip: true with kind digits", "accepted: false"]),
     # tokenizers
     "stride": ({"tokenizers.kl.stride": 6}, ["tokenizers.kl: stride 6: a power of two is accepted"]),
-    "levels": ({"tokenizers.kl.channels": [8, 16]}, ["tokenizers.kl: channels [8, 16]: stride 8 has 4 levels"]),
+    "levels": ({"tokenizers.kl.channels": [8, 16]}, ["tokenizers.kl: channels [8, 16]: kind kl with stride 8 has 4 levels"]),
     "codebook of kl": (
         {"tokenizers.kl.codebook_size": 8},
         ["tokenizers.kl: codebook_size belongs to kind vq", "kind kl"],
@@ -170,11 +170,11 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "Diffusion Loss on ids": (
         {"variants.ar.head": "diffloss"},
-        ["variants.ar: head diffloss (diffusion) on tokenizer vq (vq)", "takes continuous tokens", "accepted: kind kl"],
+        ["variants.ar: head diffloss (diffusion) on tokenizer vq (vq)", "takes continuous tokens", "accepted: kl, pixels"],
     ),
     "kv-cache with bidirectional attention": (
         {"sampling.mar.kv_cache": True},
-        ["variants.mar: sampling.mar.kv_cache true with a masked backbone", "bidirectional", "accepted: false"],
+        ["variants.mar: sampling.mar.kv_cache true with a masked backbone", "attends both ways; accepted: false"],
     ),
     "causal steps": (
         {"sampling.ar.steps": 8},
@@ -196,6 +196,67 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"sampling.mar.diffusion_steps": None},
         ["variants.mar: sampling.mar.diffusion_steps is needed by head diffloss; published: 100"],
     ),
+    "confidence of a head without probabilities": (
+        {"sampling.mar.order": "confidence", "sampling.mar.confidence_noise": 1.0},
+        ["variants.mar: sampling.mar.order confidence with a diffusion head", "accepted: none"],
+    ),
+    "confidence without its noise": (
+        {"sampling.mar.order": "confidence"},
+        ["sampling.mar: confidence_noise belongs to order confidence and is needed there"],
+    ),
+    "guided channels of another head": (
+        {"sampling.mar.guidance_channels": 3},
+        ["variants.mar: sampling.mar.guidance_channels 3 with a diffusion head; accepted: none"],
+    ),
+    "temperature of L2": (
+        {"heads.diffloss": {"kind": "mse"}, "sampling.mar.diffusion_steps": None, "sampling.mar.temperature": 0.9},
+        ["variants.mar: sampling.mar.temperature 0.9 with a mse head: it draws nothing; accepted: 1.0"],
+    ),
+    "components of Diffusion Loss": (
+        {"heads.diffloss.components": 4},
+        ["heads.diffloss: components belongs to kind mixture: kind diffusion"],
+    ),
+    # DiT
+    "half a DiT": (
+        {"backbones.masked": {"kind": "dit", "width": 8, "depth": 1, "heads": 2, "patch": 1}},
+        ["variants.mar: DiT is backbone, head and order together; found backbone masked dit: yes", "head diffloss"],
+    ),
+    "DiT without a patch": (
+        {"backbones.masked.kind": "dit"},
+        ["backbones.masked: patch belongs to kind dit and is needed there: kind dit"],
+    ),
+    # imports
+    "a trained tokenizer without its length": (
+        {"tokenizers.kl.images": None},
+        ["tokenizers.kl: images is needed to train: kind kl, pretrained false"],
+    ),
+    "an imported tokenizer with a length": (
+        {"tokenizers.kl.pretrained": True},
+        ["tokenizers.kl: images has no meaning: nothing is trained: kind kl, pretrained true"],
+    ),
+    "weights that nothing imports": (
+        {"variants.mar.weights": "mar-b"},
+        ["variants.mar: weights mar-b: belongs to pretrained: true"],
+    ),
+    "two seeds of one import": (
+        {"variants.mar.pretrained": True, "variants.mar.seeds": [0, 1]},
+        ["variants.mar: seeds [0, 1] with pretrained: true: one set of weights; accepted: [0]"],
+    ),
+    "continuous latents of kl": (
+        {"tokenizers.kl.continuous": True},
+        ["tokenizers.kl: continuous: true with kind kl: accepted with vq"],
+    ),
+    "totals of the digits": ({"data.expect": "imagenet"}, ["data: expect belongs to kind imagefolder: kind digits"]),
+    # what else a study says
+    "a row that is half ours": (
+        {"tables.table1.rows.0.variant": None},
+        ["tables.table1.rows.0: row", "variant and one of without and guided belong together"],
+    ),
+    "setting of a curve of figure 4": (
+        {"diffusion_steps": [{"label": "a", "variant": "mar", "sampling": ["ar"]}]},
+        ["diffusion_steps[0]: sampling of variant mar: found 'ar'; accepted: mar"],
+    ),
+    "reuse of itself": ({"reuse": "tiny"}, ["reuse tiny: accepted: another study"]),
 }
 
 
@@ -219,7 +280,7 @@ def test_required_key_is_named(path: str, values: dict[str, Any]) -> None:
 
 def test_each_mistake_has_its_line(values: dict[str, Any]) -> None:
     put(values, "backbones.masked.depth", -1)
-    put(values, "heads.crossent.kind", "mse")
+    put(values, "heads.crossent.kind", "l1")
     lines = refusal(values).splitlines()
     assert [line.split(": ")[1] for line in lines] == ["backbones.masked.depth", "heads.crossent.kind"]
 

@@ -198,3 +198,50 @@ class TestClaim:
         (tmp_path / "recipe.json").write_text("{")
         with pytest.raises(ValueError, match=r"recipe\.json: no valid JSON"):
             files.claim(tmp_path, {"train": "x"})
+
+
+class TestTakeOver:
+    """A study that reuses another takes the finished folders of equal recipe, and nothing else."""
+
+    def twin(self, tmp_path: Path, recipe: dict[str, int], finished: bool = True) -> Path:
+        twin = tmp_path / "other"
+        (twin / "checkpoints").mkdir(parents=True)
+        (twin / "weights.safetensors").write_bytes(b"weights")
+        (twin / "log.jsonl").write_text("line\n")
+        files.write_json(twin / "recipe.json", recipe)
+        if finished:
+            files.write_json(twin / "run.json", {"done": True})
+        return twin
+
+    def test_a_finished_folder_of_equal_recipe(self, tmp_path: Path) -> None:
+        twin, folder = self.twin(tmp_path, {"a": 1}), tmp_path / "mine"
+        with files.lock(folder):
+            files.claim(folder, {"a": 1}, "run.json", twin)
+        assert kept(folder) == [".lock", "log.jsonl", "recipe.json", "run.json", "weights.safetensors"]
+        assert (folder / "weights.safetensors").samefile(twin / "weights.safetensors")  # no second copy on disk
+        with open(folder / "log.jsonl", "a") as log:
+            log.write("mine\n")
+        assert (twin / "log.jsonl").read_text() == "line\n"  # what is appended to is no link
+
+    @pytest.mark.parametrize(("recipe", "finished"), [({"a": 2}, True), ({"a": 1}, False)])
+    def test_not_another_recipe_nor_an_unfinished_one(
+        self, tmp_path: Path, recipe: dict[str, int], finished: bool
+    ) -> None:
+        folder = tmp_path / "mine"
+        with files.lock(folder):
+            files.claim(folder, {"a": 1}, "run.json", self.twin(tmp_path, recipe, finished))
+        assert kept(folder) == [".lock", "recipe.json"]
+
+    def test_what_is_there_is_kept_or_moved_aside_first(self, tmp_path: Path) -> None:
+        twin, folder = self.twin(tmp_path, {"a": 1}), tmp_path / "mine"
+        folder.mkdir()
+        (folder / "old.txt").write_text("old")
+        files.write_json(folder / "recipe.json", {"a": 0})
+        with files.lock(folder):
+            files.claim(folder, {"a": 1}, "run.json", twin)
+        assert "old.txt" not in kept(folder) and "run.json" in kept(folder)
+        (folder / "weights.safetensors").unlink()
+        (folder / "weights.safetensors").write_bytes(b"ours")
+        with files.lock(folder):
+            files.claim(folder, {"a": 1}, "run.json", twin)
+        assert (folder / "weights.safetensors").read_bytes() == b"ours"  # finished: nothing is taken again

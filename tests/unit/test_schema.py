@@ -62,7 +62,7 @@ def test_a_part_of_a_study_fits() -> None:
     [
         ({"studdy": "a"}, "$"),
         ({"study": "a/b"}, "$.study"),
-        ({"heads": {"a": {"kind": "mse"}}}, "$.heads.a.kind"),
+        ({"heads": {"a": {"kind": "l1"}}}, "$.heads.a.kind"),
         ({"recipes": {"a": {"batsh": 1}}}, "$.recipes.a"),
         ({"recipes": {"a": {"batch": 0}}}, "$.recipes.a.batch"),
         ({"tradeoff": [{"label": "a"}]}, "$.tradeoff"),
