@@ -83,6 +83,13 @@ class Command:
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # submitit hides the GPUs that were not asked for
             if self.devices is not None:
                 os.environ["CUDA_VISIBLE_DEVICES"] = self.devices
+        elif int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+            # One task per GPU. A training shares its batches among them (mar/distributed.py); any other command is
+            # the first task's work.
+            environment = submitit.helpers.TorchDistributedEnvironment()
+            if "train" not in self.arguments and environment.rank:
+                return 0
+            environment.export(set_cuda_visible_devices=False, overwrite=True)
         from mar.cli import main
 
         try:
