@@ -2,6 +2,7 @@
 #   snakemake all                                    config/digits.yaml
 #   snakemake all --configfile config/demo.yaml      another study
 #   snakemake figures/tradeoff.pdf                   one product
+#   snakemake drill --configfile config/imagenet256.yaml      each shape once on generated images, before the real run
 from snakemake.utils import min_version
 
 min_version("9.17")
@@ -17,12 +18,33 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+
+
+# A study over its budget does not start.
+from mar import plan
+
+try:
+    plan.check(STUDY, Path(ROOT))
+except ValueError as error:
+    raise WorkflowError(str(error))
+
+
 include: "workflow/rules/data.smk"
+include: "workflow/rules/assets.smk"
 include: "workflow/rules/tokenize.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/drill.smk"
+
+
+# A rule of another name in a profile has no effect: nobody wants to learn that from a training on one node.
+try:
+    for name in workflow.resource_settings.overwrite_resources or {}:
+        machine.known("set-resources", name, {rule.name for rule in workflow.rules})
+except ValueError as error:
+    raise WorkflowError(str(error))
 
 
 rule all:

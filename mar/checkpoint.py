@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mar.distributed import ALONE, World
 from mar.files import atomic, read_json, sha256, write_json
 
 KEPT = 2
@@ -29,20 +30,29 @@ def save(folder: Path, images: int, state: dict[str, Any]) -> None:
         (folder / entry["file"]).unlink(missing_ok=True)
 
 
-def load_latest(folder: Path) -> dict[str, Any] | None:
+def load_latest(folder: Path, world: World = ALONE) -> dict[str, Any] | None:
     """State of the newest intact checkpoint; None if none was ever written.
 
-    A corrupt one is named and passed over for the one before.
+    Its tensors are mapped from the file, not read: copy them, and only what is copied takes memory. The first process
+    looks which one is intact, for all.
 
     Raises:
         ValueError: there are checkpoints, but none is intact.
     """
+    path: Path | None = world.first(lambda: _newest(folder))
+    if path is None:
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return state
+
+
+def _newest(folder: Path) -> Path | None:
+    """The newest intact checkpoint; a corrupt one is named and passed over for the one before."""
     entries = _index(folder)
     for entry in reversed(entries):
         path = folder / entry["file"]
         if path.exists() and sha256(path) == entry["sha256"]:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            return state
+            return path
         print(
             f"{path}: corrupt or missing (checksum differs from index.json); going back to the one before", flush=True
         )

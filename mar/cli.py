@@ -138,7 +138,7 @@ def tokenizer(study: str, tokenizer: str, recipe: str) -> None:
 @_recipe
 def rfid(study: str, tokenizer: str, recipe: str) -> None:
     """Measure what a tokenizer loses: rFID, PSNR, codebook usage."""
-    from mar.tokenizers.train import rfid
+    from mar.tokenizers.measure import rfid
 
     rfid(*_open(study, tokenizer=tokenizer, recipe=recipe, stage="metrics"), tokenizer)
 
@@ -152,6 +152,47 @@ def encode(study: str, tokenizer: str, recipe: str) -> None:
     from mar.encode import encode
 
     encode(*_open(study, tokenizer=tokenizer, recipe=recipe, stage="tokenizer"), tokenizer)
+
+
+_assets = click.option(
+    "--assets", default="results/assets", type=click.Path(path_type=Path), help="Folder of imports and downloads."
+)
+_table = click.option(
+    "--table", default="config/assets.csv", type=click.Path(path_type=Path), help="Table of published files."
+)
+
+
+@main.command("import")
+@click.argument("format", metavar="FORMAT")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--as", "name", default="", help="Name that studies ask for; default: that of FILE without its end.")
+@_assets
+@_table
+def import_(format: str, file: Path | None, name: str, assets: Path, table: Path) -> None:
+    """Import published weights: FORMAT is official-mar, dit, ldm-kl, ldm-vq, diffusers-kl or consistency-decoder.
+
+    Without FILE the file is fetched that the table calls NAME, or the only one that it has of FORMAT.
+    """
+    from mar.assets import fetch, only
+
+    asset = None if file else only(format, name, table)
+    if asset:
+        file, name = fetch(asset, assets), name or asset.name
+    assert file  # fetched, if not given
+    from mar.weights import import_weights
+
+    import_weights(format, file, name or file.stem, assets, asset)
+
+
+@main.command("fetch")
+@click.argument("name")
+@_assets
+@_table
+def fetch_(name: str, assets: Path, table: Path) -> None:
+    """Fetch a published file by its name in the table, and check it."""
+    from mar.assets import fetch, find
+
+    fetch(find(name, table), assets)
 
 
 @main.command()
@@ -230,7 +271,7 @@ def figure(study: str, name: str, out: Path) -> None:
 @click.option("--claims", "claims_file", default="config/claims.yaml", type=click.Path(path_type=Path))
 def claims(study: str, claims_file: Path) -> None:
     """Judge each claim of the paper by what the study measured."""
-    from mar.claims import judge
+    from mar.verdicts import judge
 
     judge(*_open(study), claims_file)
 
@@ -274,6 +315,58 @@ def watch(study: str) -> None:
 
 
 @main.command()
+@click.option("--study", required=True, metavar="STUDY", help="Name under config/, a study file, or study.json.")
+@click.option("--utilisation", type=click.FloatRange(0.0, 1.0, min_open=True), help="Share of the peak; default: 0.23.")
+@click.option("--measured", metavar="VARIANT=RATE", help="Images a second of a training on one A100, instead.")
+@click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write the jobs there too.")
+def plan(study: str, utilisation: float | None, measured: str | None, file: Path | None) -> None:
+    """Show what a study costs: operations, A100 hours and disk of every job."""
+    import csv
+
+    from mar import plan as plans
+    from mar.files import atomic
+    from mar.study import load
+
+    if utilisation and measured:
+        raise ValueError("--utilisation and --measured: accepted: one of both")
+    path = Path(study if Path(study).suffix in (".yaml", ".json") else f"config/{study}.yaml")
+    loaded = load(path)
+    root = path.parent if path.name == "study.json" else Path("results") / loaded.study
+    share = plans.utilisation_of(loaded, measured) if measured else utilisation or plans.UTILISATION
+    found = plans.jobs(loaded, root)
+    click.echo(plans.text(loaded, found, plans.count_images(loaded, root), share))
+    if file:
+        lines = plans.rows(found, share)
+        with atomic(file) as temporary, open(temporary, "w", newline="") as out:
+            writer = csv.DictWriter(out, list(lines[0]))
+            writer.writeheader()
+            writer.writerows(lines)
+    try:
+        plans.check(loaded, root, share)
+    except ValueError as error:
+        click.echo(f"over budget: {error}", err=True)
+
+
+@main.command()
+@_study
+@click.option("--shape", help="Run this shape; without it, gather the shapes that have run into one table.")
+@click.option("--recipe", default="", help="What the workflow planned with; another study.json is refused.")
+def drill(study: str, shape: str | None, recipe: str) -> None:
+    """Run one shape of a study once at its true size on generated images, or show the table of all."""
+    from mar import drill as drills
+
+    loaded, root = _open(study)
+    if shape is None:
+        click.echo(drills.gather(loaded, root))
+        return
+    if recipe and recipe != drills.shape_slice(loaded, shape):
+        raise ValueError(f"{study}: changed since this job was planned; run the workflow again")
+    from mar.drill_run import run
+
+    run(loaded, root, shape)
+
+
+@main.command()
 @click.option("--out", type=click.Path(path_type=Path), help="File to write instead of printing.")
 def schema(out: Path | None) -> None:
     """JSON schema of a study file, for editors."""
@@ -297,15 +390,43 @@ def schema(out: Path | None) -> None:
 @click.option("--slurm-constraint", default="", metavar="FEATURES")
 @click.option("--slurm-nodes", default=0, metavar="N")
 @click.option("--slurm-gpus-per-node", default=0, metavar="N")
+@click.option("--slurm-cpus-per-task", default=0, metavar="N")
 @click.option("--slurm-time", default=0, metavar="MINUTES")
 @click.option("--slurm-mem", default=0, metavar="MEGABYTES", help="Memory per node.")
+@click.option("--slurm-signal", default=0, metavar="SECONDS", help="Time for saving before the time limit.")
+@click.option("--slurm-shards", default=0, metavar="N", help="Share the command among an array of N jobs.")
+@click.option("--slurm-extra", default="", metavar="OPTIONS", help="More options of sbatch, as --name=value.")
+@click.option("--inputs", default="", metavar="FILES", help="What the command reads, in one argument.")
+@click.option("--outputs", default="", metavar="FILES", help="What it writes: there when it is done.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def launch(cluster: str, folder: Path, recipe: str, command: tuple[str, ...], **slurm: Any) -> None:
+def launch(
+    cluster: str, folder: Path, recipe: str, inputs: str, outputs: str, command: tuple[str, ...], **slurm: Any
+) -> None:
     """Run a COMMAND of mar as a job and follow it: mar launch --folder F -- train --study S --variant V --seed K."""
     from mar.cluster.launch import Slurm, launch
 
     site = Slurm(**{name.removeprefix("slurm_"): value for name, value in slurm.items()})
-    sys.exit(launch(command, folder, cluster, recipe, site))
+    sys.exit(launch(command, folder, cluster, recipe, site, outputs.split(), inputs.split()))
+
+
+@main.command()
+@click.option("--study", default="", metavar="results/<study>/study.json", help="Of one study; without it of all.")
+def jobs(study: str) -> None:
+    """List jobs: queued, running, done, failed, stopped or lost."""
+    from mar.cluster.jobs import table
+
+    roots = [_open(study)[1]] if study else sorted(path.parent for path in Path("results").glob("*/jobs"))
+    for line in [("state", "job", "submitted", "folder"), *(line for root in roots for line in table(root))]:
+        click.echo("{:<18} {:>10} {:<19} {}".format(*line))
+
+
+@main.command()
+@_study
+def cancel(study: str) -> None:
+    """End the jobs of a study; the same workflow goes on from their checkpoints."""
+    from mar.cluster.jobs import cancel
+
+    click.echo(f"ended: {' '.join(cancel(_open(study)[1])) or 'nothing was queued or running'}")
 
 
 if __name__ == "__main__":

@@ -106,6 +106,7 @@ class Table(Section):
 
     paper: Name = Field(description="config/paper/<paper>.csv")
     title: str
+    timed: bool = Field(False, description="measure the seconds per image of its rows, as of the trade-off's points")
     rows: tuple[TableRow, ...]
 
 

@@ -1,17 +1,20 @@
 """Encoding: every image of both splits to token shards, once, so that training reads no image.
 
-Continuous tokens are stored as posterior moments and sampled again at every training step, as MAR does. The
-latent scale is 1/std of latents sampled over the train split; the mean is not removed (MAR, DiT).
+Continuous tokens of a posterior are stored as its moments and sampled again at every training step, as MAR does;
+latents before a quantiser and pixels are stored as they are. The latent scale is the study's, or 1/std of latents
+over the train split; the mean is not removed (MAR, DiT).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from mar import tokenizers
 from mar.config import Study
@@ -19,11 +22,12 @@ from mar.data.images import SPLITS, ImageSet, open_split, to_float
 from mar.data.tokens import TokenSet, sample_posterior, shard_dtype, shard_shape
 from mar.files import atomic, claim, lock, read_json, sha256, write_json
 from mar.progress import Progress
-from mar.study import tokenizer_slice
+from mar.study import tokenizer_slice, twin
 from mar.tokenizers import Tokenizer
 
 SHARD = 10_000  # images per shard: 650 MB of KL-16 moments with the mirror images of 256x256
 BATCH = 250  # images per forward pass
+WORKER_IMAGES = 500  # images that are worth starting a process for
 
 
 def encode(study: Study, root: str | Path, name: str) -> None:
@@ -45,18 +49,20 @@ def encode(study: Study, root: str | Path, name: str) -> None:
     for split in SPLITS:
         folder = root / "tokens" / name / split
         with lock(folder):
-            claim(folder, recipe)
+            claim(folder, recipe, "manifest.json", twin(study, root, folder))
             manifest = folder / "manifest.json"
             if not _complete(folder):
                 if tokenizer is None:
                     tokenizer = tokenizers.load(root, name, study).to(device)
                 images = open_split(study, root, split)
-                record = _describe(study, name, recipe, images)
+                record = _describe(study, name, recipe, images, tokenizer.tokens)
                 _write_labels(folder, images)
                 record["labels_sha256"] = sha256(folder / "labels.npy")
-                record["shards"] = _write_shards(folder, record, images, tokenizer, device)
-                if record["kind"] == "moments":
-                    record["scale"] = _scale(folder, record, study.seed) if split == "train" else scale
+                workers = torch.get_num_threads() if study.data.kind == "imagefolder" else 0
+                record["shards"] = _write_shards(folder, record, images, tokenizer, device, workers)
+                if record["kind"] != "ids":
+                    given = study.tokenizers[name].scale or (1.0 if tokenizer.kind == "pixels" else scale)
+                    record["scale"] = given or _scale(folder, record, study.seed)
                 write_json(manifest, record)
             scale = read_json(manifest).get("scale")
             print(f"{manifest}: complete", flush=True)
@@ -85,9 +91,8 @@ def _complete(folder: Path) -> bool:
     return True
 
 
-def _describe(study: Study, name: str, recipe: dict[str, Any], images: ImageSet) -> dict[str, Any]:
+def _describe(study: Study, name: str, recipe: dict[str, Any], images: ImageSet, kind: str) -> dict[str, Any]:
     config = study.tokenizers[name]
-    kind = {"kl": "moments", "vq": "ids"}[config.kind]
     record = {
         "kind": kind,
         "count": len(images),
@@ -100,7 +105,7 @@ def _describe(study: Study, name: str, recipe: dict[str, Any], images: ImageSet)
         "tokenizer": recipe["tokenizer"],
         "data": recipe["data"],
     }
-    return record | ({"token_dim": config.token_dim} if kind == "moments" else {"codebook_size": config.codebook_size})
+    return record | ({"codebook_size": config.codebook_size} if kind == "ids" else {"token_dim": config.token_dim})
 
 
 def _write_labels(folder: Path, images: ImageSet) -> None:
@@ -110,32 +115,71 @@ def _write_labels(folder: Path, images: ImageSet) -> None:
 
 @torch.no_grad()
 def _write_shards(
-    folder: Path, manifest: dict[str, Any], images: ImageSet, tokenizer: Tokenizer, device: torch.device
+    folder: Path, manifest: dict[str, Any], images: ImageSet, tokenizer: Tokenizer, device: torch.device, workers: int
 ) -> list[dict[str, Any]]:
     shape, dtype = shard_shape(manifest), shard_dtype(manifest)
-    shards: list[dict[str, Any]] = []
-    progress = Progress(f"encode {folder.name}", len(images))
-    for number, first in enumerate(range(0, len(images), SHARD)):
-        path = folder / f"shard-{number:05d}.npy"
-        count = min(SHARD, len(images) - first)
-        if _whole(path, (count, *shape), dtype):
-            progress.update(count)
-        else:
-            with atomic(path) as temporary:
-                out = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(count, *shape))
-                for start in range(0, count, BATCH):
-                    stop = min(start + BATCH, count)
-                    batch = to_float(images.batch(range(first + start, first + stop))).to(device)
-                    views = [batch] if manifest["views"] == 1 else [batch, batch.flip(3)]
-                    tokens = torch.stack([tokenizer.encode(view) for view in views], dim=1).cpu()
-                    if not torch.isfinite(tokens).all():
-                        raise ValueError(f"{path}: the tokenizer gave values that are not finite")
-                    out[start:stop] = tokens.numpy()
-                    progress.update(stop - start)
-                out.flush()
-                del out
-        shards.append({"file": path.name, "count": count, "sha256": sha256(path)})
-    return shards
+    firsts = range(0, len(images), SHARD)
+    shards = {
+        folder / f"shard-{i:05d}.npy": range(len(images))[first : first + SHARD] for i, first in enumerate(firsts)
+    }
+    missing = {path: rows for path, rows in shards.items() if not _whole(path, (len(rows), *shape), dtype)}
+    left = sum(len(rows) for rows in missing.values())
+    batches = [rows[start : start + BATCH] for rows in missing.values() for start in range(0, len(rows), BATCH)]
+    pixels = read_ahead(images, batches, min(workers, left // WORKER_IMAGES))
+    progress = Progress(f"encode {folder.name}", len(images), len(images) - left)
+    for path, rows in missing.items():
+        with atomic(path) as temporary:
+            out = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(len(rows), *shape))
+            for start in range(0, len(rows), BATCH):
+                batch = to_float(next(pixels)).to(device)
+                views = [batch] if manifest["views"] == 1 else [batch, batch.flip(3)]
+                tokens = torch.stack([tokenizer.encode(view) for view in views], dim=1).cpu()
+                if not torch.isfinite(tokens).all():
+                    raise ValueError(f"{path}: the tokenizer gave values that are not finite")
+                out[start : start + len(batch)] = tokens.numpy()
+                progress.update(len(batch))
+            out.flush()
+            del out
+    return [{"file": path.name, "count": len(rows), "sha256": sha256(path)} for path, rows in shards.items()]
+
+
+def read_ahead(images: ImageSet, batches: list[range], workers: int) -> Iterator[torch.Tensor]:
+    """Batches of images, uint8 (B, 3, H, W), in the given order; decoded and cropped by `workers` processes.
+
+    With 0 workers they are read in this process, which is faster for few or for ready images.
+
+    Raises:
+        ValueError: an image cannot be read.
+    """
+    settings: dict[str, Any] = {"multiprocessing_context": "fork", "prefetch_factor": 2} if workers else {}
+    loader = DataLoader(_Batches(images, batches), batch_size=None, num_workers=workers, collate_fn=_same, **settings)
+    for found in loader:
+        if isinstance(found, ValueError):
+            raise found
+        yield torch.from_numpy(found).permute(0, 3, 1, 2).contiguous()
+
+
+class _Batches(Dataset[Any]):
+    """Batches of images as arrays: through a pipe, since the shared memory of a container may be small.
+
+    An error is handed over as a value: raised in a worker, the loader would wrap a traceback around its message.
+    """
+
+    def __init__(self, images: ImageSet, batches: list[range]) -> None:
+        self.images, self.batches = images, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> np.ndarray | ValueError:
+        try:
+            return self.images.arrays(self.batches[number])
+        except ValueError as error:
+            return error
+
+
+def _same(batch: Any) -> Any:
+    return batch
 
 
 def _whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
@@ -151,15 +195,17 @@ def _whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
 
 
 def _scale(folder: Path, manifest: dict[str, Any], seed: int) -> float:
-    """1/std of latents sampled from the posteriors, over all numbers of the train split in float64."""
+    """1/std of the latents, sampled where they have a posterior, over all numbers of the train split in float64."""
     generator = torch.Generator().manual_seed(seed)
     count, total, squares = 0, 0.0, 0.0
     for entry in manifest["shards"]:
         shard = np.load(folder / entry["file"], mmap_mode="r")
         for start in range(0, len(shard), BATCH):
-            moments = torch.from_numpy(np.array(shard[start : start + BATCH])).flatten(0, 1)  # (B*views, 2C, h, w)
-            noise = torch.randn(moments.chunk(2, dim=1)[0].shape, generator=generator)
-            latents = sample_posterior(moments, noise).double()
+            stored = torch.from_numpy(np.array(shard[start : start + BATCH])).flatten(0, 1)  # (B*views, C or 2C, h, w)
+            if manifest["kind"] == "moments":
+                noise = torch.randn(stored.chunk(2, dim=1)[0].shape, generator=generator)
+                stored = sample_posterior(stored, noise)
+            latents = stored.double()
             count += latents.numel()
             total += latents.sum().item()
             squares += latents.square().sum().item()

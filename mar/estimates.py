@@ -165,17 +165,76 @@ class Results:
 
     def seconds(self, variant: str, setting: str) -> Estimate | None:
         """Seconds per image with the measured range; None where none is trained or timed."""
-        if not self.study.variants[variant].seeds or setting not in speed_settings(self.study, variant):
+        if (timing := self._timing(variant, setting)) is None:
             return None
-        path = self.root / "speed" / f"{variant}.json"
-        values = read_json(path)
-        if setting not in values["points"]:
-            raise ValueError(f"{path}: points: {setting!r} is missing; found {', '.join(values['points'])}")
-        point, protocol = values["points"][setting], values["protocol"]
+        point, protocol = timing
         n = protocol["batch"] * protocol["batches"]
-        return Estimate(
-            point["seconds_per_image"], point["low"], point["high"], n, self.study.variants[variant].seeds[:1]
-        )
+        seeds = self.study.variants[variant].seeds[:1]
+        return Estimate(point["seconds_per_image"], point["low"], point["high"], n, seeds)
+
+    def head_share(self, variant: str, setting: str) -> Estimate | None:
+        """Part of the sampling time in which the head draws tokens, with the measured range; None as for seconds."""
+        if (timing := self._timing(variant, setting)) is None or "head_share" not in timing[0]:
+            return None  # timed before this was measured
+        share = timing[0]["head_share"]
+        n = timing[1]["batch"] * timing[1]["batches"]
+        return Estimate(share["value"], share["low"], share["high"], n, self.study.variants[variant].seeds[:1])
+
+    def training(self, variant: str) -> Estimate | None:
+        """Device seconds of a training: mean over seeds, least and most; None if there was none, as for imports."""
+        found = []
+        for seed in self.study.variants[variant].seeds:
+            run = read_json(self.root / "runs" / variant / f"seed{seed}" / "run.json")
+            if "pretrained" in run:
+                return None
+            found.append(run["seconds"] * run.get("processes", 1))
+        seeds = self.study.variants[variant].seeds
+        return Estimate(fmean(found), min(found), max(found), 0, seeds) if found else None
+
+    def parameters(self, variant: str) -> Estimate:
+        """Parameters of a trained variant, as its training counted them: a number without scatter."""
+        seeds = self.study.variants[variant].seeds[:1]
+        count = read_json(self.root / "runs" / variant / f"seed{seeds[0]}" / "run.json")["parameters"]
+        return Estimate(count, count, count, 0, seeds)
+
+    def head_parameters(self, variant: str) -> Estimate | None:
+        """Parameters of a variant's head alone; None for DiT, which has none."""
+        v = self.study.variants[variant]
+        head, tok = self.study.heads[v.head], self.study.tokenizers[v.tokenizer]
+        if head.kind == "joint":
+            return None
+        import torch
+
+        from mar.heads import build_head
+
+        with torch.device("meta"):  # shapes only: no memory, no random numbers
+            manifest = {"codebook_size": tok.codebook_size, "token_dim": tok.token_dim}
+            built = build_head(head, self.study.backbones[v.backbone].width, manifest)
+        count = sum(p.numel() for p in built.parameters())
+        return Estimate(count, count, count, 0, v.seeds[:1])
+
+    def rfid(self, variant: str, split: str = "train") -> Estimate | None:
+        """FID of the images of a split as the variant's tokenizer reconstructs them; None if not measured on it."""
+        values = read_json(self.root / "tokenizers" / self.study.variants[variant].tokenizer / "rfid.json")
+        measured = values if values.get("split") == split else values.get(split)
+        if measured is None:
+            return None
+        found = measured["metrics"]["rfid"]
+        return Estimate(found["value"], found["low"], found["high"], found["n"])
+
+    @property
+    def extractor(self) -> str:
+        """Whose features the metrics are made of: `classifier`, the study's own, or `inception`."""
+        return str(self._reference.get("extractor", "classifier"))
+
+    @property
+    def comparable(self) -> bool:
+        """Whether our numbers are on the paper's scale: ImageNet's images and Inception's features.
+
+        Elsewhere a difference to the paper's number says nothing, so none is printed, and no point of the paper is
+        drawn among ours.
+        """
+        return self.study.data.expect == "imagenet" and self.extractor == "inception"
 
     def floor(self, metric: str) -> Estimate:
         """The metric of held-out real images, resampled to as many as a sample set: real versus real."""
@@ -217,6 +276,16 @@ class Results:
     @cached_property
     def _reference(self) -> dict[str, Any]:
         return self._read(self.root / "metrics" / "reference.json")
+
+    def _timing(self, variant: str, setting: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """The timed point of a setting and the protocol; None where none is trained or timed."""
+        if not self.study.variants[variant].seeds or setting not in speed_settings(self.study, variant):
+            return None
+        path = self.root / "speed" / f"{variant}.json"
+        values = read_json(path)
+        if setting not in values["points"]:
+            raise ValueError(f"{path}: points: {setting!r} is missing; found {', '.join(values['points'])}")
+        return values["points"][setting], values["protocol"]
 
     def _compare_seconds(self, a: tuple[str, str], b: tuple[str, str]) -> Comparison | None:
         x, y = self.seconds(*a), self.seconds(*b)

@@ -108,6 +108,10 @@ class Tokenizer(Section):
         self._belongs("kl_weight", "kl", needed=self.trained)
         if self.kind == "pixels" and (self.stride, self.latent_channels) != (1, 3):
             raise ValueError(f"stride {self.stride}, latent_channels {self.latent_channels}: pixels have 1 and 3")
+        if self.kind == "consistency" and (self.stride, self.latent_channels) != (8, 4):
+            raise ValueError(
+                f"stride {self.stride}, latent_channels {self.latent_channels}: the consistency decoder has 8 and 4"
+            )
         if self.kind == "consistency" and not self.pretrained:
             raise ValueError("pretrained: false with kind consistency: it is not trained here; accepted: true")
         if self.pretrained and self.kind == "pixels":

@@ -1,4 +1,4 @@
-"""Figures of a study: the trade-off of speed and quality, grids of samples, loss curves; each as PDF, PNG and CSV.
+"""Figures of a study: curves of quality (`mar/curves.py`), grids of samples, losses; each as PDF, PNG and CSV.
 
 Files carry no dates, so drawing again from the same numbers gives the same bytes.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mar.config import Study
-from mar.estimates import Results
+from mar.curves import COLOURS, LINES, Rows, diffusion_steps, temperature, tradeoff
 from mar.files import atomic, read_json, write_text
 from mar.track import read
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 COLUMNS, CLASSES, SIDE = 8, 10, 64  # of a grid: images a class, classes at most, pixels an image at most
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; markers say the same without colour
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -41,20 +38,31 @@ STYLE: dict[Any, Any] = {
 }
 
 
+LOSSES = {
+    "categorical": "cross-entropy (nats a token)",
+    "diffusion": "Diffusion Loss",
+    "mse": "mean squared error",
+    "mixture": "normal mixture (nats a token)",
+    "joint": "DiT's diffusion loss",
+}
+
+
 def draw(study: Study, root: Path, name: str, out: Path) -> None:
     """Write <out>/<name>.{pdf,png,csv}.
 
     Args:
         study: the study.
         root: its results folder.
-        name: tradeoff, samples or losses.
+        name: tradeoff, diffusion_steps, temperature, samples or losses.
         out: folder of the figure files.
 
     Raises:
         ValueError: the name is another one, or a file that the figure shows is missing.
     """
-    figures: dict[str, Callable[[Study, Path], tuple[Figure, list[dict[str, Any]]]]] = {
+    figures: dict[str, Callable[[Study, Path], tuple[Figure, Rows]]] = {
         "tradeoff": tradeoff,
+        "diffusion_steps": diffusion_steps,
+        "temperature": temperature,
         "samples": samples,
         "losses": losses,
     }
@@ -76,78 +84,7 @@ def draw(study: Study, root: Path, name: str, out: Path) -> None:
     print(f"{out / name}.pdf, .png, .csv: {len(rows)} rows", flush=True)
 
 
-def tradeoff(study: Study, root: Path) -> tuple[Figure, list[dict[str, Any]]]:
-    """FID against measured seconds per image, a line per curve of the study (the paper's Figure 6).
-
-    Reads every metric file of the study, since the intervals contain the seed spread pooled over all of them.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    results = Results(study, root)
-    rows: list[dict[str, Any]] = []
-    absent: list[str] = []
-    handles: list[tuple[Any, str]] = []
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
-    axes: Axes = figure.add_subplot()
-    for i, curve in enumerate(study.tradeoff):
-        line = []
-        for setting in curve.sampling:
-            fid, seconds = results.cell(curve.variant, setting, "fid"), results.seconds(curve.variant, setting)
-            if fid is None or seconds is None:
-                absent.append(curve.label)
-                break
-            line.append((seconds, fid, study.sampling[setting].steps))
-            row = {"curve": curve.label, "variant": curve.variant, "setting": setting, "steps": line[-1][2]}
-            row |= {"seconds_per_image": seconds.value, "seconds_low": seconds.low, "seconds_high": seconds.high}
-            row |= {"fid": fid.value, "fid_low": fid.low, "fid_high": fid.high, "n": fid.n}
-            rows.append(row | {"seeds": " ".join(map(str, fid.seeds))})
-        if not line:
-            continue
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        x, y = [s.value for s, _, _ in line], [f.value for _, f, _ in line]
-        drawn = axes.errorbar(
-            x,
-            y,
-            xerr=[[s.value - s.low for s, _, _ in line], [s.high - s.value for s, _, _ in line]],
-            yerr=[[f.value - f.low for _, f, _ in line], [f.high - f.value for _, f, _ in line]],
-            color=colour,
-            marker=marker,
-            markersize=5,
-            linewidth=1.4,
-            elinewidth=0.9,
-            capsize=2.5,
-        )
-        handles.append((drawn.lines[0], curve.label))  # the legend shows line and marker, no bars
-        for seconds, fid, steps in line:
-            axes.annotate(
-                str(steps),
-                (seconds.value, fid.value),
-                xytext=(5, 5 if i % 2 else -11),  # curves that cross keep their labels apart
-                textcoords="offset points",
-                color=colour,
-                fontsize=8,
-            )
-    floor = results.floor("fid")
-    drawn_floor = axes.axhline(floor.value, color="#555555", linestyle="--", linewidth=1)
-    handles.append((drawn_floor, f"real versus real, n = {floor.n}"))
-    rows.append({"curve": "real versus real", "fid": floor.value, "fid_low": floor.low, "fid_high": floor.high})
-    rows[-1] |= {"n": floor.n}
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("seconds per image (measured, log scale)")
-    axes.set_ylabel(f"FID{_guided(study)}, {study.metrics.samples} images (log scale)")
-    axes.set_title(f"Speed and quality, study {study.study}", loc="left")
-    axes.legend(*zip(*handles, strict=True), fontsize=8)
-    figure.supxlabel(_protocol(study, root, absent), fontsize=7, color="#444444")
-    return figure, rows
-
-
-def samples(study: Study, root: Path) -> tuple[Figure, list[dict[str, Any]]]:
+def samples(study: Study, root: Path) -> tuple[Figure, Rows]:
     """A grid of samples per trained variant, a row a class, beside held-out real images."""
     from matplotlib.figure import Figure
 
@@ -182,16 +119,17 @@ def samples(study: Study, root: Path) -> tuple[Figure, list[dict[str, Any]]]:
     return figure, rows
 
 
-def losses(study: Study, root: Path) -> tuple[Figure, list[dict[str, Any]]]:
+def losses(study: Study, root: Path) -> tuple[Figure, Rows]:
     """Training loss, smoothed, a line per variant and seed; a panel per head, since their losses do not compare."""
     from matplotlib.figure import Figure
 
-    trained = [(v, s) for v, variant in study.variants.items() for s in variant.seeds]
+    trained = [(v, s) for v, variant in study.variants.items() for s in variant.seeds if not variant.pretrained]
     kinds = sorted({study.heads[study.variants[v].head].kind for v, _ in trained})
-    names = {"categorical": "cross-entropy (nats a token)", "diffusion": "Diffusion Loss"}
-    figure, rows = Figure(figsize=(3.9 * max(len(kinds), 1), 3.3), layout="constrained"), []
+    across = min(len(kinds), 3 if len(kinds) != 4 else 2) or 1
+    down = -(-len(kinds) // across) or 1
+    figure, rows = Figure(figsize=(3.9 * across, 3.6 * down), layout="constrained"), []
     for panel, kind in enumerate(kinds):
-        axes: Axes = figure.add_subplot(1, len(kinds), panel + 1)
+        axes: Axes = figure.add_subplot(down, across, panel + 1)
         variants = list(dict.fromkeys(v for v, _ in trained if study.heads[study.variants[v].head].kind == kind))
         for i, variant in enumerate(variants):
             for j, seed in enumerate(study.variants[variant].seeds):
@@ -201,19 +139,26 @@ def losses(study: Study, root: Path) -> tuple[Figure, list[dict[str, Any]]]:
                     raise ValueError(f"{path}: missing or empty; run the train stage of {variant}, seed {seed}")
                 curve = smooth([line["loss"] for line in lines])
                 images = [line["images"] for line in lines]
-                style = ("-", "--", ":", "-.")[j % 4]
-                label = variant if j == 0 else None
-                axes.plot(images, curve, color=COLOURS[i % len(COLOURS)], linestyle=style, linewidth=1.2, label=label)
+                # more variants than colours: the second round is drawn broken
+                style: dict[str, Any] = {
+                    "color": COLOURS[i % len(COLOURS)],
+                    "linestyle": LINES[i // len(COLOURS) % len(LINES)],
+                }
+                axes.plot(images, curve, **style, linewidth=1.2 if j == 0 else 0.7, label=None if j else variant)
                 head = {"variant": variant, "seed": seed}
                 for line, value in zip(lines, curve, strict=True):
                     rows.append(head | {"images": line["images"], "loss": line["loss"], "smoothed": value})
-        axes.set_title(names[kind], loc="left")
+        axes.set_title(LOSSES[kind], loc="left")
         axes.set_xlabel("images seen")
         axes.set_ylabel("training loss")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
         axes.legend(fontsize=7)
-    if trained:
-        figure.supxlabel("smoothed over neighbouring log lines; seeds by line style", fontsize=7, color="#444444")
+    said = ["smoothed over neighbouring log lines; further seeds drawn thin"] if trained else ["no training"]
+    imported = [name for name, variant in study.variants.items() if variant.pretrained and variant.seeds]
+    said += [f"weights imported, not trained: {', '.join(imported)}"] if imported else []
+    figure.supxlabel("\n".join(said), fontsize=7, color="#444444")
+    if not rows:
+        rows = [{"variant": name} for name in imported]
     return figure, rows
 
 
@@ -277,25 +222,3 @@ def smooth(values: Iterable[float]) -> list[float]:
     series = np.asarray(list(values), float)
     half = max(len(series) // 40, 1)
     return [float(series[max(0, i - half) : i + half + 1].mean()) for i in range(len(series))]
-
-
-def _guided(study: Study) -> str:
-    scales = {study.sampling[s].guidance for curve in study.tradeoff for s in curve.sampling}
-    return " without guidance" if scales <= {1.0} else " with guidance" if 1.0 not in scales else ""
-
-
-def _protocol(study: Study, root: Path, absent: list[str]) -> str:
-    """The protocol of the timings in a line; more lines if the variants were not timed alike."""
-    texts = []
-    for curve in study.tradeoff:
-        if not study.variants[curve.variant].seeds:
-            continue
-        p = read_json(root / "speed" / f"{curve.variant}.json")["protocol"]
-        threads = f", {p['threads']} threads" if p["threads"] else ""
-        texts.append(
-            f"batch {p['batch']}, median of {p['batches']} batches after {p['warmup_batches']} for warm-up, "
-            f"{'decoding included' if p['decode'] else 'without decoding'}\n"
-            f"{p['dtype']} on {p['device']}{threads}, {p['machine']}, torch {p['torch']}"
-        )
-    lines = list(dict.fromkeys(texts)) + ["labels: autoregressive steps; bars: 95% intervals of FID, range of seconds"]
-    return "\n".join(lines + ([f"not run: {', '.join(dict.fromkeys(absent))}"] if absent else []))

@@ -33,6 +33,10 @@ class Noise:
         """Uniform numbers in [0, 1)."""
         return torch.rand(shape, generator=self.generator, device=self.device)
 
+    def gumbel(self, *shape: int) -> Tensor:
+        """Standard Gumbel numbers."""
+        return -torch.log(-torch.log(self.uniform(*shape).clamp(min=1e-20)))
+
     def integers(self, high: int, *shape: int) -> Tensor:
         """Uniform integers in [0, high)."""
         return torch.randint(high, shape, generator=self.generator, device=self.device)

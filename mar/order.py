@@ -2,22 +2,26 @@
 
 An *order* (B, L) lists token positions in the order in which they are generated: `order[:, :k]` are known when
 token k is predicted. (The published code walks its `orders` from the end, so its arrays are ours reversed.)
+Raster and random orders are drawn before the first token; `confidence` is found out while sampling.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # the plan of a study reads the schedule without waiting for torch
+    from torch import Tensor
 
-from mar.noise import Noise
+    from mar.noise import Noise
 
 
 def draw_order(kind: str, rows: int, length: int, noise: Noise) -> Tensor:
-    """Orders of a batch: the same raster scan for all, or a random permutation for each. (B, L) int64."""
-    if kind == "raster":
+    """Orders of a batch: a random permutation for each, or (raster, joint) one raster scan for all. (B, L) int64."""
+    import torch
+
+    if kind != "random":
         return torch.arange(length, device=noise.device).expand(rows, length)
     return noise.permutations(rows, length)
 
@@ -27,6 +31,8 @@ def mask_ratio(u: float, low: float = 0.7) -> float:
 
     The paper says "in [0.7, 1.0]"; centre and width are those of the published code.
     """
+    import torch
+
     normal = torch.distributions.Normal(torch.tensor(1.0, dtype=torch.float64), 0.25)
     floor = normal.cdf(torch.tensor(low, dtype=torch.float64))
     return float(normal.icdf(floor + u * (0.5 - floor)))
@@ -49,6 +55,26 @@ def schedule(length: int, steps: int) -> Iterator[tuple[int, int]]:
         left = max(1, min(masked - 1, left)) if k < steps - 1 else 0
         yield length - masked, length - left
         masked = left
+
+
+def by_confidence(log_p: Tensor, noise_scale: float, left: float, noise: Noise) -> Tensor:
+    """Tokens of each image, the surest first: order `confidence`, the sampling of MAGE and MaskGIT.
+
+    Confidence is log p of the id that was drawn + noise_scale left Gumbel, which falls to log p at the last step, as
+    in MAGE's published code (scale 4.5, unguided). That p is the one which the id was drawn from, guidance and
+    temperature included, is ours: MAGE has neither.
+
+    Args:
+        log_p: (B, n) log probabilities of the drawn ids, in nats.
+        noise_scale: scale of the Gumbel noise at the start.
+        left: share of the steps that come after this one.
+        noise: stream of this batch.
+
+    Returns:
+        (B, n) indices into the n tokens; of equals the earlier one is first.
+    """
+    confidence = log_p + noise_scale * left * noise.gumbel(*log_p.shape)
+    return confidence.argsort(dim=1, descending=True, stable=True)
 
 
 def guidance_at(scale: float, kind: str, stop: int, length: int) -> float:

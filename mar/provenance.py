@@ -16,6 +16,8 @@ from typing import Any
 @cache
 def git_commit() -> str:
     """Commit of the checkout that this package runs from, with `-dirty` if tracked files differ; or `unknown`."""
+    if os.environ.get("MAR_GIT_COMMIT"):
+        return os.environ["MAR_GIT_COMMIT"]  # a job on a cluster runs a copy, made when it was submitted
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],

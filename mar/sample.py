@@ -14,13 +14,12 @@ from mar.config import Study
 from mar.data.images import to_uint8
 from mar.data.tokens import unpatchify
 from mar.files import atomic, claim, lock, read_json, sha256, write_json
-from mar.models.model import Model
 from mar.noise import Noise
 from mar.order import draw_order
 from mar.progress import Progress
 from mar.provenance import record
 from mar.sampling import generate
-from mar.study import sample_slice
+from mar.study import sample_slice, twin
 from mar.train import load_trained
 
 
@@ -31,7 +30,6 @@ class Sampler:
         self.study, self.variant, self.seed = study, variant, seed
         name = study.variants[variant].tokenizer
         self.manifest: dict[str, Any] = read_json(root / "tokens" / name / "train" / "manifest.json")
-        self.model: Model
         self.model, self.checkpoint = load_trained(study, root, variant, seed, self.manifest)
         self.device = next(self.model.parameters()).device
         self.tokenizer = tokenizers.load(root, name, study).to(self.device)
@@ -48,9 +46,8 @@ class Sampler:
         if ids:
             return to_uint8(self.tokenizer.decode_ids(tokens))
         channels = manifest["token_dim"] // manifest["group"] ** 2
-        return to_uint8(
-            self.tokenizer.decode_latents(unpatchify(tokens, manifest["group"], channels) / manifest["scale"])
-        )
+        latents = unpatchify(tokens, manifest["group"], channels) / manifest["scale"]
+        return to_uint8(self.tokenizer.decode_latents(latents, noise))
 
     def chunk(self, setting: str, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Chunk `number` of the sample set: images uint8 (n, H, W, 3) and labels int64 (n,), classes balanced."""
@@ -89,7 +86,7 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
         "tokens": sha256(tokens),
     }
     with lock(folder):
-        claim(folder, recipe)
+        claim(folder, recipe, "manifest.json", twin(study, root, folder))
     count = study.metrics.samples // study.metrics.chunk
     start = time.monotonic()
     with lock(folder / f"shard-{shard[0]}-of-{shard[1]}"):

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from mar.config import Sampling
 from mar.models.model import Model
 from mar.noise import Noise
-from mar.order import guidance_at, schedule
+from mar.order import by_confidence, guidance_at, schedule
+
+if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
+    from mar.models.dit import DiT
 
 
 @torch.no_grad()
-def generate(model: Model, labels: Tensor, order: Tensor, blank: Tensor, settings: Sampling, noise: Noise) -> Tensor:
+def generate(
+    model: Model | DiT, labels: Tensor, order: Tensor, blank: Tensor, settings: Sampling, noise: Noise
+) -> Tensor:
     """Draw the tokens of a batch of images.
 
     Args:
         model: a model in eval mode.
         labels: (B,) classes.
-        order: (B, L) positions in generation order.
+        order: (B, L) positions in generation order; with order confidence any order of them: what is generated when is
+            decided by the drawn ids.
         blank: (L, D) zeros or (L,) zero ids: shape and dtype of one image's tokens.
         settings: steps, guidance, temperature and what else the head takes.
         noise: stream of this batch.
@@ -26,22 +34,31 @@ def generate(model: Model, labels: Tensor, order: Tensor, blank: Tensor, setting
     Returns:
         (B, L, D) tokens or (B, L) ids.
     """
+    if model.joint:  # DiT: no order, no steps
+        return model.sample(labels, settings, noise)
     batch, length = order.shape
     guided = settings.guidance != 1.0
     tokens = blank.expand(batch, *blank.shape).clone()
     both_labels = torch.cat([labels, torch.full_like(labels, -1)]) if guided else labels
     cache = model.backbone.start(len(both_labels)) if settings.kv_cache else None
-    for start, stop in schedule(length, settings.steps):
+    for k, (start, stop) in enumerate(schedule(length, settings.steps)):
         scale = guidance_at(settings.guidance, settings.guidance_schedule, stop, length)
-        # The step's positions ascending: rows of the head are then in (image, position) order.
-        step_order = torch.cat([order[:, :start], order[:, start:stop].sort(1).values, order[:, stop:]], 1)
+        # Order confidence predicts all that is unknown and keeps the surest; the others predict what they keep.
+        end = length if settings.order == "confidence" else stop
+        # Ascending positions: rows of the head are then in (image, position) order.
+        where = order[:, start:end].sort(1).values
+        order = torch.cat([order[:, :start], where, order[:, end:]], 1)
         twice = 2 if guided else 1
         z = model.backbone.predict(
-            tokens.repeat(twice, *[1] * (tokens.ndim - 1)), both_labels, step_order.repeat(twice, 1), start, stop, cache
+            tokens.repeat(twice, *[1] * (tokens.ndim - 1)), both_labels, order.repeat(twice, 1), start, end, cache
         )
         z, z_null = (z[:batch], z[batch:].flatten(0, 1)) if guided else (z, None)
-        drawn, _ = model.head.sample(z.flatten(0, 1), z_null, settings, scale, noise)
-        where = step_order[:, start:stop]
-        drawn = drawn.view(batch, stop - start, *blank.shape[1:]).to(tokens.dtype)
+        drawn, log_p = model.head.sample(z.flatten(0, 1), z_null, settings, scale, noise)
+        drawn = drawn.view(batch, end - start, *blank.shape[1:]).to(tokens.dtype)
+        if settings.confidence_noise is not None:
+            left = 1 - (k + 1) / settings.steps
+            surest = by_confidence(log_p.view(batch, -1), settings.confidence_noise, left, noise)
+            order = torch.cat([order[:, :start], where.gather(1, surest)], 1)
+            where, drawn = order[:, start:stop], drawn.gather(1, surest[:, : stop - start])
         tokens.scatter_(1, where if tokens.ndim == 2 else where[:, :, None].expand_as(drawn), drawn)
     return tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,8 @@ def measure(study: Study, root: Path, variant: str) -> None:
     """Time each sampling setting of a variant that the trade-off figure shows; first seed; writes speed/<variant>.json.
 
     The figure of a point is the median over batches of batch time / batch size, its range the fastest and the
-    slowest batch. Settings are interleaved, so that a machine that slows down slows all of them.
+    slowest batch; `head_share` is the part of a batch's time in which the head draws tokens. Settings are interleaved,
+    so that a machine that slows down slows all of them.
     """
     seed = study.variants[variant].seeds[0]
     batch, repeats = study.speed.batch, study.speed.batches
@@ -41,13 +43,15 @@ def measure(study: Study, root: Path, variant: str) -> None:
         labels = chunk_labels(0, batch, sampler.manifest["classes"])
         settings = speed_settings(study, variant)
         seconds: dict[str, list[float]] = {setting: [] for setting in settings}
+        shares: dict[str, list[float]] = {setting: [] for setting in settings}
         progress = Progress(f"speed {variant}", len(settings) * (repeats + WARMUP) * batch)
         for repeat in range(repeats + WARMUP):
             for setting in settings:
                 noise = Noise("speed", study.seed, repeat, device=sampler.device)
-                elapsed = timed(sampler, setting, labels, noise)
+                elapsed, head = timed(sampler, setting, labels, noise)
                 if repeat >= WARMUP:
                     seconds[setting].append(elapsed / batch)
+                    shares[setting].append(head / elapsed)
                 progress.update(batch)
         made = record()
         write_json(
@@ -70,6 +74,11 @@ def measure(study: Study, root: Path, variant: str) -> None:
                         "seconds_per_image": statistics.median(times),
                         "low": min(times),
                         "high": max(times),
+                        "head_share": {
+                            "value": statistics.median(shares[setting]),
+                            "low": min(shares[setting]),
+                            "high": max(shares[setting]),
+                        },
                         "steps": study.sampling[setting].steps,
                     }
                     for setting, times in seconds.items()
@@ -81,10 +90,34 @@ def measure(study: Study, root: Path, variant: str) -> None:
         )
 
 
-def timed(sampler: Sampler, setting: str, labels: torch.Tensor, noise: Noise) -> float:
-    """Wall seconds of one batch, images back in main memory."""
-    if sampler.device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    sampler.draw(setting, labels, noise).cpu()
-    return time.perf_counter() - start
+def timed(sampler: Sampler, setting: str, labels: torch.Tensor, noise: Noise) -> tuple[float, float]:
+    """Wall seconds of one batch, images back in main memory, and those of them that the head drew tokens in."""
+    head, cuda = getattr(sampler.model, "head", None), sampler.device.type == "cuda"  # DiT has no head
+    calls: list[tuple[Any, Any]] = []
+
+    def now() -> Any:
+        """A moment. On a GPU an event in its queue: waiting for it here would slow down what is timed."""
+        if not cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def counted(*inputs: Any) -> Any:
+        begin = now()
+        drawn = draw(*inputs)
+        calls.append((begin, now()))
+        return drawn
+
+    if head is not None:
+        draw, head.sample = head.sample, counted
+    try:
+        if cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        sampler.draw(setting, labels, noise).cpu()
+        elapsed = time.perf_counter() - start
+        return elapsed, sum(a.elapsed_time(b) / 1000 if cuda else b - a for a, b in calls)
+    finally:
+        if head is not None:
+            del head.sample  # of this instance: its class has the method

@@ -19,6 +19,7 @@ from mar.config import Data, Study
 from mar.files import write_if_changed
 
 FACTORS = ("tokenizer", "order", "backbone", "head")
+CURVES = ("tradeoff", "diffusion_steps", "temperature")  # figures made of curves that a study names
 
 
 class StudyError(ValueError):
@@ -226,8 +227,15 @@ def metrics_slice(study: Study) -> str:
 
 
 def speed_settings(study: Study, variant: str) -> list[str]:
-    """Sampling settings of a variant that the trade-off figure shows, hence that are timed."""
-    return list(dict.fromkeys(s for curve in study.tradeoff if curve.variant == variant for s in curve.sampling))
+    """Sampling settings of a variant that are timed: those of the trade-off figure, and of timed tables the guided."""
+    found = [s for curve in study.tradeoff if curve.variant == variant for s in curve.sampling]
+    rows = [row for table in study.tables.values() if table.timed for row in table.rows if row.variant == variant]
+    return list(dict.fromkeys(found + [setting for row in rows if (setting := row.guided or row.without)]))
+
+
+def figure_names(study: Study) -> list[str]:
+    """Figures that a study has: those of curves where it names some, samples and losses always."""
+    return [name for name in CURVES if getattr(study, name)] + ["samples", "losses"]
 
 
 def speed_slice(study: Study, variant: str) -> str:
@@ -293,7 +301,7 @@ def table_slice(study: Study, table: str) -> str:
 def figure_slice(study: Study, figure: str) -> str:
     """What a figure shows, beside the files that it reads."""
     shown: dict[str, Any] = {"title": study.title, "seeds": _seeds(study)}
-    if figure in ("tradeoff", "diffusion_steps", "temperature"):
+    if figure in CURVES:
         shown["curves"] = getattr(study, figure)
     if figure == "samples":
         shown["sampling"] = {name: variant.sampling for name, variant in study.variants.items()}

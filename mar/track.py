@@ -125,7 +125,7 @@ def _sources(study: Study, root: Path) -> Iterator[_Source]:
             done = folder / "rfid.json"
             final = _numbers("", _optional(done).get("metrics", {}))
             tags = {"stage": "tokenizer", "tokenizer": name}
-            yield _Source(f"tokenizers/{name}", folder, tags, tokenizer.images, done, final)
+            yield _Source(f"tokenizers/{name}", folder, tags, tokenizer.images or 0, done, final)
     for name, variant in study.variants.items():
         for seed in variant.seeds:
             folder = root / "runs" / name / f"seed{seed}"
@@ -142,7 +142,7 @@ def _sources(study: Study, root: Path) -> Iterator[_Source]:
             fresh = run and _optional(samples / "manifest.json").get("checkpoint") == run["checkpoint"]
             picture = (name, seed, setting) if fresh else None
             tags = {"stage": "train", "variant": name, "seed": str(seed), "tokenizer": variant.tokenizer}
-            images = study.recipes[variant.recipe].images
+            images = 0 if variant.pretrained else study.recipes[variant.recipe].images
             yield _Source(f"runs/{name}/seed{seed}", folder, tags, images, folder / "run.json", final, picture)
 
 

@@ -8,24 +8,31 @@ the number of images seen.
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mar import checkpoint, track
+from mar import checkpoint, distributed, preempt, track
 from mar.config import Recipe, Study
 from mar.data.tokens import TokenSet, patchify, sample_posterior
+from mar.distributed import ALONE, World
 from mar.files import atomic, claim, lock, read_json, sha256, write_json
 from mar.models.model import Model, build_model
 from mar.noise import Noise, seed_of
 from mar.order import draw_order, mask_ratio, num_masked
 from mar.progress import Progress
 from mar.provenance import record
-from mar.study import train_slice
+from mar.study import train_slice, twin
+
+if TYPE_CHECKING:
+    from mar.models.dit import DiT
 
 
 def run_folder(root: Path, variant: str, seed: int) -> Path:
@@ -34,35 +41,83 @@ def run_folder(root: Path, variant: str, seed: int) -> Path:
 
 
 def train(study: Study, root: Path, variant: str, seed: int) -> None:
-    """Train a variant with one seed; writes ema.safetensors and, last, run.json.
+    """Train a variant with one seed; writes ema.safetensors and, last, run.json. Several processes share the work.
 
     Raises:
         ValueError: tokens are missing or corrupt, or the loss is not finite.
     """
+    if study.variants[variant].pretrained:
+        from mar.weights_install import install_run
+
+        return install_run(study, root, variant, seed)
     folder = run_folder(root, variant, seed)
-    with lock(folder):
-        tokens = TokenSet.open(root / "tokens" / study.variants[variant].tokenizer / "train")
-        claim(folder, {"train": train_slice(study, variant, seed), "tokens": tokens.sha256})
-        if (folder / "run.json").exists():
-            run = read_json(folder / "run.json")
-            if (folder / "ema.safetensors").exists() and run["checkpoint"] == sha256(folder / "ema.safetensors"):
-                print(f"{folder}: trained already", flush=True)
-                return
-        Trainer(study, variant, seed, tokens, folder).run()
+    with distributed.join() as world, lock(folder) if world.rank == 0 else nullcontext():
+        tokens = TokenSet.open(root / "tokens" / study.variants[variant].tokenizer / "train", verify=world.rank == 0)
+        recipe = {"train": train_slice(study, variant, seed), "tokens": tokens.sha256}
+        if world.first(lambda: _claim_unfinished(folder, recipe, twin(study, root, folder))):
+            Trainer(study, variant, seed, tokens, folder, world=world).run()
+
+
+def _claim_unfinished(folder: Path, recipe: dict[str, Any], other: Path | None) -> bool:
+    """Make the folder ours, and whether anything is left to do in it."""
+    claim(folder, recipe, "run.json", other)
+    weights = folder / "ema.safetensors"
+    if not (folder / "run.json").exists() or not weights.exists():
+        return True
+    if read_json(folder / "run.json")["checkpoint"] != sha256(weights):
+        return True
+    print(f"{folder}: trained already", flush=True)
+    return False
 
 
 class Trainer:
     """State of a run: model, average, optimiser, images seen."""
 
-    def __init__(self, study: Study, variant: str, seed: int, tokens: TokenSet, folder: Path) -> None:
+    def __init__(
+        self,
+        study: Study,
+        variant: str,
+        seed: int,
+        tokens: TokenSet,
+        folder: Path,
+        ema_folder: Path | None = None,
+        world: World = ALONE,
+    ) -> None:
+        """Start, or go on from the newest checkpoint in `folder`.
+
+        Args:
+            study: the study.
+            variant: what to train.
+            seed: training seed.
+            tokens: its training tokens.
+            folder: folder of the run.
+            ema_folder: keep the weight average in a file there, mapped into memory, instead of in memory.
+            world: the processes that share the work.
+
+        Raises:
+            ValueError: the micro-batches of a step cannot be shared equally, no checkpoint is intact, or there is no
+                compiler where the recipe needs one.
+        """
+        self.world, self.ema_folder = world, ema_folder
         self.study, self.variant, self.seed, self.tokens, self.folder = study, variant, seed, tokens, folder
         self.recipe = study.recipes[study.variants[variant].recipe]
         self.order = study.variants[variant].order
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.micro = self.recipe.micro_batch or self.recipe.batch
+        if self.recipe.batch // self.micro % world.size:
+            raise ValueError(
+                f"recipes.{study.variants[variant].recipe}: batch {self.recipe.batch} / micro_batch {self.micro} = "
+                f"{self.recipe.batch // self.micro} on {world.size} processes; accepted: a multiple of their number"
+            )
+        self.device = world.device
         self.name = (study.seed, seed)
         torch.manual_seed(seed_of("init", *self.name))
         self.model = build_model(study, variant, tokens.manifest).to(self.device)
-        self.ema = {k: p.detach().clone() for k, p in self.model.named_parameters()}
+        if self.recipe.gradient_checkpointing:
+            self.model.checkpoint_blocks()
+        if self.recipe.compile:
+            check_compiler()
+            self.model.compile_blocks()
+        self.ema = start_average(self.model, ema_folder)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, self.recipe.weight_decay), lr=0.0, betas=self.recipe.betas, fused=True
         )
@@ -70,7 +125,7 @@ class Trainer:
         self._resume()
 
     def run(self) -> None:
-        """Train to the end of the recipe and write the declared outputs."""
+        """Train to the end of the recipe and write the declared outputs: the first process alone writes."""
         recipe, start, before = self.recipe, time.monotonic(), self.seconds
         log = self.folder / "metrics.jsonl"
         progress = Progress(f"train {self.variant} seed {self.seed}", recipe.images, self.images)
@@ -80,12 +135,26 @@ class Trainer:
             loss, norm = self.step(rate)
             self.images += recipe.batch
             self.seconds = before + time.monotonic() - start
-            progress.update(recipe.batch, loss=loss)
-            if self.images % recipe.log_images == 0 or self.images == recipe.images:
-                line = {"images": self.images, "loss": loss, "learning_rate": rate, "grad_norm": norm}
-                track.append(log, {**line, "seconds": round(self.seconds, 3), "time": time.time()})
-            if self.images % recipe.checkpoint_images == 0 or self.images == recipe.images:
-                checkpoint.save(self.folder / "checkpoints", self.images, self.state())
+            if self.world.rank == 0:
+                progress.update(recipe.batch, loss=loss)
+                if self.images % recipe.log_images == 0 or self.images == recipe.images:
+                    line = {"images": self.images, "loss": loss, "learning_rate": rate, "grad_norm": norm}
+                    track.append(log, {**line, "seconds": round(self.seconds, 3), "time": time.time()})
+                if self.images % recipe.checkpoint_images == 0 or self.images == recipe.images:
+                    checkpoint.save(self.folder / "checkpoints", self.images, self.state())
+            if self.images < recipe.images and self._asked_to_leave():
+                self.world.first(lambda: checkpoint.save(self.folder / "checkpoints", self.images, self.state()))
+                raise SystemExit(preempt.LEFT)
+        self.world.first(lambda: self._finish(last_loss(log)))
+
+    def _asked_to_leave(self) -> bool:
+        """Whether a signal asked any of the processes to leave: the same answer for all of them."""
+        asked = torch.tensor(float(preempt.asked()), device=self.device)
+        self.world.sum([asked])
+        return bool(asked)
+
+    def _finish(self, final_loss: float) -> None:
+        """Write the declared outputs, run.json last."""
         with atomic(self.folder / "ema.safetensors") as temporary:
             save_file({k: v.cpu() for k, v in self.ema.items()}, temporary)
         run = {
@@ -95,7 +164,8 @@ class Trainer:
             "images": self.images,
             "seconds": round(self.seconds, 3),
             "restarts": self.restarts,
-            "final_loss": last_loss(log),
+            "final_loss": final_loss,
+            "processes": self.world.size,
             "checkpoint": sha256(self.folder / "ema.safetensors"),
             "tokens": self.tokens.sha256,
             "provenance": record(),
@@ -105,13 +175,14 @@ class Trainer:
     def step(self, rate: float) -> tuple[float, float]:
         """One optimiser step on a global batch; returns the loss and the gradient norm before clipping."""
         recipe, self.model = self.recipe, self.model.train()
-        micro = recipe.micro_batch or recipe.batch
+        start, stride = self.images + self.world.rank * self.micro, self.world.size * self.micro
         total = torch.zeros((), device=self.device)
-        for first in range(self.images, self.images + recipe.batch, micro):
-            loss = self.micro_batch_loss(first, micro) * (micro / recipe.batch)
+        for first in range(start, self.images + recipe.batch, stride):
+            loss = self.micro_batch_loss(first, self.micro) * (self.micro / recipe.batch)
             loss.backward()
             total += loss.detach()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self.world.sum([total] + [p.grad for p in self.model.parameters() if p.grad is not None])
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip or math.inf)
         if not (math.isfinite(total.item()) and math.isfinite(norm.item())):
             raise ValueError(
                 f"{self.folder}: loss {total.item()}, gradient norm {norm.item()} after {self.images} images; the last "
@@ -123,7 +194,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():  # average from the first step on, without warm-up, as published
             parameters = dict(self.model.named_parameters())
-            torch._foreach_lerp_(list(self.ema.values()), [parameters[k] for k in self.ema], 1 - recipe.ema)
+            if self.ema_folder:
+                for name, average in self.ema.items():
+                    average.lerp_(parameters[name].to(average.device), 1 - recipe.ema)
+            else:
+                torch._foreach_lerp_(list(self.ema.values()), [parameters[k] for k in self.ema], 1 - recipe.ema)
         return total.item(), norm.item()
 
     def micro_batch_loss(self, first: int, count: int) -> Tensor:
@@ -144,15 +219,16 @@ class Trainer:
         return loss
 
     def load(self, index: Tensor, noise: Noise) -> Tensor:
-        """Tokens of images: ids (B, L), or latents (B, L, D) drawn from their posterior and scaled."""
+        """Tokens of images: ids (B, L), or latents (B, L, D), from their posterior if they have one, scaled."""
         manifest = self.tokens.manifest
         views = noise.integers(manifest["views"], len(index)).cpu()
         x = self.tokens.batch(index, views).to(self.device)
         if manifest["kind"] == "ids":
             return x
-        b, c, h, w = x.shape
-        latents = sample_posterior(x, noise.normal(b, c // 2, h, w))
-        return patchify(latents * manifest["scale"], manifest["group"])
+        if manifest["kind"] == "moments":
+            b, c, h, w = x.shape
+            x = sample_posterior(x, noise.normal(b, c // 2, h, w))
+        return patchify(x * manifest["scale"], manifest["group"])
 
     def data_order(self, first: int, count: int) -> Tensor:
         """Image indices of positions first..first+count-1 of the endless stream of shuffled epochs."""
@@ -177,20 +253,46 @@ class Trainer:
         }
 
     def _resume(self) -> None:
-        state = checkpoint.load_latest(self.folder / "checkpoints")
+        state = checkpoint.load_latest(self.folder / "checkpoints", self.world)
         if state is None:
             return
         self.model.load_state_dict(state["model"])
-        self.ema = {k: v.to(self.device) for k, v in state["ema"].items()}
+        for name, average in self.ema.items():
+            average.copy_(state["ema"][name])
         self.optimizer.load_state_dict(state["optimizer"])
+        for moments in self.optimizer.state.values():  # on the CPU they are still the file's
+            moments.update({name: tensor.clone() for name, tensor in moments.items()})
         self.images, self.seconds, self.restarts = state["images"], state["seconds"], state["restarts"] + 1
         print(f"{self.folder}: going on after {self.images} images", flush=True)
 
 
-def parameter_groups(model: Model, weight_decay: float) -> list[dict[str, Any]]:
+def start_average(model: nn.Module, folder: Path | None) -> dict[str, Tensor]:
+    """A copy of all parameters by name: in memory, or in one file of `folder` that is mapped into memory."""
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    if folder is None:
+        return {name: p.clone() for name, p in parameters.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = [p.numel() for p in parameters.values()]
+    whole = torch.from_file(str(folder / "ema.float32"), shared=True, size=sum(sizes))
+    parts = zip(parameters.items(), whole.split(sizes), strict=True)
+    return {name: part.view_as(p).copy_(p) for (name, p), part in parts}
+
+
+def check_compiler() -> None:
+    """Refuse `compile: true` without a C++ compiler now: the first step would fail in the middle of torch."""
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        raise ValueError(
+            f"compile: true in the recipe, and no C++ compiler {compiler!r} on the PATH; accepted: compile: false, or "
+            "install g++, or name another compiler in the variable CXX"
+        )
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The published groups: no decay for one-dimensional parameters and for everything in Diffusion Loss.
 
-    Position tables, mask token and embeddings have two dimensions or more and are decayed.
+    Position tables, mask token and embeddings have two dimensions or more and are decayed. DiT is published with
+    weight decay 0, so that its groups are without effect.
     """
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
@@ -217,7 +319,9 @@ def last_loss(log: Path) -> float:
     return sum(tail) / len(tail)
 
 
-def load_trained(study: Study, root: Path, variant: str, seed: int, manifest: dict[str, Any]) -> tuple[Model, str]:
+def load_trained(
+    study: Study, root: Path, variant: str, seed: int, manifest: dict[str, Any]
+) -> tuple[Model | DiT, str]:
     """The averaged model of a finished run, in eval mode, and the hash of its weights.
 
     Raises:

@@ -5,8 +5,9 @@
 The folder keeps `job.json`, the record of the last job, beside the job's output. Every command of `mar` is a no-op
 when its work is complete and goes on where it was when it is not, so submitting again is always right:
 
-- a live job of the same command and recipe is followed instead of submitted again, and the command then runs once
-  more, so that files which were removed meanwhile (the workflow removes incomplete outputs) are there at the end;
+- a live job of the same command and recipe is followed instead of submitted again. The workflow may have removed
+  outputs of it meanwhile, which it takes for incomplete: a `local` command then runs once more, which makes them
+  again, and for a job of Slurm they are put back (mar/cluster/remote.py);
 - a live job of another recipe is ended first: its work would be moved aside anyway;
 - SIGINT and SIGTERM (Ctrl-C) end a `local` job and leave a `slurm` job running, to be followed by the same command;
 - SIGKILL leaves any job running, to be followed by the same command.
@@ -18,89 +19,24 @@ import contextlib
 import hashlib
 import json
 import os
-import shlex
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import submitit
 
+from mar.cluster.remote import launch_slurm, print_lines
+from mar.cluster.slurm import Slurm
+from mar.cluster.task import Command, text
 from mar.files import lock, read_json, write_json
 
-POLL = {"local": 0.05, "debug": 0.05, "slurm": 2.0}  # seconds between looks at a job's output
+POLL = 0.05  # seconds between looks at a job's output
 YEAR = 365 * 24 * 60  # minutes; submitit ends a local job after its time limit, and a laptop has none
-
-
-@dataclass(frozen=True)
-class Slurm:
-    """Settings of a Slurm site. Empty and zero mean: as the site does by default."""
-
-    partition: str = ""
-    account: str = ""
-    qos: str = ""
-    constraint: str = ""
-    nodes: int = 0
-    gpus_per_node: int = 0
-    time: int = 0  # minutes
-    mem: int = 0  # megabytes per node
-
-    def given(self) -> dict[str, str | int]:
-        """The settings that somebody made."""
-        return {name: value for name, value in vars(self).items() if value}
-
-    def parameters(self) -> dict[str, Any]:
-        """The same for submitit's AutoExecutor: one task per GPU."""
-        given = self.given()
-        named: dict[str, Any] = {f"slurm_{k}": v for k, v in given.items() if isinstance(v, str)}
-        named |= {k: given[k] for k in ("nodes", "gpus_per_node") if k in given}
-        if self.gpus_per_node:
-            named["tasks_per_node"] = self.gpus_per_node
-        if self.time:
-            named["timeout_min"] = self.time
-        if self.mem:
-            named["mem_gb"] = self.mem / 1024
-        return named
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command of `mar`, pickled to the job's process; returns its exit status."""
-
-    arguments: tuple[str, ...]
-    local: bool
-    devices: str | None  # CUDA_VISIBLE_DEVICES of the launcher
-
-    def __call__(self) -> int:
-        """Run the command in this process; an unexpected exception passes through, with its traceback."""
-        if self.local:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit passes it over, which is right for Slurm alone
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # submitit hides the GPUs that were not asked for
-            if self.devices is not None:
-                os.environ["CUDA_VISIBLE_DEVICES"] = self.devices
-        elif int(os.environ.get("SLURM_NTASKS", 1)) > 1:
-            # One task per GPU. A training shares its batches among them (mar/distributed.py); any other command is
-            # the first task's work.
-            environment = submitit.helpers.TorchDistributedEnvironment()
-            if "train" not in self.arguments and environment.rank:
-                return 0
-            environment.export(set_cuda_visible_devices=False, overwrite=True)
-        from mar.cli import main
-
-        try:
-            main(list(self.arguments), prog_name="mar")
-        except SystemExit as end:
-            return end.code if isinstance(end.code, int) else int(end.code is not None)
-        return 0
-
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What a requeued job runs: the same. Saving is the business of the command itself."""
-        return submitit.helpers.DelayedSubmission(self)
 
 
 def launch(
@@ -109,6 +45,8 @@ def launch(
     cluster: str = "local",
     recipe: str = "",
     slurm: Slurm | None = None,
+    outputs: Sequence[str] = (),
+    inputs: Sequence[str] = (),
 ) -> int:
     """Run a command of `mar` as a job and print its output until it ends.
 
@@ -118,6 +56,8 @@ def launch(
         cluster: local (a process of its own), debug (this process) or slurm.
         recipe: what the result depends on beside the command, to tell a live job of another recipe from ours.
         slurm: site settings, for cluster slurm only.
+        outputs: files that are there when the command is done, and `inputs` what it reads: a job of Slurm that ended
+            while nobody watched then needs no second one.
 
     Returns:
         Exit status of the command; 128 + signal number when a signal ended the launcher.
@@ -128,22 +68,27 @@ def launch(
     slurm = slurm or Slurm()
     if cluster != "slurm" and slurm.given():
         raise ValueError(f"launch: Slurm settings {slurm.given()} with --cluster {cluster}; accepted: --cluster slurm")
+    slurm.parameters()
     folder = Path(folder)
-    digest = hashlib.sha256(json.dumps([list(arguments), recipe]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(
+        json.dumps([list(arguments), recipe] + [slurm.shards] * (slurm.shards > 1)).encode()
+    ).hexdigest()[:16]
     with _signals_raise():
         record = None
         try:
+            if cluster == "slurm":
+                return launch_slurm(arguments, folder, digest, slurm, outputs, inputs)
             while True:
                 with lock(folder):  # of two launchers one submits, the other finds its job
                     record = _running(folder)
                     if record and record["hash"] != digest:
                         print(f"launch: job {record['job']} works on another recipe; ending it", flush=True)
-                        _stop(record)
+                        stop(record)
                         record = None
                     ours = record is None
                     if record is None:
-                        command = Command(tuple(arguments), cluster == "local", os.environ.get("CUDA_VISIBLE_DEVICES"))
-                        record, job = _submit(command, folder, cluster, slurm, digest)
+                        command = Command(tuple(arguments), cluster, os.environ.get("CUDA_VISIBLE_DEVICES"))
+                        record, job = _submit(command, folder, cluster, digest)
                 if not ours:
                     print(f"launch: job {record['job']} of this command is running; following it", flush=True)
                 if ours and cluster == "debug":
@@ -154,7 +99,7 @@ def launch(
                 if ours:
                     return _outcome(folder, record)
         except _Interrupted as interrupt:
-            return _interrupted(folder, record, interrupt.number)
+            return _interrupted(folder, record, cluster, interrupt.number)
 
 
 class _Interrupted(BaseException):
@@ -178,16 +123,11 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _submit(
-    command: Command, folder: Path, cluster: str, slurm: Slurm, digest: str
-) -> tuple[dict[str, Any], submitit.Job[int]]:
+def _submit(command: Command, folder: Path, cluster: str, digest: str) -> tuple[dict[str, Any], submitit.Job[int]]:
     """Start the job and put it on record. Called under the folder's lock."""
-    try:
-        executor = submitit.AutoExecutor(folder=folder.absolute(), cluster=cluster)
-    except RuntimeError as error:
-        raise ValueError(f"launch: --cluster {cluster}: {error}; accepted here: local, debug") from None
+    executor = submitit.AutoExecutor(folder=folder.absolute(), cluster=cluster)
     limit = {"timeout_min": YEAR} if cluster == "local" else {}
-    executor.update_parameters(name="mar", stderr_to_stdout=True, **limit, **slurm.parameters())
+    executor.update_parameters(name="mar", stderr_to_stdout=True, **limit)
     # Ctrl-C in a terminal goes to all its processes. The job must not see it: the launcher ends it in good order.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -199,7 +139,7 @@ def _submit(
         "job": job.job_id,
         "state": "running",
         "cluster": cluster,
-        "command": shlex.join(["mar", *command.arguments]),
+        "command": text(command.arguments),
         "hash": digest,
         "host": socket.gethostname(),
         "pid": pid,
@@ -216,13 +156,16 @@ def _running(folder: Path) -> dict[str, Any] | None:
     if not (folder / "job.json").exists():
         return None
     record = {**read_json(folder / "job.json"), "folder": folder}
-    return record if record["state"] == "running" and _alive(record) else None
+    if record["cluster"] == "slurm" and record["state"] in ("submitting", "running"):
+        raise ValueError(
+            f"{folder}: a job of Slurm was submitted for this command ({record['job']}); "
+            "go on with --cluster slurm, or end it first: mar cancel"
+        )
+    return record if record["state"] == "running" and alive(record) else None
 
 
-def _alive(record: dict[str, Any]) -> bool:
-    """Whether a job runs or waits. A process id alone proves nothing, with its start time it does."""
-    if record["cluster"] == "slurm":
-        return not submitit.SlurmJob(record["folder"].absolute(), record["job"]).done()
+def alive(record: dict[str, Any]) -> bool:
+    """Whether a job of this machine runs. A process id alone proves nothing, with its start time it does."""
     started = _start_time(record["pid"]) if record["host"] == socket.gethostname() else None
     return started is not None and started == record["started"]
 
@@ -240,67 +183,48 @@ def _follow(record: dict[str, Any]) -> None:
     """Print the job's output as it comes, until the job ends."""
     position = 0
     while True:
-        alive = _alive(record)  # asked before reading: what a job wrote before its end is then read
+        running = alive(record)  # asked before reading: what a job wrote before its end is then read
         if record["output"]:
-            position = _print_lines(record["folder"] / record["output"], position, last=not alive)
-        if not alive:
+            position = print_lines(record["folder"] / record["output"], position, last=not running)
+        if not running:
             return
-        time.sleep(POLL[record["cluster"]])
-
-
-def _print_lines(path: Path, position: int, last: bool) -> int:
-    """Print whole lines from a byte position on, without submitit's own; returns the new position."""
-    if not path.exists():
-        return position
-    with open(path, "rb") as file:
-        file.seek(position)
-        text = file.read()
-    if not last:
-        text = text[: text.rfind(b"\n") + 1]
-    lines = text.decode(errors="replace").splitlines(keepends=True)
-    sys.stdout.write("".join(line for line in lines if not line.startswith("submitit ")))
-    sys.stdout.flush()
-    return position + len(text)
+        time.sleep(POLL)
 
 
 def _outcome(folder: Path, record: dict[str, Any]) -> int:
     """Exit status of a job that ended; a failure is told on stderr. Its output was printed already."""
     paths = submitit.core.utils.JobPaths(folder.absolute(), record["job"], 0)
     status = 1
-    if paths.result_pickle.exists() or record["cluster"] == "slurm":
-        cls = submitit.SlurmJob if record["cluster"] == "slurm" else submitit.LocalJob
+    if paths.result_pickle.exists():
         with contextlib.suppress(submitit.core.utils.UncompletedJobError):  # FailedJobError too: the job raised
-            status = cls(folder.absolute(), record["job"]).result()
+            status = submitit.LocalJob(folder.absolute(), record["job"]).result()
     _close(folder, record, "finished" if status == 0 else "failed")
     if status:
         print(f"launch: job {record['job']} failed: {record['command']}; output: {paths.stdout}", file=sys.stderr)
     return status
 
 
-def _interrupted(folder: Path, record: dict[str, Any] | None, number: int) -> int:
+def _interrupted(folder: Path, record: dict[str, Any] | None, cluster: str, number: int) -> int:
     """Ctrl-C means stop, for a job on this machine; a job in a queue goes on."""
-    if record is None:
+    if cluster == "slurm":
+        message = "what was submitted goes on; run the same command to follow it, or `mar cancel` to end it"
+    elif record is None:
         return 128 + number
-    if record["cluster"] == "slurm":
-        message = "goes on; run the same command to follow it"
     else:
-        _stop(record)
+        stop(record)
         _close(folder, record, "stopped")
-        message = "stopped; run the same command to go on"
+        message = f"job {record['job']} stopped; run the same command to go on"
     with contextlib.suppress(BrokenPipeError):  # Ctrl-C ended the reader of our output too
-        print(f"launch: job {record['job']} {message}", file=sys.stderr, flush=True)
+        print(f"launch: {message}", file=sys.stderr, flush=True)
     return 128 + number
 
 
-def _stop(record: dict[str, Any]) -> None:
+def stop(record: dict[str, Any]) -> None:
     """End a job and wait for its end. Stages write by atomic renames, so an end at any moment is safe.
 
     Raises:
         ValueError: it does not end.
     """
-    if record["cluster"] == "slurm":
-        submitit.SlurmJob(record["folder"].absolute(), record["job"]).cancel()
-        return
     if record["pid"] == os.getpid():
         return
     for _ in range(3):  # a job that is just starting may pass over the first
@@ -308,7 +232,7 @@ def _stop(record: dict[str, Any]) -> None:
             os.kill(record["pid"], signal.SIGTERM)
         deadline = time.monotonic() + 3.0
         while time.monotonic() < deadline:
-            if not _alive(record):
+            if not alive(record):
                 return
             time.sleep(0.05)
     raise ValueError(f"launch: job {record['job']} does not end at SIGTERM; end process {record['pid']} by hand")

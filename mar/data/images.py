@@ -19,9 +19,10 @@ import numpy as np
 from PIL import Image
 
 from mar.config import Study
+from mar.data import imagenet
 from mar.files import atomic, claim, lock, read_json, write_json, write_text
 from mar.progress import Progress
-from mar.study import data_slice
+from mar.study import data_slice, twin
 
 if TYPE_CHECKING:  # `prepare` and the figures read images without waiting for torch
     import torch
@@ -63,13 +64,17 @@ def prepare(study: Study, root: str | Path) -> None:
     """Look at every image and write data/manifest.json (counts, skipped files, hash of the file list).
 
     Raises:
-        ValueError: the path is missing, a class has no readable image, or train/ and val/ differ in their classes.
+        ValueError: the path is missing, a class has no readable image, train/ and val/ differ in their classes, or
+            the data are not what `expect` says.
     """
-    folder = Path(root) / "data"
+    root = Path(root)
+    folder = root / "data"
     with lock(folder):
-        claim(folder, {"data": data_slice(study)})
+        claim(folder, {"data": data_slice(study)}, "manifest.json", twin(study, root, folder))
         digits = study.data.kind == "digits"
         found = None if digits else _scan(Path(str(study.data.path)))
+        if found is not None and study.data.expect == "imagenet":
+            imagenet.check(Path(str(study.data.path)), found)
         listing = (
             "sklearn" if found is None else _hash([(s, *entry) for s in sorted(found) for entry in found[s]["files"]])
         )
@@ -146,11 +151,20 @@ def shuffled(count: int, batch: int, total: int, generator: torch.Generator) -> 
 
     left, order = total, torch.empty(0, dtype=torch.int64)
     while left:
-        need = min(batch, left)
-        while len(order) < need:
-            order = torch.cat([order, torch.randperm(count, generator=generator)])
-        yield order[:need]
-        order, left = order[need:], left - need
+        indices, order = draw_indices(order, min(batch, left), count, generator)
+        yield indices
+        left -= len(indices)
+
+
+def draw_indices(
+    order: torch.Tensor, need: int, count: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The next `need` indices of fresh permutations of `count` images, and what is left: `order` of the next call."""
+    import torch
+
+    while len(order) < need:
+        order = torch.cat([order, torch.randperm(count, generator=generator)])
+    return order[:need], order[need:]
 
 
 def _prepare_digits(study: Study, folder: Path) -> dict[str, Any]:
@@ -198,6 +212,11 @@ def _prepare_folder(study: Study, folder: Path, found: dict[str, Any]) -> dict[s
                 else:
                     readable[split].append(entry)
                 progress.update(1)
+    if study.data.expect and skipped:
+        raise ValueError(
+            f"data.path {base} with expect: {study.data.expect}: {len(skipped)} images cannot be read: "
+            f"{imagenet.first([entry['file'] for entry in skipped])}; get them anew"
+        )
     for split, entries in readable.items():
         counts = np.bincount([label for _, label, _ in entries], minlength=len(classes))
         for label in np.flatnonzero(counts == 0):

@@ -61,7 +61,7 @@ class TokenSet:
         return len(self.labels)
 
     def batch(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
-        """Tokens of images (B,) in views (B,): moments float32 (B, 2C, h, w), or ids int64 (B, L)."""
+        """Tokens of images (B,) in views (B,): int64 ids (B, L), or moments (B, 2C, h, w), or latents (B, C, h, w)."""
         rows, view = indices.numpy(), views.numpy()
         found = np.empty((len(rows), *shard_shape(self.manifest)[1:]), dtype=shard_dtype(self.manifest))
         shard_of = np.searchsorted(self._starts, rows, side="right") - 1
@@ -73,11 +73,11 @@ class TokenSet:
 
 
 def shard_shape(manifest: dict[str, Any]) -> tuple[int, ...]:
-    """Shape of one image in a shard: (views, 2C, h, w) of moments or (views, L) of ids."""
+    """Shape of one image in a shard: (views, L) of ids, (views, 2C, h, w) of moments or (views, C, h, w) of latents."""
     if manifest["kind"] == "ids":
         return (manifest["views"], manifest["tokens"])
     side, channels = manifest["grid"] * manifest["group"], manifest["token_dim"] // manifest["group"] ** 2
-    return (manifest["views"], 2 * channels, side, side)
+    return (manifest["views"], 2 * channels if manifest["kind"] == "moments" else channels, side, side)
 
 
 def shard_dtype(manifest: dict[str, Any]) -> str:

@@ -9,10 +9,13 @@ from torch import nn
 from mar.config import Head
 from mar.heads.categorical import Categorical
 from mar.heads.diffusion import DiffusionLoss
+from mar.heads.mixture import Mixture
+from mar.heads.mse import MeanSquaredError
 
 
 def build_head(config: Head, width: int, manifest: dict[str, Any]) -> nn.Module:
     """The head of a variant for backbone width `width`, on the tokens that `manifest` describes."""
     if config.kind == "categorical":
         return Categorical(config, width, manifest["codebook_size"])
-    return DiffusionLoss(config, width, manifest["token_dim"])
+    continuous = {"diffusion": DiffusionLoss, "mse": MeanSquaredError, "mixture": Mixture}
+    return continuous[config.kind](config, width, manifest["token_dim"])

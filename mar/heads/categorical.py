@@ -46,8 +46,15 @@ class Categorical(nn.Module):
             null = self.logits(z_null).float()
             logits = null + scale * (logits - null)
         log_p = F.log_softmax(logits / settings.temperature, dim=1)
-        # Inverse of the cumulative distribution: one uniform number a token, whatever the codebook.
-        cumulative = log_p.double().exp().cumsum(1)
-        u = noise.uniform(len(z), 1).double() * cumulative[:, -1:]
-        ids = torch.searchsorted(cumulative, u, right=True)[:, 0].clamp(max=log_p.shape[1] - 1)
+        ids = draw_index(log_p, noise)
         return ids, log_p.gather(1, ids[:, None])[:, 0]
+
+
+def draw_index(log_p: Tensor, noise: Noise) -> Tensor:
+    """One index (n,) from each row of log probabilities (n, V).
+
+    Inverse of the cumulative distribution: one uniform number a row, whatever V.
+    """
+    cumulative = log_p.double().exp().cumsum(1)
+    u = noise.uniform(len(log_p), 1).double() * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, u, right=True)[:, 0].clamp(max=log_p.shape[1] - 1)

@@ -21,7 +21,7 @@ from mar.data.images import ImageSet, open_split, shuffled, to_float
 from mar.files import atomic, claim, lock, read_json, sha256, write_json
 from mar.progress import Progress
 from mar.provenance import record
-from mar.study import classifier_slice
+from mar.study import classifier_slice, twin
 
 SHIFT = 1 / 16  # augmentation: largest shift, as a share of the side
 NOISE = 0.1  # augmentation: largest standard deviation of pixel noise, images being in [-1, 1]
@@ -57,7 +57,7 @@ def train(study: Study, root: str | Path) -> None:
     root = Path(root)
     folder = root / "classifier"
     with lock(folder):
-        claim(folder, {"slice": classifier_slice(study), "data": sha256_of_data(root)})
+        claim(folder, {"slice": classifier_slice(study), "data": sha256_of_data(root)}, "classifier.json", twin(study, root, folder))
         report = folder / "classifier.json"
         if report.exists() and (folder / "model.safetensors").exists():
             print(f"{folder}: complete", flush=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 NORM_EPS = 1e-6  # of every LayerNorm in the published models
 
@@ -73,6 +76,15 @@ class Block(nn.Module):
         """(B, N, W) -> (B, N, W)."""
         x = x + self.attn(self.norm1(x), causal, cache, block)
         return x + self.mlp(self.norm2(x))
+
+
+def run_block(block: nn.Module, x: Tensor, checkpointing: bool, /, **kwargs: Any) -> Tensor:
+    """One block on x (B, N, W); checkpointing keeps x alone and computes the rest again in the backward pass."""
+    if checkpointing and torch.is_grad_enabled():  # dropout is the same again: the generator is set back
+        out: Tensor = checkpoint(block, x, use_reentrant=False, **kwargs)
+    else:
+        out = block(x, **kwargs)
+    return out
 
 
 def initialise(module: nn.Module) -> None:

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from mar.config import Backbone
-from mar.models.blocks import NORM_EPS, Block, KVCache, gather, initialise
+from mar.models.blocks import NORM_EPS, Block, KVCache, gather, initialise, run_block
 
 
 class Causal(nn.Module):
     """Predicts the condition z of one token after the other, from those before it in the order."""
+
+    checkpointing = False  # keep no activations inside blocks
 
     def __init__(self, config: Backbone, z_proj: nn.Module, tokens: int, classes: int) -> None:
         """`z_proj` turns tokens (B, n, D) or ids (B, n) into (B, n, W)."""
@@ -52,7 +54,7 @@ class Causal(nn.Module):
         target = order[:, start:stop]
         x = self.z_proj_ln(x + gather(self.target_pos_embed_learned.expand(len(order), -1, -1), target))
         for i, block in enumerate(self.blocks):
-            x = block(x, causal=True, cache=cache, block=i)
+            x = run_block(block, x, self.checkpointing, causal=True, cache=cache, block=i)
         if cache is not None:
             cache.length += stop - start
         return self.norm(x) + gather(self.diffusion_pos_embed_learned.expand(len(order), -1, -1), target)

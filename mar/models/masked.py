@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from mar.config import Backbone
-from mar.models.blocks import NORM_EPS, Block, gather, initialise
+from mar.models.blocks import NORM_EPS, Block, gather, initialise, run_block
 
 
 class Masked(nn.Module):
     """Predicts a condition z for every token from the tokens known so far, in any order, many at a time."""
+
+    checkpointing = False  # keep no activations inside blocks
 
     def __init__(self, config: Backbone, z_proj: nn.Module, tokens: int, classes: int) -> None:
         """`z_proj` turns tokens (B, n, D) or ids (B, n) into (B, n, W)."""
@@ -51,7 +53,7 @@ class Masked(nn.Module):
         )
         x = self.z_proj_ln(x)
         for block in self.encoder_blocks:
-            x = block(x)
+            x = run_block(block, x, self.checkpointing)
         return self.encoder_norm(x)
 
     def decode(self, encoded: Tensor, known: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ class Masked(nn.Module):
         full = full.scatter(1, known[:, :, None].expand(-1, -1, x.shape[2]), x[:, self.buffer :])
         x = torch.cat([x[:, : self.buffer], full], dim=1) + self.decoder_pos_embed_learned
         for block in self.decoder_blocks:
-            x = block(x)
+            x = run_block(block, x, self.checkpointing)
         return self.decoder_norm(x)[:, self.buffer :] + self.diffusion_pos_embed_learned
 
     def forward(self, tokens: Tensor, labels: Tensor, order: Tensor, known: int) -> tuple[Tensor, Tensor]:

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
 from mar.config import Study
 from mar.heads import build_head
+from mar.heads.diffusion import Denoiser
+from mar.models.blocks import Block
 from mar.models.causal import Causal
 from mar.models.masked import Masked
 from mar.noise import Noise
+
+if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
+    from mar.models.dit import DiT
 
 
 class Model(nn.Module):
     """A variant: tokens -> backbone -> z -> head. Neither part knows which other one it has."""
 
+    joint: Literal[False] = False  # as DiT is
     backbone: Any  # condition z of tokens: see Masked.forward and Masked.predict
     head: Any  # draw, loss and sample: see DiffusionLoss
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
+
+    def checkpoint_blocks(self) -> None:
+        """Keep no activations inside blocks from now on: they are computed again in the backward pass."""
+        self.backbone.checkpointing = True
+
+    def compile_blocks(self) -> None:
+        """Compile the blocks and the denoiser when they are first used; parameters keep their names.
+
+        Equal blocks are compiled once. What is left out draws random numbers or has shapes that depend on the mask.
+        """
+        for part in self.modules():
+            if isinstance(part, Block | Denoiser):
+                part.compile()
 
     def loss(self, tokens: Tensor, labels: Tensor, order: Tensor, known: int, noise: Noise) -> Tensor:
         """Training loss of a batch.
@@ -37,10 +56,14 @@ class Model(nn.Module):
         return self.head.loss(z, tokens, mask, self.head.draw(mask.numel(), noise))
 
 
-def build_model(study: Study, variant: str, manifest: dict[str, Any]) -> Model:
+def build_model(study: Study, variant: str, manifest: dict[str, Any]) -> Model | DiT:
     """The untrained model of a variant, on the tokens that `manifest` describes (tokens/<tok>/train)."""
     v = study.variants[variant]
     config = study.backbones[v.backbone]
+    if config.kind == "dit":
+        from mar.models.dit import DiT
+
+        return DiT(config, manifest["grid"], manifest["token_dim"], manifest["classes"])
     if manifest["kind"] == "ids":
         z_proj: nn.Module = nn.Embedding(manifest["codebook_size"], config.width)
     else:

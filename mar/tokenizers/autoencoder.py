@@ -1,7 +1,7 @@
-"""The convolutional autoencoders of latent diffusion, KL-regularised or vector-quantised, from diffusers.
+"""Image <-> tokens: the convolutional autoencoders of latent diffusion from diffusers, and pixels as they are.
 
-Both are built on one body, so that Table 1 compares heads and not tokenizers, and LDM's published weights load
-into the same classes.
+kl and vq are built on one body, so that Table 1 compares heads and not tokenizers, and LDM's published weights load
+into the same classes. The consistency decoder of Table 2 shares its encoder with Stable Diffusion's KL-8.
 """
 
 from __future__ import annotations
@@ -15,36 +15,55 @@ from torch import nn
 from mar.config import Study
 from mar.config import Tokenizer as TokenizerConfig
 from mar.files import read_json
+from mar.noise import Noise
 from mar.study import tokenizer_slice
 
 
 class Tokenizer(nn.Module):
-    """An autoencoder and the two directions that the rest of the project uses.
+    """The two directions that the rest of the project uses, whatever stands behind them.
 
     Attributes:
-        kind: "kl" or "vq".
-        net: diffusers' AutoencoderKL or VQModel.
+        kind: "kl", "vq", "consistency" or "pixels".
+        tokens: what `encode` gives: "ids" (B, h*w); "moments" (B, 2C, h, w), mean and log variance of a posterior;
+            or "latents" (B, C, h, w), which are not random.
+        net: diffusers' AutoencoderKL, VQModel or ConsistencyDecoderVAE; pixels: an empty module.
     """
 
     net: Any
 
-    def __init__(self, kind: str, net: Any) -> None:
+    def __init__(self, kind: str, net: Any, continuous: bool = False) -> None:
         super().__init__()
         self.kind = kind
         self.net = net
+        self.tokens = {"vq": "latents" if continuous else "ids", "pixels": "latents"}.get(kind, "moments")
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, H, W) in [-1, 1] to moments (B, 2C, h, w) (kl) or ids (B, h*w) in raster order (vq)."""
-        if self.kind == "kl":
+        """Images (B, 3, H, W) in [-1, 1] to what `tokens` says; ids in raster order, int64."""
+        if self.kind == "pixels":
+            return images
+        if self.tokens == "moments":
             moments: torch.Tensor = self.net.encode(images).latent_dist.parameters
             return moments
-        latents = self.net.encode(images).latents  # (B, C, h, w)
-        _, _, (_, _, ids) = self.net.quantize(latents)  # (B*h*w,)
-        return ids.view(len(images), -1)
+        latents: torch.Tensor = self.net.encode(images).latents  # (B, C, h, w), before the quantiser
+        return self.nearest(latents) if self.tokens == "ids" else latents
 
-    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Unscaled latents (B, C, h, w) of a kl tokenizer to images (B, 3, H, W), about [-1, 1]."""
-        images: torch.Tensor = self.net.decode(latents).sample
+    def nearest(self, latents: torch.Tensor) -> torch.Tensor:
+        """Ids (B, h*w) of the codes nearest to the latents (B, C, h, w) of a vq tokenizer."""
+        _, _, (_, _, ids) = self.net.quantize(latents)  # (B*h*w,)
+        return ids.view(len(latents), -1)
+
+    def decode_latents(self, latents: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
+        """Unscaled latents (B, C, h, w) to images (B, 3, H, W), about [-1, 1].
+
+        Continuous latents of a vq tokenizer pass its quantiser first, as in LDM. The consistency decoder draws the
+        noise of its two steps from `noise`, the others draw nothing.
+        """
+        if self.kind == "pixels":
+            return latents
+        if self.kind == "vq":
+            return self.decode_ids(self.nearest(latents))
+        settings = {"generator": noise.generator if noise else None} if self.kind == "consistency" else {}
+        images: torch.Tensor = self.net.decode(latents, **settings).sample
         return images
 
     def decode_ids(self, ids: torch.Tensor) -> torch.Tensor:
@@ -56,19 +75,33 @@ class Tokenizer(nn.Module):
         ).sample
         return images
 
+    def decode(self, tokens: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
+        """What `encode` gave, back to images (B, 3, H, W): the reconstruction; of moments, from the mean."""
+        if self.tokens == "ids":
+            return self.decode_ids(tokens)
+        return self.decode_latents(tokens.chunk(2, dim=1)[0] if self.tokens == "moments" else tokens, noise)
+
 
 def build(config: TokenizerConfig, image_size: int) -> Tokenizer:
     """An untrained tokenizer; weights come from torch's global generator."""
-    from diffusers import AutoencoderKL, VQModel  # takes 3.5 CPU-seconds to import
+    if config.kind == "pixels":
+        return Tokenizer("pixels", nn.Module())
+    from diffusers import AutoencoderKL, ConsistencyDecoderVAE, VQModel  # takes 3.5 CPU-seconds to import
 
-    levels = len(config.channels)
+    if config.kind == "consistency":
+        return Tokenizer("consistency", ConsistencyDecoderVAE())  # its defaults are the published architecture
+    plain = len(config.channels) - 1
+    in_encoder, in_decoder = config.attention != "middle", config.attention == "both"
     body: dict[str, Any] = {
-        "down_block_types": ("DownEncoderBlock2D",) * levels,
-        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "down_block_types": ("DownEncoderBlock2D",) * plain
+        + ("AttnDownEncoderBlock2D" if in_encoder else "DownEncoderBlock2D",),
+        "up_block_types": ("AttnUpDecoderBlock2D" if in_decoder else "UpDecoderBlock2D",)
+        + ("UpDecoderBlock2D",) * plain,
         "block_out_channels": tuple(config.channels),
         "layers_per_block": config.layers,
         "latent_channels": config.latent_channels,
-        "norm_num_groups": norm_groups(config.channels),
+        # Published autoencoders have 32 groups at any width; the number shows in no tensor.
+        "norm_num_groups": 32 if config.pretrained else norm_groups(config.channels),
         "sample_size": image_size,
     }
     if config.kind == "kl":
@@ -77,7 +110,7 @@ def build(config: TokenizerConfig, image_size: int) -> Tokenizer:
     # diffusers keeps a historical slip by default: the weight 0.25 on the codebook term. Here it is on the
     # commitment term, as in van den Oord et al. 2017, equation 3. Weights and outputs do not depend on it.
     net.quantize.legacy = False
-    return Tokenizer("vq", net)
+    return Tokenizer("vq", net, config.continuous)
 
 
 def norm_groups(channels: tuple[int, ...]) -> int:
@@ -89,10 +122,10 @@ def norm_groups(channels: tuple[int, ...]) -> int:
 
 
 def load(root: str | Path, name: str, study: Study) -> Tokenizer:
-    """The trained tokenizer of a study, in eval mode, on the CPU.
+    """The finished tokenizer of a study (trained, imported, or pixels), in eval mode, on the CPU.
 
     Raises:
-        ValueError: it is not trained, or was trained for another study section; or its files do not fit.
+        ValueError: it is not finished, or was made for another study section; or its files do not fit.
     """
     from safetensors.torch import load_file
 

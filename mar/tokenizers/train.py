@@ -1,14 +1,13 @@
-"""Training a tokenizer on the study's own images, and measuring it on the held-out ones.
+"""Training a tokenizer on the study's own images, or installing an imported one.
 
 The objective is reconstruction (mean absolute difference) with the KL term of LDM, or with the codebook and
-commitment terms of VQ-VAE. LDM's perceptual and adversarial terms are left out: they need networks trained on
-natural images.
+commitment terms of VQ-VAE. LDM's perceptual and adversarial terms join where the study gives them a weight.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -16,35 +15,56 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from mar import checkpoint, track
 from mar.config import Study, known
 from mar.config import Tokenizer as TokenizerConfig
-from mar.data.images import ImageSet, open_split, shuffled, to_float, to_uint8
+from mar.data.images import ImageSet, draw_indices, open_split, to_float
 from mar.data.tokens import sample_posterior
-from mar.files import atomic, claim, lock, read_json, sha256, write_json
-from mar.metrics import classifier, features, metrics, statistics
+from mar.files import atomic, claim, lock, write_json
+from mar.metrics import classifier
 from mar.progress import Progress
 from mar.provenance import record
-from mar.study import metrics_slice, tokenizer_slice
-from mar.tokenizers.autoencoder import Tokenizer, build, load
+from mar.study import tokenizer_slice, twin
+from mar.tokenizers import perceptual
+from mar.tokenizers.autoencoder import Tokenizer, build
+from mar.tokenizers.discriminator import BETAS, Adversary
 
 RENEW_EVERY = 50  # steps between looks for unused codes
 RENEW_UNTIL = 0.7  # share of the training after which the codebook is left alone
-VIEW_BATCH = 250  # images per forward pass when measuring
+CHECKPOINTS = 100  # in a training, at least CHECKPOINT_IMAGES apart
+CHECKPOINT_IMAGES = 10_000
 
 
-def train(study: Study, root: str | Path, name: str) -> None:
-    """Train tokenizer `name`; writes tokenizers/<name>/{model.safetensors,config.json,metrics.jsonl}.
+def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
+    """Train tokenizer `name`, or install it; writes tokenizers/<name>/{model.safetensors,config.json,metrics.jsonl}.
 
-    A training that was cut short starts again. Equal study, data and thread count give equal weights.
+    A training that was cut short goes on at its last checkpoint. Equal study, data and thread count give equal
+    weights, with or without a stop. Pixels have no weights: their file is empty.
+
+    Args:
+        study: the study.
+        root: its results folder.
+        name: of the tokenizer.
+        lpips: takes the place of `perceptual.load`.
 
     Raises:
-        ValueError: the study has no such tokenizer, `prepare` has not run, or the loss is not finite.
+        ValueError: the study has no such tokenizer, `prepare` has not run, a weight file that the recipe needs is
+            missing, or the loss is not finite.
     """
-    known("tokenizer", name, study.tokenizers)
+    choice: TokenizerConfig = known("tokenizer", name, study.tokenizers)
     root = Path(root)
+    if choice.pretrained:
+        from mar.weights_install import install_tokenizer
+
+        return install_tokenizer(study, root, name)
     folder = root / "tokenizers" / name
+    if choice.pretrained:
+        from mar.weights_install import install_tokenizer
+
+        return install_tokenizer(study, root, name)
     with lock(folder):
-        claim(folder, {"slice": tokenizer_slice(study, name), "data": classifier.sha256_of_data(root)})
+        recipe = {"slice": tokenizer_slice(study, name), "data": classifier.sha256_of_data(root)}
+        claim(folder, recipe, "config.json", twin(study, root, folder))
         weights, config = folder / "model.safetensors", folder / "config.json"
         if config.exists() and weights.exists():
             print(f"{folder}: complete", flush=True)
@@ -53,83 +73,116 @@ def train(study: Study, root: str | Path, name: str) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(study.seed)
-            tokenizer = build(study.tokenizers[name], study.data.image_size).to(device)
-        images = open_split(study, root, "train")
-        fit(tokenizer, study.tokenizers[name], images, study, folder / "metrics.jsonl", device)
+            tokenizer = build(choice, study.data.image_size).to(device)
+        if choice.trained:
+            images = open_split(study, root, "train")
+            if choice.perceptual_weight and lpips is None:
+                lpips = perceptual.load(root.parent / "assets").to(device)
+            fit(tokenizer, choice, images, study, folder / "metrics.jsonl", device, folder / "checkpoints", lpips)
         with atomic(weights) as temporary:
             save_file({k: v.cpu().contiguous() for k, v in tokenizer.net.state_dict().items()}, temporary)
         parameters = sum(p.numel() for p in tokenizer.parameters())
-        net = {k: v for k, v in tokenizer.net.config.items() if not k.startswith("_")}
+        net = {k: v for k, v in getattr(tokenizer.net, "config", {}).items() if not k.startswith("_")}
         write_json(config, {"kind": tokenizer.kind, "parameters": parameters, "net": net, "provenance": record()})
-
-
-def rfid(study: Study, root: str | Path, name: str) -> None:
-    """Measure tokenizer `name` on the held-out split; writes tokenizers/<name>/rfid.json.
-
-    A stage of its own: a new classifier or another number of resamples measures again and trains nothing again.
-
-    Raises:
-        ValueError: `tokenizer` or `reference` has not run.
-    """
-    root = Path(root)
-    folder = root / "tokenizers" / name
-    with lock(folder):
-        reference, weights, report = root / "features" / "train.npz", folder / "model.safetensors", folder / "rfid.json"
-        for file, stage in ((reference, "reference"), (weights, "tokenizer")):
-            if not file.exists():
-                raise ValueError(f"{file}: missing; run `mar {stage}` first")
-        inputs = {"reference": sha256(reference), "tokenizer": sha256(weights), "slice": metrics_slice(study)}
-        if report.exists() and read_json(report)["inputs"] == inputs:
-            print(f"{report}: complete", flush=True)
-            return
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        measured = measure(load(root, name, study).to(device), study, root, device)
-        write_json(report, {**measured, "inputs": inputs, "provenance": record()})
-        shown = ", ".join(f"{key} {m['value']:.4g}" for key, m in measured["metrics"].items())
-        print(f"{report}: {shown} (heldout, {measured['count']} images)", flush=True)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # as large as six copies of the weights
 
 
 def fit(
-    tokenizer: Tokenizer, config: TokenizerConfig, images: ImageSet, study: Study, log: Path, device: torch.device
+    tokenizer: Tokenizer,
+    config: TokenizerConfig,
+    images: ImageSet,
+    study: Study,
+    log: Path,
+    device: torch.device,
+    checkpoints: Path | None = None,
+    lpips: Any = None,
 ) -> None:
-    """Train in place: Adam, learning rate on a cosine to zero; a line of `log` every hundredth of the run."""
+    """Train in place: Adam, learning rate on a cosine to zero; a line of `log` every hundredth of the run.
+
+    Args:
+        checkpoints: folder to go on from and to write to; without one a stopped training starts again.
+        lpips: of `perceptual.load`; needed where config.perceptual_weight is not 0.
+    """
     generator = torch.Generator().manual_seed(study.seed)
     tokenizer.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
-    steps = math.ceil(config.images / config.batch)
+    betas = BETAS if config.adversarial_weight else (0.9, 0.99)
+    peak = float(config.learning_rate or 0.0)
+    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=peak, betas=betas)
     codebook = Codebook(tokenizer) if tokenizer.kind == "vq" else None
-    progress = Progress(f"tokenizer {tokenizer.kind}", config.images)
-    with open(log, "w") as lines:
-        for step, indices in enumerate(shuffled(len(images), config.batch, config.images, generator)):
-            rate = config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            batch = to_float(images.batch(indices))  # (B, 3, H, W)
-            if study.data.flip:
-                mirrored = torch.rand(len(batch), generator=generator) < 0.5
-                batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
-            batch = batch.to(device, memory_format=torch.channels_last)
-            if codebook is not None:
-                if step % RENEW_EVERY == 0 and step < RENEW_UNTIL * steps:
-                    codebook.renew(batch, generator)
-                rebuilt, penalty = codebook.forward(batch)
-            else:
-                rebuilt, penalty = _forward_kl(tokenizer, batch, float(config.kl_weight or 0.0), generator)
-            distance = (rebuilt - batch).abs().mean()
-            loss = distance + penalty
-            if not torch.isfinite(loss):
-                raise ValueError(f"{log}: loss {loss.item()} at image {progress.done}; a lower learning_rate may help")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
-            optimizer.step()
-            progress.update(len(batch), loss=loss.item())
-            if step % max(1, steps // 100) == 0 or step == steps - 1:
-                values = {"images": progress.done, "loss": loss.item(), "reconstruction": distance.item()}
-                values |= {"learning_rate": rate, "grad_norm": norm.item(), "time": time.time()}
-                lines.write(json.dumps(values) + "\n")
-                lines.flush()
+    adversary = _adversary(config, study, device) if config.adversarial_weight else None
+    parts = {"net": tokenizer.net, "optimizer": optimizer, "codebook": codebook, "adversary": adversary}
+    done, order = 0, torch.empty(0, dtype=torch.int64)  # what is left of the present epoch
+    state = checkpoint.load_latest(checkpoints) if checkpoints else None
+    if state:
+        done, order = state["images"], state["order"]
+        generator.set_state(state["generator"])
+        for name, part in parts.items():
+            if part is not None:
+                part.load_state_dict(state[name])
+        print(f"{checkpoints}: going on after {done} images", flush=True)
+    else:
+        log.unlink(missing_ok=True)
+    total = int(config.images or 0)
+    steps = math.ceil(total / config.batch)
+    every = max(total // CHECKPOINTS, CHECKPOINT_IMAGES)
+    progress = Progress(f"tokenizer {tokenizer.kind}", total, done)
+    for step in range(done // config.batch, steps):
+        rate = peak * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        indices, order = draw_indices(order, min(config.batch, total - progress.done), len(images), generator)
+        batch = to_float(images.batch(indices))  # (B, 3, H, W)
+        if study.data.flip:
+            mirrored = torch.rand(len(batch), generator=generator) < 0.5
+            batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
+        batch = batch.to(device, memory_format=torch.channels_last)
+        if codebook is not None:
+            if step % RENEW_EVERY == 0 and step < RENEW_UNTIL * steps:
+                codebook.renew(batch, generator)
+            rebuilt, penalty = codebook.forward(batch)
+        else:
+            rebuilt, penalty = _forward_kl(tokenizer, batch, float(config.kl_weight or 0.0), generator)
+        distance = reconstruction = (rebuilt - batch).abs().mean()
+        shown: dict[str, float] = {}
+        if config.perceptual_weight:
+            seen = perceptual.distance(lpips, rebuilt, batch)
+            reconstruction = distance + config.perceptual_weight * seen
+            shown["perceptual"] = seen.item()
+        loss = reconstruction + penalty
+        against = adversary is not None and progress.done >= config.adversarial_start
+        if adversary is not None and against:
+            term, shown["adaptive_weight"] = adversary.judge(rebuilt, reconstruction, last_layer(tokenizer))
+            loss = loss + term
+        if not torch.isfinite(loss):
+            raise ValueError(f"{log}: loss {loss.item()} at image {progress.done}; a lower learning_rate may help")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
+        optimizer.step()
+        if adversary is not None and against:
+            shown["discriminator"] = adversary.learn(batch, rebuilt, rate)
+        before = progress.done
+        progress.update(len(batch), loss=loss.item())
+        if step % max(1, steps // 100) == 0 or step == steps - 1:
+            values = {"images": progress.done, "loss": loss.item(), "reconstruction": distance.item(), **shown}
+            track.append(log, values | {"learning_rate": rate, "grad_norm": norm.item(), "time": time.time()})
+        if checkpoints and progress.done // every > before // every and step < steps - 1:
+            kept: dict[str, Any] = {name: part.state_dict() for name, part in parts.items() if part is not None}
+            kept |= {"images": progress.done, "order": order.clone(), "generator": generator.get_state()}
+            checkpoint.save(checkpoints, progress.done, kept)
     tokenizer.to(memory_format=torch.contiguous_format)
+
+
+def last_layer(tokenizer: Tokenizer) -> torch.Tensor:
+    """Weights of the decoder's last layer, where the adversarial term is weighed."""
+    weights: torch.Tensor = tokenizer.net.decoder.conv_out.weight
+    return weights
+
+
+def _adversary(config: TokenizerConfig, study: Study, device: torch.device) -> Adversary:
+    numbers = 3 * study.data.image_size**2 if config.kind == "kl" else 1
+    start = config.adversarial_start
+    return Adversary(config.adversarial_weight, start, study.seed, study.data.image_size, numbers, device)
 
 
 def _forward_kl(
@@ -176,39 +229,10 @@ class Codebook:
         codes[dead.to(codes.device)] = latents[chosen.to(latents.device)]
         self.used.zero_()
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint keeps: which codes were used since the last look."""
+        return {"used": self.used}
 
-@torch.no_grad()
-def measure(tokenizer: Tokenizer, study: Study, root: Path, device: torch.device) -> dict[str, Any]:
-    """rFID, PSNR and codebook usage on the held-out split; "floor" is the FID of the same images, not rebuilt."""
-    heldout = open_split(study, root, "heldout")
-    judge = classifier.load(root, study).to(device)
-    rebuilt, errors, ids = [], [], []
-    for start in range(0, len(heldout), VIEW_BATCH):
-        images = heldout.batch(range(start, min(start + VIEW_BATCH, len(heldout))))
-        tokens = tokenizer.encode(to_float(images).to(device))
-        if tokenizer.kind == "kl":
-            decoded = tokenizer.decode_latents(tokens.chunk(2, dim=1)[0])  # of the posterior mean
-        else:
-            ids.append(tokens.cpu())
-            decoded = tokenizer.decode_ids(tokens)
-        rebuilt.append(to_uint8(decoded).cpu())
-        errors.append((rebuilt[-1].double() - images.double()).square().mean(dim=(1, 2, 3)))
-    found = features.extract(judge, iter(rebuilt), device)
-    train = statistics.of(features.read(root / "features" / "train.npz")["features"])
-    same = features.read(root / "features" / "heldout.npz")["features"]
-    # per image, 255 the peak; a perfect image counts as 1e-10 squared grey levels
-    psnr = 10.0 * torch.log10(255.0**2 / torch.cat(errors).clamp(min=1e-10)).numpy()
-    draw = metrics.Bootstrap(heldout.labels, study.metrics.bootstrap, study.seed)
-    values = {
-        "rfid": draw.fid(found["features"], train),
-        "floor": draw.fid(same, train),
-        "psnr": draw.mean(psnr, higher_is_better=True),
-        "agreement": draw.mean(found["logits"].argmax(1) == heldout.labels, higher_is_better=True),
-    }
-    if ids:
-        share = torch.bincount(torch.cat(ids).flatten(), minlength=tokenizer.net.quantize.n_e).double()
-        share = share / share.sum()
-        perplexity = math.exp(-(share * share.clamp(min=1e-300).log()).sum().item())
-        values["codebook_usage"] = draw.single((share > 0).double().mean().item(), higher_is_better=True)
-        values["perplexity"] = draw.single(perplexity, higher_is_better=True)
-    return {"metrics": values, "split": "heldout", "count": len(heldout)}
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on where a checkpoint was."""
+        self.used = state["used"]

@@ -29,86 +29,144 @@ PROVENANCE = {
 
 def small(seeds: dict[str, tuple[int, ...]] | None = None) -> Study:
     """A study of three variants: `ar` (cross-entropy, causal), `ce` and `diff` (masked)."""
+    return resolve(_values(seeds), "small.yaml")
+
+
+def large(seeds: dict[str, tuple[int, ...]] | None = None, imagenet: bool = False) -> Study:
+    """The small study with all figures and tables of other columns: `dit` is trained, `published` is imported."""
+    values = _values({"diff": (0, 1)} | (seeds or {}))
+    diffusion = {"steps": 4, "clamp": 4.0}
+    steps = {f"d{t}{cfg}": {**diffusion, "diffusion_steps": t, "guidance": g} for t in STEPS for cfg, g in GUIDED}
+    heat = {
+        f"t{t}{cfg}": {**diffusion, "diffusion_steps": 25, "temperature": t, "guidance": g}
+        for t in HEAT
+        for cfg, g in GUIDED
+    }
+    joint = {f"j{t}": {"steps": 1, "diffusion_steps": t, "guidance_schedule": "constant"} for t in (10, 50)}
+    values["sampling"] |= steps | heat | joint
+    if imagenet:
+        values["data"] = {"kind": "imagefolder", "path": "/data", "image_size": 16, "expect": "imagenet"}
+    values["backbones"]["dit"] = {"kind": "dit", "width": 8, "depth": 1, "heads": 1, "patch": 1, "dropout": 0.0}
+    values["heads"]["joint"] = {"kind": "joint"}
+    diff = values["variants"]["diff"]
+    diff["sampling"] = [*diff["sampling"], *steps, *heat]
+    joined = {"order": "joint", "backbone": "dit", "head": "joint", "sampling": [*joint], "seeds": [0]}
+    values["variants"]["dit"] = diff | joined | {"seeds": list((seeds or {}).get("dit", (0,)))}
+    values["variants"]["published"] = diff | {"pretrained": True, "sampling": ["s4", "s4-cfg"], "seeds": [0]}
+    values["tables"] |= {
+        "table2": {
+            "paper": "mar_table2",
+            "title": "Table 2: tokenizers",
+            "rows": [{"paper": "kl16", "variant": "diff", "without": "s4"}, {"paper": "kl8"}],
+        },
+        "table3": {
+            "paper": "mar_table3",
+            "title": "Table 3: the denoiser's width",
+            "timed": True,
+            "rows": [{"paper": "mlp-256", "variant": "diff", "without": "s4", "guided": "s4-cfg"}],
+        },
+        "table4": {
+            "paper": "mar_table4",
+            "title": "Table 4: systems",
+            "rows": [
+                {"paper": "adm"},
+                {"paper": "dit-xl", "variant": "dit", "without": "j50"},
+                {"paper": "mar-b", "variant": "published", "without": "s4", "guided": "s4-cfg"},
+                {"paper": "mar-l", "variant": "diff", "without": "s4", "guided": "s4-cfg"},
+            ],
+        },
+    }
+    values["tradeoff"].append({"label": "DiT", "variant": "dit", "sampling": [*joint]})
+    for figure, points in (("diffusion_steps", steps), ("temperature", heat)):
+        values[figure] = [
+            {"label": f"guidance {g:g}" if cfg else "no guidance", "variant": "diff", "sampling": chosen}
+            for cfg, g in GUIDED
+            if (chosen := [name for name, setting in points.items() if setting["guidance"] == g])
+        ]
+    return resolve(values, "large.yaml")
+
+
+STEPS, HEAT, GUIDED = (10, 25, 50, 100, 250, 1000), (0.85, 0.9, 0.95, 1.0, 1.05), (("", 1.0), ("-cfg", 2.0))
+
+
+def _values(seeds: dict[str, tuple[int, ...]] | None) -> dict[str, Any]:
     diffusion = {"diffusion_steps": 25, "clamp": 4.0}
     seeds = {"ar": (0, 1), "ce": (0, 1), "diff": (0, 1)} | (seeds or {})
     recipe = {"images": 640, "batch": 64, "checkpoint_images": 320, "log_images": 64, "ema": 0.99}
     row = {"without": "s4", "guided": "s4-cfg"}
-    return resolve(
-        {
-            "study": "small",
-            "title": "A small study",
-            "data": {"kind": "digits", "image_size": 16},
-            "tokenizers": {
-                "kl": {
-                    "kind": "kl",
-                    "stride": 8,
-                    "channels": [8, 8, 8, 8],
-                    "latent_channels": 4,
-                    "kl_weight": 1e-6,
-                    "images": 640,
-                    "learning_rate": 1e-3,
-                },
-                "vq": {
-                    "kind": "vq",
-                    "stride": 8,
-                    "channels": [8, 8, 8, 8],
-                    "latent_channels": 4,
-                    "codebook_size": 16,
-                    "images": 640,
-                    "learning_rate": 1e-3,
-                },
+    return {
+        "study": "small",
+        "title": "A small study",
+        "data": {"kind": "digits", "image_size": 16},
+        "tokenizers": {
+            "kl": {
+                "kind": "kl",
+                "stride": 8,
+                "channels": [8, 8, 8, 8],
+                "latent_channels": 4,
+                "kl_weight": 1e-6,
+                "images": 640,
+                "learning_rate": 1e-3,
             },
-            "backbones": {
-                "causal": {"kind": "causal", "width": 8, "depth": 1, "heads": 1},
-                "masked": {"kind": "masked", "width": 8, "depth": 1, "heads": 1, "buffer": 2},
+            "vq": {
+                "kind": "vq",
+                "stride": 8,
+                "channels": [8, 8, 8, 8],
+                "latent_channels": 4,
+                "codebook_size": 16,
+                "images": 640,
+                "learning_rate": 1e-3,
             },
-            "heads": {
-                "ce": {"kind": "categorical"},
-                "diff": {"kind": "diffusion", "width": 8, "depth": 1, "noise_draws": 1},
-            },
-            "recipes": {"r": recipe},
-            "sampling": {
-                "a4": {"steps": 4, "kv_cache": True},
-                "a4-cfg": {"steps": 4, "kv_cache": True, "guidance": 2.0},
-                "c4": {"steps": 4},
-                "c4-cfg": {"steps": 4, "guidance": 2.0},
-                "s2": {"steps": 2, **diffusion},
-                "s4": {"steps": 4, **diffusion},
-                "s4-cfg": {"steps": 4, "guidance": 2.0, **diffusion},
-            },
-            "variants": {
-                name: {
-                    "tokenizer": "kl" if name == "diff" else "vq",
-                    "order": "raster" if name == "ar" else "random",
-                    "backbone": "causal" if name == "ar" else "masked",
-                    "head": "diff" if name == "diff" else "ce",
-                    "recipe": "r",
-                    "sampling": {"ar": ["a4", "a4-cfg"], "ce": ["c4", "c4-cfg"], "diff": ["s2", "s4", "s4-cfg"]}[name],
-                    "seeds": list(seeds[name]),
-                }
-                for name in ("ar", "ce", "diff")
-            },
-            "classifier": {"images": 640},
-            "metrics": {"samples": 40, "chunk": 20, "bootstrap": 20},
-            "speed": {"batch": 8},
-            "tables": {
-                "table1": {
-                    "paper": "mar_table1",
-                    "title": "Table 1: 100% of A_B & C",
-                    "rows": [
-                        {"paper": "ar-raster-crossent", "variant": "ar", "without": "a4", "guided": "a4-cfg"},
-                        {"paper": "mar-default-crossent", "variant": "ce", "without": "c4", "guided": "c4-cfg"},
-                        {"paper": "mar-default-diffloss", "variant": "diff", **row},
-                    ],
-                }
-            },
-            "tradeoff": [
-                {"label": "MAR, Diffusion Loss", "variant": "diff", "sampling": ["s2", "s4"]},
-                {"label": "AR, cross-entropy, kv-cache", "variant": "ar", "sampling": ["a4"]},
-            ],
         },
-        "small.yaml",
-    )
+        "backbones": {
+            "causal": {"kind": "causal", "width": 8, "depth": 1, "heads": 1},
+            "masked": {"kind": "masked", "width": 8, "depth": 1, "heads": 1, "buffer": 2},
+        },
+        "heads": {
+            "ce": {"kind": "categorical"},
+            "diff": {"kind": "diffusion", "width": 8, "depth": 1, "noise_draws": 1},
+        },
+        "recipes": {"r": recipe},
+        "sampling": {
+            "a4": {"steps": 4, "kv_cache": True},
+            "a4-cfg": {"steps": 4, "kv_cache": True, "guidance": 2.0},
+            "c4": {"steps": 4},
+            "c4-cfg": {"steps": 4, "guidance": 2.0},
+            "s2": {"steps": 2, **diffusion},
+            "s4": {"steps": 4, **diffusion},
+            "s4-cfg": {"steps": 4, "guidance": 2.0, **diffusion},
+        },
+        "variants": {
+            name: {
+                "tokenizer": "kl" if name == "diff" else "vq",
+                "order": "raster" if name == "ar" else "random",
+                "backbone": "causal" if name == "ar" else "masked",
+                "head": "diff" if name == "diff" else "ce",
+                "recipe": "r",
+                "sampling": {"ar": ["a4", "a4-cfg"], "ce": ["c4", "c4-cfg"], "diff": ["s2", "s4", "s4-cfg"]}[name],
+                "seeds": list(seeds[name]),
+            }
+            for name in ("ar", "ce", "diff")
+        },
+        "classifier": {"images": 640},
+        "metrics": {"samples": 40, "chunk": 20, "bootstrap": 20},
+        "speed": {"batch": 8},
+        "tables": {
+            "table1": {
+                "paper": "mar_table1",
+                "title": "Table 1: 100% of A_B & C",
+                "rows": [
+                    {"paper": "ar-raster-crossent", "variant": "ar", "without": "a4", "guided": "a4-cfg"},
+                    {"paper": "mar-default-crossent", "variant": "ce", "without": "c4", "guided": "c4-cfg"},
+                    {"paper": "mar-default-diffloss", "variant": "diff", **row},
+                ],
+            }
+        },
+        "tradeoff": [
+            {"label": "MAR, Diffusion Loss", "variant": "diff", "sampling": ["s2", "s4"]},
+            {"label": "AR, cross-entropy, kv-cache", "variant": "ar", "sampling": ["a4"]},
+        ],
+    }
 
 
 Numbers = Callable[[str, str, int], float]
@@ -167,8 +225,12 @@ def fabricate(
     for name, variant in study.variants.items():
         for seed in variant.seeds:
             run = root / "runs" / name / f"seed{seed}"
+            images = 0 if variant.pretrained else study.recipes[variant.recipe].images
+            record = {"images": images, "seconds": 0.0 if variant.pretrained else 60.0 + seed, "restarts": 0}
+            record |= {"pretrained": {"file": "f"}} if variant.pretrained else {"final_loss": 0.5}
             recipe = study.recipes[variant.recipe]
-            curve(run / "metrics.jsonl", recipe.images, recipe.log_images, rng)
+            if not variant.pretrained:
+                curve(run / "metrics.jsonl", recipe.images, recipe.log_images, rng)
             write(run / "recipe.json", {"train": json.dumps({"recipe": {"images": recipe.images}}), "tokens": "t" * 64})
             write(
                 run / "run.json",
@@ -176,10 +238,7 @@ def fabricate(
                     "variant": name,
                     "seed": seed,
                     "parameters": 1234567,
-                    "images": recipe.images,
-                    "seconds": 60.0 + seed,
-                    "restarts": 0,
-                    "final_loss": 0.5,
+                    **record,
                     "checkpoint": "e" * 64,
                     "tokens": "t" * 64,
                     "provenance": PROVENANCE,

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricate import fabricate, small
+from fabricate import fabricate, large, small, write
 
-from mar.claims import judge, load
+from mar.claims import load
+from mar.config import Study
+from mar.files import read_json
+from mar.verdicts import judge
 
 ROWS = {"ar": "ar-raster-crossent", "ce": "mar-default-crossent", "diff": "mar-default-diffloss"}
 
@@ -22,12 +25,14 @@ def verdict(
     fid: Callable[[str, str], float],
     seeds: dict[str, tuple[int, ...]] | None = None,
     seconds: Callable[[str, str], float] = lambda variant, setting: 0.1,
+    study: Study | None = None,
+    more: str = "",
 ) -> dict[str, Any]:
-    """Judge one predicate on a study whose seeds scatter by 1% in FID."""
-    study = small(seeds)
+    """Judge one predicate on a study whose seeds scatter by 1% in FID; `more` keys of the claim."""
+    study = study or small(seeds)
     fabricate(study, root, lambda v, s, k: fid(v, s) * (1.01 if k else 0.99), seconds, noise=0.002)
     file = root / "claims.yaml"
-    file.write_text(f"claims: [{{id: c, text: t, source: s, check: {check}}}]")
+    file.write_text(f"claims: [{{id: c, text: t, source: s, {more}check: {check}}}]")
     (found,) = judge(study, root, file)
     assert json.loads((root / "claims.json").read_text()) == [found]
     return found
@@ -119,8 +124,140 @@ def test_dominates(tmp_path: Path, fid: dict[str, float], seconds: dict[str, flo
     assert found["verdict"] == said and "seconds per image" in found["reason"]
 
 
+@pytest.mark.parametrize(("diff", "said"), [(8, "replicated"), (10, "inconclusive"), (15, "not replicated")])
+def test_close_below_one_asks_for_a_cut(tmp_path: Path, diff: float, said: str) -> None:
+    check = BETTER.replace("better", "close").replace("}", ", within: 0.5}")
+    assert verdict(tmp_path, check, lambda v, s: diff if v == "diff" else 20)["verdict"] == said
+
+
+@pytest.mark.parametrize(
+    ("ar", "ce", "diff", "said"),
+    [
+        (30, 20, 10, "replicated"),
+        (30, 20, 20, "inconclusive"),
+        (20, 30, 10, "not replicated"),
+        (10, 20, 30, "not replicated"),
+    ],
+)
+def test_ordered(tmp_path: Path, ar: float, ce: float, diff: float, said: str) -> None:
+    rows = f"[{ROWS['ar']}, {ROWS['ce']}, {ROWS['diff']}]"
+    check = f"{{kind: ordered, table: mar_table1, metric: fid, guided: false, rows: {rows}}}"
+    values = {"ar": ar, "ce": ce, "diff": diff}
+    found = verdict(tmp_path, check, lambda v, s: values[v])
+    assert found["verdict"] == said and "the paper: 19.58, 8.79, 3.50" in found["reason"]
+    # what is shown is the least improvement
+    assert found["effect"] == pytest.approx(max(math.log(ce / ar), math.log(diff / ce)), abs=1e-6)
+    assert verdict(tmp_path, check, lambda v, s: values[v], {"ce": ()})["verdict"] == "not run"
+
+
+def heated(best: float) -> Callable[[str, str], float]:
+    """FID that is lowest at a temperature."""
+    return lambda v, s: 10 + 4000 * (float(s[1:]) - best) ** 2 if s.startswith("t") and "cfg" not in s else 20.0
+
+
+@pytest.mark.parametrize(("best", "said"), [(0.95, "replicated"), (1.2, "not replicated"), (0.7, "not replicated")])
+def test_optimum(tmp_path: Path, best: float, said: str) -> None:
+    check = "{kind: optimum, metric: fid, curve: no guidance}"
+    found = verdict(tmp_path, check, heated(best), study=large())
+    assert found["verdict"] == said and "against 0.85" in found["reason"] and "against 1.05" in found["reason"]
+
+
+def test_a_flat_curve_has_no_optimum_that_its_interval_shows(tmp_path: Path) -> None:
+    check = "{kind: optimum, metric: fid, curve: no guidance}"
+    assert verdict(tmp_path, check, lambda v, s: 20, study=large())["verdict"] == "inconclusive"
+
+
+@pytest.mark.parametrize(("last", "said"), [(19.5, "replicated"), (10, "not replicated"), (30, "replicated")])
+def test_saturates(tmp_path: Path, last: float, said: str) -> None:
+    check = "{kind: saturates, metric: fid, curve: no guidance, at: 100, within: 1.2}"
+    found = verdict(tmp_path, check, lambda v, s: last if s == "d1000" else 20.0, study=large())
+    assert found["verdict"] == said and "accepted up to ratio 1.20" in found["reason"]
+    assert found["effect"] == pytest.approx(max(math.log(20 / last), 0.0), abs=1e-6), "the largest gain is shown"
+
+
+def test_saturates_takes_a_point_there_and_one_after_it(tmp_path: Path) -> None:
+    for at in (20, 1000):
+        check = f"{{kind: saturates, metric: fid, curve: no guidance, at: {at}, within: 1.2}}"
+        found = verdict(tmp_path, check, lambda v, s: 20.0, study=large())
+        assert found["verdict"] == "not run" and "has 10, 25, 50, 100, 250, 1000" in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("fid", "seconds", "seeds", "said"),
+    [
+        (1.5, 0.2, (0, 1), "replicated"),
+        (1.5, 0.4, (0, 1), "not replicated"),
+        (2.5, 0.2, (0, 1), "not replicated"),
+        (1.5, 0.3, (0, 1), "inconclusive"),
+        (1.5, 0.2, (0,), "inconclusive"),  # without a seed spread the interval is too narrow
+    ],
+)
+def test_reaches(tmp_path: Path, fid: float, seconds: float, seeds: tuple[int, ...], said: str) -> None:
+    check = '{kind: reaches, curve: "MAR, Diffusion Loss", fid: 2.0, seconds: 0.3}'
+    trained = {"ar": (0,), "ce": (0,), "diff": seeds}
+    found = verdict(tmp_path, check, lambda v, s: fid if s == "s4" else 50, trained, lambda v, s: seconds)
+    assert found["verdict"] == said and "asked for FID below 2.00 in 0.300 seconds" in found["reason"]
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.1, "replicated"), (0.2, "not replicated"), (0.15, "inconclusive")])
+def test_share(tmp_path: Path, share: float, said: str) -> None:
+    check = f"{{kind: share, table: mar_table1, guided: false, row: {ROWS['diff']}, below: 0.15}}"
+    study = small()
+    assert verdict(tmp_path, check, lambda v, s: 20)["verdict"] == "not run", "timed before shares were measured"
+    file = tmp_path / "speed" / "diff.json"
+    speed = read_json(file)
+    speed["points"]["s4"]["head_share"] = {"value": share, "low": share - 0.01, "high": share + 0.01}
+    write(file, speed)
+    (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
+    assert found["verdict"] == said and "of the sampling time; asked for less than 0.150" in found["reason"]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(20, "replicated"), (200, "not replicated"), (60, "inconclusive")])
+def test_cheaper(tmp_path: Path, seconds: float, said: str) -> None:
+    check = f"{{kind: cheaper, table: mar_table1, a: {ROWS['diff']}, b: {ROWS['ce']}}}"
+    verdict(tmp_path, check, lambda v, s: 20)  # 60 and 61 seconds of both
+    for seed in (0, 1):
+        file = tmp_path / "runs" / "diff" / f"seed{seed}" / "run.json"
+        write(file, read_json(file) | {"seconds": seconds / 2, "processes": 2})
+    (found,) = judge(small(), tmp_path, tmp_path / "claims.yaml")
+    assert found["verdict"] == said and "device seconds of training" in found["reason"]
+
+
+def test_imported_weights_cost_nothing_to_compare(tmp_path: Path) -> None:
+    check = "{kind: cheaper, table: mar_table4, a: mar-l, b: mar-b}"
+    assert verdict(tmp_path, check, lambda v, s: 20, study=large())["verdict"] == "not run"
+
+
+def test_what_only_imagenet_decides(tmp_path: Path) -> None:
+    check = '{kind: reaches, curve: "MAR, Diffusion Loss", fid: 2.0, seconds: 0.3}'
+    more = "decides: imagenet, because: both numbers are absolute, "
+    found = verdict(tmp_path, check, lambda v, s: 1.0, more=more)
+    assert (found["verdict"], found["effect"], found["seeds"]) == ("not decidable here", None, [])
+    assert "both numbers are absolute" in found["reason"] and "the study has other images" in found["reason"]
+    study = large(imagenet=True)
+    found = verdict(tmp_path, check, lambda v, s: 1.0, study=study, more=more)
+    assert found["verdict"] == "not decidable here" and "ImageNet and its own classifier's" in found["reason"]
+    reference = tmp_path / "metrics" / "reference.json"
+    write(reference, read_json(reference) | {"extractor": "inception"})
+    (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
+    assert found["verdict"] == "replicated"
+
+
+def test_rows_of_other_systems_are_not_run(tmp_path: Path) -> None:
+    check = "{kind: better, table: mar_table4, metric: fid, guided: false, a: mar-l, b: adm}"
+    assert verdict(tmp_path, check, lambda v, s: 20, study=large())["verdict"] == "not run"
+    check = check.replace("guided: false", "guided: true").replace("adm", "dit-xl")  # no guided samples of it
+    assert verdict(tmp_path, check, lambda v, s: 20, study=large())["verdict"] == "not run"
+
+
 def test_curves_that_the_study_lacks_are_not_run(tmp_path: Path) -> None:
-    for check in ("{kind: improves, metric: fid, curve: none}", "{kind: dominates, metric: fid, a: none, b: none}"):
+    for check in (
+        "{kind: improves, metric: fid, curve: none}",
+        "{kind: dominates, metric: fid, a: none, b: none}",
+        "{kind: reaches, curve: none, fid: 2.0, seconds: 0.3}",
+        "{kind: saturates, metric: fid, curve: none, at: 100, within: 1.2}",
+        "{kind: optimum, metric: fid, curve: none}",
+    ):
         assert verdict(tmp_path, check, lambda v, s: 20)["verdict"] == "not run"
 
 
@@ -139,7 +276,11 @@ def test_missing_metrics_are_an_error_not_a_verdict(tmp_path: Path) -> None:
         (BETTER.replace("guided:", "guide:"), r"claim c: check: unknown key 'guide' \(did you mean 'guided'\?\)"),
         (BETTER.replace(ROWS["ce"], "mar-crossent"), r"claim c: check.b: found 'mar-crossent'; accepted: ar-raster"),
         (BETTER.replace("mar_table1", "mar_table9"), r"claim c: check.table: paper table 'mar_table9'.*mar_table1"),
-        (BETTER.replace("better", "close").replace("}", ", within: 0.9}"), r"claim c: check.within: .*greater than 1"),
+        (BETTER.replace("better", "close").replace("}", ", within: 0}"), r"claim c: check.within: .*greater than 0"),
+        (
+            f"{{kind: ordered, table: mar_table1, metric: fid, guided: false, rows: [{ROWS['ce']}, none]}}",
+            r"claim c: check.rows\[1\]: found 'none'; accepted: ar-raster",
+        ),
     ],
 )
 def test_errors_name_file_claim_and_key(tmp_path: Path, check: str, message: str) -> None:
@@ -147,6 +288,14 @@ def test_errors_name_file_claim_and_key(tmp_path: Path, check: str, message: str
     file.write_text(f"claims: [{{id: c, text: t, source: s, check: {check}}}]")
     with pytest.raises(ValueError, match=r"claims\.yaml: " + message):
         load(file)
+
+
+def test_what_no_study_but_imagenet_decides_needs_a_reason(tmp_path: Path) -> None:
+    file = tmp_path / "claims.yaml"
+    for more in ("decides: imagenet", "because: of it"):
+        file.write_text(f"claims: [{{id: c, text: t, source: s, {more}, check: {BETTER}}}]")
+        with pytest.raises(ValueError, match=r"claim c: because belongs to decides: imagenet and is needed there"):
+            load(file)
 
 
 def test_other_errors_of_the_file(tmp_path: Path) -> None:
@@ -164,4 +313,5 @@ def test_other_errors_of_the_file(tmp_path: Path) -> None:
 
 def test_the_projects_claims_are_accepted() -> None:
     claims = load(Path(__file__).parents[2] / "config" / "claims.yaml")
-    assert {c.check.kind for c in claims} == {"better", "close", "guidance", "faster", "improves", "dominates"}
+    kinds = {"better", "close", "ordered", "guidance", "faster", "cheaper", "share"}
+    assert {c.check.kind for c in claims} == kinds | {"improves", "dominates", "reaches", "saturates", "optimum"}

@@ -17,6 +17,7 @@ from mar.cli import main
 
 VERBS = {"prepare", "classifier", "reference", "tokenizer", "rfid", "encode", "train", "sample", "evaluate", "speed"}
 VERBS |= {"table", "figure", "claims", "report", "summary", "track", "watch", "launch", "schema"}
+VERBS |= {"import", "fetch", "plan", "drill", "jobs", "cancel"}
 
 
 def run(*arguments: str) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from mar import encode, tokenizers
 from mar.config import Study
-from mar.data.images import open_split, prepare, to_float
+from mar.data.images import ImageSet, open_split, prepare, to_float
 from mar.data.tokens import TokenSet, sample_posterior
 from mar.files import read_json, sha256
 from mar.metrics import classifier, evaluate
@@ -95,6 +96,46 @@ def test_ids(made: tuple[Study, Path], root: Path) -> None:
     with torch.no_grad():
         ids = tokenizers.load(root, "vq", study).encode(to_float(open_split(study, root, "train").batch([13])))
     assert (tokens.batch(torch.tensor([13]), torch.tensor([0])) == ids).all()
+
+
+def test_worker_processes_change_nothing(made: tuple[Study, Path], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, _ = made
+    encode.encode(study, root, "vq")
+    manifests = [root / "tokens" / "vq" / split / "manifest.json" for split in ("train", "heldout")]
+    alone = [sha256(manifest) for manifest in manifests]
+    shutil.rmtree(root / "tokens")
+    monkeypatch.setattr(encode, "WORKER_IMAGES", 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    asked: list[int] = []
+    read_ahead = encode.read_ahead
+
+    def spy(images: ImageSet, batches: list[range], workers: int) -> Iterator[torch.Tensor]:
+        asked.append(workers)
+        return read_ahead(images, batches, workers)
+
+    monkeypatch.setattr(encode, "read_ahead", spy)
+    encode.encode(study, root, "vq")
+    assert asked == [2, 1]  # as many as there are threads, and images to share
+    assert [sha256(manifest) for manifest in manifests] == alone
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_vanished_is_named_whoever_reads_it(
+    made: tuple[Study, Path], root: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    images = open_split(made[0], root, "train")
+    read = images._read
+
+    def gone(i: int) -> np.ndarray:
+        if i == 5:
+            raise ValueError("ant/05.png: cannot be read any more")
+        return read(i)
+
+    monkeypatch.setattr(images, "_read", gone)
+    batches = encode.read_ahead(images, [range(4), range(4, 8)], workers)
+    assert (next(batches) == images.batch(range(4))).all()
+    with pytest.raises(ValueError, match=r"^ant/05\.png: cannot be read any more$"):
+        next(batches)
 
 
 def test_goes_on_at_the_first_missing_shard(

@@ -7,9 +7,10 @@ import math
 from pathlib import Path
 
 import pytest
-from fabricate import fabricate, small
+from fabricate import fabricate, large, small, write
 
 from mar.estimates import Results, short
+from mar.files import read_json
 
 T2, T3 = 4.302653, 3.182446  # 97.5% quantiles of Student's t
 MEAN = {"ar": 4.0, "ce": 3.5, "diff": 3.0}  # log FID
@@ -188,3 +189,35 @@ def test_missing_and_stale_files_are_named(tmp_path: Path) -> None:
 )
 def test_short(value: float, text: str) -> None:
     assert short(value) == text
+
+
+def test_counts_and_rfid_of_a_variant(tmp_path: Path) -> None:
+    study = large()
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0)
+    found = Results(study, tmp_path)
+    assert found.parameters("diff").value == 1234567
+    assert found.head_parameters("dit") is None, "its one process is no head on a backbone"
+    assert found.rfid("diff") is None
+    heldout = found.rfid("diff", "heldout")
+    assert heldout is not None and (heldout.value, heldout.n) == (5.0, 40)
+
+
+def test_training_seconds_are_those_of_all_devices(tmp_path: Path) -> None:
+    study = large()
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0)
+    file = tmp_path / "runs" / "diff" / "seed1" / "run.json"
+    write(file, read_json(file) | {"processes": 4})  # 61 seconds on each
+    cost = Results(study, tmp_path).training("diff")
+    assert cost is not None and (cost.value, cost.low, cost.high) == ((60 + 4 * 61) / 2, 60, 244)
+    assert Results(study, tmp_path).training("published") is None
+
+
+def test_numbers_compare_with_the_papers_on_its_images_and_features_only(tmp_path: Path) -> None:
+    for imagenet, extractor, said in ((0, "inception", 0), (1, "classifier", 0), (1, "inception", 1)):
+        root = tmp_path / f"{imagenet}-{extractor}"
+        study = large(imagenet=bool(imagenet))
+        fabricate(study, root, lambda variant, setting, seed: 20.0)
+        assert not Results(study, root).comparable, "files that do not say are of the classifier"
+        reference = root / "metrics" / "reference.json"
+        write(reference, read_json(reference) | {"extractor": extractor})
+        assert Results(study, root).comparable == bool(said)

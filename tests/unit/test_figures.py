@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fabricate import fabricate, small
+from fabricate import GUIDED, HEAT, STEPS, fabricate, large, small, write
 from PIL import Image
 
-from mar import figures
-from mar.config import Study
+from mar import curves, figures
+from mar.config import Curve, Study
+from mar.files import read_json
 
 
 @pytest.fixture
@@ -26,6 +27,20 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 def rows(path: Path) -> list[dict[str, str]]:
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+def fid_of(variant: str, setting: str, seed: int) -> float:
+    """Falls with the diffusion steps (d10: 30, d1000: 10.2), is lowest at temperature 0.95, halves with guidance."""
+    kind, number = setting[0], setting.removesuffix("-cfg")[1:]
+    fid = {"d": lambda n: 10 + 200 / n, "t": lambda n: 12 + 4000 * (n - 0.95) ** 2}.get(kind, lambda n: 20.0)
+    return fid(float(number)) * (0.5 if setting.endswith("cfg") else 1.0)
+
+
+@pytest.fixture
+def curved(tmp_path: Path) -> Study:
+    study = large()
+    fabricate(study, tmp_path, fid_of, noise=0.05)
+    return study
 
 
 @pytest.mark.parametrize("name", ["tradeoff", "samples", "losses"])
@@ -51,11 +66,93 @@ def test_tradeoff_numbers(study: Study, tmp_path: Path) -> None:
     assert (found[-1]["curve"], float(found[-1]["fid"])) == ("real versus real", 10.0)
 
 
+@pytest.mark.parametrize(("name", "places"), [("diffusion_steps", STEPS), ("temperature", HEAT)])
+def test_curves_show_every_point_with_its_interval(
+    curved: Study, tmp_path: Path, name: str, places: tuple[float, ...]
+) -> None:
+    for folder in ("a", "b"):
+        figures.draw(curved, tmp_path, name, tmp_path / folder)
+    for suffix in ("pdf", "png", "csv"):
+        a, b = (tmp_path / folder / f"{name}.{suffix}" for folder in ("a", "b"))
+        assert a.read_bytes() == b.read_bytes()
+    found = [row for row in rows(tmp_path / "a" / f"{name}.csv") if row["setting"]]
+    assert [(row["curve"], float(row[name])) for row in found] == [
+        ("guidance 2" if cfg else "no guidance", float(x)) for cfg, _ in GUIDED for x in places
+    ]
+    for row in found:
+        assert float(row["fid"]) == pytest.approx(fid_of("", row["setting"], 0), rel=1e-6)
+        assert float(row["fid_low"]) < float(row["fid"]) < float(row["fid_high"])
+        assert float(row["inception_score_low"]) < float(row["inception_score"]) and row["seeds"] == "0 1"
+
+
+def test_panels_show_the_numbers_on_a_fitting_scale(curved: Study, tmp_path: Path) -> None:
+    figure, _ = figures.diffusion_steps(curved, tmp_path)
+    fid, score = figure.axes
+    assert (fid.get_xscale(), fid.get_yscale(), score.get_yscale()) == ("log", "linear", "linear")
+    assert fid.lines[0].get_ydata() == pytest.approx([10 + 200 / n for n in STEPS])
+    assert list(score.lines[0].get_xdata()) == list(STEPS)
+    fabricate(curved, tmp_path, lambda v, s, k: 2000.0 if s.startswith("d10") else 10.0)
+    assert figures.diffusion_steps(curved, tmp_path)[0].axes[0].get_yscale() == "log"
+    assert figures.temperature(curved, tmp_path)[0].axes[0].get_xscale() == "linear"
+
+
+def test_points_of_the_paper_are_drawn_on_its_own_scale_only(curved: Study, tmp_path: Path) -> None:
+    figure, found = figures.diffusion_steps(curved, tmp_path)
+    (theirs,) = (row for row in found if row["curve"] == "the paper: MAR, Diffusion Loss, guidance")
+    assert (theirs["diffusion_steps"], theirs["paper_fid"], theirs["paper_inception_score"]) == ("100", "1.97", "291.2")
+    assert not [line for line in figure.axes[0].lines if line.get_marker() == "*"]
+    imagenet = large(imagenet=True)
+    reference = tmp_path / "metrics" / "reference.json"
+    write(reference, read_json(reference) | {"extractor": "inception"})
+    figure, _ = figures.diffusion_steps(imagenet, tmp_path)
+    stars = [(*line.get_xdata(), *line.get_ydata()) for line in figure.axes[0].lines if line.get_marker() == "*"]
+    assert stars == [(100.0, 2.85), (100.0, 1.97)]
+    stars = [line for line in figures.tradeoff(imagenet, tmp_path)[0].axes[0].lines if line.get_marker() == "*"]
+    assert [(*line.get_xdata(), *line.get_ydata()) for line in stars] == [(0.288, 1.97)]  # the one with seconds
+
+
+def test_a_curve_varies_what_its_figure_shows(curved: Study) -> None:
+    assert curves.along(curved, "diffusion_steps", curved.diffusion_steps[0])[:2] == [(10, "d10"), (25, "d25")]
+    twice = Curve(label="c", variant="diff", sampling=("s2", "s4"))
+    with pytest.raises(ValueError, match=r"curve 'c': found s2: 25, s4: 25; accepted: each diffusion_steps once"):
+        curves.along(curved, "diffusion_steps", twice)
+    without = Curve(label="c", variant="ce", sampling=("c4",))
+    with pytest.raises(ValueError, match=r"curve 'c': sampling.c4 has no diffusion_steps"):
+        curves.along(curved, "diffusion_steps", without)
+
+
+def test_points_of_dit_are_labelled_by_their_diffusion_steps(curved: Study, tmp_path: Path) -> None:
+    figure, found = figures.tradeoff(curved, tmp_path)
+    assert [row["steps"] for row in found if row["curve"] == "DiT"] == [10, 50]
+    assert "labels: autoregressive steps (DiT: diffusion steps)" in figure.get_supxlabel()
+
+
+def test_more_curves_than_colours_differ_by_line() -> None:
+    looks = [curves._look(i) for i in range(20)]
+    assert len({(look["color"], look["marker"], look["linestyle"]) for look in looks}) == 20
+
+
+def test_imported_weights_have_no_loss(curved: Study, tmp_path: Path) -> None:
+    figures.draw(curved, tmp_path, "losses", tmp_path)
+    assert "published" not in {row["variant"] for row in rows(tmp_path / "losses.csv")}
+    figure, _ = figures.losses(curved, tmp_path)
+    assert "weights imported, not trained: published" in figure.get_supxlabel()
+    assert {axes.get_title("left") for axes in figure.axes} == {
+        "Diffusion Loss",
+        "DiT's diffusion loss",
+        "cross-entropy (nats a token)",
+    }
+    only = large({"ar": (), "ce": (), "diff": (), "dit": ()})
+    figures.draw(only, tmp_path, "losses", tmp_path / "only")
+    assert rows(tmp_path / "only" / "losses.csv") == [{"variant": "published"}]
+
+
 def test_untrained_curves_are_left_out_and_said(tmp_path: Path) -> None:
     study = small({"diff": ()})
     fabricate(study, tmp_path, lambda v, s, k: 30.0)
     figure, found = figures.tradeoff(study, tmp_path)
-    assert [r["curve"] for r in found] == ["AR, cross-entropy, kv-cache", "real versus real"]
+    ours = [r["curve"] for r in found if not r["curve"].startswith("the paper: ")]
+    assert ours == ["AR, cross-entropy, kv-cache", "real versus real"]
     caption = figure.get_supxlabel()
     assert "not run: MAR, Diffusion Loss" in caption
     assert "batch 8, median of 3 batches after 1 for warm-up, decoding included" in caption
@@ -103,5 +200,7 @@ def test_smooth_keeps_lines_straight() -> None:
 
 
 def test_unknown_figure(study: Study, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"figure 'nope': accepted: tradeoff, samples, losses"):
+    with pytest.raises(
+        ValueError, match=r"figure 'nope': accepted: tradeoff, diffusion_steps, temperature, samples, losses"
+    ):
         figures.draw(study, tmp_path, "nope", tmp_path)

@@ -56,6 +56,36 @@ def test_categorical_loss_counts_masked_tokens_only(categorical):
     assert torch.equal(categorical.loss(z, target, mask), want)
 
 
+@pytest.fixture()
+def mse():
+    torch.manual_seed(0)
+    return build_head(Head(kind="mse"), WIDTH, {"token_dim": DIM})
+
+
+def test_mse_is_the_squared_error_of_masked_rows(mse):
+    z, target = torch.randn(2, 5, WIDTH, requires_grad=True), torch.randn(2, 5, DIM)
+    mask = torch.zeros(2, 5, dtype=torch.bool)
+    mask[0, 1] = mask[1, 4] = mask[1, 0] = True
+    loss = mse.loss(z, target, mask, mse.draw(10, Noise("none")))
+    want = torch.nn.functional.mse_loss(mse.mean(z[mask]), target[mask])
+    inputs = [z, *mse.parameters()]
+    for got, expected in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(want, inputs), strict=True):
+        assert torch.equal(got, expected) and got.any()
+    assert torch.equal(loss, want)
+    target[~mask] += 1.0
+    assert torch.equal(mse.loss(z, target, mask), want)
+
+
+@torch.no_grad()
+def test_mse_samples_are_guided_means_without_noise(mse):
+    z, null = torch.randn(2, 4, WIDTH, generator=torch.Generator().manual_seed(6))
+    assert torch.equal(mse.sample(z, None, Sampling(steps=1), 1.0, Noise("one"))[0], mse.mean(z))
+    guided = [mse.sample(z, null, Sampling(steps=1), 3.0, Noise(name))[0] for name in ("one", "two")]
+    assert torch.equal(*guided)
+    torch.testing.assert_close(guided[0], mse.mean(null) + 3.0 * (mse.mean(z) - mse.mean(null)))
+    torch.testing.assert_close(mse.sample(z, null, Sampling(steps=1), 1.0, Noise("one"))[0], mse.mean(z))
+
+
 @torch.no_grad()
 def test_guidance_one_is_no_guidance(denoiser):
     z, null = torch.randn(2, 4, WIDTH, generator=torch.Generator().manual_seed(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pipeline
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from mar.config import Study
+from mar.data import imagenet
 from mar.data.images import open_split, prepare, shuffled, to_float, to_uint8
 from mar.files import read_json, sha256
 
@@ -121,6 +123,67 @@ def test_own_validation_split(tree: Path, tmp_path: Path) -> None:
     files = read_json(root / "data" / "files.json")
     assert [f[0] for f in files["train"]] == ["train/ant/deep/a.png", "train/cat/deep/a.png"]
     assert [f[0] for f in files["heldout"]] == ["val/ant/b.png", "val/cat/b.png"]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpegs_of_every_kind_in_imagenet(tmp_path: Path, mode: str) -> None:
+    """Grey and CMYK files, and a PNG under the name of a JPEG, become RGB."""
+    base = tmp_path / "imagenet"
+    colour = {"RGB": (200, 40, 40), "L": 90, "CMYK": (0, 200, 200, 55)}[mode]
+    for half in ("train", "val"):
+        for name in ("n01440764", "n01443537"):
+            (base / half / name).mkdir(parents=True)
+            Image.new(mode, (40, 30), colour).save(base / half / name / "a.JPEG", quality=95)
+    Image.new("RGB", (40, 30), (200, 40, 40)).save(base / "train" / "n01440764" / "b.JPEG", format="PNG")
+    study = folder_study(base)
+    root = pipeline.root(tmp_path, study)
+    prepare(study, root)
+    assert read_json(root / "data" / "manifest.json")["skipped"] == []
+    train = open_split(study, root, "train")
+    assert train.classes == ["n01440764", "n01443537"]
+    pixels = train.batch(range(3)).double().mean(dim=(2, 3))  # (3, RGB)
+    expected = {"RGB": (200, 40, 40), "L": (90, 90, 90), "CMYK": (200, 43, 43)}[mode]
+    assert (pixels[[0, 2]] - torch.tensor(expected)).abs().max() < 3.0
+    assert (pixels[1] - torch.tensor((200, 40, 40))).abs().max() == 0.0
+
+
+def imagenet_listing(**short: int) -> dict[str, Any]:
+    """What a scan of ImageNet-1k finds, with the train/ counts of some classes changed."""
+    names = [f"n{i:08d}" for i in range(1000)]
+    usual = [1300] * 895 + [1120] * 104 + [1187]
+    counts = [short.get(name, count) for name, count in zip(names, usual, strict=True)]
+    train = [entry for label, count in enumerate(counts) for entry in [("", label, 0)] * count]
+    val = [entry for label in range(1000) for entry in [("", label, 0)] * 50]
+    return {"train": {"classes": names, "files": train}, "val": {"classes": names, "files": val}}
+
+
+def test_imagenet_is_counted() -> None:
+    base = Path("/data/imagenet")
+    whole = imagenet_listing()
+    assert len(whole["train"]["files"]) == 1_281_167
+    imagenet.check(base, whole)
+    with pytest.raises(ValueError) as said:
+        imagenet.check(base, imagenet_listing(n00000007=12))
+    assert str(said.value) == (
+        "data.path /data/imagenet with expect: imagenet: train/: found 1,000 classes and 1,279,879 images; accepted: "
+        "1,000 and 1,281,167; not with 732 to 1300 images: n00000007 (12). Without expect any tree is taken as it is"
+    )
+    fewer = {"classes": whole["val"]["classes"][:999], "files": whole["val"]["files"][3:49950]}
+    with pytest.raises(ValueError, match=r"val/: found 999 classes and 49,947 images.*50 images: n00000000 \(47\)\."):
+        imagenet.check(base, {**whole, "val": fewer})
+    named = {half: {**found, "classes": ["tench", *found["classes"][1:]]} for half, found in whole.items()}
+    with pytest.raises(ValueError, match=r"train/: 1 folders are no WordNet ids \(n and 8 digits\): tench"):
+        imagenet.check(base, named)
+
+
+def test_expect_imagenet_is_asked_first(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = folder_study(tree, expect="imagenet")
+    with pytest.raises(ValueError, match=r"photos with expect: imagenet: has no train/ and val/"):
+        prepare(study, pipeline.root(tmp_path, study))
+    (tree / "cat" / "0.png").write_bytes(b"")
+    monkeypatch.setattr(imagenet, "check", lambda base, found: None)  # whole, but a file is damaged
+    with pytest.raises(ValueError, match=r"expect: imagenet: 1 images cannot be read: cat/0\.png; get them anew"):
+        prepare(study, pipeline.root(tmp_path, study))
 
 
 def test_differing_classes_are_refused(tmp_path: Path) -> None:

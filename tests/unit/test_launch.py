@@ -43,7 +43,7 @@ RUN = "import sys; from mar.cluster.launch import launch; sys.exit(launch(sys.ar
 def place(tmp_path: Path) -> Path:
     """A working folder with the copy of the package."""
     shutil.copytree(SOURCE / "cluster", tmp_path / "mar" / "cluster")
-    for name in ("__init__.py", "files.py"):
+    for name in ("__init__.py", "files.py", "preempt.py", "provenance.py"):
         shutil.copy(SOURCE / name, tmp_path / "mar" / name)
     (tmp_path / "mar" / "cli.py").write_text(CLI)
     (tmp_path / "torch.py").write_text("raise AssertionError('the launcher imported torch')")
@@ -181,10 +181,25 @@ def test_slurm_settings_belong_to_slurm(tmp_path: Path) -> None:
         launch(["schema"], tmp_path, "local", slurm=Slurm(partition="gpu"))
 
 
-@pytest.mark.skipif(shutil.which("srun") is not None, reason="there is a Slurm here")
-def test_slurm_is_refused_where_there_is_none(tmp_path: Path) -> None:
+def test_slurm_is_refused_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match=r"--cluster slurm: .*srun.*accepted here: local, debug"):
-        launch(["schema"], tmp_path, "slurm")
+        launch(["schema"], tmp_path / "job", "slurm")
+    assert json.loads((tmp_path / "job" / "job.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("extra", "found"),
+    [("reservation=x", "'reservation=x'"), ("--comment=x", "--comment"), ("--partition=x", "--partition")],
+)
+def test_extra_lines_that_are_none_or_ours_are_refused(tmp_path: Path, extra: str, found: str) -> None:
+    with pytest.raises(ValueError, match=f"slurm extra: found {found}"):
+        launch(["schema"], tmp_path, "slurm", slurm=Slurm(extra=extra))
+
+
+def test_only_stages_in_shards_are_shared(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--slurm-shards 4 with train; accepted: .*sample"):
+        launch(["--threads", "1", "train", "--study", "x"], tmp_path, "slurm", slurm=Slurm(shards=4))
 
 
 def test_slurm_settings_become_parameters_of_submitit() -> None:
@@ -199,3 +214,6 @@ def test_slurm_settings_become_parameters_of_submitit() -> None:
         "mem_gb": 2.0,
     }
     assert Slurm().parameters() == {}
+    extra = Slurm(extra="--reservation='my jobs' --exclusive", signal=300).parameters()
+    assert extra["slurm_additional_parameters"] == {"reservation": "my jobs", "exclusive": True}
+    assert extra["slurm_signal_delay_s"] == 300

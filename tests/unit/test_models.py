@@ -13,17 +13,20 @@ from mar.order import draw_order, schedule
 from mar.sampling import generate
 
 B, L, D, V, CLASSES = 3, 9, 4, 11, 5
+HEADS = {
+    "categorical": Head(kind="categorical"),
+    "diffusion": Head(kind="diffusion", width=8, depth=1, noise_draws=2),
+    "mse": Head(kind="mse"),
+    "mixture": Head(kind="mixture", components=3),
+}
 
 
 def build(kind, head, dropout=0.0):
     torch.manual_seed(0)
     backbone = Backbone(kind=kind, width=16, depth=1, heads=2, buffer=3, dropout=dropout)
-    if head == "categorical":
-        z_proj, config = torch.nn.Embedding(V, 16), Head(kind="categorical")
-    else:
-        z_proj, config = torch.nn.Linear(D, 16), Head(kind="diffusion", width=8, depth=1, noise_draws=2)
+    z_proj = torch.nn.Embedding(V, 16) if head == "categorical" else torch.nn.Linear(D, 16)
     built = {"causal": Causal, "masked": Masked}[kind](backbone, z_proj, L, CLASSES)
-    model = Model(built, build_head(config, 16, {"codebook_size": V, "token_dim": D}))
+    model = Model(built, build_head(HEADS[head], 16, {"codebook_size": V, "token_dim": D}))
     for parameter in model.parameters():  # AdaLN-zero would hide mistakes
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
@@ -92,7 +95,7 @@ def test_predict_equals_forward(kind):
 
 
 @pytest.mark.parametrize("order", ["raster", "random"])
-@pytest.mark.parametrize("head", ["categorical", "diffusion"])
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_kv_cache_equals_no_cache(order, head, guidance):
     model = build("causal", head)
@@ -115,7 +118,7 @@ def test_null_condition_and_classes_matter(kind, head):
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked"])
-@pytest.mark.parametrize("head", ["categorical", "diffusion"])
+@pytest.mark.parametrize("head", HEADS)
 def test_loss_reaches_every_parameter(kind, head):
     model = build(kind, head)
     tokens, labels, order = batch(head, "random")

@@ -19,7 +19,7 @@ from mar.train import train
 # The decoder is fabricated: what is under test is which tokens are drawn, not how they look.
 FAKE = """
 class Fake(torch.nn.Module):
-    def decode_latents(self, x):
+    def decode_latents(self, x, noise=None):
         return torch.nn.functional.interpolate(x[:, :1].expand(-1, 3, -1, -1), scale_factor=2).tanh()
     def decode_ids(self, ids):
         return (ids.view(-1, 1, 4, 4).float() / 6 - 1).expand(-1, 3, -1, -1)
@@ -118,6 +118,7 @@ def test_speed_protocol(trained, tmp_path):
     found = json.loads((root / "speed" / "mar-diff.json").read_text())
     point = found["points"]["diff"]
     assert point["steps"] == 4 and 0 < point["low"] <= point["seconds_per_image"] <= point["high"]
+    assert 0 < point["head_share"]["low"] <= point["head_share"]["value"] <= point["head_share"]["high"] < 1
     assert found["protocol"]["decode"] is True and found["protocol"]["batch"] == 4
     stamp = (root / "speed/mar-diff.json").stat().st_mtime_ns
     speed.measure(tiny.study(), root, "mar-diff")  # complete: not measured again

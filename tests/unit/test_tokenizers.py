@@ -15,6 +15,7 @@ from mar.config import Study
 from mar.data.images import ImageSet, prepare
 from mar.files import read_json, sha256
 from mar.metrics import classifier, evaluate
+from mar.tokenizers import measure
 from mar.tokenizers import train as training
 from mar.tokenizers.autoencoder import build, norm_groups
 
@@ -29,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
     evaluate.reference(study, root)
     for name in ("kl", "vq"):
         training.train(study, root, name)
-        training.rfid(study, root, name)
+        measure.rfid(study, root, name)
     return study, root
 
 
@@ -47,6 +48,10 @@ def test_files(made: tuple[Study, Path]) -> None:
         assert rfid["metrics"]["rfid"]["value"] > rfid["metrics"]["floor"]["value"] >= 0.0
         assert rfid["metrics"]["rfid"]["n"] == rfid["count"]
         assert ("codebook_usage" in rfid["metrics"]) == (name == "vq")
+        train = rfid["train"]  # the floor is of the same images as the statistics: nothing is lost
+        assert train["split"] == "train" and train["count"] == train["metrics"]["psnr"]["n"]
+        assert train["count"] == read_json(root / "data" / "manifest.json")["splits"]["train"]["count"]
+        assert abs(train["metrics"]["floor"]["value"]) < 1e-6 < train["metrics"]["rfid"]["value"]
     usage = rfid["metrics"]["codebook_usage"]["value"]
     assert 0.0 < usage <= 1.0 and 1.0 <= rfid["metrics"]["perplexity"]["value"] <= 16 * usage + 1e-9
 
@@ -95,12 +100,23 @@ def test_complete_work_is_left_alone_and_a_new_question_measures_again(made: tup
     weights, rfid = folder / "model.safetensors", folder / "rfid.json"
     before = weights.stat().st_mtime_ns, rfid.stat().st_mtime_ns
     training.train(study, root, "kl")
-    training.rfid(study, root, "kl")
+    measure.rfid(study, root, "kl")
     assert (weights.stat().st_mtime_ns, rfid.stat().st_mtime_ns) == before
     more = pipeline.study(metrics={**pipeline.VALUES["metrics"], "bootstrap": 12})
-    training.rfid(more, root, "kl")
+    measure.rfid(more, root, "kl")
     assert weights.stat().st_mtime_ns == before[0]
     assert read_json(rfid)["metrics"]["rfid"]["bootstrap"] == 12
+
+
+def test_no_more_of_the_train_split_than_a_sample_set_of_the_paper(
+    made: tuple[Study, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, root = made
+    monkeypatch.setattr(measure, "MOST", 600)
+    tokenizer = tokenizers.load(root, "kl", study)
+    found = measure.measure(tokenizer, study, root, "train", torch.device("cpu"))
+    assert found["count"] == found["metrics"]["rfid"]["n"] == 600
+    assert found["metrics"]["floor"]["value"] > 1e-5  # of those 600 against all
 
 
 def test_an_unfinished_training_starts_again(made: tuple[Study, Path]) -> None:
@@ -120,12 +136,12 @@ def test_refusals(made: tuple[Study, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"trained by another recipe"):
         tokenizers.load(root, "kl", other)
     with pytest.raises(ValueError, match=r"grouped/model\.safetensors: missing; run `mar tokenizer` first"):
-        training.rfid(study, root, "grouped")
+        measure.rfid(study, root, "grouped")
     empty = pipeline.root(tmp_path, study)
     with pytest.raises(ValueError, match=r"data/manifest\.json: missing"):
         training.train(study, empty, "kl")
     with pytest.raises(ValueError, match=r"train\.npz: missing; run `mar reference` first"):
-        training.rfid(study, empty, "kl")
+        measure.rfid(study, empty, "kl")
 
 
 @pytest.mark.parametrize("kind", ["kl", "vq"])

@@ -18,14 +18,14 @@ def write(folder: Path, kind: str = "moments", counts: tuple[int, ...] = (4, 3),
     """A folder of shards; image i of view v holds numbers around 10 i + v."""
     folder.mkdir()
     manifest: dict[str, Any] = {"kind": kind, "count": sum(counts), "views": views, "grid": 2, "tokens": 4, "group": 1}
-    manifest |= {"token_dim": 3} if kind == "moments" else {"codebook_size": 100}
-    shape = (6, 2, 2) if kind == "moments" else (4,)
+    manifest |= {"codebook_size": 100} if kind == "ids" else {"token_dim": 3}
+    shape = {"ids": (4,), "moments": (6, 2, 2), "latents": (3, 2, 2)}[kind]
     base = np.arange(sum(counts)).repeat(views).reshape(-1, views) * 10 + np.arange(views)
     array = np.broadcast_to(base.reshape(*base.shape, *[1] * len(shape)), (*base.shape, *shape))
     manifest["shards"], first = [], 0
     for number, count in enumerate(counts):
         path = folder / f"shard-{number:05d}.npy"
-        np.save(path, array[first : first + count].astype("float32" if kind == "moments" else "int32"))
+        np.save(path, array[first : first + count].astype("int32" if kind == "ids" else "float32"))
         manifest["shards"].append({"file": path.name, "count": count, "sha256": sha256(path)})
         first += count
     np.save(folder / "labels.npy", np.arange(sum(counts)))
@@ -34,15 +34,15 @@ def write(folder: Path, kind: str = "moments", counts: tuple[int, ...] = (4, 3),
     return manifest
 
 
-@pytest.mark.parametrize("kind", ["moments", "ids"])
-def test_batches_cross_shards(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "shape"), [("moments", (6, 2, 2)), ("latents", (3, 2, 2)), ("ids", (4,))])
+def test_batches_cross_shards(tmp_path: Path, kind: str, shape: tuple[int, ...]) -> None:
     write(tmp_path / "t", kind)
     tokens = TokenSet.open(tmp_path / "t")
     assert len(tokens) == 7 and tokens.labels.tolist() == list(range(7))
     assert tokens.sha256 == sha256(tmp_path / "t" / "manifest.json")
     batch = tokens.batch(torch.tensor([6, 0, 3, 4]), torch.tensor([1, 0, 1, 0]))
-    assert batch.shape == ((4, 6, 2, 2) if kind == "moments" else (4, 4))
-    assert batch.dtype == (torch.float32 if kind == "moments" else torch.int64)
+    assert batch.shape == (4, *shape)
+    assert batch.dtype == (torch.int64 if kind == "ids" else torch.float32)
     assert batch.flatten(1)[:, 0].tolist() == [61, 0, 31, 40]
 
 

@@ -20,10 +20,12 @@ STUDY = {
     "backbones": {
         "causal": {"kind": "causal", "width": 16, "depth": 1, "heads": 2},
         "masked": {"kind": "masked", "width": 16, "depth": 1, "heads": 2, "buffer": 2},
+        "dit": {"kind": "dit", "width": 16, "depth": 2, "heads": 2, "patch": 2},
     },
     "heads": {
         "crossent": {"kind": "categorical"},
         "diffloss": {"kind": "diffusion", "width": 16, "depth": 1, "noise_draws": 2},
+        "joint": {"kind": "joint"},
     },
     "recipes": {
         "short": {"images": 96, "batch": 8, "micro_batch": 4, "warmup_images": 16, "checkpoint_images": 16}
@@ -32,12 +34,15 @@ STUDY = {
     "sampling": {
         "ce": {"steps": 16},
         "diff": {"steps": 4, "diffusion_steps": 3, "clamp": 4.0, "guidance": 2.0},
+        "dit": {"steps": 1, "diffusion_steps": 3, "guidance": 1.5, "guidance_schedule": "constant"},
     },
     "variants": {
         "ar-ce": {"tokenizer": "vq", "order": "random", "backbone": "causal", "head": "crossent", "recipe": "short"}
         | {"sampling": ["ce"]},
         "mar-diff": {"tokenizer": "kl", "order": "random", "backbone": "masked", "head": "diffloss", "recipe": "short"}
         | {"sampling": ["diff"]},
+        "dit": {"tokenizer": "kl", "order": "joint", "backbone": "dit", "head": "joint", "recipe": "short"}
+        | {"sampling": ["dit"]},
     },
     "classifier": {"images": 64},
     "metrics": {"samples": 24, "chunk": 6},

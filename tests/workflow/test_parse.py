@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mar.study import load, speed_settings
+from mar.study import figure_names, load, speed_settings
 
 STUDIES = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
 STUDIES = [path for path in STUDIES if "study:" in path.read_text()]
@@ -24,7 +24,13 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
     runs = sorted(f"{name} {seed}" for name, variant in trained.items() for seed in variant.seeds)
     sets = sorted(f"{run} {setting}" for run in runs for setting in trained[run.split()[0]].sampling)
     tokenizers = sorted({variant.tokenizer for variant in trained.values()})
-    figures = ["losses", "samples", "tradeoff"]
+    figures = sorted(figure_names(study))
+    parts = [(study.tokenizers[tok].weights or tok, study.tokenizers[tok].pretrained) for tok in tokenizers]
+    parts += [(variant.weights or name, variant.pretrained) for name, variant in trained.items()]
+    some = {  # no such job where there is nothing to do
+        "import_weights": sorted({weights for weights, pretrained in parts if pretrained}),
+        "speed": sorted(name for name in trained if speed_settings(study, name)),
+    }
     assert fresh.plan("all", "--configfile", f"config/{path.name}") == {
         "prepare": [""],
         "classifier": [""],
@@ -35,13 +41,13 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
         "train": runs,
         "sample": sets,
         "evaluate": sets,
-        "speed": sorted(name for name in trained if speed_settings(study, name)),
         "table": sorted(study.tables),
         "figure": figures,
         "alias": figures,
         "claims": [""],
         "report": [""],
         "track": [""],
+        **{rule: jobs for rule, jobs in some.items() if jobs},
     }
     assert (fresh.folder / "results" / study.study / "study.json").exists()
 

@@ -5,6 +5,10 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from mar import study as studies
+from mar import assets, tables
+from mar import drill as drills
+from mar.cluster import resources as machine
+from mar.files import read_json
 
 CONFIGFILES = workflow.overwrite_configfiles or workflow.configfiles
 try:
@@ -36,7 +40,7 @@ wildcard_constraints:
     seed=r"\d+",
     setting=names(STUDY.sampling),
     table=names(STUDY.tables),
-    figure="tradeoff|samples|losses",
+    figure=names(studies.figure_names(STUDY)),
 
 
 # What the study asks for: a variant without seeds is declared, not run.
@@ -63,44 +67,38 @@ TABLES = [
 ]
 FIGURES = [
     f"{FIGURE_ROOT}/{name}.{ext}"
-    for name in ("tradeoff", "samples", "losses")
+    for name in studies.figure_names(STUDY)
     for ext in ("pdf", "png", "csv")
 ]
 ALIASES = [f"figures/{Path(path).name}" for path in FIGURES]
 # The claims name the paper's tables themselves, whatever a study shows.
-PAPER = sorted(
-    {f"config/paper/{table.paper}.csv" for table in STUDY.tables.values()}
-    | {"config/paper/mar_table1.csv"}
-)
+PAPER = sorted(str(path) for path in Path("config/paper").glob("*.csv"))
 
 # Where a job runs is the machine's business: resources, which rerun nothing. A profile's `default-resources`
 # take the place of these, which a value in the rule would not allow.
+MACHINE = workflow.resource_settings.default_resources or {}
+try:
+    machine.check(
+        {name: MACHINE[name].raw for name in MACHINE},
+        workflow.resource_settings.overwrite_resources or {},
+    )
+except ValueError as error:
+    raise WorkflowError(str(error))
 LAUNCH_RESOURCES = {
     name: value
     for name, value in {
-        "launcher": "local",
-        "slurm_partition": "",
-        "slurm_account": "",
-        "qos": "",
-        "constraint": "",
-        "nodes": 0,
-        "gpus_per_node": 0,
-        "runtime": 0,  # minutes
-        "mem_mb": 0,
+        **{name: unset for name, (option, unset) in machine.LAUNCH.items()},
         "cluster_jobs": 1,  # how many of these wait at once: `resources: {cluster_jobs: N}` in a profile
     }.items()
-    if name not in (workflow.resource_settings.default_resources or {})
+    if name not in MACHINE
 }
 
 
 def launch(command):
     """The shell line of what a GPU speeds up: a command of `mar` as a job. Zero and nothing are settings not made."""
     return (
-        "mar launch --cluster {resources.launcher} --folder {params.job} --recipe {params.recipe:q}"
-        " --slurm-partition={resources.slurm_partition:q} --slurm-account={resources.slurm_account:q}"
-        " --slurm-qos={resources.qos:q} --slurm-constraint={resources.constraint:q}"
-        " --slurm-nodes={resources.nodes} --slurm-gpus-per-node={resources.gpus_per_node}"
-        " --slurm-time={resources.runtime} --slurm-mem={resources.mem_mb}"
+        f"mar launch --folder {{params.job}} --recipe {{params.recipe:q}} {machine.options()}"
+        " --inputs '{input}' --outputs '{output}'"
         f" -- --threads {{threads}} {command} --recipe {{params.recipe:q}} 2>&1 | tee {{log}}"
     )
 
@@ -149,13 +147,99 @@ def table_paper(wildcards):
     return f"config/paper/{STUDY.tables[wildcards.table].paper}.csv"
 
 
+def table_inputs(wildcards):
+    """What the columns of a table ask for beside the metrics: counts of parameters, rFID, timings."""
+    return [f"{ROOT}/{path}" for path in tables.inputs(STUDY, wildcards.table)]
+
+
 def figure_inputs(wildcards):
-    """What a figure is drawn from; the trade-off's intervals hold the seed spread of the whole study."""
-    if wildcards.figure == "tradeoff":
-        return [*METRICS, f"{ROOT}/metrics/reference.json", *SPEEDS]
+    """What a figure is drawn from; the intervals of a curve hold the seed spread of the whole study."""
+    if wildcards.figure in studies.CURVES:
+        return [
+            *METRICS,
+            f"{ROOT}/metrics/reference.json",
+            *(SPEEDS if wildcards.figure == "tradeoff" else []),
+            "config/paper/mar_figure_anchors.csv",
+        ]
     if wildcards.figure == "samples":
         return [
             f"{ROOT}/data/manifest.json",
             *(f"{ROOT}/samples/{key}/manifest.json" for key in SETS),
         ]
     return RUNS
+
+
+# Imports: see assets.smk.
+ASSETS = Path("results/assets")
+PUBLISHED = assets.table(Path("config/assets.csv"))
+
+
+def by_hand(name):
+    """Whether `mar import FORMAT FILE` made this import: the workflow neither deletes nor remakes it."""
+    record = ASSETS / f"{name}.json"
+    return record.exists() and read_json(record)["asset"] is None
+
+
+def imported(name, section):
+    """The import that a pretrained tokenizer or variant takes; nothing for one that is trained."""
+    if not section.pretrained:
+        return []
+    weights = section.weights or name
+    path = ASSETS / f"{weights}.safetensors"
+    if weights not in PUBLISHED and not path.exists():
+        raise WorkflowError(
+            f"{name} is pretrained, {path} is missing, and config/assets.csv has no {weights} to fetch; run"
+            f" `mar import FORMAT FILE --as {weights}`"
+        )
+    return [str(path)]
+
+
+def tokenizer_weights(wildcards):
+    return imported(wildcards.tokenizer, STUDY.tokenizers[wildcards.tokenizer])
+
+
+def variant_weights(wildcards):
+    return imported(wildcards.variant, STUDY.variants[wildcards.variant])
+
+
+def asset_format(wildcards):
+    return PUBLISHED[wildcards.asset].format
+
+
+# A variant that names nodes, GPUs and hours gets them on a cluster; the others get what the site's profile says.
+ON_SLURM = "launcher" in MACHINE and MACHINE["launcher"].raw == "slurm"
+
+
+def asked(name, key, unit=1):
+    """Resource `name` of a training: what its variant asks for, else the default of the site."""
+    default = MACHINE[name].raw if name in MACHINE else 0
+
+    def value(wildcards):
+        variant = STUDY.variants[wildcards.variant]
+        resources = variant.resources
+        return (
+            default
+            if resources is None or variant.pretrained
+            else int(getattr(resources, key) * unit)
+        )
+
+    return value
+
+
+TRAIN_RESOURCES = LAUNCH_RESOURCES | (
+    {
+        "nodes": asked("nodes", "nodes"),
+        "gpus_per_node": asked("gpus_per_node", "gpus_per_node"),
+        "runtime": asked("runtime", "hours", 60),  # minutes
+    }
+    if ON_SLURM
+    else {}
+)
+
+
+# Shapes of the drill: see drill.smk.
+SHAPES = drills.shapes(STUDY)
+
+
+def shape_recipe(wildcards):
+    return drills.shape_slice(STUDY, wildcards.shape)

@@ -5,6 +5,7 @@ rule table:
     input:
         metrics=METRICS,
         reference=rules.reference.output.floor,
+        files=table_inputs,
         paper=table_paper,
         code=["mar/tables.py", "mar/estimates.py"],
     output:
@@ -33,7 +34,7 @@ rule table:
 rule figure:
     input:
         files=figure_inputs,
-        code=["mar/figures.py", "mar/estimates.py", "mar/track.py"],
+        code=["mar/figures.py", "mar/curves.py", "mar/estimates.py", "mar/track.py"],
     output:
         pdf=f"{FIGURE_ROOT}/{{figure}}.pdf",
         png=report(
@@ -87,9 +88,15 @@ rule claims:
         metrics=METRICS,
         reference=rules.reference.output.floor,
         speed=SPEEDS,
+        runs=RUNS,
         claims="config/claims.yaml",
         paper=PAPER,
-        code=["mar/claims.py", "mar/estimates.py", "mar/tables.py"],
+        code=[
+            "mar/claims.py",
+            "mar/verdicts.py",
+            "mar/estimates.py",
+            "mar/tables.py",
+        ],
     output:
         claims=f"{ROOT}/claims.json",
     log:
@@ -110,7 +117,7 @@ rule report:
     input:
         tables=TABLES,
         figures=FIGURES,
-        tradeoff=f"{FIGURE_ROOT}/tradeoff.png",
+        samples=f"{FIGURE_ROOT}/samples.png",
         claims=rules.claims.output.claims,
         metrics=METRICS,
         reference=rules.reference.output.floor,
@@ -119,9 +126,10 @@ rule report:
         rfid=expand(rules.rfid.output.rfid, tokenizer=TOKENIZERS),
         classifier=rules.classifier.output.record,
         data=rules.prepare.output.manifest,
-        paper=[*PAPER, "config/paper/mar_recipe.csv"],
+        paper=PAPER,
         code=[
             "mar/report.py",
+            "mar/deviations.py",
             "mar/templates/report.html",
             "mar/tables.py",
             "mar/estimates.py",
@@ -139,7 +147,7 @@ rule report:
         cluster_jobs=0,
     params:
         study=STUDY_FILE,
-        figures=subpath(input.tradeoff, parent=True),
+        figures=subpath(input.samples, parent=True),
         recipe=studies.report_slice(STUDY),
     shell:
         "mar --threads {threads} report --study {params.study} --figures {params.figures} 2>&1 | tee {log}"

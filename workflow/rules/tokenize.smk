@@ -4,6 +4,7 @@
 rule tokenizer:
     input:
         data=rules.prepare.output.manifest,
+        imported=tokenizer_weights,
     output:
         weights=f"{ROOT}/tokenizers/{{tokenizer}}/model.safetensors",
         config=f"{ROOT}/tokenizers/{{tokenizer}}/config.json",

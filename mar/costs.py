@@ -1,0 +1,324 @@
+"""Parameters and floating point operations of models, by formula: without torch, so that a plan costs no time.
+
+A multiplication and its addition are two operations. Linear layers, convolutions and the two products of attention
+count; norms, activations, softmax and tables do not, which together are below a hundredth at the paper's sizes.
+
+- A linear layer from i to o numbers: 2 i o for each row.
+- Attention on n tokens of width W: Q K^T and the weighted sum of V, 2 n^2 W each. Causal attention counts the whole
+  square too: the triangle is what a kernel may save.
+- A transformer block on n tokens: 2 n (4 W^2 + 2 W H) + 4 n^2 W, with H the width of its MLP.
+- A backward pass has two products where its forward has one (gradients of the input and of the weights), so training
+  costs 3 forwards: 6 for each weight and token. Gradient checkpointing computes the blocks once more: 4 forwards.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from mar.config import Backbone, Classifier, Head, Recipe, Sampling, Study, Tokenizer
+from mar.order import schedule
+
+FREQUENCIES = 256  # sinusoidal timestep features of Diffusion Loss and DiT
+
+# The published consistency decoder: parameters with its encoder, which is that of Stable Diffusion's KL-8, and the
+# operations of its two steps for each pixel of an image.
+CONSISTENCY_PARAMETERS, CONSISTENCY_PER_PIXEL = 655_441_366, 2 * 128.3e6
+CONSISTENCY_ENCODER = {"kind": "kl", "stride": 8, "channels": (128, 256, 512, 512), "layers": 2, "latent_channels": 4}
+# LPIPS: 13 convolutions of VGG-16, operations for each pixel of an image; weights are not trained.
+VGG16_PER_PIXEL = 2 * 15.35e9 / 224**2
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of one image, as a model sees them."""
+
+    count: int
+    dim: int  # numbers in a token
+    codebook: int | None  # number of ids, where tokens are ids
+    side: int  # of the grid of tokens
+    classes: int
+
+    @classmethod
+    def of(cls, study: Study, tokenizer: str, classes: int) -> Tokens:
+        """The tokens of a tokenizer of the study."""
+        config, count = study.tokenizers[tokenizer], study.tokens(tokenizer)
+        codebook = config.codebook_size if config.ids else None
+        return cls(count, config.token_dim, codebook, math.isqrt(count), classes)
+
+
+def linear(i: int, o: int) -> int:
+    """Parameters of a linear layer with bias."""
+    return i * o + o
+
+
+def model_parameters(backbone: Backbone, head: Head, tokens: Tokens) -> int:
+    """Parameters of a variant: backbone and head."""
+    if backbone.kind == "dit":
+        return _dit_parameters(backbone, tokens)
+    w, hidden = backbone.width, int(backbone.width * backbone.mlp_ratio)
+    block = 4 * w + linear(w, 3 * w) + linear(w, w) + linear(w, hidden) + linear(hidden, w)
+    total = 2 * backbone.depth * block + (tokens.classes + 1) * w  # class table, null condition
+    total += tokens.codebook * w if tokens.codebook else linear(tokens.dim, w)
+    if backbone.kind == "masked":
+        # norms after the input, encoder and decoder; two position tables, mask token, decoder_embed
+        total += 6 * w + 2 * (backbone.buffer + tokens.count) * w + w + linear(w, w)
+    else:
+        total += 4 * w + (1 + 2 * tokens.count) * w  # two norms; positions with [cls], target positions
+    return total + tokens.count * w + head_parameters(head, w, tokens)  # positions for the head
+
+
+def head_parameters(head: Head, width: int, tokens: Tokens) -> int:
+    """Parameters of a head on conditions of that width."""
+    if head.kind == "categorical":
+        return linear(width, tokens.codebook or 0)
+    if head.kind == "mse":
+        return linear(width, tokens.dim)
+    if head.kind == "mixture":
+        return linear(width, (head.components or 0) * (1 + 2 * tokens.dim))
+    m = head.width or 0
+    outer = linear(FREQUENCIES, m) + linear(m, m) + linear(width, m) + linear(tokens.dim, m)
+    block = 2 * m + 2 * linear(m, m) + linear(m, 3 * m)
+    return outer + (head.depth or 0) * block + linear(m, 2 * m) + linear(m, 2 * tokens.dim)
+
+
+def _dit_parameters(backbone: Backbone, tokens: Tokens) -> int:
+    w, patch = backbone.width, (backbone.patch or 1) ** 2 * tokens.dim
+    embedders = linear(FREQUENCIES, w) + linear(w, w) + (tokens.classes + 1) * w + linear(patch, w)
+    block = linear(w, 6 * w) + 4 * linear(w, w) + linear(w, 4 * w) + linear(4 * w, w)
+    return embedders + backbone.depth * block + linear(w, 2 * w) + linear(w, 2 * patch)
+
+
+def block_flops(backbone: Backbone, n: float, context: float | None = None) -> float:
+    """One transformer block on n tokens which attend to `context` tokens (default: to each other)."""
+    w = backbone.width
+    weights = 4 * w * w + 2 * w * int(w * backbone.mlp_ratio)
+    return 2 * n * weights + 4 * n * (n if context is None else context) * w
+
+
+def masked_flops(backbone: Backbone, tokens: Tokens, known: float) -> tuple[float, float]:
+    """Forward of a masked backbone with `known` tokens: in blocks, and in the layers around them.
+
+    The encoder sees buffer + known tokens, the decoder buffer + all.
+    """
+    seen = backbone.buffer + known
+    blocks = block_flops(backbone, seen) + block_flops(backbone, backbone.buffer + tokens.count)
+    return backbone.depth * blocks, 2 * seen * backbone.width**2 + _embed(backbone, tokens, known)
+
+
+def causal_flops(backbone: Backbone, tokens: Tokens, n: int) -> tuple[float, float]:
+    """Forward of a causal backbone on [cls] and n - 1 tokens: in blocks, and around them."""
+    return 2 * backbone.depth * block_flops(backbone, n), _embed(backbone, tokens, n - 1)
+
+
+def dit_flops(backbone: Backbone, tokens: Tokens) -> tuple[float, float]:
+    """Forward of DiT: in blocks, and around them; each block also turns the condition of the image to 6 vectors."""
+    w, p = backbone.width, backbone.patch or 1
+    n, patch = tokens.count // p**2, p**2 * tokens.dim
+    blocks = backbone.depth * (block_flops(backbone, n) + 2 * 6 * w * w)
+    return blocks, 2 * (FREQUENCIES * w + w * w) + 4 * w * w + 2 * n * (patch * w + 2 * patch * w)
+
+
+def _embed(backbone: Backbone, tokens: Tokens, n: float) -> float:
+    return 0.0 if tokens.codebook else 2.0 * n * tokens.dim * backbone.width
+
+
+def head_flops(head: Head, width: int, tokens: Tokens, one_timestep: bool = False) -> float:
+    """Forward of a head on one row: of Diffusion Loss one call of the denoiser.
+
+    Args:
+        head: its sizes.
+        width: of the conditions.
+        tokens: what it predicts.
+        one_timestep: all rows share one embedding of the timestep, as in sampling.
+    """
+    if head.kind == "joint":
+        return 0.0
+    if head.kind != "diffusion":
+        return (
+            2.0
+            * width
+            * {
+                "categorical": tokens.codebook or 0,
+                "mse": tokens.dim,
+                "mixture": (head.components or 0) * (1 + 2 * tokens.dim),
+            }[head.kind]
+        )
+    m = head.width or 0
+    time = 0 if one_timestep else FREQUENCIES * m + m * m
+    return 2.0 * (time + (width + 3 * tokens.dim) * m + (head.depth or 0) * 5 * m * m + 2 * m * m)
+
+
+def mean_mask_ratio(low: float) -> float:
+    """Mean of the training mask ratio: a normal (1, 0.25) truncated to [low, 1]."""
+    edge = (low - 1.0) / 0.25
+    mass = 0.5 - 0.5 * (1.0 + math.erf(edge / math.sqrt(2.0)))
+    if mass == 0.0:
+        return 1.0
+    return 1.0 - 0.25 * (1.0 - math.exp(-0.5 * edge * edge)) / math.sqrt(2.0 * math.pi) / mass
+
+
+def training_flops(backbone: Backbone, head: Head, recipe: Recipe, tokens: Tokens) -> float:
+    """One image in training, backward included."""
+    rows: float = tokens.count
+    if backbone.kind == "masked":
+        rows = min(tokens.count, tokens.count * mean_mask_ratio(recipe.mask_ratio_min) + 0.5)  # rounded up
+        blocks, around = masked_flops(backbone, tokens, tokens.count - rows)
+    elif backbone.kind == "causal":
+        blocks, around = causal_flops(backbone, tokens, tokens.count)
+    else:
+        blocks, around = dit_flops(backbone, tokens)
+    rows *= head.noise_draws or 1
+    around += rows * head_flops(head, backbone.width, tokens)
+    # What goes in from outside needs no gradient: noisy tokens and features of the timestep.
+    outside = 2.0 * rows * (FREQUENCIES + tokens.dim) * (head.width or 0)
+    return (4 if recipe.gradient_checkpointing else 3) * blocks + 3 * around - outside
+
+
+def sampling_flops(backbone: Backbone, head: Head, settings: Sampling, tokens: Tokens) -> float:
+    """Tokens of one image: every step of the backbone and, for each token, of the head; twice with guidance."""
+    calls = (settings.diffusion_steps or 1) if head.kind in ("diffusion", "joint") else 1
+    if backbone.kind == "dit":
+        total = calls * sum(dit_flops(backbone, tokens))
+    else:
+        every, rows = _steps(backbone, tokens, settings.steps, settings.kv_cache, settings.order == "confidence")
+        total = every + rows * calls * head_flops(head, backbone.width, tokens, one_timestep=True)
+    return total * (1 if settings.guidance == 1.0 else 2)
+
+
+@cache
+def _steps(backbone: Backbone, tokens: Tokens, steps: int, kv_cache: bool, confidence: bool) -> tuple[float, int]:
+    """All autoregressive steps of a backbone, and the rows that the head gets (confidence: all that is left)."""
+    total, rows = 0.0, 0
+    for start, stop in schedule(tokens.count, steps):
+        if backbone.kind == "masked":
+            total += sum(masked_flops(backbone, tokens, start))
+        elif kv_cache:
+            total += 2 * backbone.depth * block_flops(backbone, 1, stop) + _embed(backbone, tokens, min(start, 1))
+        else:
+            total += sum(causal_flops(backbone, tokens, stop))
+        rows += tokens.count - start if confidence else stop - start
+    return total, rows
+
+
+class _Tally:
+    """Parameters and forward operations of convolutional layers, added up in the order of diffusers' autoencoders."""
+
+    def __init__(self) -> None:
+        self.parameters, self.flops = 0, 0.0
+
+    def conv(self, i: int, o: int, kernel: int, side: float) -> None:
+        self.parameters += kernel**2 * i * o + o
+        self.flops += 2.0 * kernel**2 * i * o * side**2
+
+    def residual(self, i: int, o: int, side: float) -> None:
+        self.parameters += 2 * i + 2 * o
+        self.conv(i, o, 3, side)
+        self.conv(o, o, 3, side)
+        if i != o:
+            self.conv(i, o, 1, side)
+
+    def attention(self, c: int, side: float) -> None:
+        self.parameters += 2 * c
+        for _ in range(4):
+            self.conv(c, c, 1, side)
+        self.flops += 4.0 * side**4 * c
+
+    def middle(self, c: int, side: float) -> None:
+        self.residual(c, c, side)
+        self.attention(c, side)
+        self.residual(c, c, side)
+
+
+def tokenizer_costs(config: Tokenizer, image_size: int) -> dict[str, float]:
+    """Parameters of a tokenizer, and operations to encode and to decode one image (forward)."""
+    if config.kind == "pixels":
+        return {"parameters": 0, "encode": 0.0, "decode": 0.0}
+    if config.kind == "consistency":
+        same = tokenizer_costs(Tokenizer.model_validate({**CONSISTENCY_ENCODER, "pretrained": True}), image_size)
+        decode = CONSISTENCY_PER_PIXEL * image_size**2
+        return {"parameters": CONSISTENCY_PARAMETERS, "encode": same["encode"], "decode": decode}
+    encoder, decoder, levels, latent = _Tally(), _Tally(), config.channels, config.latent_channels
+    side = float(image_size)
+    encoder.conv(3, levels[0], 3, side)
+    before = levels[0]
+    for level, width in enumerate(levels):
+        last = level == len(levels) - 1
+        for _ in range(config.layers):
+            encoder.residual(before, width, side)
+            before = width
+            if last and config.attention != "middle":
+                encoder.attention(width, side)
+        if not last:
+            side /= 2
+            encoder.conv(width, width, 3, side)
+    encoder.middle(before, side)
+    encoder.parameters += 2 * before
+    moments = 2 * latent if config.kind == "kl" else latent
+    encoder.conv(before, moments, 3, side)
+    encoder.conv(moments, moments, 1, side)
+    if config.kind == "vq":
+        codes = config.codebook_size or 0
+        (decoder if config.continuous else encoder).flops += 2.0 * codes * latent * side**2
+        encoder.parameters += codes * latent
+    decoder.conv(latent, latent, 1, side)
+    decoder.conv(latent, before, 3, side)
+    decoder.middle(before, side)
+    for level, width in enumerate(reversed(levels)):
+        for _ in range(config.layers + 1):
+            decoder.residual(before, width, side)
+            before = width
+            if level == 0 and config.attention == "both":
+                decoder.attention(width, side)
+        if level < len(levels) - 1:
+            side *= 2
+            decoder.conv(width, width, 3, side)
+    decoder.parameters += 2 * before
+    decoder.conv(before, 3, 3, side)
+    return {
+        "parameters": encoder.parameters + decoder.parameters,
+        "encode": encoder.flops,
+        "decode": decoder.flops,
+    }
+
+
+def tokenizer_training_flops(config: Tokenizer, image_size: int) -> float:
+    """One image in the training of a tokenizer.
+
+    LPIPS sees the image and its reconstruction and hands a gradient to the latter: 3 forwards of VGG-16. The
+    discriminator judges for the autoencoder (a forward, and two gradients of its input: for the loss and for the
+    adaptive weight) and learns from both images (6 forwards).
+    """
+    costs = tokenizer_costs(config, image_size)
+    total = 3 * (costs["encode"] + costs["decode"])
+    if config.perceptual_weight:
+        total += 3 * VGG16_PER_PIXEL * image_size**2
+    if config.adversarial_weight:
+        judge, side = _Tally(), image_size // 8
+        sides = (4 * side, 2 * side, side, side - 1, side - 2)
+        for i, o, after in zip((3, 64, 128, 256, 512), (64, 128, 256, 512, 1), sides, strict=True):
+            judge.conv(i, o, 4, after)
+        total += 9 * judge.flops
+    return total
+
+
+def classifier_costs(config: Classifier, image_size: int, classes: int) -> dict[str, float]:
+    """Parameters of the network behind the metrics, and operations for one image (forward)."""
+    tally, before, side = _Tally(), 3, image_size
+    for width in config.channels:
+        side = (side + 1) // 2
+        tally.conv(before, width, 3, side)
+        tally.parameters += 2 * width
+        before = width
+    tally.parameters += linear(16 * before, config.features) + linear(config.features, classes)
+    tally.flops += 2.0 * (16 * before * config.features + config.features * classes)
+    return {"parameters": tally.parameters, "forward": tally.flops}
+
+
+def parts(study: Study, variant: str, classes: int) -> Any:
+    """Backbone, head, recipe and tokens of a variant."""
+    v = study.variants[variant]
+    tokens = Tokens.of(study, v.tokenizer, classes)
+    return study.backbones[v.backbone], study.heads[v.head], study.recipes[v.recipe], tokens

@@ -1,0 +1,40 @@
+"""A request to leave soon: before a time limit or a preemption, a cluster sends its jobs a signal.
+
+A training asks between two steps, saves and leaves with status LEFT. Everything else loses at most a chunk or a shard,
+so it leaves at once. Both go on where they were when the same command runs again.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+LEFT = 75  # exit status of a command that left before its work was done; EX_TEMPFAIL of sysexits.h
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # time is running out; SIGTERM says that the job is being ended already
+
+_received: list[int] = []
+
+
+def listen(at_once: bool) -> None:
+    """From now on a warning or SIGTERM is noted instead of ending this process; `at_once` it leaves right there."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        first = not _received
+        _received.append(number)
+        if first:
+            print(f"{signal.Signals(number).name}: leaving, to go on later", flush=True)
+            if at_once:
+                raise SystemExit(LEFT)
+
+    for number in (*WARNINGS, signal.SIGTERM):
+        signal.signal(number, handle)
+
+
+def asked() -> bool:
+    """Whether this process was asked to leave."""
+    return bool(_received)
+
+
+def warned() -> bool:
+    """Whether it was by a warning, so that the job still stands and may be put back into the queue."""
+    return any(number in WARNINGS for number in _received)

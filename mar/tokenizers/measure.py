@@ -1,0 +1,113 @@
+"""Measuring what a tokenizer loses: rFID, PSNR, codebook usage, on held-out images and on those it was trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mar.config import Study
+from mar.data.images import ImageSet, open_split, to_float, to_uint8
+from mar.files import lock, read_json, sha256, write_json
+from mar.metrics import classifier, features, metrics, statistics
+from mar.noise import Noise
+from mar.progress import Progress
+from mar.provenance import record
+from mar.study import metrics_slice
+from mar.tokenizers.autoencoder import Tokenizer, load
+
+BATCH = 250  # images per forward pass
+MOST = 50_000  # images of a split that are rebuilt: as many as a sample set of the paper has
+
+
+def rfid(study: Study, root: str | Path, name: str) -> None:
+    """Measure tokenizer `name`; writes tokenizers/<name>/rfid.json: the held-out split, and under "train" the other.
+
+    Both compare with the statistics of the whole train split. The paper's Table 2 has its rFID on the train split.
+    A stage of its own: a new classifier or another number of resamples measures again and trains nothing again.
+
+    Raises:
+        ValueError: `tokenizer` or `reference` has not run.
+    """
+    root = Path(root)
+    folder = root / "tokenizers" / name
+    with lock(folder):
+        reference, weights, report = root / "features" / "train.npz", folder / "model.safetensors", folder / "rfid.json"
+        for file, stage in ((reference, "reference"), (weights, "tokenizer")):
+            if not file.exists():
+                raise ValueError(f"{file}: missing; run `mar {stage}` first")
+        inputs = {"reference": sha256(reference), "tokenizer": sha256(weights), "slice": metrics_slice(study)}
+        if report.exists() and read_json(report)["inputs"] == inputs and "train" in read_json(report):
+            print(f"{report}: complete", flush=True)
+            return
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        tokenizer = load(root, name, study).to(device)
+        heldout, train = (measure(tokenizer, study, root, split, device) for split in ("heldout", "train"))
+        write_json(report, {**heldout, "train": train, "inputs": inputs, "provenance": record()})
+        for found in (heldout, train):
+            shown = ", ".join(f"{key} {m['value']:.4g}" for key, m in found["metrics"].items())
+            print(f"{report}: {shown} ({found['split']}, {found['count']} images)", flush=True)
+
+
+def measure(tokenizer: Tokenizer, study: Study, root: Path, split: str, device: torch.device) -> dict[str, Any]:
+    """rFID, PSNR, agreement and codebook usage on a split, or on MOST images of it, drawn once and for all.
+
+    "floor" is the FID of the same images, not rebuilt, against the same statistics: what no tokenizer can better. It
+    is 0 where they are the whole train split, which those statistics are of.
+    """
+    images = open_split(study, root, split)
+    chosen = np.arange(len(images))
+    if len(chosen) > MOST:
+        chosen = np.sort(np.random.default_rng(study.seed).choice(len(chosen), MOST, replace=False))
+    judge = classifier.load(root, study).to(device)
+    errors: list[torch.Tensor] = []
+    used = torch.zeros(tokenizer.net.quantize.n_e if tokenizer.tokens == "ids" else 0, dtype=torch.float64)
+    rebuilt = _rebuild(tokenizer, study, images, chosen, split, device, errors, used)
+    found = features.extract(judge, rebuilt, device)
+    train = statistics.of(features.read(root / "features" / "train.npz")["features"])
+    same = features.read(root / "features" / f"{split}.npz")["features"][chosen]
+    # per image, 255 the peak; a perfect image counts as 1e-10 squared grey levels
+    psnr = 10.0 * torch.log10(255.0**2 / torch.cat(errors).clamp(min=1e-10)).numpy()
+    labels = images.labels[chosen]
+    draw = metrics.Bootstrap(labels, study.metrics.bootstrap, study.seed)
+    values = {
+        "rfid": draw.fid(found["features"], train),
+        "floor": draw.fid(same, train),
+        "psnr": draw.mean(psnr, higher_is_better=True),
+        "agreement": draw.mean(found["logits"].argmax(1) == labels, higher_is_better=True),
+    }
+    if len(used):
+        share = used / used.sum()
+        perplexity = math.exp(-(share * share.clamp(min=1e-300).log()).sum().item())
+        values["codebook_usage"] = draw.single((share > 0).double().mean().item(), higher_is_better=True)
+        values["perplexity"] = draw.single(perplexity, higher_is_better=True)
+    return {"metrics": values, "split": split, "count": len(chosen)}
+
+
+@torch.no_grad()
+def _rebuild(
+    tokenizer: Tokenizer,
+    study: Study,
+    images: ImageSet,
+    chosen: np.ndarray,
+    split: str,
+    device: torch.device,
+    errors: list[torch.Tensor],
+    used: torch.Tensor,
+) -> Iterator[torch.Tensor]:
+    """Rebuilt images, uint8 (B, 3, H, W), batch by batch; fills in squared errors and how often each code was used."""
+    progress = Progress(f"rfid {split}", len(chosen))
+    for start in range(0, len(chosen), BATCH):
+        batch = images.batch(chosen[start : start + BATCH])
+        tokens = tokenizer.encode(to_float(batch).to(device))
+        noise = Noise("rfid", study.seed, split, start, device=device)
+        rebuilt = to_uint8(tokenizer.decode(tokens, noise)).cpu()
+        errors.append((rebuilt.double() - batch.double()).square().mean(dim=(1, 2, 3)))
+        if len(used):
+            used += torch.bincount(tokens.flatten().cpu(), minlength=len(used))
+        progress.update(len(batch))
+        yield rebuilt

@@ -1,0 +1,67 @@
+"""The perceptual term of LDM's tokenizers: LPIPS with VGG-16 (Zhang et al. 2018), by torch-fidelity.
+
+Its two files are never fetched from inside a training: compute nodes often have no network, and a training whose
+loss silently lacked a term would be another recipe.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mar.files import sha256
+
+# name in config/assets.csv, and address; torch's hub cache calls a file by the end of its address
+FILES = {
+    "vgg16": "https://download.pytorch.org/models/vgg16-397923af.pth",
+    "lpips-vgg16": "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-vgg16-lpips.pth",
+}
+
+
+def load(assets: Path) -> Any:
+    """LPIPS in eval mode: two batches of images (B, 3, H, W) in [0, 255] to distances (B,).
+
+    Args:
+        assets: folder of fetched files (results/assets); torch's hub cache is searched after it.
+
+    Raises:
+        ValueError: a file is missing or damaged; the message names it, its address and its place.
+    """
+    from torch_fidelity.sample_similarity_lpips import SampleSimilarityLPIPS
+
+    before = torch.hub.get_dir()
+    found = {url: _find(name, url, assets, Path(before)) for name, url in FILES.items()}
+    with tempfile.TemporaryDirectory() as hub:
+        (Path(hub) / "checkpoints").mkdir()
+        for url, path in found.items():
+            (Path(hub) / "checkpoints" / url.rpartition("/")[2]).symlink_to(path.resolve())
+        torch.hub.set_dir(hub)  # torch-fidelity reads there and nowhere else
+        try:
+            return SampleSimilarityLPIPS("lpips").requires_grad_(False)
+        finally:
+            torch.hub.set_dir(before)
+
+
+def distance(lpips: Any, rebuilt: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Mean LPIPS of two batches of images (B, 3, H, W) in [-1, 1]."""
+    found: torch.Tensor = lpips((rebuilt + 1.0) * 127.5, (images + 1.0) * 127.5)  # (B,)
+    return found.mean()
+
+
+def _find(name: str, url: str, assets: Path, hub: Path) -> Path:
+    file = url.rpartition("/")[2]
+    places = [assets / "downloads" / f"{name}.pth", hub / "checkpoints" / file]
+    for path in places:
+        if path.exists():
+            # by torch's custom eight digits at the end of the name are the beginning of the SHA-256
+            digits = Path(file).stem.rpartition("-")[2]
+            if len(digits) == 8 and not sha256(path).startswith(digits):
+                raise ValueError(f"{path}: its SHA-256 does not begin with {digits}, it is damaged; fetch {url} again")
+            return path
+    raise ValueError(
+        f"{places[0]}: missing, and {places[1]} too; perceptual_weight needs this part of LPIPS. Put {url} at either "
+        "place; or set perceptual_weight: 0, which leaves the term out and is then not the recipe of LDM"
+    )

@@ -1,0 +1,407 @@
+"""Faults, one by one, into encode, train and sample on the test cluster, and what becomes of each.
+
+    eval "$(tests/cluster/slurm.sh env)"; python tests/cluster/chaos.py --out docs/faults.md
+
+Every case starts from the same files, runs a stage through `mar launch`, breaks something while it works, and runs the
+same command again until it succeeds. Then the stage's files must be those of an undisturbed run, to the bit, and no
+submission may have been made while another of the same work was alive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "unit"))
+
+STUDY = {
+    "study": "chaos",
+    "recipes": {"short": {"images": 38_400, "batch": 64, "checkpoint_images": 3200, "log_images": 640}},
+    "sampling": {"plain": {"steps": 8, "diffusion_steps": 25}},
+    "metrics": {"samples": 240, "chunk": 20, "bootstrap": 10},
+}
+STAGES = ("encode", "train", "sample")
+RESULTS = {"encode": "tokens/kl", "train": "runs/mar/seed0", "sample": "samples/mar/seed0/plain"}
+WHAT = {"encode": "shard-*.npy", "train": "ema.safetensors", "sample": "chunk-*.npy"}
+OPTIONS = {
+    "encode": ["--tokenizer", "kl"],
+    "train": ["--variant", "mar", "--seed", "0"],
+    "sample": ["--variant", "mar", "--seed", "0", "--setting", "plain"],
+}
+OUTPUTS = {
+    "encode": ["tokens/kl/train/manifest.json", "tokens/kl/heldout/manifest.json"],
+    "train": ["runs/mar/seed0/ema.safetensors", "runs/mar/seed0/run.json"],
+    "sample": ["samples/mar/seed0/plain/manifest.json"],
+}
+
+
+def mar(root: Path, stage: str) -> list[str]:
+    """The arguments of a stage."""
+    options = OPTIONS.get(stage, ["--tokenizer", "kl"] if stage == "tokenizer" else [])
+    return ["--threads", "1", stage, "--study", str(root / "study.json"), *options]
+
+
+def digest(root: Path, stage: str) -> str:
+    """Names and bytes of a stage's results."""
+    total = hashlib.sha256()
+    for file in sorted((root / RESULTS[stage]).rglob(WHAT[stage])):
+        total.update(file.relative_to(root).as_posix().encode() + hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()
+
+
+class Case:
+    """One stage, disturbed once."""
+
+    def __init__(self, stage: str, name: str, fault: Callable[[Case], None], alone: bool = False) -> None:
+        self.stage, self.name, self.fault, self.alone = stage, name, fault, alone
+        self.calls, self.head, self.path, self.extra = 0, None, "", list[str]()
+
+    def place(self, folder: Path, prepared: Path) -> None:
+        """Copy what the stage needs; its own results and those of later stages are not there."""
+        self.root = folder / "results" / "chaos"
+        drop = [RESULTS[stage].split("/")[0] for stage in STAGES[STAGES.index(self.stage) :]]
+        shutil.copytree(prepared, self.root, ignore=lambda at, names: drop if Path(at) == prepared else [])
+        study = self.root / "study.json"
+        study.write_text(study.read_text())
+        self.job = self.root / "jobs" / self.stage
+        self.log = open(folder / "log.txt", "w")  # noqa: SIM115
+
+    def call(self) -> subprocess.Popen[bytes]:
+        """Start the command, the same each time."""
+        self.calls += 1
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if self.path:
+            environment["PATH"] = f"{self.path}:{environment['PATH']}"
+            self.path = ""
+        shards = ["--slurm-shards=2"] if self.stage == "sample" else []
+        outputs = " ".join(str(self.root / output) for output in OUTPUTS[self.stage])
+        command = ["launch", "--cluster", "slurm", "--folder", str(self.job), "--outputs", outputs, *shards]
+        self.head = subprocess.Popen(
+            [sys.executable, "-m", "mar.cli", *command, *self.extra, "--", *mar(self.root, self.stage)],
+            stdout=self.log, stderr=self.log, env=environment, start_new_session=True,
+        )  # fmt: skip
+        return self.head
+
+    def record(self) -> dict:
+        """The job's record."""
+        return json.loads((self.job / "job.json").read_text())
+
+    def at_work(self, seconds: float = 240.0) -> None:
+        """Wait until a job of ours does its work."""
+        self.until(self.working, seconds)
+
+    def working(self) -> bool:
+        """Whether the work has begun."""
+        if self.stage == "train":
+            return (self.root / RESULTS["train"] / "metrics.jsonl").exists()
+        if self.stage == "sample":
+            return any((self.root / RESULTS["sample"]).glob("chunk-*.npy"))
+        return any((self.root / "tokens" / "kl" / "train").glob("labels.npy"))
+
+    def until(self, condition: Callable[[], object], seconds: float = 240.0) -> None:
+        """Wait for something."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.stage}, {self.name}: waited {seconds} s")
+            time.sleep(0.05)
+
+    def kill_head(self) -> None:
+        """SIGKILL to the launcher and its group."""
+        os.killpg(self.head.pid, signal.SIGKILL)
+        self.head.wait()
+
+    def slurm(self, *command: str) -> None:
+        """Do something to the first job of ours."""
+        subprocess.run([*command, self.record()["jobs"][0]], check=True, capture_output=True)
+
+    def processes(self, word: str) -> list[int]:
+        """Processes of ours whose command line has a word."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if word in line and (str(self.job) in line or "slurm_script" in line) and "srun" not in line:
+                found.append(int(entry.name))
+        return found
+
+    def run(self, folder: Path, prepared: Path, reference: str) -> dict:
+        """Disturb, repeat, compare."""
+        start = time.monotonic()
+        self.place(folder, prepared)
+        self.call()
+        error = ""
+        try:
+            self.fault(self)
+            while True:
+                if self.head.wait(timeout=400) == 0 or self.calls >= 4:
+                    break
+                self.call()
+        except Exception as problem:
+            error = f"{type(problem).__name__}: {problem}"
+        self.log.close()
+        whole = digest(self.root, self.stage) == reference
+        row = {"stage": self.stage, "fault": self.name, "calls": self.calls, **self.submissions()}
+        done = self.head.returncode == 0 and not error
+        return row | {"equal": whole, "ok": done and whole and not row["twice"], "error": error,
+                      "seconds": round(time.monotonic() - start)}  # fmt: skip
+
+    def submissions(self) -> dict:
+        """How many jobs, and how many of them while an earlier one was alive or after one was done."""
+        fields = "JobID,Submit,End,State,Comment"
+        out = subprocess.run(
+            ["sacct", "-X", "-n", "-P", "-S", "now-3hours", "-o", fields], capture_output=True, text=True
+        ).stdout
+        jobs: dict[str, list[list[str]]] = {}
+        for line in out.splitlines():
+            number, submit, end, state, comment = line.split("|", 4)
+            if comment.startswith(f"mar-{self.record()['hash']}-"):
+                jobs.setdefault(number.split("_")[0], []).append([submit, end, state])
+        ordered = [jobs[number] for number in sorted(jobs, key=int)]
+        twice = sum(
+            new[0][0] < max(end for _, end, _ in old) or all(state == "COMPLETED" for *_, state in old)
+            for old, new in itertools.pairwise(ordered)
+        )
+        return {"jobs": len(jobs), "twice": twice}
+
+
+def program(case: Case, name: str, text: str) -> None:
+    """A program before Slurm's own, for the next call."""
+    folder = Path(tempfile.mkdtemp(dir=case.job.parent))
+    file = folder / name
+    file.write_text(text)
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    case.path = str(folder)
+
+
+def head(case: Case) -> None:
+    case.at_work()
+    case.kill_head()
+    case.call()
+
+
+def head_and_end(case: Case) -> None:
+    case.at_work()
+    case.kill_head()
+    case.until(lambda: (case.job / "kept-0").exists())
+    for output in OUTPUTS[case.stage]:  # as the workflow does with what it takes for incomplete
+        (case.root / output).unlink()
+    case.call()
+
+
+def cut_submission(after: bool) -> Callable[[Case], None]:
+    def fault(case: Case) -> None:
+        case.kill_head()  # the first call did not get far; what it submitted is found or not
+        case.until(lambda: not case.processes("submitit.core._submit"), 60)
+        program(case, "sbatch", f"#!/bin/sh\n{shutil.which('sbatch') + ' $@' if after else ''}\nkill -9 $PPID\n")
+        case.call().wait(timeout=120)
+        case.call()
+
+    return fault
+
+
+def kill(word: str) -> Callable[[Case], None]:
+    def fault(case: Case) -> None:
+        case.at_work()
+        if word == "slurm_script":
+            job = case.record()["jobs"][0]
+            subprocess.run(["scancel", "--batch", "--signal=KILL", job], check=True)
+        else:
+            os.kill(case.processes(word)[0], signal.SIGKILL)
+
+    return fault
+
+
+def slurm(*command: str, times: int = 1) -> Callable[[Case], None]:
+    def fault(case: Case) -> None:
+        case.at_work()
+        for count in range(times):
+            log = case.job / f"{case.record()['jobs'][0]}_0_log.out"
+            if count:
+                case.until(lambda: log.read_text().count("going on after") == count)  # noqa: B023
+            case.slurm(*command)
+
+    return fault
+
+
+def truncate(pattern: str) -> Callable[[Case], None]:
+    def fault(case: Case) -> None:
+        case.until(lambda: sorted(case.root.rglob(pattern)) and case.working())
+        case.slurm("scancel")
+        case.head.wait(timeout=120)
+        file = sorted(case.root.rglob(pattern))[-1]
+        os.truncate(file, file.stat().st_size // 2)
+        case.call()
+
+    return fault
+
+
+def full_disk(case: Case) -> None:
+    case.kill_head()
+    if (case.job / "job.json").exists() and case.record()["jobs"]:
+        case.slurm("scancel")
+        time.sleep(6)
+    folder = case.root / RESULTS[case.stage]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    size = {"train": "100k", "sample": "30k", "encode": "60k"}[case.stage]
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+    try:
+        if case.call().wait(timeout=300) == 0:
+            raise RuntimeError("the disk was not full")
+        subprocess.run(["mount", "-o", "remount,size=200m", str(folder)], check=True)
+        if case.call().wait(timeout=300) == 0:
+            shutil.copytree(folder, folder.with_name("saved"))
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    shutil.rmtree(folder)
+    folder.with_name("saved").rename(folder)
+
+
+def node(verb: str) -> Callable[[Case], None]:
+    def fault(case: Case) -> None:
+        case.at_work()
+        out = subprocess.run(
+            ["squeue", "-h", "-o", "%N", "-j", case.record()["jobs"][0]], capture_output=True, text=True
+        )
+        number = out.stdout.split()[0][-1]
+        subprocess.run([HERE / "slurm.sh", verb, number], check=True)
+        try:
+            if verb == "kill-node":
+                case.head.wait(timeout=300)
+            else:
+                time.sleep(5)
+        finally:
+            subprocess.run([HERE / "slurm.sh", "start-node", number], check=True)
+
+    return fault
+
+
+def no_answer(case: Case) -> None:
+    case.at_work()
+    case.kill_head()
+    program(case, "squeue", '#!/bin/sh\n[ $(date +%s) -gt UNTIL ] && exec REAL "$@"\nexit 1\n'
+            .replace("UNTIL", str(int(time.time()) + 12)).replace("REAL", str(shutil.which("squeue"))))  # fmt: skip
+    case.call()
+
+
+def no_requeue(case: Case) -> None:
+    case.at_work()
+    job = case.record()["jobs"][0]
+    subprocess.run(["scontrol", "update", f"JobId={job}", "Requeue=0"], check=True)
+    case.slurm("scancel", "--signal=USR2")
+
+
+RANK = "submitit.core._submit"
+CASES = [
+    Case("train", "SIGKILL of the head", head),
+    Case("train", "SIGKILL of the head; the job ends unwatched, outputs deleted", head_and_end),
+    Case("train", "SIGKILL of the head before sbatch", cut_submission(after=False)),
+    Case("train", "SIGKILL of the head between sbatch and the record", cut_submission(after=True)),
+    Case("train", "SIGKILL of the head, then Slurm does not answer for 12 s", no_answer),
+    Case("train", "SIGKILL of a rank", kill(RANK)),
+    Case("train", "SIGKILL of the batch script", kill("slurm_script")),
+    Case("train", "scancel", slurm("scancel")),
+    Case("train", "scontrol requeue, twice", slurm("scontrol", "requeue", times=2)),
+    Case("train", "warning before a time limit (SIGUSR2), twice", slurm("scancel", "--signal=USR2", times=2)),
+    Case("train", "warning (SIGUSR1) where requeues are forbidden", no_requeue),
+    Case("train", "newest checkpoint truncated", truncate("checkpoints/*.pt")),
+    Case("train", "disk full (100 kB tmpfs)", full_disk),
+    Case("encode", "SIGKILL of the head", head),
+    Case("encode", "SIGKILL of the head; the job ends unwatched, outputs deleted", head_and_end),
+    Case("encode", "SIGKILL of the head between sbatch and the record", cut_submission(after=True)),
+    Case("encode", "SIGKILL of the rank", kill(RANK)),
+    Case("encode", "scancel", slurm("scancel")),
+    Case("encode", "scontrol requeue", slurm("scontrol", "requeue")),
+    Case("encode", "disk full (60 kB tmpfs)", full_disk),
+    Case("sample", "SIGKILL of the head", head),
+    Case("sample", "SIGKILL of the head; the array ends unwatched, outputs deleted", head_and_end),
+    Case("sample", "SIGKILL of one shard", kill(RANK)),
+    Case("sample", "scancel of one shard", slurm("scancel")),
+    Case("sample", "scontrol requeue of one shard", slurm("scontrol", "requeue")),
+    Case("sample", "warning before a time limit (SIGUSR2)", slurm("scancel", "--signal=USR2")),
+    Case("sample", "disk full (30 kB tmpfs)", full_disk),
+    Case("train", "slurmd stopped for 5 s", node("kill-slurmd"), alone=True),
+    Case("train", "node dead, back after the job went on", node("kill-node"), alone=True),
+]
+
+
+def prepare(folder: Path) -> tuple[Path, dict[str, str]]:
+    """The undisturbed run, and the digests of its stages."""
+    import pipeline
+
+    values = {**pipeline.VALUES["recipes"]["short"], **STUDY["recipes"]["short"]}
+    root = pipeline.root(folder, pipeline.study(**{**STUDY, "recipes": {"short": values}}))
+    for stage in ("prepare", "tokenizer", *STAGES):
+        command = [sys.executable, "-m", "mar.cli", *mar(root, stage)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return root, {stage: digest(root, stage) for stage in STAGES}
+
+
+def main() -> int:
+    """Run the cases, print the table, and write it where `--out` says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", default="", help="cases with this in their stage and name")
+    parser.add_argument("--jobs", type=int, default=3)
+    arguments = parser.parse_args()
+    cases = [case for case in CASES if arguments.only in f"{case.stage}: {case.name}"]
+    work = Path(tempfile.mkdtemp(prefix="mar-chaos-"))
+    print(f"in {work}", flush=True)
+    prepared, reference = prepare(work / "undisturbed")
+
+    def run(number: int) -> dict:
+        case = cases[number]
+        folder = work / f"{number:02d}"
+        row = case.run(folder, prepared, reference[case.stage])
+        print(json.dumps({**row, "log": str(folder / "log.txt")}), flush=True)
+        return row
+
+    beside = [n for n, case in enumerate(cases) if not case.alone]
+    rows: dict[int, dict] = {}
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        rows.update(zip(beside, pool.map(run, beside), strict=True))
+    for number in set(range(len(cases))) - set(beside):
+        rows[number] = run(number)
+    lines = [
+        "| stage | fault | calls of the command | jobs | submitted twice | equal | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for number in sorted(rows):
+        row = rows[number]
+        keys = ("stage", "fault", "calls", "jobs", "twice")
+        lines.append(
+            f"| {' | '.join(str(row[k]) for k in keys)} | {'yes' if row['equal'] else 'NO'} | {row['seconds']} |"
+        )
+    print("\n".join(lines))
+    bad = [row for row in rows.values() if not row["ok"]]
+    print(f"{len(rows) - len(bad)} of {len(rows)} faults without a trace")
+    if arguments.out:
+        arguments.out.write_text(
+            "# Faults on a real Slurm, and what became of each\n\n"
+            "Made by `tests/cluster/chaos.py` on the test cluster: a stage is started by `mar launch --cluster slurm`, "
+            "disturbed\nwhile it works, and the same command is repeated until it succeeds. *Equal*: the stage's files "
+            "are those of an\nundisturbed run, to the bit. *Submitted twice*: jobs submitted while another of the same "
+            "work was alive, or after\none had done it.\n\n" + "\n".join(lines) + "\n"
+        )
+    return bool(bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""The jobs of the drill, and the budget that a study must keep to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mar.drill import shapes
+from mar.study import load
+
+
+def test_the_drill_runs_every_shape_and_nothing_of_the_study(fresh: Any) -> None:
+    study = load(fresh.folder / "config" / "smoke.yaml")
+    plan = fresh.plan("drill", "--configfile", "config/smoke.yaml")
+    assert plan == {"drill": [""], "drill_shape": sorted(shapes(study))}
+
+
+def test_a_study_over_its_budget_does_not_start(fresh: Any) -> None:
+    (fresh.folder / "config" / "dear.yaml").write_text("extends: smoke.yaml\nstudy: dear\nbudget: {disk_gb: 1.0e-9}\n")
+    output = fresh.fails("-n", "all", "--configfile", "config/dear.yaml")
+    assert "study dear: budget.disk_gb 1e-09: the estimate is" in output and "accepted: a budget above it" in output
+    assert "Traceback" not in output
