@@ -141,7 +141,7 @@ class Study(Section):
     classifier: Classifier
     metrics: Metrics
     speed: Speed
-    tables: dict[Name, Table] = {}
+    tables: dict[Name, Table] = Field({}, description="tables of the paper and our rows for them")
     tradeoff: tuple[Curve, ...] = Field((), description="curves of figures/tradeoff (Figure 6)")
     diffusion_steps: tuple[Curve, ...] = Field((), description="curves of figures/diffusion_steps (Figure 4)")
     temperature: tuple[Curve, ...] = Field((), description="curves of figures/temperature (Figure 5)")

@@ -145,7 +145,7 @@ class Tokenizer(Section):
 
 
 class Backbone(Section):
-    """The transformer that turns the tokens so far into a condition z for each token to come; or DiT, the comparator."""
+    """The transformer that turns the tokens so far into a condition z for each token to come; or DiT, apart."""
 
     kind: Literal["causal", "masked", "dit"]
     width: PositiveInt

@@ -44,7 +44,10 @@ def check(defaults: Mapping[str, Any], by_rule: Mapping[str, Iterable[str]]) -> 
     Raises:
         ValueError: a name that nothing reads, or settings of Slurm where the launcher is another.
     """
-    for place, names in [("default-resources", defaults), *((f"set-resources: {rule}", n) for rule, n in by_rule.items())]:
+    for place, names in [
+        ("default-resources", defaults),
+        *((f"set-resources: {rule}", n) for rule, n in by_rule.items()),
+    ]:
         for name in names:
             known(place, name, {*LAUNCH, *OTHERS})
     launcher = defaults.get("launcher", "local")

@@ -57,7 +57,12 @@ def train(study: Study, root: str | Path) -> None:
     root = Path(root)
     folder = root / "classifier"
     with lock(folder):
-        claim(folder, {"slice": classifier_slice(study), "data": sha256_of_data(root)}, "classifier.json", twin(study, root, folder))
+        claim(
+            folder,
+            {"slice": classifier_slice(study), "data": sha256_of_data(root)},
+            "classifier.json",
+            twin(study, root, folder),
+        )
         report = folder / "classifier.json"
         if report.exists() and (folder / "model.safetensors").exists():
             print(f"{folder}: complete", flush=True)

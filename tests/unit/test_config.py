@@ -87,7 +87,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a mirrored 2": ({"data.flip": True}, ["data: flip: true with kind digits", "accepted: false"]),
     # tokenizers
     "stride": ({"tokenizers.kl.stride": 6}, ["tokenizers.kl: stride 6: a power of two is accepted"]),
-    "levels": ({"tokenizers.kl.channels": [8, 16]}, ["tokenizers.kl: channels [8, 16]: kind kl with stride 8 has 4 levels"]),
+    "levels": (
+        {"tokenizers.kl.channels": [8, 16]},
+        ["tokenizers.kl: channels [8, 16]: kind kl with stride 8 has 4 levels"],
+    ),
     "codebook of kl": (
         {"tokenizers.kl.codebook_size": 8},
         ["tokenizers.kl: codebook_size belongs to kind vq", "kind kl"],
@@ -170,7 +173,11 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "Diffusion Loss on ids": (
         {"variants.ar.head": "diffloss"},
-        ["variants.ar: head diffloss (diffusion) on tokenizer vq (vq)", "takes continuous tokens", "accepted: kl, pixels"],
+        [
+            "variants.ar: head diffloss (diffusion) on tokenizer vq (vq)",
+            "takes continuous tokens",
+            "accepted: kl, pixels",
+        ],
     ),
     "kv-cache with bidirectional attention": (
         {"sampling.mar.kv_cache": True},

@@ -97,7 +97,7 @@ LAUNCH_RESOURCES = {
 def launch(command):
     """The shell line of what a GPU speeds up: a command of `mar` as a job. Zero and nothing are settings not made."""
     return (
-        f"mar launch --folder {{params.job}} --recipe {{params.recipe:q}} {machine.options()}"
+        f"mar launch {machine.options()} --folder {{params.job}} --recipe {{params.recipe:q}}"
         " --inputs '{input}' --outputs '{output}'"
         f" -- --threads {{threads}} {command} --recipe {{params.recipe:q}} 2>&1 | tee {{log}}"
     )
