@@ -30,7 +30,7 @@ from typing import Any
 
 import submitit
 
-from mar.cluster.remote import launch_slurm, print_lines
+from mar.cluster.remote import launch_slurm, print_lines, started
 from mar.cluster.slurm import Slurm
 from mar.cluster.task import Command, text
 from mar.files import lock, read_json, write_json
@@ -143,7 +143,7 @@ def _submit(command: Command, folder: Path, cluster: str, digest: str) -> tuple[
         "hash": digest,
         "host": socket.gethostname(),
         "pid": pid,
-        "started": _start_time(pid),
+        "started": started(pid),
         "submitted": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "output": None if cluster == "debug" else job.paths.stdout.name,
     }
@@ -166,17 +166,8 @@ def _running(folder: Path) -> dict[str, Any] | None:
 
 def alive(record: dict[str, Any]) -> bool:
     """Whether a job of this machine runs. A process id alone proves nothing, with its start time it does."""
-    started = _start_time(record["pid"]) if record["host"] == socket.gethostname() else None
-    return started is not None and started == record["started"]
-
-
-def _start_time(pid: int) -> int | None:
-    """Start of a process in clock ticks since boot, None when it is gone (or a zombie)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # a name may hold spaces
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] == "Z" else int(fields[19])  # field 22 of proc(5); the name was field 2
+    since = started(record["pid"]) if record["host"] == socket.gethostname() else None
+    return since is not None and since == record["started"]
 
 
 def _follow(record: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ job that starts when the record names another token does nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -57,6 +58,7 @@ def launch_slurm(
             f"launch: --slurm-shards {slurm.shards} with {verb(arguments)}; accepted: {', '.join(SHARDED)}"
         )
     everything = list(range(slurm.shards or 1))
+    callers = _callers()
     shards, lost, ours = _left(folder, digest) or everything, 0, False
     while True:
         with lock(folder):
@@ -68,6 +70,10 @@ def launch_slurm(
                 print(f"launch: job {record['job']} of this command was submitted before; following it", flush=True)
         ends = follow(folder, record)
         left = [shard for job, shard in zip(record["jobs"], record["shards"], strict=True) if ends[job] != 0]
+        if not left and any(started(pid) != since for pid, since in callers.items()):
+            # Nobody hears of this end. The next head deletes the outputs as incomplete; its launcher puts them back.
+            print(f"launch: job {record['job']} is done, but the workflow that asked for it is gone", flush=True)
+            return 0
         if not left:
             complete = put_back(folder, outputs) if _newer(record, inputs) else all(Path(o).exists() for o in outputs)
             _close(folder, record, "finished")
@@ -89,6 +95,30 @@ def launch_slurm(
         for job, end in ends.items():
             if end != 0:
                 print(f"launch: job {job} ended before: {_word(end)}; submitting again", flush=True)
+
+
+def started(pid: int) -> int | None:
+    """Start of a process in clock ticks since boot, None when it is gone (or a zombie)."""
+    fields = _stat(pid)
+    return None if not fields or fields[0] == "Z" else int(fields[19])  # field 22 of proc(5); the name was field 2
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # a name may hold spaces
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _callers() -> dict[int, int | None]:
+    """The processes of Snakemake above this one, with their starts."""
+    found, pid = {}, os.getppid()
+    while pid > 1 and (fields := _stat(pid)):
+        with contextlib.suppress(OSError):
+            if b"snakemake" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found[pid] = started(pid)
+        pid = int(fields[1])
+    return found
 
 
 def _left(folder: Path, digest: str) -> list[int]:

@@ -109,13 +109,22 @@ class Place:
         (folder / "torch.py").write_text("raise AssertionError('the launcher imported torch')")
         self.environment = {**os.environ, "PYTHONPATH": str(folder)}
 
-    def start(self, *command: str, path: Path | None = None, **options: Any) -> subprocess.Popen[str]:
-        """Start a launcher; `path` is a folder of programs that come before Slurm's."""
+    def start(
+        self, *command: str, path: Path | None = None, under: Path | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
+        """Start a launcher; `path` is a folder of programs that come before Slurm's, `under` a program that starts it."""
         environment = dict(self.environment)
         if path:
             environment["PATH"] = f"{path}:{environment['PATH']}"
         return subprocess.Popen(
-            [sys.executable, "-c", RUN, json.dumps({"recipe": str(self.folder), **options}), *command],
+            [
+                *([under] if under else []),
+                sys.executable,
+                "-c",
+                RUN,
+                json.dumps({"recipe": str(self.folder), **options}),
+                *command,
+            ],
             cwd=self.folder,
             env=environment,
             stdout=subprocess.PIPE,

@@ -114,6 +114,19 @@ def test_a_job_that_ended_unwatched_is_taken_over(place: Any) -> None:
     assert len(place.submitted()) == 1 and not (place.folder / "job" / "kept-0").exists()
 
 
+def test_a_launcher_whose_workflow_was_killed_leaves_the_end_to_the_next(place: Any, tmp_path: Path) -> None:
+    # kill -9 of Snakemake leaves the launcher: it sees the end of the job, but nobody hears of it
+    path = program(tmp_path / "bin", "snakemake", '#!/bin/sh\n"$@" &\nwait\n') / "snakemake"
+    head = place.start("sleep", "4", outputs=["done"], under=path)
+    place.wait_for(place.runs)
+    head.kill()
+    place.wait_for(lambda: "is done, but the workflow" in head.stdout.read())
+    (place.folder / "done").unlink()
+    status, _, _ = place.run("sleep", "4", outputs=["done"])
+    assert status == 0 and (place.folder / "done").exists()
+    assert len(place.submitted()) == 1
+
+
 def test_what_was_made_from_older_inputs_is_not_taken_over(place: Any) -> None:
     head = place.start("sleep", "1", outputs=["done"])
     place.wait_for(place.runs)

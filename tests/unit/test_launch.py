@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from mar.cluster import resources
 from mar.cluster.launch import Slurm, launch
 
 SOURCE = Path(__file__).parents[2] / "mar"
@@ -217,3 +218,25 @@ def test_slurm_settings_become_parameters_of_submitit() -> None:
     extra = Slurm(extra="--reservation='my jobs' --exclusive", signal=300).parameters()
     assert extra["slurm_additional_parameters"] == {"reservation": "my jobs", "exclusive": True}
     assert extra["slurm_signal_delay_s"] == 300
+
+
+def test_settings_that_would_have_no_effect_are_refused() -> None:
+    resources.check({"launcher": "slurm", "slurm_partition": "gpu", "mem_mb": 0}, {"train": ["nodes"]})
+    resources.check({"mem_mb": "some expression of Snakemake", "tmpdir": "x"}, {})
+    with pytest.raises(
+        ValueError, match=r"default-resources: unknown name 'slurm_partitoin' \(did you mean 'slurm_part"
+    ):
+        resources.check({"launcher": "slurm", "slurm_partitoin": "gpu"}, {})
+    with pytest.raises(ValueError, match=r"set-resources: train: unknown name 'node' \(did you mean 'nodes'\?\)"):
+        resources.check({"launcher": "slurm"}, {"train": ["node"]})
+    with pytest.raises(
+        ValueError, match=r"found slurm_partition, nodes with launcher 'local'.*repeat `launcher: slurm`"
+    ):
+        resources.check({"slurm_partition": "gpu", "nodes": 2}, {})
+
+
+def test_every_resource_is_an_option_of_the_command() -> None:
+    from mar.cli import main
+
+    known = {name for option in main.commands["launch"].params for name in option.opts}
+    assert {option for option, _ in resources.LAUNCH.values()} <= known

@@ -44,7 +44,7 @@ def test_the_slurm_profile_reruns_nothing_and_reaches_the_launcher(finished: Any
     assert finished.plan(*SMOKE, "--profile", "slurm") == {}
     target = "results/smoke/runs/mar-diffloss/seed0/run.json"
     output = finished.snakemake("-n", "-p", "--force", target, "--configfile", "config/smoke.yaml", *profiles)
-    assert "mar launch --cluster slurm" in output
+    assert "mar launch --cluster=slurm" in output
     assert "--slurm-partition=gpu" in output
     assert "--slurm-constraint='a100|h100'" in output
     assert "-- --threads 0 train" in output
