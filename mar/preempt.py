@@ -6,6 +6,7 @@ so it leaves at once. Both go on where they were when the same command runs agai
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 
@@ -16,9 +17,18 @@ _received: list[int] = []
 
 
 def listen(at_once: bool) -> None:
-    """From now on a warning or SIGTERM is noted instead of ending this process; `at_once` it leaves right there."""
+    """From now on a warning or SIGTERM is noted instead of ending this process; `at_once` it leaves right there.
+
+    Children that it forks (workers of a data loader) pass over warnings and end at SIGTERM, as if they were done: a
+    cluster signals them too, and one that fails would look like an error of the job.
+    """
+    process = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:
+            if number == signal.SIGTERM:
+                os._exit(0)
+            return
         first = not _received
         _received.append(number)
         if first:

@@ -55,8 +55,8 @@ def check(defaults: Mapping[str, Any], by_rule: Mapping[str, Iterable[str]]) -> 
     given = [name for name in LAUNCH if name not in ("launcher", "mem_mb") and defaults.get(name)]
     if launcher != "slurm" and given:
         raise ValueError(
-            f"default-resources: found {', '.join(given)} with launcher {launcher!r}, which runs on this machine; a later "
-            "--profile replaces default-resources as a whole, so repeat `launcher: slurm` there (slurm/README.md)"
+            f"default-resources: found {', '.join(given)} with launcher {launcher!r}, which runs on this machine; "
+            "a later --profile replaces default-resources as a whole: repeat `launcher: slurm` there (slurm/README.md)"
         )
 
 

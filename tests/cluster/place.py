@@ -112,7 +112,7 @@ class Place:
     def start(
         self, *command: str, path: Path | None = None, under: Path | None = None, **options: Any
     ) -> subprocess.Popen[str]:
-        """Start a launcher; `path` is a folder of programs that come before Slurm's, `under` a program that starts it."""
+        """Start a launcher; `path` holds programs that come before Slurm's, `under` is a program that starts it."""
         environment = dict(self.environment)
         if path:
             environment["PATH"] = f"{path}:{environment['PATH']}"

@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 UNIT = Path(__file__).parents[1] / "unit"
-IMAGES = 4000
+IMAGES = 8000
 
 
 class Training:
@@ -27,7 +27,7 @@ class Training:
         import tiny
 
         self.recipe = {**tiny.STUDY["recipes"]["short"], "images": IMAGES, "micro_batch": 2, "log_images": 400}
-        self.recipe["checkpoint_images"] = 2000
+        self.recipe["checkpoint_images"] = 4000
         root: Path = tiny.make_root(folder)
         file = root / "study.json"
         study = json.loads(file.read_text())
@@ -84,8 +84,6 @@ def training(slurm: Callable[..., str], tmp_path: Path) -> Training:
 
 def test_slots_a_requeue_and_a_dead_head_leave_the_weights_bitwise_equal(training: Training, tmp_path: Path) -> None:
     head = training.launch("--slurm-gpus-per-node=1")
-    whole = Training(tmp_path / "whole")
-    whole.alone()
     training.wait_for(lambda: training.logged() >= 1)
     subprocess.run(["scancel", "--signal=USR2", training.job_id()], check=True)
     os.killpg(head.pid, signal.SIGKILL)
@@ -99,6 +97,8 @@ def test_slots_a_requeue_and_a_dead_head_leave_the_weights_bitwise_equal(trainin
     assert head.returncode == 0, out + err
     assert "following it" in out and "SIGUSR2: leaving" in out and "SIGTERM: leaving" in out
     assert training.starts() == 3
+    whole = Training(tmp_path / "whole")
+    whole.alone()
     ours, theirs = ((t.run_folder / "ema.safetensors").read_bytes() for t in (training, whole))
     assert ours == theirs
 
@@ -114,7 +114,7 @@ def test_two_nodes_with_two_tasks_each_have_the_losses_of_one_process(training: 
         [json.loads(line)["loss"] for line in (t.run_folder / "metrics.jsonl").read_text().splitlines()]
         for t in (training, whole)
     )
-    # float32 sums in another order, over 500 steps
+    # float32 sums in another order, over 1000 steps
     assert ours == pytest.approx(theirs, rel=1e-3)
     a, b = (load_file(t.run_folder / "ema.safetensors") for t in (training, whole))
     worst = max(((a[k] - b[k]).norm() / b[k].norm().clamp(min=1e-6)).item() for k in b)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,18 @@ def test_work_that_is_not_a_training_is_left_at_once(listening: None, capsys: py
     assert left.value.code == preempt.LEFT and preempt.asked()
     os.kill(os.getpid(), signal.SIGTERM)  # while it leaves: noted only
     assert capsys.readouterr().out == "SIGUSR1: leaving, to go on later\n"
+
+
+@pytest.mark.usefixtures("listening")
+def test_a_forked_worker_passes_over_warnings_and_ends_at_sigterm() -> None:
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # whatever happens, it does not stay
+        while True:
+            time.sleep(0.05)
+    os.kill(child, signal.SIGUSR2)
+    time.sleep(0.3)
+    assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not preempt.asked()
