@@ -25,6 +25,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mar.cluster.slurm import result
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "unit"))
 
@@ -171,12 +173,12 @@ class Case:
         ).stdout
         jobs: dict[str, list[list[str]]] = {}
         for line in out.splitlines():
-            number, submit, end, state, comment = line.split("|", 4)
+            number, submit, end, _, comment = line.split("|", 4)
             if comment.startswith(f"mar-{self.record()['hash']}-"):
-                jobs.setdefault(number.split("_")[0], []).append([submit, end, state])
+                jobs.setdefault(number.split("_")[0], []).append([submit, end, result(self.job, number)])
         ordered = [jobs[number] for number in sorted(jobs, key=int)]
         twice = sum(
-            new[0][0] < max(end for _, end, _ in old) or all(state == "COMPLETED" for *_, state in old)
+            new[0][0] < max(end for _, end, _ in old) or all(status == 0 for *_, status in old)
             for old, new in itertools.pairwise(ordered)
         )
         return {"jobs": len(jobs), "twice": twice}
