@@ -124,11 +124,14 @@ def claim(folder: str | Path, recipe: dict[str, Any], last: str = "", twin: Path
 
 
 def _take_over(folder: Path, twin: Path, last: str) -> None:
-    """Files of a finished folder as our own: tensors by hard link where the file system can, the rest copied."""
+    """Files of a finished folder as our own: chunks and shards by hard link where the file system can, else copied.
+
+    What the workflow declares as an output is copied: it sets the times of its outputs, a link's on both sides.
+    """
     names = [entry.name for entry in twin.iterdir() if entry.is_file() and not entry.name.startswith(".")]
     for name in sorted(names, key=lambda name: name == last):
         with atomic(folder / name) as temporary:
-            if name.endswith((".npy", ".npz", ".safetensors")):  # written once and renamed, never changed in place
+            if name.endswith(".npy"):  # written once and renamed, never changed in place
                 try:
                     os.link(twin / name, temporary)
                     continue

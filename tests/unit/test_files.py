@@ -207,6 +207,7 @@ class TestTakeOver:
         twin = tmp_path / "other"
         (twin / "checkpoints").mkdir(parents=True)
         (twin / "weights.safetensors").write_bytes(b"weights")
+        (twin / "chunk.npy").write_bytes(b"chunk")
         (twin / "log.jsonl").write_text("line\n")
         files.write_json(twin / "recipe.json", recipe)
         if finished:
@@ -217,8 +218,11 @@ class TestTakeOver:
         twin, folder = self.twin(tmp_path, {"a": 1}), tmp_path / "mine"
         with files.lock(folder):
             files.claim(folder, {"a": 1}, "run.json", twin)
-        assert kept(folder) == [".lock", "log.jsonl", "recipe.json", "run.json", "weights.safetensors"]
-        assert (folder / "weights.safetensors").samefile(twin / "weights.safetensors")  # no second copy on disk
+        assert kept(folder) == [".lock", "chunk.npy", "log.jsonl", "recipe.json", "run.json", "weights.safetensors"]
+        assert (folder / "chunk.npy").samefile(twin / "chunk.npy")  # no second copy on disk
+        before = (twin / "weights.safetensors").stat().st_mtime_ns
+        os.utime(folder / "weights.safetensors", ns=(0, 0))  # as the workflow does with its outputs
+        assert (twin / "weights.safetensors").stat().st_mtime_ns == before
         with open(folder / "log.jsonl", "a") as log:
             log.write("mine\n")
         assert (twin / "log.jsonl").read_text() == "line\n"  # what is appended to is no link
