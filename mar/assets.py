@@ -149,6 +149,22 @@ def _download(asset: Asset, path: Path, temporary: Path) -> None:
         raise ValueError(f"{asset.url}: cannot be fetched ({error}); {by_hand}") from None
 
 
+def compare(file: Path, name: str, path: Path) -> None:
+    """Say whether a local file that is imported under the name of a published one is that file.
+
+    Raises:
+        ValueError: the table has a checksum for the name, and the file has another.
+    """
+    asset = table(path).get(name)
+    if asset is None or not asset.sha256:
+        return
+    if (digest := sha256(file)) != asset.sha256:
+        raise ValueError(
+            f"{file}: sha256 {digest}; {name} in {path} has {asset.sha256}: another file; accepted: that one, or "
+            "another name (--as)"
+        )
+
+
 def _check(asset: Asset, file: Path, folder: Path, path: Path | None = None) -> None:
     """Compare size and checksum with the table or the lock; lock what has neither. `path`: where it will lie."""
     path = path or file

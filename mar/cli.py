@@ -173,11 +173,13 @@ def import_(format: str, file: Path | None, name: str, assets: Path, table: Path
 
     Without FILE the file is fetched that the table calls NAME, or the only one that it has of FORMAT.
     """
-    from mar.assets import fetch, only
+    from mar.assets import compare, fetch, only
 
     asset = None if file else only(format, name, table)
     if asset:
         file, name = fetch(asset, assets), name or asset.name
+    elif file and file.is_file():
+        compare(file, name or file.stem, table)
     assert file  # fetched, if not given
     from mar.weights import import_weights
 
@@ -257,7 +259,7 @@ def table(study: str, name: str) -> None:
 
 @main.command()
 @_study
-@click.option("--name", required=True, help="tradeoff, samples or losses.")
+@click.option("--name", required=True, help="tradeoff, diffusion_steps, temperature, samples or losses.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for NAME.pdf, .png and .csv.")
 def figure(study: str, name: str, out: Path) -> None:
     """Draw a figure and write its numbers."""

@@ -202,6 +202,13 @@ class Study(Section):
         if len(set(joint.values())) > 1:
             said = ", ".join(f"{what}: {'yes' if value else 'no'}" for what, value in joint.items())
             raise ValueError(f"{where}: DiT is backbone, head and order together; found {said}; accepted: all or none")
+        recipe, asked = self.recipes[variant.recipe], variant.resources
+        parts = recipe.batch // (recipe.micro_batch or recipe.batch)
+        if asked and parts % (asked.nodes * asked.gpus_per_node):
+            raise ValueError(
+                f"{where}.resources: {asked.nodes} x {asked.gpus_per_node} GPUs share the {parts} micro-batches of a "
+                f"step (recipe {variant.recipe}: batch {recipe.batch}); accepted: a number of GPUs that divides {parts}"
+            )
         if backbone.kind == "dit":
             side = self.data.image_size // tok.stride
             if tok.group != 1 or side % (backbone.patch or 1):

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 BUCKET = 16_000_000  # numbers that are summed in one message: 64 MB of float32
-PATIENCE = timedelta(hours=1)  # the others wait while the first process verifies tokens or writes a checkpoint
+PATIENCE = timedelta(hours=6)  # the others wait while the first process verifies tokens or writes a checkpoint
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,11 @@ class Results:
         return str(self._reference.get("extractor", "classifier"))
 
     @property
+    def measured(self) -> set[str]:
+        """Metrics of the held-out real images, and so of every sample set."""
+        return set(self._reference["metrics"])
+
+    @property
     def comparable(self) -> bool:
         """Whether our numbers are on the paper's scale: ImageNet's images and Inception's features.
 

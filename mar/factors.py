@@ -237,6 +237,7 @@ class Sampling(Section):
         description="diffusion heads only: predicted x0 is held within this many standard deviations; not published",
     )
     kv_cache: bool = Field(False, description="causal backbones only")
+    dtype: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of the model and the decoder")
 
     @model_validator(mode="after")
     def _check(self) -> Sampling:

@@ -29,6 +29,7 @@ PEAK = {"bf16": 312e12, "tf32": 156e12, "fp32": 19.5e12}
 UTILISATION = 0.23
 
 DIGITS = (1797, 10)  # images and classes of scikit-learn's digits
+LOOKED_AT = 100_000  # training images among which the nearest is looked for, at most (mar/metrics/evaluate.py)
 MOST_REBUILT = 50_000  # images of a split that rFID rebuilds
 CHECKPOINTS = 2  # kept of a training, each with weights, average and Adam's two moments: 16 bytes a parameter
 HOURS = 3600.0
@@ -124,8 +125,8 @@ def _judge_jobs(study: Study, images: Images) -> Iterator[Job]:
 
 
 def _nearest(study: Study, images: Images) -> float:
-    """Operations of the distances between one image and all of the train split."""
-    return 2.0 * 3 * study.data.image_size**2 * images.train
+    """Operations of the distances between one image and all of the train split, where they are looked at."""
+    return 2.0 * 3 * study.data.image_size**2 * images.train if images.train <= LOOKED_AT else 0.0
 
 
 def _features(study: Study, images: Images) -> float:
@@ -167,14 +168,15 @@ def _variant_jobs(study: Study, name: str, images: Images) -> Iterator[Job]:
         for setting in v.sampling:
             n = metrics.samples
             stored = 3.0 * n * side**2
-            yield Job("sample", f"{run}/{setting}", n, count, n * (drawn[setting] + decode), samples=stored)
+            flops, dtype = n * (drawn[setting] + decode), study.sampling[setting].dtype
+            yield Job("sample", f"{run}/{setting}", n, count, flops, dtype, samples=stored)
             flops = n * (judge["forward"] + _nearest(study, images))
             stored = n * _features(study, images)
             yield Job("evaluate", f"{run}/{setting}", n, int(judge["parameters"]), flops, samples=stored)
     if v.seeds and (timed := speed_settings(study, name)):
         n = study.speed.batch * (study.speed.batches + 1)
         flops = n * sum(drawn[s] + decode for s in timed)
-        yield Job("speed", name, n * len(timed), count, flops)
+        yield Job("speed", name, n * len(timed), count, flops, study.sampling[timed[0]].dtype)
 
 
 def total(found: list[Job], name: str = "total") -> Job:
@@ -254,7 +256,7 @@ def text(study: Study, found: list[Job], images: Images, utilisation: float) -> 
     )
     out.append(
         f"A100 hours: operations / (peak x utilisation {utilisation:.3g}); peaks {PEAK['bf16'] / 1e12:g} (bf16), "
-        f"{PEAK['tf32'] / 1e12:g} (convolutions in fp32) and {PEAK['fp32'] / 1e12:g} TFLOP/s (fp32: sampling)"
+        f"{PEAK['tf32'] / 1e12:g} (convolutions in fp32) and {PEAK['fp32'] / 1e12:g} TFLOP/s (fp32)"
     )
     if not images.known:
         out.append("images: `mar prepare` has not counted them yet; tokens and their encoding are left out")

@@ -66,7 +66,7 @@ def report(study: Study, root: Path, figures: Path) -> None:
             for n in figure_names(study)
         ],
         metrics=_metrics(study, results),
-        floor={m: results.floor(m) for m in ("fid", "inception_score", "precision", "recall", "agreement", "nearest")},
+        floor={m: results.floor(m) for m in _measured(results)},
         tokenizers=_tokenizers(study, root),
         deviations=deviations(study),
         runs=_runs(study, root),
@@ -135,10 +135,17 @@ def _printed(figure: str) -> str:
     return f" The paper prints of it: {'; '.join(said)}." if said else ""
 
 
+METRICS = ("fid", "inception_score", "precision", "recall", "agreement", "nearest")
+
+
+def _measured(results: Results) -> tuple[str, ...]:
+    """Metrics of every sample set; the nearest training image is not looked for among very many."""
+    return tuple(m for m in METRICS if m in results.measured)
+
+
 def _metrics(study: Study, results: Results) -> list[dict[str, Any]]:
-    names = ("fid", "inception_score", "precision", "recall", "agreement", "nearest")
     return [
-        {"variant": name, "setting": setting, "numbers": [results.cell(name, setting, m) for m in names]}
+        {"variant": name, "setting": setting, "numbers": [results.cell(name, setting, m) for m in _measured(results)]}
         for name, variant in study.variants.items()
         if variant.seeds
         for setting in variant.sampling

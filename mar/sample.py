@@ -42,12 +42,15 @@ class Sampler:
         ids = manifest["kind"] == "ids"
         shape = (length,) if ids else (length, manifest["token_dim"])
         blank = torch.zeros(shape, dtype=torch.long if ids else torch.float32, device=self.device)
-        tokens = generate(self.model, labels.to(self.device), order, blank, self.study.sampling[setting], noise)
-        if ids:
-            return to_uint8(self.tokenizer.decode_ids(tokens))
-        channels = manifest["token_dim"] // manifest["group"] ** 2
-        latents = unpatchify(tokens, manifest["group"], channels) / manifest["scale"]
-        return to_uint8(self.tokenizer.decode_latents(latents, noise))
+        settings = self.study.sampling[setting]
+        # Decoding is under autocast too, as published.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.dtype == "bf16"):
+            tokens = generate(self.model, labels.to(self.device), order, blank, settings, noise)
+            if ids:
+                return to_uint8(self.tokenizer.decode_ids(tokens).float())
+            channels = manifest["token_dim"] // manifest["group"] ** 2
+            latents = unpatchify(tokens, manifest["group"], channels) / manifest["scale"]
+            return to_uint8(self.tokenizer.decode_latents(latents, noise).float())
 
     def chunk(self, setting: str, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Chunk `number` of the sample set: images uint8 (n, H, W, 3) and labels int64 (n,), classes balanced."""

@@ -63,7 +63,7 @@ def measure(study: Study, root: Path, variant: str) -> None:
                     "batches": repeats,
                     "warmup_batches": WARMUP,
                     "threads": made["threads"],
-                    "dtype": "fp32",
+                    "dtype": ", ".join(sorted({study.sampling[setting].dtype for setting in settings})),
                     "device": made["device"],
                     "machine": made["machine"],
                     "torch": made["torch"],

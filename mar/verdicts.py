@@ -84,7 +84,14 @@ def _judge(claim: Claim, results: Results) -> dict[str, Any]:
     edge = math.log(check.within) if isinstance(check, Close) else 0.0
     comparison = results.compare(a, b, metric, edge) if a and b else None
     if comparison is None:
-        return _entry(claim, NOT_RUN, None, "the study does not train what this compares")
+        return _entry(
+            claim,
+            NOT_RUN,
+            None,
+            "the study does not train what this compares"
+            if metric != "seconds"
+            else "the study does not train and time both",
+        )
     if isinstance(check, Close):
         below, above = comparison.high < edge, comparison.low > edge
         verdict = _verdict(comparison.trusted and below, comparison.trusted and above)

@@ -180,7 +180,10 @@ def read(file: Path) -> Any:
     mapped = zipfile.is_zipfile(file)  # files of torch before 1.6 are no zips
     shells: list[Any] = []
     if mapped:
-        asked = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        try:
+            asked = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        except Exception as error:
+            raise ValueError(f"{file}: cannot be read: {' '.join(str(error).split())[:300]}") from None
         unknown = [g for g in asked if g.partition(".")[0] not in SHELLS]
         if unknown:
             raise ValueError(f"{file}: asks for {', '.join(sorted(unknown))}, {_why()}")

@@ -1,12 +1,13 @@
 """The two stages that judge images: `reference` once for the real ones, `evaluate` for every sample set.
 
-FID compares with the statistics of the train split, precision and recall with its images. Beside every number
-stands the same of real images: the held-out split, drawn again to as many images as a sample set has.
+FID compares with the statistics of the train split, precision and recall with its images, of very many with a sample.
+Beside every number stands the same of real images: the held-out split, drawn again to as many images as a sample set
+has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from mar.provenance import record
 from mar.study import metrics_slice, reference_slice
 
 BATCH = 250  # images per forward pass
+REAL = 10_000  # training images of precision and recall at most, as many as ADM's reference batch has
+LOOKED_AT = 100_000  # with more training images the distance to the nearest of them is left out: it reads them all
 
 
 def reference(study: Study, root: str | Path) -> None:
@@ -51,9 +54,9 @@ def reference(study: Study, root: str | Path) -> None:
             features.check(found[split], file)
             features.write(file, found[split])
         chosen = balanced(found["heldout"]["labels"], study.metrics.samples, seed=0)
-        distances = metrics.nearest(torch.cat(list(_batches(sets["heldout"]))), _batches(sets["train"]))
+        distances = _distances(_batches(sets["heldout"]), sets["train"])
         judged = {key: found["heldout"][key][chosen] for key in ("features", "logits", "labels")}
-        values = judge(study, judged, found["train"], distances[chosen])
+        values = judge(study, judged, found["train"], None if distances is None else distances[chosen])
         values["fid"] |= floor(study, found["heldout"], found["train"])
         counts = {split: len(images) for split, images in sets.items()}
         result = {"samples": study.metrics.samples, "metrics": values, "counts": counts, "inputs": recipe}
@@ -98,7 +101,7 @@ def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: s
         }
         features.check(found, folder)
         features.write(kept, found)
-        distances = metrics.nearest(images, _batches(open_split(study, root, "train")))
+        distances = _distances([images], open_split(study, root, "train"))
         values = judge(study, found, train, distances)
         write_json(
             report,
@@ -117,26 +120,29 @@ def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: s
 
 
 def judge(
-    study: Study, judged: dict[str, np.ndarray], train: dict[str, np.ndarray], distances: np.ndarray
+    study: Study, judged: dict[str, np.ndarray], train: dict[str, np.ndarray], distances: np.ndarray | None
 ) -> dict[str, metrics.Metric]:
     """All metrics of one set of images.
 
     Args:
         judged: features (n, F), logits (n, K) and labels (n,), the classes asked for.
         train: the same of the train split.
-        distances: of each image to its nearest training image (n,).
+        distances: of each image to its nearest training image (n,), or None.
     """
     draw = metrics.Bootstrap(judged["labels"], study.metrics.bootstrap, study.seed)
     agree = judged["logits"].argmax(axis=1) == judged["labels"]
-    precision, recall = draw.precision_recall(judged["features"], train["features"], study.metrics.neighbours)
-    return {
+    real = train["features"]
+    if len(real) > REAL:
+        real = real[np.random.default_rng(study.seed).choice(len(real), REAL, replace=False)]
+    precision, recall = draw.precision_recall(judged["features"], real, study.metrics.neighbours)
+    values = {
         "fid": draw.fid(judged["features"], statistics.of(train["features"])),
         "inception_score": draw.inception_score(judged["logits"]),
         "precision": precision,
         "recall": recall,
         "agreement": draw.mean(agree, higher_is_better=True),
-        "nearest": draw.mean(distances, higher_is_better=None),
     }
+    return values if distances is None else values | {"nearest": draw.mean(distances, higher_is_better=None)}
 
 
 def floor(study: Study, heldout: dict[str, np.ndarray], train: dict[str, np.ndarray]) -> dict[str, float]:
@@ -211,6 +217,11 @@ def _check_manifest(study: Study, root: Path, folder: Path, where: Path) -> dict
     if weights.exists() and manifest["tokenizer"] != sha256(weights):
         raise ValueError(f"{path}: decoded by another tokenizer than {weights}; run `mar train` and `mar sample` again")
     return manifest
+
+
+def _distances(images: Iterable[torch.Tensor], train: ImageSet) -> np.ndarray | None:
+    """Distance of each image to its nearest training image; None where those are too many to look at."""
+    return metrics.nearest(torch.cat(list(images)), _batches(train)) if len(train) <= LOOKED_AT else None
 
 
 def _batches(images: ImageSet) -> Iterator[torch.Tensor]:

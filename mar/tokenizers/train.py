@@ -58,10 +58,6 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
 
         return install_tokenizer(study, root, name)
     folder = root / "tokenizers" / name
-    if choice.pretrained:
-        from mar.weights_install import install_tokenizer
-
-        return install_tokenizer(study, root, name)
     with lock(folder):
         recipe = {"slice": tokenizer_slice(study, name), "data": classifier.sha256_of_data(root)}
         claim(folder, recipe, "config.json", twin(study, root, folder))

@@ -161,5 +161,13 @@ def test_commands_fetch_and_import(tmp_path):
     assert run("import", "official-mar", str(file)).exit_code == 0
     mine = json.loads((tmp_path / "assets" / "checkpoint-last.json").read_text())
     assert mine["asset"] is None and mine["sha256"] == report["sha256"]
+    result = run("import", "official-mar", str(file), "--as", "mar-tiny")
+    assert result.exit_code == 0  # nobody published its sum: nothing to compare with
+    row[3] = "0" * 64
+    (tmp_path / "assets.csv").write_text(",".join(COLUMNS) + "\n" + ",".join(row) + "\n")
+    result = run("import", "official-mar", str(file), "--as", "mar-tiny")
+    assert (
+        result.exit_code == 1 and f"mar-tiny in {tmp_path / 'assets.csv'} has {'0' * 64}: another file" in result.stderr
+    )
     result = run("import", "dit", "--as", "mar-tiny")
     assert result.exit_code == 1 and "mar-tiny is of format official-mar; found dit" in result.stderr

@@ -82,11 +82,11 @@ def test_a_mistake_is_one_line_and_a_bug_keeps_its_traceback(resolved: str, monk
     def bug(*_: Any) -> None:
         __import__("numpy").linalg.norm([[1.0]], ord="nonsense")
 
-    monkeypatch.setattr("mar.claims.judge", mistake)
+    monkeypatch.setattr("mar.verdicts.judge", mistake)
     assert (
         run("claims", "--study", resolved).stderr == "Error: nowhere.yaml: cannot be read: No such file or directory\n"
     )
-    monkeypatch.setattr("mar.claims.judge", bug)
+    monkeypatch.setattr("mar.verdicts.judge", bug)
     assert isinstance(run("claims", "--study", resolved).exception, ValueError)
 
 

@@ -249,6 +249,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"variants.mar.pretrained": True, "variants.mar.seeds": [0, 1]},
         ["variants.mar: seeds [0, 1] with pretrained: true: one set of weights; accepted: [0]"],
     ),
+    "GPUs that share no whole number of micro-batches": (
+        {"variants.mar.resources": {"nodes": 1, "gpus_per_node": 3, "hours": 1}},
+        ["variants.mar.resources: 1 x 3 GPUs share the 1 micro-batches of a step", "a number of GPUs that divides 1"],
+    ),
     "continuous latents of kl": (
         {"tokenizers.kl.continuous": True},
         ["tokenizers.kl: continuous: true with kind kl: accepted with vq"],

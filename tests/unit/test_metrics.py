@@ -199,6 +199,27 @@ def test_wrong_classes_and_copies_show(judged: tuple[Study, Path]) -> None:
     assert found["agreement"]["value"] < 0.3
 
 
+def test_among_very_many_training_images_the_nearest_is_not_looked_for(
+    judged: tuple[Study, Path], samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, root = judged
+    report = root / "metrics" / "mar" / "seed0" / "plain.json"
+    monkeypatch.setattr(evaluate, "LOOKED_AT", 10)
+    monkeypatch.setattr(evaluate, "REAL", 40)
+    seen, whole = [], metrics.Bootstrap.precision_recall
+
+    def precision_recall(self: metrics.Bootstrap, generated: np.ndarray, real: np.ndarray, neighbours: int) -> Any:
+        seen.append(len(real))
+        return whole(self, generated, real, neighbours)
+
+    monkeypatch.setattr(metrics.Bootstrap, "precision_recall", precision_recall)
+    evaluate.evaluate(study, root, "mar", 0, "plain")
+    found = read_json(report)["metrics"]
+    assert set(found) == NAMES - {"nearest"}
+    assert seen == [40]  # a sample of the training images, as ADM's batch is one
+    report.unlink()
+
+
 def test_an_equal_evaluation_is_not_repeated(judged: tuple[Study, Path], samples: Path) -> None:
     study, root = judged
     report = root / "metrics" / "mar" / "seed0" / "plain.json"

@@ -106,6 +106,18 @@ def test_changed_setting_never_reuses_chunks(trained, tmp_path):
     assert len(list(folder.parent.glob("diff.old-*"))) == 1
 
 
+def test_bf16_draws_nearly_the_same_images(trained, tmp_path):
+    root = copy(trained, tmp_path)
+    half = {**tiny.STUDY["sampling"], "diff": {**tiny.STUDY["sampling"]["diff"], "dtype": "bf16"}}
+    images = [
+        sample.Sampler(tiny.study(sampling=s), root, "mar-diff", 0).chunk("diff", 0)[0].astype(float)
+        for s in (tiny.STUDY["sampling"], half)
+    ]
+    assert 0 < np.abs(images[0] - images[1]).mean() < 8  # of 255; another seed differs by far more
+    other = sample.Sampler(tiny.study(), root, "mar-diff", 0).chunk("diff", 1)[0].astype(float)
+    assert np.abs(images[0] - other).mean() > 16
+
+
 def test_untrained_checkpoint_is_refused(tmp_path):
     root = tiny.make_root(tmp_path)
     with pytest.raises(ValueError, match=r"runs/mar-diff/seed0/run\.json: missing"):

@@ -177,7 +177,8 @@ PUBLISHED = assets.table(Path("config/assets.csv"))
 def by_hand(name):
     """Whether `mar import FORMAT FILE` made this import: the workflow neither deletes nor remakes it."""
     record = ASSETS / f"{name}.json"
-    return record.exists() and read_json(record)["asset"] is None
+    weights = ASSETS / f"{name}.safetensors"
+    return record.exists() and weights.exists() and read_json(record)["asset"] is None
 
 
 def imported(name, section):
