@@ -17,6 +17,7 @@ from mar import costs
 from mar.config import Study, known
 from mar.data import imagenet
 from mar.files import read_json
+from mar.metrics import LOOKED_AT, REBUILT
 from mar.study import speed_settings
 
 # A100 SXM, dense, operations a second: tensor cores in bf16; convolutions in fp32 (TF32, torch's default for them);
@@ -29,8 +30,6 @@ PEAK = {"bf16": 312e12, "tf32": 156e12, "fp32": 19.5e12}
 UTILISATION = 0.23
 
 DIGITS = (1797, 10)  # images and classes of scikit-learn's digits
-LOOKED_AT = 100_000  # training images among which the nearest is looked for, at most (mar/metrics/evaluate.py)
-MOST_REBUILT = 50_000  # images of a split that rFID rebuilds
 CHECKPOINTS = 2  # kept of a training, each with weights, average and Adam's two moments: 16 bytes a parameter
 HOURS = 3600.0
 TITLES = ("job", "images", "parameters", "operations", "A100 hours", "tokens GB", "weights GB", "samples GB")
@@ -142,7 +141,7 @@ def _tokenizer_jobs(study: Study, name: str, images: Images) -> Iterator[Job]:
     weights = 4.0 * count * (2 if config.pretrained else 1)
     flops = seen * costs.tokenizer_training_flops(config, side) if config.trained else 0.0
     yield Job("tokenizer", name, seen, count, flops, "tf32", weights=weights)
-    rebuilt = min(images.train, MOST_REBUILT) + min(images.heldout, MOST_REBUILT)
+    rebuilt = min(images.train, REBUILT) + min(images.heldout, REBUILT)
     yield Job("rfid", name, rebuilt, count, rebuilt * (cost["encode"] + cost["decode"]), "tf32")
     views = (images.train + images.heldout) * (2 if study.data.flip else 1)
     numbers = config.token_dim * (2 if config.kind in ("kl", "consistency") else 1)  # mean and log variance

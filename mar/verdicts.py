@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,10 @@ from mar.config import Study
 from mar.curves import along
 from mar.estimates import LOWER_IS_BETTER, Comparison, Estimate, Results, short
 from mar.files import write_json
-from mar.tables import COLUMNS, paper_rows, printed
+from mar.tables import COLUMNS, NOT_RUN, paper_rows, printed
 
 Cell = tuple[str, str]  # variant, setting
 Finding = tuple[str, Comparison | None, str]  # verdict, what it rests on, reason
-NOT_RUN = "not run"
 
 
 def judge(study: Study, root: Path, claims_file: str | Path) -> list[dict[str, Any]]:
@@ -53,28 +53,14 @@ def judge(study: Study, root: Path, claims_file: str | Path) -> list[dict[str, A
 
 
 def _judge(claim: Claim, results: Results) -> dict[str, Any]:
-    check = claim.check
+    check: Any = claim.check  # one of Check
     if claim.decides == "imagenet" and not results.comparable:
         has = "ImageNet" if results.study.data.expect == "imagenet" else "other images"
         features = "Inception's" if results.extractor == "inception" else "its own classifier's"
         why = f"{claim.because}; it takes ImageNet and Inception's features, the study has {has} and {features}"
         return _entry(claim, "not decidable here", None, why)
-    if isinstance(check, Dominates):
-        return _entry(claim, *_dominates(check, results))
-    if isinstance(check, Improves):
-        return _entry(claim, *_improves(check, results))
-    if isinstance(check, Ordered):
-        return _entry(claim, *_ordered(check, results))
-    if isinstance(check, Reaches):
-        return _entry(claim, *_reaches(check, results))
-    if isinstance(check, Saturates):
-        return _entry(claim, *_saturates(check, results))
-    if isinstance(check, Optimum):
-        return _entry(claim, *_optimum(check, results))
-    if isinstance(check, Cheaper):
-        return _entry(claim, *_cheaper(check, results))
-    if isinstance(check, Share):
-        return _entry(claim, *_share(check, results))
+    if type(check) in JUDGES:
+        return _entry(claim, *JUDGES[type(check)](check, results))
     guided = getattr(check, "guided", False)
     if isinstance(check, Guidance):
         a, b = _cell(results, check.table, check.row, True), _cell(results, check.table, check.row, False)
@@ -84,14 +70,8 @@ def _judge(claim: Claim, results: Results) -> dict[str, Any]:
     edge = math.log(check.within) if isinstance(check, Close) else 0.0
     comparison = results.compare(a, b, metric, edge) if a and b else None
     if comparison is None:
-        return _entry(
-            claim,
-            NOT_RUN,
-            None,
-            "the study does not train what this compares"
-            if metric != "seconds"
-            else "the study does not train and time both",
-        )
+        done = "train and time" if metric == "seconds" else "train"
+        return _entry(claim, NOT_RUN, None, f"the study does not {done} what this compares")
     if isinstance(check, Close):
         below, above = comparison.high < edge, comparison.low > edge
         verdict = _verdict(comparison.trusted and below, comparison.trusted and above)
@@ -233,6 +213,19 @@ def _share(check: Share, results: Results) -> Finding:
         return NOT_RUN, None, "the study does not time this row"
     verdict = _verdict(share.high < check.below, share.low > check.below)
     return verdict, None, f"the head takes {share} of the sampling time; asked for less than {short(check.below)}"
+
+
+# Checks that are more than one comparison of two cells.
+JUDGES: dict[type, Callable[[Any, Results], Finding]] = {
+    Dominates: _dominates,
+    Improves: _improves,
+    Ordered: _ordered,
+    Reaches: _reaches,
+    Saturates: _saturates,
+    Optimum: _optimum,
+    Cheaper: _cheaper,
+    Share: _share,
+}
 
 
 def _verdict(holds: bool, fails: bool) -> str:

@@ -17,13 +17,11 @@ import torch
 from mar.config import Study
 from mar.data.images import ImageSet, open_split
 from mar.files import lock, read_json, sha256, write_json
-from mar.metrics import classifier, features, metrics, statistics
+from mar.metrics import LOOKED_AT, REAL, classifier, features, metrics, statistics
 from mar.provenance import record
 from mar.study import metrics_slice, reference_slice
 
 BATCH = 250  # images per forward pass
-REAL = 10_000  # training images of precision and recall at most, as many as ADM's reference batch has
-LOOKED_AT = 100_000  # with more training images the distance to the nearest of them is left out: it reads them all
 
 
 def reference(study: Study, root: str | Path) -> None:

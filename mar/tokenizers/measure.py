@@ -13,7 +13,7 @@ import torch
 from mar.config import Study
 from mar.data.images import ImageSet, open_split, to_float, to_uint8
 from mar.files import lock, read_json, sha256, write_json
-from mar.metrics import classifier, features, metrics, statistics
+from mar.metrics import REBUILT, classifier, features, metrics, statistics
 from mar.noise import Noise
 from mar.progress import Progress
 from mar.provenance import record
@@ -21,7 +21,6 @@ from mar.study import metrics_slice
 from mar.tokenizers.autoencoder import Tokenizer, load
 
 BATCH = 250  # images per forward pass
-MOST = 50_000  # images of a split that are rebuilt: as many as a sample set of the paper has
 
 
 def rfid(study: Study, root: str | Path, name: str) -> None:
@@ -54,15 +53,15 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
 
 
 def measure(tokenizer: Tokenizer, study: Study, root: Path, split: str, device: torch.device) -> dict[str, Any]:
-    """rFID, PSNR, agreement and codebook usage on a split, or on MOST images of it, drawn once and for all.
+    """rFID, PSNR, agreement and codebook usage on a split, or on REBUILT images of it, drawn once and for all.
 
     "floor" is the FID of the same images, not rebuilt, against the same statistics: what no tokenizer can better. It
     is 0 where they are the whole train split, which those statistics are of.
     """
     images = open_split(study, root, split)
     chosen = np.arange(len(images))
-    if len(chosen) > MOST:
-        chosen = np.sort(np.random.default_rng(study.seed).choice(len(chosen), MOST, replace=False))
+    if len(chosen) > REBUILT:
+        chosen = np.sort(np.random.default_rng(study.seed).choice(len(chosen), REBUILT, replace=False))
     judge = classifier.load(root, study).to(device)
     errors: list[torch.Tensor] = []
     used = torch.zeros(tokenizer.net.quantize.n_e if tokenizer.tokens == "ids" else 0, dtype=torch.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -69,7 +70,7 @@ def test_a_signal_leaves_the_job_running(place: Any, number: signal.Signals) -> 
 
 
 def test_a_job_whose_id_was_never_written_is_found_by_its_comment(place: Any, tmp_path: Path) -> None:
-    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True).stdout.strip()
+    real = shutil.which("sbatch")
     path = program(tmp_path / "bin", "sbatch", f'#!/bin/sh\n{real} "$@"\nkill -9 $PPID\n')
     head = place.start("sleep", "3", path=path)
     assert head.wait(timeout=60) == -signal.SIGKILL
@@ -90,7 +91,7 @@ def test_a_submission_that_never_arrived_is_made_again(place: Any, tmp_path: Pat
 
 
 def test_a_job_that_arrives_after_all_does_nothing(place: Any, tmp_path: Path) -> None:
-    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True).stdout.strip()
+    real = shutil.which("sbatch")
     # the launcher dies, and its sbatch gets through long after the next launcher gave up waiting for it
     path = program(tmp_path / "bin", "sbatch", f'#!/bin/sh\nkill -9 $PPID\nsleep 12\n{real} "$@"\n')
     head = place.start("sleep", "1", path=path)

@@ -112,7 +112,7 @@ def test_no_more_of_the_train_split_than_a_sample_set_of_the_paper(
     made: tuple[Study, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, root = made
-    monkeypatch.setattr(measure, "MOST", 600)
+    monkeypatch.setattr(measure, "REBUILT", 600)
     tokenizer = tokenizers.load(root, "kl", study)
     found = measure.measure(tokenizer, study, root, "train", torch.device("cpu"))
     assert found["count"] == found["metrics"]["rfid"]["n"] == 600
