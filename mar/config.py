@@ -8,13 +8,26 @@ generated from these classes.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import itertools
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from mar.factors import Backbone, Data, Head, Name, Recipe, Sampling, Section, Tokenizer
+from mar.factors import Backbone, Data, Head, Name, Recipe, Sampling, Section, Sweep, Tokenizer
 
-__all__ = ["Backbone", "Data", "Head", "Name", "Recipe", "Sampling", "Section", "Study", "Tokenizer", "Variant"]
+__all__ = [
+    "Backbone",
+    "Data",
+    "Head",
+    "Name",
+    "Recipe",
+    "Sampling",
+    "Section",
+    "Study",
+    "Sweep",
+    "Tokenizer",
+    "Variant",
+]
 
 
 class Resources(Section):
@@ -64,6 +77,19 @@ class Classifier(Section):
     learning_rate: PositiveFloat = 2e-3
 
 
+Extractor = Literal["classifier", "inception", "dinov2", "clean"]
+
+EXTRACTORS: tuple[str, ...] = get_args(Extractor)
+
+
+class Reference(Section):
+    """Real images, or their statistics, that stand in for the study's train split when `inception` judges."""
+
+    file: str = Field(description="name in config/assets.csv, or path of an .npz (ADM batch, mu and sigma) or a folder")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="needed for a path, unless `unknown_hash`")
+    unknown_hash: bool = Field(False, description="use a file of whatever hash; the hash is recorded and shown")
+
+
 class Metrics(Section):
     """How sample sets are drawn and judged."""
 
@@ -71,9 +97,21 @@ class Metrics(Section):
     chunk: PositiveInt = Field(description="images per chunk: the unit of random numbers, files and restarts")
     neighbours: PositiveInt = Field(3, description="k of precision and recall")
     bootstrap: PositiveInt = Field(200, description="resamples of the images for the intervals")
+    extractors: tuple[Extractor, ...] = Field(
+        ("classifier",),
+        min_length=1,
+        description="networks whose features judge; the first one's numbers are those of tables, figures and claims",
+    )
+    reference: Reference | None = Field(None, description="what Inception's numbers compare with; default: train split")
 
     @model_validator(mode="after")
     def _check(self) -> Metrics:
+        if len(set(self.extractors)) != len(self.extractors):
+            raise ValueError(f"extractors {list(self.extractors)}: each once is accepted")
+        if self.reference and "inception" not in self.extractors:
+            raise ValueError(
+                f"reference {self.reference.file}: belongs to inception; extractors has {', '.join(self.extractors)}"
+            )
         if self.samples % self.chunk:
             raise ValueError(f"samples {self.samples} is not a multiple of chunk {self.chunk}")
         return self
@@ -138,7 +176,7 @@ class Study(Section):
     recipes: dict[Name, Recipe]
     sampling: dict[Name, Sampling]
     variants: dict[Name, Variant]
-    classifier: Classifier
+    classifier: Classifier | None = Field(None, description="needed where metrics.extractors has `classifier`")
     metrics: Metrics
     speed: Speed
     tables: dict[Name, Table] = Field({}, description="tables of the paper and our rows for them")
@@ -172,6 +210,8 @@ class Study(Section):
         for figure in ("tradeoff", "diffusion_steps", "temperature"):
             for i, curve in enumerate(getattr(self, figure)):
                 self._check_settings(f"{figure}[{i}]", curve.variant, curve.sampling)
+        if self.classifier is None and "classifier" in self.metrics.extractors:
+            raise ValueError("classifier: is needed by metrics.extractors, which has classifier")
         if self.reuse == self.study:
             raise ValueError(f"reuse {self.reuse}: accepted: another study")
         return self
@@ -219,7 +259,20 @@ class Study(Section):
         for setting in variant.sampling:
             sampling = known(f"{where}.sampling", setting, self.sampling)
             at, tokens = f"{where}: sampling.{setting}", self.tokens(variant.tokenizer)
-            _check_sampling(at, sampling, backbone, head, variant.head, 1 if backbone.kind == "dit" else tokens)
+            for point in _points(sampling):
+                _check_sampling(at, point, backbone, head, variant.head, 1 if backbone.kind == "dit" else tokens)
+            if sampling.sweep and sampling.sweep.samples % self.metrics.chunk:
+                raise ValueError(
+                    f"{at}.sweep.samples {sampling.sweep.samples} is not a multiple of metrics.chunk {self.metrics.chunk}"
+                )
+
+
+def _points(sampling: Sampling) -> list[Sampling]:
+    """The setting itself, or those at the points of its sweep."""
+    if not (sweep := sampling.sweep):
+        return [sampling]
+    grid = itertools.product(sweep.guidance, sweep.temperature)
+    return [sampling.model_copy(update={"guidance": g, "temperature": t, "sweep": None}) for g, t in grid]
 
 
 def _check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, name: str, tokens: int) -> None:

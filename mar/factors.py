@@ -217,6 +217,23 @@ class Recipe(Section):
         return self.base_learning_rate * self.batch / 256
 
 
+class Sweep(Section):
+    """Grid from which guidance scale and temperature are chosen for a model: by FID, on samples of its own."""
+
+    samples: PositiveInt = Field(description="images at each point of the grid")
+    guidance: tuple[Annotated[float, Field(ge=1.0)], ...] = Field((1.0,), min_length=1)
+    temperature: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
+    refine: int = Field(0, ge=0, description="times that the best point's surroundings are searched at half the step")
+
+    @model_validator(mode="after")
+    def _check(self) -> Sweep:
+        for key in ("guidance", "temperature"):
+            values = getattr(self, key)
+            if list(values) != sorted(set(values)):
+                raise ValueError(f"{key} {list(values)}: accepted: ascending, each once")
+        return self
+
+
 class Sampling(Section):
     """One way to draw images from a trained variant. Defaults are the published ones."""
 
@@ -238,9 +255,15 @@ class Sampling(Section):
     )
     kv_cache: bool = Field(False, description="causal backbones only")
     dtype: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of the model and the decoder")
+    seed: int = Field(0, ge=0, description="sampling seed: another one draws other images with the same weights")
+    sweep: Sweep | None = Field(None, description="guidance and temperature are the best of this grid, for each model")
 
     @model_validator(mode="after")
     def _check(self) -> Sampling:
+        if self.sweep:
+            for key in ("guidance", "temperature"):
+                if key in self.model_fields_set and getattr(self, key) != 1.0:
+                    raise ValueError(f"{key} {getattr(self, key)} with a sweep, which chooses it; accepted: one of both")
         if (self.order is None) != (self.confidence_noise is None):
             raise ValueError("confidence_noise belongs to order confidence and is needed there")
         return self

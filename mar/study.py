@@ -184,10 +184,14 @@ def classifier_slice(study: Study) -> str:
     return canonical({"data": _images(study), "classifier": study.classifier, "seed": study.seed})
 
 
+def features_slice(study: Study, extractor: str) -> str:
+    """What features depend on, beside the images: the network. Weights that are fetched are told by their checksum."""
+    return classifier_slice(study) if extractor == "classifier" else canonical({"extractor": extractor})
+
+
 def reference_slice(study: Study) -> str:
     """What the real-versus-real floor depends on, beside the classifier: as many images as a sample set has."""
-    m = study.metrics
-    return canonical({"samples": m.samples, "neighbours": m.neighbours, "bootstrap": m.bootstrap, "seed": study.seed})
+    return canonical({"samples": study.metrics.samples, "judge": metrics_slice(study)})
 
 
 def train_slice(study: Study, variant: str, seed: int) -> str:
@@ -222,9 +226,16 @@ def sample_slice(study: Study, variant: str, setting: str) -> str:
     )
 
 
+def sweep_slice(study: Study, variant: str, setting: str) -> str:
+    """What the grid of a swept setting depends on, beside the checkpoint and the reference: as its samples, and how many."""
+    return canonical({"sample": sample_slice(study, variant, setting), "extractor": study.metrics.extractors[0]})
+
+
 def metrics_slice(study: Study) -> str:
     """What a metric file depends on, beside samples and features."""
-    return canonical({"neighbours": study.metrics.neighbours, "bootstrap": study.metrics.bootstrap, "seed": study.seed})
+    m = study.metrics
+    judge = {"neighbours": m.neighbours, "bootstrap": m.bootstrap, "seed": study.seed, "extractors": m.extractors}
+    return canonical(judge | ({"reference": m.reference} if m.reference else {}))
 
 
 def speed_settings(study: Study, variant: str) -> list[str]:
