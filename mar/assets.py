@@ -125,6 +125,29 @@ def fetch(asset: Asset, folder: Path) -> Path:
     return path
 
 
+def locate(name: str, file: Path, folder: Path, hub: Path) -> tuple[Path, str]:
+    """A published file that has to be on disk already, and its SHA-256, checked as a fetched file is.
+
+    Args:
+        name: in the table.
+        file: the table.
+        folder: of the assets, results/assets.
+        hub: torch's hub cache, which is searched after it and calls a file by the end of its address.
+
+    Raises:
+        ValueError: it is at neither place, or another file than the table or the lock says.
+    """
+    asset = find(name, file)
+    cached = hub / "checkpoints" / PurePosixPath(urlsplit(asset.url).path).name
+    for path in (asset.path(folder), cached):
+        if path.exists():
+            return path, _check(asset, path, folder)
+    raise ValueError(
+        f"{asset.path(folder)}: missing, and {cached} too; run `mar fetch {name}` where there is a network, or put "
+        f"{asset.url} at either place"
+    )
+
+
 def _download(asset: Asset, path: Path, temporary: Path) -> None:
     by_hand = f"fetch it elsewhere and put it at {path}, where it is checked in the same way"
     request = urllib.request.Request(asset.url, headers={"User-Agent": AGENT})
@@ -165,8 +188,8 @@ def compare(file: Path, name: str, path: Path) -> None:
         )
 
 
-def _check(asset: Asset, file: Path, folder: Path, path: Path | None = None) -> None:
-    """Compare size and checksum with the table or the lock; lock what has neither. `path`: where it will lie."""
+def _check(asset: Asset, file: Path, folder: Path, path: Path | None = None) -> str:
+    """Compare size and checksum with the table or the lock, lock what has neither; the checksum. `path`: its place."""
     path = path or file
     size = file.stat().st_size
     if asset.size is not None and size != asset.size:
@@ -175,7 +198,7 @@ def _check(asset: Asset, file: Path, folder: Path, path: Path | None = None) -> 
     if asset.sha256:
         if digest != asset.sha256:
             raise ValueError(f"{path}: sha256 {digest}; accepted: {asset.sha256} (config/assets.csv: {asset.source})")
-        return
+        return digest
     with lock(folder):
         known = read_json(locks) if locks.exists() else {}
         if asset.name not in known:
@@ -186,3 +209,4 @@ def _check(asset: Asset, file: Path, folder: Path, path: Path | None = None) -> 
                 f"{path}: sha256 {digest}; at the first fetch it was {known[asset.name]['sha256']} ({locks}). If the "
                 f"authors replaced the file on purpose, remove {asset.name} from {locks}"
             )
+    return digest

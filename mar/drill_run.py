@@ -28,7 +28,8 @@ from mar.data.tokens import TokenSet
 from mar.drill import METRICS, SAMPLES, drill_study, shapes
 from mar.encode import encode
 from mar.files import claim, read_json, sha256, write_json
-from mar.metrics import classifier, features, metrics, statistics
+from mar.metrics import classifier, extractors, features, metrics, statistics
+from mar.metrics.extractors import Extractor
 from mar.noise import Noise, seed_of
 from mar.plan import count_images
 from mar.provenance import record
@@ -40,7 +41,6 @@ from mar.tokenizers.train import train as train_tokenizer
 from mar.train import Trainer, learning_rate, run_folder
 
 EVERY = 0.05  # seconds between looks at the memory
-INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 
 
 class Stages:
@@ -290,35 +290,26 @@ def measure(study: Study, root: Path, stages: Stages) -> int:
         judge = classifier.load(root, study)
         images = open_split(study, root, "train").batch([0])
         features.extract(judge, [images], torch.device("cpu"))
-    inception, note = any_inception(root)
+    inception, note = any_inception()
     waves = images.repeat(2 * SAMPLES, 1, 1, 1)
     for i in range(len(waves)):  # a covariance needs images that differ
         waves[i] = waves[i].roll(17 * i, dims=2)
     with stages.stage("Inception", note):
-        found, logits = (x.numpy() for x in inception(waves))
+        judged = {key: x.numpy() for key, x in inception(waves).items()}
     with stages.stage("metrics"):
+        found = judged["features"]
         real, drawn = statistics.of(found[:SAMPLES]), statistics.of(found[SAMPLES:])
         metrics.frechet(drawn, real, metrics.symmetric_root(real["sigma"]))
-        metrics.inception_score(logits)
+        metrics.inception_score(judged["logits"])
         metrics.precision_recall(found[:SAMPLES], found[SAMPLES:], 1)
-    return sum(p.numel() for p in inception.parameters())
+    return sum(p.numel() for p in inception.network.parameters())
 
 
-def any_inception(root: Path) -> tuple[Any, str]:
-    """Inception of the ADM suite with its weights where torch's cache has them, else with random ones."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    class Random(FeatureExtractorInceptionV3):
-        """The same network; what it is given to load is passed over."""
-
-        def load_state_dict(self, state_dict: Any) -> None:
-            return None
-
-    wanted = ["2048", "logits_unbiased"]
-    file = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
-    if file.exists():
-        return FeatureExtractorInceptionV3("inception", wanted, str(file)), ""
-    empty = root / "empty.pt"
-    torch.save({}, empty)
-    note = "Inception with random weights: the real ones are not on disk"
-    return Random("inception", wanted, str(empty)), note
+def any_inception() -> tuple[Extractor, str]:
+    """Inception with its weights where they are on disk, else with random ones, and which it is."""
+    device = torch.device("cpu")
+    try:
+        return extractors.load("inception", None, None, device), ""
+    except ValueError:
+        note = "Inception with random weights: the real ones are not on disk"
+        return extractors.load("inception", None, None, device, random=True), note

@@ -1,0 +1,146 @@
+"""The networks that judge images, behind one call: uint8 images in, features out.
+
+| name | network | shown |
+|---|---|---|
+| classifier | the study's own | the image |
+| inception | Inception of 2015 (torch-fidelity), that of FID and of the ADM suite | resized as TensorFlow 1 does |
+| clean | the same network and weights | resized as clean-fid does |
+
+clean-fid itself runs NVIDIA's TorchScript file of the same TensorFlow graph. Code is not loaded from files here, so the
+same weights come from torch-fidelity's file instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mar.assets import locate
+from mar.config import Study
+from mar.files import sha256
+
+TABLE = Path("config/assets.csv")
+ASSETS = Path("results/assets")
+WEIGHTS = {"inception": "inception", "clean": "inception"}  # names in config/assets.csv
+SEED = 0  # of random weights
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network in eval mode on its device.
+
+    Attributes:
+        name: one of `mar.config.EXTRACTORS`.
+        weights: SHA-256 of its file of weights, or "random".
+        note: what a reader of its numbers must know, or nothing.
+        network: the network itself.
+        judge: a few images, uint8 on the device, to its outputs.
+        chunk: how many images it is shown at once, so that memory stays below 2 GB.
+    """
+
+    name: str
+    weights: str
+    note: str
+    network: nn.Module
+    judge: Callable[[Tensor], dict[str, Tensor]]
+    device: torch.device
+    chunk: int
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Features of images.
+
+        Args:
+            images: uint8 (B, 3, H, W).
+
+        Returns:
+            float32 tensors on the CPU: "features" (B, F); where the network has them "logits" (B, K) for the inception
+            score and "spatial" (B, 2023) for sFID.
+
+        Raises:
+            ValueError: `images` are of another type or shape.
+        """
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3 or not len(images):
+            found = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+            raise ValueError(f"{self.name}: found images {found}; accepted: uint8 (B, 3, H, W)")
+        # TF32, torch's default for convolutions on a GPU, moves features by a thousandth
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with torch.inference_mode(), exact:
+            parts = [self.judge(part.to(self.device)) for part in images.split(self.chunk)]
+            return {key: torch.cat([part[key].float().cpu() for part in parts]) for key in parts[0]}
+
+
+def load(name: str, study: Study | None, root: Path | None, device: torch.device, random: bool = False) -> Extractor:
+    """The extractor of that name, ready to judge.
+
+    Args:
+        name: one of `mar.config.EXTRACTORS`.
+        study: needed by `classifier`.
+        root: results of the study, needed by `classifier`; published weights are beside it in `assets`, by default in
+            results/assets, or in torch's hub cache.
+        device: where it works.
+        random: take seeded random weights; the note says so.
+
+    Raises:
+        ValueError: there is no such extractor, or its weights are missing or another file than config/assets.csv says.
+    """
+    if name == "classifier":
+        return _classifier(study, root, device, random)
+    if name not in WEIGHTS:
+        raise ValueError(f"extractor {name}: accepted: classifier, {', '.join(WEIGHTS)}")
+    weights, note = "random", f"{name} with random weights: its numbers say nothing about the images"
+    state = None
+    if not random:
+        assets = root.parent / "assets" if root else ASSETS
+        file, weights = locate(WEIGHTS[name], TABLE, assets, Path(torch.hub.get_dir()))
+        note, state = "", _state(file)
+    return _inception(name, weights, note, state, device)
+
+
+def _state(file: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise ValueError(f"{file}: no file of weights ({error}); delete it and fetch it again") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{file}: found no dictionary of tensors; accepted: the published file")
+    return state
+
+
+def _classifier(study: Study | None, root: Path | None, device: torch.device, random: bool) -> Extractor:
+    from mar.data.images import to_float
+    from mar.metrics import classifier
+
+    if study is None or root is None:
+        raise ValueError(f"extractor classifier: belongs to a study; without one: {', '.join(WEIGHTS)}")
+    if random:
+        raise ValueError(
+            f"extractor classifier with random weights: the study trains it; accepted: {', '.join(WEIGHTS)}"
+        )
+    network = classifier.load(root, study).to(device)
+
+    def judge(images: Tensor) -> dict[str, Tensor]:
+        features, logits = network(to_float(images))
+        return {"features": features, "logits": logits}
+
+    return Extractor("classifier", sha256(root / "classifier" / "model.safetensors"), "", network, judge, device, 250)
+
+
+def _inception(name: str, weights: str, note: str, state: dict[str, Tensor] | None, device: torch.device) -> Extractor:
+    from mar.metrics import inception
+
+    resize = inception.clean if name == "clean" else inception.bilinear
+    if state is None:
+        network = inception.random(SEED)
+    else:
+        network = inception.Inception()
+        network.load_state_dict(state)
+    network.to(device)
+
+    def judge(images: Tensor) -> dict[str, Tensor]:
+        return inception.judge(network, resize(images))
+
+    return Extractor(name, weights, note, network, judge, device, 32)
