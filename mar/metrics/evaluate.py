@@ -17,7 +17,7 @@ import torch
 from mar.config import Study
 from mar.data.images import ImageSet, open_split
 from mar.files import lock, read_json, sha256, write_json
-from mar.metrics import LOOKED_AT, REAL, classifier, features, metrics, statistics
+from mar.metrics import LOOKED_AT, REAL, bootstrap, classifier, features, metrics, statistics
 from mar.provenance import record
 from mar.study import metrics_slice, reference_slice
 
@@ -119,7 +119,7 @@ def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: s
 
 def judge(
     study: Study, judged: dict[str, np.ndarray], train: dict[str, np.ndarray], distances: np.ndarray | None
-) -> dict[str, metrics.Metric]:
+) -> dict[str, bootstrap.Metric]:
     """All metrics of one set of images.
 
     Args:
@@ -127,7 +127,7 @@ def judge(
         train: the same of the train split.
         distances: of each image to its nearest training image (n,), or None.
     """
-    draw = metrics.Bootstrap(judged["labels"], study.metrics.bootstrap, study.seed)
+    draw = bootstrap.Bootstrap(judged["labels"], study.metrics.bootstrap, study.seed)
     agree = judged["logits"].argmax(axis=1) == judged["labels"]
     real = train["features"]
     if len(real) > REAL:
@@ -226,5 +226,5 @@ def _batches(images: ImageSet) -> Iterator[torch.Tensor]:
     return (images.batch(range(i, min(i + BATCH, len(images)))) for i in range(0, len(images), BATCH))
 
 
-def _shown(values: dict[str, metrics.Metric]) -> str:
+def _shown(values: dict[str, bootstrap.Metric]) -> str:
     return ", ".join(f"{key} {m['value']:.4g} ({m['low']:.4g} to {m['high']:.4g})" for key, m in values.items())

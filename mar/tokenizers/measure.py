@@ -13,7 +13,7 @@ import torch
 from mar.config import Study
 from mar.data.images import ImageSet, open_split, to_float, to_uint8
 from mar.files import lock, read_json, sha256, write_json
-from mar.metrics import REBUILT, classifier, features, metrics, statistics
+from mar.metrics import REBUILT, bootstrap, classifier, features, statistics
 from mar.noise import Noise
 from mar.progress import Progress
 from mar.provenance import record
@@ -72,7 +72,7 @@ def measure(tokenizer: Tokenizer, study: Study, root: Path, split: str, device: 
     # per image, 255 the peak; a perfect image counts as 1e-10 squared grey levels
     psnr = 10.0 * torch.log10(255.0**2 / torch.cat(errors).clamp(min=1e-10)).numpy()
     labels = images.labels[chosen]
-    draw = metrics.Bootstrap(labels, study.metrics.bootstrap, study.seed)
+    draw = bootstrap.Bootstrap(labels, study.metrics.bootstrap, study.seed)
     values = {
         "rfid": draw.fid(found["features"], train),
         "floor": draw.fid(same, train),

@@ -3,87 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pipeline
 import pytest
-import torch
 
 from mar.config import Study
 from mar.data.images import open_split, prepare
 from mar.files import read_json, sha256
-from mar.metrics import classifier, evaluate, features, metrics, statistics
+from mar.metrics import bootstrap, classifier, evaluate, features, metrics, statistics
 
 NAMES = {"fid", "inception_score", "precision", "recall", "agreement", "nearest"}
-
-
-def test_weighted_statistics_are_those_of_the_repeated_rows() -> None:
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(30, 5))
-    counts = np.bincount(rng.integers(30, size=30), minlength=30)
-    found, expected = statistics.weighted(rows, counts), statistics.of(np.repeat(rows, counts, axis=0))
-    np.testing.assert_allclose(found["mu"], expected["mu"])
-    np.testing.assert_allclose(found["sigma"], expected["sigma"])
-
-
-def test_intervals_hold_the_value_and_narrow_with_n() -> None:
-    rng = np.random.default_rng(0)
-    real = statistics.of(rng.normal(size=(2000, 8)).astype(np.float32))
-    widths = []
-    for n in (200, 2000):
-        rows = rng.normal(size=(n, 8)).astype(np.float32)
-        metric = metrics.Bootstrap(np.zeros(n, int), 100, seed=0).fid(rows, real)
-        assert metric["low"] < metric["value"] < metric["high"]
-        assert metric["value"] == pytest.approx(metrics.fid(statistics.of(rows), real))
-        assert (metric["n"], metric["bootstrap"], metric["seed"], metric["higher_is_better"]) == (n, 100, 0, False)
-        widths.append(metric["high"] - metric["low"])
-    assert widths[1] < 0.5 * widths[0]
-
-
-def test_interval_of_a_mean_is_the_textbook_one() -> None:
-    values = np.random.default_rng(0).normal(size=1000)
-    metric = metrics.Bootstrap(np.zeros(1000, int), 400, seed=1).mean(values, higher_is_better=None)
-    error = values.std() / 1000**0.5
-    assert metric["value"] == pytest.approx(values.mean())
-    assert metric["high"] - metric["low"] == pytest.approx(2 * 1.96 * error, rel=0.15)
-
-
-def test_precision_and_recall_intervals() -> None:
-    rng = np.random.default_rng(0)
-    real = rng.normal(size=(300, 4)).astype(np.float32)
-    generated = (0.6 * rng.normal(size=(200, 4))).astype(np.float32)
-    precision, recall = metrics.Bootstrap(np.zeros(200, int), 50, seed=0).precision_recall(generated, real, 3)
-    assert (precision["value"], recall["value"]) == pytest.approx(metrics.precision_recall(generated, real, 3))
-    assert precision["value"] > recall["value"]
-    for metric in (precision, recall):
-        assert 0.0 <= metric["low"] <= metric["value"] <= metric["high"] <= 1.0
-
-
-def test_bootstrap_of_the_studies_takes_seconds() -> None:
-    rng = np.random.default_rng(0)
-    rows, logits = rng.normal(size=(1000, 64)).astype(np.float32), rng.normal(size=(1000, 10)).astype(np.float32)
-    start = time.process_time()
-    draw = metrics.Bootstrap(np.zeros(1000, int), 200, seed=0)
-    draw.fid(rows, statistics.of(rows))
-    draw.inception_score(logits)
-    draw.precision_recall(rows, rows, 3)
-    assert time.process_time() - start < 20.0  # about 2 seconds of one core
-
-
-def test_inception_score_of_few_images() -> None:
-    assert metrics.inception_score(np.eye(4, dtype=np.float32)) == pytest.approx(1.0)  # one image a split
-
-
-def test_nearest() -> None:
-    rng = np.random.default_rng(0)
-    train = torch.from_numpy(rng.integers(256, size=(40, 3, 8, 8), dtype=np.uint8))
-    images = torch.stack([train[7], train[30], train[0] ^ 1])
-    found = metrics.nearest(images, train.split(16))
-    assert found[:2].tolist() == [0.0, 0.0]  # exact copies, found in any batch
-    assert found[2] == pytest.approx(1 / 255)
 
 
 def test_balanced_resample() -> None:
@@ -206,13 +138,13 @@ def test_among_very_many_training_images_the_nearest_is_not_looked_for(
     report = root / "metrics" / "mar" / "seed0" / "plain.json"
     monkeypatch.setattr(evaluate, "LOOKED_AT", 10)
     monkeypatch.setattr(evaluate, "REAL", 40)
-    seen, whole = [], metrics.Bootstrap.precision_recall
+    seen, whole = [], bootstrap.Bootstrap.precision_recall
 
-    def precision_recall(self: metrics.Bootstrap, generated: np.ndarray, real: np.ndarray, neighbours: int) -> Any:
+    def precision_recall(self: bootstrap.Bootstrap, generated: np.ndarray, real: np.ndarray, neighbours: int) -> Any:
         seen.append(len(real))
         return whole(self, generated, real, neighbours)
 
-    monkeypatch.setattr(metrics.Bootstrap, "precision_recall", precision_recall)
+    monkeypatch.setattr(bootstrap.Bootstrap, "precision_recall", precision_recall)
     evaluate.evaluate(study, root, "mar", 0, "plain")
     found = read_json(report)["metrics"]
     assert set(found) == NAMES - {"nearest"}
@@ -281,14 +213,3 @@ def test_samples_of_another_tokenizer_are_refused(judged: tuple[Study, Path], sa
     with pytest.raises(ValueError, match=r"decoded by another tokenizer"):
         evaluate.evaluate(study, root, "mar", 0, "plain")
     weights.unlink()
-
-
-def test_bootstrap_keeps_the_classes_balanced():
-    labels = np.arange(60) % 3
-    draw = metrics.Bootstrap(labels, 20, seed=0)
-    assert draw.counts.shape == (20, 60) and len({tuple(row) for row in draw.counts}) == 20
-    for label in range(3):
-        assert (draw.counts[:, labels == label].sum(axis=1) == 20).all()
-    share = draw.mean(labels == 1, higher_is_better=None)
-    # what the design fixes has no interval
-    assert [share[key] for key in ("low", "high")] == pytest.approx([share["value"]] * 2, abs=1e-12)
