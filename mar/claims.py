@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from mar.config import Name, Section
-from mar.tables import paper_rows
+from mar.paper import paper_rows
 
 Metric = Literal["fid", "inception_score", "precision", "recall", "agreement"]
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from mar.config import Curve, Study
 from mar.estimates import Estimate, Results
 from mar.files import read_json
-from mar.tables import FLOOR, paper_lines, printed
+from mar.paper import paper_lines
+from mar.tables import FLOOR, printed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

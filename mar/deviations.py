@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from mar.config import Study
-from mar.tables import paper_lines
+from mar.paper import paper_lines
 
 WHY = {  # reasons for departures from the published recipe
     ("backbones", "dropout"): "A trial without dropout was no worse; its own effect was not measured.",

@@ -227,7 +227,7 @@ def sample_slice(study: Study, variant: str, setting: str) -> str:
 
 
 def sweep_slice(study: Study, variant: str, setting: str) -> str:
-    """What the grid of a swept setting depends on, beside the checkpoint and the reference: as its samples, and how many."""
+    """What the grid of a swept setting depends on, beside checkpoint and reference: as its samples, and how many."""
     return canonical({"sample": sample_slice(study, variant, setting), "extractor": study.metrics.extractors[0]})
 
 
@@ -243,6 +243,23 @@ def speed_settings(study: Study, variant: str) -> list[str]:
     found = [s for curve in study.tradeoff if curve.variant == variant for s in curve.sampling]
     rows = [row for table in study.tables.values() if table.timed for row in table.rows if row.variant == variant]
     return list(dict.fromkeys(found + [setting for row in rows if (setting := row.guided or row.without)]))
+
+
+def replicas(study: Study, variant: str) -> list[list[str]]:
+    """Sampling settings of a variant in groups that differ in the sampling seed alone, in the study's order."""
+    groups: dict[str, dict[int, str]] = {}
+    for name in study.variants[variant].sampling:
+        setting = study.sampling[name]
+        groups.setdefault(canonical(setting.model_copy(update={"seed": 0})), {}).setdefault(setting.seed, name)
+    return [list(group.values()) for group in groups.values()]
+
+
+def table_names(study: Study) -> list[str]:
+    """Tables that a study has: its own, every number of its sample sets, and the variance where seeds show any."""
+    trained = [name for name, variant in study.variants.items() if variant.seeds]
+    seeds = any(len(study.variants[name].seeds) > 1 for name in trained)
+    several = seeds or any(len(group) > 1 for name in trained for group in replicas(study, name))
+    return [*study.tables, "metrics", *(["variance"] if several else [])]
 
 
 def figure_names(study: Study) -> list[str]:

@@ -5,7 +5,6 @@ A table has the columns that the paper's file has (config/paper/<name>.csv), in 
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mar.config import Study, Table, TableRow
 from mar.estimates import Estimate, Results, short
 from mar.files import write_text
+from mar.paper import paper_rows
 from mar.study import speed_settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PAPER = Path(__file__).resolve().parent.parent / "config" / "paper"
 NOT_RUN = "not run"  # declared by the study, not trained
 NONE = "-"  # the study has no such number: another system's row, or a setting that the row does not name
 FLOOR = "real versus real"
@@ -57,35 +56,6 @@ NAMES = {  # columns that describe a row of the paper
     "direction": "attention",
     "preds_per_step": "tokens a step",
 }
-
-
-def paper_lines(name: str, where: str = "") -> list[dict[str, str]]:
-    """Lines of config/paper/<name>.csv by their column names.
-
-    Raises:
-        ValueError: there is no such file, or nothing in it; `where` says who asked for it.
-    """
-    path = PAPER / f"{name}.csv"
-    if not path.exists():
-        known = sorted(p.stem for p in PAPER.glob("*.csv"))
-        raise ValueError(f"{where}paper table {name!r}: {path} is missing; accepted: {', '.join(known)}")
-    with open(path, newline="") as file:
-        lines = list(csv.DictReader(file))
-    if not lines:
-        raise ValueError(f"{where}{path}: found no rows; accepted: a line of column names and a line a row")
-    return lines
-
-
-def paper_rows(name: str, where: str = "") -> dict[str, dict[str, str]]:
-    """Rows of config/paper/<name>.csv by their `row` key, in the paper's order.
-
-    Raises:
-        ValueError: there is no such file, or it has no column `row`.
-    """
-    lines = paper_lines(name, where)
-    if "row" not in lines[0]:
-        raise ValueError(f"{where}{PAPER / name}.csv: found columns {', '.join(lines[0])}; accepted: row among them")
-    return {line["row"]: line for line in lines}
 
 
 def columns_of(paper: dict[str, dict[str, str]]) -> list[Column]:
@@ -203,7 +173,7 @@ def note(study: Study, results: Results) -> str:
         if spread.dof
         else "no seed spread, since the study trains no variant twice"
     )
-    features = "Inception's" if results.extractor == "inception" else "the study's own classifier"
+    features = results.extractor if results.extractor != "classifier" else "the study's own classifier"
     return (
         f"Ours: {data} at {size}x{size}, {study.metrics.samples} images a sample set, features and probabilities of "
         f"{features}; the mean over training seeds (geometric for FID) "

@@ -27,9 +27,11 @@ from mar.claims import (
 )
 from mar.config import Study
 from mar.curves import along
-from mar.estimates import LOWER_IS_BETTER, Comparison, Estimate, Results, short
+from mar.estimates import Comparison, Estimate, Results, short
 from mar.files import write_json
-from mar.tables import COLUMNS, NOT_RUN, paper_rows, printed
+from mar.paper import paper_rows
+from mar.results import lower_is_better
+from mar.tables import COLUMNS, NOT_RUN, printed
 
 Cell = tuple[str, str]  # variant, setting
 Finding = tuple[str, Comparison | None, str]  # verdict, what it rests on, reason
@@ -55,9 +57,7 @@ def judge(study: Study, root: Path, claims_file: str | Path) -> list[dict[str, A
 def _judge(claim: Claim, results: Results) -> dict[str, Any]:
     check: Any = claim.check  # one of Check
     if claim.decides == "imagenet" and not results.comparable:
-        has = "ImageNet" if results.study.data.expect == "imagenet" else "other images"
-        features = "Inception's" if results.extractor == "inception" else "its own classifier's"
-        why = f"{claim.because}; it takes ImageNet and Inception's features, the study has {has} and {features}"
+        why = f"{claim.because}; the study has {results.incomparable}"
         return _entry(claim, "not decidable here", None, why)
     if type(check) in JUDGES:
         return _entry(claim, *JUDGES[type(check)](check, results))
@@ -95,7 +95,7 @@ def _ordered(check: Ordered, results: Results) -> Finding:
         for (a, b), step, verdict in zip(itertools.pairwise(check.rows), found, verdicts, strict=True)
     ]
     # the step to show: the one that decides, that is the least improvement
-    sign = 1 if check.metric in LOWER_IS_BETTER else -1
+    sign = 1 if lower_is_better(check.metric) else -1
     shown = max(found, key=lambda step: sign * step.effect)
     return _all(verdicts), shown, "; ".join(reasons) + _published(check)
 
@@ -122,7 +122,7 @@ def _optimum(check: Optimum, results: Results) -> Finding:
     points = _points(results, "temperature", check.curve)
     if len(points) < 3:
         return NOT_RUN, None, f"the study has no curve {check.curve!r} of three temperatures"
-    sign = 1 if check.metric in LOWER_IS_BETTER else -1
+    sign = 1 if lower_is_better(check.metric) else -1
     inside = [(e.value, x, cell) for x, cell in points[1:-1] if (e := results.cell(*cell, check.metric)) is not None]
     if not inside:
         return NOT_RUN, None, "the study does not train this curve"
@@ -178,7 +178,7 @@ def _dominates(check: Dominates, results: Results) -> Finding:
                 pairs.append((a, speed, quality))
         if not pairs:
             return NOT_RUN, None, "the study does not train both curves"
-        sign = 1 if check.metric in LOWER_IS_BETTER else -1
+        sign = 1 if lower_is_better(check.metric) else -1
         # the point to show: the best of those that are faster, else the fastest
         faster = [p for p in pairs if p[1].better]
         a, speed, quality = (

@@ -27,13 +27,39 @@ PROVENANCE = {
 }
 
 
-def small(seeds: dict[str, tuple[int, ...]] | None = None) -> Study:
-    """A study of three variants: `ar` (cross-entropy, causal), `ce` and `diff` (masked)."""
-    return resolve(_values(seeds), "small.yaml")
+REFERENCE = {"name": "train split", "sha256": "a" * 64}
+BEST = {"guidance": 3.0, "temperature": 0.95}  # what every fabricated sweep has chosen
+
+
+def small(seeds: dict[str, tuple[int, ...]] | None = None, **more: Any) -> Study:
+    """A study of three variants: `ar` (cross-entropy, causal), `ce` and `diff` (masked); `more`: keys of `metrics`."""
+    values = _values(seeds)
+    values["metrics"] |= more
+    return resolve(values, "small.yaml")
+
+
+def replicated(replicas: int, seeds: dict[str, tuple[int, ...]] | None = None) -> Study:
+    """The small study in which `diff` draws setting s4 with several sampling seeds: s4, s4-r1, s4-r2, ..."""
+    values = _values(seeds)
+    for i in range(1, replicas):
+        values["sampling"][f"s4-r{i}"] = values["sampling"]["s4"] | {"seed": i}
+        values["variants"]["diff"]["sampling"].append(f"s4-r{i}")
+    return resolve(values, "replicated.yaml")
+
+
+def swept() -> Study:
+    """The small study in which the guided setting of `diff` is the best of a grid."""
+    values = _values(None)
+    del values["sampling"]["s4-cfg"]["guidance"]
+    values["sampling"]["s4-cfg"]["sweep"] = {"samples": 20, "guidance": [2.0, 3.0], "temperature": [0.95, 1.0]}
+    return resolve(values, "swept.yaml")
 
 
 def large(seeds: dict[str, tuple[int, ...]] | None = None, imagenet: bool = False) -> Study:
-    """The small study with all figures and tables of other columns: `dit` is trained, `published` is imported."""
+    """The small study with all figures and tables of other columns: `dit` is trained, `published` is imported.
+
+    On ImageNet its judge is Inception. That its 40 images a set are on the paper's scale, `Results` has to be told.
+    """
     values = _values({"diff": (0, 1)} | (seeds or {}))
     diffusion = {"steps": 4, "clamp": 4.0}
     steps = {f"d{t}{cfg}": {**diffusion, "diffusion_steps": t, "guidance": g} for t in STEPS for cfg, g in GUIDED}
@@ -46,6 +72,7 @@ def large(seeds: dict[str, tuple[int, ...]] | None = None, imagenet: bool = Fals
     values["sampling"] |= steps | heat | joint
     if imagenet:
         values["data"] = {"kind": "imagefolder", "path": "/data", "image_size": 16, "expect": "imagenet"}
+        values["metrics"] |= {"extractors": ["inception", "dinov2"], "reference": {"file": "adm256"}}
     values["backbones"]["dit"] = {"kind": "dit", "width": 8, "depth": 1, "heads": 1, "patch": 1, "dropout": 0.0}
     values["heads"]["joint"] = {"kind": "joint"}
     diff = values["variants"]["diff"]
@@ -189,7 +216,9 @@ def fabricate(
         noise: bootstrap standard error of every metric (of log FID).
     """
     rng = np.random.default_rng(0)
-    n = study.metrics.samples
+    n, names = study.metrics.samples, study.metrics.extractors
+    judges = {name: {"weights": str(i) * 64, "note": ""} for i, name in enumerate(names)}
+    judged = {"samples": n, "extractor": names[0], "extractors": judges, "reference": REFERENCE}
     write(
         root / "data" / "manifest.json",
         {
@@ -203,8 +232,8 @@ def fabricate(
     write(
         root / "metrics" / "reference.json",
         {
-            "samples": n,
-            "metrics": metrics(10.0, noise, n),
+            **judged,
+            "metrics": metrics(10.0, noise, n, names),
             "counts": {"train": 1293, "heldout": 504},
             "inputs": {},
             "provenance": PROVENANCE,
@@ -245,6 +274,8 @@ def fabricate(
                 },
             )
             for setting in variant.sampling:
+                if study.sampling[setting].sweep:
+                    sweep(study, root, name, setting, {**judged, "samples": study.sampling[setting].sweep.samples})
                 folder = root / "samples" / name / f"seed{seed}" / setting
                 folder.mkdir(parents=True, exist_ok=True)
                 labels = np.arange(n) % 10
@@ -277,13 +308,14 @@ def fabricate(
                         "variant": name,
                         "seed": seed,
                         "setting": setting,
-                        "samples": n,
-                        "metrics": metrics(fid(name, setting, seed), noise, n),
+                        **judged,
+                        "metrics": metrics(fid(name, setting, seed), noise, n, names),
                         "inputs": {
                             "samples": sha256(folder / "manifest.json"),
                             "reference": "r" * 64,
                             "checkpoint": "e" * 64,
                         },
+                        "recipe": {},
                         "provenance": PROVENANCE,
                     },
                 )
@@ -319,25 +351,57 @@ def fabricate(
             )
 
 
-def metrics(fid: float, noise: float, n: int) -> dict[str, Any]:
-    """All metrics of a sample set; those beside FID follow from it."""
-    half = Z * noise
-    return {
-        "fid": {
-            "value": fid,
-            "low": fid * (1 - half),
-            "high": fid * (1 + half),
-            "n": n,
-            "bootstrap": 20,
-            "seed": 0,
-            "higher_is_better": False,
+def sweep(study: Study, root: Path, variant: str, setting: str, judged: dict[str, Any]) -> None:
+    """The grid of a swept setting, with the same winner in all."""
+    grid = study.sampling[setting].sweep
+    assert grid is not None
+    points = [
+        {
+            "guidance": g,
+            "temperature": t,
+            "round": 0,
+            "fid": relative(20.0 + abs(g - BEST["guidance"]) + 10 * abs(t - BEST["temperature"]), 0.02, grid.samples),
+            "inception_score": cell(9.0, 0.02, grid.samples),
+        }
+        for g in grid.guidance
+        for t in grid.temperature
+    ]
+    write(
+        root / "sweeps" / variant / f"{setting}.json",
+        {
+            "variant": variant,
+            "setting": setting,
+            "seed": study.variants[variant].seeds[0],
+            **judged,
+            "grid": points,
+            "best": BEST,
+            "recipe": {},
+            "provenance": PROVENANCE,
         },
+    )
+
+
+def metrics(fid: float, noise: float, n: int, extractors: tuple[str, ...] = ("classifier",)) -> dict[str, Any]:
+    """All metrics of a sample set; those beside FID follow from it, two of them below zero where it is small."""
+    kinds = {"sfid": relative(2 * fid, noise, n)} if extractors[0] in ("inception", "clean") else {}
+    agreement = {"agreement": cell(0.99 - fid / 1000, noise, n)} if extractors[0] == "classifier" else {}
+    return {
+        "fid": relative(fid, noise, n),
+        "fid_infinity": cell(fid - 10, fid * noise, n, False),
+        **kinds,
+        "kid": cell(fid / 1000 - 0.01, fid * noise / 1000, n, False),
         "inception_score": cell(9.9 - fid / 100, noise, n),
         "precision": cell(0.9 - fid / 1000, noise, n),
         "recall": cell(0.8 - fid / 1000, noise, n),
-        "agreement": cell(0.99 - fid / 1000, noise, n),
+        **agreement,
         "nearest": cell(0.05 + fid / 1000, noise, n, None),
+        **{f"fid_{name}": relative(3 * fid, noise, n) for name in extractors[1:]},
     }
+
+
+def relative(value: float, noise: float, n: int) -> dict[str, Any]:
+    """A Frechet distance with the interval of that standard error of its logarithm."""
+    return cell(value, value * noise, n, False)
 
 
 def cell(value: float, noise: float, n: int, higher: bool | None = True) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from fabricate import fabricate, large, small, write
+from fabricate import fabricate, large, replicated, small, write
 
 from mar.estimates import Results, short
 from mar.files import read_json
@@ -168,7 +168,7 @@ def test_missing_and_stale_files_are_named(tmp_path: Path) -> None:
         found.cell("diff", "s4", "fid")
     del values["metrics"]["fid"]
     file.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"s4.json: metrics: 'fid' is missing; found inception_score"):
+    with pytest.raises(ValueError, match=r"s4.json: metrics: 'fid' is missing; found fid_infinity"):
         found.cell("diff", "s4", "fid")
     file.unlink()
     with pytest.raises(ValueError, match=r"diff/seed1/s4.json: missing"):
@@ -212,12 +212,107 @@ def test_training_seconds_are_those_of_all_devices(tmp_path: Path) -> None:
     assert Results(study, tmp_path).training("published") is None
 
 
-def test_numbers_compare_with_the_papers_on_its_images_and_features_only(tmp_path: Path) -> None:
-    for imagenet, extractor, said in ((0, "inception", 0), (1, "classifier", 0), (1, "inception", 1)):
-        root = tmp_path / f"{imagenet}-{extractor}"
-        study = large(imagenet=bool(imagenet))
-        fabricate(study, root, lambda variant, setting, seed: 20.0)
-        assert not Results(study, root).comparable, "files that do not say are of the classifier"
-        reference = root / "metrics" / "reference.json"
-        write(reference, read_json(reference) | {"extractor": extractor})
-        assert Results(study, root).comparable == bool(said)
+def test_numbers_compare_with_the_papers_on_its_images_and_features_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = large(imagenet=True)
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0)
+    assert Results(study, tmp_path).incomparable == "40 images a sample set, not 50000"
+    monkeypatch.setattr("mar.results.paper_samples", lambda: 40)
+    assert Results(study, tmp_path).comparable
+    reference = tmp_path / "metrics" / "reference.json"
+    values = read_json(reference)
+    values["extractors"]["inception"] = {"weights": "random", "note": "random weights"}
+    write(reference, values)
+    found = Results(study, tmp_path)
+    assert (found.incomparable, found.random) == ("Inception with random weights", ("inception",))
+    study = small()
+    fabricate(study, tmp_path / "small", lambda variant, setting, seed: 20.0)
+    found = Results(study, tmp_path / "small")
+    assert found.incomparable == "other images than ImageNet's, features of its own classifier"
+
+
+def test_what_can_be_zero_or_less_is_compared_by_difference_in_units_of_fid(tmp_path: Path) -> None:
+    study = small()
+    mean = {"ar": 5.0, "ce": 10.0, "diff": 100.0}  # FID; fid_infinity is 10 less
+    fabricate(study, tmp_path, lambda v, s, k: mean[v] * (1.1 if k == 0 else 0.9))
+    found = Results(study, tmp_path)
+    assert found.spread("fid_infinity").sd == pytest.approx(0.1 * math.sqrt(2)), "of FID, in all variants alike"
+    for variant, setting in (("ar", "a4"), ("ce", "c4"), ("diff", "s4")):
+        cell = found.cell(variant, setting, "fid_infinity")
+        assert cell is not None and cell.value == pytest.approx(mean[variant] - 10)
+        assert cell.high - cell.value == pytest.approx(T3 * 0.1 * mean[variant], rel=1e-5)
+    below = found.cell("ar", "a4", "kid")
+    assert below is not None and below.value == pytest.approx(-0.005) and below.low < below.value
+    c = found.compare(("ar", "a4"), ("diff", "s4"), "fid_infinity")
+    assert c is not None and c.better and not c.log and c.effect == pytest.approx(-95)
+    assert c.high - c.effect == pytest.approx(T3 * math.sqrt(0.01 * (5**2 + 100**2)), rel=1e-5)
+    assert found.spread("kid", paired=True).sd == pytest.approx(0.0, abs=1e-9), "settings of a variant are alike here"
+
+
+def test_another_sampling_seed_is_no_other_setting(tmp_path: Path) -> None:
+    """The difference of two settings that differ in the sampling seed alone says nothing about a change of settings."""
+    up = {"s4": 0.2}  # with seed 0; of all other settings the training seeds do the same
+
+    def fid(variant: str, setting: str, seed: int) -> float:
+        return math.exp(3.0 + (up.get(setting.partition("-r")[0], 0.0) if seed == 0 else 0.0))
+
+    study = replicated(3)
+    fabricate(study, tmp_path, fid)
+    alone = small()
+    fabricate(alone, tmp_path / "alone", fid)
+    found, without = (
+        Results(s, r).spread("fid", paired=True) for s, r in ((study, tmp_path), (alone, tmp_path / "alone"))
+    )
+    assert (found.sd, found.dof) == (pytest.approx(without.sd), without.dof) and found.sd > 0
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    study = large(imagenet=True)
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0)
+    file = tmp_path / "metrics" / "diff" / "seed1" / "s4.json"
+    values = read_json(file)
+    write(file, values | {"reference": {"name": "other", "sha256": "b" * 64}})
+    with pytest.raises(
+        ValueError,
+        match=r"mixed references in one table: .*diff/seed1/s4.json has bbbbbbbbbbbb, .*/metrics/.* has aaaaaaaaaaaa",
+    ):
+        Results(study, tmp_path).cell("diff", "s4", "fid")
+    for extractors in ({"inception": {"weights": "0" * 64}}, values["extractors"] | {"dinov2": {"weights": "c" * 64}}):
+        write(file, values | {"extractors": extractors})
+        with pytest.raises(
+            ValueError, match=r"mixed weights of dinov2 in one table: .*seed1/s4.json has (none|c{12}), .* has 1{12}"
+        ):
+            Results(study, tmp_path).cell("diff", "s4", "fid")
+    write(file, values | {"extractor": "dinov2"})
+    with pytest.raises(ValueError, match=r"s4.json: extractor: found 'dinov2'; the study asks for 'inception'"):
+        Results(study, tmp_path).cell("diff", "s4", "fid")
+    del values["reference"]
+    write(file, values)
+    with pytest.raises(ValueError, match=r"s4.json: reference is missing, so it was measured before"):
+        Results(study, tmp_path).cell("diff", "s4", "fid")
+
+
+def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = small()
+    fabricate(study, tmp_path, shifted(0.1))
+    read: list[Path] = []
+    monkeypatch.setattr("mar.results.read_json", lambda path: (read.append(path), read_json(path))[1])
+    found = Results(study, tmp_path)
+    for _ in range(2):
+        for metric in found.measured:
+            found.compare(("diff", "s4"), ("ar", "a4"), metric)
+        found.compare(("diff", "s4"), ("ar", "a4"), "seconds")
+        found.parameters("diff"), found.training("diff"), found.rfid("diff")
+    assert len(read) == len(set(read)) > 10
+
+
+def test_a_number_knows_its_files(tmp_path: Path) -> None:
+    found = results(tmp_path, d=0.1, noise=0.0)
+    cell, seconds, cost = found.cell("diff", "s4", "fid"), found.seconds("diff", "s4"), found.training("diff")
+    assert cell and cell.source and seconds and seconds.source and cost and cost.source
+    assert (cell.source.variant, cell.source.setting, cell.source.metric) == ("diff", "s4", "fid")
+    assert cell.source.files == ("metrics/diff/seed0/s4.json", "metrics/diff/seed1/s4.json")
+    assert seconds.source.files == ("speed/diff.json",)
+    assert cost.source.files == ("runs/diff/seed0/run.json", "runs/diff/seed1/run.json")
+    assert all((tmp_path / file).exists() for e in (cell, seconds, cost) for file in e.source.files)

@@ -24,7 +24,8 @@ from mar.study import (
     tokenizer_slice,
     train_slice,
 )
-from mar.tables import COLUMNS, COUNTED, paper_rows
+from mar.paper import paper_rows
+from mar.tables import COLUMNS, COUNTED
 
 CONFIG = Path("config")
 STUDIES = sorted(path.stem for path in CONFIG.glob("*.yaml") if path.stem != "claims")

@@ -1,0 +1,262 @@
+"""The numbers of a study as its files have them: each file read once, and only such that belong in one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mar import costs
+from mar.config import Sampling, Study
+from mar.files import read_json
+from mar.paper import paper_samples
+from mar.study import speed_settings
+
+SIGNED = frozenset({"kid", "fid_infinity"})  # estimates that can be zero or less: by difference, in units of FID
+
+
+def by_ratio(metric: str) -> bool:
+    """Whether a metric is compared on the log scale: Frechet distances and seconds, which are positive."""
+    return metric in ("sfid", "seconds") or (metric.startswith("fid") and metric not in SIGNED)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether less of a metric is better; of `nearest` neither is."""
+    return metric in ("sfid", "kid", "seconds") or metric.startswith("fid")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a number is from: variant, sampling setting (none of a training), metric, files below the results."""
+
+    variant: str
+    setting: str | None
+    metric: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95% interval, the images in each sample set and the training seeds that it is the mean of."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    seeds: tuple[int, ...] = ()
+    source: Source | None = None
+
+    def __str__(self) -> str:
+        return f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
+
+
+def short(x: float) -> str:
+    """Three significant digits without exponents: 0.0123, 1.98, 20.0, 1234."""
+    if x != 0 and not 1e-4 <= abs(x) < 1000:
+        return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.2g}"
+    return f"{x:#.3g}".rstrip(".") if x else "0"
+
+
+class Files:
+    """The files of a study. One that is missing or unfit is a ValueError that names it.
+
+    All metric files must be of one kind: what they compare with, and the weights of the networks that judge.
+    """
+
+    def __init__(self, study: Study, root: Path) -> None:
+        self.study, self.root = study, Path(root)
+        self._files: dict[Path, dict[str, Any]] = {}
+        self._settings: dict[tuple[str, str], Sampling] = {}
+        self._first: tuple[Path, dict[str, Any]] | None = None  # of the metric files, with which the others must agree
+
+    def metric_file(self, variant: str, seed: int, setting: str) -> Path:
+        """Where the metrics of one sample set are."""
+        return self.root / "metrics" / variant / f"seed{seed}" / f"{setting}.json"
+
+    def metrics(self, variant: str, seed: int, setting: str) -> dict[str, Any]:
+        """Content of one metric file.
+
+        Raises:
+            ValueError: it is missing, or was made with another number of samples or extractor than the study asks
+                for, or with another reference or other weights of an extractor than a file read before.
+        """
+        return self._read(self.metric_file(variant, seed, setting))
+
+    def sampling(self, variant: str, setting: str) -> Sampling:
+        """A sampling setting with the guidance scale and temperature used, those that its sweep chose if it has one."""
+        if (variant, setting) not in self._settings:
+            from mar.sweep import resolved
+
+            self._settings[variant, setting] = resolved(self.study, self.root, variant, setting)
+        return self._settings[variant, setting]
+
+    def seconds(self, variant: str, setting: str) -> Estimate | None:
+        """Seconds per image with the measured range; None where none is trained or timed."""
+        return self._timing(variant, setting, "seconds_per_image")
+
+    def head_share(self, variant: str, setting: str) -> Estimate | None:
+        """Part of the sampling time in which the head draws tokens, with the measured range; None as for seconds."""
+        return self._timing(variant, setting, "head_share")
+
+    def training(self, variant: str) -> Estimate | None:
+        """Device seconds of a training: mean over seeds, least and most; None if there was none, as for imports."""
+        files = [f"runs/{variant}/seed{seed}/run.json" for seed in self.study.variants[variant].seeds]
+        runs = [self._json(self.root / file) for file in files]
+        if not runs or any("pretrained" in run for run in runs):
+            return None
+        found, seeds = [run["seconds"] * run.get("processes", 1) for run in runs], self.study.variants[variant].seeds
+        source = Source(variant, None, "training_seconds", tuple(files))
+        return Estimate(fmean(found), min(found), max(found), 0, seeds, source)
+
+    def parameters(self, variant: str) -> Estimate:
+        """Parameters of a trained variant, as its training counted them: a number without scatter."""
+        seeds = self.study.variants[variant].seeds[:1]
+        file = f"runs/{variant}/seed{seeds[0]}/run.json"
+        count = self._json(self.root / file)["parameters"]
+        return Estimate(count, count, count, 0, seeds, Source(variant, None, "parameters", (file,)))
+
+    def head_parameters(self, variant: str) -> Estimate | None:
+        """Parameters of a variant's head alone; None for DiT, which has none."""
+        v = self.study.variants[variant]
+        if self.study.heads[v.head].kind == "joint":
+            return None
+        tokens = costs.Tokens.of(self.study, v.tokenizer, classes=0)  # of which a head knows nothing
+        count = costs.head_parameters(self.study.heads[v.head], self.study.backbones[v.backbone].width, tokens)
+        return Estimate(count, count, count, 0, v.seeds[:1])
+
+    def rfid(self, variant: str, split: str = "train") -> Estimate | None:
+        """FID of the images of a split as the variant's tokenizer reconstructs them; None if not measured on it."""
+        file = f"tokenizers/{self.study.variants[variant].tokenizer}/rfid.json"
+        values = self._json(self.root / file)
+        measured = values if values.get("split") == split else values.get(split)
+        if measured is None:
+            return None
+        found = measured["metrics"]["rfid"]
+        source = Source(variant, None, "rfid", (file,))
+        return Estimate(found["value"], found["low"], found["high"], found["n"], (), source)
+
+    @property
+    def extractor(self) -> str:
+        """Whose features the main metrics are made of, as `classifier`, the study's own, or `inception`."""
+        return str(self._reference["extractor"])
+
+    @property
+    def extractors(self) -> dict[str, dict[str, str]]:
+        """Every extractor that judged: the checksum of its `weights`, or "random", and a `note` that belongs to it."""
+        found: dict[str, dict[str, str]] = self._reference["extractors"]
+        return found
+
+    @property
+    def reference(self) -> dict[str, str]:
+        """`name` and `sha256` of the real side that the main extractor's metrics compare with."""
+        found: dict[str, str] = self._reference["reference"]
+        return found
+
+    @property
+    def random(self) -> tuple[str, ...]:
+        """Extractors of random weights: their numbers prove that the machinery runs, and mean nothing else."""
+        return tuple(name for name, values in self.extractors.items() if values["weights"] == "random")
+
+    @property
+    def measured(self) -> list[str]:
+        """Metrics of the held-out real images, and so of every sample set, in the order of the file."""
+        return list(self._reference["metrics"])
+
+    @property
+    def comparable(self) -> bool:
+        """Whether our numbers are on the paper's scale: its images, its features and as many images as its sample sets.
+
+        Elsewhere a difference to the paper's number says nothing, so none is printed, and no point of the paper is
+        drawn among ours.
+        """
+        return not self.incomparable
+
+    @property
+    def incomparable(self) -> str:
+        """What keeps our numbers off the paper's scale, in words; empty where nothing does."""
+        study, found = self.study, []
+        if study.data.expect != "imagenet":
+            found.append("other images than ImageNet's")
+        if self.extractor != "inception":
+            found.append("features of " + ("its own classifier" if self.extractor == "classifier" else self.extractor))
+        elif "inception" in self.random:
+            found.append("Inception with random weights")
+        if study.metrics.samples < (published := paper_samples()):
+            found.append(f"{study.metrics.samples} images a sample set, not {published}")
+        return ", ".join(found)
+
+    def higher_is_better(self, metric: str) -> bool | None:
+        """As the metric files say; None where neither is, as of the distance to the nearest training image."""
+        value: bool | None = self.floor_entry(metric)["higher_is_better"]
+        return value
+
+    def floor_entry(self, metric: str) -> dict[str, Any]:
+        """A metric of the held-out real images, as its file has it."""
+        return entry(self._reference, self.root / "metrics" / "reference.json", metric)
+
+    @cached_property
+    def _reference(self) -> dict[str, Any]:
+        return self._read(self.root / "metrics" / "reference.json")
+
+    def _timing(self, variant: str, setting: str, key: str) -> Estimate | None:
+        """A number of a timed setting; None where none is trained or timed, or this was not measured yet then."""
+        seeds = self.study.variants[variant].seeds[:1]
+        if not seeds or setting not in speed_settings(self.study, variant):
+            return None
+        file = f"speed/{variant}.json"
+        values = self._json(self.root / file)
+        if setting not in values["points"]:
+            raise ValueError(f"{self.root / file}: points: {setting!r} is missing; found {', '.join(values['points'])}")
+        if key not in (point := values["points"][setting]):
+            return None
+        # seconds and their range stand in the point itself, a share is a part of it
+        found = point[key] if isinstance(point[key], dict) else {**point, "value": point[key]}
+        n = values["protocol"]["batch"] * values["protocol"]["batches"]
+        return Estimate(found["value"], found["low"], found["high"], n, seeds, Source(variant, setting, key, (file,)))
+
+    def _json(self, path: Path) -> dict[str, Any]:
+        if path not in self._files:
+            self._files[path] = read_json(path)
+        return self._files[path]
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """A metric file that is of this study and of one kind with those read before."""
+        if path in self._files:
+            return self._files[path]
+        values = read_json(path)
+        again = "run its sample and evaluate stages again"
+        if values["samples"] != (asked := self.study.metrics.samples):
+            raise ValueError(f"{path}: samples: found {values['samples']}; the study asks for {asked}: {again}")
+        if missing := [key for key in ("extractor", "extractors", "reference") if key not in values]:
+            raise ValueError(f"{path}: {missing[0]} is missing, so it was measured before they were recorded: {again}")
+        if values["extractor"] != (main := self.study.metrics.extractors[0]):
+            raise ValueError(f"{path}: extractor: found {values['extractor']!r}; the study asks for {main!r}: {again}")
+        first, there = self._first or (path, values)
+        self._first = first, there
+        pairs = [("references", values["reference"]["sha256"], there["reference"]["sha256"])]
+        pairs += [
+            (f"weights of {name}", values["extractors"].get(name, {}).get("weights", "none"), entry["weights"])
+            for name, entry in there["extractors"].items()
+        ]
+        for what, here, other in pairs:
+            if here != other:
+                raise ValueError(
+                    f"mixed {what} in one table: {path} has {here[:12]}, {first} has {other[:12]}; accepted: one for "
+                    "all; run `mar reference` and `mar evaluate` again"
+                )
+        self._files[path] = values
+        return values
+
+
+def entry(values: dict[str, Any], path: Path, metric: str) -> dict[str, Any]:
+    """A metric of a metric file.
+
+    Raises:
+        ValueError: the file lacks it.
+    """
+    if metric not in values["metrics"]:
+        raise ValueError(f"{path}: metrics: {metric!r} is missing; found {', '.join(values['metrics'])}")
+    found: dict[str, Any] = values["metrics"][metric]
+    return found
