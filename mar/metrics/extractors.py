@@ -5,6 +5,7 @@
 | classifier | the study's own | the image |
 | inception | Inception of 2015 (torch-fidelity), that of FID and of the ADM suite | resized as TensorFlow 1 does |
 | clean | the same network and weights | resized as clean-fid does |
+| dinov2 | ViT-L/14 of DINOv2 | resized as EDM2 does |
 
 clean-fid itself runs NVIDIA's TorchScript file of the same TensorFlow graph. Code is not loaded from files here, so the
 same weights come from torch-fidelity's file instead.
@@ -12,9 +13,12 @@ same weights come from torch-fidelity's file instead.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +29,7 @@ from mar.files import sha256
 
 TABLE = Path("config/assets.csv")
 ASSETS = Path("results/assets")
-WEIGHTS = {"inception": "inception", "clean": "inception"}  # names in config/assets.csv
+WEIGHTS = {"inception": "inception", "clean": "inception", "dinov2": "dinov2-vitl14"}  # names in config/assets.csv
 SEED = 0  # of random weights
 
 
@@ -69,7 +73,8 @@ class Extractor:
         # TF32, torch's default for convolutions on a GPU, moves features by a thousandth
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         with torch.inference_mode(), exact:
-            parts = [self.judge(part.to(self.device)) for part in images.split(self.chunk)]
+            # contiguous: images that come as (B, H, W, 3) would keep that order, and other kernels round otherwise
+            parts = [self.judge(part.to(self.device).contiguous()) for part in images.split(self.chunk)]
             return {key: torch.cat([part[key].float().cpu() for part in parts]) for key in parts[0]}
 
 
@@ -91,23 +96,45 @@ def load(name: str, study: Study | None, root: Path | None, device: torch.device
         return _classifier(study, root, device, random)
     if name not in WEIGHTS:
         raise ValueError(f"extractor {name}: accepted: classifier, {', '.join(WEIGHTS)}")
-    weights, note = "random", f"{name} with random weights: its numbers say nothing about the images"
-    state = None
-    if not random:
-        assets = root.parent / "assets" if root else ASSETS
-        file, weights = locate(WEIGHTS[name], TABLE, assets, Path(torch.hub.get_dir()))
-        note, state = "", _state(file)
-    return _inception(name, weights, note, state, device)
+    if random:
+        network, note = _network(name, None), f"{name} with random weights: its numbers say nothing about the images"
+        return _extractor(name, "random", note, network, device)
+    assets = root.parent / "assets" if root else ASSETS
+    file, digest = locate(WEIGHTS[name], TABLE, assets, Path(torch.hub.get_dir()))
+    return _extractor(name, digest, "", _network(name, file), device)
 
 
-def _state(file: Path) -> dict[str, Tensor]:
+def _network(name: str, file: Path | None) -> Any:
+    """The network with the weights of a file, or with random ones."""
+    from mar.metrics import dinov2, inception
+
+    if file is None:
+        return dinov2.random(SEED) if name == "dinov2" else inception.random(SEED)
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        if name == "dinov2":
+            with torch.device("meta"):  # 1.2 GB, once
+                network = dinov2.build()
+            network.load_state_dict(dinov2.convert(state), assign=True)
+            return network.requires_grad_(False)
+        network = inception.Inception()
+        network.load_state_dict(state)
+        return network
     except Exception as error:
-        raise ValueError(f"{file}: no file of weights ({error}); delete it and fetch it again") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{file}: found no dictionary of tensors; accepted: the published file")
-    return state
+        said = shorten(f"{type(error).__name__}: {error}", 200)  # torch lists every name
+        raise ValueError(f"{file}: not the weights of {name} ({said}); delete it and fetch it again") from None
+
+
+def _extractor(name: str, weights: str, note: str, network: Any, device: torch.device) -> Extractor:
+    """A network of published architecture and how it is shown images."""
+    from mar.metrics import dinov2, inception
+
+    resize = inception.clean if name == "clean" else inception.bilinear
+
+    def judge(images: Tensor) -> dict[str, Tensor]:
+        return dinov2.judge(network, images) if name == "dinov2" else inception.judge(network, resize(images))
+
+    return Extractor(name, weights, note, network.to(device), judge, device, 16 if name == "dinov2" else 32)
 
 
 def _classifier(study: Study | None, root: Path | None, device: torch.device, random: bool) -> Extractor:
@@ -127,20 +154,3 @@ def _classifier(study: Study | None, root: Path | None, device: torch.device, ra
         return {"features": features, "logits": logits}
 
     return Extractor("classifier", sha256(root / "classifier" / "model.safetensors"), "", network, judge, device, 250)
-
-
-def _inception(name: str, weights: str, note: str, state: dict[str, Tensor] | None, device: torch.device) -> Extractor:
-    from mar.metrics import inception
-
-    resize = inception.clean if name == "clean" else inception.bilinear
-    if state is None:
-        network = inception.random(SEED)
-    else:
-        network = inception.Inception()
-        network.load_state_dict(state)
-    network.to(device)
-
-    def judge(images: Tensor) -> dict[str, Tensor]:
-        return inception.judge(network, resize(images))
-
-    return Extractor(name, weights, note, network, judge, device, 32)

@@ -101,4 +101,4 @@ def clean(images: Tensor) -> Tensor:
 
     resize = build_resizer("clean")
     resized = np.stack([resize(image) for image in images.permute(0, 2, 3, 1).cpu().numpy()])  # (B, 299, 299, 3)
-    return torch.from_numpy(resized).permute(0, 3, 1, 2).to(images.device)
+    return torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().to(images.device)
