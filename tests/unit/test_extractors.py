@@ -174,6 +174,8 @@ def test_the_classifier_of_a_study(values, tmp_path):
         features, logits = model(to_float(images))
     assert set(found) == {"features", "logits"} and judge.weights == sha256(folder / "model.safetensors")
     assert torch.equal(found["features"], features) and torch.equal(found["logits"], logits)
+    as_rows = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # equal, and otherwise in memory
+    assert torch.equal(judge(as_rows)["features"], found["features"])
     with pytest.raises(ValueError, match="classifier with random weights: the study trains it"):
         extractors.load("classifier", study, tmp_path, CPU, random=True)
 
@@ -235,8 +237,6 @@ def test_dinov2_from_published_weights_is_the_published_network(shelf, monkeypat
     expected = reference_forward(weights, dinov2.prepare(images), HEADS)
     assert set(found) == {"features"} and found["features"].shape == (3, WIDTH)
     assert torch.allclose(found["features"], expected, atol=1e-4)
-    as_rows = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # equal, and otherwise in memory
-    assert torch.equal(judge(as_rows)["features"], found["features"])
     assert expected.std(dim=0).mean() > 0.01  # they differ between images by far more
 
 
