@@ -55,4 +55,4 @@ rule all:
         aliases=ALIASES,
         claims=f"{ROOT}/claims.json",
         report=f"{ROOT}/report.html",
-        runs=f"{ROOT}/mlflow.stamp",
+        runs=f"{ROOT}/mlflow.json",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from mar.config import Backbone, Classifier, Data, Head, Recipe, Section, Study, Tokenizer
-from mar.files import lock, read_json, sha256
+from mar.files import lock, read_json, sha256, write_json
 from mar.provenance import git_commit
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def sync(study: Study, root: Path, db: Path) -> None:
 
     Args:
         study: the study, which is the name of the experiment.
-        root: its results folder.
+        root: its results folder; mlflow.json there says which run of MLflow is which folder's.
         db: SQLite file of MLflow; `mlflow ui --backend-store-uri sqlite:///<db>` shows it.
     """
     root, db = Path(root), Path(db)
@@ -92,8 +92,8 @@ def sync(study: Study, root: Path, db: Path) -> None:
         place = (artifacts / study.study).as_uri()
         experiment = found.experiment_id if found else client.create_experiment(study.study, place)
         sources = list(_sources(study, root))
-        for source in sources:
-            _sync_run(client, experiment, study, source)
+        runs = {source.key: _sync_run(client, experiment, study, source) for source in sources}
+    write_json(root / "mlflow.json", {"experiment": experiment, "runs": runs})
     print(f"{db}: experiment {study.study}, {len(sources)} runs", flush=True)
 
 
@@ -146,8 +146,8 @@ def _sources(study: Study, root: Path) -> Iterator[_Source]:
             yield _Source(f"runs/{name}/seed{seed}", folder, tags, images, folder / "run.json", final, picture)
 
 
-def _sync_run(client: Any, experiment: str, study: Study, source: _Source) -> None:
-    """Create or find the MLflow run of a training and log what it does not have."""
+def _sync_run(client: Any, experiment: str, study: Study, source: _Source) -> str:
+    """Create or find the MLflow run of a training and log what it does not have; its id."""
     from mlflow.entities import Metric, Param, RunTag
 
     recipe = read_json(source.folder / "recipe.json")
@@ -191,6 +191,7 @@ def _sync_run(client: Any, experiment: str, study: Study, source: _Source) -> No
             client.set_terminated(run_id, "FINISHED", end)
     elif run.info.status != "RUNNING":
         client.update_run(run_id, "RUNNING")
+    return str(run_id)
 
 
 def _sync_picture(client: Any, run: Any, source: _Source) -> None:

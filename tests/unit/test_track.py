@@ -90,6 +90,9 @@ def test_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
     assert runs["tokenizers/kl"].data.metrics["rfid"] == 5.0
     assert [a.path for a in client.list_artifacts(run.info.run_id, "samples")] == ["samples/s4-cfg.png"]
     assert (tmp_path / "results" / "mlflow-artifacts" / "small" / run.info.run_id).is_dir()
+    said = json.loads((root / "mlflow.json").read_text())
+    assert said["experiment"] == experiment.experiment_id and len(said["runs"]) == 7
+    assert said["runs"]["runs/diff/seed0"] == run.info.run_id, "the report links to it"
     assert not client.list_artifacts(runs["diff/seed1"].info.run_id)
 
     # the unfinished run goes on: an old step again, a new one; only the new one is added

@@ -41,7 +41,7 @@ outputs = {{
     "figure": [os.path.relpath(f"{{options.get('--out')}}/{{name}}.{{e}}", root) for e in ("pdf", "png", "csv")],
     "claims": ["claims.json"],
     "report": ["report.html"],
-    "track": [],
+    "track": ["mlflow.json"],
 }}[verb]
 with open("calls.txt", "a") as calls:
     calls.write(" ".join(arguments) + "\n")

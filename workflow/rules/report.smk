@@ -126,11 +126,15 @@ rule report:
         rfid=expand(rules.rfid.output.rfid, tokenizer=TOKENIZERS),
         classifier=rules.classifier.output.record,
         data=rules.prepare.output.manifest,
+        tracked=f"{ROOT}/mlflow.json",
         paper=PAPER,
         code=[
             "mar/report.py",
+            "mar/sections.py",
+            "mar/evidence.py",
             "mar/deviations.py",
             "mar/templates/report.html",
+            "mar/templates/report.css",
             "mar/tables.py",
             "mar/estimates.py",
         ],
@@ -153,7 +157,7 @@ rule report:
         "mar --threads {threads} report --study {params.study} --figures {params.figures} 2>&1 | tee {log}"
 
 
-# The database holds other studies too, and Snakemake deletes what a rule declares: the output is a stamp.
+# The database holds other studies too, and Snakemake deletes what a rule declares: the output is the list of its runs.
 rule track:
     input:
         runs=RUNS,
@@ -162,7 +166,7 @@ rule track:
         figures=FIGURES,
         code=["mar/track.py", "mar/figures.py"],
     output:
-        stamp=touch(f"{ROOT}/mlflow.stamp"),
+        runs=f"{ROOT}/mlflow.json",
     log:
         f"{ROOT}/logs/track.log",
     conda:
