@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 from mar.files import atomic, lock, read_json, sha256, write_json
 from mar.progress import Progress
 
+TABLE = Path("config/assets.csv")
+FOLDER = Path("results/assets")
 COLUMNS = ("name", "format", "url", "sha256", "size", "licence", "source", "note")
 BLOCK = 1 << 20  # bytes read at a time
 TIMEOUT = 60.0  # seconds without an answer
@@ -125,26 +127,28 @@ def fetch(asset: Asset, folder: Path) -> Path:
     return path
 
 
-def locate(name: str, file: Path, folder: Path, hub: Path) -> tuple[Path, str]:
+def locate(name: str, file: Path, folder: Path, hub: Path | None = None) -> tuple[Path, str]:
     """A published file that has to be on disk already, and its SHA-256, checked as a fetched file is.
 
     Args:
         name: in the table.
         file: the table.
         folder: of the assets, results/assets.
-        hub: torch's hub cache, which is searched after it and calls a file by the end of its address.
+        hub: torch's hub cache, searched after it; a file is called there by the end of its address.
 
     Raises:
         ValueError: it is at neither place, or another file than the table or the lock says.
     """
     asset = find(name, file)
-    cached = hub / "checkpoints" / PurePosixPath(urlsplit(asset.url).path).name
-    for path in (asset.path(folder), cached):
+    places = [asset.path(folder)]
+    if hub:
+        places.append(hub / "checkpoints" / PurePosixPath(urlsplit(asset.url).path).name)
+    for path in places:
         if path.exists():
             return path, _check(asset, path, folder)
     raise ValueError(
-        f"{asset.path(folder)}: missing, and {cached} too; run `mar fetch {name}` where there is a network, or put "
-        f"{asset.url} at either place"
+        f"{' and '.join(map(str, places))}: missing; run `mar fetch {name}` where there is a network, or put "
+        f"{asset.url} there"
     )
 
 

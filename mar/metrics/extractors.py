@@ -23,12 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mar.assets import locate
+from mar import assets
 from mar.config import Study
 from mar.files import sha256
 
-TABLE = Path("config/assets.csv")
-ASSETS = Path("results/assets")
 WEIGHTS = {"inception": "inception", "clean": "inception", "dinov2": "dinov2-vitl14"}  # names in config/assets.csv
 SEED = 0  # of random weights
 
@@ -99,8 +97,8 @@ def load(name: str, study: Study | None, root: Path | None, device: torch.device
     if random:
         network, note = _network(name, None), f"{name} with random weights: its numbers say nothing about the images"
         return _extractor(name, "random", note, network, device)
-    assets = root.parent / "assets" if root else ASSETS
-    file, digest = locate(WEIGHTS[name], TABLE, assets, Path(torch.hub.get_dir()))
+    folder = root.parent / "assets" if root else assets.FOLDER
+    file, digest = assets.locate(WEIGHTS[name], assets.TABLE, folder, Path(torch.hub.get_dir()))
     return _extractor(name, digest, "", _network(name, file), device)
 
 

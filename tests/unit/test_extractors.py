@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from mar import assets
 from mar.assets import COLUMNS
 from mar.config import Study
 from mar.data.images import to_float
@@ -48,7 +49,7 @@ def shelf(tmp_path, monkeypatch):
         f"{name},reference,https://somewhere/{name}.pth,,,MIT,a page (URL)," for name in ("inception", "dinov2-vitl14")
     ]
     (tmp_path / "assets.csv").write_text("\n".join([",".join(COLUMNS), *lines]))
-    monkeypatch.setattr(extractors, "TABLE", tmp_path / "assets.csv")
+    monkeypatch.setattr(assets, "TABLE", tmp_path / "assets.csv")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     (tmp_path / "results" / "assets" / "downloads").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
@@ -129,7 +130,9 @@ def test_weights_of_a_file(shelf, extractor, name, place, legacy):
 
 def test_missing_and_wrong_files_are_refused(shelf, monkeypatch):
     load = partial(extractors.load, "inception", None, shelf / "results" / "study", CPU)
-    with pytest.raises(ValueError, match=r"inception.pth: missing, and .*hub.*mar fetch inception.*https://somewhere"):
+    with pytest.raises(
+        ValueError, match=r"inception.pth and .*hub.*: missing; .*mar fetch inception.*https://somewhere"
+    ):
         load()
     path = shelf / "results" / "assets" / "downloads" / "inception.pth"
     torch.save({"weights": torch.zeros(3)}, path)
@@ -144,7 +147,7 @@ def test_missing_and_wrong_files_are_refused(shelf, monkeypatch):
     path.write_bytes(pickle.dumps({"weights": Image.new("RGB", (2, 2))}, protocol=2))
     with pytest.raises(ValueError, match=r"not the weights of inception \(UnpicklingError"):
         load()
-    monkeypatch.setattr(extractors, "TABLE", "config/assets.csv")
+    monkeypatch.setattr(assets, "TABLE", "config/assets.csv")
     with pytest.raises(ValueError, match=r"inception.pth: \d+ bytes; config/assets.csv says 95628359"):
         load()
 

@@ -1,0 +1,100 @@
+"""Reading an .npz member by member and part by part: numpy decompresses a whole member, of ADM's batch 2 GB."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+Header = tuple[tuple[int, ...], np.dtype]
+
+
+def headers(path: Path) -> dict[str, Header]:
+    """Shape and type of each member, by name without `.npy`; no data are read.
+
+    Raises:
+        ValueError: the file is no .npz, or a member would have to be unpickled.
+    """
+    found = {}
+    with _archive(path) as archive:
+        for entry in archive.namelist():
+            if entry.endswith(".npy"):
+                name = entry.removesuffix(".npy")
+                with archive.open(entry) as member:
+                    shape, dtype, _ = _header(path, name, member)
+                    found[name] = (shape, dtype)
+    if not found:
+        raise ValueError(f"{path}: holds no arrays; accepted: an .npz")
+    return found
+
+
+def read(path: Path, name: str) -> np.ndarray:
+    """One member as a whole.
+
+    Raises:
+        ValueError: the file is damaged, or has no such member.
+    """
+    with _archive(path) as archive:
+        with _open(path, archive, name) as member:
+            _header(path, name, member)
+        with _open(path, archive, name) as member:
+            return np.lib.format.read_array(member, allow_pickle=False)
+
+
+def stream(path: Path, name: str, rows: int) -> Iterator[np.ndarray]:
+    """A member in parts of `rows` along its first axis.
+
+    Raises:
+        ValueError: as of `read`; or the member is stored column by column.
+    """
+    with _archive(path) as archive, _open(path, archive, name) as member:
+        shape, dtype, by_column = _header(path, name, member)
+        if by_column:
+            raise ValueError(f"{path}: {name} is stored column by column; accepted: row by row (numpy's order C)")
+        size = dtype.itemsize * int(np.prod(shape[1:]))  # bytes of a row
+        for start in range(0, shape[0], rows):
+            count = min(rows, shape[0] - start)
+            data = member.read(count * size)
+            if len(data) != count * size:
+                raise ValueError(f"{path}: {name} ends in the middle of its row {start + len(data) // size}")
+            yield np.frombuffer(bytearray(data), dtype).reshape(count, *shape[1:])  # a bytearray can be written to
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise ValueError(f"{path}: no valid .npz ({error})") from None
+
+
+@contextmanager
+def _open(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
+    if f"{name}.npy" not in archive.namelist():
+        there = ", ".join(entry.removesuffix(".npy") for entry in archive.namelist())
+        raise ValueError(f"{path}: has no {name}; found {there}")
+    with archive.open(f"{name}.npy") as member:
+        yield member
+
+
+def _header(path: Path, name: str, member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, bool]:
+    """Shape, type and order at the head of a member, which is left at the first byte of its data."""
+    try:
+        version = np.lib.format.read_magic(member)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
+            version
+        ]
+        shape, by_column, dtype = read_header(member)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: {name} is no array of numpy's format 1.0 or 2.0 ({error})") from None
+    if dtype.hasobject:
+        raise ValueError(f"{path}: {name} holds Python objects, which are not unpickled here; accepted: numbers")
+    return shape, dtype, by_column and len(shape) > 1
