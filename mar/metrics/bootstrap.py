@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mar.metrics import infinite
-from mar.metrics.metrics import inception_score, inside, precision_recall
+from mar.metrics import infinite, influence, metrics
 from mar.metrics.statistics import Statistics
 
 Metric = dict[str, Any]  # value, low, high, n, bootstrap, seed, higher_is_better
@@ -33,15 +32,15 @@ class Bootstrap:
 
     def __init__(self, labels: np.ndarray, resamples: int, seed: int) -> None:
         self.labels, self.n, self.resamples, self.seed = labels, len(labels), resamples, seed
-        self.rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
         members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-        draws = np.concatenate([self.rng.choice(rows, size=(resamples, len(rows))) for rows in members], axis=1)
+        draws = np.concatenate([rng.choice(rows, size=(resamples, len(rows))) for rows in members], axis=1)
         self.counts = np.stack([np.bincount(draw, minlength=self.n) for draw in draws]).astype(np.float64)  # (R, n)
 
     def fid(self, features: np.ndarray, real: Statistics) -> Metric:
         """Frechet distance of features (n, F) to real statistics.
 
-        A resample moves it by the sum of what its images move (`infinite.influence`), which takes one
+        A resample moves it by the sum of what its images move (`influence.fid`), which takes one
         eigendecomposition for all of them. This neglects that images act together, so the interval is symmetric
         where that of repeated rows is a little skewed. The variance is the jackknife's, in the mean never too small
         (Efron and Stein 1981): about right where FID is well above its floor, up to twice too large at the floor.
@@ -51,7 +50,7 @@ class Bootstrap:
         With fewer images than features the value is mostly the bias of their number. The interval still tells how far
         it moves with the images, so it compares sets of equal number and says nothing about infinitely many.
         """
-        value, moves = infinite.influence(features, real)
+        value, moves = influence.fid(features, real)
         return self._metric(value, self.counts @ moves / self.n, higher_is_better=False)
 
     def fid_infinity(self, features: np.ndarray, real: Statistics) -> Metric | None:
@@ -62,33 +61,47 @@ class Bootstrap:
         """
         if self.n < infinite.LEAST * features.shape[1]:
             return None
-        _, moves = infinite.influence(features, real)
-        value, error = infinite.infinity(features, self.labels, real, moves, self.seed)
-        fit = error * np.random.default_rng(self.seed).standard_t(infinite.FREEDOM, self.resamples)
+        _, moves = influence.fid(features, real)
+        rng = self._rng()
+        value, error = infinite.fid(features, dealt(self.labels, rng), real, moves)
+        fit = error * rng.standard_t(infinite.FREEDOM, self.resamples)
         return self._metric(value, self.counts @ moves / self.n + fit, higher_is_better=False)
 
     def inception_score(self, logits: np.ndarray) -> Metric:
-        """Inception score of logits (n, K)."""
-        rows = [np.repeat(np.arange(self.n), counts.astype(np.int64)) for counts in self.counts]
-        values = [inception_score(logits[row]) for row in rows]
-        return self._metric(inception_score(logits), values, higher_is_better=True)
+        """Inception score of logits (n, K); the interval as that of FID, from what each image moves in its split."""
+        resampled = self.counts @ influence.inception_score(logits) / self.n
+        return self._metric(metrics.inception_score(logits), resampled, higher_is_better=True)
 
     def precision_recall(self, generated: np.ndarray, real: np.ndarray, neighbours: int) -> tuple[Metric, Metric]:
         """Precision and recall of features (n, F) against (M, F).
 
-        Precision resamples the generated images and leaves the balls of the real ones as they are. Recall
-        resamples the real images and leaves the balls of the generated ones as they are: drawing generated images
-        twice would shrink their balls to nothing. So the interval of recall says how far it depends on which real
-        images were asked, and not on which images were generated.
+        Precision is a mean over generated images. Of recall these are the balls: drawing them twice would shrink the
+        balls to nothing, so recall is that of halves of each class, drawn without replacement. From one half to
+        another it moves as much as from one fresh set of n images to another (the jackknife that leaves out half:
+        Shao and Wu 1989).
         """
-        precision, recall = precision_recall(generated, real, neighbours)
-        within = inside(generated, real, neighbours)
-        covered = inside(real, generated, neighbours)
-        draws = self.rng.integers(len(real), size=(self.resamples, len(real)))
-        return (
-            self._metric(precision, self.counts @ within / self.n, higher_is_better=True),
-            self._metric(recall, covered[draws].mean(1), higher_is_better=True),
-        )
+        within = metrics.inside(generated, real, neighbours)
+        rng = self._rng()
+        halves = np.zeros((self.resamples, self.n), bool)
+        for i, half in enumerate(halves):
+            half[dealt(self.labels, rng)[i % 2 :: 2]] = True
+        whole = np.ones((1, self.n), bool)
+        covered = metrics.inside(real, generated, neighbours, np.concatenate([whole, halves])).mean(1)
+        precision = self._metric(within.mean(), self.counts @ within / self.n, higher_is_better=True)
+        recall = self._metric(covered[0], covered[1:], higher_is_better=True)
+        return precision, recall | {"low": max(0.0, recall["low"]), "high": min(1.0, recall["high"])}
+
+    def kid(self, generated: np.ndarray, real: np.ndarray) -> Metric:
+        """KID of features (n, F) against (M, F).
+
+        The interval holds two noises: the images', in first order (`influence.kid`), and that of the subsets that the
+        value is the mean of, drawn again. The first is nearly all where the set is hardly larger than a subset; the
+        second is, where KID of 50,000 images is near 0.
+        """
+        subsets = metrics.kid(generated, real)
+        again = subsets[self._rng().integers(len(subsets), size=(self.resamples, len(subsets)))].mean(1)
+        moves = influence.kid(generated, real, self.seed)
+        return self._metric(subsets.mean(), self.counts @ moves / self.n + again, higher_is_better=False)
 
     def mean(self, values: np.ndarray, higher_is_better: bool | None) -> Metric:
         """Mean of one value per image (n,)."""
@@ -99,6 +112,9 @@ class Bootstrap:
         """A value without an interval: low and high are the value, bootstrap is 0."""
         metric = self._metric(value, [value], higher_is_better)
         return metric | {"bootstrap": 0}
+
+    def _rng(self) -> np.random.Generator:
+        return np.random.default_rng([self.seed, 1])  # whichever metrics were asked for before
 
     def _metric(self, value: float, resampled: Any, higher_is_better: bool | None) -> Metric:
         resampled = np.asarray(resampled)
@@ -112,3 +128,8 @@ class Bootstrap:
             "seed": self.seed,
             "higher_is_better": higher_is_better,
         }
+
+
+def dealt(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An order of the images (n,), shuffled within each class: every k-th image of it are a part with equal classes."""
+    return np.lexsort((rng.random(len(labels)), labels))

@@ -1,60 +1,231 @@
 """Step 3 of an evaluation: features, logits and statistics to numbers. Intervals: mar.metrics.bootstrap.
 
-The generated set is always the first argument and the real one the second, as in torch-fidelity 0.4.0; swapping them
-swaps precision and recall.
+Everything in float64 with numpy, so that a number needs no torch; that the numbers are torch-fidelity's and clean-fid's
+is pinned by tests. The generated set is always the first argument and the real one the second, as in torch-fidelity
+0.4.0; swapping them swaps precision and recall.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+from scipy.special import log_softmax, xlogy
 
 from mar.metrics.statistics import Statistics
+
+if TYPE_CHECKING:
+    import torch
+
+SEED = 2020  # torch-fidelity's, of its shuffle and of its subsets
+BLOCK = 500  # images at a time that are compared with all others
+COPIES = 1e-12  # squared distance, as a share of the squared norms, below which two images are the same one
 
 
 def fid(generated: Statistics, real: Statistics) -> float:
     """Frechet distance of two Gaussians (Heusel et al. 2017); of Inception's `spatial` features it is sFID.
 
     |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr sqrt(S1 S2), by eigenvalues of a symmetric matrix, which are ten times as
-    fast as those of S1 S2 that torch-fidelity takes; equal to its value and to clean-fid's (tested).
+    fast as those of S1 S2 that torch-fidelity takes.
     """
     return frechet(generated, real, symmetric_root(real["sigma"]))
 
 
-def inception_score(logits: np.ndarray, splits: int = 10) -> float:
-    """exp(mean KL(p(y|x) || p(y))), averaged over ten shuffled splits, by torch-fidelity; logits (N, K)."""
-    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+def symmetric_root(matrix: np.ndarray) -> np.ndarray:
+    """Square root of a symmetric positive semi-definite matrix (F, F)."""
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T)
 
-    splits = min(splits, len(logits))  # an empty split would be no number
-    return float(isc_features_to_metric(torch.from_numpy(logits), splits=splits)[KEY_METRIC_ISC_MEAN])
+
+def frechet(generated: Statistics, real: Statistics, real_root: np.ndarray) -> float:
+    """FID with the square root of the real covariance given, where many sets have the same."""
+    middle = np.linalg.eigvalsh(real_root @ generated["sigma"] @ real_root)
+    difference = generated["mu"] - real["mu"]
+    traces = np.trace(generated["sigma"]) + np.trace(real["sigma"])
+    return float(difference @ difference + traces - 2.0 * np.sqrt(middle.clip(min=0.0)).sum())
+
+
+def inception_score(logits: np.ndarray) -> float:
+    """Inception score of logits (n, K) (Salimans et al. 2016) by torch-fidelity's rule: ten shuffled splits."""
+    return float(np.mean([split_score(logits[rows]) for rows in shuffled_splits(len(logits))]))
+
+
+def shuffled_splits(n: int, splits: int = 10) -> list[np.ndarray]:
+    """The rows of each of torch-fidelity's splits; with fewer images than splits, one image a split."""
+    splits = min(splits, n)  # an empty split would be no number
+    order = np.random.RandomState(SEED).permutation(n)
+    return [order[i * n // splits : (i + 1) * n // splits] for i in range(splits)]
+
+
+def split_score(logits: np.ndarray) -> float:
+    """exp(mean KL(p(y|x) || p(y))) of the logits (n, K) of one split."""
+    probabilities, negentropies = probabilities_of(logits)
+    mean = probabilities.mean(0)
+    return float(np.exp(negentropies.mean() - xlogy(mean, mean).sum()))
+
+
+def probabilities_of(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """p(y|x) of logits (n, K), and the sum of p log p of each row (n,)."""
+    logarithms = log_softmax(logits.astype(np.float64), axis=1)
+    probabilities = np.exp(logarithms)
+    return probabilities, (probabilities * logarithms).sum(1)
+
+
+def ordered_inception_score(logits: np.ndarray, labels: np.ndarray | None, size: int = 5000) -> float:
+    """Inception score by ADM's rule: consecutive splits of 5000 in the order of the file.
+
+    The last split may be shorter and counts the same. ADM takes the logits without their bias. A split of a set that
+    is sorted by class holds few classes and scores low, so a sorted order is refused: one whose class changes from
+    image to image less than half as often as after a shuffle.
+
+    Args:
+        logits: (n, K), without bias.
+        labels: classes of the images in this order, (n,); None if nobody knows them, then nothing is checked.
+        size: images per split.
+
+    Raises:
+        ValueError: the order is sorted by class.
+    """
+    n = len(logits)
+    if labels is not None:
+        found, shuffled = class_changes(labels)
+        if found < 0.5 * shuffled:
+            raise ValueError(
+                f"the class changes {found} times along the order of {n} images, after a shuffle about {shuffled:.0f} "
+                f"times: the set is sorted by class; accepted for an Inception score of consecutive splits: at least "
+                f"half as many changes; shuffle the images with their labels"
+            )
+    return float(np.mean([split_score(logits[start : start + size]) for start in range(0, n, size)]))
+
+
+def class_changes(labels: np.ndarray) -> tuple[int, float]:
+    """How often the class (n,) changes from one image to the next, and how often after a shuffle, on average."""
+    n = len(labels)
+    sizes = np.unique(labels, return_counts=True)[1].astype(np.float64)
+    return int((labels[1:] != labels[:-1]).sum()), float(n - (sizes**2).sum() / n)  # (n-1) (1 - sum s(s-1)/(n(n-1)))
 
 
 def precision_recall(generated: np.ndarray, real: np.ndarray, neighbours: int) -> tuple[float, float]:
-    """Improved precision and recall (Kynkaanniemi et al. 2019), by torch-fidelity; features (N, F), (M, F)."""
-    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
-
-    found = prc_features_to_metric(
-        torch.from_numpy(generated.astype(np.float64)),
-        torch.from_numpy(real.astype(np.float64)),
-        prc_neighborhood=neighbours,
-        prc_batch_size=10_000,
-        save_cpu_ram=True,
-        verbose=False,
-    )
-    return found[KEY_METRIC_PRECISION], found[KEY_METRIC_RECALL]
+    """Improved precision and recall (Kynkaanniemi et al. 2019) of features (n, F), (m, F)."""
+    return float(inside(generated, real, neighbours).mean()), float(inside(real, generated, neighbours).mean())
 
 
-def inside(points: np.ndarray, centres: np.ndarray, neighbours: int) -> np.ndarray:
-    """Which points (N, F) lie within the ball of any centre (M, F), float64 (N,) of 0 and 1.
+def inside(points: np.ndarray, centres: np.ndarray, neighbours: int, kept: np.ndarray | None = None) -> np.ndarray:
+    """Which points (N, F) lie within the ball of any centre (M, F).
 
-    The radius of a centre is its distance to its k-th nearest other centre. The mean over generated points and
-    real centres is the precision, over real points and generated centres the recall.
+    The radius of a centre is its distance to its k-th nearest other centre; a point on the sphere lies within. The mean
+    over generated points and real centres is the precision, over real points and generated centres the recall.
+
+    Args:
+        points: asked about.
+        centres: of the balls.
+        neighbours: k.
+        kept: bool (R, M): R subsets of the centres, each about half of them, which have radii of their own.
+
+    Returns:
+        bool (N,), or (R, N) of the subsets.
+
+    Raises:
+        ValueError: not more centres than k.
     """
-    here, there = (torch.from_numpy(x.astype(np.float64)) for x in (points, centres))
-    radii = torch.cat([torch.cdist(part, there).kthvalue(neighbours + 1).values for part in there.split(1000)])
-    return torch.cat([(torch.cdist(part, there) <= radii).any(1) for part in here.split(1000)]).double().numpy()
+    if len(centres) <= neighbours:
+        raise ValueError(f"precision and recall: {len(centres)} images in a set; accepted: more than k {neighbours}")
+    here, there = points.astype(np.float64), centres.astype(np.float64)
+    if kept is None:
+        radii = nearest_others(there, neighbours)[0][None, :, -1]  # (1, M)
+    else:
+        # half of them being kept, the k-th kept one is among so many but for one case in a billion
+        distances, which = nearest_others(there, min(8 * neighbours + 16, len(there) - 1))
+        radii = np.full(kept.shape, -1.0)  # (R, M); a centre that is not kept has no ball
+        for row, keep in zip(radii, kept, strict=True):
+            place = (keep[which].cumsum(1) < neighbours).sum(1).clip(max=which.shape[1] - 1)
+            row[keep] = distances[np.arange(len(there)), place][keep]
+    largest = radii.max(0)
+    found = np.zeros((len(radii), len(here)), bool)
+    for start, squared in _squared_distances(here, there):
+        point, centre = np.nonzero(squared <= largest)
+        pairs = squared[point, centre]
+        for row, radius in zip(found, radii, strict=True):
+            row[start + point[pairs <= radius[centre]]] = True
+    return found[0] if kept is None else found
+
+
+def nearest_others(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distances (N, count), ascending, from each point (N, F) to its nearest others, and which those are."""
+    distances, which = np.empty((len(points), count)), np.empty((len(points), count), np.int64)
+    for start, squared in _squared_distances(points, points):
+        rows = np.arange(len(squared))
+        squared[rows, start + rows] = np.inf  # itself is no other
+        nearest = np.argpartition(squared, count - 1, axis=1)[:, :count]
+        nearest = np.take_along_axis(nearest, np.take_along_axis(squared, nearest, 1).argsort(1), 1)
+        which[start + rows] = nearest
+        distances[start + rows] = np.take_along_axis(squared, nearest, 1)
+    return distances, which
+
+
+def _squared_distances(here: np.ndarray, there: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The first row of a block, and squared distances (B, M) of its rows; of copies exactly 0."""
+    norms = (there**2).sum(1)
+    for start in range(0, len(here), BLOCK):
+        rows = here[start : start + BLOCK]
+        scale = (rows**2).sum(1)[:, None] + norms
+        squared = rows @ there.T
+        squared *= -2.0
+        squared += scale
+        squared[squared < COPIES * scale] = 0.0
+        yield start, squared
+
+
+def kid(generated: np.ndarray, real: np.ndarray, subsets: int = 100, size: int = 1000) -> np.ndarray:
+    """Squared maximum mean discrepancy of each subset of features (n, F), (m, F); their mean is KID.
+
+    Binkowski et al. 2018: kernel (x.y / F + 1)^3, unbiased, subsets without replacement, by torch-fidelity's draws.
+    Where a set has fewer images than `size`, the subsets have as many as the smaller set.
+
+    Returns:
+        float64 (subsets,).
+
+    Raises:
+        ValueError: a set of fewer than two images.
+    """
+    size = min(size, len(generated), len(real))
+    if size < 2:
+        raise ValueError(f"KID of {len(generated)} and {len(real)} images; accepted: at least 2 of each")
+    rng = np.random.RandomState(SEED)
+    draws = [[rng.choice(len(x), size, replace=False) for x in (generated, real)] for _ in range(subsets)]
+    first, second = (np.stack(rows) for rows in zip(*draws, strict=True))  # (S, size)
+    x, y = generated.astype(np.float64), real.astype(np.float64)
+    within = _kernel_sums(x, x, first, first) - kernel_diagonal(x)[first].sum(1)
+    within += _kernel_sums(y, y, second, second) - kernel_diagonal(y)[second].sum(1)
+    return np.asarray(within / (size * (size - 1)) - 2.0 * _kernel_sums(x, y, first, second) / size**2)
+
+
+def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """KID's kernel of features (n, F) and (m, F): (n, m)."""
+    base = x @ y.T
+    base /= x.shape[1]
+    base += 1.0
+    return np.asarray(base * base * base)
+
+
+def kernel_diagonal(x: np.ndarray) -> np.ndarray:
+    """KID's kernel of each feature vector (n, F) with itself: (n,)."""
+    return np.asarray(((x**2).sum(1) / x.shape[1] + 1.0) ** 3)
+
+
+def _kernel_sums(x: np.ndarray, y: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Sum of the kernel over first[s] x second[s] for each subset s: (S,)."""
+    if len(x) * len(y) > first.size * second.shape[1]:  # the kernels of the subsets are fewer than all
+        return np.array([kernel(x[rows], y[columns]).sum() for rows, columns in zip(first, second, strict=True)])
+    a, b = np.zeros((len(first), len(x))), np.zeros((len(second), len(y)))
+    np.put_along_axis(a, first, 1.0, 1)
+    np.put_along_axis(b, second, 1.0, 1)
+    sums = np.zeros(len(first))
+    for start in range(0, len(x), BLOCK):
+        rows = slice(start, start + BLOCK)
+        sums += ((a[:, rows] @ kernel(x[rows], y)) * b).sum(1)
+    return sums
 
 
 def nearest(images: torch.Tensor, train: Iterable[torch.Tensor]) -> np.ndarray:
@@ -67,6 +238,8 @@ def nearest(images: torch.Tensor, train: Iterable[torch.Tensor]) -> np.ndarray:
     Returns:
         float64 (N,).
     """
+    import torch
+
     here = images.flatten(1).float() / 255.0
     best = torch.full((len(here),), torch.inf, dtype=torch.float64)
     for batch in train:
@@ -77,17 +250,3 @@ def nearest(images: torch.Tensor, train: Iterable[torch.Tensor]) -> np.ndarray:
             distance = (here[rows] - candidate).double().square().mean(1).sqrt()
             best[rows] = torch.minimum(best[rows], distance)
     return best.numpy()
-
-
-def symmetric_root(matrix: np.ndarray) -> np.ndarray:
-    """Square root of a symmetric positive semi-definite matrix (F, F)."""
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T)
-
-
-def frechet(generated: Statistics, real: Statistics, real_root: np.ndarray) -> float:
-    """FID with the square root of the real covariance given (the same for all resamples)."""
-    middle = np.linalg.eigvalsh(real_root @ generated["sigma"] @ real_root)
-    difference = generated["mu"] - real["mu"]
-    traces = np.trace(generated["sigma"]) + np.trace(real["sigma"])
-    return float(difference @ difference + traces - 2.0 * np.sqrt(middle.clip(min=0.0)).sum())

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from mar.metrics import infinite, metrics, statistics
+from mar.metrics import influence, metrics, statistics
 from mar.metrics.bootstrap import Bootstrap
 
 
@@ -25,7 +25,7 @@ def gaussian(seed: int, n: int, features: int, shift: float) -> tuple[np.ndarray
 @pytest.mark.parametrize(("n", "features"), [(40, 10), (20, 30), (12, 11), (5, 64)])
 def test_influence_is_what_fid_loses_without_the_image(n: int, features: int) -> None:
     rows, real, _ = gaussian(0, n, features, 0.4)
-    value, moves = infinite.influence(rows, real)
+    value, moves = influence.fid(rows, real)
     without = np.array([metrics.fid(statistics.of(np.delete(rows, i, axis=0)), real) for i in range(n)])
     rounding = 1e-9 if n > features else 1e-7  # of the roots of eigenvalues that are 0
     assert value == pytest.approx(metrics.fid(statistics.of(rows), real), rel=rounding)
@@ -36,7 +36,7 @@ def test_influence_is_what_fid_loses_without_the_image(n: int, features: int) ->
 def test_influence_of_many_images_is_the_derivative() -> None:
     n = 4000
     rows, real, _ = gaussian(1, n, 6, 0.3)
-    value, moves = infinite.influence(rows, real)
+    value, moves = influence.fid(rows, real)
     step = 1e-5
     for i in (0, 7, int(moves.argmax())):
         counts = np.full(n, 1.0 - step)  # as much weight as before, a little of it moved to image i
@@ -48,10 +48,10 @@ def test_influence_of_many_images_is_the_derivative() -> None:
 
 
 def test_influence_of_images_that_are_all_alike_in_features() -> None:
-    _, moves = infinite.influence(np.ones((5, 3)), {"mu": np.zeros(3), "sigma": np.eye(3)})
+    _, moves = influence.fid(np.ones((5, 3)), {"mu": np.zeros(3), "sigma": np.eye(3)})
     np.testing.assert_allclose(moves, 0.0, atol=1e-9)
     with pytest.raises(ValueError, match="FID of 2 images has no interval; accepted: at least 3"):
-        infinite.influence(np.ones((2, 3)), {"mu": np.zeros(3), "sigma": np.eye(3)})
+        influence.fid(np.ones((2, 3)), {"mu": np.zeros(3), "sigma": np.eye(3)})
 
 
 def test_intervals_hold_the_value_and_narrow_with_n() -> None:
