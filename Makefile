@@ -7,7 +7,7 @@ RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 QUIET := --quiet rules reason
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test test-slurm lint format schema clean clean-venv
+.PHONY: help install demo smoke test test-browser test-slurm lint format schema clean clean-venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,11 @@ smoke: install ## every stage at a size that only proves that it runs
 
 test: install ## the tests
 	$(RUN) pytest
+
+test-browser: install ## the report in a headless Chromium; installs it (root, Debian or Ubuntu) or says why not
+	@status=0; tests/browser/chromium.sh install || status=$$?; \
+	if [ $$status = 77 ]; then exit 0; elif [ $$status != 0 ]; then exit $$status; fi; \
+	$(RUN) pytest tests/browser
 
 test-slurm: install ## tests on a real Slurm; installs it (root, Debian or Ubuntu) or says why not, starts and stops it
 	@status=0; tests/cluster/slurm.sh install || status=$$?; \

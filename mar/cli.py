@@ -292,7 +292,7 @@ def report(study: str, figures: Path) -> None:
 @_study
 def summary(study: str) -> None:
     """Print the tables, the verdicts and where to look further."""
-    from mar.report import summary
+    from mar.summary import summary
 
     summary(*_open(study))
 

@@ -1,36 +1,38 @@
-"""The report of a study as one HTML file, and its summary on the terminal."""
+"""The report of a study as one HTML page that needs nothing but itself: images are inside, links go to its files."""
 
 from __future__ import annotations
 
 import base64
-import json
-import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mar import evidence, sections
 from mar.config import Study
 from mar.curves import ANCHORS
 from mar.deviations import deviations
-from mar.estimates import Results, short
-from mar.files import read_json, sha256, write_text
-from mar.study import figure_names, speed_settings
+from mar.estimates import Results
+from mar.evidence import file, set_id
+from mar.files import read_json, write_text
+from mar.paper import paper_lines, paper_rows
+from mar.results import short
+from mar.sections import JUDGES, METRICS
+from mar.study import figure_names
 from mar.tables import (
     FLOOR,
+    NONE,
     Column,
     cell_text,
-    columns_of,
     describing,
     frame,
     headings,
     note,
-    paper_lines,
-    paper_rows,
     remarks,
     shown,
 )
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+    import pandas as pd
 
 CAPTIONS = {
     "tradeoff": "FID against measured seconds per image. The paper's Figure 6 is this plot on ImageNet with one A100.",
@@ -38,9 +40,13 @@ CAPTIONS = {
     "plot on ImageNet.",
     "temperature": "FID and Inception Score against the temperature of the head. The paper's Figure 5 is this plot on "
     "ImageNet.",
+    "sweep": "FID on the grid of guidance scale and temperature that a swept setting is chosen from.",
     "samples": "Samples of the first seed, a row a class, in the guided setting; held-out real images first.",
     "losses": "Training loss. Losses of different heads do not compare.",
 }
+VERDICTS = ("replicated", "not replicated", "inconclusive", "not run", "not decidable here")
+WIDTH = 1600  # pixels of an embedded figure at most: twice its width on the page
+SIZE = "@size of the page@"
 
 
 def report(study: Study, root: Path, figures: Path) -> None:
@@ -51,56 +57,40 @@ def report(study: Study, root: Path, figures: Path) -> None:
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    root, results = Path(root), Results(study, root)
+    root, figures, results = Path(root), Path(figures), Results(study, root)
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    variants = evidence.variants(study, root, results)
+    frames = {name: frame(study, root, name, results) for name in study.tables}
+    columns = dict.fromkeys(column for values in frames.values() for column in shown(values, infinite=True))
     html = environment.get_template("report.html").render(
         study=study,
-        claims=claims(root),
-        tables=[{"title": t.title, **_table(study, root, name, results)} for name, t in study.tables.items()],
-        note=f"{note(study, results)} {remarks(_columns(study))}".strip(),
-        figures=[
-            {"name": n, "caption": CAPTIONS[n] + _printed(n), "data": _data_uri(Path(figures) / f"{n}.png")}
-            for n in figure_names(study)
-        ],
-        metrics=_metrics(study, results),
-        floor={m: results.floor(m) for m in _measured(results)},
-        tokenizers=_tokenizers(study, root),
+        folder=root.name,
+        size=SIZE,
+        warnings=_warnings(results, variants),
+        verdicts=_verdicts(claims(root)),
+        claims=[{**claim, "evidence": _evidence(root, claim)} for claim in claims(root)],
+        tables=[_table(study, root, name, values) for name, values in frames.items()],
+        note=f"{note(study, results)} {remarks(columns)}".strip(),
+        figures=[_figure(root, figures, name) for name in figure_names(study)],
+        metrics=sections.metrics(study, root, results),
+        sweeps=sections.sweeps(study, root),
+        variance=sections.table_of(root, "tables/variance.csv"),
+        tokenizers=sections.tokenizers(study, root),
+        speed=sections.speed(study, root),
         deviations=deviations(study),
-        runs=_runs(study, root),
-        provenance=_provenance(study, root),
-        chain=_chain(study, root, results),
+        costs=sections.costs(study, variants),
+        provenance=sections.provenance(study, root, results),
+        variants=variants,
+        judges=JUDGES,
+        study_file=file(root, "study.json"),
+        tracked=(root / "mlflow.json").exists(),
     )
+    html = html.replace(SIZE, f"{len(html.encode()) / 1e6:.1f} MB")
     write_text(root / "report.html", html)
-    print(f"{root / 'report.html'}: {len(html) / 1e6:.1f} MB", flush=True)
-
-
-def _columns(study: Study) -> list[Column]:
-    """The numbers that any table of the study shows."""
-    return list(dict.fromkeys(c for t in study.tables.values() for c in columns_of(paper_rows(t.paper))))
-
-
-def summary(study: Study, root: Path) -> None:
-    """Print every table beside the paper's, the verdict of each claim, where the report is, and the run browser.
-
-    Raises:
-        ValueError: the metrics or claims.json are missing.
-    """
-    from rich.console import Console
-
-    # a terminal says how wide it is; a log file or pipe has no width, and a table cut to 80 columns helps nobody
-    console = Console(width=None if os.isatty(1) else 200, highlight=False)
-    root, results = Path(root), Results(study, root)
-    for name, table in study.tables.items():
-        console.print(_rich_table(frame(study, root, name, results), table.title))
-    console.print(note(study, results), style="dim")
-    console.print()
-    console.print(_rich_claims(claims(root)))
-    report_file = root / "report.html"
-    console.print(f"Report: {report_file}" + ("" if report_file.exists() else " (not written yet)"), soft_wrap=True)
-    console.print(f"Runs:   mlflow ui --backend-store-uri sqlite:///{root.parent / 'mlflow.db'}", soft_wrap=True)
+    print(f"{root / 'report.html'}: {len(html.encode()) / 1e6:.1f} MB", flush=True)
 
 
 def claims(root: Path) -> list[dict[str, Any]]:
@@ -112,15 +102,128 @@ def claims(root: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _table(study: Study, root: Path, name: str, results: Results) -> dict[str, Any]:
-    values = frame(study, root, name, results)
-    columns, keys = shown(values), describing(paper_rows(study.tables[name].paper))
+def _verdicts(found: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """How many claims have each verdict; those that none has are left out."""
+    counts = Counter(claim["verdict"] for claim in found)
+    return [(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]]
+
+
+def _evidence(root: Path, claim: dict[str, Any]) -> list[dict[str, Any]]:
+    """The numbers that a verdict rests on: where the page tells about each, and its files."""
+    found = []
+    for entry in claim.get("evidence", []):
+        where = set_id(entry["variant"], entry["setting"]) if entry["setting"] else f"variant:{entry['variant']}"
+        files = [file(root, path, _short_name(path)) for path in entry["files"]]
+        found.append({**entry, "id": where, "title": METRICS.get(entry["metric"], entry["metric"]), "files": files})
+    return found
+
+
+def _short_name(path: str) -> str:
+    """Seed of a file where its path has one, else its first folder: `seed 0`, `speed`."""
+    parts = Path(path).parts
+    return next((part.replace("seed", "seed ") for part in parts if part.startswith("seed")), parts[0])
+
+
+def _warnings(results: Results, variants: list[dict[str, Any]]) -> list[str]:
+    """What a reader has to know before the numbers."""
+    said = [
+        f"{JUDGES[name]} with random weights: its numbers prove that it runs, and nothing else."
+        for name in results.random
+    ]
+    sets = [(f"{v['name']} {s['name']}", x) for v in variants for s in v["settings"] for x in s["seeds"]]
+    broken = [f"{name} seed {x['seed']}" for name, x in sets if not x["agree"]]
+    if broken:
+        said.append(f"Of {', '.join(broken)} the hashes do not agree with the files: run the workflow again.")
+    commits = [c for _, x in sets for c in (x["sampled"], x["evaluated"]) if c]
+    commits += [run["commit"] for v in variants for run in v["runs"]]
+    if dirty := sum(c["dirty"] for c in commits):
+        said.append(f"{dirty} files were made from a checkout with changes that are in no commit: marked dirty below.")
+    return said
+
+
+def _table(study: Study, root: Path, name: str, values: pd.DataFrame) -> dict[str, Any]:
+    """A table of the paper: of each cell ours with its interval and the place that tells more, the paper's, the gap."""
+    columns, keys = shown(values, infinite=True), describing(paper_rows(study.tables[name].paper))
+    heads = [{"title": c.heading, "paper": c.paper, "gap": f"{c.name}_minus_paper" in values.columns} for c in columns]
     rows = []
     for _, row in values.iterrows():
-        floor = row["row"] == FLOOR
-        cells = [(cell_text(row, c), row[f"paper_{c.name}"]) for c in columns]
-        rows.append({"describe": [row[k] for k in keys], "floor": floor, "cells": cells, "seeds": row["seeds"]})
-    return {"head": headings(keys), "columns": [c.heading for c in columns], "rows": rows}
+        cells = [
+            {
+                **head,
+                "ours": cell_text(row, c),
+                "href": _place(study, row, c),
+                "theirs": row.get(f"paper_{c.name}", ""),
+                "difference": _signed(row.get(f"{c.name}_minus_paper", "")),
+            }
+            for c, head in zip(columns, heads, strict=True)
+        ]
+        used = [
+            " / ".join(f"{row[k]:g}" for k in (key, f"{key}_guided") if isinstance(row[k], float))
+            for key in ("guidance", "temperature")
+        ]
+        rows.append(
+            {
+                "describe": [row[k] for k in keys],
+                "floor": row["row"] == FLOOR,
+                "cells": cells,
+                "used": used,
+                "swept": row["swept"] not in ("", NONE),
+                "seeds": row["seeds"],
+            }
+        )
+    files = [file(root, f"tables/{name}.{suffix}", suffix) for suffix in ("csv", "md", "tex")]
+    return {
+        "id": name,
+        "title": study.tables[name].title,
+        "head": headings(keys),
+        "columns": heads,
+        "rows": rows,
+        "files": files,
+    }
+
+
+def _signed(gap: Any) -> str:
+    if not isinstance(gap, float):
+        return ""  # nothing to compare with
+    return ("+" if gap > 0 else "-" if gap < 0 else "") + short(abs(gap))
+
+
+def _place(study: Study, row: Any, column: Column) -> str:
+    """Where the page tells what one of our numbers was made of; empty where there is no number."""
+    if row["row"] == FLOOR:
+        return "" if row[column.name] == "" else "#floor"
+    if isinstance(row[column.name], str):
+        return ""
+    variant = row["ours"]
+    if column.metric in ("parameters", "head_parameters"):
+        return f"#variant:{variant}"
+    if column.metric == "rfid":
+        return f"#tokenizer:{study.variants[variant].tokenizer}"
+    if column.metric == "seconds":
+        return f"#speed:{variant}"
+    return f"#{set_id(variant, row['setting_guided'] if column.guided else row['setting'])}"
+
+
+def _figure(root: Path, figures: Path, name: str) -> dict[str, Any]:
+    from PIL import Image
+
+    path = figures / f"{name}.png"
+    if not path.exists():
+        raise ValueError(f"{path}: missing; draw it with `mar figure`")
+    with Image.open(path) as image:
+        # the PNG says its dots an inch; its text of 9 points comes out as large as the page's
+        width = round(1.15 * 96 * image.width / image.info.get("dpi", (150,))[0])
+        height = round(image.height * width / image.width)
+        if image.width > WIDTH:
+            smaller = image.convert("RGB").resize(
+                (WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.BOX
+            )
+            data = evidence.embed(smaller, "PNG", optimize=True)
+        else:
+            data = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    files = [evidence.relative(root, figures / f"{name}.{suffix}", suffix) for suffix in ("pdf", "png", "csv")]
+    caption = CAPTIONS.get(name, "") + _printed(name)
+    return {"name": name, "caption": caption, "data": data, "width": width, "height": height, "files": files}
 
 
 def _printed(figure: str) -> str:
@@ -133,128 +236,3 @@ def _printed(figure: str) -> str:
             seconds = f", {line['seconds_per_image']} seconds an image" if line["seconds_per_image"] else ""
             said.append(f"{line['label']} at {line['x']} steps: FID {fid}{seconds}")
     return f" The paper prints of it: {'; '.join(said)}." if said else ""
-
-
-METRICS = ("fid", "inception_score", "precision", "recall", "agreement", "nearest")
-
-
-def _measured(results: Results) -> tuple[str, ...]:
-    """Metrics of every sample set; the nearest training image is not looked for among very many."""
-    return tuple(m for m in METRICS if m in results.measured)
-
-
-def _metrics(study: Study, results: Results) -> list[dict[str, Any]]:
-    return [
-        {"variant": name, "setting": setting, "numbers": [results.cell(name, setting, m) for m in _measured(results)]}
-        for name, variant in study.variants.items()
-        if variant.seeds
-        for setting in variant.sampling
-    ]
-
-
-def _tokenizers(study: Study, root: Path) -> list[dict[str, Any]]:
-    rows = []
-    for name in dict.fromkeys(v.tokenizer for v in study.variants.values() if v.seeds):
-        values = read_json(root / "tokenizers" / name / "rfid.json")
-        texts = {
-            key: f"{short(m['value'])} [{short(m['low'])}, {short(m['high'])}]"
-            if m["low"] < m["high"]
-            else short(m["value"])
-            for key, m in values["metrics"].items()
-        }
-        rows.append({"name": name, "kind": study.tokenizers[name].kind, "count": values["count"], "metrics": texts})
-    return rows
-
-
-def _runs(study: Study, root: Path) -> list[dict[str, Any]]:
-    return [
-        read_json(root / "runs" / name / f"seed{seed}" / "run.json")
-        for name, variant in study.variants.items()
-        for seed in variant.seeds
-    ]
-
-
-def _provenance(study: Study, root: Path) -> list[dict[str, Any]]:
-    """Distinct conditions that runs and timings were made under, and how many files each has."""
-    found: dict[str, dict[str, Any]] = {}
-    records = [("training", run["provenance"]) for run in _runs(study, root)]
-    for name, variant in study.variants.items():
-        if variant.seeds and speed_settings(study, name):
-            records.append(("timing", read_json(root / "speed" / f"{name}.json")["provenance"]))
-    for stage, record in records:
-        same = {key: value for key, value in record.items() if key != "time"}
-        entry = found.setdefault(json.dumps([stage, same], sort_keys=True), {"stage": stage, "count": 0, **same})
-        entry["count"] += 1
-    return list(found.values())
-
-
-def _chain(study: Study, root: Path, results: Results) -> list[dict[str, Any]]:
-    """Metric file -> samples -> checkpoint of every sample set; `whole`: the hashes agree link by link."""
-    rows = []
-    for run in _runs(study, root):
-        variant, seed = run["variant"], run["seed"]
-        for setting in study.variants[variant].sampling:
-            inputs = results.metrics(variant, seed, setting)["inputs"]
-            manifest = root / "samples" / variant / f"seed{seed}" / setting / "manifest.json"
-            # manifests stay when sample chunks of large studies are deleted; without one the middle link is unchecked
-            kept = not manifest.exists() or inputs["samples"] == sha256(manifest)
-            rows.append(
-                {
-                    "metrics": results.metric_file(variant, seed, setting).relative_to(root),
-                    "samples": inputs["samples"],
-                    "checkpoint": inputs["checkpoint"],
-                    "tokens": run["tokens"],
-                    "commit": run["provenance"]["git_commit"],
-                    "whole": kept and inputs["checkpoint"] == run["checkpoint"],
-                }
-            )
-    return rows
-
-
-def _data_uri(path: Path) -> str:
-    if not path.exists():
-        raise ValueError(f"{path}: missing; draw it with `mar figure`")
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-def _rich_table(values: Any, title: str) -> RichTable:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    columns = shown(values)
-    apart = "\n" if len(columns) > 4 else " "  # of a number and its interval: many columns are narrow ones
-    lines = "number, interval and the paper's" if len(columns) > 4 else "first line ours, second line the paper's"
-    table = Table(title=f"{title}  ({lines})", box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("row", no_wrap=True)
-    for column in columns:
-        table.add_column(column.heading, no_wrap=len(columns) <= 4)
-    table.add_column("seeds", no_wrap=True)
-    for _, row in values.iterrows():
-        floor, cells = row["row"] == FLOOR, []
-        for column in columns:
-            number, bracket, interval = cell_text(row, column).partition(" [")
-            ours = number + (apart + "[" + interval if bracket else "\n" * (len(columns) > 4))
-            cells.append(escape(ours) + ("" if floor else f"\n{row[f'paper_{column.name}']}"))
-        table.add_row(
-            row["row"] + ("" if floor else ("\n\npaper" if len(columns) > 4 else "\npaper")), *cells, row["seeds"]
-        )
-    return table
-
-
-def _rich_claims(found: list[dict[str, Any]]) -> RichTable:
-    from rich import box
-    from rich.table import Table
-
-    colours = {"replicated": "green", "not replicated": "red", "inconclusive": "yellow"}
-    table = Table(title="Claims of the paper", box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("claim")
-    table.add_column("because")
-    for claim in found:
-        table.add_row(
-            f"[{colours.get(claim['verdict'], 'dim')}]{claim['shown']}[/]",
-            claim["text"],
-            claim["reason"].replace("[", r"\["),
-        )
-    return table

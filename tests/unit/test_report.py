@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fabricate import fabricate, large, small
+from fabricate import fabricate, large, small, swept
 from PIL import Image
 
 from mar.config import Study
 from mar.deviations import deviations
-from mar.report import report, summary
+from mar.estimates import Results
+from mar.evidence import variants
+from mar.report import report
 from mar.study import figure_names
+from mar.summary import summary
 from mar.verdicts import judge
 
 CLAIMS = Path(__file__).parents[2] / "config" / "claims.yaml"
@@ -25,8 +33,8 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def build(root: Path) -> Study:
-    study = small({"ce": ()})
+def build(root: Path, **metrics: Any) -> Study:
+    study = small({"ce": ()}, **metrics)
     fabricate(
         study, root, lambda v, s, k: 20.0 if v == "diff" else 40.0, lambda v, s: 0.05 if v == "diff" else 0.1, 0.05
     )
@@ -40,15 +48,48 @@ def test_report_is_one_page_with_everything(root: Path) -> None:
     study = build(root)
     report(study, root, root)
     html = (root / "report.html").read_text()
-    assert not re.findall(r'(?:src|href)="(?!data:)', html), "self-contained: nothing is loaded from elsewhere"
+    loaded = re.findall(r'<(?:img|script|iframe|link)\b[^>]*?(?:src|href)="([^"]*)"', html)
+    assert len(loaded) > 3 and all(address.startswith("data:") for address in loaded), "it loads nothing"
+    assert not re.findall(r"@import|url\(", html)
     assert html.count("data:image/png;base64,") == 3
-    order = [html.index(f"<h2>{title}") for title in ("Verdicts", "Table 1", "Figures", "Tokenizers", "All metrics")]
+    titles = (
+        "Verdicts",
+        "Table 1",
+        "Figures",
+        "All metrics",
+        "Tokenizers",
+        "Seconds",
+        "What it cost",
+        "Runs and sample",
+    )
+    order = [html.index(f"<h2>{title}") for title in titles]
     assert order == sorted(order)
     assert "100% of A_B &amp; C" in html, "texts of the study are escaped"
     for text in ("not run", "real versus real", "sqrt(alpha_bar), 5e-5", "A &amp; B_CPU", "c0ffee", "codebook used"):
         assert text in html
-    assert "NO: run the workflow again" not in html
-    assert "<td>all 4 trainings" in html.replace(' colspan="4"', "")
+    assert "do not agree" not in html and "all 4 trainings" in html
+    size = re.search(r"one file of ([\d.]+) MB", html)
+    assert size and abs(float(size[1]) - len(html.encode()) / 1e6) <= 0.06
+
+
+def test_verdicts_are_counted_and_lead_to_their_evidence(root: Path) -> None:
+    study = build(root)
+    found = json.loads((root / "claims.json").read_text())
+    evidence = {"variant": "diff", "setting": "s4", "metric": "fid", "seeds": [0, 1]}
+    for claim in found:
+        claim.pop("evidence", None)
+    found[3]["evidence"] = [evidence | {"files": ["metrics/diff/seed0/s4.json", "metrics/gone/seed1/s4.json"]}]
+    found[4]["evidence"] = [evidence | {"setting": None, "metric": "parameters", "files": ["runs/diff/seed0/run.json"]}]
+    (root / "claims.json").write_text(json.dumps(found))
+    report(study, root, root)
+    html = (root / "report.html").read_text()
+    counts = [int(n) for n in re.findall(r"<label[^>]*>.*?<b>(\d+)</b>", html)]
+    assert counts[0] == len(found) == sum(counts[1:])
+    assert '<a href="#set:diff/s4">diff s4</a> FID (<a data-file href="metrics/diff/seed0/s4.json">seed 0</a>, ' in html
+    assert '<span class="gone" title="metrics/gone/seed1/s4.json">seed 1</span>' in html
+    assert (
+        '<a href="#variant:diff">diff</a> parameters (<a data-file href="runs/diff/seed0/run.json">seed 0</a>)' in html
+    )
 
 
 def test_all_tables_and_figures_of_a_study_are_shown(root: Path) -> None:
@@ -74,20 +115,93 @@ def test_all_tables_and_figures_of_a_study_are_shown(root: Path) -> None:
         assert text in html
     assert "at 100 steps: FID 2.85 without guidance, 1.97 with guidance." in html
     assert "all 7 trainings" in html, "what is imported is not trained"
-    assert "NO: run the workflow again" not in html
-    widths = [
-        sum(int(n or 1) for n in re.findall(r"<t[hd](?:[^>]*?colspan=\"(\d+)\")?[^>]*>", row))
-        for row in re.findall(r"<tr.*?</tr>", html[places[3] : places[4]], re.S)
-    ]
-    assert len(set(widths)) == 1, "every row of Table 4 spans all columns"
+    for i in range(4):
+        table = re.search(r"<thead>.*?</table>", html[places[i] :], re.S)
+        assert table
+        widths = [
+            sum(int(n or 1) for n in re.findall(r"<t[hd]\b(?:[^>]*?colspan=\"(\d+)\")?[^>]*>", row))
+            for row in re.findall(r"<tr.*?</tr>", table[0], re.S)
+        ]
+        assert len(set(widths)) == 1, f"every row of Table {i + 1} spans all columns"
 
 
-def test_a_broken_chain_is_shown(root: Path) -> None:
+def test_a_swept_setting_shows_its_grid_and_what_it_chose(root: Path) -> None:
+    study = swept()
+    fabricate(study, root, lambda v, s, k: 20.0, noise=0.05)
+    judge(study, root, CLAIMS)
+    for name in figure_names(study):
+        Image.new("RGB", (4, 4)).save(root / f"{name}.png")
+    report(study, root, root)
+    html = (root / "report.html").read_text()
+    assert "diff s4-cfg: guidance 3, temperature 0.95, of 4 points" in html
+    assert html.count('<tr class="chosen">') == 1
+    assert "steps 4, guidance 3, temperature 0.95" in html, "the sample sets say what they were drawn with"
+    assert "mar --threads 1 sweep --study results/small/study.json --variant diff --setting s4-cfg" in html
+
+
+def test_random_weights_and_the_reference_are_said(root: Path) -> None:
+    study = build(root, extractors=("classifier", "inception"))
+    for path in (root / "metrics").rglob("*.json"):
+        values = json.loads(path.read_text())
+        values["extractors"]["inception"] = {"weights": "random", "note": "random weights"}
+        path.write_text(json.dumps(values | {"reference": {"name": "my <folder>", "sha256": "5e1f" * 16}}))
+    report(study, root, root)
+    html = (root / "report.html").read_text()
+    assert '<p class="warning">Inception with random weights: ' in html
+    assert "Inception, <strong>random weights</strong>" in html
+    assert 'against my &lt;folder&gt; (<code title="' + "5e1f" * 16 in html
+
+
+def test_a_broken_chain_and_a_dirty_checkout_are_said(root: Path) -> None:
     study = build(root)
     run = root / "runs" / "diff" / "seed0" / "run.json"
-    run.write_text(json.dumps({**json.loads(run.read_text()), "checkpoint": "other"}))
+    values = json.loads(run.read_text())
+    values |= {"checkpoint": "other", "provenance": values["provenance"] | {"git_commit": "c0ffee-dirty"}}
+    run.write_text(json.dumps(values))
     report(study, root, root)
-    assert (root / "report.html").read_text().count("NO: run the workflow again") == 3  # its three settings
+    html = (root / "report.html").read_text()
+    assert html.count('<span class="dirty">differ</span>') == 3  # its three settings
+    assert "Of diff s2 seed 0, diff s4 seed 0, diff s4-cfg seed 0 the hashes do not agree with the files" in html
+    assert "1 files were made from a checkout with changes" in html
+    assert '<code>c0ffee</code> <span class="dirty">dirty</span>' in html
+
+
+def test_from_a_sample_set_to_its_files(root: Path) -> None:
+    study = build(root)
+    samples = root / "samples" / "diff" / "seed0" / "s4"
+    (samples / "chunk-00001.npy").unlink()
+    (root / "mlflow.json").write_text(json.dumps({"experiment": "1", "runs": {"runs/diff/seed0": "8f14e45f" * 4}}))
+    found = {v["name"]: v for v in variants(study, root, Results(study, root))}
+    assert list(found) == ["ar", "diff"], "what is not trained has nothing to show"
+    run, other = found["diff"]["runs"]
+    assert run["mlflow"] == {"id": "8f14e45f" * 4, "experiment": "1"} and other["mlflow"] is None
+    assert run["recipe"].exists and not run["weights"].exists, "links only to what is there"
+    first, second = found["diff"]["settings"][1]["seeds"]
+    assert not first["images"] and first["strip"] is None and first["manifest"].exists
+    assert second["images"] and second["agree"]
+    image = Image.open(io.BytesIO(base64.b64decode(second["strip"].partition(",")[2])))
+    assert image.size == (10 * 17, 17), "an image of each class, each with a line between"
+    brightness = [image.convert("L").getpixel((17 * i + 8, 8)) for i in range(10)]
+    assert sorted(brightness[::3]) == brightness[::3], "fabricated classes are the brighter the later"
+    assert found["diff"]["settings"][1]["commands"][:3] == [
+        "snakemake results/small/metrics/diff/seed0/s4.json results/small/metrics/diff/seed1/s4.json "
+        "--configfile results/small/study.json",
+        "mar --threads 1 train --study results/small/study.json --variant diff --seed 0",
+        "mar --threads 1 sample --study results/small/study.json --variant diff --seed 0 --setting s4",
+    ]
+
+
+def test_report_imports_no_torch(root: Path) -> None:
+    study = build(root)
+    study_file = root / "study.json"
+    study_file.write_text(study.model_dump_json(exclude_defaults=True))
+    code = (
+        "import sys; from pathlib import Path; from mar.study import load; from mar.report import report\n"
+        "report(load(sys.argv[1]), Path(sys.argv[1]).parent, Path(sys.argv[1]).parent)\n"
+        "print([m for m in ('torch', 'mlflow', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, study_file], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
 
 
 def test_missing_figure_is_named(root: Path) -> None:

@@ -1,0 +1,182 @@
+"""The sections of the report below the paper's tables and figures: what else a study measured, and what it cost."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mar.config import Study
+from mar.estimates import Results
+from mar.evidence import commit, file, interval, set_id
+from mar.files import read_json
+from mar.results import short
+from mar.study import speed_settings
+
+JUDGES = {
+    "classifier": "the study's classifier",
+    "inception": "Inception",
+    "dinov2": "DINOv2",
+    "clean": "clean-fid",
+}
+METRICS = {
+    "fid": "FID",
+    "fid_infinity": "FID\N{INFINITY}",
+    "sfid": "sFID",
+    "kid": "KID",
+    **{f"fid_{name}": f"FID, {title}" for name, title in JUDGES.items()},
+    "inception_score": "IS",
+    "precision": "precision",
+    "recall": "recall",
+    "agreement": "agreement",
+    "nearest": "nearest training image",
+}
+
+
+def metrics(study: Study, root: Path, results: Results) -> dict[str, Any]:
+    """Every metric of every variant and setting, and of held-out real images."""
+    names = [m for m in METRICS if m in results.measured] + [m for m in results.measured if m not in METRICS]
+    found = []
+    for name, variant in study.variants.items():
+        rows = []
+        for setting in variant.sampling if variant.seeds else ():
+            sampling = results.sampling(name, setting)
+            row: dict[str, Any] = {
+                "variant": name,
+                "setting": setting,
+                "id": set_id(name, setting),
+                "seeds": variant.seeds,
+            }
+            row |= {"swept": sampling != study.sampling[setting], "sampling": sampling}
+            rows.append({**row, "numbers": [str(results.cell(name, setting, m)) for m in names]})
+        found += [rows] if rows else []
+    arrows = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}", None: ""}
+    return {
+        "heads": [{"title": METRICS.get(m, m), "arrow": arrows[results.higher_is_better(m)]} for m in names],
+        "variants": found,
+        "floor": [str(results.floor(m)) for m in names],
+        "measured": names,
+        "judges": [{"name": name, **judge} for name, judge in results.extractors.items()],
+        "reference": results.reference,
+        "file": file(root, "metrics/reference.json"),
+    }
+
+
+def sweeps(study: Study, root: Path) -> list[dict[str, Any]]:
+    """Every swept setting with its whole grid and the point that was chosen."""
+    found = []
+    for name, variant in study.variants.items():
+        for setting in variant.sampling if variant.seeds else ():
+            if study.sampling[setting].sweep is None:
+                continue
+            values = read_json(root / "sweeps" / name / f"{setting}.json")
+            best = values["best"]
+            points = [
+                {
+                    **point,
+                    "numbers": [interval(point[m]) for m in ("fid", "inception_score")],
+                    "best": all(point[k] == best[k] for k in ("guidance", "temperature")),
+                }
+                for point in values["grid"]
+            ]
+            links = {"id": set_id(name, setting), "file": file(root, f"sweeps/{name}/{setting}.json")}
+            found.append({**values, **links, "points": points})
+    return found
+
+
+def table_of(root: Path, path: str) -> dict[str, Any] | None:
+    """A table as its file has it, long numbers shortened; None where the study has no such file."""
+    if not (root / path).exists():
+        return None
+    with open(root / path, newline="") as lines:
+        head, *rows = list(csv.reader(lines))
+    return {
+        "head": [h.replace("_", " ") for h in head],
+        "rows": [list(map(_short, r)) for r in rows],
+        "file": file(root, path),
+    }
+
+
+def _short(text: str) -> str:
+    try:
+        return short(float(text)) if "." in text else text
+    except ValueError:
+        return text
+
+
+def tokenizers(study: Study, root: Path) -> list[dict[str, Any]]:
+    """What every tokenizer in use loses."""
+    rows = []
+    for name in dict.fromkeys(v.tokenizer for v in study.variants.values() if v.seeds):
+        values = read_json(root / "tokenizers" / name / "rfid.json")
+        numbers = {key: interval(m) for key, m in values["metrics"].items()}
+        files = [file(root, f"tokenizers/{name}/{f}") for f in ("rfid.json", "config.json", "model.safetensors")]
+        row = {"name": name, "kind": study.tokenizers[name].kind, "count": values["count"], "metrics": numbers}
+        rows.append({**row, "files": [*files, file(root, f"tokens/{name}/train/manifest.json", "tokens")]})
+    return rows
+
+
+def speed(study: Study, root: Path) -> dict[str, Any]:
+    """Timed settings by variant, and the protocols they were timed by with the variants of each."""
+    variants = []
+    protocols: dict[str, dict[str, Any]] = {}
+    for name, variant in study.variants.items():
+        if not variant.seeds or not speed_settings(study, name):
+            continue
+        values = read_json(root / "speed" / f"{name}.json")
+        same = protocols.setdefault(json.dumps(values["protocol"]), {"protocol": values["protocol"], "variants": []})
+        same["variants"].append(name)
+        variants.append(
+            [
+                {
+                    "variant": name,
+                    "setting": setting,
+                    "href": f"#{set_id(name, setting)}" if setting in variant.sampling else "",
+                    "steps": point["steps"],
+                    "seconds": interval({**point, "value": point["seconds_per_image"]}),
+                    "share": interval(point["head_share"]) if "head_share" in point else "",
+                    "file": file(root, f"speed/{name}.json"),
+                }
+                for setting, point in values["points"].items()
+            ]
+        )
+    return {"variants": variants, "protocols": list(protocols.values())}
+
+
+def costs(study: Study, variants: list[dict[str, Any]]) -> dict[str, Any]:
+    """Seconds of every training and of the sampling from it."""
+    rows = []
+    for variant in variants:
+        for run in variant["runs"]:
+            drawn = [s["seconds"] for x in variant["settings"] for s in x["seeds"] if s["seed"] == run["seed"]]
+            sampling = sum(s for s in drawn if s is not None) if any(s is not None for s in drawn) else None
+            training = None if "pretrained" in run else run["seconds"] * run.get("processes", 1)
+            rows.append({**run, "training": training, "sampling": sampling})
+    totals = {key: sum(row[key] or 0 for row in rows) for key in ("training", "sampling")}
+    return {"rows": rows, "trainings": sum(row["training"] is not None for row in rows), **totals}
+
+
+def provenance(study: Study, root: Path, results: Results) -> list[dict[str, Any]]:
+    """Distinct conditions that results were made under, and how many files each has."""
+    records: list[tuple[str, dict[str, Any]]] = []
+    for name, variant in study.variants.items():
+        for seed in variant.seeds:
+            records.append(("training", read_json(root / "runs" / name / f"seed{seed}" / "run.json")["provenance"]))
+            for setting in variant.sampling:
+                manifest = root / "samples" / name / f"seed{seed}" / setting / "manifest.json"
+                records += [("sampling", read_json(manifest)["provenance"])] if manifest.exists() else []
+                records.append(("evaluation", results.metrics(name, seed, setting)["provenance"]))
+        if variant.seeds and speed_settings(study, name):
+            records.append(("timing", read_json(root / "speed" / f"{name}.json")["provenance"]))
+    return _distinct(records)
+
+
+def _distinct(records: Iterable[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for stage, record in sorted(records, key=lambda r: ("training", "sampling", "evaluation", "timing").index(r[0])):
+        same = {key: value for key, value in record.items() if key != "time"}
+        entry = found.setdefault(json.dumps([stage, same], sort_keys=True), {"stage": stage, "count": 0, **same})
+        entry["count"] += 1
+    return [{**entry, "commit": commit(entry)} for entry in found.values()]
