@@ -8,6 +8,7 @@ workflow reads the table when it is parsed.
 from __future__ import annotations
 
 import csv
+import os
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -127,28 +128,31 @@ def fetch(asset: Asset, folder: Path) -> Path:
     return path
 
 
-def locate(name: str, file: Path, folder: Path, hub: Path | None = None) -> tuple[Path, str]:
+def places(asset: Asset, folder: Path) -> list[Path]:
+    """Where a file is looked for: under `folder`, then in torch's cache, which is found as torch.hub finds it."""
+    cache = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
+    name = PurePosixPath(urlsplit(asset.url).path).name
+    return [asset.path(folder), Path(cache).expanduser() / "hub" / "checkpoints" / name]
+
+
+def locate(name: str, file: Path, folder: Path) -> tuple[Path, str]:
     """A published file that has to be on disk already, and its SHA-256, checked as a fetched file is.
 
     Args:
         name: in the table.
         file: the table.
         folder: of the assets, results/assets.
-        hub: torch's hub cache, searched after it; a file is called there by the end of its address.
 
     Raises:
-        ValueError: it is at neither place, or another file than the table or the lock says.
+        ValueError: it is at neither of its places, or another file than the table or the lock says.
     """
     asset = find(name, file)
-    places = [asset.path(folder)]
-    if hub:
-        places.append(hub / "checkpoints" / PurePosixPath(urlsplit(asset.url).path).name)
-    for path in places:
+    for path in (searched := places(asset, folder)):
         if path.exists():
             return path, _check(asset, path, folder)
     raise ValueError(
-        f"{' and '.join(map(str, places))}: missing; run `mar fetch {name}` where there is a network, or put "
-        f"{asset.url} there"
+        f"{searched[0]}: missing, and {searched[1]} too; run `mar fetch {name}` where there is a network, or put "
+        f"{asset.url} at either place"
     )
 
 

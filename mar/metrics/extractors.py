@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from mar import assets
 from mar.config import Study
 from mar.files import sha256
+from mar.metrics import WEIGHTS
 
-WEIGHTS = {"inception": "inception", "clean": "inception", "dinov2": "dinov2-vitl14"}  # names in config/assets.csv
 SEED = 0  # of random weights
 
 
@@ -98,7 +98,7 @@ def load(name: str, study: Study | None, root: Path | None, device: torch.device
         network, note = _network(name, None), f"{name} with random weights: its numbers say nothing about the images"
         return _extractor(name, "random", note, network, device)
     folder = root.parent / "assets" if root else assets.FOLDER
-    file, digest = assets.locate(WEIGHTS[name], assets.TABLE, folder, Path(torch.hub.get_dir()))
+    file, digest = assets.locate(WEIGHTS[name], assets.TABLE, folder)
     return _extractor(name, digest, "", _network(name, file), device)
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import published
 import pytest
+import torch
 from click.testing import CliRunner
 
-from mar.assets import COLUMNS, Asset, fetch, find, only, table
+from mar.assets import COLUMNS, Asset, fetch, find, locate, only, places, table
 from mar.cli import main
 from mar.files import sha256
 from mar.weights_names import FORMATS
@@ -171,3 +172,26 @@ def test_commands_fetch_and_import(tmp_path):
     )
     result = run("import", "dit", "--as", "mar-tiny")
     assert result.exit_code == 1 and "mar-tiny is of format official-mar; found dit" in result.stderr
+
+
+def test_a_file_that_has_to_be_there_is_found_where_torch_keeps_it(tmp_path, monkeypatch, file):
+    monkeypatch.delenv("TORCH_HUB", raising=False)
+    for name, value, cache in (
+        ("TORCH_HOME", tmp_path / "home", tmp_path / "home"),
+        ("XDG_CACHE_HOME", tmp_path / "cache", tmp_path / "cache" / "torch"),
+        ("HOME", tmp_path, tmp_path / ".cache" / "torch"),
+    ):
+        for other in ("TORCH_HOME", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(other, raising=False)
+        monkeypatch.setenv(name, str(value))
+        found = places(asset("https://somewhere/weights.bin?x=1"), tmp_path / "assets")
+        assert found == [tmp_path / "assets" / "downloads" / "thing.bin", cache / "hub" / "checkpoints" / "weights.bin"]
+        assert torch.hub.get_dir() == str(found[1].parents[1])
+    (tmp_path / "assets.csv").write_text(f"{','.join(COLUMNS)}\nthing,dit,https://somewhere/weights.bin,,,MIT,a page,")
+    with pytest.raises(ValueError, match=r"thing\.bin: missing, and .*weights\.bin too; run `mar fetch thing`"):
+        locate("thing", tmp_path / "assets.csv", tmp_path / "assets")
+    found[1].parent.mkdir(parents=True)
+    found[1].write_bytes(file.read_bytes())
+    digest = sha256(file)
+    assert locate("thing", tmp_path / "assets.csv", tmp_path / "assets") == (found[1], digest)
+    assert json.loads((tmp_path / "assets" / "lock.json").read_text())["thing"]["sha256"] == digest

@@ -50,7 +50,7 @@ def shelf(tmp_path, monkeypatch):
     ]
     (tmp_path / "assets.csv").write_text("\n".join([",".join(COLUMNS), *lines]))
     monkeypatch.setattr(assets, "TABLE", tmp_path / "assets.csv")
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "results" / "assets" / "downloads").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     return tmp_path
@@ -130,9 +130,7 @@ def test_weights_of_a_file(shelf, extractor, name, place, legacy):
 
 def test_missing_and_wrong_files_are_refused(shelf, monkeypatch):
     load = partial(extractors.load, "inception", None, shelf / "results" / "study", CPU)
-    with pytest.raises(
-        ValueError, match=r"inception.pth and .*hub.*: missing; .*mar fetch inception.*https://somewhere"
-    ):
+    with pytest.raises(ValueError, match=r"inception.pth: missing, and .*hub.*mar fetch inception.*https://somewhere"):
         load()
     path = shelf / "results" / "assets" / "downloads" / "inception.pth"
     torch.save({"weights": torch.zeros(3)}, path)

@@ -103,7 +103,7 @@ def test_names_of_the_table(batch, monkeypatch, tmp_path):
     ]
     (tmp_path / "assets.csv").write_text("\n".join([",".join(COLUMNS), *rows]))
     monkeypatch.setattr(assets, "TABLE", tmp_path / "assets.csv")
-    with pytest.raises(ValueError, match=r"downloads/adm.npz: missing; run `mar fetch adm`.*https://somewhere/adm.npz"):
+    with pytest.raises(ValueError, match=r"downloads/adm.npz: missing, .*run `mar fetch adm`.*https://somewhere/adm.npz"):
         load(Asked(file="adm"), folder)
     (folder / "downloads").mkdir(parents=True)
     for name in ("adm", "mar"):

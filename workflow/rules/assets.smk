@@ -19,3 +19,26 @@ rule import_weights:
         format=asset_format,
     shell:
         "mar --threads {threads} import {params.format} --as {wildcards.asset} 2>&1 | tee {log}"
+
+
+# What is used as it comes: weights of networks that judge, and a reference.
+rule fetch:
+    output:
+        f"{ASSETS}/downloads/{{published}}",
+    log:
+        f"{ASSETS}/logs/{{published}}.log",
+    wildcard_constraints:
+        published=names(
+            row.path(ASSETS).name
+            for row in PUBLISHED.values()
+            if row.format == "reference"
+        ),
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        cluster_jobs=0,
+    params:
+        name=published_name,
+    shell:
+        "mar --threads {threads} fetch {params.name} 2>&1 | tee {log}"

@@ -9,6 +9,7 @@ from mar import assets, tables
 from mar import drill as drills
 from mar.cluster import resources as machine
 from mar.files import read_json
+from mar.metrics import WEIGHTS
 
 CONFIGFILES = workflow.overwrite_configfiles or workflow.configfiles
 try:
@@ -205,6 +206,33 @@ def variant_weights(wildcards):
 
 def asset_format(wildcards):
     return PUBLISHED[wildcards.asset].format
+
+
+def published_name(wildcards):
+    return Path(wildcards.published).stem
+
+
+def fetched(name):
+    """A published file, where it is or where it will be fetched to."""
+    places = assets.places(PUBLISHED[name], ASSETS)
+    return next((str(path) for path in places if path.exists()), str(places[0]))
+
+
+def extractor_weights(extractor):
+    """Published weights of a network that judges; nothing for the study's own classifier."""
+    return [fetched(WEIGHTS[extractor])] if extractor in WEIGHTS else []
+
+
+def reference_file():
+    """What stands in for the train split; nothing where a study names none, or a folder, whose times tell little."""
+    asked = STUDY.metrics.reference
+    if asked is None or Path(asked.file).is_dir():
+        return []
+    if asked.file not in PUBLISHED and not Path(asked.file).exists():
+        raise WorkflowError(
+            f"metrics.reference.file {asked.file}: neither in config/assets.csv nor a file or folder"
+        )
+    return [fetched(asked.file) if asked.file in PUBLISHED else asked.file]
 
 
 # A variant that names nodes, GPUs and hours gets them on a cluster; the others get what the site's profile says.
