@@ -1,0 +1,156 @@
+"""Why two evaluators differ: our own path, switched to the other's conventions one by one until it gives its number."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from mar import adm
+from mar.evaluators import (
+    ADM_SPLIT,
+    CLEAN_SEED,
+    LEGACY,
+    MAIN,
+    METRICS,
+    SUBSET,
+    SUBSETS,
+    Case,
+    Evaluator,
+    global_seed,
+)
+from mar.metrics import metrics
+
+ROUNDING = 1e-5  # relative difference of two implementations of one formula
+SINGULAR = 1e-3  # the same of Frechet distances where covariances are singular: the root is then badly conditioned
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One number of another evaluator against ours.
+
+    Attributes:
+        steps: what is switched in our path, one after the other, and what it gives then.
+        left: what the last step does not account for.
+        cause: what that rest comes from.
+        tolerance: how large it may be, relative to the numbers, for this cause.
+    """
+
+    evaluator: str
+    metric: str
+    ours: float
+    theirs: float
+    steps: list[tuple[str, float]]
+    cause: str
+    tolerance: float = ROUNDING
+
+    @property
+    def left(self) -> float:
+        """Their value less ours after all steps."""
+        return self.theirs - (self.steps[-1][1] if self.steps else self.ours)
+
+    @property
+    def explained(self) -> bool:
+        """Whether nothing but rounding is left."""
+        return abs(self.left) <= self.tolerance * max(abs(self.theirs), abs(self.ours), 1e-12)
+
+
+def differences(case: Case, rows: list[tuple[Evaluator, dict[str, float | None]]]) -> list[Difference]:
+    """Every number of the other evaluators that we have too, against ours; `rows` begins with ours."""
+    ours = rows[0][1]
+    count, width = case.generated[MAIN]["features"].shape
+    singular = min(count, *(len(arrays["features"]) for arrays in case.real.values())) <= width
+    found = []
+    for evaluator, values in rows[1:]:
+        for metric in METRICS:
+            theirs, own = values.get(metric), ours.get(metric)
+            if theirs is not None and own is not None:
+                steps, cause = _steps(case, evaluator, metric)
+                # a step that our path takes already explains nothing
+                before, kept = own, []
+                for said, value in steps:
+                    if not math.isclose(value, before, rel_tol=1e-9):
+                        kept.append((said, value))
+                    before = value
+                tolerance = SINGULAR if singular and metric in ("fid", "sfid") else ROUNDING
+                cause += "; singular covariances" if tolerance == SINGULAR else ""
+                found.append(Difference(evaluator.name, metric, own, theirs, kept, cause, tolerance))
+    return found
+
+
+def _steps(case: Case, evaluator: Evaluator, metric: str) -> tuple[list[tuple[str, float]], str]:
+    kind = evaluator.name.split()[0]
+    if metric in ("fid", "sfid"):
+        return _frechet(case, evaluator, kind)
+    if metric == "inception_score":
+        return (_ordered(case), "") if kind == "ADM" else ([], "torch's softmax instead of scipy's")
+    if metric == "kid":
+        if kind != "clean-fid":
+            return [], "features in float32 instead of float64"
+        steps = [("the subsets that clean-fid draws", kid_of_clean_fid(*case.features()))]
+        if evaluator.shown != MAIN:
+            steps.append((_resized(evaluator), kid_of_clean_fid(*case.features(evaluator.shown))))
+        return steps, "features in float32 instead of float64"
+    place = 0 if metric == "precision" else 1
+    if kind == "ADM":
+        single = adm.precision_recall(*case.features(), case.neighbours, half=False)[place]
+        half = adm.precision_recall(*case.features(), case.neighbours)[place]
+        return [
+            ("squared distances in float32", single),
+            ("in float16 where all are finite", half),
+        ], "order of float32 sums"
+    return [], "distances in float32 instead of float64"
+
+
+def _frechet(case: Case, evaluator: Evaluator, kind: str) -> tuple[list[tuple[str, float]], str]:
+    roots = {
+        "torch-fidelity": "eigenvalues of the unsymmetric product, mean in float32",
+        "clean-fid": "scipy's sqrtm, mean in float32",
+        "ADM": "scipy's sqrtm",
+    }
+    steps = []
+    if kind != "ADM":
+        count = len(case.real[MAIN]["features"])
+        steps.append((f"statistics of the {count} real images instead of the stored ones", case.frechet(images=True)))
+    if evaluator.shown != MAIN:
+        steps.append((_resized(evaluator), case.frechet(True, evaluator.shown)))
+    return [(said, value) for said, value in steps if value is not None], roots[kind]
+
+
+def _resized(evaluator: Evaluator) -> str:
+    scale = ", pixels scaled by 2/255 x - 1 instead of (x - 128) / 128" if evaluator.shown == LEGACY else ""
+    return f"both sides resized by {evaluator.resize}{scale}"
+
+
+def _ordered(case: Case) -> list[tuple[str, float]]:
+    """From ten shuffled splits to consecutive ones of 5,000 images in the order of ADM's file."""
+    logits, ordered = case.logits(), case.adm_logits()
+    assert logits is not None and ordered is not None  # both evaluators have a score
+    steps = []
+    if case.bias is not None:
+        steps.append(("logits without the bias of the last layer", metrics.inception_score(logits - case.bias)))
+    value = metrics.ordered_inception_score(ordered, None, ADM_SPLIT)
+    return [*steps, (f"consecutive splits of {ADM_SPLIT} in the order of ADM's file", value)]
+
+
+def order_matters(case: Case) -> tuple[float, float] | None:
+    """Inception score by ten consecutive splits in the order of ADM's file, and in that of a file sorted by class."""
+    logits, labels = case.adm_logits(), case.adm_labels()
+    if logits is None or labels is None:
+        return None
+    size = math.ceil(len(logits) / 10)
+    rows = np.argsort(labels, kind="stable")
+    ours, theirs = (metrics.ordered_inception_score(x, None, size) for x in (logits, logits[rows]))
+    return ours, theirs
+
+
+def kid_of_clean_fid(generated: np.ndarray, real: np.ndarray) -> float:
+    """KID by our kernel in float64 on the very subsets that clean-fid draws."""
+    m, values = min(SUBSET, len(generated), len(real)), []
+    with global_seed(CLEAN_SEED):
+        for _ in range(SUBSETS):
+            here, there = (x[np.random.choice(len(x), m, replace=False)].astype(np.float64) for x in (generated, real))
+            within = sum(metrics.kernel(x, x).sum() - metrics.kernel_diagonal(x).sum() for x in (here, there))
+            values.append(within / (m * (m - 1)) - 2.0 * metrics.kernel(here, there).mean())
+    return float(np.mean(values))
