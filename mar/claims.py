@@ -51,7 +51,12 @@ class Ordered(Section):
 
 
 class Guidance(Section):
-    """A row's guided setting beats its unguided one."""
+    """A row's guided samples beat its unguided ones.
+
+    Where a study sweeps, these are the best with guidance against the best without it. Scale and temperature of both
+    were chosen by FID on the sweep's samples, the claim is judged on others: the better of two equals is not favoured.
+    The weights that the sweep drew from are those of the first training seed, which are among the weights judged.
+    """
 
     kind: Literal["guidance"]
     table: Name

@@ -249,12 +249,14 @@ def speed(study: str, variant: str, recipe: str) -> None:
 
 @main.command()
 @_study
-@click.option("--name", required=True, help="Name of a table of the study.")
+@click.option("--name", required=True, help="Name of a table of the study, metrics or variance.")
 def table(study: str, name: str) -> None:
-    """Write a table as CSV, Markdown and LaTeX."""
-    from mar.tables import table
+    """Write a table as CSV, Markdown and LaTeX: one of the study's, every metric, or what the metrics move with."""
+    from mar import listing, tables, variance
 
-    table(*_open(study), name)
+    made = {"metrics": listing.table, "variance": variance.table}
+    loaded, root = _open(study)
+    made[name](loaded, root) if name in made else tables.table(loaded, root, name)
 
 
 @main.command()

@@ -61,10 +61,14 @@ Z = 1.959964  # 97.5% quantile of the normal distribution
 
 @dataclass(frozen=True)
 class Spread:
-    """What training seeds add to the variance of one sample set, as a standard deviation on the metric's scale."""
+    """What training seeds add to the variance of one sample set, as a standard deviation on the metric's scale.
+
+    `scatter` is what was measured, with the noise of the images in it.
+    """
 
     sd: float
     dof: int
+    scatter: float
 
 
 @dataclass(frozen=True)
@@ -224,7 +228,9 @@ class Results(Files):
             scatter += (k - 1) * fmean(variance(row) for row in y)
             own = (sum(fmean(c.noise) for c in group) / u**2 for group, u in zip(groups, units, strict=True))
             noise += (k - 1) * fmean(own)
-        return Spread(math.sqrt(max(0.0, scatter - noise) / dof), dof) if dof else Spread(0.0, 0)
+        if not dof:
+            return Spread(0.0, 0, 0.0)
+        return Spread(math.sqrt(max(0.0, scatter - noise) / dof), dof, math.sqrt(scatter / dof))
 
 
 def _quantile(dof: int) -> float:

@@ -27,6 +27,21 @@ def lower_is_better(metric: str) -> bool:
     return metric in ("sfid", "kid", "seconds") or metric.startswith("fid")
 
 
+TITLES = {
+    "fid": "FID",
+    "fid_infinity": "FID∞",
+    "sfid": "sFID",
+    "kid": "KID",
+    "inception_score": "IS",
+    "nearest": "nearest training image",
+}
+
+
+def title(metric: str) -> str:
+    """What a metric is called above a column: FID of a further extractor with its name."""
+    return TITLES.get(metric) or (f"FID, {metric[4:]}" if metric.startswith("fid_") else metric)
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a number is from: variant, sampling setting (none of a training), metric, files below the results."""
@@ -86,6 +101,8 @@ class Files:
 
     def sampling(self, variant: str, setting: str) -> Sampling:
         """A sampling setting with the guidance scale and temperature used, those that its sweep chose if it has one."""
+        if not self.study.sampling[setting].sweep:
+            return self.study.sampling[setting]
         if (variant, setting) not in self._settings:
             from mar.sweep import resolved
 
@@ -137,6 +154,16 @@ class Files:
         source = Source(variant, None, "rfid", (file,))
         return Estimate(found["value"], found["low"], found["high"], found["n"], (), source)
 
+    def each(self, variant: str, setting: str, metric: str) -> list[Estimate]:
+        """A metric of each sample set, one a training seed, as its file has it: the interval is of its images alone."""
+        found = []
+        for seed in self.study.variants[variant].seeds:
+            path = self.metric_file(variant, seed, setting)
+            m = entry(self.metrics(variant, seed, setting), path, metric)
+            source = Source(variant, setting, metric, (path.relative_to(self.root).as_posix(),))
+            found.append(Estimate(m["value"], m["low"], m["high"], m["n"], (seed,), source))
+        return found
+
     @property
     def extractor(self) -> str:
         """Whose features the main metrics are made of, as `classifier`, the study's own, or `inception`."""
@@ -160,8 +187,19 @@ class Files:
         return tuple(name for name, values in self.extractors.items() if values["weights"] == "random")
 
     @property
+    def cells(self) -> list[tuple[str, str]]:
+        """Every trained variant with each of its settings."""
+        trained = ((name, variant) for name, variant in self.study.variants.items() if variant.seeds)
+        return [(name, setting) for name, variant in trained for setting in variant.sampling]
+
+    @property
+    def names(self) -> list[str]:
+        """Metrics of every sample set, in the order of their files."""
+        return list(self._any["metrics"])
+
+    @property
     def measured(self) -> list[str]:
-        """Metrics of the held-out real images, and so of every sample set, in the order of the file."""
+        """Metrics of the held-out real images, in the order of the file."""
         return list(self._reference["metrics"])
 
     @property
@@ -189,12 +227,19 @@ class Files:
 
     def higher_is_better(self, metric: str) -> bool | None:
         """As the metric files say; None where neither is, as of the distance to the nearest training image."""
-        value: bool | None = self.floor_entry(metric)["higher_is_better"]
+        value: bool | None = self._any["metrics"][metric]["higher_is_better"]
         return value
 
     def floor_entry(self, metric: str) -> dict[str, Any]:
         """A metric of the held-out real images, as its file has it."""
         return entry(self._reference, self.root / "metrics" / "reference.json", metric)
+
+    @cached_property
+    def _any(self) -> dict[str, Any]:
+        """The metrics of one sample set: all have the same. Of real images where nothing is trained."""
+        seeds = {name: variant.seeds for name, variant in self.study.variants.items()}
+        sets = (self.metrics(variant, seeds[variant][0], setting) for variant, setting in self.cells)
+        return next(sets, self._reference)
 
     @cached_property
     def _reference(self) -> dict[str, Any]:

@@ -323,8 +323,10 @@ def _or_null(rule: dict[str, Any]) -> dict[str, Any]:
 
 
 def table_slice(study: Study, table: str) -> str:
-    """What a table shows, beside the metric files."""
-    return canonical({"table": study.tables[table], "seeds": _seeds(study)})
+    """What a table shows, beside the metric files and the grids of sweeps."""
+    if table in study.tables:
+        return canonical({"table": study.tables[table], "seeds": _seeds(study)})
+    return canonical({"table": table, "seeds": _seeds(study), "variants": _sampled(study)})
 
 
 def figure_slice(study: Study, figure: str) -> str:
@@ -347,6 +349,12 @@ def claims_slice(study: Study) -> str:
 def report_slice(study: Study) -> str:
     """The report and the run browser show the whole study, but not what it may cost."""
     return canonical(study.model_copy(update={"budget": None}))
+
+
+def _sampled(study: Study) -> dict[str, dict[str, Any]]:
+    """The sampling settings of each trained variant."""
+    trained = ((name, variant) for name, variant in study.variants.items() if variant.seeds)
+    return {name: {s: study.sampling[s] for s in variant.sampling} for name, variant in trained}
 
 
 def _seeds(study: Study) -> dict[str, tuple[int, ...]]:

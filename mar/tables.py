@@ -5,27 +5,30 @@ A table has the columns that the paper's file has (config/paper/<name>.csv), in 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mar.config import Study, Table, TableRow
 from mar.estimates import Estimate, Results, short
 from mar.files import write_text
-from mar.paper import paper_rows
-from mar.study import speed_settings
+from mar.paper import paper_rows, paper_samples
+from mar.study import speed_settings, table_names
+from mar.typeset import SIDEWAYS, Head, latex, markdown, width
+from mar.variance import decompose
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NOT_RUN = "not run"  # declared by the study, not trained
+DAY = 24 * 60 * 60  # seconds
 NONE = "-"  # the study has no such number: another system's row, or a setting that the row does not name
 FLOOR = "real versus real"
 
 
 class Column(NamedTuple):
-    """A number of a row: our name of it, the metric, whether it is guided, the paper's column and the heading."""
+    """A number of a row: our name of it, the metric, whether it is guided, the paper's column or "", the heading."""
 
     name: str
     metric: str
@@ -37,20 +40,25 @@ class Column(NamedTuple):
 COLUMNS = (
     Column("params", "parameters", False, "params", "parameters"),
     Column("head_params", "head_parameters", False, "head_params", "parameters of the head"),
+    Column("training_days", "training", False, "days", "device days of training"),
     Column("rfid", "rfid", False, "rfid", "rFID, train split"),
     Column("fid", "fid", False, "fid_nocfg", "FID, no guidance"),
+    Column("fid_infinity", "fid_infinity", False, "", "FID∞, no guidance"),
     Column("is", "inception_score", False, "is_nocfg", "IS, no guidance"),
     Column("precision", "precision", False, "pre_nocfg", "precision, no guidance"),
     Column("recall", "recall", False, "rec_nocfg", "recall, no guidance"),
     Column("fid_guided", "fid", True, "fid_cfg", "FID, guidance"),
+    Column("fid_infinity_guided", "fid_infinity", True, "", "FID∞, guidance"),
     Column("is_guided", "inception_score", True, "is_cfg", "IS, guidance"),
     Column("precision_guided", "precision", True, "pre_cfg", "precision, guidance"),
     Column("recall_guided", "recall", True, "rec_cfg", "recall, guidance"),
     Column("seconds", "seconds", True, "seconds_per_image", "seconds an image"),
 )
-DIGITS = {"inception_score": 1, "seconds": 3}  # decimals that the paper prints, two of the others
+DIGITS = {"inception_score": 1, "seconds": 3, "training": 1}  # decimals that the paper prints, two of the others
 COUNTED = frozenset({"parameters", "head_parameters"})  # the paper prints 479M and 2B
-SAMPLED = frozenset({"fid", "inception_score", "precision", "recall"})  # measured on sample sets, so with a floor
+SAMPLED = frozenset(
+    {"fid", "fid_infinity", "inception_score", "precision", "recall"}
+)  # measured on sample sets, so with a floor
 NAMES = {  # columns that describe a row of the paper
     "variant": "model",
     "direction": "attention",
@@ -87,26 +95,36 @@ def millions(count: float) -> str:
 
 def inputs(study: Study, name: str) -> list[str]:
     """Files under the results folder that a table reads beside the metric files: what its columns ask for."""
+    if name not in study.tables and name in table_names(study):
+        sets = [(v, s) for v, variant in study.variants.items() if variant.seeds for s in variant.sampling]
+        return [f"sweeps/{v}/{s}.json" for v, s in sets if study.sampling[s].sweep]
     table = _table(study, name)
     asked = {column.name for column in columns_of(paper_rows(table.paper, f"tables.{name}.paper: "))}
-    shown = [row.variant for row in table.rows if row.variant and study.variants[row.variant].seeds]
-    files = []
-    for variant in dict.fromkeys(shown):
+    trained = [row.variant for row in table.rows if row.variant and study.variants[row.variant].seeds]
+    files: list[str] = []
+    counted = asked & {"params", "training_days"}
+    for variant in dict.fromkeys(trained):
         if "rfid" in asked:
             files.append(f"tokenizers/{study.variants[variant].tokenizer}/rfid.json")
-        if "params" in asked:
-            files.append(f"runs/{variant}/seed{study.variants[variant].seeds[0]}/run.json")
+        seeds = study.variants[variant].seeds
+        files += [
+            f"runs/{variant}/seed{k}/run.json" for k in (seeds if "training_days" in asked else seeds[:1]) if counted
+        ]
         if "seconds" in asked and speed_settings(study, variant):
             files.append(f"speed/{variant}.json")
+    for row in table.rows:
+        used = [s for s in (row.without, row.guided) if s and row.variant in trained]
+        files += [f"sweeps/{row.variant}/{s}.json" for s in used if study.sampling[s].sweep]
     return list(dict.fromkeys(files))
 
 
 def frame(study: Study, root: Path, name: str, results: Results | None = None) -> pd.DataFrame:
     """One row per row of the study's table, and the real-versus-real floor as the last one.
 
-    Columns: the paper's description of the row, our variant and settings, and for each number of the paper's file ours
-    with its interval (value, low, high; "not run" for an untrained variant, "-" where the study has no such number) and
-    the paper's. `<column>_minus_paper` is there only where both are on one scale (`Results.comparable`).
+    Columns: the paper's description of the row, our variant and settings with the guidance scale and temperature used
+    (`swept`: those that a sweep chose), and for each number of the paper's file ours with its interval (value, low,
+    high; "not run" for an untrained variant, "-" where the study has no such number) and the paper's. FID at infinitely
+    many images is ours alone. `<column>_minus_paper` is there only where both are on one scale (`Results.comparable`).
 
     Raises:
         ValueError: the study has no such table, the table names a row that the paper's file lacks, or a metric file
@@ -118,6 +136,9 @@ def frame(study: Study, root: Path, name: str, results: Results | None = None) -
     results = results or Results(study, root)
     paper = paper_rows(table.paper, f"tables.{name}.paper: ")
     columns, describe = columns_of(paper), describing(paper)
+    extra = [c for c in COLUMNS if not c.paper and c.metric in results.names]
+    with_fid = {c.guided for c in columns if c.metric == "fid"}
+    columns = [c for c in COLUMNS if c in columns or (c in extra and c.guided in with_fid)]
     lines: list[dict[str, Any]] = []
     for i, row in enumerate(table.rows):
         if row.paper not in paper:
@@ -125,24 +146,39 @@ def frame(study: Study, root: Path, name: str, results: Results | None = None) -
         theirs = paper[row.paper]
         line: dict[str, Any] = {"row": row.paper, **{key: theirs[key] for key in describe}}
         line |= {"ours": row.variant or NONE, "setting": row.without or NONE, "setting_guided": row.guided or NONE}
+        line |= _used(results, row)
         seeds = study.variants[row.variant].seeds if row.variant else ()
         none = NOT_RUN if row.variant else NONE
         line |= {"seeds": " ".join(map(str, seeds)) or none, "n": study.metrics.samples if seeds else none}
         for column in columns:
             ours = _ours(results, row, column)
-            published = printed(theirs[column.paper], column.metric)
             line |= _numbers(column, ours)
-            if results.comparable and column.metric not in COUNTED:
+            if not column.paper:
+                continue
+            published = printed(theirs[column.paper], column.metric)
+            if results.comparable and column.metric not in COUNTED | {"training"}:
                 number, gap = theirs[column.paper], f"{column.name}_minus_paper"
                 line[gap] = ours.value - float(number) if isinstance(ours, Estimate) and number else ""
             line[f"paper_{column.name}"] = published
         lines.append(line)
     lines.append({"row": FLOOR})
     for column in columns:
-        if column.metric in SAMPLED:
+        if column.metric in SAMPLED and column.metric in results.measured:
             floor = results.floor(column.metric)
             lines[-1] |= _numbers(column, floor) | {"n": floor.n}
     return pd.DataFrame(lines, columns=list(lines[0]), dtype=object).fillna("")
+
+
+def _used(results: Results, row: TableRow) -> dict[str, Any]:
+    """Guidance scale and temperature of a row's samples, and which of them a sweep chose."""
+    used: dict[str, Any] = {}
+    swept = []
+    for suffix, setting in (("", row.without), ("_guided", row.guided)):
+        sampled = row.variant and setting and results.study.variants[row.variant].seeds
+        s = results.sampling(row.variant, setting) if row.variant and setting and sampled else None
+        used |= {f"guidance{suffix}": s.guidance if s else NONE, f"temperature{suffix}": s.temperature if s else NONE}
+        swept += [setting] if s and setting and results.study.sampling[setting].sweep else []
+    return used | {"swept": " ".join(swept) or NONE}
 
 
 def _ours(results: Results, row: TableRow, column: Column) -> Estimate | str:
@@ -155,6 +191,9 @@ def _ours(results: Results, row: TableRow, column: Column) -> Estimate | str:
         return results.parameters(row.variant)
     if column.metric == "head_parameters":
         return results.head_parameters(row.variant) or NONE
+    if column.metric == "training":
+        cost = results.training(row.variant)
+        return replace(cost, **{k: getattr(cost, k) / DAY for k in ("value", "low", "high")}) if cost else NONE
     if column.metric == "rfid":
         return results.rfid(row.variant) or NONE
     if column.metric == "seconds":  # of the guided samples where they are timed: the paper's are, by their FID
@@ -167,21 +206,37 @@ def _ours(results: Results, row: TableRow, column: Column) -> Estimate | str:
 def note(study: Study, results: Results) -> str:
     """What the numbers of a table are and what they are not."""
     data = "scikit-learn's handwritten digits" if study.data.kind == "digits" else f"the images of {study.data.path}"
-    size, spread = study.data.image_size, results.spread("fid")
+    size, spread, why = study.data.image_size, results.spread("fid"), results.incomparable
     seeds = (
         f"the seed spread that the study measured (log FID: {short(spread.sd)}, {spread.dof} degrees of freedom)"
         if spread.dof
         else "no seed spread, since the study trains no variant twice"
     )
-    features = results.extractor if results.extractor != "classifier" else "the study's own classifier"
+    features = "the study's own classifier" if results.extractor == "classifier" else results.extractor
+    random = f"Random weights: {', '.join(results.random)}; such numbers show that it runs and mean nothing else. "
     return (
         f"Ours: {data} at {size}x{size}, {study.metrics.samples} images a sample set, features and probabilities of "
-        f"{features}; the mean over training seeds (geometric for FID) "
+        f"{features}, compared with {results.reference['name']} ({results.reference['sha256'][:12]}); the mean over "
+        "training seeds (geometric for FID) "
         f"with its 95% interval from resampled images and {seeds}. "
         f"{FLOOR.capitalize()}: as many held-out images, drawn with replacement, so rather too high than too low. "
-        "The paper: ImageNet, 50,000 images, Inception features. "
-        + ("" if results.comparable else "So absolute numbers are not comparable with the paper's; orderings are.")
+        + (random if results.random else "")
+        + f"The paper: ImageNet, {paper_samples():,} images, Inception features. "
+        + (f"Ours have {why}: not comparable with the paper's; orderings are. " if why else "")
+        + _foreseen(results)
     ).strip()
+
+
+def _foreseen(results: Results) -> str:
+    """Whether sampling seeds scatter as the intervals foresee, where they were measured and do not."""
+    parts = decompose(results, "fid") if results.cells else None
+    if parts is None or parts.agrees is not False:
+        return ""
+    return (
+        f"Over sampling seeds, log FID has {short(parts.ratio)} times the variance that the resampled images foresee "
+        f"(expected {short(parts.ratio_low)} to {short(parts.ratio_high)}): the intervals are "
+        f"{'too narrow' if parts.ratio > 1 else 'too wide'}, see the table of the variance."
+    )
 
 
 def remarks(columns: Iterable[Column]) -> str:
@@ -191,6 +246,8 @@ def remarks(columns: Iterable[Column]) -> str:
         "params": "Parameters: without the tokenizer.",
         "seconds": "Seconds an image: the median and range of timed batches, by the protocol of the trade-off figure; "
         "the paper's on one A100 with batch 256.",
+        "training_days": "Days of training: ours on one device each, least and most of the seeds; the paper's on all.",
+        "fid_infinity": "FID∞: extrapolated to infinitely many images.",
     }
     return " ".join(said[column.name] for column in columns if column.name in said)
 
@@ -200,80 +257,42 @@ def table(study: Study, root: Path, name: str) -> None:
     results = Results(study, root)
     values = frame(study, root, name, results)
     title, folder = _table(study, name).title, root / "tables"
-    text = f"{note(study, results)} {remarks(shown(values))}".strip()
-    write_text(folder / f"{name}.tex", latex(values, title, text))
-    write_text(folder / f"{name}.md", markdown(values, title, text))
+    text = f"{note(study, results)} {_chosen(study, name, results)}".strip()
+    parts = [(columns, *texts(values, columns)) for columns in (shown(values, infinite=True), shown(values))]
+    columns, heads, rows = next((part for part in parts if width(*part[1:]) <= SIDEWAYS), parts[-1])
+    write_text(folder / f"{name}.tex", latex(title, heads, rows, f"{text} {remarks(columns)}".strip(), last=1))
+    columns, heads, rows = parts[0]
+    write_text(folder / f"{name}.md", markdown(title, heads, rows, f"{text} {remarks(columns)}".strip()))
     write_text(folder / f"{name}.csv", values.to_csv(index=False, lineterminator="\n"))
     print(f"{folder / name}.csv, .md, .tex: {len(values) - 1} rows", flush=True)
 
 
-def shown(values: pd.DataFrame) -> list[Column]:
-    """The numbers that a frame has."""
-    return [column for column in COLUMNS if f"paper_{column.name}" in values.columns]
+def shown(values: pd.DataFrame, infinite: bool = False) -> list[Column]:
+    """The numbers that a frame has: those of the paper, and FID at infinitely many images if asked for."""
+    ours = {column.name for column in COLUMNS if not column.paper and infinite}
+    return [c for c in COLUMNS if f"paper_{c.name}" in values.columns or (c.name in ours and c.name in values.columns)]
 
 
-def markdown(values: pd.DataFrame, title: str, text: str) -> str:
-    """The table as Markdown: ours with its interval, the paper's beside."""
-    describe, columns = _description(values), shown(values)
-    head = headings(describe)
+def texts(values: pd.DataFrame, columns: Sequence[Column]) -> tuple[list[Head], list[list[str]]]:
+    """Headings and rows to read: the description, ours with its interval, the paper's beside, what was used."""
+    describe = _description(values)
+    heads = [Head(name) for name in headings(describe)]
     for column in columns:
-        head += [column.heading, "paper"]
-    lines = [f"### {title}", "", _pipe([*head, "seeds"]), _pipe(["---"] * (len(head) + 1))]
+        if column.paper:
+            heads += [Head("ours", column.heading, "r"), Head("paper", column.heading, "r")]
+        else:
+            heads.append(Head("FID∞", heads[-1].group, "r"))  # beside the FID that it extrapolates
+    heads += [Head("guidance"), Head("temperature"), Head("seeds")]
+    rows = []
     for _, row in values.iterrows():
         cells = [str(row[key]) for key in describe] if row["row"] != FLOOR else [FLOOR, *[""] * (len(describe) - 1)]
         for column in columns:
-            cells += [cell_text(row, column), str(row[f"paper_{column.name}"])]
-        lines.append(_pipe([*cells, str(row["seeds"])]))
-    return "\n".join([*lines, "", text, ""])
-
-
-def latex(values: pd.DataFrame, title: str, text: str) -> str:
-    """The table as a LaTeX float, sideways if it is wide. Needs booktabs, graphicx and, sideways, rotating."""
-    describe, columns = _description(values), shown(values)
-    head = headings(describe)
-    wide = len(columns) > 6
-    kind = "sidewaystable" if wide else "table"
-    groups, rules, at = [], [], len(describe) + 1
-    for column in columns:
-        groups.append(rf"\multicolumn{{2}}{{c}}{{{escape(column.heading)}}}")
-        rules.append(rf"\cmidrule(lr){{{at}-{at + 1}}}")
-        at += 2
-    lines = [
-        rf"% \usepackage{{booktabs,graphicx{',rotating' if wide else ''}}}",
-        rf"\begin{{{kind}}}",
-        r"\centering",
-        rf"\caption{{{escape(re.sub(r'^Table [0-9]+: ', '', title))}. {escape(text)}}}",  # LaTeX counts itself
-        r"\smallskip",
-        r"\resizebox{\textwidth}{!}{%",
-        rf"\begin{{tabular}}{{{'l' * len(describe)}{'rr' * len(columns)}l}}",
-        r"\toprule",
-        " & ".join([*[""] * len(describe), *groups, ""]) + r" \\",
-        "".join(rules),
-        " & ".join([*map(escape, head), *["ours", "paper"] * len(columns), "seeds"]) + r" \\",
-        r"\midrule",
-    ]
-    for _, row in values.iterrows():
-        floor = row["row"] == FLOOR
-        cells = [rf"\multicolumn{{{len(describe)}}}{{l}}{{{FLOOR}}}"] if floor else [escape(row[k]) for k in describe]
-        for column in columns:
-            cells += [escape(cell_text(row, column)), escape(row[f"paper_{column.name}"])]
-        lines += [r"\midrule"] if floor else []
-        lines.append(" & ".join([*cells, escape(row["seeds"])]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", rf"\end{{{kind}}}", ""])
-
-
-def escape(text: Any) -> str:
-    """Text as LaTeX prints it."""
-    special = {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        **{c: "\\" + c for c in "&%$#_{}"},
-        "[": "{[}",  # a cell after \\ that begins with [ would be read as its option
-    }
-    return "".join(special.get(c, c) for c in str(text))
+            cells += [cell_text(row, column), *([paper_text(row, column)] if column.paper else [])]
+        for key in ("guidance", "temperature"):
+            used = [f"{row[k]:g}" for k in (key, f"{key}_guided") if isinstance(row[k], float)]
+            cells.append(" / ".join(used))
+        rows.append([*cells, str(row["seeds"])])
+    return heads, rows
 
 
 def cell_text(row: Any, column: Column) -> str:
@@ -286,6 +305,25 @@ def cell_text(row: Any, column: Column) -> str:
     return f"{short(value)} [{short(row[column.name + '_low'])}, {short(row[column.name + '_high'])}]"
 
 
+def paper_text(row: Any, column: Column) -> str:
+    """The paper's number as it prints it, and behind it how far ours is above it (+) or below, where both compare."""
+    gap = row.get(f"{column.name}_minus_paper", "")
+    signed = f" ({'+' if gap > 0 else '-'}{short(abs(gap))})" if isinstance(gap, float) else ""
+    return f"{row[f'paper_{column.name}']}{signed}"
+
+
+def _chosen(study: Study, name: str, results: Results) -> str:
+    """What the columns of guidance and temperature are."""
+    rows = [row for row in study.tables[name].rows if row.variant and study.variants[row.variant].seeds]
+    settings = [s for row in rows for s in (row.without, row.guided) if s]
+    sweeps = [sweep for s in settings if (sweep := study.sampling[s].sweep)]
+    said = "Guidance scale and temperature: of the samples without / with guidance"
+    if not sweeps:
+        return f"{said}."
+    counts = ", ".join(f"{n:,}" for n in sorted({sweep.samples for sweep in sweeps}))
+    return f"{said}, chosen for each model by FID on {counts} other samples where the study has a sweep."
+
+
 def _description(values: pd.DataFrame) -> list[str]:
     columns = list(values.columns)
     return columns[1 : columns.index("ours")]
@@ -293,7 +331,8 @@ def _description(values: pd.DataFrame) -> list[str]:
 
 def _table(study: Study, name: str) -> Table:
     if name not in study.tables:
-        raise ValueError(f"study {study.study}: table {name!r}: not in tables; accepted: {', '.join(study.tables)}")
+        accepted = ", ".join(table_names(study))
+        raise ValueError(f"study {study.study}: table {name!r}: not in tables; accepted: {accepted}")
     return study.tables[name]
 
 
@@ -302,7 +341,3 @@ def _numbers(column: Column, ours: Estimate | str) -> dict[str, Any]:
     if isinstance(ours, str):
         return dict.fromkeys(keys, ours)
     return dict(zip(keys, (ours.value, ours.low, ours.high), strict=False))
-
-
-def _pipe(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mar.claims import (
+    Better,
     Cheaper,
     Check,
     Claim,
@@ -34,15 +35,26 @@ from mar.results import lower_is_better
 from mar.tables import COLUMNS, NOT_RUN, printed
 
 Cell = tuple[str, str]  # variant, setting
-Finding = tuple[str, Comparison | None, str]  # verdict, what it rests on, reason
+
+RELATIVE = "it compares numbers of one study with each other, whatever its size"
+
+
+class Finding(NamedTuple):
+    """A verdict, the comparison that shows it, the reason in words, and every number that it rests on."""
+
+    verdict: str
+    comparison: Comparison | None
+    reason: str
+    evidence: Sequence[Estimate] = ()
 
 
 def judge(study: Study, root: Path, claims_file: str | Path) -> list[dict[str, Any]]:
     """Judge every claim, write claims.json and return its content.
 
-    An entry: id, text, source, verdict (replicated, not replicated, inconclusive, not run, not decidable here), effect
-    with low and high (`scale` says log ratio or difference; null where nothing was compared), reason, seeds of both
-    sides.
+    An entry: id, text, source, `decides` (which studies can: any, or imagenet) and `because` (why), verdict
+    (replicated, not replicated, inconclusive, not run, not decidable here), effect with low and high (`scale` says log
+    ratio or difference; null where nothing was compared), reason, seeds of both sides, and `evidence`: the cells that
+    it rests on, each with variant, setting, metric, seeds and files below the results folder.
 
     Raises:
         ValueError: the claims file is not accepted, or a metric or speed file of a trained variant is missing.
@@ -56,11 +68,16 @@ def judge(study: Study, root: Path, claims_file: str | Path) -> list[dict[str, A
 
 def _judge(claim: Claim, results: Results) -> dict[str, Any]:
     check: Any = claim.check  # one of Check
+    if results.extractor in results.random and not isinstance(check, Faster | Cheaper | Share):
+        return _entry(claim, Finding("not decidable here", None, f"{results.extractor} has random weights"))
     if claim.decides == "imagenet" and not results.comparable:
         why = f"{claim.because}; the study has {results.incomparable}"
-        return _entry(claim, "not decidable here", None, why)
-    if type(check) in JUDGES:
-        return _entry(claim, *JUDGES[type(check)](check, results))
+        return _entry(claim, Finding("not decidable here", None, why))
+    return _entry(claim, JUDGES.get(type(check), _compared)(check, results))
+
+
+def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Finding:
+    """One cell against another."""
     guided = getattr(check, "guided", False)
     if isinstance(check, Guidance):
         a, b = _cell(results, check.table, check.row, True), _cell(results, check.table, check.row, False)
@@ -71,7 +88,7 @@ def _judge(claim: Claim, results: Results) -> dict[str, Any]:
     comparison = results.compare(a, b, metric, edge) if a and b else None
     if comparison is None:
         done = "train and time" if metric == "seconds" else "train"
-        return _entry(claim, NOT_RUN, None, f"the study does not {done} what this compares")
+        return Finding(NOT_RUN, None, f"the study does not {done} what this compares")
     if isinstance(check, Close):
         below, above = comparison.high < edge, comparison.low > edge
         verdict = _verdict(comparison.trusted and below, comparison.trusted and above)
@@ -80,14 +97,14 @@ def _judge(claim: Claim, results: Results) -> dict[str, Any]:
     reason = _reason(comparison, verdict) + _published(check) + _unequal(results.study, a, b)
     if isinstance(check, Close):
         reason += f"; accepted up to ratio {short(check.within)}"
-    return _entry(claim, verdict, comparison, reason)
+    return Finding(verdict, comparison, reason, _sides(comparison))
 
 
 def _ordered(check: Ordered, results: Results) -> Finding:
     cells = [_cell(results, check.table, row, check.guided) for row in check.rows]
     steps = [(results.compare(b, a, check.metric) if a and b else None) for a, b in itertools.pairwise(cells)]
     if any(step is None for step in steps):
-        return NOT_RUN, None, "the study does not train all of these rows"
+        return Finding(NOT_RUN, None, "the study does not train all of these rows")
     found = [step for step in steps if step is not None]
     verdicts = [_verdict(step.better, step.worse) for step in found]
     reasons = [
@@ -97,7 +114,7 @@ def _ordered(check: Ordered, results: Results) -> Finding:
     # the step to show: the one that decides, that is the least improvement
     sign = 1 if lower_is_better(check.metric) else -1
     shown = max(found, key=lambda step: sign * step.effect)
-    return _all(verdicts), shown, "; ".join(reasons) + _published(check)
+    return Finding(_all(verdicts), shown, "; ".join(reasons) + _published(check), _sides(*found))
 
 
 def _saturates(check: Saturates, results: Results) -> Finding:
@@ -106,36 +123,39 @@ def _saturates(check: Saturates, results: Results) -> Finding:
     if start is None or not later:
         has = ", ".join(f"{x:g}" for x, _ in points) or "none"
         why = f"it takes a point at {check.at} diffusion steps and one after it; curve {check.curve!r} has {has}"
-        return NOT_RUN, None, why
+        return Finding(NOT_RUN, None, why)
     edge = math.log(check.within)  # of the FID at the start over the FID of a later point
     found = [(x, c) for x, cell in later if (c := results.compare(start, cell, "fid", edge)) is not None]
     if not found:
-        return NOT_RUN, None, "the study does not train this curve"
+        return Finding(NOT_RUN, None, "the study does not train this curve")
     verdicts = [_verdict(c.trusted and c.high < edge, c.trusted and c.low > edge) for _, c in found]
     x, shown = max(found, key=lambda point: point[1].effect)  # the later point that improves most
     verdict = _all(verdicts)
     reason = f"{check.at} diffusion steps against {x:g}: {_reason(shown, verdict)}"
-    return verdict, shown, f"{reason}; accepted up to ratio {short(check.within)}"
+    evidence = _sides(*(c for _, c in found))
+    return Finding(verdict, shown, f"{reason}; accepted up to ratio {short(check.within)}", evidence)
 
 
 def _optimum(check: Optimum, results: Results) -> Finding:
     points = _points(results, "temperature", check.curve)
     if len(points) < 3:
-        return NOT_RUN, None, f"the study has no curve {check.curve!r} of three temperatures"
+        return Finding(NOT_RUN, None, f"the study has no curve {check.curve!r} of three temperatures")
     sign = 1 if lower_is_better(check.metric) else -1
-    inside = [(e.value, x, cell) for x, cell in points[1:-1] if (e := results.cell(*cell, check.metric)) is not None]
+    inside = [(e, x, cell) for x, cell in points[1:-1] if (e := results.cell(*cell, check.metric)) is not None]
     if not inside:
-        return NOT_RUN, None, "the study does not train this curve"
-    _, best, cell = min(inside, key=lambda point: sign * point[0])
+        return Finding(NOT_RUN, None, "the study does not train this curve")
+    chosen, best, cell = min(inside, key=lambda point: sign * point[0].value)
+    others = [e for e, _, _ in inside if e is not chosen]
     ends = [(x, c) for x, end in (points[0], points[-1]) if (c := results.compare(cell, end, check.metric)) is not None]
     # the best inside is chosen by its value, so if it is worse than an end by its interval, no point inside is better
     verdict = _verdict(all(c.better for _, c in ends), any(c.worse for _, c in ends))
     reasons = [f"temperature {best:g} against {x:g}: {_reason(c, verdict)}" for x, c in ends]
-    return verdict, max((c for _, c in ends), key=lambda c: sign * c.effect), "; ".join(reasons)
+    shown = max((c for _, c in ends), key=lambda c: sign * c.effect)
+    return Finding(verdict, shown, "; ".join(reasons), [*_sides(*(c for _, c in ends)), *others])
 
 
 def _reaches(check: Reaches, results: Results) -> Finding:
-    verdicts, reasons = [], []
+    verdicts, reasons, evidence = [], [], []
     for variant, setting in _curve(results, check.curve):
         fid, seconds = results.cell(variant, setting, "fid"), results.seconds(variant, setting)
         if fid is None or seconds is None:
@@ -145,31 +165,35 @@ def _reaches(check: Reaches, results: Results) -> Finding:
         fails = fid.low > check.fid or seconds.low > check.seconds
         verdicts.append(_verdict(sure and holds, seconds.low > check.seconds or (sure and fails)))
         reasons.append(f"{setting}: FID {fid} in {seconds} seconds")
+        evidence += [fid, seconds]
     if not verdicts:
-        return NOT_RUN, None, f"the study does not train or time curve {check.curve!r}"
+        return Finding(NOT_RUN, None, f"the study does not train or time curve {check.curve!r}")
     every = all(verdict == "not replicated" for verdict in verdicts)
     verdict = _verdict("replicated" in verdicts, every)
     asked = f"asked for FID below {short(check.fid)} in {short(check.seconds)} seconds"
-    return verdict, None, "; ".join([*reasons, asked])
+    return Finding(verdict, None, "; ".join([*reasons, asked]), evidence)
 
 
 def _improves(check: Improves, results: Results) -> Finding:
     curve = _curve(results, check.curve)
     if len(curve) < 2:
-        return NOT_RUN, None, f"the study has no curve {check.curve!r} of two points"
+        return Finding(NOT_RUN, None, f"the study has no curve {check.curve!r} of two points")
     whole = results.compare(curve[-1], curve[0], check.metric)
-    steps = [results.compare(b, a, check.metric) for a, b in itertools.pairwise(curve)]
     if whole is None:
-        return NOT_RUN, None, "the study does not train this curve"
-    back = [curve[i + 1][1] for i, step in enumerate(steps) if step is not None and step.worse]
+        return Finding(NOT_RUN, None, "the study does not train this curve")
+    pairs = itertools.pairwise(curve)
+    steps = [step for a, b in pairs if (step := results.compare(b, a, check.metric)) is not None]
+    back = [curve[i + 1][1] for i, step in enumerate(steps) if step.worse]
     verdict = _verdict(whole.better and not back, whole.worse or bool(back))
     reason = f"{curve[-1][1]} against {curve[0][1]}: " + _reason(whole, verdict)
-    return verdict, whole, reason + (f"; worse than the point before: {', '.join(back)}" if back else "")
+    reason += f"; worse than the point before: {', '.join(back)}" if back else ""
+    return Finding(verdict, whole, reason, _sides(*steps))
 
 
 def _dominates(check: Dominates, results: Results) -> Finding:
     ours, theirs = _curve(results, check.a), _curve(results, check.b)
     verdicts, reasons, shown = [], [], None
+    evidence: list[Estimate] = []
     for b in theirs:
         pairs = []
         for a in ours:
@@ -177,7 +201,8 @@ def _dominates(check: Dominates, results: Results) -> Finding:
             if speed is not None and quality is not None:
                 pairs.append((a, speed, quality))
         if not pairs:
-            return NOT_RUN, None, "the study does not train both curves"
+            return Finding(NOT_RUN, None, "the study does not train both curves")
+        evidence += _sides(*(c for _, speed, quality in pairs for c in (speed, quality)))
         sign = 1 if lower_is_better(check.metric) else -1
         # the point to show: the best of those that are faster, else the fastest
         faster = [p for p in pairs if p[1].better]
@@ -193,26 +218,29 @@ def _dominates(check: Dominates, results: Results) -> Finding:
             + _unequal(results.study, a, b)
         )
     if not verdicts:
-        return NOT_RUN, None, f"the study has no curve {check.b!r}"
-    return _all(verdicts), shown, "; ".join(reasons)
+        return Finding(NOT_RUN, None, f"the study has no curve {check.b!r}")
+    return Finding(_all(verdicts), shown, "; ".join(reasons), evidence)
 
 
 def _cheaper(check: Cheaper, results: Results) -> Finding:
     variants = [_variant(results, check.table, row) for row in (check.a, check.b)]
     a, b = (results.training(variant) if variant else None for variant in variants)
     if a is None or b is None:
-        return NOT_RUN, None, "the study does not train both: imported weights cost it nothing"
-    verdict = _verdict(a.high < b.low, a.low > b.high)
-    return verdict, None, f"{a} against {b} device seconds of training, least and most of the seeds"
+        return Finding(NOT_RUN, None, "the study does not train both: imported weights cost it nothing")
+    reason = f"{a} against {b} device seconds of training, least and most of the seeds{_published(check)}"
+    if min(len(a.seeds), len(b.seeds)) == 1:
+        return Finding("inconclusive", None, f"inconclusive (1 seed): {reason}; one training has no range", (a, b))
+    return Finding(_verdict(a.high < b.low, a.low > b.high), None, reason, (a, b))
 
 
 def _share(check: Share, results: Results) -> Finding:
     cell = _cell(results, check.table, check.row, check.guided)
     share = results.head_share(*cell) if cell else None
     if share is None:
-        return NOT_RUN, None, "the study does not time this row"
+        return Finding(NOT_RUN, None, "the study does not time this row")
     verdict = _verdict(share.high < check.below, share.low > check.below)
-    return verdict, None, f"the head takes {share} of the sampling time; asked for less than {short(check.below)}"
+    reason = f"the head takes {share} of the sampling time; asked for less than {short(check.below)}"
+    return Finding(verdict, None, reason, (share,))
 
 
 # Checks that are more than one comparison of two cells.
@@ -226,6 +254,10 @@ JUDGES: dict[type, Callable[[Any, Results], Finding]] = {
     Cheaper: _cheaper,
     Share: _share,
 }
+
+
+def _sides(*comparisons: Comparison) -> list[Estimate]:
+    return [side for c in comparisons for side in (c.a, c.b)]
 
 
 def _verdict(holds: bool, fails: bool) -> str:
@@ -259,11 +291,15 @@ def _unequal(study: Study, a: Cell | None, b: Cell | None) -> str:
 
 def _published(check: Check) -> str:
     """The paper's numbers, where its table prints them."""
+    if isinstance(check, Cheaper):
+        rows = paper_rows(check.table)
+        said = [f"{rows[row]['days']} days on {rows[row]['gpus']}" for row in (check.a, check.b) if "days" in rows[row]]
+        return f"; the paper: {' against '.join(said)}" if said else ""
     if isinstance(check, Guidance):
         wanted = [(check.row, True), (check.row, False)]
     elif isinstance(check, Ordered):
         wanted = [(row, check.guided) for row in check.rows]
-    elif isinstance(check, Faster | Cheaper | Share | OfCurves):
+    elif isinstance(check, Faster | Share | OfCurves):
         return ""
     else:
         wanted = [(check.a, check.guided), (check.b, check.guided)]
@@ -301,12 +337,17 @@ def _points(results: Results, figure: str, label: str) -> list[tuple[float, Cell
     return [(x, (c.variant, setting)) for c in curves for x, setting in along(results.study, figure, c)]
 
 
-def _entry(claim: Claim, verdict: str, comparison: Comparison | None, reason: str) -> dict[str, Any]:
+def _entry(claim: Claim, found: Finding) -> dict[str, Any]:
     numbers: dict[str, Any] = dict.fromkeys(("effect", "low", "high", "scale"))
     sides: tuple[Estimate, ...] = ()
-    if comparison is not None:
-        numbers = {"effect": comparison.effect, "low": comparison.low, "high": comparison.high}
-        numbers["scale"] = "log ratio" if comparison.log else "difference"
-        sides = (comparison.a, comparison.b)
-    said = {"id": claim.id, "text": claim.text, "source": claim.source, "verdict": verdict}
-    return said | numbers | {"reason": reason, "seeds": [len(side.seeds) for side in sides]}
+    if (c := found.comparison) is not None:
+        numbers = {"effect": c.effect, "low": c.low, "high": c.high, "scale": "log ratio" if c.log else "difference"}
+        sides = (c.a, c.b)
+    said: dict[str, Any] = {"id": claim.id, "text": claim.text, "source": claim.source, "decides": claim.decides}
+    said |= {"because": claim.because or RELATIVE, "verdict": found.verdict, **numbers, "reason": found.reason}
+    cells = {e.source: e.seeds for e in found.evidence if e.source}
+    evidence = [
+        {"variant": s.variant, "setting": s.setting, "metric": s.metric, "seeds": list(seeds), "files": list(s.files)}
+        for s, seeds in cells.items()
+    ]
+    return said | {"seeds": [len(side.seeds) for side in sides], "evidence": evidence}

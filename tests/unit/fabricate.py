@@ -205,6 +205,7 @@ def fabricate(
     fid: Numbers,
     seconds: Callable[[str, str], float] = lambda variant, setting: 0.1,
     noise: float = 0.0,
+    images: bool = True,
 ) -> None:
     """Write all files of a study under `root`.
 
@@ -214,6 +215,7 @@ def fabricate(
         fid: FID of (variant, setting, seed).
         seconds: seconds per image of (variant, setting), measured within 10%.
         noise: bootstrap standard error of every metric (of log FID).
+        images: write the sampled images too, not their manifests alone.
     """
     rng = np.random.default_rng(0)
     n, names = study.metrics.samples, study.metrics.extractors
@@ -283,9 +285,10 @@ def fabricate(
                 chunks = []
                 for i in range(n // study.metrics.chunk):
                     part = labels[i * study.metrics.chunk : (i + 1) * study.metrics.chunk]
-                    side = study.data.image_size
-                    pixels = rng.integers(0, 60, (len(part), side, side, 3)) + 15 * part[:, None, None, None]
-                    np.save(folder / f"chunk-{i:05d}.npy", pixels.astype(np.uint8))
+                    if images:
+                        side = study.data.image_size
+                        pixels = rng.integers(0, 60, (len(part), side, side, 3)) + 15 * part[:, None, None, None]
+                        np.save(folder / f"chunk-{i:05d}.npy", pixels.astype(np.uint8))
                     chunks.append({"file": f"chunk-{i:05d}.npy", "count": len(part), "sha256": ""})
                 write(
                     folder / "manifest.json",

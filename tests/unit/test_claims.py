@@ -14,7 +14,8 @@ from fabricate import fabricate, large, small, write
 from mar.claims import load
 from mar.config import Study
 from mar.files import read_json
-from mar.verdicts import judge
+from mar.study import resolve
+from mar.verdicts import RELATIVE, judge
 
 ROWS = {"ar": "ar-raster-crossent", "ce": "mar-default-crossent", "diff": "mar-default-diffloss"}
 
@@ -30,7 +31,7 @@ def verdict(
 ) -> dict[str, Any]:
     """Judge one predicate on a study whose seeds scatter by 1% in FID; `more` keys of the claim."""
     study = study or small(seeds)
-    fabricate(study, root, lambda v, s, k: fid(v, s) * (1.01 if k else 0.99), seconds, noise=0.002)
+    fabricate(study, root, lambda v, s, k: fid(v, s) * (1.01 if k else 0.99), seconds, noise=0.002, images=False)
     file = root / "claims.yaml"
     file.write_text(f"claims: [{{id: c, text: t, source: s, {more}check: {check}}}]")
     (found,) = judge(study, root, file)
@@ -49,6 +50,38 @@ def test_better(tmp_path: Path, diff: float, said: str) -> None:
     assert found["low"] < found["effect"] < found["high"] and found["scale"] == "log ratio"
     assert found["seeds"] == [2, 2]
     assert "the paper: 3.50 against 8.79" in found["reason"] and "2 seeds a side" in found["reason"]
+    assert (found["decides"], found["because"]) == ("any", RELATIVE)
+
+
+def cells(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [(e["variant"], e["setting"], e["metric"]) for e in found["evidence"]]
+
+
+def test_evidence_is_every_number_that_a_verdict_rests_on(tmp_path: Path) -> None:
+    found = verdict(tmp_path, BETTER, lambda v, s: 20)
+    assert found["evidence"] == [
+        {
+            "variant": variant,
+            "setting": setting,
+            "metric": "fid",
+            "seeds": [0, 1],
+            "files": [f"metrics/{variant}/seed{k}/{setting}.json" for k in (0, 1)],
+        }
+        for variant, setting in (("diff", "s4"), ("ce", "c4"))
+    ]
+    check = '{kind: dominates, metric: fid, a: "MAR, Diffusion Loss", b: "AR, cross-entropy, kv-cache"}'
+    found = verdict(tmp_path, check, lambda v, s: 20)
+    points = [("diff", "s2"), ("ar", "a4"), ("diff", "s4")]
+    assert set(cells(found)) == {(*point, m) for point in points for m in ("fid", "seconds_per_image")}
+    check = "{kind: optimum, metric: fid, curve: no guidance}"
+    found = verdict(tmp_path / "large", check, heated(0.95), study=large())
+    assert {s for _, s, _ in cells(found)} == {"t0.85", "t0.9", "t0.95", "t1.0", "t1.05"}, "also those not chosen"
+    for entry in found["evidence"]:
+        assert all((tmp_path / "large" / file).exists() for file in entry["files"])
+    check = "{kind: saturates, metric: fid, curve: no guidance, at: 100, within: 1.2}"
+    found = verdict(tmp_path / "large", check, heated(0.95), study=large())
+    assert {s for _, s, _ in cells(found)} == {"d100", "d250", "d1000"}
+    assert verdict(tmp_path, BETTER, lambda v, s: 20, seeds={"ce": ()})["evidence"] == []
 
 
 def test_not_run(tmp_path: Path) -> None:
@@ -221,6 +254,25 @@ def test_cheaper(tmp_path: Path, seconds: float, said: str) -> None:
         write(file, read_json(file) | {"seconds": seconds / 2, "processes": 2})
     (found,) = judge(small(), tmp_path, tmp_path / "claims.yaml")
     assert found["verdict"] == said and "device seconds of training" in found["reason"]
+    assert cells(found) == [("diff", None, "training_seconds"), ("ce", None, "training_seconds")]
+
+
+def test_one_training_has_no_range(tmp_path: Path) -> None:
+    check = "{kind: cheaper, table: mar_training_cost, a: mar-l, b: dit-xl}"
+    rows = [
+        {"paper": "mar-l", "variant": "diff", "without": "s4"},
+        {"paper": "dit-xl", "variant": "ce", "without": "c4"},
+    ]
+    for seeds, said in (((0,), "inconclusive"), ((0, 1), "replicated")):
+        values = small({"ce": seeds}).model_dump(exclude_defaults=True)
+        study = resolve(values | {"tables": {"t": {"paper": "mar_training_cost", "title": "", "rows": rows}}}, "s.yaml")
+        verdict(tmp_path, check, lambda v, s: 20, study=study)
+        for seed in seeds:
+            file = tmp_path / "runs" / "ce" / f"seed{seed}" / "run.json"
+            write(file, read_json(file) | {"seconds": 1000.0})
+        (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
+        assert found["verdict"] == said and "the paper: 2.6 days on 128 V100 against 4.6" in found["reason"]
+    assert "inconclusive (1 seed)" not in found["reason"]
 
 
 def test_imported_weights_cost_nothing_to_compare(tmp_path: Path) -> None:
@@ -241,6 +293,29 @@ def test_what_only_imagenet_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("mar.results.paper_samples", lambda: 40)
     (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
     assert found["verdict"] == "replicated"
+    assert (found["decides"], found["because"]) == ("imagenet", "both numbers are absolute")
+
+
+def test_features_of_random_weights_decide_nothing_about_quality(tmp_path: Path) -> None:
+    better = (
+        "{kind: better, table: mar_table1, metric: fid, guided: false, a: mar-default-diffloss, b: ar-raster-crossent}"
+    )
+    for check, said in ((better, "not decidable here"), (better.replace("better, ", "faster, "), "replicated")):
+        check = check.replace("metric: fid, ", "") if "faster" in check else check
+        study = large(imagenet=True)
+        found = verdict(tmp_path, check, lambda v, s: 5 if v == "diff" else 20, None, timed, study)
+        assert found["verdict"] == "replicated"
+        for file in (tmp_path / "metrics").rglob("*.json"):
+            values = read_json(file)
+            values["extractors"]["inception"] = {"weights": "random", "note": "random weights"}
+            write(file, values)
+        (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
+        assert found["verdict"] == said and ("random weights" in found["reason"]) == (said != "replicated")
+
+
+def timed(variant: str, setting: str) -> float:
+    """Diffusion Loss is the faster one."""
+    return 0.05 if variant == "diff" else 0.2
 
 
 def test_rows_of_other_systems_are_not_run(tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ def test_imagenet_answers_every_row_of_tables_1_to_6() -> None:
         row.variant for name in ("imagenet256", "imagenet512") for t in study(name).tables.values() for row in t.rows
     }
     untrained = {name for name, v in study("imagenet256").variants.items() if not v.seeds} & shown
-    assert untrained == {"mar-mlp-deep"}  # a comparison that the paper does not make
+    # a comparison that the paper does not make; and what its training costs: its weights are imported
+    assert untrained == {"mar-mlp-deep", "dit-xl-trained"}
 
 
 def test_imagenet_draws_every_point_of_figures_4_to_6() -> None:
@@ -175,7 +176,8 @@ def test_every_claim_is_decided_by_a_study() -> None:
         said = claim.check.model_dump()
         keys = [said[key] for key in ("a", "b", "row") if key in said] + list(said.get("rows", ()))
         if "table" in said:
-            assert {(said["table"], key) for key in keys} <= rows, claim.id
+            others = {"ldm-4"}  # no study trains it: the claim says what is missing
+            assert {(said["table"], key) for key in keys if key not in others} <= rows, claim.id
         else:
             assert {said.get("curve"), *keys} - {None} <= labels, claim.id
 

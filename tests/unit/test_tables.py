@@ -8,12 +8,15 @@ import re
 from pathlib import Path
 
 import pytest
-from fabricate import fabricate, large, small, write
+from fabricate import fabricate, large, small, swept, write
 
+from mar import listing
 from mar.config import Study
 from mar.files import read_json
 from mar.paper import paper_lines, paper_rows
-from mar.tables import escape, frame, inputs, printed, table
+from mar.study import resolve
+from mar.tables import frame, inputs, printed, table
+from mar.typeset import Head, escape, latex
 
 
 @pytest.fixture
@@ -46,21 +49,26 @@ def test_markdown(study: Study, tmp_path: Path) -> None:
     low, high = 20 * math.exp(-0.304243), 20 * math.exp(0.304243)
     described = "| MAR (default) | random | bidirectional | >1 (64 steps) | DiffLoss | KL-16 |"
     assert f"{described} 20.0 [{low:.1f}, {high:.1f}] | 3.50 |" in text
-    assert "| not run | 8.79 | not run | 146.1 |" in text
+    assert "| not run | 8.79 | not run | not run | 146.1 |" in text
+    assert "| 1 / 2 | 1 / 1 | 0 1 |" in text and "| FID, guidance | paper | FID∞ |" in text
     assert "| real versus real |" in text
     assert "not comparable with the paper's; orderings are" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 
-def test_latex_has_equal_columns_and_no_raw_specials(study: Study, tmp_path: Path) -> None:
-    text = (tmp_path / "tables" / "table1.tex").read_text()
+def columns(text: str) -> set[int]:
+    """How many columns the rows of a LaTeX table have."""
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     rows = [line for line in body.splitlines() if line.endswith(r"\\")]
-    widths = []
-    for row in rows:
-        spans = [int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", row)]
-        widths.append(len(re.findall(r"(?<!\\)&", row)) + 1 + sum(spans))
-    assert set(widths) == {15}
+    spans = [sum(int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", row)) for row in rows]
+    return {len(re.findall(r"(?<!\\)&", row)) + 1 + span for row, span in zip(rows, spans, strict=True)}
+
+
+def test_latex_has_equal_columns_and_no_raw_specials(study: Study, tmp_path: Path) -> None:
+    text = (tmp_path / "tables" / "table1.tex").read_text()
+    assert columns(text) == {6 + 4 * 2 + 3}, "description, four pairs, what was used"
+    assert text.startswith(r"% \usepackage{booktabs,graphicx,rotating}")
+    assert r"\begin{tabular}[t]{@{}r@{}}20.0\\{\small {[}" in text, "the interval stands below its number"
     assert r"\caption{100\% of A\_B \& C." in text, "LaTeX numbers the table itself"
     assert r"\textgreater{}1 (64 steps)" in text
     assert text.count("{") == text.count("}") and text.count(r"\begin") == text.count(r"\end")
@@ -89,9 +97,8 @@ def test_columns_are_those_of_the_papers_file(wide: Study, tmp_path: Path) -> No
         text = (tmp_path / "tables" / f"{name}.md").read_text()
         assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
         text = (tmp_path / "tables" / f"{name}.tex").read_text()
-        kind = "sidewaystable" if name == "table4" else "table"
-        assert (rf"\begin{{{kind}}}" in text) and text.rstrip().endswith(rf"\end{{{kind}}}")
-        assert ("rotating" in text.splitlines()[0]) == (name == "table4")
+        assert r"\begin{sidewaystable}" in text and text.rstrip().endswith(r"\end{sidewaystable}")
+        assert "rotating" in text.splitlines()[0] and len(columns(text)) == 1
     assert "| 1.23M | 479M |" in (tmp_path / "tables" / "table4.md").read_text()
 
 
@@ -148,6 +155,113 @@ def test_a_difference_is_printed_on_the_papers_scale_only(tmp_path: Path, monkey
     assert "not comparable" not in (tmp_path / "tables" / "table4.md").read_text()
 
 
+def test_fid_at_infinitely_many_images_is_printed_where_there_is_room(tmp_path: Path) -> None:
+    study = small()
+    narrow = {
+        "paper": "mar_table5",
+        "title": "Table 5",
+        "rows": [{"paper": "random-crossent", "variant": "ce", "without": "c4"}],
+    }
+    study = resolve(study.model_dump(exclude_defaults=True) | {"tables": {"narrow": narrow, **study.tables}}, "s.yaml")
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0)
+    for name, room in (("narrow", True), ("table1", False)):
+        table(study, tmp_path, name)
+        tex, text = ((tmp_path / "tables" / f"{name}.{end}").read_text() for end in ("tex", "md"))
+        assert (r"FID$\infty$" in tex) == room and "| FID∞ |" in text and "FID∞: extrapolated" in text
+        with open(tmp_path / "tables" / f"{name}.csv", newline="") as file:
+            assert float(next(csv.DictReader(file))["fid_infinity"]) == pytest.approx(10.0)
+
+
+def test_the_difference_stands_behind_the_papers_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = large(imagenet=True)
+    fabricate(study, tmp_path, lambda variant, setting, seed: 2.1)
+    monkeypatch.setattr("mar.results.paper_samples", lambda: 40)
+    table(study, tmp_path, "table4")
+    text = (tmp_path / "tables" / "table4.md").read_text()
+    assert "| 2.60 (-0.500) |" in text and "| 1.78 (+0.320) |" in text and "| 479M |" in text
+    tex = (tmp_path / "tables" / "table4.tex").read_text()
+    assert r"2.60\\{\small (-0.500)}" in tex and len(columns(tex)) == 1
+
+
+def test_what_a_sweep_chose_is_in_the_table(tmp_path: Path) -> None:
+    study = swept()
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0)
+    ours = frame(study, tmp_path, "table1").set_index("row").loc["mar-default-diffloss"]
+    assert (ours["guidance"], ours["temperature"]) == (1.0, 1.0)
+    assert (ours["guidance_guided"], ours["temperature_guided"], ours["swept"]) == (3.0, 0.95, "s4-cfg")
+    table(study, tmp_path, "table1")
+    text = (tmp_path / "tables" / "table1.md").read_text()
+    assert "| 1 / 3 | 1 / 0.95 | 0 1 |" in text and "chosen for each model by FID on 20 other samples" in text
+    assert inputs(study, "table1") == inputs(study, "metrics") == ["sweeps/diff/s4-cfg.json"]
+
+
+def test_cost_of_training(tmp_path: Path) -> None:
+    study = large()
+    rows = [{"paper": "mar-l", "variant": "diff", "without": "s4"}, {"paper": "ldm-4"}]
+    cost = {"paper": "mar_training_cost", "title": "Cost", "rows": rows}
+    study = resolve(study.model_dump(exclude_defaults=True) | {"tables": {"cost": cost}}, "cost.yaml")
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0)
+    found = frame(study, tmp_path, "cost").set_index("row")
+    days = [found.loc["mar-l", f"training_days{end}"] * 24 * 60 * 60 for end in ("", "_low", "_high")]
+    assert days == pytest.approx([60.5, 60, 61])
+    assert (found.loc["mar-l", "paper_training_days"], found.loc["ldm-4", "training_days"]) == ("2.6", "-")
+    assert inputs(study, "cost") == ["runs/diff/seed0/run.json", "runs/diff/seed1/run.json"]
+
+
+def test_every_number_of_every_sample_set(tmp_path: Path) -> None:
+    study = swept()
+    fabricate(study, tmp_path, lambda variant, setting, seed: 21.0 if seed else 20.0, noise=0.01)
+    listing.table(study, tmp_path)
+    with open(tmp_path / "tables" / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = ["fid", "fid_infinity", "kid", "inception_score", "precision", "recall", "agreement", "nearest"]
+    sets = [(name, s) for name, v in study.variants.items() for s in v.sampling]
+    # both training seeds together and each alone; then real images
+    assert [r["metric"] for r in rows if r["seeds"] == "0 1"] == names * len(sets)
+    assert len(rows) == 3 * len(sets) * len(names) + len(names)
+    together, first, second = (r for r in rows if (r["setting"], r["metric"]) == ("s4-cfg", "fid"))
+    assert float(together["value"]) == pytest.approx(math.sqrt(20 * 21)) and float(second["value"]) == 21
+    assert (together["interval"], second["interval"]) == ("images and training seeds", "images")
+    assert float(first["high"]) == pytest.approx(20 * (1 + 1.959964 * 0.01))
+    assert (first["guidance"], first["temperature"], first["swept"], first["sampling_seed"]) == (
+        "3.0",
+        "0.95",
+        "True",
+        "0",
+    )
+    assert (first["n"], first["higher_is_better"], first["extractor"]) == ("40", "False", "classifier")
+    assert (first["weights"], first["reference"], first["reference_sha256"]) == ("0" * 64, "train split", "a" * 64)
+    assert together["files"].split() == [f"metrics/diff/seed{k}/s4-cfg.json" for k in (0, 1)]
+    assert {r["variant"] for r in rows[-len(names) :]} == {"real versus real"}
+    text = (tmp_path / "tables" / "metrics.md").read_text()
+    assert "| FID ↓ | FID∞ ↓ | KID ↓ | IS ↑ |" in text and "| diff | s4-cfg | 3* | 0.95* |" in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+    assert len(columns((tmp_path / "tables" / "metrics.tex").read_text())) == 1
+
+
+def test_random_weights_are_said(tmp_path: Path) -> None:
+    study = large(imagenet=True)
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0)
+    for file in (tmp_path / "metrics").rglob("*.json"):
+        values = read_json(file)
+        values["extractors"]["dinov2"] = {"weights": "random", "note": "random weights"}
+        write(file, values)
+    listing.table(study, tmp_path)
+    table(study, tmp_path, "table4")
+    for name in ("metrics", "table4"):
+        assert "Random weights: dinov2" in (tmp_path / "tables" / f"{name}.md").read_text()
+    with open(tmp_path / "tables" / "metrics.csv", newline="") as file:
+        weights = {(r["metric"], r["weights"]) for r in csv.DictReader(file)}
+    assert ("fid_dinov2", "random") in weights and ("fid", "0" * 64) in weights
+
+
+def test_a_long_table_goes_over_pages() -> None:
+    rows = [[str(i), f"{i}.5 [1.00, 2.00]"] for i in range(50)]
+    text = latex("Many", [Head("a"), Head("b", align="r")], rows, "Note.", last=1)
+    assert text.startswith(r"% \usepackage{booktabs,longtable,pdflscape}") and r"\endhead" in text
+    assert columns(text) == {2} and text.count(r"\midrule") == 2 and text.count("{") == text.count("}")
+
+
 @pytest.mark.parametrize(
     ("text", "metric", "said"),
     [("3.5", "fid", "3.50"), ("290.30", "inception_score", "290.3"), ("", "fid", ""), ("2B", "parameters", "2B")],
@@ -163,7 +277,7 @@ def test_escape() -> None:
 
 
 def test_unknown_names_are_refused(study: Study, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"table 'nope': not in tables; accepted: table1"):
+    with pytest.raises(ValueError, match=r"table 'nope': not in tables; accepted: table1, metrics, variance"):
         table(study, tmp_path, "nope")
     with pytest.raises(ValueError, match=r"paper table 'nope'.*accepted: .*mar_table1"):
         paper_rows("nope")

@@ -40,7 +40,7 @@ wildcard_constraints:
     variant=names(STUDY.variants),
     seed=r"\d+",
     setting=names(STUDY.sampling),
-    table=names(STUDY.tables),
+    table=names(studies.table_names(STUDY)),
     figure=names(studies.figure_names(STUDY)),
 
 
@@ -63,7 +63,7 @@ METRICS = [f"{ROOT}/metrics/{key}.json" for key in SETS]
 SPEEDS = [f"{ROOT}/speed/{name}.json" for name in TIMED]
 TABLES = [
     f"{ROOT}/tables/{name}.{ext}"
-    for name in STUDY.tables
+    for name in studies.table_names(STUDY)
     for ext in ("csv", "md", "tex")
 ]
 FIGURES = [
@@ -144,12 +144,13 @@ def timed_run(wildcards):
 
 
 def table_paper(wildcards):
-    """The paper's numbers for a table."""
-    return f"config/paper/{STUDY.tables[wildcards.table].paper}.csv"
+    """The paper's numbers for a table; none for those of our own."""
+    table = STUDY.tables.get(wildcards.table)
+    return f"config/paper/{table.paper}.csv" if table else []
 
 
 def table_inputs(wildcards):
-    """What the columns of a table ask for beside the metrics: counts of parameters, rFID, timings."""
+    """What the columns of a table ask for beside the metrics: counts of parameters, rFID, timings, sweeps."""
     return [f"{ROOT}/{path}" for path in tables.inputs(STUDY, wildcards.table)]
 
 

@@ -7,7 +7,14 @@ rule table:
         reference=rules.reference.output.floor,
         files=table_inputs,
         paper=table_paper,
-        code=["mar/tables.py", "mar/estimates.py"],
+        code=[
+            "mar/tables.py",
+            "mar/listing.py",
+            "mar/variance.py",
+            "mar/typeset.py",
+            "mar/estimates.py",
+            "mar/results.py",
+        ],
     output:
         csv=report(
             f"{ROOT}/tables/{{table}}.csv",
@@ -34,7 +41,13 @@ rule table:
 rule figure:
     input:
         files=figure_inputs,
-        code=["mar/figures.py", "mar/curves.py", "mar/estimates.py", "mar/track.py"],
+        code=[
+            "mar/figures.py",
+            "mar/curves.py",
+            "mar/estimates.py",
+            "mar/results.py",
+            "mar/track.py",
+        ],
     output:
         pdf=f"{FIGURE_ROOT}/{{figure}}.pdf",
         png=report(
@@ -95,6 +108,7 @@ rule claims:
             "mar/claims.py",
             "mar/verdicts.py",
             "mar/estimates.py",
+            "mar/results.py",
             "mar/tables.py",
         ],
     output:
