@@ -87,9 +87,11 @@ class Bootstrap:
             half[dealt(self.labels, rng)[i % 2 :: 2]] = True
         whole = np.ones((1, self.n), bool)
         covered = metrics.inside(real, generated, neighbours, np.concatenate([whole, halves])).mean(1)
-        precision = self._metric(within.mean(), self.counts @ within / self.n, higher_is_better=True)
         recall = self._metric(covered[0], covered[1:], higher_is_better=True)
-        return precision, recall | {"low": max(0.0, recall["low"]), "high": min(1.0, recall["high"])}
+        return self.share(within, higher_is_better=True), recall | {
+            "low": max(0.0, recall["low"]),
+            "high": min(1.0, recall["high"]),
+        }
 
     def kid(self, generated: np.ndarray, real: np.ndarray) -> Metric:
         """KID of features (n, F) against (M, F).
@@ -107,6 +109,16 @@ class Bootstrap:
         """Mean of one value per image (n,)."""
         rows = values.astype(np.float64)
         return self._metric(rows.mean(), self.counts @ rows / self.n, higher_is_better)
+
+    def share(self, values: np.ndarray, higher_is_better: bool | None) -> Metric:
+        """Share of images for which something holds, bool (n,).
+
+        Where it holds for all or none, all resamples are alike; the interval is then that of Clopper and Pearson.
+        """
+        metric, far = self.mean(values, higher_is_better), 1.0 - 0.025 ** (1.0 / self.n)
+        if metric["value"] in (0.0, 1.0):
+            metric |= {"low": max(0.0, metric["value"] - far), "high": min(1.0, metric["value"] + far)}
+        return metric
 
     def single(self, value: float, higher_is_better: bool | None) -> Metric:
         """A value without an interval: low and high are the value, bootstrap is 0."""

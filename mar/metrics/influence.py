@@ -80,18 +80,19 @@ def inception_score(logits: np.ndarray) -> np.ndarray:
 
 
 def kid(generated: np.ndarray, real: np.ndarray, seed: int) -> np.ndarray:
-    """How far each image moves KID of features (n, F) against (M, F), in first order: float64 (n,) with mean 0.
+    """How far each image moves KID of features (n, F) against (M, F): float64 (n,) with mean 0.
 
     Twice the witness function: the image's mean kernel with the other generated images, less that with the real ones.
-    Of more than WITNESSES images in a set as many are taken, drawn with `seed`.
+    Of more than WITNESSES images in a set as many are taken, drawn with `seed`, and the mean is about right.
     """
-    rng = np.random.default_rng(seed)
+    rng, n = np.random.default_rng(seed), len(generated)
     chosen = [rng.permutation(len(x))[:WITNESSES] for x in (generated, real)]
     own, other = (x[rows].astype(np.float64) for x, rows in zip((generated, real), chosen, strict=True))
-    among = np.isin(np.arange(len(generated)), chosen[0])  # an image is no witness of itself
-    witness = np.empty(len(generated))
-    for start in range(0, len(generated), BLOCK):
+    among = np.isin(np.arange(n), chosen[0])  # an image is no witness of itself
+    witness = np.empty(n)
+    for start in range(0, n, BLOCK):
         rows, itself = generated[start : start + BLOCK].astype(np.float64), among[start : start + BLOCK]
         sums = metrics.kernel(rows, own).sum(1) - itself * metrics.kernel_diagonal(rows)
-        witness[start : start + BLOCK] = sums / (len(own) - itself) - metrics.kernel(rows, other).mean(1)
+        within = sums / (len(own) - itself) * (n - 1) / max(1, n - 2)  # without the image there are fewer pairs
+        witness[start : start + BLOCK] = within - metrics.kernel(rows, other).mean(1)
     return 2.0 * (witness - witness.mean())
