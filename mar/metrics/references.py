@@ -7,10 +7,8 @@ The statistics of such a file are those of Inception as torch-fidelity and the A
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,9 +16,6 @@ from mar import assets
 from mar.config import Reference as Asked
 from mar.files import read_json, sha256
 from mar.metrics import npz
-
-if TYPE_CHECKING:
-    import torch
 
 WIDTHS = {"mu": 2048, "mu_s": 2023}  # of Inception's features: of the last pooling, and spatial (sFID)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -38,7 +33,8 @@ class Reference:
         note: what a reader must know, or nothing.
         statistics: as the file has them, float64: mu (2048,), sigma (2048, 2048) and, for sFID, mu_s (2023,), sigma_s
             (2023, 2023); empty where it has none, and they are those of its images.
-        count: how many images it brings, for precision and recall; 0 where it is statistics alone.
+        count: how many images it brings, for precision and recall (`mar.metrics.sets.of_reference`); 0 where it is
+            statistics alone.
     """
 
     name: str
@@ -47,17 +43,6 @@ class Reference:
     note: str
     statistics: dict[str, np.ndarray]
     count: int
-
-    def batches(self, rows: int = 250) -> Iterator[torch.Tensor]:
-        """The images of an .npz, uint8 (B, 3, H, W), a part at a time.
-
-        Raises:
-            ValueError: it brings none, or is damaged.
-        """
-        import torch
-
-        for part in npz.stream(self.path, "arr_0", rows):
-            yield torch.from_numpy(part).permute(0, 3, 1, 2).contiguous()
 
 
 def load(asked: Asked, folder: Path = assets.FOLDER) -> Reference:

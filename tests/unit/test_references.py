@@ -48,10 +48,9 @@ def test_a_batch_brings_statistics_and_images(batch, statistics):
     assert set(found.statistics) == {"mu", "sigma", "mu_s", "sigma_s"}
     for name, value in found.statistics.items():
         assert value.dtype == np.float64 and np.array_equal(value, statistics[name].astype(np.float64))
-    parts = list(found.batches(4))
-    assert [tuple(part.shape) for part in parts] == [(4, 3, 8, 8), (4, 3, 8, 8), (3, 3, 8, 8)]
-    together = np.concatenate([part.numpy() for part in parts])
-    assert np.array_equal(together, IMAGES.transpose(0, 3, 1, 2))
+    parts = list(npz.stream(found.path, "arr_0", 4))
+    assert [part.shape for part in parts] == [(4, 8, 8, 3), (4, 8, 8, 3), (3, 8, 8, 3)]
+    assert np.array_equal(np.concatenate(parts), IMAGES)
 
 
 def test_statistics_alone_and_images_alone(tmp_path, statistics):
@@ -59,11 +58,11 @@ def test_statistics_alone_and_images_alone(tmp_path, statistics):
     found = ask(tmp_path / "stats.npz")
     assert set(found.statistics) == {"mu", "sigma"} and found.count == 0
     with pytest.raises(ValueError, match=r"stats\.npz: has no arr_0; found mu, sigma"):
-        next(found.batches())
+        next(npz.stream(found.path, "arr_0", 4))
     np.savez_compressed(tmp_path / "images.npz", arr_0=IMAGES)
     found = ask(tmp_path / "images.npz")
     assert (found.statistics, found.count) == ({}, 11)
-    assert np.array_equal(next(found.batches()).numpy(), IMAGES.transpose(0, 3, 1, 2))
+    assert np.array_equal(next(npz.stream(found.path, "arr_0", 20)), IMAGES)
 
 
 def test_a_folder_of_images_is_known_by_names_and_contents(tmp_path):
@@ -103,7 +102,9 @@ def test_names_of_the_table(batch, monkeypatch, tmp_path):
     ]
     (tmp_path / "assets.csv").write_text("\n".join([",".join(COLUMNS), *rows]))
     monkeypatch.setattr(assets, "TABLE", tmp_path / "assets.csv")
-    with pytest.raises(ValueError, match=r"downloads/adm.npz: missing, .*run `mar fetch adm`.*https://somewhere/adm.npz"):
+    with pytest.raises(
+        ValueError, match=r"downloads/adm.npz: missing, .*run `mar fetch adm`.*https://somewhere/adm.npz"
+    ):
         load(Asked(file="adm"), folder)
     (folder / "downloads").mkdir(parents=True)
     for name in ("adm", "mar"):
@@ -199,4 +200,4 @@ def test_damaged_files_are_named(tmp_path, batch):
     data[place] ^= 1
     (tmp_path / "flipped.npz").write_bytes(data)
     with pytest.raises(ValueError, match=r"flipped.npz: no valid .npz \(Bad CRC-32"):
-        list(ask(tmp_path / "flipped.npz").batches())
+        list(npz.stream(ask(tmp_path / "flipped.npz").path, "arr_0", 4))
