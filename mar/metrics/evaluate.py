@@ -1,230 +1,282 @@
-"""The two stages that judge images: `reference` once for the real ones, `evaluate` for every sample set.
+"""The two stages that judge: `reference` once for the real images, `evaluate` for every sample set.
 
-FID compares with the statistics of the train split, precision and recall with its images, of very many with a sample.
-Beside every number stands the same of real images: the held-out split, drawn again to as many images as a sample set
-has.
+Both read features (step 1) and statistics (step 2) and look at no image. The study's first extractor has all metrics; a
+further one has the Frechet distance of its features. Beside every number stands the same of real images: the held-out
+split, drawn again to as many images as a sample set has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from mar.config import Study
-from mar.data.images import ImageSet, open_split
 from mar.files import lock, read_json, sha256, write_json
-from mar.metrics import LOOKED_AT, REAL, bootstrap, classifier, features, metrics, statistics
+from mar.metrics import REAL, features, metrics, statistics
+from mar.metrics.bootstrap import Bootstrap, Metric
+from mar.metrics.features import Features
+from mar.metrics.statistics import Statistics
 from mar.provenance import record
 from mar.study import metrics_slice, reference_slice
 
-BATCH = 250  # images per forward pass
+NO_IMAGES = "precision, recall and kid are left out: the reference has statistics and no images"
+
+
+@dataclass(frozen=True)
+class Real:
+    """The real side of a comparison: what is compared with, by one extractor."""
+
+    name: str
+    sha256: str
+    note: str
+    extractor: dict[str, str]
+    statistics: Statistics
+    spatial: Statistics | None
+    features: np.ndarray | None  # at most REAL images, for precision, recall and KID
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """How records name it."""
+        return {"name": self.name, "sha256": self.sha256} | ({"note": self.note} if self.note else {})
+
+
+def side(study: Study, extractor: str) -> str:
+    """The set that an extractor's numbers compare with: the study's train split, or what Inception has instead."""
+    return "reference" if study.metrics.reference and extractor == "inception" else "train"
+
+
+def real(study: Study, root: Path, extractor: str, images: bool = True) -> Real:
+    """What an extractor's numbers compare with.
+
+    Raises:
+        ValueError: `mar features` or `mar statistics` has not run for it.
+    """
+    where = side(study, extractor)
+    arrays, about = statistics.read(root, extractor, where)
+    found = features.read(root, extractor, where, "real")
+    if found.sha256 != about["features"]:
+        raise ValueError(
+            f"{root / 'statistics' / extractor / where}.npz: of other features than {found.folder}; run "
+            "`mar statistics` again"
+        )
+    rows = None
+    if images and found.count:
+        rows = found.array("features")
+        if len(rows) > REAL:
+            rows = rows[np.random.default_rng(study.seed).choice(len(rows), REAL, replace=False)]
+    spatial = {key[:-2]: arrays[key] for key in ("mu_s", "sigma_s")} if "mu_s" in arrays else None
+    name = "train split" if where == "train" else about["source"]["name"]
+    main = {"mu": arrays["mu"], "sigma": arrays["sigma"]}
+    digest = about["source"]["sha256"]
+    return Real(name, digest, about.get("note", ""), about["extractor"], main, spatial, rows)
 
 
 def reference(study: Study, root: str | Path) -> None:
-    """Write features/train.npz, features/heldout.npz and metrics/reference.json (the real-versus-real floor).
+    """Write metrics/reference.json: every metric of held-out real images (the real-versus-real floor).
 
     Raises:
-        ValueError: `prepare` or `classifier` has not run.
+        ValueError: `mar features` or `mar statistics` has not run for the real images.
     """
     root = Path(root)
     report = root / "metrics" / "reference.json"
-    model = classifier.load(root, study)
-    recipe = {
-        "slice": reference_slice(study),
-        "classifier": sha256(root / "classifier" / "model.safetensors"),
-        "data": classifier.sha256_of_data(root),
-    }
+    heldout = {name: features.read(root, name, "heldout", "real") for name in study.metrics.extractors}
+    inputs = {name: found.sha256 for name, found in heldout.items()} | _sides(study, root)
+    recipe = {"slice": reference_slice(study), "inputs": inputs}
     with lock(root / "metrics" / ".reference"):
-        files = [root / "features" / f"{split}.npz" for split in ("train", "heldout")]
-        if report.exists() and read_json(report)["inputs"] == recipe and all(file.exists() for file in files):
+        if report.exists() and read_json(report).get("recipe") == recipe:
             print(f"{report}: complete", flush=True)
             return
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        sets = {split: open_split(study, root, split) for split in ("train", "heldout")}
-        found = {}
-        for file, (split, images) in zip(files, sets.items(), strict=True):
-            arrays = features.extract(model.to(device), _batches(images), device)
-            found[split] = arrays | {"labels": images.labels, "classifier": np.array(recipe["classifier"])}
-            features.check(found[split], file)
-            features.write(file, found[split])
-        chosen = balanced(found["heldout"]["labels"], study.metrics.samples, seed=0)
-        distances = _distances(_batches(sets["heldout"]), sets["train"])
-        judged = {key: found["heldout"][key][chosen] for key in ("features", "logits", "labels")}
-        values = judge(study, judged, found["train"], None if distances is None else distances[chosen])
-        values["fid"] |= floor(study, found["heldout"], found["train"])
-        counts = {split: len(images) for split, images in sets.items()}
-        result = {"samples": study.metrics.samples, "metrics": values, "counts": counts, "inputs": recipe}
-        write_json(report, result | {"provenance": record()})
+        main = study.metrics.extractors[0]
+        labels = heldout[main].array("labels")
+        chosen = balanced(labels, study.metrics.samples, seed=0)
+        against = {name: real(study, root, name, images=name == main) for name in heldout}
+        values, notes = judge(study, heldout, against, chosen)
+        for name, found in heldout.items():
+            _check_weights(found, against[name])
+            rows = found.array("features")
+            key = "fid" if name == main else f"fid_{name}"
+            values[key] |= floor(study, rows, labels, against[name].statistics)
+            if name == main and against[name].spatial is not None:
+                values["sfid"] |= floor(study, found.array("spatial"), labels, against[name].spatial)
+        # these do not depend on the number of images, which drawing again would only feign
+        draw = Bootstrap(labels, study.metrics.bootstrap, study.seed)
+        rows = heldout[main].array("features")
+        if "kid" in values:
+            values["kid"] = draw.kid(rows, _images(against[main]))
+        if "fid_infinity" in values:
+            whole = draw.fid_infinity(rows, against[main].statistics)
+            values["fid_infinity"] = whole or values["fid_infinity"]
+        write_json(report, _result(study, against, values, notes, inputs, recipe))
         print(f"{report}: {_shown(values)}", flush=True)
 
 
 def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: str) -> None:
-    """Judge one sample set: writes features/V/seedK/S.npz and metrics/V/seedK/S.json.
+    """Judge one sample set: writes metrics/V/seedK/S.json.
 
     Raises:
-        ValueError: a stage before has not run; or the samples are not whole, not of the present checkpoint, all
-            equal, or give features that are not finite. The message names the file.
+        ValueError: a stage before has not run; the features are of other weights than those of the real images, of
+            images of a checkpoint that is not the present one, or of the wrong side.
     """
     root = Path(root)
-    where = Path(variant) / f"seed{seed}"
-    report = root / "metrics" / where / f"{setting}.json"
-    folder = root / "samples" / where / setting
-    reference_file = root / "features" / "train.npz"
-    with lock(root / "metrics" / where / f".{setting}"):
-        manifest = _check_manifest(study, root, folder, where)
-        train = features.read(reference_file)
-        inputs = {
-            "samples": sha256(folder / "manifest.json"),
-            "reference": sha256(reference_file),
-            "checkpoint": manifest["checkpoint"],
-        }
-        recipe = {"slice": metrics_slice(study), "inputs": inputs}
-        kept = root / "features" / where / f"{setting}.npz"
-        if report.exists() and kept.exists() and read_json(report).get("recipe") == recipe:
+    where = f"{variant}/seed{seed}/{setting}"
+    report = root / "metrics" / f"{where}.json"
+    found = {name: features.read(root, name, where, "generated") for name in study.metrics.extractors}
+    for name, kept in found.items():
+        _, about = statistics.read(root, name, where)
+        if about["features"] != kept.sha256:
+            raise ValueError(f"{root / 'statistics' / name / where}.npz: of other features; run `mar statistics` again")
+    manifest = root / "samples" / where / "manifest.json"
+    checkpoint = read_json(manifest)["checkpoint"]
+    for kept in found.values():
+        if kept.count != study.metrics.samples:
+            raise ValueError(
+                f"{kept.folder}: features of {kept.count} images; accepted: metrics.samples {study.metrics.samples}"
+            )
+        if kept.manifest["source"]["sha256"] != sha256(manifest):
+            raise ValueError(f"{kept.folder}: of other samples than {manifest}; run `mar features` again")
+    inputs = {
+        "samples": sha256(manifest),
+        "checkpoint": checkpoint,
+        **{f"features {name}": kept.sha256 for name, kept in found.items()},
+        **_sides(study, root),
+    }
+    recipe = {"slice": metrics_slice(study), "inputs": inputs}
+    with lock(report.parent / f".{setting}"):
+        if report.exists() and read_json(report).get("recipe") == recipe:
             print(f"{report}: complete", flush=True)
             return
-        images, labels = read_samples(study, folder, manifest)
-        digest = sha256(root / "classifier" / "model.safetensors")
-        if str(train["classifier"]) != digest:
-            raise ValueError(f"{reference_file}: made with another classifier; run `mar reference` again")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = classifier.load(root, study).to(device)
-        found = features.extract(model, images.split(BATCH), device) | {
-            "labels": labels,
-            "classifier": np.array(digest),
-        }
-        features.check(found, folder)
-        features.write(kept, found)
-        distances = _distances([images], open_split(study, root, "train"))
-        values = judge(study, found, train, distances)
-        write_json(
-            report,
-            {
-                "variant": variant,
-                "seed": seed,
-                "setting": setting,
-                "samples": len(images),
-                "metrics": values,
-                "inputs": inputs,
-                "recipe": recipe,
-                "provenance": record(),
-            },
-        )
+        main = study.metrics.extractors[0]
+        against = {name: real(study, root, name, images=name == main) for name in found}
+        for name, kept in found.items():
+            _check_weights(kept, against[name])
+        values, notes = judge(study, found, against)
+        head = {"variant": variant, "seed": seed, "setting": setting}
+        write_json(report, head | _result(study, against, values, notes, inputs, recipe))
         print(f"{report}: {_shown(values)}", flush=True)
 
 
 def judge(
-    study: Study, judged: dict[str, np.ndarray], train: dict[str, np.ndarray], distances: np.ndarray | None
-) -> dict[str, bootstrap.Metric]:
-    """All metrics of one set of images.
+    study: Study, found: dict[str, Features], against: dict[str, Real], chosen: np.ndarray | None = None
+) -> tuple[dict[str, Metric], list[str]]:
+    """All metrics of one set of images, and what is to be said of them.
 
     Args:
-        judged: features (n, F), logits (n, K) and labels (n,), the classes asked for.
-        train: the same of the train split.
-        distances: of each image to its nearest training image (n,), or None.
+        study: the study.
+        found: features by extractor, the main one first.
+        against: the real side by extractor.
+        chosen: rows of the features that are judged, also several times; default: all.
     """
-    draw = bootstrap.Bootstrap(judged["labels"], study.metrics.bootstrap, study.seed)
-    agree = judged["logits"].argmax(axis=1) == judged["labels"]
-    real = train["features"]
-    if len(real) > REAL:
-        real = real[np.random.default_rng(study.seed).choice(len(real), REAL, replace=False)]
-    precision, recall = draw.precision_recall(judged["features"], real, study.metrics.neighbours)
-    values = {
-        "fid": draw.fid(judged["features"], statistics.of(train["features"])),
-        "inception_score": draw.inception_score(judged["logits"]),
-        "precision": precision,
-        "recall": recall,
-        "agreement": draw.mean(agree, higher_is_better=True),
-    }
-    return values if distances is None else values | {"nearest": draw.mean(distances, higher_is_better=None)}
+    names = list(found)
+    main, whole = found[names[0]], slice(None) if chosen is None else chosen
+    arrays = {key: main.array(key)[whole] for key in main.keys}
+    labels = arrays.get("labels")
+    assert labels is not None  # samples and splits of a study always have them
+    draw, there, notes = Bootstrap(labels, study.metrics.bootstrap, study.seed), against[names[0]], []
+    values: dict[str, Metric] = {"fid": draw.fid(arrays["features"], there.statistics)}
+    if (endless := draw.fid_infinity(arrays["features"], there.statistics)) is not None:
+        values["fid_infinity"] = endless
+    if "spatial" in arrays and there.spatial is not None:
+        values["sfid"] = draw.fid(arrays["spatial"], there.spatial)
+    if "logits" in arrays:
+        values["inception_score"] = draw.inception_score(arrays["logits"])
+    if there.features is None:
+        notes.append(NO_IMAGES)
+    else:
+        precision, recall = draw.precision_recall(arrays["features"], there.features, study.metrics.neighbours)
+        values |= {"precision": precision, "recall": recall, "kid": draw.kid(arrays["features"], there.features)}
+    if names[0] == "classifier":  # its classes are those of the study; Inception's are others
+        values["agreement"] = draw.mean(arrays["logits"].argmax(1) == labels, higher_is_better=True)
+    if "nearest" in arrays:
+        values["nearest"] = draw.mean(arrays["nearest"], higher_is_better=None)
+    for name in names[1:]:
+        rows = found[name].array("features")[whole]
+        values[f"fid_{name}"] = draw.fid(rows, against[name].statistics)
+    return values, notes
 
 
-def floor(study: Study, heldout: dict[str, np.ndarray], train: dict[str, np.ndarray]) -> dict[str, float]:
-    """Real-versus-real FID: mean and 2.5 and 97.5 percentiles over resamples of the held-out split.
+def floor(study: Study, rows: np.ndarray, labels: np.ndarray, target: Statistics) -> dict[str, float]:
+    """Real-versus-real Frechet distance: mean and 2.5 and 97.5 percentiles over resamples of the held-out split.
 
     Each resample has as many images as a sample set. Where the split has fewer they are drawn with replacement, which
     makes the floor rather too high than too low.
+
+    Args:
+        study: the study.
+        rows: features of the held-out split, (N, F).
+        labels: its classes, (N,).
+        target: statistics of the real side.
     """
-    real = statistics.of(train["features"])
-    root = metrics.symmetric_root(real["sigma"])
-    values = []
-    for seed in range(study.metrics.bootstrap):
-        rows = heldout["features"][balanced(heldout["labels"], study.metrics.samples, seed)]
-        values.append(metrics.frechet(statistics.of(rows), real, root))
+    root = metrics.symmetric_root(target["sigma"])
+    # each takes an eigendecomposition: seconds for features as wide as Inception's
+    count = study.metrics.bootstrap if rows.shape[1] <= 512 else min(study.metrics.bootstrap, 10)
+    values = [
+        metrics.frechet(statistics.of(rows[balanced(labels, study.metrics.samples, seed)]), target, root)
+        for seed in range(count)
+    ]
     low, high = np.percentile(values, [2.5, 97.5])
-    return {"value": float(np.mean(values)), "low": float(low), "high": float(high)}
+    return {"value": float(np.mean(values)), "low": float(low), "high": float(high), "bootstrap": count}
 
 
 def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Indices (count,) of a resample with equal classes, as in a sample set, drawn with replacement."""
+    """Indices (count,) of a resample with equal classes, as in a sample set, with replacement where it has to be."""
     rng = np.random.default_rng(seed)
     classes = np.unique(labels)
     wanted = np.bincount(np.arange(count) % len(classes), minlength=len(classes))
-    rows = [rng.choice(np.flatnonzero(labels == c), size=n) for c, n in zip(classes, wanted, strict=True)]
+    members = [np.flatnonzero(labels == c) for c in classes]
+    rows = [rng.choice(have, size=n, replace=n > len(have)) for have, n in zip(members, wanted, strict=True)]
     return np.concatenate(rows)
 
 
-def read_samples(study: Study, folder: Path, manifest: dict[str, Any]) -> tuple[torch.Tensor, np.ndarray]:
-    """All images of a sample set, uint8 (n, 3, H, W), and the classes asked for, int64 (n,).
+def _sides(study: Study, root: Path) -> dict[str, str]:
+    """Checksums of the statistics that the numbers compare with."""
+    files = {name: root / "statistics" / name / f"{side(study, name)}.npz" for name in study.metrics.extractors}
+    for name, file in files.items():
+        if not file.exists():
+            raise ValueError(f"{file}: missing; run `mar statistics --extractor {name}` first")
+    return {f"real {name}": sha256(file) for name, file in files.items()}
 
-    Raises:
-        ValueError: a chunk is missing, damaged or differs from its checksum, or all images are equal.
-    """
-    side = study.data.image_size
-    chunks = []
-    for entry in manifest["chunks"]:
-        path = folder / entry["file"]
-        if not path.exists():
-            raise ValueError(f"{path}: missing; run `mar sample` again")
-        if sha256(path) != entry["sha256"]:
-            raise ValueError(f"{path}: differs from its checksum in the manifest; delete it and run `mar sample` again")
-        chunk = np.load(path)
-        shape = (entry["count"], side, side, 3)
-        if chunk.shape != shape or chunk.dtype != np.uint8:
-            raise ValueError(f"{path}: holds {chunk.dtype} {chunk.shape}; accepted: uint8 {shape}")
-        chunks.append(chunk)
-    images = np.concatenate(chunks)
-    labels_file = folder / "labels.npy"
-    labels = np.load(labels_file) if labels_file.exists() else np.empty(0)
-    if labels.shape != (manifest["count"],) or len(images) != manifest["count"]:
+
+def _check_weights(found: Features, there: Real) -> None:
+    here, other = found.manifest["extractor"], there.extractor
+    if here["weights"] != other["weights"]:
         raise ValueError(
-            f"{labels_file}: {len(images)} images and labels {labels.shape}; the manifest says {manifest['count']}"
+            f"{found.folder}: features by {here['name']} with weights {here['weights'][:12]}, those of {there.name} "
+            f"with {other['weights'][:12]}; accepted: the same; run `mar features` again"
         )
-    if (images == images[0]).all():
-        raise ValueError(f"{folder}: all {len(images)} images are equal; the run that made them has failed")
-    return torch.from_numpy(images).permute(0, 3, 1, 2), labels.astype(np.int64)
 
 
-def _check_manifest(study: Study, root: Path, folder: Path, where: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    manifest: dict[str, Any] = read_json(path)
-    if manifest["count"] != study.metrics.samples:
-        raise ValueError(f"{path}: holds {manifest['count']} images; accepted: metrics.samples {study.metrics.samples}")
-    run = root / "runs" / where / "run.json"
-    checkpoint = read_json(run)["checkpoint"]
-    if manifest["checkpoint"] != checkpoint:
-        raise ValueError(
-            f"{path}: drawn from checkpoint {manifest['checkpoint'][:12]}, {run} says {checkpoint[:12]}; "
-            f"run `mar sample` again"
-        )
-    weights = root / "tokenizers" / study.variants[where.parts[0]].tokenizer / "model.safetensors"
-    if weights.exists() and manifest["tokenizer"] != sha256(weights):
-        raise ValueError(f"{path}: decoded by another tokenizer than {weights}; run `mar train` and `mar sample` again")
-    return manifest
+def _images(there: Real) -> np.ndarray:
+    assert there.features is not None  # KID was measured
+    return there.features
 
 
-def _distances(images: Iterable[torch.Tensor], train: ImageSet) -> np.ndarray | None:
-    """Distance of each image to its nearest training image; None where those are too many to look at."""
-    return metrics.nearest(torch.cat(list(images)), _batches(train)) if len(train) <= LOOKED_AT else None
+def _result(
+    study: Study,
+    against: dict[str, Real],
+    values: dict[str, Metric],
+    notes: list[str],
+    inputs: dict[str, str],
+    recipe: dict[str, Any],
+) -> dict[str, Any]:
+    main = study.metrics.extractors[0]
+    return {
+        "samples": study.metrics.samples,
+        "extractor": main,
+        "extractors": {
+            name: {"weights": there.extractor["weights"], "note": there.extractor["note"]}
+            for name, there in against.items()
+        },
+        "reference": against[main].identity,
+        "notes": notes,
+        "metrics": values,
+        "inputs": inputs,
+        "recipe": recipe,
+        "provenance": record(),
+    }
 
 
-def _batches(images: ImageSet) -> Iterator[torch.Tensor]:
-    return (images.batch(range(i, min(i + BATCH, len(images)))) for i in range(0, len(images), BATCH))
-
-
-def _shown(values: dict[str, bootstrap.Metric]) -> str:
+def _shown(values: dict[str, Metric]) -> str:
     return ", ".join(f"{key} {m['value']:.4g} ({m['low']:.4g} to {m['high']:.4g})" for key, m in values.items())

@@ -1,52 +1,233 @@
-"""Step 1 of an evaluation: images to features and logits, kept in one .npz."""
+"""Step 1 of an evaluation: images to features, a file a piece, so that a run that was stopped goes on.
+
+A folder features/<extractor>/<set>/ holds part-00000.npz, ... with `features` (N, F), where the network has them
+`logits` (N, K) and `spatial` (N, 2023), where they are known `labels` (N,), of the study's first extractor `nearest`
+(N,), and last manifest.json, which says what went in. A set is `train`, `heldout`, `reference`, or
+<variant>/seed<k>/<setting>.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from mar.data.images import to_float
-from mar.files import atomic
-from mar.metrics.classifier import Classifier
+from mar.config import Study, known
+from mar.files import atomic, claim, lock, read_json, sha256, write_json
+from mar.metrics import LOOKED_AT, references, sets
+from mar.progress import Progress
+from mar.provenance import record
+from mar.study import features_slice
 
+if TYPE_CHECKING:
+    import torch
 
-@torch.no_grad()
-def extract(model: Classifier, batches: Iterable[torch.Tensor], device: torch.device) -> dict[str, np.ndarray]:
-    """Features float32 (N, F) and logits float32 (N, K) of batches of uint8 images (B, 3, H, W)."""
-    found = [[x.cpu() for x in model(to_float(batch).to(device))] for batch in batches]
-    features, logits = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
-    return {"features": features, "logits": logits}
+    from mar.metrics.extractors import Extractor
 
-
-def write(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write features atomically; equal arrays give equal bytes."""
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+SPLITS = ("train", "heldout", "reference")
 
 
-def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Read features, logits, labels and the checksum of the classifier that made them.
+@dataclass(frozen=True)
+class Features:
+    """Features on disk, read part by part or as a whole."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def count(self) -> int:
+        """Images."""
+        return int(self.manifest["count"])
+
+    @property
+    def keys(self) -> list[str]:
+        """What each part holds."""
+        return list(self.manifest["keys"])
+
+    @cached_property
+    def sha256(self) -> str:
+        """Checksum of the manifest, which has those of all parts."""
+        return sha256(self.folder / "manifest.json")
+
+    def parts(self, key: str) -> Iterator[np.ndarray]:
+        """One kind of number, part by part.
+
+        Raises:
+            ValueError: a part is missing or damaged, or holds no such numbers.
+        """
+        for entry in self.manifest["parts"]:
+            path = self.folder / entry["file"]
+            if not path.exists() or sha256(path) != entry["sha256"]:
+                raise ValueError(
+                    f"{path}: missing or damaged; delete manifest.json beside it and run `mar features` again"
+                )
+            with np.load(path) as arrays:
+                if key not in arrays:
+                    raise ValueError(f"{path}: has no {key}; found {', '.join(arrays)}")
+                yield arrays[key]
+
+    def array(self, key: str) -> np.ndarray:
+        """The same of all images at once; raises as `parts`."""
+        return np.concatenate(list(self.parts(key)))
+
+
+def read(root: Path, extractor: str, where: str, role: str) -> Features:
+    """Features of a set, which has to be on the side of a comparison that it belongs to.
+
+    Args:
+        root: results of the study.
+        extractor: name of the network.
+        where: name of the set.
+        role: generated or real.
 
     Raises:
-        ValueError: the file is missing, damaged, or holds values that are not finite; the message names it.
+        ValueError: they are missing, or of the other side.
     """
-    if not Path(path).exists():
-        raise ValueError(f"{path}: missing; the stage that writes it has not run")
+    folder = root / "features" / extractor / where
+    manifest = read_json(folder / "manifest.json")
+    if manifest["role"] != role:
+        raise ValueError(
+            f"{folder / 'manifest.json'}: holds features of {manifest['role']} images; accepted here: {role} ones. "
+            "Swapping both sides of a comparison swaps precision and recall"
+        )
+    return Features(folder, manifest)
+
+
+def open_images(study: Study, root: Path, where: str) -> sets.Images | None:
+    """The images of a set by its name; None of a reference that is statistics alone.
+
+    Raises:
+        ValueError: there is no such set, or it cannot be judged.
+    """
+    if where == "reference":
+        if study.metrics.reference is None:
+            raise ValueError("--set reference: belongs to a study with metrics.reference; accepted: train")
+        found = references.load(study.metrics.reference, root.parent / "assets")
+        return sets.of_reference(found) if found.count else None
+    if where in SPLITS:
+        return sets.of_split(study, root, where)
+    variant, seed, setting = name(study, where)
+    return sets.of_samples(study, root, variant, seed, setting)
+
+
+def name(study: Study, where: str) -> tuple[str, int, str]:
+    """Variant, seed and setting of the name of a sample set.
+
+    Raises:
+        ValueError: it is no such name, or the study has no such set.
+    """
+    variant, _, rest = where.partition("/seed")
+    seed, _, setting = rest.partition("/")
+    if not seed.isdigit() or not setting:
+        raise ValueError(f"--set {where}: accepted: {', '.join(SPLITS)}, VARIANT/seedK/SETTING")
+    known("--set: variant", variant, study.variants)
+    known(f"--set: setting of {variant}", setting, study.variants[variant].sampling)
+    return variant, int(seed), setting
+
+
+def features(study: Study, root: str | Path, extractor: str, where: str) -> None:
+    """Write features/<extractor>/<set>/; parts on disk are kept, the manifest comes last.
+
+    Raises:
+        ValueError: the set cannot be judged (`mar.metrics.sets`), the network has no weights, or features are not
+            finite.
+    """
+    import torch
+
+    from mar.metrics import extractors
+
+    root = Path(root)
+    known("--extractor", extractor, study.metrics.extractors)
+    images = open_images(study, root, where)
+    folder = root / "features" / extractor / where
+    network = extractors.load(extractor, study, root, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    recipe = {"slice": features_slice(study, extractor), "weights": network.weights}
+    main = extractor == study.metrics.extractors[0]
+    with lock(folder):
+        claim(folder, recipe | {"source": images.sha256 if images else "statistics alone", "main": main})
+        report = folder / "manifest.json"
+        if report.exists() and all((folder / entry["file"]).exists() for entry in read_json(report)["parts"]):
+            print(f"{folder}: complete", flush=True)
+            return
+        train = sets.of_split(study, root, "train") if main and where != "reference" else None
+        parts = _extract(images, network, folder, _neighbours(train)) if images else []
+        write_json(
+            report,
+            {
+                "extractor": {"name": network.name, "weights": network.weights, "note": network.note},
+                "role": images.role if images else "real",
+                "source": images.identity if images else None,
+                "count": sum(part["count"] for part in parts),
+                "keys": _keys(folder / parts[0]["file"]) if parts else [],
+                "parts": parts,
+                "provenance": record(),
+            },
+        )
+        print(f"{folder}: {sum(part['count'] for part in parts)} images", flush=True)
+
+
+def _neighbours(train: sets.Images | None) -> torch.Tensor | None:
+    """The train split in which the nearest image is looked for; None where it is too large to look at."""
+    import torch
+
+    return torch.cat(list(train.batches())) if train and train.count <= LOOKED_AT else None
+
+
+def _extract(images: sets.Images, network: Extractor, folder: Path, train: torch.Tensor | None) -> list[dict[str, Any]]:
+    """Write the parts that are not there yet; what the manifest says of each."""
+    import torch
+
+    from mar.metrics.metrics import nearest
+
+    count = -(-images.count // images.piece)
+    files = [folder / f"part-{number:05d}.npz" for number in range(count)]
+    missing = [number for number, file in enumerate(files) if not _whole(file, network.name)]
+    progress = Progress(f"features {network.name} of {images.source}", sum(_sizes(images)[n] for n in missing))
+    if missing:
+        for number, rows in enumerate(images.pieces(missing[0]), start=missing[0]):
+            if number not in missing:
+                continue
+            batch = torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
+            arrays = {key: value.numpy() for key, value in network(batch).items()}
+            for key, values in arrays.items():
+                bad = ~np.isfinite(values).all(axis=1)
+                if bad.any():
+                    first = number * images.piece + bad.argmax()
+                    raise ValueError(
+                        f"{images.source}: {key} by {network.name} of {bad.sum()} images are not finite; the first is "
+                        f"image {first}"
+                    )
+            if images.labels is not None:
+                arrays["labels"] = images.labels[number * images.piece :][: len(rows)]
+            if train is not None:
+                arrays["nearest"] = nearest(batch, train.split(sets.PIECE))
+            with atomic(files[number]) as temporary, open(temporary, "wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+            progress.update(len(rows))
+    sizes = _sizes(images)
+    return [{"file": f.name, "count": n, "sha256": sha256(f)} for f, n in zip(files, sizes, strict=True)]
+
+
+def _sizes(images: sets.Images) -> list[int]:
+    return [min(images.piece, images.count - start) for start in range(0, images.count, images.piece)]
+
+
+def _whole(file: Path, network: str) -> bool:
+    """Whether a part is there and can be read to its end."""
+    if not file.exists():
+        return False
     try:
-        with np.load(path) as arrays:
-            found = dict(arrays)
+        with np.load(file) as arrays:
+            return all(len(arrays[key]) for key in arrays)
     except Exception as error:
-        raise ValueError(f"{path}: no valid .npz ({error}); delete it and run its stage again") from None
-    check(found, path)
-    return found
+        print(f"{file}: features by {network} cannot be read ({error}); made again", flush=True)
+        return False
 
 
-def check(arrays: dict[str, np.ndarray], path: str | Path) -> None:
-    """Refuse features and logits that are not finite."""
-    for key in ("features", "logits"):
-        bad = ~np.isfinite(arrays[key]).all(axis=1)
-        if bad.any():
-            raise ValueError(f"{path}: {key} of {bad.sum()} images are not finite; the first is image {bad.argmax()}")
+def _keys(file: Path) -> list[str]:
+    with np.load(file) as arrays:
+        return list(arrays)

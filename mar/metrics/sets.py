@@ -91,12 +91,14 @@ class Images:
         constant = (flat == flat[:, :1]).all(1)
         if constant.any():
             raise ValueError(
-                f"{self.source}: {constant.sum()} of images {start} to {start + len(rows) - 1} are of one value; the first "
-                f"is image {start + constant.argmax()}, all {flat[constant.argmax(), 0]}: the run that made them has failed"
+                f"{self.source}: {constant.sum()} of images {start} to {start + len(rows) - 1} are of one value; the "
+                f"first is image {start + constant.argmax()}, all {flat[constant.argmax(), 0]}: the run that made them "
+                "has failed"
             )
         if len(rows) > 1 and (flat == flat[0]).all():
             raise ValueError(
-                f"{self.source}: images {start} to {start + len(rows) - 1} are all equal; the run that made them has failed"
+                f"{self.source}: images {start} to {start + len(rows) - 1} are all equal; the run that made "
+                "them has failed"
             )
 
 
@@ -148,8 +150,8 @@ def of_chunks(folder: Path, side: int | None = None, names: list[str] | None = N
     if (labels != asked).any():
         wrong = int((labels != asked).argmax())
         raise ValueError(
-            f"{folder / 'labels.npy'}: image {wrong} has class {labels[wrong]}, {asked[wrong]} was asked for (image i has "
-            f"class i mod {classes}): mislabelled; delete manifest.json beside it and run `mar sample` again"
+            f"{folder / 'labels.npy'}: image {wrong} has class {labels[wrong]}, {asked[wrong]} was asked for (image i "
+            f"has class i mod {classes}): mislabelled; delete manifest.json beside it and run `mar sample` again"
         )
 
     def stream(first: int) -> Iterator[np.ndarray]:
