@@ -15,8 +15,8 @@ from mar.estimates import Results
 from mar.evidence import file, set_id
 from mar.files import read_json, write_text
 from mar.paper import paper_lines, paper_rows
-from mar.results import short
-from mar.sections import JUDGES, METRICS
+from mar.results import short, title
+from mar.sections import JUDGES
 from mar.study import figure_names
 from mar.tables import (
     FLOOR,
@@ -77,7 +77,7 @@ def report(study: Study, root: Path, figures: Path) -> None:
         figures=[_figure(root, figures, name) for name in figure_names(study)],
         metrics=sections.metrics(study, root, results),
         sweeps=sections.sweeps(study, root),
-        variance=sections.table_of(root, "tables/variance.csv"),
+        variance=sections.sources(study, root, results),
         tokenizers=sections.tokenizers(study, root),
         speed=sections.speed(study, root),
         deviations=deviations(study),
@@ -114,7 +114,7 @@ def _evidence(root: Path, claim: dict[str, Any]) -> list[dict[str, Any]]:
     for entry in claim.get("evidence", []):
         where = set_id(entry["variant"], entry["setting"]) if entry["setting"] else f"variant:{entry['variant']}"
         files = [file(root, path, _short_name(path)) for path in entry["files"]]
-        found.append({**entry, "id": where, "title": METRICS.get(entry["metric"], entry["metric"]), "files": files})
+        found.append({**entry, "id": where, "title": title(entry["metric"]).replace("_", " "), "files": files})
     return found
 
 
@@ -195,7 +195,7 @@ def _place(study: Study, row: Any, column: Column) -> str:
     if isinstance(row[column.name], str):
         return ""
     variant = row["ours"]
-    if column.metric in ("parameters", "head_parameters"):
+    if column.metric in ("parameters", "head_parameters", "training"):
         return f"#variant:{variant}"
     if column.metric == "rfid":
         return f"#tokenizer:{study.variants[variant].tokenizer}"

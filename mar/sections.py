@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mar import variance
 from mar.config import Study
 from mar.estimates import Results
 from mar.evidence import commit, file, interval, set_id
 from mar.files import read_json
-from mar.results import short
-from mar.study import speed_settings
+from mar.results import title
+from mar.study import speed_settings, table_names
 
 JUDGES = {
     "classifier": "the study's classifier",
@@ -21,23 +22,11 @@ JUDGES = {
     "dinov2": "DINOv2",
     "clean": "clean-fid",
 }
-METRICS = {
-    "fid": "FID",
-    "fid_infinity": "FID\N{INFINITY}",
-    "sfid": "sFID",
-    "kid": "KID",
-    **{f"fid_{name}": f"FID, {title}" for name, title in JUDGES.items()},
-    "inception_score": "IS",
-    "precision": "precision",
-    "recall": "recall",
-    "agreement": "agreement",
-    "nearest": "nearest training image",
-}
 
 
 def metrics(study: Study, root: Path, results: Results) -> dict[str, Any]:
     """Every metric of every variant and setting, and of held-out real images."""
-    names = [m for m in METRICS if m in results.measured] + [m for m in results.measured if m not in METRICS]
+    names = results.names
     found = []
     for name, variant in study.variants.items():
         rows = []
@@ -54,9 +43,9 @@ def metrics(study: Study, root: Path, results: Results) -> dict[str, Any]:
         found += [rows] if rows else []
     arrows = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}", None: ""}
     return {
-        "heads": [{"title": METRICS.get(m, m), "arrow": arrows[results.higher_is_better(m)]} for m in names],
+        "heads": [{"title": title(m), "arrow": arrows[results.higher_is_better(m)]} for m in names],
         "variants": found,
-        "floor": [str(results.floor(m)) for m in names],
+        "floor": [str(results.floor(m)) if m in results.measured else "" for m in names],
         "measured": names,
         "judges": [{"name": name, **judge} for name, judge in results.extractors.items()],
         "reference": results.reference,
@@ -86,24 +75,19 @@ def sweeps(study: Study, root: Path) -> list[dict[str, Any]]:
     return found
 
 
-def table_of(root: Path, path: str) -> dict[str, Any] | None:
-    """A table as its file has it, long numbers shortened; None where the study has no such file."""
-    if not (root / path).exists():
+def sources(study: Study, root: Path, results: Results) -> dict[str, Any] | None:
+    """What a metric moves with; None where neither training nor sampling seeds show it."""
+    if variance.NAME not in table_names(study):
         return None
-    with open(root / path, newline="") as lines:
-        head, *rows = list(csv.reader(lines))
+    heads, rows = variance.texts(results)
+    groups = [(group, len(list(of))) for group, of in itertools.groupby(heads, key=lambda head: head.group or head)]
     return {
-        "head": [h.replace("_", " ") for h in head],
-        "rows": [list(map(_short, r)) for r in rows],
-        "file": file(root, path),
+        "heads": heads,
+        "groups": [(group if isinstance(group, str) else "", n) for group, n in groups],
+        "rows": rows,
+        "note": variance.note(results),
+        "files": [file(root, f"tables/{variance.NAME}.{suffix}", suffix) for suffix in ("csv", "md", "tex")],
     }
-
-
-def _short(text: str) -> str:
-    try:
-        return short(float(text)) if "." in text else text
-    except ValueError:
-        return text
 
 
 def tokenizers(study: Study, root: Path) -> list[dict[str, Any]]:

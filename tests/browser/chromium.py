@@ -62,6 +62,7 @@ class Chromium:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Ask and wait for the answer."""
@@ -81,23 +82,29 @@ class Chromium:
     def open(self, address: str, width: int, height: int = 900) -> None:
         """Open an address in a window of this size and wait until it has loaded. Forgets the events before."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        self.call("Page.navigate", url="about:blank")
         self.events.clear()
-        error = self.call("Page.navigate", url=address).get("errorText")
-        if error:
-            raise RuntimeError(f"{address}: {error}")
+        answer = self.call("Page.navigate", url=address)
+        if "errorText" in answer:
+            raise RuntimeError(f"{address}: {answer['errorText']}")
+        loaded = {"name": "load", "loaderId": answer["loaderId"]}  # and not what was there before
         deadline = time.monotonic() + PATIENCE
-        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+        while not any(loaded.items() <= event["params"].items() for event in self.events):
             self.events.append(self._next(deadline))
         # what failed is told just after the page has loaded
         self.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
 
-    def evaluate(self, expression: str) -> Any:
-        """Value of a JavaScript expression in the page; a promise is awaited."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+    def evaluate(self, expression: str, context: int | None = None) -> Any:
+        """Value of a JavaScript expression in the page, or in the `context` of a frame; a promise is awaited."""
+        where = {} if context is None else {"contextId": context}
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, **where)
         if "exceptionDetails" in answer:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
+
+    def frame(self) -> int:
+        """The context of the page's last frame."""
+        contexts = (e["params"]["context"] for e in self.events if e["method"] == "Runtime.executionContextCreated")
+        return int([context["id"] for context in contexts][-1])
 
     def press(self, key: str, code: int) -> None:
         """One key, down and up."""

@@ -67,7 +67,6 @@ def finish(study: Study, root: Path, figures: Path) -> None:
     for name in table_names(study):
         for suffix in ("csv", "md", "tex"):
             write(root / "tables" / f"{name}.{suffix}", "")
-    (root / "tables" / "variance.csv").write_text("metric,source,sd\nfid,images,0.0412345\n")
     for name in study.tokenizers:
         for path in ("model.safetensors", "config.json"):
             write(root / "tokenizers" / name / path, {})

@@ -150,7 +150,9 @@ def test_a_number_of_ours_leads_to_its_files(page: Chromium) -> None:
 
 
 def test_tables_are_told_to_a_screen_reader(page: Chromium) -> None:
-    assert page.evaluate("[...document.querySelectorAll('table')].every(t => t.caption && t.caption.textContent.trim())")
+    assert page.evaluate(
+        "[...document.querySelectorAll('table')].every(t => t.caption && t.caption.textContent.trim())"
+    )
     assert page.evaluate("[...document.querySelectorAll('th')].every(th => th.scope)")
     assert page.evaluate("[...document.querySelectorAll('tbody tr')].every(tr => tr.children.length)")
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(h => Number(h.tagName[1]))")
@@ -158,18 +160,19 @@ def test_tables_are_told_to_a_screen_reader(page: Chromium) -> None:
 
 
 def test_a_copy_elsewhere_has_no_dead_links(browser: Chromium, made: SimpleNamespace, tmp_path: Path) -> None:
-    """Inside of `snakemake --report` the page is an address that begins with data: in a frame."""
+    """Also in a frame whose address begins with data:, as inside of `snakemake --report`."""
+    copy, framed = tmp_path / "report.html", tmp_path / "frame.html"
+    copy.write_bytes(made.page.read_bytes())
     data = base64.b64encode(made.page.read_bytes()).decode()
-    (tmp_path / "frame.html").write_text(
-        f'<!DOCTYPE html><iframe style="width: 100%" src="data:text/html;charset=utf8;base64,{data}"></iframe>'
-    )
-    (tmp_path / "report.html").write_bytes(made.page.read_bytes())
-    browser.open((tmp_path / "frame.html").as_uri(), 1280)
-    assert problems(browser) == []
-    for address in ((tmp_path / "report.html").as_uri(), f"data:text/html;base64,{data}"):
-        browser.open(address, 1280)
+    framed.write_text(f'<!DOCTYPE html><iframe src="data:text/html;charset=utf8;base64,{data}"></iframe>')
+    for path in (copy, framed):
+        browser.open(path.as_uri(), 1280)
         assert problems(browser) == []
-        assert browser.evaluate("document.querySelectorAll('a[data-file][href]').length") == 0
-        assert browser.evaluate("document.getElementById('elsewhere').checkVisibility()")
+        context = browser.frame()
+        assert browser.evaluate("document.querySelectorAll('a[data-file]').length", context) > 200
+        assert browser.evaluate("document.querySelectorAll('a[data-file][href]').length", context) == 0
+        assert browser.evaluate("document.getElementById('elsewhere').checkVisibility()", context)
+        browser.evaluate("document.querySelector('#table1 td a').click()", context)
+        assert browser.evaluate("document.querySelector(':target').id", context).startswith("set:"), "it leads through"
     browser.open(made.page.as_uri(), 1280)
     assert not browser.evaluate("document.getElementById('elsewhere').checkVisibility()")
