@@ -52,6 +52,7 @@ def _open(
     recipe: str = "",
     stage: str = "",
     seed: int = 0,
+    extractor: str = "",
 ) -> tuple[Study, Path]:
     """The study and the root of its results; names that the study lacks are refused here.
 
@@ -71,7 +72,10 @@ def _open(
         known("--setting", setting, study.variants[variant].sampling)
     if tokenizer:
         known("--tokenizer", tokenizer, study.tokenizers)
+    if extractor:
+        known("--extractor", extractor, study.metrics.extractors)
     names = {"tokenizer": (tokenizer,), "train": (variant, seed), "sample": (variant, setting), "speed": (variant,)}
+    names["features"] = (extractor,)
     if recipe and recipe != (now := getattr(studies, f"{stage}_slice")(study, *names.get(stage, ()))):
         raise ValueError(
             f"{path}: changed since this job was planned; run the workflow again. Planned {recipe}, now {now}"
@@ -111,11 +115,38 @@ def classifier(study: str, recipe: str) -> None:
     train(*_open(study, recipe=recipe, stage="classifier"))
 
 
+_extractor = click.option("--extractor", required=True, help="Network that judges, of metrics.extractors.")
+_set = click.option("--set", "where", required=True, help="train, heldout, reference, or VARIANT/seedK/SETTING.")
+
+
+@main.command()
+@_study
+@_extractor
+@_set
+@_recipe
+def features(study: str, extractor: str, where: str, recipe: str) -> None:
+    """Show a set of images to a network and keep its features; the same command resumes."""
+    from mar.metrics.features import features
+
+    features(*_open(study, extractor=extractor, recipe=recipe, stage="features"), extractor, where)
+
+
+@main.command()
+@_study
+@_extractor
+@_set
+def statistics(study: str, extractor: str, where: str) -> None:
+    """Mean and covariance of the features of a set."""
+    from mar.metrics.statistics import statistics
+
+    statistics(*_open(study, extractor=extractor), extractor, where)
+
+
 @main.command()
 @_study
 @_recipe
 def reference(study: str, recipe: str) -> None:
-    """Features of the real images, and the real-versus-real floor of every metric."""
+    """Every metric of held-out real images: the real-versus-real floor."""
     from mar.metrics.evaluate import reference
 
     reference(*_open(study, recipe=recipe, stage="reference"))
@@ -230,7 +261,7 @@ def sample(study: str, variant: str, seed: int, setting: str, recipe: str, shard
 @_setting
 @_recipe
 def evaluate(study: str, variant: str, seed: int, setting: str, recipe: str) -> None:
-    """Measure a sample set."""
+    """Measure a sample set by its features and statistics."""
     from mar.metrics.evaluate import evaluate
 
     evaluate(*_open(study, variant, setting, recipe=recipe, stage="metrics"), variant, seed, setting)

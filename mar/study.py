@@ -189,6 +189,11 @@ def features_slice(study: Study, extractor: str) -> str:
     return classifier_slice(study) if extractor == "classifier" else canonical({"extractor": extractor})
 
 
+def real_side(study: Study, extractor: str) -> str:
+    """The set that an extractor's numbers compare with: the train split, or what Inception has instead."""
+    return "reference" if study.metrics.reference and extractor == "inception" else "train"
+
+
 def reference_slice(study: Study) -> str:
     """What the real-versus-real floor depends on, beside the classifier: as many images as a sample set has."""
     return canonical({"samples": study.metrics.samples, "judge": metrics_slice(study)})

@@ -20,7 +20,7 @@ from mar.metrics.bootstrap import Bootstrap, Metric
 from mar.metrics.features import Features
 from mar.metrics.statistics import Statistics
 from mar.provenance import record
-from mar.study import metrics_slice, reference_slice
+from mar.study import metrics_slice, real_side, reference_slice
 
 NO_IMAGES = "precision, recall and kid are left out: the reference has statistics and no images"
 
@@ -43,18 +43,13 @@ class Real:
         return {"name": self.name, "sha256": self.sha256} | ({"note": self.note} if self.note else {})
 
 
-def side(study: Study, extractor: str) -> str:
-    """The set that an extractor's numbers compare with: the study's train split, or what Inception has instead."""
-    return "reference" if study.metrics.reference and extractor == "inception" else "train"
-
-
 def real(study: Study, root: Path, extractor: str, images: bool = True) -> Real:
     """What an extractor's numbers compare with.
 
     Raises:
         ValueError: `mar features` or `mar statistics` has not run for it.
     """
-    where = side(study, extractor)
+    where = real_side(study, extractor)
     arrays, about = statistics.read(root, extractor, where)
     found = features.read(root, extractor, where, "real")
     if found.sha256 != about["features"]:
@@ -232,7 +227,7 @@ def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 def _sides(study: Study, root: Path) -> dict[str, str]:
     """Checksums of the statistics that the numbers compare with."""
-    files = {name: root / "statistics" / name / f"{side(study, name)}.npz" for name in study.metrics.extractors}
+    files = {name: root / "statistics" / name / f"{real_side(study, name)}.npz" for name in study.metrics.extractors}
     for name, file in files.items():
         if not file.exists():
             raise ValueError(f"{file}: missing; run `mar statistics --extractor {name}` first")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from mar.config import Study
 from mar.data.images import ImageSet, open_split, to_float, to_uint8
 from mar.files import lock, read_json, sha256, write_json
-from mar.metrics import REBUILT, bootstrap, classifier, features, statistics
+from mar.metrics import REBUILT, bootstrap, evaluate, extractors
 from mar.noise import Noise
 from mar.progress import Progress
 from mar.provenance import record
@@ -35,24 +35,37 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
     root = Path(root)
     folder = root / "tokenizers" / name
     with lock(folder):
-        reference, weights, report = root / "features" / "train.npz", folder / "model.safetensors", folder / "rfid.json"
-        for file, stage in ((reference, "reference"), (weights, "tokenizer")):
-            if not file.exists():
-                raise ValueError(f"{file}: missing; run `mar {stage}` first")
-        inputs = {"reference": sha256(reference), "tokenizer": sha256(weights), "slice": metrics_slice(study)}
+        main, weights, report = study.metrics.extractors[0], folder / "model.safetensors", folder / "rfid.json"
+        if not weights.exists():
+            raise ValueError(f"{weights}: missing; run `mar tokenizer` first")
+        there = evaluate.real(study, root, main, images=False)
+        inputs = {"reference": there.sha256, "extractor": there.extractor["weights"], "tokenizer": sha256(weights)}
+        inputs["slice"] = metrics_slice(study)
         if report.exists() and read_json(report)["inputs"] == inputs and "train" in read_json(report):
             print(f"{report}: complete", flush=True)
             return
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         tokenizer = load(root, name, study).to(device)
-        heldout, train = (measure(tokenizer, study, root, split, device) for split in ("heldout", "train"))
-        write_json(report, {**heldout, "train": train, "inputs": inputs, "provenance": record()})
+        judge = extractors.load(main, study, root, device)
+        if judge.weights != there.extractor["weights"]:
+            raise ValueError(f"{main}: other weights than those of the real images; run `mar features` again")
+        heldout, train = (measure(tokenizer, judge, there, study, root, s, device) for s in ("heldout", "train"))
+        head = {"extractor": main, "reference": there.identity}
+        write_json(report, {**heldout, "train": train, **head, "inputs": inputs, "provenance": record()})
         for found in (heldout, train):
             shown = ", ".join(f"{key} {m['value']:.4g}" for key, m in found["metrics"].items())
             print(f"{report}: {shown} ({found['split']}, {found['count']} images)", flush=True)
 
 
-def measure(tokenizer: Tokenizer, study: Study, root: Path, split: str, device: torch.device) -> dict[str, Any]:
+def measure(
+    tokenizer: Tokenizer,
+    judge: extractors.Extractor,
+    there: evaluate.Real,
+    study: Study,
+    root: Path,
+    split: str,
+    device: torch.device,
+) -> dict[str, Any]:
     """rFID, PSNR, agreement and codebook usage on a split, or on REBUILT images of it, drawn once and for all.
 
     "floor" is the FID of the same images, not rebuilt, against the same statistics: what no tokenizer can better. It
@@ -62,29 +75,34 @@ def measure(tokenizer: Tokenizer, study: Study, root: Path, split: str, device: 
     chosen = np.arange(len(images))
     if len(chosen) > REBUILT:
         chosen = np.sort(np.random.default_rng(study.seed).choice(len(chosen), REBUILT, replace=False))
-    judge = classifier.load(root, study).to(device)
     errors: list[torch.Tensor] = []
     used = torch.zeros(tokenizer.net.quantize.n_e if tokenizer.tokens == "ids" else 0, dtype=torch.float64)
     rebuilt = _rebuild(tokenizer, study, images, chosen, split, device, errors, used)
-    found = features.extract(judge, rebuilt, device)
-    train = statistics.of(features.read(root / "features" / "train.npz")["features"])
-    same = features.read(root / "features" / f"{split}.npz")["features"][chosen]
+    found = _judged(judge, rebuilt)
+    same = _judged(judge, (images.batch(chosen[i : i + BATCH]) for i in range(0, len(chosen), BATCH)))["features"]
     # per image, 255 the peak; a perfect image counts as 1e-10 squared grey levels
     psnr = 10.0 * torch.log10(255.0**2 / torch.cat(errors).clamp(min=1e-10)).numpy()
     labels = images.labels[chosen]
     draw = bootstrap.Bootstrap(labels, study.metrics.bootstrap, study.seed)
     values = {
-        "rfid": draw.fid(found["features"], train),
-        "floor": draw.fid(same, train),
+        "rfid": draw.fid(found["features"], there.statistics),
+        "floor": draw.fid(same, there.statistics),
         "psnr": draw.mean(psnr, higher_is_better=True),
-        "agreement": draw.mean(found["logits"].argmax(1) == labels, higher_is_better=True),
     }
+    if judge.name == "classifier":
+        values["agreement"] = draw.mean(found["logits"].argmax(1) == labels, higher_is_better=True)
     if len(used):
         share = used / used.sum()
         perplexity = math.exp(-(share * share.clamp(min=1e-300).log()).sum().item())
         values["codebook_usage"] = draw.single((share > 0).double().mean().item(), higher_is_better=True)
         values["perplexity"] = draw.single(perplexity, higher_is_better=True)
     return {"metrics": values, "split": split, "count": len(chosen)}
+
+
+def _judged(judge: extractors.Extractor, batches: Iterable[torch.Tensor]) -> dict[str, np.ndarray]:
+    """Features and logits of batches of images."""
+    found = [judge(batch) for batch in batches]
+    return {key: torch.cat([part[key] for part in found]).numpy() for key in found[0] if key != "spatial"}
 
 
 @torch.no_grad()

@@ -42,6 +42,9 @@ wildcard_constraints:
     setting=names(STUDY.sampling),
     table=names(studies.table_names(STUDY)),
     figure=names(studies.figure_names(STUDY)),
+    extractor=names(STUDY.metrics.extractors),
+    split="train|heldout|reference",
+    set=r"(train|heldout|reference|.+/seed\d+/[^/]+)",
 
 
 # What the study asks for: a variant without seeds is declared, not run.
@@ -220,8 +223,10 @@ def fetched(name):
 
 
 def extractor_weights(extractor):
-    """Published weights of a network that judges; nothing for the study's own classifier."""
-    return [fetched(WEIGHTS[extractor])] if extractor in WEIGHTS else []
+    """Weights of a network that judges: the study's own classifier, or published ones."""
+    if extractor == "classifier":
+        return [f"{ROOT}/classifier/model.safetensors"]
+    return [fetched(WEIGHTS[extractor])]
 
 
 def reference_file():
@@ -234,6 +239,40 @@ def reference_file():
             f"metrics.reference.file {asked.file}: neither in config/assets.csv nor a file or folder"
         )
     return [fetched(asked.file) if asked.file in PUBLISHED else asked.file]
+
+
+def judge_weights(wildcards):
+    """Weights of a network that judges."""
+    return extractor_weights(wildcards.extractor)
+
+
+def real_files(wildcards):
+    """The published reference, where a study has one and it is asked for."""
+    return reference_file() if wildcards.split == "reference" else []
+
+
+def features_recipe(wildcards):
+    return studies.features_slice(STUDY, wildcards.extractor)
+
+
+def judged_by(path):
+    """A file of each extractor."""
+    return [
+        f"{ROOT}/{path.format(extractor=name)}" for name in STUDY.metrics.extractors
+    ]
+
+
+# The network whose numbers tables, figures and claims show, and what the numbers of each network compare with.
+JUDGE = extractor_weights(STUDY.metrics.extractors[0])
+CLASSIFIER = (
+    [f"{ROOT}/classifier/classifier.json"]
+    if "classifier" in STUDY.metrics.extractors
+    else []
+)
+REAL = [
+    f"{ROOT}/statistics/{name}/{studies.real_side(STUDY, name)}.npz"
+    for name in STUDY.metrics.extractors
+]
 
 
 # A variant that names nodes, GPUs and hours gets them on a cluster; the others get what the site's profile says.

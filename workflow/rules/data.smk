@@ -1,4 +1,4 @@
-# Images, and the network whose features judge them.
+# Images, and the study's own network that judges them.
 
 
 rule prepare:
@@ -34,29 +34,6 @@ rule classifier:
     params:
         study=STUDY_FILE,
         job=f"{ROOT}/jobs/classifier",
-        recipe=studies.classifier_slice(STUDY),
+        recipe=studies.classifier_slice(STUDY) if CLASSIFIER else "",
     shell:
         launch("classifier --study {params.study}")
-
-
-rule reference:
-    input:
-        data=rules.prepare.output.manifest,
-        classifier=rules.classifier.output.weights,
-    output:
-        train=f"{ROOT}/features/train.npz",
-        heldout=f"{ROOT}/features/heldout.npz",
-        floor=f"{ROOT}/metrics/reference.json",
-    log:
-        f"{ROOT}/logs/reference.log",
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        **LAUNCH_RESOURCES,
-    params:
-        study=STUDY_FILE,
-        job=f"{ROOT}/jobs/reference",
-        recipe=studies.reference_slice(STUDY),
-    shell:
-        launch("reference --study {params.study}")

@@ -138,7 +138,7 @@ rule report:
         speed=SPEEDS,
         runs=RUNS,
         rfid=expand(rules.rfid.output.rfid, tokenizer=TOKENIZERS),
-        classifier=rules.classifier.output.record,
+        classifier=CLASSIFIER,
         data=rules.prepare.output.manifest,
         tracked=f"{ROOT}/mlflow.json",
         paper=PAPER,

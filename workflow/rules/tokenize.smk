@@ -27,7 +27,9 @@ rule tokenizer:
 rule rfid:
     input:
         weights=rules.tokenizer.output.weights,
-        features=rules.reference.output.train,
+        real=REAL[0],
+        heldout=f"{ROOT}/features/{STUDY.metrics.extractors[0]}/heldout/manifest.json",
+        judge=JUDGE,
     output:
         rfid=f"{ROOT}/tokenizers/{{tokenizer}}/rfid.json",
     log:
