@@ -125,7 +125,8 @@ def _judge_jobs(study: Study, images: Images) -> Iterator[Job]:
 
 def _nearest(study: Study, images: Images) -> float:
     """Operations of the distances between one image and all of the train split, where they are looked at."""
-    return 2.0 * 3 * study.data.image_size**2 * images.train if images.train <= LOOKED_AT else 0.0
+    size = 3 * study.data.image_size**2
+    return 2.0 * size * images.train if size * images.train <= LOOKED_AT else 0.0
 
 
 def _features(study: Study, images: Images) -> float:

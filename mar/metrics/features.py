@@ -153,8 +153,8 @@ def features(study: Study, root: str | Path, extractor: str, where: str) -> None
         if report.exists() and all((folder / entry["file"]).exists() for entry in read_json(report)["parts"]):
             print(f"{folder}: complete", flush=True)
             return
-        train = sets.of_split(study, root, "train") if main and where != "reference" else None
-        parts = _extract(images, network, folder, _neighbours(train)) if images else []
+        train = _neighbours(study, root) if main and where != "reference" else None
+        parts = _extract(images, network, folder, train) if images else []
         write_json(
             report,
             {
@@ -170,11 +170,12 @@ def features(study: Study, root: str | Path, extractor: str, where: str) -> None
         print(f"{folder}: {sum(part['count'] for part in parts)} images", flush=True)
 
 
-def _neighbours(train: sets.Images | None) -> torch.Tensor | None:
-    """The train split in which the nearest image is looked for; None where it is too large to look at."""
+def _neighbours(study: Study, root: Path) -> torch.Tensor | None:
+    """The train split in which the nearest image is looked for; None where it is too large to hold."""
     import torch
 
-    return torch.cat(list(train.batches())) if train and train.count <= LOOKED_AT else None
+    train = sets.of_split(study, root, "train")
+    return torch.cat(list(train.batches())) if train.count * 3 * study.data.image_size**2 <= LOOKED_AT else None
 
 
 def _extract(images: sets.Images, network: Extractor, folder: Path, train: torch.Tensor | None) -> list[dict[str, Any]]:
