@@ -1,24 +1,26 @@
-"""Step 2 of an evaluation: features to mean and covariance, part by part, in float64 throughout.
+"""Step 2 of an evaluation: features to mean and covariance, part by part, in float64 throughout. Needs no torch.
 
-statistics/<extractor>/<key>.npz has mu (F,) and sigma (F, F), where the network has spatial features (sFID) mu_s and
-sigma_s too, and of what they are: n images, extractor, weights, source (checksum of the images), role.
+statistics/<extractor>/<set>.npz has mu (F,) and sigma (F, F), where the network has spatial features (sFID) mu_s and
+sigma_s too, and of what they are: n images, extractor, weights, source (checksum of the images) and, as JSON, about.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mar.files import atomic, sha256
+from mar.files import atomic
 
 if TYPE_CHECKING:
     from mar.config import Study
     from mar.metrics.features import Features
 
 Statistics = dict[str, np.ndarray]  # "mu" (F,) and "sigma" (F, F), float64, as torch-fidelity names them
+
+NAMES = ("mu", "sigma", "mu_s", "sigma_s")
 
 BLOCK = 1000  # images at a time: their copies in float64 are small beside the features
 
@@ -55,100 +57,85 @@ def of(features: np.ndarray) -> Statistics:
     return moments.statistics()
 
 
-@dataclass(frozen=True)
-class Saved:
-    """A file of statistics.
+def read(root: Path, extractor: str, where: str) -> tuple[Statistics, dict[str, Any]]:
+    """Statistics of a set, and what they are of.
 
-    Attributes:
-        path: of the file.
-        features: of the network's features.
-        spatial: of its spatial features, or None.
-        n: how many images; 0 where a reference does not say.
-        extractor: the network's name.
-        weights: checksum of its weights, or "random".
-        source: checksum of the images.
-        role: generated or real.
-        made_of: checksum of the manifest of the features.
-    """
+    Args:
+        root: results of the study.
+        extractor: name of the network.
+        where: name of the set.
 
-    path: Path
-    features: Statistics
-    spatial: Statistics | None
-    n: int
-    extractor: str
-    weights: str
-    source: str
-    role: str
-    made_of: str
-
-
-def read(path: Path) -> Saved:
-    """Read a file of statistics.
+    Returns:
+        mu, sigma and, where there are any, mu_s and sigma_s; extractor (name, weights, note), role, source (kind, name,
+        sha256), n (0 where a reference does not say), note, and the checksum of the features.
 
     Raises:
-        ValueError: it is missing or damaged; the message names it.
+        ValueError: the file is missing or damaged; the message names it.
     """
+    path = root / "statistics" / extractor / f"{where}.npz"
     if not path.exists():
         raise ValueError(f"{path}: missing; run `mar statistics` first")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-        spatial = {"mu": found["mu_s"], "sigma": found["sigma_s"]} if "mu_s" in found else None
-        said = {name: str(found[name]) for name in ("extractor", "weights", "source", "role", "made_of")}
-        return Saved(path, {"mu": found["mu"], "sigma": found["sigma"]}, spatial, int(found["n"]), **said)
+            found = {name: arrays[name] for name in arrays.files if name in NAMES}
+            about = json.loads(str(arrays["about"]))
     except Exception as error:  # of zip, of numpy's format, of the system, of a name that is not there
         raise ValueError(f"{path}: no file of statistics ({error}); delete it and run `mar statistics` again") from None
+    return found, about
 
 
-def compute(study: Study, root: str | Path, extractor: str, key: str) -> None:
-    """Write statistics/<extractor>/<key>.npz from the features of that key.
+def statistics(study: Study, root: str | Path, extractor: str, where: str) -> None:
+    """Write statistics/<extractor>/<set>.npz from the features of that set.
 
     Of a reference that brings statistics these are taken as they are: they are of more images than it brings.
 
     Raises:
         ValueError: the features are missing or damaged, or are of fewer than two images.
     """
+    from mar.files import read_json
     from mar.metrics.features import Features
 
     root = Path(root)
-    features = Features.open(root / "features" / extractor / key)
-    path = root / "statistics" / extractor / f"{key}.npz"
-    digest = sha256(features.folder / "manifest.json")
-    if path.exists() and read(path).made_of == digest:
+    folder = root / "features" / extractor / where
+    features = Features(folder, read_json(folder / "manifest.json"))
+    path = root / "statistics" / extractor / f"{where}.npz"
+    if path.exists() and read(root, extractor, where)[1]["features"] == features.sha256:
         print(f"{path}: complete", flush=True)
         return
-    arrays, n = _stored(study, root, key), 0
+    arrays, told = _stored(study, root, where)
     if not arrays:
-        n = features.count
-        if n < 2:
-            raise ValueError(f"{features.folder}: {n} images have no covariance; accepted: at least 2")
+        if features.count < 2:
+            raise ValueError(f"{folder}: {features.count} images have no covariance; accepted: at least 2")
         arrays = _streamed(features)
-    weights, source = features.manifest["extractor"]["weights"], features.manifest["source"]["sha256"]
-    about = {"n": n, "extractor": extractor, "weights": weights, "source": source}
-    about |= {"role": features.manifest["role"], "made_of": digest}
+        told |= {"n": features.count}
+    about = {key: features.manifest[key] for key in ("extractor", "role", "source")}
+    about |= {"n": 0, "note": "", **told, "features": features.sha256}
+    said = {"n": about["n"], "extractor": extractor, "weights": about["extractor"]["weights"]}
+    said |= {"source": about["source"]["sha256"], "about": json.dumps(about)}
     with atomic(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays, **{name: np.array(value) for name, value in about.items()})
-    print(f"{path}: mean and covariance of {n or 'an unknown number of'} images", flush=True)
+        np.savez(file, allow_pickle=False, **arrays, **{name: np.array(value) for name, value in said.items()})
+    print(f"{path}: mean and covariance of {about['n'] or 'an unknown number of'} images", flush=True)
 
 
-def _stored(study: Study, root: Path, key: str) -> Statistics:
-    """Statistics that a reference brings; none of other keys."""
-    if key != "reference" or study.metrics.reference is None:
-        return {}
+def _stored(study: Study, root: Path, where: str) -> tuple[Statistics, dict[str, Any]]:
+    """Statistics that a reference brings, and what is to be said of it; nothing of other sets."""
+    if where != "reference" or study.metrics.reference is None:
+        return {}, {}
     from mar.metrics import references
 
-    return references.load(study.metrics.reference, root.parent / "assets").statistics
+    found = references.load(study.metrics.reference, root.parent / "assets")
+    kind = "folder" if found.path.is_dir() else "npz"
+    source = {"kind": kind, "name": found.name, "sha256": found.sha256}
+    return found.statistics, {"source": source, "note": found.note}
 
 
 def _streamed(features: Features) -> Statistics:
     """mu and sigma, and mu_s and sigma_s where there are spatial features; memory does not grow with the images."""
-    names = [name for name in ("features", "spatial") if features.has(name)]
-    moments = {name: Moments() for name in names}
-    for part in features.parts(*names):
-        for name in names:
-            moments[name].add(part[name])
-    found = moments["features"].statistics()
-    if "spatial" in moments:
-        spatial = moments["spatial"].statistics()
-        found |= {"mu_s": spatial["mu"], "sigma_s": spatial["sigma"]}
+    found: Statistics = {}
+    for key, suffix in (("features", ""), ("spatial", "_s")):
+        if key in features.keys:
+            moments = Moments()
+            for part in features.parts(key):
+                moments.add(part)
+            found |= {name + suffix: value for name, value in moments.statistics().items()}
     return found
