@@ -132,6 +132,7 @@ def write_manifest(
             "setting": setting,
             "count": count * size,
             "chunks": chunks,
+            "labels_sha256": sha256(folder / "labels.npy"),
             "checkpoint": checkpoint,
             "tokenizer": manifest["tokenizer"],
             "sampling": study.sampling[setting].model_dump(mode="json"),

@@ -168,7 +168,7 @@ def _labels(folder: Path, manifest: dict[str, Any]) -> np.ndarray:
     labels = np.load(path) if path.exists() else np.empty(0)
     if labels.shape != (manifest["count"],):
         raise ValueError(f"{path}: labels {labels.shape}; the manifest says {manifest['count']} images")
-    if "labels" in manifest and sha256(path) != manifest["labels"]:
+    if "labels_sha256" in manifest and sha256(path) != manifest["labels_sha256"]:  # older manifests have none
         raise ValueError(f"{path}: differs from its checksum in the manifest: mislabelled; run `mar sample` again")
     return labels.astype(np.int64)
 
