@@ -89,14 +89,19 @@ def ordered_inception_score(logits: np.ndarray, labels: np.ndarray | None, size:
     """
     n = len(logits)
     if labels is not None:
-        found, shuffled = class_changes(labels)
-        if found < 0.5 * shuffled:
-            raise ValueError(
-                f"the class changes {found} times along the order of {n} images, after a shuffle about {shuffled:.0f} "
-                f"times: the set is sorted by class; accepted for an Inception score of consecutive splits: at least "
-                f"half as many changes; shuffle the images with their labels"
-            )
+        refuse_sorted(labels)
     return float(np.mean([split_score(logits[start : start + size]) for start in range(0, n, size)]))
+
+
+def refuse_sorted(labels: np.ndarray) -> None:
+    """Refuse an order of images by their classes (n,) that is sorted; raises as `ordered_inception_score`."""
+    found, shuffled = class_changes(labels)
+    if found < 0.5 * shuffled:
+        raise ValueError(
+            f"the class changes {found} times along the order of {len(labels)} images, after a shuffle about "
+            f"{shuffled:.0f} times: the set is sorted by class; accepted for an Inception score of consecutive splits: "
+            "at least half as many changes; shuffle the images with their labels"
+        )
 
 
 def class_changes(labels: np.ndarray) -> tuple[int, float]:
