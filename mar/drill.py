@@ -19,7 +19,7 @@ from mar.study import canonical
 
 # Two images, two autoregressive and two diffusion steps: the least that has a first step and another.
 SAMPLES = STEPS = 2
-METRICS = "metrics"  # the shape of the classifier and of Inception
+METRICS = "metrics"  # the shape of the networks that judge, and of what is computed from their features
 # What a tokenizer's weights, memory and time do not depend on.
 TOKENIZER_REST = ("group", "continuous", "scale", "weights", "images", "batch", "learning_rate", "adversarial_start")
 NOTES = (
@@ -78,7 +78,8 @@ def shape_slice(study: Study, shape: str) -> str:
     """What the result of a shape depends on: `params` of its rule."""
     kind, _, name = shape.partition("-")
     if shape == METRICS:
-        return canonical({"image_size": study.data.image_size, "classifier": study.classifier})
+        judges = {"classifier": study.classifier, "extractors": study.metrics.extractors}
+        return canonical({"image_size": study.data.image_size, **judges})
     return tokenizer_shape(study, name) if kind == "tokenizer" else variant_shape(study, name)
 
 
@@ -86,11 +87,12 @@ def drill_study(study: Study, shape: str, images: Path) -> Study:
     """The small study of a shape: its factors at their true size on the images at `images`, one image to train on."""
     kind, _, name = shape.partition("-")
     values: dict[str, Any] = study.model_dump(mode="json", exclude_none=True, exclude={"budget", "reuse"})
-    values = {key: values[key] for key in ("study", "seed", "classifier", "speed")}
+    values = {key: values[key] for key in ("study", "seed", "classifier", "speed") if key in values}
     values["data"] = {"kind": "imagefolder", "path": str(images), "image_size": study.data.image_size}
     values["data"]["flip"] = study.data.flip and kind == "tokenizer"  # a model sees one view of an image
-    values["classifier"] |= {"images": 1, "batch": 1}
-    values["metrics"] = {"samples": SAMPLES, "chunk": SAMPLES}
+    if study.classifier:
+        values["classifier"] |= {"images": 1, "batch": 1}
+    values["metrics"] = {"samples": SAMPLES, "chunk": SAMPLES, "extractors": study.metrics.extractors}
     parts: dict[str, dict[str, Any]] = {
         key: {} for key in ("tokenizers", "backbones", "heads", "recipes", "sampling", "variants")
     }

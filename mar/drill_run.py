@@ -25,10 +25,11 @@ from mar import checkpoint, tokenizers, track
 from mar.config import Study
 from mar.data.images import open_split, prepare, to_float, to_uint8
 from mar.data.tokens import TokenSet
-from mar.drill import METRICS, SAMPLES, drill_study, shapes
+from mar.drill import METRICS, drill_study, shapes
 from mar.encode import encode
 from mar.files import claim, read_json, sha256, write_json
-from mar.metrics import classifier, extractors, features, metrics, statistics
+from mar.metrics import classifier, extractors, statistics
+from mar.metrics.bootstrap import Bootstrap
 from mar.metrics.extractors import Extractor
 from mar.noise import Noise, seed_of
 from mar.plan import count_images
@@ -41,6 +42,7 @@ from mar.tokenizers.train import train as train_tokenizer
 from mar.train import Trainer, learning_rate, run_folder
 
 EVERY = 0.05  # seconds between looks at the memory
+JUDGED = 8  # images on either side of the metrics: the least of which all have an interval, k 3
 
 
 class Stages:
@@ -284,32 +286,39 @@ def fingerprint(state: Any, at: str = "") -> dict[str, Any]:
 
 
 def measure(study: Study, root: Path, stages: Stages) -> int:
-    """The metrics once: the study's classifier, and Inception by torch-fidelity; returns the latter's parameters."""
-    with stages.stage("classifier"):
-        classifier.train(study, root)
-        judge = classifier.load(root, study)
-        images = open_split(study, root, "train").batch([0])
-        features.extract(judge, [images], torch.device("cpu"))
-    inception, note = any_inception()
-    waves = images.repeat(2 * SAMPLES, 1, 1, 1)
+    """Each network that judges on a few images, and once what is computed of its features; parameters of the first."""
+    if study.classifier:
+        with stages.stage("classifier"):
+            classifier.train(study, root)
+    waves = open_split(study, root, "train").batch([0]).repeat(2 * JUDGED, 1, 1, 1)
     for i in range(len(waves)):  # a covariance needs images that differ
         waves[i] = waves[i].roll(17 * i, dims=2)
-    with stages.stage("Inception", note):
-        judged = {key: x.numpy() for key, x in inception(waves).items()}
-    with stages.stage("metrics"):
-        found = judged["features"]
-        real, drawn = statistics.of(found[:SAMPLES]), statistics.of(found[SAMPLES:])
-        metrics.frechet(drawn, real, metrics.symmetric_root(real["sigma"]))
-        metrics.inception_score(judged["logits"])
-        metrics.precision_recall(found[:SAMPLES], found[SAMPLES:], 1)
-    return sum(p.numel() for p in inception.network.parameters())
+    draw = Bootstrap(np.zeros(JUDGED, np.int64), study.metrics.bootstrap, study.seed)
+    parameters = 0
+    for name in study.metrics.extractors:
+        network, note = any_network(name, study, root)
+        with stages.stage(f"features {name}", note):
+            found = {key: value.numpy() for key, value in network(waves).items()}
+        with stages.stage(f"metrics {name}"):
+            drawn, real = ({key: x[part] for key, x in found.items()} for part in np.split(np.arange(2 * JUDGED), 2))
+            draw.fid(drawn["features"], statistics.of(real["features"]))
+            if not parameters:  # a further one has the Frechet distance alone
+                if "spatial" in found:
+                    draw.fid(drawn["spatial"], statistics.of(real["spatial"]))
+                if "logits" in found:
+                    draw.inception_score(drawn["logits"])
+                draw.precision_recall(drawn["features"], real["features"], study.metrics.neighbours)
+                draw.kid(drawn["features"], real["features"])
+        parameters = parameters or sum(p.numel() for p in network.network.parameters())
+    return parameters
 
 
-def any_inception() -> tuple[Extractor, str]:
-    """Inception with its weights where they are on disk, else with random ones, and which it is."""
+def any_network(name: str, study: Study, root: Path) -> tuple[Extractor, str]:
+    """A network with its weights where they are on disk, else with random ones, and which it is."""
     device = torch.device("cpu")
+    if name == "classifier":
+        return extractors.load(name, study, root, device), ""
     try:
-        return extractors.load("inception", None, None, device), ""
+        return extractors.load(name, None, None, device), ""
     except ValueError:
-        note = "Inception with random weights: the real ones are not on disk"
-        return extractors.load("inception", None, None, device, random=True), note
+        return extractors.load(name, None, None, device, random=True), "random weights: the real ones are not on disk"

@@ -92,6 +92,19 @@ def test_a_shape_runs_through_every_stage(drilled):
     assert sorted(path.name for path in (root / "drill").iterdir()) == ["shapes"]  # nothing else is left
 
 
+def test_the_networks_that_judge_are_run_once(tmp_path):
+    base, judges = study(), STUDY["metrics"] | {"extractors": ["dinov2"]}
+    root = write_resolved(base, tmp_path).parent
+    drill_run.run(base, root, "metrics")
+    found = read_json(root / "drill" / "shapes" / "metrics.json")
+    stages = ["prepare", "classifier", "features classifier", "metrics classifier"]
+    assert [stage["stage"] for stage in found["stages"]] == stages and found["parameters"] > 0
+    other = study(metrics=judges, classifier=None)
+    assert drill.shape_slice(other, "metrics") != drill.shape_slice(base, "metrics")
+    small = drill.drill_study(other, "variant-mar-diff", tmp_path)
+    assert small.classifier is None and small.metrics.extractors == ("dinov2",)
+
+
 def test_the_table_waits_for_every_shape(drilled):
     built, root = drilled
     (root / "drill" / "shapes" / "metrics.json").unlink(missing_ok=True)
