@@ -103,10 +103,12 @@ def _set(root: Path, results: Results, run: dict[str, Any], setting: str, tracke
     variant, seed = run["variant"], run["seed"]
     key = f"{variant}/seed{seed}/{setting}"
     values, samples = results.metrics(variant, seed, setting), root / "samples" / key
-    manifest = samples / "manifest.json"
+    inputs, manifest = values["inputs"], samples / "manifest.json"
     made = read_json(manifest) if manifest.exists() else None
-    # manifests stay when sample chunks of large studies are deleted; without one the middle link is unchecked
-    kept = made is None or values["inputs"]["samples"] == sha256(manifest)
+    # manifests stay when sample chunks of large studies are deleted; what is not there is not checked
+    features = {name: f"features/{name}/{key}/manifest.json" for name in values["extractors"]}
+    links = {"samples": manifest, **{f"features {name}": root / path for name, path in features.items()}}
+    broken = [link for link, path in links.items() if path.exists() and inputs.get(link, "") not in ("", sha256(path))]
     logged = tracked.get("runs", {}).get(f"runs/{variant}/seed{seed}", "none")
     grid = root.parent / "mlflow-artifacts" / results.study.study / logged / "artifacts" / "samples" / f"{setting}.png"
     whole = made is not None and all((samples / c["file"]).exists() for c in made["chunks"])
@@ -115,17 +117,17 @@ def _set(root: Path, results: Results, run: dict[str, Any], setting: str, tracke
         "id": f"{set_id(variant, setting)}/{seed}",
         "fid": interval(values["metrics"]["fid"]),
         "metrics": file(root, f"metrics/{key}.json"),
-        "features": [file(root, f"features/{name}/{key}/manifest.json", name) for name in values["extractors"]],
+        "features": [file(root, path, name) for name, path in features.items()],
         "statistics": [file(root, f"statistics/{name}/{key}.npz", name) for name in values["extractors"]],
         "manifest": file(root, f"samples/{key}/manifest.json"),
-        "samples": values["inputs"]["samples"],
+        "samples": inputs["samples"],
         "images": whole,
         "strip": strip(root, variant, seed, setting) if whole else None,
         "grid": relative(root, grid, "grid") if grid.exists() else None,
         "sampled": commit(made["provenance"]) if made else None,
         "evaluated": commit(values["provenance"]),
         "seconds": made["seconds"] if made else None,
-        "agree": kept and values["inputs"]["checkpoint"] == run["checkpoint"],
+        "agree": not broken and inputs["checkpoint"] == run["checkpoint"],
     }
 
 
@@ -156,15 +158,17 @@ def commands(study: Study, root: Path, variant: str, setting: str) -> list[str]:
     study_file, seeds = f"results/{root.name}/study.json", study.variants[variant].seeds
     targets = [f"results/{root.name}/metrics/{variant}/seed{seed}/{setting}.json" for seed in seeds]
     lines = [f"snakemake {' '.join(targets)} --configfile {study_file}"]
+    sweep = [f"sweep --variant {variant} --setting {setting}"] if study.sampling[setting].sweep else []
     for seed in seeds:
-        stages = ["train", *(["sweep"] if study.sampling[setting].sweep else []), "sample", "evaluate"]
+        one = f"--variant {variant} --seed {seed}"
+        judged = [f"--extractor {name} --set {variant}/seed{seed}/{setting}" for name in study.metrics.extractors]
+        stages = [f"train {one}", *sweep, f"sample {one} --setting {setting}"]
+        stages += [f"{stage} {options}" for options in judged for stage in ("features", "statistics")]
+        stages.append(f"evaluate {one} --setting {setting}")
         for stage in stages:
-            options = f"--variant {variant}"
-            options += f" --seed {seed}" if stage != "sweep" else ""
-            options += f" --setting {setting}" if stage != "train" else ""
-            line = f"mar --threads 1 {stage} --study {study_file} {options}"
-            lines += [line] if line not in lines else []  # one sweep serves all seeds
-    return lines
+            verb, options = stage.split(" ", 1)
+            lines.append(f"mar --threads 1 {verb} --study {study_file} {options}")
+    return list(dict.fromkeys(lines))  # one sweep serves all seeds
 
 
 def strip(root: Path, variant: str, seed: int, setting: str) -> str | None:

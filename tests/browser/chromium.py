@@ -106,6 +106,14 @@ class Chromium:
         contexts = (e["params"]["context"] for e in self.events if e["method"] == "Runtime.executionContextCreated")
         return int([context["id"] for context in contexts][-1])
 
+    def on_paper(self, width: int) -> int:
+        """How wide the page is as it is printed on paper of this width."""
+        self.call("Emulation.setEmulatedMedia", media="print")
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=700, deviceScaleFactor=1, mobile=False)
+        found = int(self.evaluate("document.documentElement.scrollWidth"))
+        self.call("Emulation.setEmulatedMedia", media="")
+        return found
+
     def press(self, key: str, code: int) -> None:
         """One key, down and up."""
         for kind in ("rawKeyDown", "keyUp"):

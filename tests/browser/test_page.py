@@ -78,6 +78,7 @@ def test_the_page_is_not_wider_than_the_window(page: Chromium, width: int) -> No
         " b.getBoundingClientRect().right <= innerWidth])"
     )
     assert boxes and all(box == [0, "region", True, True] for box in boxes)
+    assert page.on_paper(1047) <= 1047, "A4, landscape, within margins of 10 mm"
 
 
 def test_text_is_dark_and_large_enough(page: Chromium) -> None:

@@ -154,6 +154,8 @@ def test_random_weights_and_the_reference_are_said(root: Path) -> None:
 
 def test_a_broken_chain_and_a_dirty_checkout_are_said(root: Path) -> None:
     study = build(root)
+    judged = root / "metrics" / "ar" / "seed0" / "a4.json"
+    judged.write_text(json.dumps(json.loads(judged.read_text()) | {"notes": ["no images of the real side"]}))
     run = root / "runs" / "diff" / "seed0" / "run.json"
     values = json.loads(run.read_text())
     values |= {"checkpoint": "other", "provenance": values["provenance"] | {"git_commit": "c0ffee-dirty"}}
@@ -161,6 +163,7 @@ def test_a_broken_chain_and_a_dirty_checkout_are_said(root: Path) -> None:
     report(study, root, root)
     html = (root / "report.html").read_text()
     assert html.count('<span class="dirty">differ</span>') == 3  # its three settings
+    assert "<strong>" not in html and "no images" in html, "notes of the metric files are shown"
     assert "Of diff s2 seed 0, diff s4 seed 0, diff s4-cfg seed 0 the hashes do not agree with the files" in html
     assert "1 files were made from a checkout with changes" in html
     assert '<code>c0ffee</code> <span class="dirty">dirty</span>' in html
@@ -183,11 +186,14 @@ def test_from_a_sample_set_to_its_files(root: Path) -> None:
     assert image.size == (10 * 17, 17), "an image of each class, each with a line between"
     brightness = [image.convert("L").getpixel((17 * i + 8, 8)) for i in range(10)]
     assert sorted(brightness[::3]) == brightness[::3], "fabricated classes are the brighter the later"
-    assert found["diff"]["settings"][1]["commands"][:3] == [
+    assert found["diff"]["settings"][1]["commands"][:6] == [
         "snakemake results/small/metrics/diff/seed0/s4.json results/small/metrics/diff/seed1/s4.json "
         "--configfile results/small/study.json",
         "mar --threads 1 train --study results/small/study.json --variant diff --seed 0",
         "mar --threads 1 sample --study results/small/study.json --variant diff --seed 0 --setting s4",
+        "mar --threads 1 features --study results/small/study.json --extractor classifier --set diff/seed0/s4",
+        "mar --threads 1 statistics --study results/small/study.json --extractor classifier --set diff/seed0/s4",
+        "mar --threads 1 evaluate --study results/small/study.json --variant diff --seed 0 --setting s4",
     ]
 
 
