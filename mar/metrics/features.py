@@ -154,7 +154,7 @@ def features(study: Study, root: str | Path, extractor: str, where: str) -> None
             print(f"{folder}: complete", flush=True)
             return
         train = _neighbours(study, root) if main and where != "reference" else None
-        parts = _extract(images, network, folder, train) if images else []
+        parts = extract(images, network, folder, train) if images else []
         write_json(
             report,
             {
@@ -178,7 +178,7 @@ def _neighbours(study: Study, root: Path) -> torch.Tensor | None:
     return torch.cat(list(train.batches())) if train.count * 3 * study.data.image_size**2 <= LOOKED_AT else None
 
 
-def _extract(images: sets.Images, network: Extractor, folder: Path, train: torch.Tensor | None) -> list[dict[str, Any]]:
+def extract(images: sets.Images, network: Extractor, folder: Path, train: torch.Tensor | None) -> list[dict[str, Any]]:
     """Write the parts that are not there yet; what the manifest says of each."""
     import torch
 

@@ -106,7 +106,7 @@ def statistics(study: Study, root: str | Path, extractor: str, where: str) -> No
     if not arrays:
         if features.count < 2:
             raise ValueError(f"{folder}: {features.count} images have no covariance; accepted: at least 2")
-        arrays = _streamed(features)
+        arrays = streamed(features)
         told |= {"n": features.count}
     about = {key: features.manifest[key] for key in ("extractor", "role", "source")}
     about |= {"n": 0, "note": "", **told, "features": features.sha256}
@@ -129,7 +129,7 @@ def _stored(study: Study, root: Path, where: str) -> tuple[Statistics, dict[str,
     return found.statistics, {"source": source, "note": found.note}
 
 
-def _streamed(features: Features) -> Statistics:
+def streamed(features: Features) -> Statistics:
     """mu and sigma, and mu_s and sigma_s where there are spatial features; memory does not grow with the images."""
     found: Statistics = {}
     for key, suffix in (("features", ""), ("spatial", "_s")):
