@@ -29,6 +29,17 @@ CONSISTENCY_PARAMETERS, CONSISTENCY_PER_PIXEL = 655_441_366, 2 * 128.3e6
 CONSISTENCY_ENCODER = {"kind": "kl", "stride": 8, "channels": (128, 256, 512, 512), "layers": 2, "latent_channels": 4}
 # LPIPS: 13 convolutions of VGG-16, operations for each pixel of an image; weights are not trained.
 VGG16_PER_PIXEL = 2 * 15.35e9 / 224**2
+# Published networks that judge: parameters, operations for one image, and the numbers that are kept of it. Inception is
+# shown 299 x 299 pixels (5.7e9 multiply-adds, counted on the network; Szegedy et al. 2016 say 5e9 of theirs); DINOv2's
+# ViT-L/14 16 x 16 patches of 224 x 224 and a class token.
+INCEPTION: dict[str, float] = {
+    "parameters": 23_850_960,
+    "forward": 11_426_464_960,
+    "features": 2048,
+    "logits": 1008,
+    "spatial": 2023,
+}
+VIT_L = Backbone(kind="masked", width=1024, depth=24, heads=16, buffer=1)
 
 
 @dataclass(frozen=True)
@@ -315,6 +326,18 @@ def classifier_costs(config: Classifier, image_size: int, classes: int) -> dict[
     tally.parameters += linear(16 * before, config.features) + linear(config.features, classes)
     tally.flops += 2.0 * (16 * before * config.features + config.features * classes)
     return {"parameters": tally.parameters, "forward": tally.flops}
+
+
+def extractor_costs(study: Study, extractor: str, classes: int) -> dict[str, float]:
+    """Parameters of a network that judges, operations for one image, and how many numbers of each kind it gives."""
+    if extractor == "dinov2":
+        forward = VIT_L.depth * block_flops(VIT_L, 257) + 2.0 * 256 * 14**2 * 3 * VIT_L.width
+        return {"parameters": 303_178_752, "forward": forward, "features": VIT_L.width, "logits": 0, "spatial": 0}
+    if extractor != "classifier":
+        return INCEPTION
+    assert study.classifier is not None  # checked where the study is read
+    costs = classifier_costs(study.classifier, study.data.image_size, classes)
+    return {**costs, "features": study.classifier.features, "logits": classes, "spatial": 0}
 
 
 def parts(study: Study, variant: str, classes: int) -> Any:

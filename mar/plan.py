@@ -9,16 +9,17 @@ the reader's own machine replaces it (`utilisation_of`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mar import costs
-from mar.config import Study, known
+from mar.config import Sampling, Study, known
 from mar.data import imagenet
 from mar.files import read_json
-from mar.metrics import LOOKED_AT, REBUILT
-from mar.study import speed_settings
+from mar.metrics import LOOKED_AT, REAL, REBUILT
+from mar.study import real_side, speed_settings
 
 # A100 SXM, dense, operations a second: tensor cores in bf16; convolutions in fp32 (TF32, torch's default for them);
 # matrix products in fp32, which torch leaves without TF32.
@@ -97,16 +98,8 @@ def jobs(study: Study, root: Path | None = None) -> list[Job]:
     for name in sorted({v.tokenizer for v in trained.values()}):
         found += _tokenizer_jobs(study, name, images)
     order = (
-        "prepare",
-        "classifier",
-        "reference",
-        "tokenizer",
-        "rfid",
-        "encode",
-        "train",
-        "sample",
-        "evaluate",
-        "speed",
+        *("prepare", "classifier", "tokenizer", "encode", "train", "sweep", "sample", "features", "statistics"),
+        *("reference", "rfid", "evaluate", "speed"),
     )
     for name in trained:
         found += _variant_jobs(study, name, images)
@@ -114,24 +107,42 @@ def jobs(study: Study, root: Path | None = None) -> list[Job]:
 
 
 def _judge_jobs(study: Study, images: Images) -> Iterator[Job]:
-    judge = costs.classifier_costs(study.classifier, study.data.image_size, images.classes)
-    count, real = int(judge["parameters"]), images.train + images.heldout
-    yield Job("prepare", "", real)
-    seen = study.classifier.images
-    yield Job("classifier", "", seen, count, 3 * seen * judge["forward"], weights=4.0 * count)
-    flops = real * judge["forward"] + images.heldout * _nearest(study, images)
-    yield Job("reference", "", real, count, flops, samples=real * _features(study, images))
+    yield Job("prepare", "", images.train + images.heldout)
+    main = study.metrics.extractors[0]
+    if "classifier" in study.metrics.extractors and study.classifier:
+        judge = costs.classifier_costs(study.classifier, study.data.image_size, images.classes)
+        count, seen = int(judge["parameters"]), study.classifier.images
+        yield Job("classifier", "", seen, count, 3 * seen * judge["forward"], weights=4.0 * count)
+    for name in study.metrics.extractors:
+        side = real_side(study, name)
+        real = images.train if side == "train" else REAL  # ADM's batch has as many
+        yield from _features_jobs(study, name, side, real, images)
+        yield from _features_jobs(study, name, "heldout", images.heldout, images)
+    judged = min(study.metrics.samples, images.heldout)
+    yield Job("reference", "", judged, flops=_distances(study, judged, main, images))
+
+
+def _features_jobs(study: Study, extractor: str, name: str, n: int, images: Images) -> Iterator[Job]:
+    """Features and statistics of one set of images by one network."""
+    judge = costs.extractor_costs(study, extractor, images.classes)
+    nearest = extractor == study.metrics.extractors[0] and name not in ("train", "reference")
+    flops = n * (judge["forward"] + (_nearest(study, images) if nearest else 0.0))
+    kept = 4.0 * n * (judge["features"] + judge["logits"] + judge["spatial"])
+    where = f"{extractor}/{name}"
+    yield Job("features", where, n, int(judge["parameters"]), flops, samples=kept)
+    squares = judge["features"] ** 2 + judge["spatial"] ** 2
+    yield Job("statistics", where, n, flops=2.0 * n * squares, samples=8.0 * squares)
+
+
+def _distances(study: Study, n: int, extractor: str, images: Images) -> float:
+    """Operations of precision and recall: distances of n images to each other and, twice, to the real ones."""
+    return 2.0 * costs.extractor_costs(study, extractor, images.classes)["features"] * n * (n + 2 * REAL)
 
 
 def _nearest(study: Study, images: Images) -> float:
     """Operations of the distances between one image and all of the train split, where they are looked at."""
     size = 3 * study.data.image_size**2
     return 2.0 * size * images.train if size * images.train <= LOOKED_AT else 0.0
-
-
-def _features(study: Study, images: Images) -> float:
-    """Bytes of an image's features and logits."""
-    return 4.0 * (study.classifier.features + images.classes)
 
 
 def _tokenizer_jobs(study: Study, name: str, images: Images) -> Iterator[Job]:
@@ -143,7 +154,9 @@ def _tokenizer_jobs(study: Study, name: str, images: Images) -> Iterator[Job]:
     flops = seen * costs.tokenizer_training_flops(config, side) if config.trained else 0.0
     yield Job("tokenizer", name, seen, count, flops, "tf32", weights=weights)
     rebuilt = min(images.train, REBUILT) + min(images.heldout, REBUILT)
-    yield Job("rfid", name, rebuilt, count, rebuilt * (cost["encode"] + cost["decode"]), "tf32")
+    judge = costs.extractor_costs(study, study.metrics.extractors[0], images.classes)["forward"]
+    flops = rebuilt * (cost["encode"] + cost["decode"] + 2 * judge)  # the images themselves are judged too
+    yield Job("rfid", name, rebuilt, count, flops, "tf32")
     views = (images.train + images.heldout) * (2 if study.data.flip else 1)
     numbers = config.token_dim * (2 if config.kind in ("kl", "consistency") else 1)  # mean and log variance
     stored = views * 4.0 * study.tokens(name) * (1 if config.ids else numbers)
@@ -155,8 +168,13 @@ def _variant_jobs(study: Study, name: str, images: Images) -> Iterator[Job]:
     backbone, head, recipe, tokens = costs.parts(study, name, images.classes)
     count = costs.model_parameters(backbone, head, tokens)
     decode = costs.tokenizer_costs(study.tokenizers[v.tokenizer], side)["decode"]
-    judge = costs.classifier_costs(study.classifier, side, images.classes)
-    drawn = {s: costs.sampling_flops(backbone, head, study.sampling[s], tokens) for s in v.sampling}
+    main = metrics.extractors[0]
+    judge = costs.extractor_costs(study, main, images.classes)["forward"]
+    drawn = {s: costs.sampling_flops(backbone, head, _guided(study.sampling[s]), tokens) for s in v.sampling}
+    for setting in (s for s in v.sampling if v.seeds and study.sampling[s].sweep):
+        n = _swept(study.sampling[setting])
+        flops, dtype = n * (drawn[setting] + decode + judge), study.sampling[setting].dtype
+        yield Job("sweep", f"{name}/{setting}", n, count, flops, dtype)
     for seed in v.seeds:
         run = f"{name}/seed{seed}"
         if v.pretrained:
@@ -170,13 +188,29 @@ def _variant_jobs(study: Study, name: str, images: Images) -> Iterator[Job]:
             stored = 3.0 * n * side**2
             flops, dtype = n * (drawn[setting] + decode), study.sampling[setting].dtype
             yield Job("sample", f"{run}/{setting}", n, count, flops, dtype, samples=stored)
-            flops = n * (judge["forward"] + _nearest(study, images))
-            stored = n * _features(study, images)
-            yield Job("evaluate", f"{run}/{setting}", n, int(judge["parameters"]), flops, samples=stored)
+            for extractor in metrics.extractors:
+                yield from _features_jobs(study, extractor, f"{run}/{setting}", n, images)
+            yield Job("evaluate", f"{run}/{setting}", n, flops=_distances(study, n, main, images))
     if v.seeds and (timed := speed_settings(study, name)):
         n = study.speed.batch * (study.speed.batches + 1)
         flops = n * sum(drawn[s] + decode for s in timed)
         yield Job("speed", name, n * len(timed), count, flops, study.sampling[timed[0]].dtype)
+
+
+def _guided(setting: Sampling) -> Sampling:
+    """A setting whose guidance a sweep chooses, as if the largest were the best: any costs the same but none."""
+    if not setting.sweep:
+        return setting
+    return setting.model_copy(update={"guidance": setting.sweep.guidance[-1], "sweep": None})
+
+
+def _swept(setting: Sampling) -> int:
+    """Images of a sweep: at the points of its grid, and in each round of refinement all around the best, at most."""
+    sweep = setting.sweep
+    assert sweep is not None
+    axes = [sweep.guidance, sweep.temperature]
+    around = 3 ** sum(len(axis) > 1 for axis in axes) - 1
+    return sweep.samples * (math.prod(len(axis) for axis in axes) + sweep.refine * around)
 
 
 def total(found: list[Job], name: str = "total") -> Job:

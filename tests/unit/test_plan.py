@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mar import costs, plan
 from mar.cli import main
 from mar.config import Backbone, Head, Recipe, Sampling, Tokenizer
+from mar.metrics import dinov2, inception
 from mar.models.model import build_model
 from mar.noise import Noise
 from mar.order import draw_order, mask_ratio, num_masked
@@ -185,8 +186,10 @@ TWO = {name: STUDY["variants"][name] for name in ("ar-ce", "mar-diff")}
 def test_jobs_of_a_study():
     found = plan.jobs(study(variants=TWO))
     assert [job.stage for job in found] == [
-        *("prepare", "classifier", "reference", "tokenizer", "tokenizer", "rfid", "rfid", "encode", "encode"),
-        *("train", "train", "sample", "sample", "evaluate", "evaluate", "speed"),
+        *("prepare", "classifier", "tokenizer", "tokenizer", "encode", "encode", "train", "train", "sample", "sample"),
+        *["features"] * 4,  # of the train split, the held-out one and both sample sets
+        *["statistics"] * 4,
+        *("reference", "rfid", "rfid", "evaluate", "evaluate", "speed"),
     ]
     by_name = {(job.stage, job.name): job for job in found}
     encode, train = by_name["encode", "kl"], by_name["train", "mar-diff/seed0"]
@@ -194,6 +197,10 @@ def test_jobs_of_a_study():
     assert by_name["encode", "vq"].tokens == 1797 * 16 * 4
     assert train.images == 96 and train.weights == (2 * 16 + 4) * train.parameters
     assert by_name["sample", "ar-ce/seed0/ce"].samples == 24 * 8 * 8 * 3
+    kept = by_name["features", "classifier/ar-ce/seed0/ce"]
+    assert kept.samples == 24 * (64 + 10) * 4  # features, logits
+    assert kept.flops > 24 * 2 * 1438 * 3 * 8 * 8  # with the distances to the training images
+    assert by_name["statistics", "classifier/train"].samples == 64 * 64 * 8
     assert plan.total(found).disk == sum(job.disk for job in found)
     assert train.hours(0.5) == pytest.approx(train.flops / 19.5e12 / 0.5 / 3600)
 
@@ -207,10 +214,52 @@ def test_an_import_is_not_trained_and_its_file_lies_in_two_places():
 def test_variants_without_seeds_cost_nothing():
     variants = {"mar-diff": STUDY["variants"]["mar-diff"] | {"seeds": []}}
     assert {job.stage for job in plan.jobs(study(variants=variants, tradeoff=[]))} == {
-        "prepare",
-        "classifier",
-        "reference",
+        *("prepare", "classifier", "features", "statistics", "reference"),
     }
+
+
+def test_published_networks_are_judges_without_a_classifier():
+    metrics = STUDY["metrics"] | {"extractors": ["inception", "dinov2"], "reference": {"file": "adm-imagenet256"}}
+    found = plan.jobs(study(variants=TWO, metrics=metrics, classifier=None))
+    assert not [job for job in found if job.stage == "classifier"]
+    features = {job.name: job for job in found if job.stage == "features"}
+    # Inception compares with the reference and looks at none of the train split, DINOv2 has no other side
+    sets = ("ar-ce/seed0/ce", "heldout", "mar-diff/seed0/diff")
+    assert sorted(features) == sorted(
+        [f"{name}/{key}" for name in ("inception", "dinov2") for key in sets] + ["inception/reference", "dinov2/train"]
+    )
+    assert features["inception/reference"].images == 10_000
+    assert features["inception/reference"].samples == 10_000 * (2048 + 1008 + 2023) * 4
+    assert features["dinov2/heldout"].samples == 359 * 1024 * 4
+    assert features["dinov2/train"].flops == pytest.approx(1438 * 162e9, rel=0.01)
+
+
+def test_costs_of_published_networks():
+    with torch.device("meta"):
+        vit, images = dinov2.build(), torch.zeros(1, 3, dinov2.SIDE, dinov2.SIDE)
+    found = costs.extractor_costs(study(), "dinov2", 10)
+    assert found["parameters"] == sum(p.numel() for p in vit.parameters())
+    with torch.no_grad():
+        assert found["forward"] == pytest.approx(counted(lambda: vit(images)), rel=0.01)
+    network = inception.Inception().to("meta")
+    made = {}
+    operations = counted(lambda: made.update(inception.judge(network, torch.zeros(1, 3, 299, 299, device="meta"))))
+    found = costs.extractor_costs(study(), "inception", 10)
+    assert found == costs.extractor_costs(study(), "clean", 10)
+    assert found["parameters"] == sum(p.numel() for p in network.parameters())
+    assert found["forward"] == operations
+    assert {key: value.shape[1] for key, value in made.items()} == {key: found[key] for key in made}
+
+
+def test_a_sweep_counts_its_grid_and_what_it_refines():
+    settings = STUDY["sampling"]["diff"] | {"sweep": {"samples": 12, "guidance": [1.0, 2.0, 3.0], "refine": 2}}
+    del settings["guidance"]
+    found = plan.jobs(study(variants=TWO, sampling=STUDY["sampling"] | {"diff": settings}))
+    sweep = next(job for job in found if job.stage == "sweep")
+    assert (sweep.name, sweep.images) == ("mar-diff/diff", 12 * (3 + 2 * 2))
+    plain = next(job for job in plan.jobs(study(variants=TWO)) if job.name == "mar-diff/seed0/diff")
+    swept = next(job for job in found if (job.stage, job.name) == ("sample", "mar-diff/seed0/diff"))
+    assert swept.flops == plain.flops  # both are guided
 
 
 def test_images_are_counted_where_prepare_has_run(tmp_path):
