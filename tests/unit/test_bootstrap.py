@@ -153,12 +153,25 @@ def test_fid_of_infinitely_many_images_is_nearer_the_truth_and_covers_it(shift: 
     assert np.mean(covered) >= 0.88
 
 
-def test_extrapolation_of_a_line_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "frechet", lambda generated, real, root: 5.0 + 300.0 / generated)
+def test_line_of_the_extrapolation_and_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weighted least squares by the textbook: a part of n/k images has the variance k^2; its moves are taken off."""
+    sizes = [103, 52, 51, 35, 34, 34, 26, 26, 26, 25]
+    parts = np.array([1, 2, 2, 3, 3, 3, 4, 4, 4, 4])
+    noise = np.random.default_rng(0).normal(size=10)
+    seen = iter(noise)
     monkeypatch.setattr(statistics, "of", len)
-    moves = np.zeros(103)
-    value, error = infinite.fid(np.zeros((103, 2)), np.arange(103), {"sigma": np.eye(2)}, moves)
-    assert (value, error) == pytest.approx((5.0, 0.0), abs=1e-6)
+    monkeypatch.setattr(metrics, "frechet", lambda generated, real, root: 5.0 + 300.0 / generated + next(seen))
+    moves = np.random.default_rng(1).normal(size=103)
+    order = np.random.default_rng(2).permutation(103)
+    found = infinite.fid(np.zeros((103, 2)), order, {"sigma": np.eye(2)}, moves)
+
+    taken_off = [moves[order[k::n]].mean() for n in (1, 2, 3, 4) for k in range(n)]
+    values = 5.0 + 300.0 / np.array(sizes) + noise - taken_off
+    design = np.stack([np.ones(10), 1.0 / np.array(sizes)], axis=1)
+    inverse = np.linalg.inv(design.T @ (design / parts[:, None] ** 2))
+    solution = inverse @ design.T @ (values / parts**2)
+    variance = (((values - design @ solution) / parts) ** 2).sum() / 8
+    assert found == pytest.approx((solution[0], np.sqrt(variance * inverse[0, 0])), rel=1e-6)
 
 
 def test_extrapolation_needs_images_enough() -> None:
