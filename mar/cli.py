@@ -278,6 +278,44 @@ def speed(study: str, variant: str, recipe: str) -> None:
     measure(*_open(study, variant, recipe=recipe, stage="speed"), variant)
 
 
+@main.command("export-adm")
+@click.option("--study", default="", metavar="results/<study>/study.json", help="With --variant, --seed, --setting.")
+@click.option("--variant", default="", help="Name of a variant of the study.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Training seed.")
+@click.option("--setting", default="", help="Name of a sampling setting of the variant.")
+@click.option("--samples", default="", metavar="SOURCE", help="Instead: a folder of samples or images, or an .npz.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE.npz")
+def export_adm(study: str, variant: str, seed: int, setting: str, samples: str, out: Path) -> None:
+    """Write a sample set as the .npz that the evaluator of the ADM suite reads, its images shuffled."""
+    from mar.export import export
+    from mar.metrics import sets
+
+    if [bool(x) for x in (study, variant, setting, samples)] not in ([1, 1, 1, 0], [0, 0, 0, 1]):
+        raise ValueError("export-adm: accepted: --study, --variant and --setting together, or --samples alone")
+    if samples:
+        export(sets.open_set(Path(samples)), out)
+    else:
+        export(sets.of_samples(*_open(study, variant, setting), variant, seed, setting), out)
+
+
+@main.command()
+@click.option("--samples", required=True, metavar="SOURCE", help="Images to judge: folder of samples, of images, .npz.")
+@click.option("--reference", default="", metavar="NAME|SOURCE", help="Real images; default: those of the study.")
+@click.option("--study", default="", metavar="results/<study>/study.json", help="Whose classifier and data are known.")
+@click.option("--random-weights", is_flag=True, help="Inception with random weights: shows agreement, no quality.")
+@click.option("--count", type=click.IntRange(min=0), default=0, metavar="N", help="Refuse fewer images than N.")
+@click.option("--unknown-hash", is_flag=True, help="Take a reference of which no checksum is known.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the table as CSV, Markdown.")
+def court(
+    samples: str, reference: str, study: str, random_weights: bool, count: int, unknown_hash: bool, out: Path | None
+) -> None:
+    """Judge the same images by several evaluators side by side, with the reason for every difference."""
+    from mar.court import court
+
+    of, root = _open(study) if study else (None, None)
+    court(samples, reference, of, root, random_weights, count, unknown_hash, out)
+
+
 @main.command()
 @_study
 @click.option("--name", required=True, help="Name of a table of the study, metrics or variance.")

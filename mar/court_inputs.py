@@ -3,28 +3,134 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from pathlib import Path
 
 import numpy as np
+
+from mar.assets import FOLDER, TABLE, table
+from mar.config import Reference as Asked
+from mar.config import Study
+from mar.metrics import features, metrics, npz, references, sets
+from mar.metrics.references import Reference
+from mar.metrics.sets import Images
+from mar.study import real_side
+
+SPLITS = ("train", "heldout")
+SWAPPED = "Were --samples and --reference swapped?"
 
 SHUFFLES = 100  # of the labels, for what chance gives
 SIGMAS = 5.0  # above chance, in standard deviations, for labels that belong to the images
 COPIES = 0.5  # share of the judged images that may be bit for bit real ones
 
 
-def check_roles(samples: Any, reference: Any) -> None:
-    """Refuse real images as samples and generated ones as a reference, where their source says which they are."""
-    for option, images, accepted in (("--samples", samples, "generated"), ("--reference", reference, "real")):
-        if images.role not in (accepted, "unknown"):
+def open_samples(source: str, study: Study | None, root: Path | None) -> Images:
+    """The images to judge: a set of the study with all its checks, or what lies at a path.
+
+    Raises:
+        ValueError: the set cannot be judged, or is known to be of real images.
+    """
+    path = Path(source)
+    if source in SPLITS and not path.exists():
+        raise ValueError(f"--samples {source}: is a split of real images; accepted: generated ones. {SWAPPED}")
+    if study and root and path.resolve().is_relative_to((root / "samples").resolve()):
+        name = path.resolve().relative_to((root / "samples").resolve()).as_posix()
+        return sets.of_samples(study, root, *features.name(study, name))
+    images = sets.open_set(path)
+    real = known_real(study)
+    if images.role == "real" or images.sha256 in real:
+        what = real.get(images.sha256, "real images")
+        raise ValueError(f"--samples {source}: holds {what}; accepted: generated images. {SWAPPED}")
+    if study and study.data.path and path.resolve().is_relative_to(Path(study.data.path).resolve()):
+        raise ValueError(f"--samples {source}: is in the study's data; accepted: generated images. {SWAPPED}")
+    return images
+
+
+def open_reference(
+    source: str, unknown_hash: bool, study: Study | None, root: Path | None, network: str
+) -> tuple[Images | None, Reference | None]:
+    """The real side: its images, if it has any, and the published reference, if it is one.
+
+    Without `source` it is what the study's numbers compare with.
+
+    Raises:
+        ValueError: it is not there, not the file that was asked for, or of generated images.
+    """
+    path = Path(source)
+    if not source or (source in SPLITS and not path.exists()):
+        if study is None or root is None:
             raise ValueError(
-                f"{option} {images.source}: holds {images.role} images; accepted: {accepted} ones. "
-                "Were --samples and --reference swapped?"
+                f"--reference {source or 'is needed'}: without --study accepted: a name in {TABLE}, a path"
             )
+        if not source and real_side(study, network) == "reference":
+            return _published(study.metrics.reference, root)
+        return sets.of_split(study, root, source or "train"), None
+    if path.exists() and (there := _role(path)) == "generated":
+        raise ValueError(f"--reference {source}: holds {there} images; accepted: real ones. {SWAPPED}")
+    try:
+        return _published(Asked(file=source, unknown_hash=unknown_hash), root)
+    except ValueError as error:
+        hint = "" if unknown_hash or not path.exists() else " (here: --unknown-hash)"
+        raise ValueError(f"{error}{hint}") from None
+
+
+def _published(asked: Asked | None, root: Path | None) -> tuple[Images | None, Reference]:
+    assert asked is not None  # the study has one
+    found = references.load(asked, root.parent / "assets" if root else FOLDER)
+    return sets.of_reference(found) if found.count else None, found
+
+
+def _role(path: Path) -> str:
+    if (path / "manifest.json").exists():
+        return sets.open_set(path).role
+    return str(npz.read(path, "role")) if path.is_file() and "role" in npz.headers(path) else "unknown"
+
+
+def known_real(study: Study | None) -> dict[str, str]:
+    """Published and the study's own references by their checksums."""
+    rows = table(TABLE).values() if TABLE.exists() else []
+    known = {row.sha256: f"the reference {row.name}" for row in rows if row.sha256}
+    if study and study.metrics.reference and (digest := study.metrics.reference.sha256):
+        known[digest] = f"the study's reference {study.metrics.reference.file}"
+    return known
+
+
+def class_numbers(images: Images, accepted: list[str] | None) -> np.ndarray | None:
+    """Classes of the images, numbered as the study's data number them.
+
+    Raises:
+        ValueError: a class folder has a name that the data do not have, or a number is not one of theirs.
+    """
+    if images.labels is None or accepted is None:
+        return images.labels
+    if images.names and images.names != accepted:
+        if unknown := [name for name in images.names if name not in accepted]:
+            raise ValueError(
+                f"{images.source}: class folders {_some(unknown)}; accepted: classes of the study's data, "
+                f"{_some(accepted)}"
+            )
+        return np.array([accepted.index(name) for name in images.names])[images.labels]
+    least, most = images.labels.min(), images.labels.max()
+    if least < 0 or most >= len(accepted):
+        raise ValueError(f"{images.source}: classes {least} to {most}; accepted: 0 to {len(accepted) - 1}")
+    return images.labels
+
+
+def check_order(images: Images, labels: np.ndarray) -> None:
+    """Refuse an .npz whose images are sorted by class: ADM's evaluator would take it as it is.
+
+    Args:
+        images: of the file.
+        labels: its classes in file order; where nobody knows them, those that the network finds most likely.
+    """
+    try:
+        metrics.refuse_sorted(labels)
+    except ValueError as error:
+        raise ValueError(f"{images.source}: {error}, or let `mar export-adm --samples` do it") from None
 
 
 def digests(images: np.ndarray) -> list[bytes]:
-    """What tells one image of a batch, uint8 (B, ...), from another: 16 bytes each."""
-    return [hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in images]
+    """What tells one image of a batch, uint8 (B, H, W, 3), from another: 16 bytes each."""
+    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
 
 
 def check_copies(samples: str, generated: list[bytes], real: list[bytes], where: str) -> int:
@@ -38,18 +144,9 @@ def check_copies(samples: str, generated: list[bytes], real: list[bytes], where:
     if copies >= COPIES * len(generated):
         raise ValueError(
             f"--samples {samples}: {copies} of {len(generated)} images are bit for bit images of {where}; accepted: "
-            "generated images. Were --samples and --reference swapped?"
+            f"generated images. {SWAPPED}"
         )
     return copies
-
-
-def check_names(source: str, names: list[str] | None, accepted: list[str]) -> None:
-    """Refuse class folders that the study's data do not have: their images would get classes of other names."""
-    unknown = sorted(set(names or ()) - set(accepted))
-    if unknown:
-        raise ValueError(
-            f"{source}: class folders {_some(unknown)}; accepted: those of the study's data, {_some(accepted)}"
-        )
 
 
 def check_labels(source: str, labels: np.ndarray, logits: np.ndarray, same_classes: bool) -> str:

@@ -24,6 +24,7 @@ from mar.metrics import metrics
 
 ROUNDING = 1e-5  # relative difference of two implementations of one formula
 SINGLE = 2e-6  # error of a mean in float32, relative to its terms
+BORDER = 3  # points whose place within or without a ball depends on the dtype of distances
 SINGULAR = 1e-3  # the same of Frechet distances where covariances are singular: the root is then badly conditioned
 
 
@@ -78,6 +79,8 @@ def differences(case: Case, rows: list[tuple[Evaluator, dict[str, float | None]]
                 size, share = max(abs(theirs), abs(own)), ROUNDING
                 if metric == "kid":  # a small difference of large means
                     size, share = max(size, kernels), SINGLE
+                elif metric in ("precision", "recall"):  # a few points at the surface of a ball
+                    size, share = 1.0, BORDER / min(len(x) for x in case.balls())
                 elif singular and metric in ("fid", "sfid"):
                     cause, share = f"{cause}; singular covariances", SINGULAR
                 found.append(Difference(evaluator.name, metric, own, theirs, kept, cause, share * size))
@@ -91,21 +94,38 @@ def _steps(case: Case, evaluator: Evaluator, metric: str) -> tuple[list[tuple[st
     if metric == "inception_score":
         return (_ordered(case), "") if kind == "ADM" else ([], "torch's softmax instead of scipy's")
     if metric == "kid":
-        if kind != "clean-fid":
-            return [], "features in float32 instead of float64"
-        steps = [("the subsets that clean-fid draws", kid_of_clean_fid(*case.features()))]
-        if evaluator.shown != MAIN:
-            steps.append((_resized(evaluator), kid_of_clean_fid(*case.features(evaluator.shown))))
-        return steps, "features in float32 instead of float64"
-    place = 0 if metric == "precision" else 1
+        return _kid(case, evaluator, kind)
+    return _balls(case, kind, 0 if metric == "precision" else 1)
+
+
+def _kid(case: Case, evaluator: Evaluator, kind: str) -> tuple[list[tuple[str, float]], str]:
+    steps = []
+    if case.near is not None:
+        steps.append((_all_real(case), float(metrics.kid(*case.features(), SUBSETS, SUBSET).mean())))
+    if kind == "clean-fid":
+        steps.append(("the subsets that clean-fid draws", kid_of_clean_fid(*case.features())))
+    if evaluator.shown != MAIN:
+        steps.append((_resized(evaluator), kid_of_clean_fid(*case.features(evaluator.shown))))
+    return steps, "features in float32 instead of float64"
+
+
+def _balls(case: Case, kind: str, place: int) -> tuple[list[tuple[str, float]], str]:
+    """Precision (place 0) and recall (1): which real images, and the dtype of distances."""
+
+    def adms(half: bool) -> float:
+        return case.once(("adm", half), lambda: adm.precision_recall(*case.balls(), case.neighbours, half))[place]
+
     if kind == "ADM":
-        single = adm.precision_recall(*case.features(), case.neighbours, half=False)[place]
-        half = adm.precision_recall(*case.features(), case.neighbours)[place]
-        return [
-            ("squared distances in float32", single),
-            ("in float16 where all are finite", half),
-        ], "order of float32 sums"
-    return [], "distances in float32 instead of float64"
+        return [("squared distances in float32", adms(False)), ("in float16 where all are finite", adms(True))], ""
+    steps = []
+    if case.near is not None:
+        whole = case.once(("balls",), lambda: metrics.precision_recall(*case.features(), case.neighbours))
+        steps.append((_all_real(case), whole[place]))
+    return steps, "distances in float32 instead of float64"
+
+
+def _all_real(case: Case) -> str:
+    return f"all {len(case.real[MAIN]['features'])} real images instead of {len(case.balls()[1])}"
 
 
 def _frechet(case: Case, evaluator: Evaluator, kind: str) -> tuple[list[tuple[str, float]], str]:

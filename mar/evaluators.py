@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class Case:
         stored: statistics that the reference brings along: mu, sigma and, for sFID, mu_s, sigma_s.
         order: which judged image stands at each place of ADM's file, (n,).
         labels: classes asked for, (n,), in the order of `generated`; None where nobody knows them.
+        near: which real images our path and ADM's take for precision and recall, and ours for KID; None: all.
         bias: of the last layer, where the logits contain it, (K,); Inception's do not.
         neighbours: k of precision and recall.
     """
@@ -43,6 +45,7 @@ class Case:
     stored: Statistics | None
     order: np.ndarray
     labels: np.ndarray | None = None
+    near: np.ndarray | None = None
     bias: np.ndarray | None = None
     neighbours: int = 3
     _kept: dict[tuple[Any, ...], Any] = field(default_factory=dict)
@@ -50,6 +53,11 @@ class Case:
     def features(self, shown: str = MAIN) -> tuple[np.ndarray, np.ndarray]:
         """Features of the judged images (n, F) and of the real ones (M, F)."""
         return self.generated[shown]["features"], self.real[shown]["features"]
+
+    def balls(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same with the real images of precision and recall."""
+        generated, real = self.features()
+        return generated, real if self.near is None else real[self.near]
 
     def logits(self) -> np.ndarray | None:
         """Logits of the judged images as the network gives them (n, K)."""
@@ -71,7 +79,7 @@ class Case:
 
     def statistics(self, side: str, shown: str = MAIN, key: str = "features") -> Statistics:
         """Mean and covariance of one side, "generated" or "real", computed once."""
-        return self._once(("statistics", side, shown, key), lambda: statistics.of(getattr(self, side)[shown][key]))
+        return self.once(("statistics", side, shown, key), lambda: statistics.of(getattr(self, side)[shown][key]))
 
     def target(self, images: bool = False, shown: str = MAIN, spatial: bool = False) -> Statistics | None:
         """The real side of a Frechet distance: what is stored, or by choice what the images at hand give."""
@@ -88,11 +96,12 @@ class Case:
         target, key = self.target(images, shown, spatial), "spatial" if spatial else "features"
         if target is None or key not in self.generated[shown]:
             return None
-        root = self._once(("root", id(target["sigma"])), lambda: metrics.symmetric_root(target["sigma"]))
+        root = self.once(("root", id(target["sigma"])), lambda: metrics.symmetric_root(target["sigma"]))
         generated = self.statistics("generated", shown, key)
-        return self._once(("fid", images, shown, key), lambda: metrics.frechet(generated, target, root))
+        return self.once(("fid", images, shown, key), lambda: metrics.frechet(generated, target, root))
 
-    def _once(self, name: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    def once(self, name: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """What `make` makes, kept under a name."""
         if name not in self._kept:
             self._kept[name] = make()
         return self._kept[name]
@@ -127,18 +136,19 @@ def evaluators(case: Case, size: int) -> list[Evaluator]:
     resize = f"bilinear of TensorFlow 1, {size} to 299" if inception else "none"
     count = len(case.real[MAIN]["features"]) if case.real else 0
     images, none = f"{count} images", "-"
-    balls = f"k {case.neighbours}, {images}, generated first, " if count else ""
+    near = count if case.near is None else len(case.near)
+    each, every = (f"k {case.neighbours}, {n} images, generated first, " for n in (near, count))
     stored = "stored statistics" if case.stored else images
     shuffled = f"{SPLITS} of equal size, shuffled by seed 2020" if case.logits() is not None else none
     ordered = f"of {ADM_SPLIT} images, in file order" if case.logits() is not None else none
 
-    rows = [Evaluator("ours", MAIN, resize, stored, shuffled, balls and balls + "float64", ours)]
+    rows = [Evaluator("ours", MAIN, resize, stored, shuffled, each + "float64" if count else none, ours)]
     if case.real:
         name = f"torch-fidelity {fidelity}"
-        rows.append(Evaluator(name, MAIN, resize, images, shuffled, balls + "float32", torch_fidelity))
+        rows.append(Evaluator(name, MAIN, resize, images, shuffled, every + "float32", torch_fidelity))
         for shown, mode, how in _clean_modes(case, resize, size):
             rows.append(Evaluator(f"clean-fid {mode}", shown, how, images, none, none, partial(clean_fid, shown=shown)))
-    rows.append(Evaluator("ADM suite", MAIN, resize, stored, ordered, balls and balls + "float16", adm_suite))
+    rows.append(Evaluator("ADM suite", MAIN, resize, stored, ordered, each + "float16" if count else none, adm_suite))
     return rows
 
 
@@ -159,8 +169,8 @@ def ours(case: Case) -> dict[str, float | None]:
     found["inception_score"] = None if logits is None else metrics.inception_score(logits)
     if not case.real:
         return found
-    precision, recall = metrics.precision_recall(*case.features(), case.neighbours)
-    kid = float(metrics.kid(*case.features(), SUBSETS, SUBSET).mean())
+    precision, recall = metrics.precision_recall(*case.balls(), case.neighbours)
+    kid = float(metrics.kid(*case.balls(), SUBSETS, SUBSET).mean())
     return found | {"precision": precision, "recall": recall, "kid": kid}
 
 
@@ -193,9 +203,10 @@ def clean_fid(case: Case, shown: str) -> dict[str, float | None]:
     from cleanfid.fid import fid_from_feats, kernel_distance
 
     generated, real = case.features(shown)
-    with global_seed(CLEAN_SEED):
+    with warnings.catch_warnings(), global_seed(CLEAN_SEED):
+        warnings.simplefilter("ignore")  # of singular covariances and of scipy's next version
         kernel = kernel_distance(real, generated, SUBSETS, SUBSET)
-    return {"fid": float(fid_from_feats(generated, real)), "kid": kernel}
+        return {"fid": float(fid_from_feats(generated, real)), "kid": kernel}
 
 
 def adm_suite(case: Case) -> dict[str, float | None]:
@@ -208,7 +219,7 @@ def adm_suite(case: Case) -> dict[str, float | None]:
     if (logits := case.adm_logits()) is not None:
         found["inception_score"] = metrics.ordered_inception_score(logits, case.adm_labels(), ADM_SPLIT)
     if case.real:
-        found["precision"], found["recall"] = adm.precision_recall(*case.features(), case.neighbours)
+        found["precision"], found["recall"] = adm.precision_recall(*case.balls(), case.neighbours)
     return found
 
 
