@@ -76,7 +76,7 @@ def report(study: Study, root: Path, figures: Path) -> None:
         note=f"{note(study, results)} {remarks(columns)}".strip(),
         figures=[_figure(root, figures, name) for name in figure_names(study)],
         metrics=sections.metrics(study, root, results),
-        sweeps=sections.sweeps(study, root),
+        sweeps=sections.sweeps(study, root, results),
         variance=sections.sources(study, root, results),
         tokenizers=sections.tokenizers(study, root),
         speed=sections.speed(study, root),
@@ -211,8 +211,8 @@ def _figure(root: Path, figures: Path, name: str) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{path}: missing; draw it with `mar figure`")
     with Image.open(path) as image:
-        # the PNG says its dots an inch; its text of 9 points comes out as large as the page's
-        width = round(1.15 * 96 * image.width / image.info.get("dpi", (150,))[0])
+        # the PNG says its dots an inch; its text of 8 points comes out as large as the page's
+        width = round(1.25 * 96 * image.width / image.info.get("dpi", (150,))[0])
         height = round(image.height * width / image.width)
         if image.width > WIDTH:
             smaller = image.convert("RGB").resize(

@@ -57,25 +57,25 @@ def metrics(study: Study, root: Path, results: Results) -> dict[str, Any]:
     }
 
 
-def sweeps(study: Study, root: Path) -> list[dict[str, Any]]:
+def sweeps(study: Study, root: Path, results: Results) -> list[dict[str, Any]]:
     """Every swept setting with its whole grid and the point that was chosen."""
     found = []
-    for name, variant in study.variants.items():
-        for setting in variant.sampling if variant.seeds else ():
-            if study.sampling[setting].sweep is None:
-                continue
-            values = read_json(root / "sweeps" / name / f"{setting}.json")
-            best = values["best"]
-            points = [
-                {
-                    **point,
-                    "numbers": [interval(point[m]) for m in ("fid", "inception_score")],
-                    "best": all(point[k] == best[k] for k in ("guidance", "temperature")),
-                }
-                for point in values["grid"]
-            ]
-            links = {"id": set_id(name, setting), "file": file(root, f"sweeps/{name}/{setting}.json")}
-            found.append({**values, **links, "points": points})
+    for name, setting in results.cells:
+        if study.sampling[setting].sweep is None:
+            continue
+        values = read_json(root / "sweeps" / name / f"{setting}.json")
+        best = values["best"]
+        points = [
+            {
+                **point,
+                "numbers": [interval(point[m]) if m in point else "" for m in ("fid", "inception_score")],
+                "error": point.get("error", ""),
+                "best": all(point[key] == best[key] for key in ("guidance", "temperature")),
+            }
+            for point in values["grid"]
+        ]
+        links = {"id": set_id(name, setting), "file": file(root, f"sweeps/{name}/{setting}.json")}
+        found.append({"edge": [], **values, **links, "points": points})
     return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from mar.config import Study
 from mar.files import sha256
-from mar.study import resolve
+from mar.study import resolve, sweep_slice
 
 Z = 1.959964
 PROVENANCE = {
@@ -378,7 +378,7 @@ def sweep(study: Study, root: Path, variant: str, setting: str, judged: dict[str
             **judged,
             "grid": points,
             "best": BEST,
-            "recipe": {},
+            "recipe": {"slice": sweep_slice(study, variant, setting)},
             "provenance": PROVENANCE,
         },
     )

@@ -128,12 +128,17 @@ def test_all_tables_and_figures_of_a_study_are_shown(root: Path) -> None:
 def test_a_swept_setting_shows_its_grid_and_what_it_chose(root: Path) -> None:
     study = swept()
     fabricate(study, root, lambda v, s, k: 20.0, noise=0.05)
+    grid = root / "sweeps" / "diff" / "s4-cfg.json"
+    values = json.loads(grid.read_text())
+    values["grid"][0] = {"guidance": 2.0, "temperature": 0.95, "round": 0, "error": "features are not <finite>"}
+    grid.write_text(json.dumps(values | {"edge": ["guidance"]}))
     judge(study, root, CLAIMS)
     for name in figure_names(study):
         Image.new("RGB", (4, 4)).save(root / f"{name}.png")
     report(study, root, root)
     html = (root / "report.html").read_text()
-    assert "diff s4-cfg: guidance 3, temperature 0.95, of 4 points" in html
+    assert "diff s4-cfg: guidance 3, temperature 0.95, of 4 points; at the end of guidance, beyond which" in html
+    assert "features are not &lt;finite&gt;" in html
     assert html.count('<tr class="chosen">') == 1
     assert "steps 4, guidance 3, temperature 0.95" in html, "the sample sets say what they were drawn with"
     assert "mar --threads 1 sweep --study results/small/study.json --variant diff --setting s4-cfg" in html
