@@ -219,7 +219,7 @@ def note(study: Study, results: Results) -> str:
         f"{features}, compared with {results.reference['name']} ({results.reference['sha256'][:12]}); the mean over "
         "training seeds (geometric for FID) "
         f"with its 95% interval from resampled images and {seeds}. "
-        f"{FLOOR.capitalize()}: as many held-out images, drawn with replacement, so rather too high than too low. "
+        f"{FLOOR.capitalize()}: as many held-out images, or all if there are fewer, and then rather too high. "
         + (random if results.random else "")
         + f"The paper: ImageNet, {paper_samples():,} images, Inception features. "
         + (f"Ours have {why}: not comparable with the paper's; orderings are. " if why else "")

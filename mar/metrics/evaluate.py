@@ -2,7 +2,7 @@
 
 Both read features (step 1) and statistics (step 2) and look at no image. The study's first extractor has all metrics; a
 further one has the Frechet distance of its features. Beside every number stands the same of real images: the held-out
-split, drawn again to as many images as a sample set has.
+split, or as many of its images as a sample set has.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy as np
 
 from mar.config import Study
 from mar.files import lock, read_json, sha256, write_json
-from mar.metrics import REAL, features, metrics, statistics
+from mar.metrics import REAL, features, metrics, sets, statistics
 from mar.metrics.bootstrap import Bootstrap, Metric
 from mar.metrics.features import Features
 from mar.metrics.statistics import Statistics
 from mar.provenance import record
 from mar.study import metrics_slice, real_side, reference_slice
 
+DRAWS = 20  # of the held-out images, for the floor
 NO_IMAGES = "precision, recall and kid are left out: the reference has statistics and no images"
 
 
@@ -59,9 +60,8 @@ def real(study: Study, root: Path, extractor: str, images: bool = True) -> Real:
         )
     rows = None
     if images and found.count:
-        rows = found.array("features")
-        if len(rows) > REAL:
-            rows = rows[np.random.default_rng(study.seed).choice(len(rows), REAL, replace=False)]
+        chosen = np.random.default_rng(study.seed).choice(found.count, min(REAL, found.count), replace=False)
+        rows = found.rows("features", np.sort(chosen))
     spatial = {key[:-2]: arrays[key] for key in ("mu_s", "sigma_s")} if "mu_s" in arrays else None
     name = "train split" if where == "train" else about["source"]["name"]
     main = {"mu": arrays["mu"], "sigma": arrays["sigma"]}
@@ -77,7 +77,9 @@ def reference(study: Study, root: str | Path) -> None:
     """
     root = Path(root)
     report = root / "metrics" / "reference.json"
-    heldout = {name: features.read(root, name, "heldout", "real") for name in study.metrics.extractors}
+    heldout: dict[str, Features] = {
+        name: features.read(root, name, "heldout", "real") for name in study.metrics.extractors
+    }
     inputs = {name: found.sha256 for name, found in heldout.items()} | _sides(study, root)
     recipe = {"slice": reference_slice(study), "inputs": inputs}
     with lock(root / "metrics" / ".reference"):
@@ -87,23 +89,16 @@ def reference(study: Study, root: str | Path) -> None:
         main = study.metrics.extractors[0]
         labels = heldout[main].array("labels")
         chosen = balanced(labels, study.metrics.samples, seed=0)
-        against = {name: real(study, root, name, images=name == main) for name in heldout}
-        values, notes = judge(study, heldout, against, chosen)
+        against: dict[str, Real] = {name: real(study, root, name, images=name == main) for name in heldout}
         for name, found in heldout.items():
             _check_weights(found, against[name])
-            rows = found.array("features")
-            key = "fid" if name == main else f"fid_{name}"
-            values[key] |= floor(study, rows, labels, against[name].statistics)
-            if name == main and against[name].spatial is not None:
-                values["sfid"] |= floor(study, found.array("spatial"), labels, against[name].spatial)
-        # these do not depend on the number of images, which drawing again would only feign
-        draw = Bootstrap(labels, study.metrics.bootstrap, study.seed)
-        rows = heldout[main].array("features")
-        if "kid" in values:
-            values["kid"] = draw.kid(rows, _images(against[main]))
-        if "fid_infinity" in values:
-            whole = draw.fid_infinity(rows, against[main].statistics)
-            values["fid_infinity"] = whole or values["fid_infinity"]
+        values, notes = judge(study, heldout, against, chosen)
+        if len(chosen) < len(labels):
+            for name, found in heldout.items():
+                key = "fid" if name == main else f"fid_{name}"
+                values[key] = floor(study, values[key], found.array("features"), labels, against[name].statistics)
+            if "sfid" in values and (target := against[main].spatial) is not None:
+                values["sfid"] = floor(study, values["sfid"], heldout[main].array("spatial"), labels, target)
         write_json(report, _result(study, against, values, notes, inputs, recipe))
         print(f"{report}: {_shown(values)}", flush=True)
 
@@ -118,23 +113,20 @@ def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: s
     root = Path(root)
     where = f"{variant}/seed{seed}/{setting}"
     report = root / "metrics" / f"{where}.json"
-    found = {name: features.read(root, name, where, "generated") for name in study.metrics.extractors}
+    found: dict[str, Features] = {
+        name: features.read(root, name, where, "generated") for name in study.metrics.extractors
+    }
     for name, kept in found.items():
         _, about = statistics.read(root, name, where)
         if about["features"] != kept.sha256:
             raise ValueError(f"{root / 'statistics' / name / where}.npz: of other features; run `mar statistics` again")
-    manifest = root / "samples" / where / "manifest.json"
-    checkpoint = read_json(manifest)["checkpoint"]
+    samples = sets.of_samples(study, root, variant, seed, setting)
     for kept in found.values():
-        if kept.count != study.metrics.samples:
-            raise ValueError(
-                f"{kept.folder}: features of {kept.count} images; accepted: metrics.samples {study.metrics.samples}"
-            )
-        if kept.manifest["source"]["sha256"] != sha256(manifest):
-            raise ValueError(f"{kept.folder}: of other samples than {manifest}; run `mar features` again")
+        if kept.manifest["source"]["sha256"] != samples.sha256:
+            raise ValueError(f"{kept.folder}: of other samples than {samples.source}; run `mar features` again")
     inputs = {
-        "samples": sha256(manifest),
-        "checkpoint": checkpoint,
+        "samples": samples.sha256,
+        "checkpoint": read_json(root / "samples" / where / "manifest.json")["checkpoint"],
         **{f"features {name}": kept.sha256 for name, kept in found.items()},
         **_sides(study, root),
     }
@@ -144,7 +136,7 @@ def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: s
             print(f"{report}: complete", flush=True)
             return
         main = study.metrics.extractors[0]
-        against = {name: real(study, root, name, images=name == main) for name in found}
+        against: dict[str, Real] = {name: real(study, root, name, images=name == main) for name in found}
         for name, kept in found.items():
             _check_weights(kept, against[name])
         values, notes = judge(study, found, against)
@@ -162,11 +154,12 @@ def judge(
         study: the study.
         found: features by extractor, the main one first.
         against: the real side by extractor.
-        chosen: rows of the features that are judged, also several times; default: all.
+        chosen: rows of the features that are judged, ascending; default: all.
     """
     names = list(found)
-    main, whole = found[names[0]], slice(None) if chosen is None else chosen
-    arrays = {key: main.array(key)[whole] for key in main.keys}
+    main = found[names[0]]
+    chosen = np.arange(main.count) if chosen is None else chosen
+    arrays = {key: main.rows(key, chosen) for key in main.keys}
     labels = arrays.get("labels")
     assert labels is not None  # samples and splits of a study always have them
     draw, there, notes = Bootstrap(labels, study.metrics.bootstrap, study.seed), against[names[0]], []
@@ -183,46 +176,44 @@ def judge(
         precision, recall = draw.precision_recall(arrays["features"], there.features, study.metrics.neighbours)
         values |= {"precision": precision, "recall": recall, "kid": draw.kid(arrays["features"], there.features)}
     if names[0] == "classifier":  # its classes are those of the study; Inception's are others
-        values["agreement"] = draw.mean(arrays["logits"].argmax(1) == labels, higher_is_better=True)
+        values["agreement"] = draw.share(arrays["logits"].argmax(1) == labels, higher_is_better=True)
     if "nearest" in arrays:
         values["nearest"] = draw.mean(arrays["nearest"], higher_is_better=None)
     for name in names[1:]:
-        rows = found[name].array("features")[whole]
+        rows = found[name].rows("features", chosen)
         values[f"fid_{name}"] = draw.fid(rows, against[name].statistics)
     return values, notes
 
 
-def floor(study: Study, rows: np.ndarray, labels: np.ndarray, target: Statistics) -> dict[str, float]:
-    """Real-versus-real Frechet distance: mean and 2.5 and 97.5 percentiles over resamples of the held-out split.
-
-    Each resample has as many images as a sample set. Where the split has fewer they are drawn with replacement, which
-    makes the floor rather too high than too low.
+def floor(study: Study, first: Metric, rows: np.ndarray, labels: np.ndarray, target: Statistics) -> Metric:
+    """Real-versus-real Frechet distance: the mean over DRAWS of as many held-out images as a sample set has.
 
     Args:
         study: the study.
+        first: the metric of the first of these draws, whose interval is kept around the mean.
         rows: features of the held-out split, (N, F).
         labels: its classes, (N,).
         target: statistics of the real side.
     """
     root = metrics.symmetric_root(target["sigma"])
-    # each takes an eigendecomposition: seconds for features as wide as Inception's
-    count = study.metrics.bootstrap if rows.shape[1] <= 512 else min(study.metrics.bootstrap, 10)
-    values = [
-        metrics.frechet(statistics.of(rows[balanced(labels, study.metrics.samples, seed)]), target, root)
-        for seed in range(count)
-    ]
-    low, high = np.percentile(values, [2.5, 97.5])
-    return {"value": float(np.mean(values)), "low": float(low), "high": float(high), "bootstrap": count}
+    draws = [rows[balanced(labels, study.metrics.samples, seed)] for seed in range(DRAWS)]
+    value = float(np.mean([metrics.frechet(statistics.of(drawn), target, root) for drawn in draws]))
+    low, high = (value + first[end] - first["value"] for end in ("low", "high"))
+    return first | {"value": value, "low": low, "high": high}
 
 
 def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Indices (count,) of a resample with equal classes, as in a sample set, with replacement where it has to be."""
+    """Ascending indices of at most `count` images with equal classes, as in a sample set, each image once.
+
+    Of a class with fewer images all are taken. An image drawn twice would be its own neighbour, and would feign a
+    narrower interval.
+    """
     rng = np.random.default_rng(seed)
     classes = np.unique(labels)
     wanted = np.bincount(np.arange(count) % len(classes), minlength=len(classes))
     members = [np.flatnonzero(labels == c) for c in classes]
-    rows = [rng.choice(have, size=n, replace=n > len(have)) for have, n in zip(members, wanted, strict=True)]
-    return np.concatenate(rows)
+    rows = [rng.choice(have, min(n, len(have)), replace=False) for have, n in zip(members, wanted, strict=True)]
+    return np.sort(np.concatenate(rows))
 
 
 def _sides(study: Study, root: Path) -> dict[str, str]:
@@ -241,11 +232,6 @@ def _check_weights(found: Features, there: Real) -> None:
             f"{found.folder}: features by {here['name']} with weights {here['weights'][:12]}, those of {there.name} "
             f"with {other['weights'][:12]}; accepted: the same; run `mar features` again"
         )
-
-
-def _images(there: Real) -> np.ndarray:
-    assert there.features is not None  # KID was measured
-    return there.features
 
 
 def _result(

@@ -21,7 +21,7 @@ from mar.files import atomic, claim, lock, read_json, sha256, write_json
 from mar.metrics import LOOKED_AT, references, sets
 from mar.progress import Progress
 from mar.provenance import record
-from mar.study import features_slice
+from mar.study import features_slice, twin
 
 if TYPE_CHECKING:
     import torch
@@ -60,19 +60,31 @@ class Features:
             ValueError: a part is missing or damaged, or holds no such numbers.
         """
         for entry in self.manifest["parts"]:
-            path = self.folder / entry["file"]
-            if not path.exists() or sha256(path) != entry["sha256"]:
-                raise ValueError(
-                    f"{path}: missing or damaged; delete manifest.json beside it and run `mar features` again"
-                )
-            with np.load(path) as arrays:
-                if key not in arrays:
-                    raise ValueError(f"{path}: has no {key}; found {', '.join(arrays)}")
-                yield arrays[key]
+            yield self._part(entry, key)
 
     def array(self, key: str) -> np.ndarray:
         """The same of all images at once; raises as `parts`."""
         return np.concatenate(list(self.parts(key)))
+
+    def rows(self, key: str, indices: np.ndarray) -> np.ndarray:
+        """The same of the images at these ascending indices, a part at a time; raises as `parts`."""
+        found, start = [], 0
+        for entry in self.manifest["parts"]:
+            first, last = np.searchsorted(indices, [start, start + entry["count"]])
+            if first < last:
+                found.append(self._part(entry, key)[indices[first:last] - start])
+            start += entry["count"]
+        return np.concatenate(found)
+
+    def _part(self, entry: dict[str, Any], key: str) -> np.ndarray:
+        path = self.folder / entry["file"]
+        if wrong := _wrong(path, entry):
+            raise ValueError(f"{path}: {wrong}; run `mar features` again, which makes it again")
+        with np.load(path) as arrays:
+            if key not in arrays:
+                raise ValueError(f"{path}: has no {key}; found {', '.join(arrays)}")
+            found: np.ndarray = arrays[key]
+            return found
 
 
 def read(root: Path, extractor: str, where: str, role: str) -> Features:
@@ -145,14 +157,16 @@ def features(study: Study, root: str | Path, extractor: str, where: str) -> None
     images = open_images(study, root, where)
     folder = root / "features" / extractor / where
     network = extractors.load(extractor, study, root, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    recipe = {"slice": features_slice(study, extractor), "weights": network.weights}
+    recipe: dict[str, Any] = {"slice": features_slice(study, extractor), "weights": network.weights}
     main = extractor == study.metrics.extractors[0]
     with lock(folder):
-        claim(folder, recipe | {"source": images.sha256 if images else "statistics alone", "main": main})
+        recipe |= {"source": images.sha256 if images else "statistics alone", "main": main}
+        claim(folder, recipe, "manifest.json", twin(study, root, folder))
         report = folder / "manifest.json"
-        if report.exists() and all((folder / entry["file"]).exists() for entry in read_json(report)["parts"]):
+        if report.exists() and _whole_set(folder, read_json(report)["parts"]):
             print(f"{folder}: complete", flush=True)
             return
+        report.unlink(missing_ok=True)
         train = _neighbours(study, root) if main and where != "reference" else None
         parts = extract(images, network, folder, train) if images else []
         write_json(
@@ -215,6 +229,22 @@ def extract(images: sets.Images, network: Extractor, folder: Path, train: torch.
 
 def _sizes(images: sets.Images) -> list[int]:
     return [min(images.piece, images.count - start) for start in range(0, images.count, images.piece)]
+
+
+def _whole_set(folder: Path, parts: list[dict[str, Any]]) -> bool:
+    """Whether all parts are as the manifest says; those that are not are named and removed."""
+    damaged = {folder / entry["file"]: wrong for entry in parts if (wrong := _wrong(folder / entry["file"], entry))}
+    for file, wrong in damaged.items():
+        print(f"{file}: {wrong}; made again", flush=True)
+        file.unlink(missing_ok=True)
+    return not damaged
+
+
+def _wrong(file: Path, entry: dict[str, Any]) -> str:
+    """What is wrong with a part by the manifest's entry of it; nothing if it is whole."""
+    if not file.exists():
+        return "missing"
+    return "" if sha256(file) == entry["sha256"] else "differs from its checksum in the manifest"
 
 
 def _whole(file: Path, network: str) -> bool:
