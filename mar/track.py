@@ -115,7 +115,7 @@ def _sources(study: Study, root: Path) -> Iterator[_Source]:
     from mar.figures import shown_setting
 
     folder = root / "classifier"
-    if (folder / "recipe.json").exists():
+    if study.classifier and (folder / "recipe.json").exists():
         final = _numbers("", _optional(folder / "classifier.json"))
         done = folder / "classifier.json"
         yield _Source("classifier", folder, {"stage": "classifier"}, study.classifier.images, done, final)

@@ -52,9 +52,9 @@ def train(study: Study, root: str | Path) -> None:
     """Train on the train split; writes classifier/{model.safetensors,classifier.json,metrics.jsonl}.
 
     Raises:
-        ValueError: `prepare` has not run, or the loss is not finite.
+        ValueError: the study has none, `prepare` has not run, or the loss is not finite.
     """
-    root = Path(root)
+    root, config = Path(root), section(study)
     folder = root / "classifier"
     with lock(folder):
         claim(
@@ -71,10 +71,10 @@ def train(study: Study, root: str | Path) -> None:
         images, heldout = open_split(study, root, "train"), open_split(study, root, "heldout")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(study.seed)
-            model = Classifier(study.classifier, len(images.classes)).to(device)
+            model = Classifier(config, len(images.classes)).to(device)
         fit(model, study, images, folder / "metrics.jsonl", device)
         model.eval()
-        right = accuracy(model, heldout, study.classifier.batch, device)
+        right = accuracy(model, heldout, config.batch, device)
         with atomic(folder / "model.safetensors") as temporary:
             save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, temporary)
         result = {
@@ -89,6 +89,17 @@ def train(study: Study, root: str | Path) -> None:
         print(f"{folder}: accuracy {right:.4f} on {len(heldout)} held-out images", flush=True)
 
 
+def section(study: Study) -> ClassifierConfig:
+    """What the study says of its classifier.
+
+    Raises:
+        ValueError: nothing; published networks judge it.
+    """
+    if study.classifier is None:
+        raise ValueError(f"study {study.study} has no classifier; metrics.extractors: {study.metrics.extractors}")
+    return study.classifier
+
+
 def sha256_of_data(root: Path) -> str:
     """Checksum of the data manifest, which names every image of the study."""
     manifest = root / "data" / "manifest.json"
@@ -98,7 +109,7 @@ def sha256_of_data(root: Path) -> str:
 
 def fit(model: Classifier, study: Study, images: ImageSet, log: Path, device: torch.device) -> None:
     """Train in place: AdamW, cosine to zero, small shifts and noise."""
-    config = study.classifier
+    config = section(study)
     generator = torch.Generator().manual_seed(study.seed)
     labels = torch.from_numpy(images.labels)
     model.train()
@@ -159,7 +170,7 @@ def load(root: str | Path, study: Study) -> Classifier:
     classes = read_json(folder / "classifier.json")["classes"]
     if read_json(folder / "recipe.json").get("slice") != classifier_slice(study):
         raise ValueError(f"{folder}: was trained by another recipe; run `mar classifier` again")
-    model = Classifier(study.classifier, len(classes))
+    model = Classifier(section(study), len(classes))
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except Exception as error:
