@@ -75,7 +75,7 @@ def _open(
     if extractor:
         known("--extractor", extractor, study.metrics.extractors)
     names = {"tokenizer": (tokenizer,), "train": (variant, seed), "sample": (variant, setting), "speed": (variant,)}
-    names["features"] = (extractor,)
+    names |= {"features": (extractor,), "sweep": (variant, setting)}
     if recipe and recipe != (now := getattr(studies, f"{stage}_slice")(study, *names.get(stage, ()))):
         raise ValueError(
             f"{path}: changed since this job was planned; run the workflow again. Planned {recipe}, now {now}"
@@ -243,6 +243,18 @@ def train(study: str, variant: str, seed: int, recipe: str) -> None:
 @main.command()
 @_study
 @_variant
+@_setting
+@_recipe
+def sweep(study: str, variant: str, setting: str, recipe: str) -> None:
+    """Choose guidance and temperature of a swept setting for a variant; the same command resumes."""
+    from mar.sweep import sweep
+
+    sweep(*_open(study, variant, setting, recipe=recipe, stage="sweep"), variant, setting)
+
+
+@main.command()
+@_study
+@_variant
 @_seed
 @_setting
 @_recipe
@@ -330,7 +342,7 @@ def table(study: str, name: str) -> None:
 
 @main.command()
 @_study
-@click.option("--name", required=True, help="tradeoff, diffusion_steps, temperature, samples or losses.")
+@click.option("--name", required=True, help="tradeoff, diffusion_steps, temperature, sweep, samples or losses.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for NAME.pdf, .png and .csv.")
 def figure(study: str, name: str, out: Path) -> None:
     """Draw a figure and write its numbers."""

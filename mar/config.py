@@ -8,7 +8,6 @@ generated from these classes.
 
 from __future__ import annotations
 
-import itertools
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -212,6 +211,12 @@ class Study(Section):
         for figure in ("tradeoff", "diffusion_steps", "temperature"):
             for i, curve in enumerate(getattr(self, figure)):
                 self._check_settings(f"{figure}[{i}]", curve.variant, curve.sampling)
+                for setting in curve.sampling if figure == "temperature" else ():
+                    if self.sampling[setting].sweep:
+                        raise ValueError(
+                            f"{figure}[{i}]: sampling.{setting} has a sweep, which chooses what this figure varies; "
+                            "accepted: settings with a temperature of their own"
+                        )
         if self.classifier is None and "classifier" in self.metrics.extractors:
             raise ValueError("classifier: is needed by metrics.extractors, which has classifier")
         if self.reuse == self.study:
@@ -261,20 +266,13 @@ class Study(Section):
         for setting in variant.sampling:
             sampling = known(f"{where}.sampling", setting, self.sampling)
             at, tokens = f"{where}: sampling.{setting}", self.tokens(variant.tokenizer)
-            for point in _points(sampling):
+            for point in sampling.points:
                 _check_sampling(at, point, backbone, head, variant.head, 1 if backbone.kind == "dit" else tokens)
             if sampling.sweep and sampling.sweep.samples % self.metrics.chunk:
                 raise ValueError(
-                    f"{at}.sweep.samples {sampling.sweep.samples} is not a multiple of metrics.chunk {self.metrics.chunk}"
+                    f"{at}.sweep.samples {sampling.sweep.samples} is not a multiple of metrics.chunk "
+                    f"{self.metrics.chunk}"
                 )
-
-
-def _points(sampling: Sampling) -> list[Sampling]:
-    """The setting itself, or those at the points of its sweep."""
-    if not (sweep := sampling.sweep):
-        return [sampling]
-    grid = itertools.product(sweep.guidance, sweep.temperature)
-    return [sampling.model_copy(update={"guidance": g, "temperature": t, "sweep": None}) for g, t in grid]
 
 
 def _check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, name: str, tokens: int) -> None:

@@ -19,7 +19,8 @@ WHY = {  # reasons for departures from the published recipe
     "x0 within a few standard deviations stops that; the published code does not clamp.",
     ("sampling", "diffusion_steps"): "Fewer reverse steps, for speed.",
     ("recipes", "base_learning_rate"): "A small model that trains briefly takes a higher rate.",
-    ("sampling", "guidance, temperature"): "A sweep for each variant would cost more samples than the study itself.",
+    ("sampling", "guidance, temperature"): "These rows take one setting for all variants; a sweep for each costs as "
+    "many samples again as a table.",
     ("recipes", "ema"): "A decay of 0.9999 averages over about 10,000 steps, more than this run has.",
 }
 
@@ -49,7 +50,8 @@ def deviations(study: Study) -> list[dict[str, str]]:
             where = f"{section}: {', '.join(n for n in names if n)}" if any(names) else section
             why = WHY.get((section, key), "")
             found.append(_departure(where, key, value, row["published"], row["source"], why))
-    settings = [study.sampling[name] for name in used["sampling"]]
+    # the figures set guidance and temperature themselves, as the paper's do
+    settings = [study.sampling[name] for name in _tabled(study) if not study.sampling[name].sweep]
     scales = sorted({s.guidance for s in settings if s.guidance > 1})
     if scales:
         heat = sorted({s.temperature for s in settings})
@@ -79,6 +81,13 @@ def _used(study: Study) -> dict[str, Mapping[str, BaseModel]]:
         "metrics": {"": study.metrics},
         "speed": {"": study.speed},
     }
+
+
+def _tabled(study: Study) -> list[str]:
+    """Sampling settings of the rows of tables whose variant is run here and not imported."""
+    run = {name for name, variant in study.variants.items() if variant.seeds and not variant.pretrained}
+    rows = [row for table in study.tables.values() for row in table.rows if row.variant in run]
+    return list(dict.fromkeys(s for row in rows for s in (row.without, row.guided) if s))
 
 
 def _plain(part: BaseModel, key: str) -> str | None:

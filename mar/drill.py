@@ -134,7 +134,7 @@ def _setting(study: Study, variant: str) -> dict[str, Any]:
     """
     v = study.variants[variant]
     kind, head = study.backbones[v.backbone].kind, study.heads[v.head].kind
-    settings = [study.sampling[s] for s in v.sampling]
+    settings = [study.sampling[s].points[-1] for s in v.sampling]  # of a sweep one point
     chosen = max(settings, key=lambda s: (s.guidance != 1.0, s.kv_cache), default=None)
     values = _plain(chosen) if chosen else {"steps": 1}
     tokens = study.tokens(v.tokenizer)

@@ -7,6 +7,7 @@ Each is one section of a study file, and says by itself what it accepts; what th
 from __future__ import annotations
 
 import difflib
+import itertools
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
@@ -263,7 +264,20 @@ class Sampling(Section):
         if self.sweep:
             for key in ("guidance", "temperature"):
                 if key in self.model_fields_set and getattr(self, key) != 1.0:
-                    raise ValueError(f"{key} {getattr(self, key)} with a sweep, which chooses it; accepted: one of both")
+                    raise ValueError(
+                        f"{key} {getattr(self, key)} with a sweep, which chooses it; accepted: one of both"
+                    )
         if (self.order is None) != (self.confidence_noise is None):
             raise ValueError("confidence_noise belongs to order confidence and is needed there")
         return self
+
+    @property
+    def points(self) -> list[Sampling]:
+        """The setting itself, or those at the points of its sweep, the largest scale and temperature last."""
+        if not self.sweep:
+            return [self]
+        return [self.at(g, t) for g, t in itertools.product(self.sweep.guidance, self.sweep.temperature)]
+
+    def at(self, guidance: float, temperature: float) -> Sampling:
+        """This setting at one point of its sweep."""
+        return self.model_copy(update={"guidance": guidance, "temperature": temperature, "sweep": None})

@@ -1,4 +1,4 @@
-"""Figures of a study: curves of quality (`mar/curves.py`), grids of samples, losses; each as PDF, PNG and CSV.
+"""Figures of a study: curves of quality (`mar/curves.py`), sweeps (`mar/heatmaps.py`), samples, losses; PDF, PNG, CSV.
 
 Files carry no dates, so drawing again from the same numbers gives the same bytes.
 """
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mar.config import Study
-from mar.curves import COLOURS, LINES, Rows, diffusion_steps, temperature, tradeoff
+from mar.curves import COLOURS, LINES, SMALL, WIDTH, Rows, diffusion_steps, temperature, tradeoff
 from mar.files import atomic, read_json, write_text
+from mar.heatmaps import sweep
 from mar.track import read
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 COLUMNS, CLASSES, SIDE = 8, 10, 64  # of a grid: images a class, classes at most, pixels an image at most
 
 STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 10,
+    "font.size": 8,
+    "axes.titlesize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -34,7 +35,7 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.5,
     "legend.frameon": False,
     "pdf.fonttype": 42,  # TrueType: text stays text in the PDF
-    "figure.dpi": 150,
+    "figure.dpi": 200,
 }
 
 
@@ -53,7 +54,7 @@ def draw(study: Study, root: Path, name: str, out: Path) -> None:
     Args:
         study: the study.
         root: its results folder.
-        name: tradeoff, diffusion_steps, temperature, samples or losses.
+        name: tradeoff, diffusion_steps, temperature, sweep, samples or losses.
         out: folder of the figure files.
 
     Raises:
@@ -63,6 +64,7 @@ def draw(study: Study, root: Path, name: str, out: Path) -> None:
         "tradeoff": tradeoff,
         "diffusion_steps": diffusion_steps,
         "temperature": temperature,
+        "sweep": sweep,
         "samples": samples,
         "losses": losses,
     }
@@ -102,20 +104,20 @@ def samples(study: Study, root: Path) -> tuple[Figure, Rows]:
             rows.append(line | {"column": column, "image": index})
     across = min(4, len(blocks))
     down = -(-len(blocks) // across)
-    height = 2.3 * len(names) / COLUMNS + 0.5
-    figure = Figure(figsize=(2.3 * across + 0.4, height * down), layout="constrained")
+    height = WIDTH / 4 * len(names) / COLUMNS + 0.4
+    figure = Figure(figsize=(WIDTH / 4 * across, height * down), layout="constrained")
     for i, (title, block) in enumerate(blocks):
         axes: Axes = figure.add_subplot(down, across, i + 1)
-        axes.imshow(block, interpolation="nearest")
+        axes.imshow(block, interpolation="antialiased")
         side = block.shape[0] / len(names)
         axes.set_yticks(
             [(row + 0.5) * side for row in range(len(names))], names if i % across == 0 else [""] * len(names)
         )
         axes.set_xticks([])
-        axes.tick_params(length=0, labelsize=7)
+        axes.tick_params(length=0, labelsize=SMALL)
         axes.grid(False)
         axes.spines[:].set_visible(False)
-        axes.set_title(title, fontsize=8)
+        axes.set_title(title, fontsize=SMALL)
     return figure, rows
 
 
@@ -125,9 +127,9 @@ def losses(study: Study, root: Path) -> tuple[Figure, Rows]:
 
     trained = [(v, s) for v, variant in study.variants.items() for s in variant.seeds if not variant.pretrained]
     kinds = sorted({study.heads[study.variants[v].head].kind for v, _ in trained})
-    across = min(len(kinds), 3 if len(kinds) != 4 else 2) or 1
+    across = min(len(kinds), 2) or 1
     down = -(-len(kinds) // across) or 1
-    figure, rows = Figure(figsize=(3.9 * across, 3.6 * down), layout="constrained"), []
+    figure, rows = Figure(figsize=(WIDTH / 2 * across, 2.9 * down), layout="constrained"), []
     for panel, kind in enumerate(kinds):
         axes: Axes = figure.add_subplot(down, across, panel + 1)
         variants = list(dict.fromkeys(v for v, _ in trained if study.heads[study.variants[v].head].kind == kind))
@@ -152,11 +154,11 @@ def losses(study: Study, root: Path) -> tuple[Figure, Rows]:
         axes.set_xlabel("images seen")
         axes.set_ylabel("training loss")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=SMALL)
     said = ["smoothed over neighbouring log lines; further seeds drawn thin"] if trained else ["no training"]
     imported = [name for name, variant in study.variants.items() if variant.pretrained and variant.seeds]
     said += [f"weights imported, not trained: {', '.join(imported)}"] if imported else []
-    figure.supxlabel("\n".join(said), fontsize=7, color="#444444")
+    figure.supxlabel("\n".join(said), fontsize=SMALL, color="#444444")
     if not rows:
         rows = [{"variant": name} for name in imported]
     return figure, rows
@@ -165,7 +167,7 @@ def losses(study: Study, root: Path) -> tuple[Figure, Rows]:
 def shown_setting(study: Study, variant: str) -> str:
     """The setting whose samples stand for a variant: its last guided one, else its last."""
     settings = study.variants[variant].sampling
-    guided = [s for s in settings if study.sampling[s].guidance > 1]
+    guided = [s for s in settings if study.sampling[s].points[-1].guidance > 1]
     return (guided or list(settings))[-1]
 
 

@@ -9,17 +9,17 @@ the reader's own machine replaces it (`utilisation_of`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mar import costs
-from mar.config import Sampling, Study, known
+from mar.config import Study, known
 from mar.data import imagenet
 from mar.files import read_json
 from mar.metrics import LOOKED_AT, REAL, REBUILT
 from mar.study import real_side, speed_settings
+from mar.sweep import most
 
 # A100 SXM, dense, operations a second: tensor cores in bf16; convolutions in fp32 (TF32, torch's default for them);
 # matrix products in fp32, which torch leaves without TF32.
@@ -170,9 +170,12 @@ def _variant_jobs(study: Study, name: str, images: Images) -> Iterator[Job]:
     decode = costs.tokenizer_costs(study.tokenizers[v.tokenizer], side)["decode"]
     main = metrics.extractors[0]
     judge = costs.extractor_costs(study, main, images.classes)["forward"]
-    drawn = {s: costs.sampling_flops(backbone, head, _guided(study.sampling[s]), tokens) for s in v.sampling}
-    for setting in (s for s in v.sampling if v.seeds and study.sampling[s].sweep):
-        n = _swept(study.sampling[setting])
+    # a sweep may choose any of its points, and the last is guided if any is
+    drawn = {s: costs.sampling_flops(backbone, head, study.sampling[s].points[-1], tokens) for s in v.sampling}
+    for setting in v.sampling if v.seeds else ():
+        if (sweep := study.sampling[setting].sweep) is None:
+            continue
+        n = sweep.samples * most(sweep)
         flops, dtype = n * (drawn[setting] + decode + judge), study.sampling[setting].dtype
         yield Job("sweep", f"{name}/{setting}", n, count, flops, dtype)
     for seed in v.seeds:
@@ -195,22 +198,6 @@ def _variant_jobs(study: Study, name: str, images: Images) -> Iterator[Job]:
         n = study.speed.batch * (study.speed.batches + 1)
         flops = n * sum(drawn[s] + decode for s in timed)
         yield Job("speed", name, n * len(timed), count, flops, study.sampling[timed[0]].dtype)
-
-
-def _guided(setting: Sampling) -> Sampling:
-    """A setting whose guidance a sweep chooses, as if the largest were the best: any costs the same but none."""
-    if not setting.sweep:
-        return setting
-    return setting.model_copy(update={"guidance": setting.sweep.guidance[-1], "sweep": None})
-
-
-def _swept(setting: Sampling) -> int:
-    """Images of a sweep: at the points of its grid, and in each round of refinement all around the best, at most."""
-    sweep = setting.sweep
-    assert sweep is not None
-    axes = [sweep.guidance, sweep.temperature]
-    around = 3 ** sum(len(axis) > 1 for axis in axes) - 1
-    return sweep.samples * (math.prod(len(axis) for axis in axes) + sweep.refine * around)
 
 
 def total(found: list[Job], name: str = "total") -> Job:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mar import tokenizers
-from mar.config import Study
+from mar.config import Sampling, Study
 from mar.data.images import to_uint8
 from mar.data.tokens import unpatchify
 from mar.files import atomic, claim, lock, read_json, sha256, write_json
@@ -20,6 +20,7 @@ from mar.progress import Progress
 from mar.provenance import record
 from mar.sampling import generate
 from mar.study import sample_slice, twin
+from mar.sweep import resolved
 from mar.train import load_trained
 
 
@@ -27,7 +28,7 @@ class Sampler:
     """A trained variant with its tokenizer, ready to draw images."""
 
     def __init__(self, study: Study, root: Path, variant: str, seed: int) -> None:
-        self.study, self.variant, self.seed = study, variant, seed
+        self.study, self.root, self.variant, self.seed = study, root, variant, seed
         name = study.variants[variant].tokenizer
         self.manifest: dict[str, Any] = read_json(root / "tokens" / name / "train" / "manifest.json")
         self.model, self.checkpoint = load_trained(study, root, variant, seed, self.manifest)
@@ -35,29 +36,41 @@ class Sampler:
         self.tokenizer = tokenizers.load(root, name, study).to(self.device)
 
     @torch.no_grad()
-    def draw(self, setting: str, labels: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """Images of classes `labels` (B,): uint8 (B, 3, H, W), decoding included."""
+    def draw(self, settings: Sampling, labels: torch.Tensor, noise: Noise) -> torch.Tensor:
+        """Images of classes `labels` (B,): uint8 (B, 3, H, W), decoding included.
+
+        Raises:
+            ValueError: they are not finite.
+        """
         manifest, length = self.manifest, self.manifest["tokens"]
         order = draw_order(self.study.variants[self.variant].order, len(labels), length, noise)
         ids = manifest["kind"] == "ids"
         shape = (length,) if ids else (length, manifest["token_dim"])
         blank = torch.zeros(shape, dtype=torch.long if ids else torch.float32, device=self.device)
-        settings = self.study.sampling[setting]
         # Decoding is under autocast too, as published.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.dtype == "bf16"):
             tokens = generate(self.model, labels.to(self.device), order, blank, settings, noise)
             if ids:
-                return to_uint8(self.tokenizer.decode_ids(tokens).float())
-            channels = manifest["token_dim"] // manifest["group"] ** 2
-            latents = unpatchify(tokens, manifest["group"], channels) / manifest["scale"]
-            return to_uint8(self.tokenizer.decode_latents(latents, noise).float())
+                images = self.tokenizer.decode_ids(tokens).float()
+            else:
+                channels = manifest["token_dim"] // manifest["group"] ** 2
+                latents = unpatchify(tokens, manifest["group"], channels) / manifest["scale"]
+                images = self.tokenizer.decode_latents(latents, noise).float()
+        bad = int((~torch.isfinite(images).flatten(1).all(1)).sum())
+        if bad:
+            raise ValueError(
+                f"{self.variant} seed {self.seed}: {bad} of {len(labels)} images are not finite, drawn with "
+                f"{settings.model_dump_json(exclude_defaults=True)}; accepted: settings that this model can draw with"
+            )
+        return to_uint8(images)
 
     def chunk(self, setting: str, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Chunk `number` of the sample set: images uint8 (n, H, W, 3) and labels int64 (n,), classes balanced."""
-        size = self.study.metrics.chunk
-        labels = chunk_labels(number, size, self.manifest["classes"])
-        noise = Noise("sample", self.study.seed, self.seed, number, device=self.device)
-        images = self.draw(setting, labels, noise)
+        labels = chunk_labels(number, self.study.metrics.chunk, self.manifest["classes"])
+        settings = resolved(self.study, self.root, self.variant, setting)
+        named = (settings.seed,) if settings.seed else ()  # seed 0 has the name from before there were others
+        noise = Noise("sample", self.study.seed, self.seed, number, *named, device=self.device)
+        images = self.draw(settings, labels, noise)
         return images.permute(0, 2, 3, 1).cpu().numpy(), labels.numpy()
 
 
@@ -78,13 +91,14 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
         shard: (i, n) draws chunks i, i + n, i + 2 n, ...; whoever completes the set writes the manifest.
 
     Raises:
-        ValueError: the run is not finished or its tokens are missing.
+        ValueError: the run is not finished, its tokens are missing, or the sweep of the setting has not run.
     """
+    used = resolved(study, root, variant, setting)
     folder = root / "samples" / variant / f"seed{seed}" / setting
     run = read_json(root / "runs" / variant / f"seed{seed}" / "run.json")
     tokens = root / "tokens" / study.variants[variant].tokenizer / "train" / "manifest.json"
     recipe = {
-        "sample": sample_slice(study, variant, setting),
+        "sample": sample_slice(study, variant, setting, used),
         "checkpoint": run["checkpoint"],
         "tokens": sha256(tokens),
     }
@@ -106,7 +120,8 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
                 progress.update(len(images))
     with lock(folder):
         if all((folder / chunk_name(c)).exists() for c in range(count)) and not (folder / "manifest.json").exists():
-            write_manifest(study, folder, variant, seed, setting, run["checkpoint"], tokens, time.monotonic() - start)
+            seconds = time.monotonic() - start
+            write_manifest(study, folder, variant, seed, setting, used, run["checkpoint"], tokens, seconds)
 
 
 def chunk_name(number: int) -> str:
@@ -115,7 +130,15 @@ def chunk_name(number: int) -> str:
 
 
 def write_manifest(
-    study: Study, folder: Path, variant: str, seed: int, setting: str, checkpoint: str, tokens: Path, seconds: float
+    study: Study,
+    folder: Path,
+    variant: str,
+    seed: int,
+    setting: str,
+    used: Sampling,
+    checkpoint: str,
+    tokens: Path,
+    seconds: float,
 ) -> None:
     """Write labels.npy and, last, manifest.json with the checksum of every chunk."""
     size, manifest = study.metrics.chunk, read_json(tokens)
@@ -135,7 +158,7 @@ def write_manifest(
             "labels_sha256": sha256(folder / "labels.npy"),
             "checkpoint": checkpoint,
             "tokenizer": manifest["tokenizer"],
-            "sampling": study.sampling[setting].model_dump(mode="json"),
+            "sampling": used.model_dump(mode="json"),
             "seconds": round(seconds, 3),
             "provenance": record(),
         },

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from mar.config import Study
+from mar.config import Sampling, Study
 from mar.files import lock, read_json, write_json
 from mar.noise import Noise
 from mar.progress import Progress
 from mar.provenance import record
 from mar.sample import Sampler, chunk_labels
 from mar.study import speed_settings, speed_slice
+from mar.sweep import resolved
 
 WARMUP = 1  # batches that are drawn and not counted
 
@@ -32,23 +33,24 @@ def measure(study: Study, root: Path, variant: str) -> None:
     file = root / "speed" / f"{variant}.json"
     with lock(root / "speed" / f".{variant}"):
         sampler = Sampler(study, root, variant, seed)
+        settings = {name: resolved(study, root, variant, name) for name in speed_settings(study, variant)}
+        chosen = {s: [used.guidance, used.temperature] for s, used in settings.items() if study.sampling[s].sweep}
         recipe = {
             "speed": speed_slice(study, variant),
             "threads": torch.get_num_threads(),
             "checkpoint": sampler.checkpoint,
-        }
+        } | ({"chosen": chosen} if chosen else {})
         if file.exists() and read_json(file).get("recipe") == recipe:
             print(f"{file}: complete", flush=True)
             return
         labels = chunk_labels(0, batch, sampler.manifest["classes"])
-        settings = speed_settings(study, variant)
         seconds: dict[str, list[float]] = {setting: [] for setting in settings}
         shares: dict[str, list[float]] = {setting: [] for setting in settings}
         progress = Progress(f"speed {variant}", len(settings) * (repeats + WARMUP) * batch)
         for repeat in range(repeats + WARMUP):
             for setting in settings:
                 noise = Noise("speed", study.seed, repeat, device=sampler.device)
-                elapsed, head = timed(sampler, setting, labels, noise)
+                elapsed, head = timed(sampler, settings[setting], labels, noise)
                 if repeat >= WARMUP:
                     seconds[setting].append(elapsed / batch)
                     shares[setting].append(head / elapsed)
@@ -63,7 +65,7 @@ def measure(study: Study, root: Path, variant: str) -> None:
                     "batches": repeats,
                     "warmup_batches": WARMUP,
                     "threads": made["threads"],
-                    "dtype": ", ".join(sorted({study.sampling[setting].dtype for setting in settings})),
+                    "dtype": ", ".join(sorted({used.dtype for used in settings.values()})),
                     "device": made["device"],
                     "machine": made["machine"],
                     "torch": made["torch"],
@@ -79,7 +81,7 @@ def measure(study: Study, root: Path, variant: str) -> None:
                             "low": min(shares[setting]),
                             "high": max(shares[setting]),
                         },
-                        "steps": study.sampling[setting].steps,
+                        "steps": settings[setting].steps,
                     }
                     for setting, times in seconds.items()
                 },
@@ -90,7 +92,7 @@ def measure(study: Study, root: Path, variant: str) -> None:
         )
 
 
-def timed(sampler: Sampler, setting: str, labels: torch.Tensor, noise: Noise) -> tuple[float, float]:
+def timed(sampler: Sampler, settings: Sampling, labels: torch.Tensor, noise: Noise) -> tuple[float, float]:
     """Wall seconds of one batch, images back in main memory, and those of them that the head drew tokens in."""
     head, cuda = getattr(sampler.model, "head", None), sampler.device.type == "cuda"  # DiT has no head
     calls: list[tuple[Any, Any]] = []
@@ -115,7 +117,7 @@ def timed(sampler: Sampler, setting: str, labels: torch.Tensor, noise: Noise) ->
         if cuda:
             torch.cuda.synchronize()
         start = time.perf_counter()
-        sampler.draw(setting, labels, noise).cpu()
+        sampler.draw(settings, labels, noise).cpu()
         elapsed = time.perf_counter() - start
         return elapsed, sum(a.elapsed_time(b) / 1000 if cuda else b - a for a, b in calls)
     finally:

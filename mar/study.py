@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from mar.config import Data, Study
+from mar.config import Data, Sampling, Study
 from mar.files import write_if_changed
 
 FACTORS = ("tokenizer", "order", "backbone", "head")
@@ -217,13 +217,13 @@ def train_slice(study: Study, variant: str, seed: int) -> str:
     )
 
 
-def sample_slice(study: Study, variant: str, setting: str) -> str:
-    """What a sample set depends on, beside its checkpoint and tokenizer."""
+def sample_slice(study: Study, variant: str, setting: str, used: Sampling | None = None) -> str:
+    """What a sample set depends on, beside its checkpoint and tokenizer; `used` is what a sweep made of the setting."""
     metrics = study.metrics
     return canonical(
         {
             "order": study.variants[variant].order,
-            "sampling": study.sampling[setting],
+            "sampling": used or study.sampling[setting],
             "samples": metrics.samples,
             "chunk": metrics.chunk,
             "seed": study.seed,
@@ -231,9 +231,33 @@ def sample_slice(study: Study, variant: str, setting: str) -> str:
     )
 
 
+def point_slice(study: Study, variant: str, setting: str) -> str:
+    """What any point of a sweep depends on, beside its scale and temperature, checkpoint, tokenizer and real images."""
+    sampling, metrics = study.sampling[setting], study.metrics
+    main = metrics.extractors[0]
+    return canonical(
+        {
+            "order": study.variants[variant].order,
+            # the sample sets of other sampling seeds are drawn at the same point
+            "sampling": sampling.model_copy(update={"sweep": None, "seed": 0}),
+            "samples": sampling.sweep.samples if sampling.sweep else 0,
+            "chunk": metrics.chunk,
+            "seed": study.seed,
+            "extractor": main,
+            "real": real_side(study, main),
+        }
+    )
+
+
 def sweep_slice(study: Study, variant: str, setting: str) -> str:
-    """What the grid of a swept setting depends on, beside checkpoint and reference: as its samples, and how many."""
-    return canonical({"sample": sample_slice(study, variant, setting), "extractor": study.metrics.extractors[0]})
+    """What the result of a sweep depends on: its points, and which they are. Not on what is drawn at the best one."""
+    return canonical({"point": point_slice(study, variant, setting), "sweep": study.sampling[setting].sweep})
+
+
+def swept(study: Study) -> list[tuple[str, str]]:
+    """Every trained variant with each of its settings that a sweep completes."""
+    trained = ((name, variant) for name, variant in study.variants.items() if variant.seeds)
+    return [(name, s) for name, variant in trained for s in variant.sampling if study.sampling[s].sweep]
 
 
 def metrics_slice(study: Study) -> str:
@@ -268,8 +292,9 @@ def table_names(study: Study) -> list[str]:
 
 
 def figure_names(study: Study) -> list[str]:
-    """Figures that a study has: those of curves where it names some, samples and losses always."""
-    return [name for name in CURVES if getattr(study, name)] + ["samples", "losses"]
+    """Figures that a study has: those of curves where it names some, its sweeps, samples and losses always."""
+    curves = [name for name in CURVES if getattr(study, name)]
+    return [*curves, *(["sweep"] if swept(study) else []), "samples", "losses"]
 
 
 def speed_slice(study: Study, variant: str) -> str:
@@ -339,6 +364,10 @@ def figure_slice(study: Study, figure: str) -> str:
     shown: dict[str, Any] = {"title": study.title, "seeds": _seeds(study)}
     if figure in CURVES:
         shown["curves"] = getattr(study, figure)
+    if figure == "sweep":
+        shown["sweeps"] = [
+            [variant, setting, sweep_slice(study, variant, setting)] for variant, setting in swept(study)
+        ]
     if figure == "samples":
         shown["sampling"] = {name: variant.sampling for name, variant in study.variants.items()}
     return canonical(shown)

@@ -165,7 +165,7 @@ def test_latents_through_all_stages(tmp_path: Path, name: str, token_dim: int) -
     train_variant(study, root, "mar", 0)
     trainer = Trainer(study, "mar", 0, tokens, tmp_path / "run")
     assert (trainer.load(rows, Noise("test")) == patchify(stored * scale, config["group"])).all()
-    drawn = Sampler(study, root, "mar", 0).draw("plain", torch.tensor([0, 1]), Noise("test"))
+    drawn = Sampler(study, root, "mar", 0).draw(study.sampling["plain"], torch.tensor([0, 1]), Noise("test"))
     assert drawn.shape == (2, 3, 16, 16) and drawn.dtype == torch.uint8
 
 

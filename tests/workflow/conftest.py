@@ -34,6 +34,7 @@ outputs = {{
     "rfid": [f"tokenizers/{{t}}/rfid.json"],
     "encode": [f"tokens/{{t}}/train/manifest.json", f"tokens/{{t}}/heldout/manifest.json"],
     "train": [f"runs/{{v}}/seed{{k}}/ema.safetensors", f"runs/{{v}}/seed{{k}}/run.json"],
+    "sweep": [f"sweeps/{{v}}/{{s}}.json"],
     "sample": [f"samples/{{v}}/seed{{k}}/{{s}}/manifest.json"],
     "evaluate": [f"features/{{v}}/seed{{k}}/{{s}}.npz", f"metrics/{{v}}/seed{{k}}/{{s}}.json"],
     "speed": [f"speed/{{v}}.json"],

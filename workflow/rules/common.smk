@@ -64,6 +64,10 @@ SETS = [
 ]
 METRICS = [f"{ROOT}/metrics/{key}.json" for key in SETS]
 SPEEDS = [f"{ROOT}/speed/{name}.json" for name in TIMED]
+SWEEPS = [
+    f"{ROOT}/sweeps/{variant}/{setting}.json"
+    for variant, setting in studies.swept(STUDY)
+]
 TABLES = [
     f"{ROOT}/tables/{name}.{ext}"
     for name in studies.table_names(STUDY)
@@ -119,6 +123,10 @@ def sample_recipe(wildcards):
     return studies.sample_slice(STUDY, wildcards.variant, wildcards.setting)
 
 
+def sweep_recipe(wildcards):
+    return studies.sweep_slice(STUDY, wildcards.variant, wildcards.setting)
+
+
 def speed_recipe(wildcards):
     return studies.speed_slice(STUDY, wildcards.variant)
 
@@ -142,8 +150,21 @@ def variant_tokens(wildcards):
 
 
 def timed_run(wildcards):
-    """The run of a variant that is timed: its first seed."""
+    """The run of a variant that is timed and swept: its first seed."""
     return f"{ROOT}/runs/{wildcards.variant}/seed{STUDY.variants[wildcards.variant].seeds[0]}/run.json"
+
+
+def chosen(wildcards):
+    """Where guidance and temperature of a sample set come from, if a sweep chooses them."""
+    path = f"{ROOT}/sweeps/{wildcards.variant}/{wildcards.setting}.json"
+    return [path] if path in SWEEPS else []
+
+
+def timed_chosen(wildcards):
+    """The same of all settings of a variant that are timed."""
+    timed = studies.speed_settings(STUDY, wildcards.variant)
+    paths = [f"{ROOT}/sweeps/{wildcards.variant}/{setting}.json" for setting in timed]
+    return [path for path in paths if path in SWEEPS]
 
 
 def table_paper(wildcards):
@@ -164,8 +185,11 @@ def figure_inputs(wildcards):
             *METRICS,
             f"{ROOT}/metrics/reference.json",
             *(SPEEDS if wildcards.figure == "tradeoff" else []),
+            *SWEEPS,
             "config/paper/mar_figure_anchors.csv",
         ]
+    if wildcards.figure == "sweep":
+        return SWEEPS
     if wildcards.figure == "samples":
         return [
             f"{ROOT}/data/manifest.json",

@@ -44,6 +44,7 @@ rule figure:
         code=[
             "mar/figures.py",
             "mar/curves.py",
+            "mar/heatmaps.py",
             "mar/estimates.py",
             "mar/results.py",
             "mar/track.py",
@@ -101,6 +102,7 @@ rule claims:
         metrics=METRICS,
         reference=rules.reference.output.floor,
         speed=SPEEDS,
+        sweeps=SWEEPS,
         runs=RUNS,
         claims="config/claims.yaml",
         paper=PAPER,
@@ -136,6 +138,7 @@ rule report:
         metrics=METRICS,
         reference=rules.reference.output.floor,
         speed=SPEEDS,
+        sweeps=SWEEPS,
         runs=RUNS,
         rfid=expand(rules.rfid.output.rfid, tokenizer=TOKENIZERS),
         classifier=CLASSIFIER,
