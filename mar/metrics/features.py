@@ -167,7 +167,7 @@ def features(study: Study, root: str | Path, extractor: str, where: str) -> None
             print(f"{folder}: complete", flush=True)
             return
         report.unlink(missing_ok=True)
-        train = _neighbours(study, root) if main and where != "reference" else None
+        train = _neighbours(study, root) if main and where not in ("train", "reference") else None
         parts = extract(images, network, folder, train) if images else []
         write_json(
             report,
