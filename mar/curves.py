@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", ":", "-.")  # a second round of colours and markers differs by its line
-PLACES = ((5, -11), (5, 5), (-5, 5), (-5, -11))  # of labels, in points: curves that cross keep them apart
+PLACES = ((5, -10), (5, 5), (-5, 5), (-5, -10))  # of labels, in points: curves that cross keep them apart
+WIDTH = 6.3  # inches, the text of an A4 page: printed at its own size, text has the points that it says
+SMALL = 7  # points of the smallest text
 ANCHORS = "mar_figure_anchors"
 Rows = list[dict[str, Any]]
 METRICS = (("fid", "FID"), ("inception_score", "Inception Score"))  # the panels of Figures 4 and 5
@@ -36,12 +38,13 @@ def tradeoff(study: Study, root: Path) -> tuple[Figure, Rows]:
     Reads every metric file of the study, since the intervals contain the seed spread pooled over all of them.
     """
     from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
 
     results = Results(study, root)
     rows: Rows = []
     absent: list[str] = []
     handles: list[tuple[Any, str]] = []
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
     axes: Axes = figure.add_subplot()
     for i, curve in enumerate(study.tradeoff):
         line = []
@@ -51,7 +54,7 @@ def tradeoff(study: Study, root: Path) -> tuple[Figure, Rows]:
                 absent.append(curve.label)
                 break
             line.append((seconds, fid, _steps(study, curve, setting)))
-            row = _row(study, curve, setting) | {"steps": line[-1][2]}
+            row = _row(results, curve, setting) | {"steps": line[-1][2]}
             row |= {"seconds_per_image": seconds.value, "seconds_low": seconds.low, "seconds_high": seconds.high}
             rows.append(row | _numbers("fid", fid) | {"n": fid.n, "seeds": " ".join(map(str, fid.seeds))})
         if not line:
@@ -65,19 +68,21 @@ def tradeoff(study: Study, root: Path) -> tuple[Figure, Rows]:
                 xytext=PLACES[i % len(PLACES)],
                 ha="left" if i % 4 < 2 else "right",
                 textcoords="offset points",
-                color=_look(i)["color"],
-                fontsize=8,
+                color=_dark(_look(i)["color"]),
+                fontsize=SMALL,
+                path_effects=[withStroke(linewidth=2, foreground="white")],  # readable where it crosses a line
+                zorder=5,
             )
-    rows += _paper(axes, "tradeoff", "fid", results, handles)
+    rows += _paper(axes, "tradeoff", "fid", results, handles, rows)
     floor = _floor(axes, results, "fid", handles)
     rows.append({"curve": FLOOR, **_numbers("fid", floor), "n": floor.n})
     for axis in (axes.xaxis, axes.yaxis):
         _log(axis)
     axes.set_xlabel("seconds per image (measured, log scale)")
-    axes.set_ylabel(f"FID{_guided(study)}, {study.metrics.samples} images (log scale)")
-    axes.set_title(f"Speed and quality, study {study.study}", loc="left")
-    axes.legend(*zip(*handles, strict=True), fontsize=8)
-    figure.supxlabel(_protocol(study, root, absent), fontsize=7, color="#444444")
+    axes.set_ylabel(f"FID{_guided(results)}, {study.metrics.samples} images (log scale)")
+    # above the axes, where no point can lie
+    figure.legend(*zip(*handles, strict=True), loc="outside upper center", ncols=2, fontsize=SMALL)
+    figure.supxlabel(_protocol(study, root, absent), fontsize=SMALL, color="#444444")
     return figure, rows
 
 
@@ -91,15 +96,17 @@ def temperature(study: Study, root: Path) -> tuple[Figure, Rows]:
     return _against(study, root, "temperature", "temperature")
 
 
-def along(study: Study, figure: str, curve: Curve) -> list[tuple[float, str]]:
+def along(results: Results, figure: str, curve: Curve) -> list[tuple[float, str]]:
     """What a curve varies and the setting of each of its points, in ascending order.
+
+    A temperature is the one that was used, also where a sweep has chosen it.
 
     Raises:
         ValueError: a setting does not say it, or two settings say the same.
     """
     points = []
     for setting in curve.sampling:
-        x = getattr(study.sampling[setting], figure)
+        x = getattr(results.sampling(curve.variant, setting), figure)
         if x is None:
             raise ValueError(f"{figure}: curve {curve.label!r}: sampling.{setting} has no {figure}; accepted: a number")
         points.append((x, setting))
@@ -117,13 +124,13 @@ def _against(study: Study, root: Path, name: str, label: str) -> tuple[Figure, R
 
     results = Results(study, root)
     curves: Sequence[Curve] = getattr(study, name)
-    figure = Figure(figsize=(7.6, 3.9), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
     rows: Rows = []
     absent = [c.label for c in curves if not study.variants[c.variant].seeds]
     handles: dict[str, Any] = {}
-    found = [(i, curve, along(study, name, curve)) for i, curve in enumerate(curves) if curve.label not in absent]
+    found = [(i, curve, along(results, name, curve)) for i, curve in enumerate(curves) if curve.label not in absent]
     for curve, x, setting in ((curve, x, setting) for _, curve, points in found for x, setting in points):
-        row = _row(study, curve, setting) | {name: x}
+        row = _row(results, curve, setting) | {name: x}
         for metric, _ in METRICS:
             cell = _cell(results, curve, setting, metric)
             row |= _numbers(metric, cell) | {"n": cell.n, "seeds": " ".join(map(str, cell.seeds))}
@@ -137,7 +144,7 @@ def _against(study: Study, root: Path, name: str, label: str) -> tuple[Figure, R
             quality = [_cell(results, curve, setting, metric) for _, setting in points]
             place = [Estimate(value, value, value, 0) for value, _ in points]
             drawn.append((_line(axes, i, place, quality, 3 * (i - (len(curves) - 1) / 2)), curve.label))
-        theirs = _paper(axes, name, metric, results, drawn)
+        theirs = _paper(axes, name, metric, results, drawn, trained)
         if panel == 0:
             rows += theirs
         floor = _floor(axes, results, metric, drawn)
@@ -156,13 +163,11 @@ def _against(study: Study, root: Path, name: str, label: str) -> tuple[Figure, R
         axes.set_xlabel(label)
         axes.set_title(f"{title}, {study.metrics.samples} images" + (" (log scale)" if log else ""), loc="left")
     if handles:
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside upper center", ncols=min(len(handles), 3), fontsize=8
-        )
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2, fontsize=SMALL)
     text = "bars: 95% intervals; points of one place are drawn side by side" + (
         f"; not run: {', '.join(absent)}" if absent else ""
     )
-    figure.supxlabel(text, fontsize=7, color="#444444")
+    figure.supxlabel(text, fontsize=SMALL, color="#444444")
     return figure, [*rows, floors]
 
 
@@ -172,8 +177,10 @@ def _cell(results: Results, curve: Curve, setting: str, metric: str) -> Estimate
     return cell
 
 
-def _row(study: Study, curve: Curve, setting: str) -> dict[str, Any]:
-    return {"curve": curve.label, "variant": curve.variant, "setting": setting}
+def _row(results: Results, curve: Curve, setting: str) -> dict[str, Any]:
+    used = results.sampling(curve.variant, setting)
+    where = {"curve": curve.label, "variant": curve.variant, "setting": setting}
+    return where | {"guidance": used.guidance, "temperature": used.temperature}
 
 
 def _numbers(metric: str, estimate: Estimate) -> dict[str, Any]:
@@ -231,9 +238,13 @@ def _floor(axes: Axes, results: Results, metric: str, handles: list[tuple[Any, s
     return floor
 
 
-def _paper(axes: Axes, figure: str, metric: str, results: Results, handles: list[tuple[Any, str]]) -> Rows:
-    """Rows of the points that the paper prints as numbers; drawn as stars where they are on our scale."""
+def _paper(axes: Axes, figure: str, metric: str, results: Results, handles: list[tuple[Any, str]], ours: Rows) -> Rows:
+    """Rows of the points that the paper prints as numbers; drawn as stars where they are on our scale.
+
+    There, too, the rows of ours that answer a point get how far they are above it, as `<metric>_minus_paper`.
+    """
     rows: Rows = []
+    varied = "steps" if figure == "tradeoff" else figure
     for line in paper_lines(ANCHORS):
         across = line["seconds_per_image"] if figure == "tradeoff" else line["x"]
         if line["figure"] != figure:
@@ -243,30 +254,51 @@ def _paper(axes: Axes, figure: str, metric: str, results: Results, handles: list
             if not any(values.values()):
                 continue
             label = f"the paper: {line['label']}, {said}"
-            row = {"curve": label, "steps" if figure == "tradeoff" else figure: line["x"]}
+            row = {"curve": label, varied: line["x"]}
             row |= {f"paper_{m}": printed(value, m) for m, value in values.items()}
             rows.append(row | {"paper_seconds_per_image": line["seconds_per_image"], "source": line["source"]})
+            for own in ours if results.comparable and values[metric] else ():
+                alike = own["curve"].startswith(line["label"]) and own[varied] == float(line["x"])
+                if alike and (own["guidance"] > 1) == (kind == "cfg"):
+                    own[f"{metric}_minus_paper"] = own[metric] - float(values[metric])
             if results.comparable and across and values[metric]:
                 filled = "full" if kind == "cfg" else "none"
                 place = [float(across)], [float(values[metric])]
-                (star,) = axes.plot(*place, "*", color="#000000", markersize=10, fillstyle=filled, linestyle="none")
+                (star,) = axes.plot(
+                    *place, "*", color="#000000", markersize=10, fillstyle=filled, linestyle="none", zorder=6
+                )
                 handles.append((star, label))
     return rows
 
 
 def _log(axis: Any) -> None:
-    """A log axis with plain numbers at 1, 2 and 5 of each decade."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    """A log axis with plain numbers: at 1, 2 and 5 of each decade, closer where it spans little."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     formatter: Callable[[float, Any], str] = lambda value, _: f"{value:g}"  # noqa: E731
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axis.get_view_interval()
+    if high > 8 * low:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    else:
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(formatter)
     axis.set_minor_formatter(NullFormatter())
 
 
-def _guided(study: Study) -> str:
-    scales = {study.sampling[s].guidance for curve in study.tradeoff for s in curve.sampling}
+def _dark(colour: str) -> tuple[float, float, float]:
+    """A colour for text: yellow and sky blue are too light on white."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = (0.65 * part for part in to_rgb(colour))
+    return red, green, blue
+
+
+def _guided(results: Results) -> str:
+    curves = results.study.tradeoff
+    trained = [c for c in curves if results.study.variants[c.variant].seeds]
+    scales = {results.sampling(c.variant, s).guidance for c in trained for s in c.sampling}
     return " without guidance" if scales <= {1.0} else " with guidance" if 1.0 not in scales else ""
 
 

@@ -101,8 +101,6 @@ class Files:
 
     def sampling(self, variant: str, setting: str) -> Sampling:
         """A sampling setting with the guidance scale and temperature used, those that its sweep chose if it has one."""
-        if not self.study.sampling[setting].sweep:
-            return self.study.sampling[setting]
         if (variant, setting) not in self._settings:
             from mar.sweep import resolved
 

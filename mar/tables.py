@@ -119,7 +119,7 @@ def inputs(study: Study, name: str) -> list[str]:
 
 
 def frame(study: Study, root: Path, name: str, results: Results | None = None) -> pd.DataFrame:
-    """One row per row of the study's table, and the real-versus-real floor as the last one.
+    """One row per row of the study's table, and the real-versus-real floor as the last one where samples are judged.
 
     Columns: the paper's description of the row, our variant and settings with the guidance scale and temperature used
     (`swept`: those that a sweep chose), and for each number of the paper's file ours with its interval (value, low,
@@ -161,9 +161,10 @@ def frame(study: Study, root: Path, name: str, results: Results | None = None) -
                 line[gap] = ours.value - float(number) if isinstance(ours, Estimate) and number else ""
             line[f"paper_{column.name}"] = published
         lines.append(line)
-    lines.append({"row": FLOOR})
-    for column in columns:
-        if column.metric in SAMPLED and column.metric in results.measured:
+    sampled = [column for column in columns if column.metric in SAMPLED]
+    lines += [{"row": FLOOR}] if sampled else []
+    for column in sampled:
+        if column.metric in results.measured:
             floor = results.floor(column.metric)
             lines[-1] |= _numbers(column, floor) | {"n": floor.n}
     return pd.DataFrame(lines, columns=list(lines[0]), dtype=object).fillna("")
@@ -257,14 +258,15 @@ def table(study: Study, root: Path, name: str) -> None:
     results = Results(study, root)
     values = frame(study, root, name, results)
     title, folder = _table(study, name).title, root / "tables"
-    text = f"{note(study, results)} {_chosen(study, name, results)}".strip()
+    text = f"{note(study, results)} {_chosen(study, name)}".strip()
+    last = int(values["row"].iloc[-1] == FLOOR)
     parts = [(columns, *texts(values, columns)) for columns in (shown(values, infinite=True), shown(values))]
     columns, heads, rows = next((part for part in parts if width(*part[1:]) <= SIDEWAYS), parts[-1])
-    write_text(folder / f"{name}.tex", latex(title, heads, rows, f"{text} {remarks(columns)}".strip(), last=1))
+    write_text(folder / f"{name}.tex", latex(title, heads, rows, f"{text} {remarks(columns)}".strip(), last))
     columns, heads, rows = parts[0]
     write_text(folder / f"{name}.md", markdown(title, heads, rows, f"{text} {remarks(columns)}".strip()))
     write_text(folder / f"{name}.csv", values.to_csv(index=False, lineterminator="\n"))
-    print(f"{folder / name}.csv, .md, .tex: {len(values) - 1} rows", flush=True)
+    print(f"{folder / name}.csv, .md, .tex: {len(values) - last} rows", flush=True)
 
 
 def shown(values: pd.DataFrame, infinite: bool = False) -> list[Column]:
@@ -282,15 +284,15 @@ def texts(values: pd.DataFrame, columns: Sequence[Column]) -> tuple[list[Head], 
             heads += [Head("ours", column.heading, "r"), Head("paper", column.heading, "r")]
         else:
             heads.append(Head("FID∞", heads[-1].group, "r"))  # beside the FID that it extrapolates
-    heads += [Head("guidance"), Head("temperature"), Head("seeds")]
+    used = ("guidance", "temperature") if any(column.metric in SAMPLED for column in columns) else ()
+    heads += [*map(Head, used), Head("seeds")]
     rows = []
     for _, row in values.iterrows():
         cells = [str(row[key]) for key in describe] if row["row"] != FLOOR else [FLOOR, *[""] * (len(describe) - 1)]
         for column in columns:
             cells += [cell_text(row, column), *([paper_text(row, column)] if column.paper else [])]
-        for key in ("guidance", "temperature"):
-            used = [f"{row[k]:g}" for k in (key, f"{key}_guided") if isinstance(row[k], float)]
-            cells.append(" / ".join(used))
+        for key in used:
+            cells.append(" / ".join(f"{row[k]:g}" for k in (key, f"{key}_guided") if isinstance(row[k], float)))
         rows.append([*cells, str(row["seeds"])])
     return heads, rows
 
@@ -312,8 +314,10 @@ def paper_text(row: Any, column: Column) -> str:
     return f"{row[f'paper_{column.name}']}{signed}"
 
 
-def _chosen(study: Study, name: str, results: Results) -> str:
+def _chosen(study: Study, name: str) -> str:
     """What the columns of guidance and temperature are."""
+    if not any(column.metric in SAMPLED for column in columns_of(paper_rows(study.tables[name].paper))):
+        return ""
     rows = [row for row in study.tables[name].rows if row.variant and study.variants[row.variant].seeds]
     settings = [s for row in rows for s in (row.without, row.guided) if s]
     sweeps = [sweep for s in settings if (sweep := study.sampling[s].sweep)]

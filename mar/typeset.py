@@ -129,7 +129,7 @@ def _cell(cell: str, align: str) -> str:
     lines = [escape(line) for line in _lines(cell, align)]
     if len(lines) == 1:
         return lines[0]
-    return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{lines[0]}\\{{\small {lines[1]}}}\end{{tabular}}"
+    return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{lines[0]}\\{lines[1]}\end{{tabular}}"
 
 
 def _pipe(cells: Sequence[str]) -> str:

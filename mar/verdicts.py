@@ -334,7 +334,7 @@ def _curve(results: Results, label: str) -> list[Cell]:
 def _points(results: Results, figure: str, label: str) -> list[tuple[float, Cell]]:
     """What a curve of a figure varies, ascending, and the cell of each point."""
     curves = [c for c in getattr(results.study, figure) if c.label == label]
-    return [(x, (c.variant, setting)) for c in curves for x, setting in along(results.study, figure, c)]
+    return [(x, (c.variant, setting)) for c in curves for x, setting in along(results, figure, c)]
 
 
 def _entry(claim: Claim, found: Finding) -> dict[str, Any]:

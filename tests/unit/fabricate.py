@@ -256,8 +256,8 @@ def fabricate(
     for name, variant in study.variants.items():
         for seed in variant.seeds:
             run = root / "runs" / name / f"seed{seed}"
-            images = 0 if variant.pretrained else study.recipes[variant.recipe].images
-            record = {"images": images, "seconds": 0.0 if variant.pretrained else 60.0 + seed, "restarts": 0}
+            seen = 0 if variant.pretrained else study.recipes[variant.recipe].images
+            record = {"images": seen, "seconds": 0.0 if variant.pretrained else 60.0 + seed, "restarts": 0}
             record |= {"pretrained": {"file": "f"}} if variant.pretrained else {"final_loss": 0.5}
             recipe = study.recipes[variant.recipe]
             if not variant.pretrained:
@@ -378,7 +378,7 @@ def sweep(study: Study, root: Path, variant: str, setting: str, judged: dict[str
             **judged,
             "grid": points,
             "best": BEST,
-            "recipe": {"slice": sweep_slice(study, variant, setting)},
+            "recipe": {"slice": sweep_slice(study, variant, setting), "checkpoint": "e" * 64},
             "provenance": PROVENANCE,
         },
     )

@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
-from fabricate import GUIDED, HEAT, STEPS, fabricate, large, small
+from fabricate import GUIDED, HEAT, STEPS, fabricate, large, small, swept
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from mar import curves, figures
 from mar.config import Curve, Study
+from mar.estimates import Results
+from mar.study import resolve
 
 
 @pytest.fixture
@@ -113,14 +118,65 @@ def test_points_of_the_paper_are_drawn_on_its_own_scale_only(
     assert [(*line.get_xdata(), *line.get_ydata()) for line in stars] == [(0.288, 1.97)]  # the one with seconds
 
 
-def test_a_curve_varies_what_its_figure_shows(curved: Study) -> None:
-    assert curves.along(curved, "diffusion_steps", curved.diffusion_steps[0])[:2] == [(10, "d10"), (25, "d25")]
+def test_how_far_a_point_is_from_the_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = large(imagenet=True).model_dump(exclude_defaults=True)
+    for curve, label in zip(
+        values["diffusion_steps"], ("MAR, Diffusion Loss", "MAR, Diffusion Loss, guidance"), strict=True
+    ):
+        curve["label"] = label
+    study = resolve(values, "large.yaml")
+    fabricate(study, tmp_path, fid_of, noise=0.05, images=False)
+    assert not any("fid_minus_paper" in row for row in figures.diffusion_steps(study, tmp_path)[1])
+    monkeypatch.setattr("mar.results.paper_samples", lambda: 40)
+    found = [row for row in figures.diffusion_steps(study, tmp_path)[1] if "fid_minus_paper" in row]
+    assert [(row["setting"], row["guidance"]) for row in found] == [("d100", 1.0), ("d100-cfg", 2.0)]
+    assert [row["fid_minus_paper"] for row in found] == pytest.approx([12 - 2.85, 6 - 1.97])
+    assert found[1]["inception_score_minus_paper"] == pytest.approx(found[1]["inception_score"] - 291.2)
+
+
+@pytest.mark.parametrize(("low", "high", "least"), [(1.9, 3.6, 4), (9.0, 85.0, 3), (2.0, 12.0, 4), (0.004, 1.2, 6)])
+def test_a_log_axis_has_numbers(low: float, high: float, least: int) -> None:
+    axes = Figure().add_subplot()
+    axes.plot([1, 2], [low, high])
+    curves._log(axes.yaxis)
+    ticks = [t for t in axes.yaxis.get_majorticklocs() if low <= t <= high]
+    assert least <= len(ticks) <= 9 and all(label.get_text() for label in axes.yaxis.get_majorticklabels())
+
+
+@pytest.mark.parametrize("name", ["tradeoff", "diffusion_steps", "temperature", "samples", "losses"])
+def test_text_is_readable_in_print(curved: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Figures are as wide as the text of a page, so what is 7 points here is 7 points there."""
+    held = np.full((10, 16, 16, 3), 200, np.uint8)
+    monkeypatch.setattr(figures, "real", lambda study, root, classes: (held, np.arange(10)))
+    with matplotlib.rc_context(figures.STYLE):
+        figure, _ = getattr(figures, name)(curved, tmp_path)
+        figure.canvas.draw()
+    assert figure.get_figwidth() <= 6.3
+    shown = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert shown and all(7 <= text.get_fontsize() <= 9 for text in shown)
+
+
+def test_labels_have_contrast() -> None:
+    """WCAG asks for 4.5 to 1 of text on white; pure yellow and sky blue have half of it."""
+    for colour in curves.COLOURS:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in curves._dark(colour)]
+        assert 1.05 / (0.05 + np.dot([0.2126, 0.7152, 0.0722], linear)) > 4.5, colour
+
+
+def test_a_curve_varies_what_its_figure_shows(curved: Study, tmp_path: Path) -> None:
+    found = Results(curved, tmp_path)
+    assert curves.along(found, "diffusion_steps", curved.diffusion_steps[0])[:2] == [(10, "d10"), (25, "d25")]
     twice = Curve(label="c", variant="diff", sampling=("s2", "s4"))
     with pytest.raises(ValueError, match=r"curve 'c': found s2: 25, s4: 25; accepted: each diffusion_steps once"):
-        curves.along(curved, "diffusion_steps", twice)
+        curves.along(found, "diffusion_steps", twice)
     without = Curve(label="c", variant="ce", sampling=("c4",))
     with pytest.raises(ValueError, match=r"curve 'c': sampling.c4 has no diffusion_steps"):
-        curves.along(curved, "diffusion_steps", without)
+        curves.along(found, "diffusion_steps", without)
+    chosen = swept()
+    fabricate(chosen, tmp_path / "swept", fid_of, images=False)
+    curve = Curve(label="c", variant="diff", sampling=("s4", "s4-cfg"))
+    along = curves.along(Results(chosen, tmp_path / "swept"), "temperature", curve)
+    assert along == [(0.95, "s4-cfg"), (1.0, "s4")], "the temperature that the sweep chose"
 
 
 def test_points_of_dit_are_labelled_by_their_diffusion_steps(curved: Study, tmp_path: Path) -> None:
@@ -203,6 +259,6 @@ def test_smooth_keeps_lines_straight() -> None:
 
 def test_unknown_figure(study: Study, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"figure 'nope': accepted: tradeoff, diffusion_steps, temperature, samples, losses"
+        ValueError, match=r"figure 'nope': accepted: tradeoff, diffusion_steps, temperature, sweep, samples, losses"
     ):
         figures.draw(study, tmp_path, "nope", tmp_path)

@@ -14,6 +14,7 @@ import torch
 from mar import claims
 from mar.config import Study
 from mar.models.model import build_model
+from mar.paper import paper_rows
 from mar.study import (
     classifier_slice,
     data_slice,
@@ -24,7 +25,6 @@ from mar.study import (
     tokenizer_slice,
     train_slice,
 )
-from mar.paper import paper_rows
 from mar.tables import COLUMNS, COUNTED
 
 CONFIG = Path("config")

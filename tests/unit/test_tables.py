@@ -68,7 +68,7 @@ def test_latex_has_equal_columns_and_no_raw_specials(study: Study, tmp_path: Pat
     text = (tmp_path / "tables" / "table1.tex").read_text()
     assert columns(text) == {6 + 4 * 2 + 3}, "description, four pairs, what was used"
     assert text.startswith(r"% \usepackage{booktabs,graphicx,rotating}")
-    assert r"\begin{tabular}[t]{@{}r@{}}20.0\\{\small {[}" in text, "the interval stands below its number"
+    assert r"\begin{tabular}[t]{@{}r@{}}20.0\\{[}" in text, "the interval stands below its number"
     assert r"\caption{100\% of A\_B \& C." in text, "LaTeX numbers the table itself"
     assert r"\textgreater{}1 (64 steps)" in text
     assert text.count("{") == text.count("}") and text.count(r"\begin") == text.count(r"\end")
@@ -180,7 +180,7 @@ def test_the_difference_stands_behind_the_papers_number(tmp_path: Path, monkeypa
     text = (tmp_path / "tables" / "table4.md").read_text()
     assert "| 2.60 (-0.500) |" in text and "| 1.78 (+0.320) |" in text and "| 479M |" in text
     tex = (tmp_path / "tables" / "table4.tex").read_text()
-    assert r"2.60\\{\small (-0.500)}" in tex and len(columns(tex)) == 1
+    assert r"2.60\\(-0.500)\end" in tex and len(columns(tex)) == 1
 
 
 def test_what_a_sweep_chose_is_in_the_table(tmp_path: Path) -> None:
@@ -205,6 +205,9 @@ def test_cost_of_training(tmp_path: Path) -> None:
     days = [found.loc["mar-l", f"training_days{end}"] * 24 * 60 * 60 for end in ("", "_low", "_high")]
     assert days == pytest.approx([60.5, 60, 61])
     assert (found.loc["mar-l", "paper_training_days"], found.loc["ldm-4", "training_days"]) == ("2.6", "-")
+    table(study, tmp_path, "cost")
+    text = (tmp_path / "tables" / "cost.md").read_text()
+    assert "real versus real |" not in text and "| guidance |" not in text, "of trainings there is no floor"
     assert inputs(study, "cost") == ["runs/diff/seed0/run.json", "runs/diff/seed1/run.json"]
 
 
