@@ -7,10 +7,10 @@ them (`mar.evaluators`), and our own path is switched to each other's convention
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,18 @@ import torch
 from mar import court_inputs, court_table
 from mar.assets import TABLE
 from mar.config import Study
-from mar.court_reasons import differences, order_matters
+from mar.court_reasons import differences, order_matters, swapped
 from mar.evaluators import CLEAN, LEGACY, MAIN, METRICS, Arrays, Case, evaluators
 from mar.export import SEED, shuffled
 from mar.files import read_json
-from mar.metrics import REAL, extractors, metrics, sets
+from mar.metrics import REAL, extractors, sets
 from mar.metrics.extractors import Extractor
 from mar.metrics.references import Reference
 from mar.metrics.sets import Images
 from mar.metrics.statistics import Statistics
 from mar.progress import Progress
 
+BATCH = 50  # images
 KEPT = 50_000  # real images, at most
 
 VGG = (
@@ -140,6 +141,8 @@ def court(
     with step("reasons"):
         why = court_table.reasons(differences(case, rows))
         notes += remarks(case, samples)
+    if samples.kind == "samples" and root and not reference:
+        notes += said_before(samples, root, main.name, rows[0][1])
     weights = "random weights" if main.weights == "random" else f"sha256 {main.weights[:8]}"
     table = court_table.rows(rows, samples.count, f"{main.name}, {weights}")
     court_table.show(title, table, wide=240, first=len(METRICS))
@@ -173,22 +176,22 @@ def extract(images: Images, shown: dict[str, Extractor]) -> tuple[dict[str, Arra
     prints: list[bytes] = []
     progress = Progress(f"features of {images.source}", images.count)
     with step(f"features of {images.count} images, {images.role}"):
-        for rows in images.pieces():
-            batch = torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
+        for batch in images.batches(BATCH):
+            start = len(prints)
             for name, network in shown.items():
                 begun = time.monotonic()
                 for key, value in network(batch).items():
                     if not torch.isfinite(value).all():
-                        raise ValueError(f"{images.source}: {key} of images from {len(prints)} on are not finite")
+                        raise ValueError(f"{images.source}: {key} of images from {start} on are not finite")
                     if key not in kept[name]:
                         kept[name][key] = np.empty((images.count, value.shape[1]), np.float32)
-                    kept[name][key][len(prints) : len(prints) + len(rows)] = value.numpy()
+                    kept[name][key][start : start + len(batch)] = value.numpy()
                 seconds[name] += time.monotonic() - begun
-            prints += court_inputs.digests(rows)
-            progress.update(len(rows))
+            prints += court_inputs.digests(batch.permute(0, 2, 3, 1).numpy())
+            progress.update(len(batch))
     for name, spent in seconds.items():
         print(f"    shown as {name}: {spent:.1f} s", flush=True)
-    return kept, prints, rows.shape[1]
+    return kept, prints, batch.shape[2]
 
 
 def order(samples: Images) -> np.ndarray:
@@ -206,9 +209,8 @@ def remarks(case: Case, samples: Images) -> list[str]:
     else:
         said.append(NO_RESIZE)
     if case.real:
-        generated, real = case.balls()
-        precision, recall = metrics.precision_recall(real, generated, case.neighbours)
-        said.append(f"{SWAPPED}: precision {precision:.4g}, recall {recall:.4g}")
+        found = swapped(case)
+        said.append(SWAPPED + (f": precision {found[0]:.4g}, recall {found[1]:.4g}" if found else ""))
     if scores := order_matters(case):
         said.append(
             f"order: ten consecutive splits of these images score {scores[0]:.6g} in the order of ADM's file, "
@@ -217,6 +219,22 @@ def remarks(case: Case, samples: Images) -> list[str]:
     if samples.kind != "npz":
         said.append(f"the order of ADM's file is that of `mar export-adm`, drawn from seed {SEED}")
     return said
+
+
+def said_before(samples: Images, root: Path, network: str, ours: dict[str, float | None]) -> list[str]:
+    """What the study's own evaluation of these samples says, beside our row here."""
+    folder = Path(samples.source).resolve()
+    if not folder.is_relative_to(base := (root / "samples").resolve()):
+        return []
+    file = root / "metrics" / f"{folder.relative_to(base).as_posix()}.json"
+    if not file.exists():
+        return []
+    record = read_json(file)
+    if record["extractor"] != network or record["inputs"]["samples"] != samples.sha256:
+        return []
+    both = [(name, record["metrics"].get(name), value) for name, value in ours.items()]
+    there = [f"{name} {old['value']:.6g} (here {new:.6g})" for name, old, new in both if old and new is not None]
+    return [f"{file} says {', '.join(there)}"]
 
 
 def _bias(extractor: Extractor) -> np.ndarray | None:
@@ -274,13 +292,12 @@ def legacy_pytorch(images: torch.Tensor) -> torch.Tensor:
     return (pixels / 255.0 * 2.0 - 1.0) * 128.0 + 128.0
 
 
-@contextmanager
+@contextlib.contextmanager
 def step(name: str) -> Iterator[None]:
     """Print how long a step took and the most memory that the process held meanwhile."""
     start = time.monotonic()
-    reset = Path("/proc/self/clear_refs")
-    if reset.exists():
-        reset.write_text("5")  # forget the peak so far (Linux)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far, where Linux lets a process do so
     yield
     peak = f", peak memory {_peak() / 1e9:.2f} GB"
     print(f"  {name}: {time.monotonic() - start:.1f} s{peak}", flush=True)

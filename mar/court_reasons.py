@@ -24,6 +24,7 @@ from mar.metrics import metrics
 
 ROUNDING = 1e-5  # relative difference of two implementations of one formula
 SINGLE = 2e-6  # error of a mean in float32, relative to its terms
+SHOWN = 10**8  # pairs of images
 BORDER = 3  # points whose place within or without a ball depends on the dtype of distances
 SINGULAR = 1e-3  # the same of Frechet distances where covariances are singular: the root is then badly conditioned
 
@@ -168,6 +169,18 @@ def order_matters(case: Case) -> tuple[float, float] | None:
     rows = np.argsort(labels, kind="stable")
     ours, theirs = (metrics.ordered_inception_score(x, None, size) for x in (logits, logits[rows]))
     return ours, theirs
+
+
+def swapped(case: Case) -> tuple[float, float] | None:
+    """Precision and recall by torch-fidelity with real images as input 1; None where that takes long for a remark."""
+    import torch
+    from torch_fidelity.metric_prc import calculate_precision_recall_part
+
+    generated, real = (torch.from_numpy(x) for x in case.balls())
+    if len(generated) * len(real) > SHOWN:
+        return None
+    precision, recall = calculate_precision_recall_part(real, generated, case.neighbours)
+    return precision, recall
 
 
 def kid_of_clean_fid(generated: np.ndarray, real: np.ndarray) -> float:

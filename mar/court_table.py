@@ -68,9 +68,8 @@ def show(title: str, table: list[Row], wide: int, first: int = 0) -> None:
     heads = list(table[0])
     parts = [heads] if console.width >= wide or not first else [heads[: first + 1], [heads[0], *heads[first + 1 :]]]
     for part in parts:
-        shown = Table(
-            title=title if part is parts[0] else None, title_justify="left", show_lines=len(part) < len(heads)
-        )
+        lines = console.width < wide and part is parts[-1]  # cells that wrap
+        shown = Table(title=title if part is parts[0] else None, title_justify="left", show_lines=lines)
         for head in part:
             number = head in NUMBERS
             shown.add_column(head, justify="right" if number else "left", no_wrap=number)

@@ -63,7 +63,11 @@ def rows_of(samples: Path) -> np.ndarray:
     return np.concatenate([np.load(path) for path in sorted(samples.glob("chunk-*.npy"))])
 
 
-def test_the_table_of_a_sample_set(court: Callable[..., Result], samples: Path, tmp_path: Path) -> None:
+def test_the_table_of_a_sample_set(court: Callable[..., Result], root: Path, samples: Path, tmp_path: Path) -> None:
+    record = {"extractor": "classifier", "inputs": {"samples": sha256(samples / "manifest.json")}}
+    file = root / "metrics" / "mar" / "seed0" / "plain.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(record | {"metrics": {"fid": {"value": 1.5}, "nearest": {"value": 0.1}}}))
     result = court("--samples", samples, "--out", tmp_path / "out", "--count", 60)
     assert result.exit_code == 0, result.output
     assert "NOT ACCOUNTED FOR" not in result.output
@@ -76,6 +80,7 @@ def test_the_table_of_a_sample_set(court: Callable[..., Result], samples: Path, 
     ):
         assert said in result.output
     assert "labels and the network's classes share" in result.output
+    assert f"{file} says fid 1.5 (here " in result.output
     lines = (tmp_path / "out" / "court.csv").read_text().splitlines()
     assert lines[0].startswith("evaluator,FID,sFID,IS,precision,recall,KID,images,network,resize,")
     assert [line.split(",")[0] for line in lines[1:]] == [
