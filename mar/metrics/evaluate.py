@@ -80,6 +80,7 @@ def reference(study: Study, root: str | Path) -> None:
     heldout: dict[str, Features] = {
         name: features.read(root, name, "heldout", "real") for name in study.metrics.extractors
     }
+    against = _against(study, root, heldout)
     inputs = {name: found.sha256 for name, found in heldout.items()} | _sides(study, root)
     recipe = {"slice": reference_slice(study), "inputs": inputs}
     with lock(root / "metrics" / ".reference"):
@@ -89,9 +90,7 @@ def reference(study: Study, root: str | Path) -> None:
         main = study.metrics.extractors[0]
         labels = heldout[main].array("labels")
         chosen = balanced(labels, study.metrics.samples, seed=0)
-        against: dict[str, Real] = {name: real(study, root, name, images=name == main) for name in heldout}
-        for name, found in heldout.items():
-            _check_weights(found, against[name])
+        against[main] = real(study, root, main)
         values, notes = judge(study, heldout, against, chosen)
         if len(chosen) < len(labels):
             for name, found in heldout.items():
@@ -124,6 +123,7 @@ def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: s
     for kept in found.values():
         if kept.manifest["source"]["sha256"] != samples.sha256:
             raise ValueError(f"{kept.folder}: of other samples than {samples.source}; run `mar features` again")
+    against = _against(study, root, found)
     inputs = {
         "samples": samples.sha256,
         "checkpoint": read_json(root / "samples" / where / "manifest.json")["checkpoint"],
@@ -136,9 +136,7 @@ def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: s
             print(f"{report}: complete", flush=True)
             return
         main = study.metrics.extractors[0]
-        against: dict[str, Real] = {name: real(study, root, name, images=name == main) for name in found}
-        for name, kept in found.items():
-            _check_weights(kept, against[name])
+        against[main] = real(study, root, main)
         values, notes = judge(study, found, against)
         head = {"variant": variant, "seed": seed, "setting": setting}
         write_json(report, head | _result(study, against, values, notes, inputs, recipe))
@@ -216,12 +214,17 @@ def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(rows))
 
 
+def _against(study: Study, root: Path, found: dict[str, Features]) -> dict[str, Real]:
+    """The real side of each extractor, without its images, if it is of the same weights as the features found."""
+    against: dict[str, Real] = {name: real(study, root, name, images=False) for name in found}
+    for name, kept in found.items():
+        _check_weights(kept, against[name])
+    return against
+
+
 def _sides(study: Study, root: Path) -> dict[str, str]:
     """Checksums of the statistics that the numbers compare with."""
     files = {name: root / "statistics" / name / f"{real_side(study, name)}.npz" for name in study.metrics.extractors}
-    for name, file in files.items():
-        if not file.exists():
-            raise ValueError(f"{file}: missing; run `mar statistics --extractor {name}` first")
     return {f"real {name}": sha256(file) for name, file in files.items()}
 
 
@@ -247,7 +250,7 @@ def _result(
         "samples": study.metrics.samples,
         "extractor": main,
         "extractors": {
-            name: {"weights": there.extractor["weights"], "note": there.extractor["note"]}
+            name: {key: there.extractor[key] for key in ("weights", "note")} | {"reference": there.identity}
             for name, there in against.items()
         },
         "reference": against[main].identity,
