@@ -26,11 +26,12 @@ BATCH = 250  # images per forward pass
 def rfid(study: Study, root: str | Path, name: str) -> None:
     """Measure tokenizer `name`; writes tokenizers/<name>/rfid.json: the held-out split, and under "train" the other.
 
-    Both compare with the statistics of the whole train split. The paper's Table 2 has its rFID on the train split.
-    A stage of its own: a new classifier or another number of resamples measures again and trains nothing again.
+    Both compare, by the study's first extractor, with the statistics that FID compares with. The paper's Table 2 has
+    its rFID on the train split. A stage of its own: a new classifier or another number of resamples measures again and
+    trains nothing again.
 
     Raises:
-        ValueError: `tokenizer` or `reference` has not run.
+        ValueError: `tokenizer`, `features` or `statistics` has not run, or the features are of other weights.
     """
     root = Path(root)
     folder = root / "tokenizers" / name

@@ -36,3 +36,12 @@ def study(**over: object) -> Study:
 def root(folder: Path, of: Study) -> Path:
     """The folder of the study's results."""
     return write_resolved(of, folder).parent
+
+
+def real_side(of: Study, folder: Path) -> None:
+    """Features and statistics of the train split, with which rFID compares."""
+    from mar.metrics import features, statistics
+
+    for extractor in of.metrics.extractors:
+        features.features(of, folder, extractor, "train")
+        statistics.statistics(of, folder, extractor, "train")

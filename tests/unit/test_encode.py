@@ -17,7 +17,6 @@ from mar.config import Study
 from mar.data.images import ImageSet, open_split, prepare, to_float
 from mar.data.tokens import TokenSet, sample_posterior
 from mar.files import read_json, sha256
-from mar.metrics import classifier, evaluate
 from mar.tokenizers import train as training
 
 
@@ -35,8 +34,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
     study = pipeline.study(data=data)
     root = pipeline.root(base, study)
     prepare(study, root)
-    classifier.train(study, root)
-    evaluate.reference(study, root)
     for name in ("grouped", "vq"):
         training.train(study, root, name)
     return study, root

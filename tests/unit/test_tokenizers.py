@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from mar import tokenizers
 from mar.config import Study
 from mar.data.images import ImageSet, prepare
 from mar.files import read_json, sha256
-from mar.metrics import classifier, evaluate
+from mar.metrics import classifier, evaluate, extractors
 from mar.tokenizers import measure
 from mar.tokenizers import train as training
 from mar.tokenizers.autoencoder import build, norm_groups
@@ -22,12 +23,12 @@ from mar.tokenizers.autoencoder import build, norm_groups
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
-    """Data, classifier, reference and both tokenizers."""
+    """Data, classifier, statistics of the train split and both tokenizers."""
     study = pipeline.study()
     root = pipeline.root(tmp_path_factory.mktemp("tokenizers"), study)
     prepare(study, root)
     classifier.train(study, root)
-    evaluate.reference(study, root)
+    pipeline.real_side(study, root)
     for name in ("kl", "vq"):
         training.train(study, root, name)
         measure.rfid(study, root, name)
@@ -113,8 +114,10 @@ def test_no_more_of_the_train_split_than_a_sample_set_of_the_paper(
 ) -> None:
     study, root = made
     monkeypatch.setattr(measure, "REBUILT", 600)
-    tokenizer = tokenizers.load(root, "kl", study)
-    found = measure.measure(tokenizer, study, root, "train", torch.device("cpu"))
+    tokenizer, device = tokenizers.load(root, "kl", study), torch.device("cpu")
+    judge = extractors.load("classifier", study, root, device)
+    there = evaluate.real(study, root, "classifier", images=False)
+    found = measure.measure(tokenizer, judge, there, study, root, "train", device)
     assert found["count"] == found["metrics"]["rfid"]["n"] == 600
     assert found["metrics"]["floor"]["value"] > 1e-5  # of those 600 against all
 
@@ -140,7 +143,8 @@ def test_refusals(made: tuple[Study, Path], tmp_path: Path) -> None:
     empty = pipeline.root(tmp_path, study)
     with pytest.raises(ValueError, match=r"data/manifest\.json: missing"):
         training.train(study, empty, "kl")
-    with pytest.raises(ValueError, match=r"train\.npz: missing; run `mar reference` first"):
+    shutil.copytree(root / "tokenizers" / "kl", empty / "tokenizers" / "kl", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"statistics/classifier/train\.npz: missing; run `mar statistics` first"):
         measure.rfid(study, empty, "kl")
 
 
