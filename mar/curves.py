@@ -124,6 +124,7 @@ def _against(study: Study, root: Path, name: str, label: str) -> tuple[Figure, R
 
     results = Results(study, root)
     curves: Sequence[Curve] = getattr(study, name)
+    panels = [(metric, title) for metric, title in METRICS if metric in results.names]  # DINOv2 has no score
     figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
     rows: Rows = []
     absent = [c.label for c in curves if not study.variants[c.variant].seeds]
@@ -131,14 +132,14 @@ def _against(study: Study, root: Path, name: str, label: str) -> tuple[Figure, R
     found = [(i, curve, along(results, name, curve)) for i, curve in enumerate(curves) if curve.label not in absent]
     for curve, x, setting in ((curve, x, setting) for _, curve, points in found for x, setting in points):
         row = _row(results, curve, setting) | {name: x}
-        for metric, _ in METRICS:
+        for metric, _ in panels:
             cell = _cell(results, curve, setting, metric)
             row |= _numbers(metric, cell) | {"n": cell.n, "seeds": " ".join(map(str, cell.seeds))}
         rows.append(row)
     trained = list(rows)
     floors: dict[str, Any] = {"curve": FLOOR}
-    for panel, (metric, title) in enumerate(METRICS):
-        axes: Axes = figure.add_subplot(1, len(METRICS), panel + 1)
+    for panel, (metric, title) in enumerate(panels):
+        axes: Axes = figure.add_subplot(1, len(panels), panel + 1)
         drawn: list[tuple[Any, str]] = []
         for i, curve, points in found:
             quality = [_cell(results, curve, setting, metric) for _, setting in points]

@@ -75,6 +75,7 @@ def remarks(results: Results) -> str:
     judges = [f"{name} {values['weights'][:12]}" for name, values in results.extractors.items()]
     said.append(f"Extractors and the checksums of their weights: {', '.join(judges)}.")
     said += [f"{name}: {values['note']}." for name, values in results.extractors.items() if values["note"]]
+    said += [f"{text[0].upper()}{text[1:].rstrip('.')}." for text in results.notes]
     return " ".join(said)
 
 
@@ -82,7 +83,7 @@ def _line(results: Results, metric: str, found: Estimate, held: str) -> dict[str
     source, judge = found.source, metric.removeprefix("fid_")
     judge = judge if judge in results.extractors else results.extractor
     used = results.sampling(source.variant, source.setting) if source and source.setting else None
-    better = results.higher_is_better(metric)
+    better, real = results.higher_is_better(metric), results.extractors[judge]["reference"]
     return {
         "variant": source.variant if source else "",
         "setting": source.setting if source else "",
@@ -100,7 +101,7 @@ def _line(results: Results, metric: str, found: Estimate, held: str) -> dict[str
         "higher_is_better": "" if better is None else better,
         "extractor": judge,
         "weights": results.extractors[judge]["weights"],
-        "reference": results.reference["name"],
-        "reference_sha256": results.reference["sha256"],
+        "reference": real["name"],
+        "reference_sha256": real["sha256"],
         "files": " ".join(source.files) if source else "metrics/reference.json",
     }

@@ -168,10 +168,15 @@ class Files:
         return str(self._reference["extractor"])
 
     @property
-    def extractors(self) -> dict[str, dict[str, str]]:
-        """Every extractor that judged: the checksum of its `weights`, or "random", and a `note` that belongs to it."""
-        found: dict[str, dict[str, str]] = self._reference["extractors"]
+    def extractors(self) -> dict[str, dict[str, Any]]:
+        """Every extractor that judged: the checksum of its `weights`, or "random", its `note`, and its `reference`."""
+        found: dict[str, dict[str, Any]] = self._reference["extractors"]
         return found
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the metrics of the sample sets."""
+        return list(self._any.get("notes", []))
 
     @property
     def reference(self) -> dict[str, str]:
@@ -272,17 +277,21 @@ class Files:
         again = "run its sample and evaluate stages again"
         if values["samples"] != (asked := self.study.metrics.samples):
             raise ValueError(f"{path}: samples: found {values['samples']}; the study asks for {asked}: {again}")
-        if missing := [key for key in ("extractor", "extractors", "reference") if key not in values]:
+        missing = [key for key in ("extractor", "extractors", "reference") if key not in values]
+        missing += [
+            f"extractors.{name}.reference" for name, v in values.get("extractors", {}).items() if "reference" not in v
+        ]
+        if missing:
             raise ValueError(f"{path}: {missing[0]} is missing, so it was measured before they were recorded: {again}")
         if values["extractor"] != (main := self.study.metrics.extractors[0]):
             raise ValueError(f"{path}: extractor: found {values['extractor']!r}; the study asks for {main!r}: {again}")
         first, there = self._first or (path, values)
         self._first = first, there
         pairs = [("references", values["reference"]["sha256"], there["reference"]["sha256"])]
-        pairs += [
-            (f"weights of {name}", values["extractors"].get(name, {}).get("weights", "none"), entry["weights"])
-            for name, entry in there["extractors"].items()
-        ]
+        for name, theirs in there["extractors"].items():
+            ours = values["extractors"].get(name, {"weights": "none", "reference": {"sha256": "none"}})
+            pairs.append((f"weights of {name}", ours["weights"], theirs["weights"]))
+            pairs.append((f"references of {name}", ours["reference"]["sha256"], theirs["reference"]["sha256"]))
         for what, here, other in pairs:
             if here != other:
                 raise ValueError(

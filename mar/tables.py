@@ -14,7 +14,7 @@ from mar.config import Study, Table, TableRow
 from mar.estimates import Estimate, Results, short
 from mar.files import write_text
 from mar.paper import paper_rows, paper_samples
-from mar.study import speed_settings, table_names
+from mar.study import speed_settings, swept, table_names
 from mar.typeset import SIDEWAYS, Head, latex, markdown, width
 from mar.variance import decompose
 
@@ -96,8 +96,7 @@ def millions(count: float) -> str:
 def inputs(study: Study, name: str) -> list[str]:
     """Files under the results folder that a table reads beside the metric files: what its columns ask for."""
     if name not in study.tables and name in table_names(study):
-        sets = [(v, s) for v, variant in study.variants.items() if variant.seeds for s in variant.sampling]
-        return [f"sweeps/{v}/{s}.json" for v, s in sets if study.sampling[s].sweep]
+        return [f"sweeps/{variant}/{setting}.json" for variant, setting in swept(study)]
     table = _table(study, name)
     asked = {column.name for column in columns_of(paper_rows(table.paper, f"tables.{name}.paper: "))}
     trained = [row.variant for row in table.rows if row.variant and study.variants[row.variant].seeds]
@@ -200,6 +199,8 @@ def _ours(results: Results, row: TableRow, column: Column) -> Estimate | str:
     if column.metric == "seconds":  # of the guided samples where they are timed: the paper's are, by their FID
         timed = (results.seconds(row.variant, s) for s in (row.guided, row.without) if s)
         return next((found for found in timed if found is not None), NONE)
+    if column.metric not in results.names:  # as precision where the reference has statistics and no images
+        return NONE
     setting = row.guided if column.guided else row.without
     return (results.cell(row.variant, setting, column.metric) if setting else None) or NONE
 
@@ -214,11 +215,12 @@ def note(study: Study, results: Results) -> str:
         else "no seed spread, since the study trains no variant twice"
     )
     features = "the study's own classifier" if results.extractor == "classifier" else results.extractor
+    about = f"; {said}" if (said := results.reference.get("note")) else ""
     random = f"Random weights: {', '.join(results.random)}; such numbers show that it runs and mean nothing else. "
     return (
         f"Ours: {data} at {size}x{size}, {study.metrics.samples} images a sample set, features and probabilities of "
-        f"{features}, compared with {results.reference['name']} ({results.reference['sha256'][:12]}); the mean over "
-        "training seeds (geometric for FID) "
+        f"{features}, compared with {results.reference['name']} ({results.reference['sha256'][:12]}{about}); the mean "
+        "over training seeds (geometric for FID) "
         f"with its 95% interval from resampled images and {seeds}. "
         f"{FLOOR.capitalize()}: as many held-out images, or all if there are fewer, and then rather too high. "
         + (random if results.random else "")

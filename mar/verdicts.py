@@ -73,6 +73,8 @@ def _judge(claim: Claim, results: Results) -> dict[str, Any]:
     if claim.decides == "imagenet" and not results.comparable:
         why = f"{claim.because}; the study has {results.incomparable}"
         return _entry(claim, Finding("not decidable here", None, why))
+    if (metric := getattr(check, "metric", "fid")) not in results.names:
+        return _entry(claim, Finding(NOT_RUN, None, f"the study's metrics have no {metric}"))
     return _entry(claim, JUDGES.get(type(check), _compared)(check, results))
 
 

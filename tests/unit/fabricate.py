@@ -219,7 +219,7 @@ def fabricate(
     """
     rng = np.random.default_rng(0)
     n, names = study.metrics.samples, study.metrics.extractors
-    judges = {name: {"weights": str(i) * 64, "note": ""} for i, name in enumerate(names)}
+    judges = {name: {"weights": str(i) * 64, "note": "", "reference": REFERENCE} for i, name in enumerate(names)}
     judged = {"samples": n, "extractor": names[0], "extractors": judges, "reference": REFERENCE}
     write(
         root / "data" / "manifest.json",

@@ -307,7 +307,7 @@ def test_features_of_random_weights_decide_nothing_about_quality(tmp_path: Path)
         assert found["verdict"] == "replicated"
         for file in (tmp_path / "metrics").rglob("*.json"):
             values = read_json(file)
-            values["extractors"]["inception"] = {"weights": "random", "note": "random weights"}
+            values["extractors"]["inception"] |= {"weights": "random", "note": "random weights"}
             write(file, values)
         (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
         assert found["verdict"] == said and ("random weights" in found["reason"]) == (said != "replicated")
@@ -316,6 +316,14 @@ def test_features_of_random_weights_decide_nothing_about_quality(tmp_path: Path)
 def timed(variant: str, setting: str) -> float:
     """Diffusion Loss is the faster one."""
     return 0.05 if variant == "diff" else 0.2
+
+
+def test_a_metric_that_the_study_lacks_is_not_run(tmp_path: Path) -> None:
+    check = BETTER.replace("metric: fid", "metric: agreement").replace(
+        "a: mar-default-crossent", "a: ar-raster-crossent"
+    )
+    found = verdict(tmp_path, check, lambda v, s: 20, study=large(imagenet=True))
+    assert (found["verdict"], found["reason"]) == ("not run", "the study's metrics have no agreement")
 
 
 def test_rows_of_other_systems_are_not_run(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_numbers_compare_with_the_papers_on_its_images_and_features_only(
     assert Results(study, tmp_path).comparable
     reference = tmp_path / "metrics" / "reference.json"
     values = read_json(reference)
-    values["extractors"]["inception"] = {"weights": "random", "note": "random weights"}
+    values["extractors"]["inception"] |= {"weights": "random", "note": "random weights"}
     write(reference, values)
     found = Results(study, tmp_path)
     assert (found.incomparable, found.random) == ("Inception with random weights", ("inception",))
@@ -278,12 +278,20 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         match=r"mixed references in one table: .*diff/seed1/s4.json has bbbbbbbbbbbb, .*/metrics/.* has aaaaaaaaaaaa",
     ):
         Results(study, tmp_path).cell("diff", "s4", "fid")
-    for extractors in ({"inception": {"weights": "0" * 64}}, values["extractors"] | {"dinov2": {"weights": "c" * 64}}):
+    judges = values["extractors"]
+    for extractors in (
+        {"inception": judges["inception"]},
+        judges | {"dinov2": judges["dinov2"] | {"weights": "c" * 64}},
+    ):
         write(file, values | {"extractors": extractors})
         with pytest.raises(
             ValueError, match=r"mixed weights of dinov2 in one table: .*seed1/s4.json has (none|c{12}), .* has 1{12}"
         ):
             Results(study, tmp_path).cell("diff", "s4", "fid")
+    other = judges["dinov2"] | {"reference": {"name": "other", "sha256": "d" * 64}}
+    write(file, values | {"extractors": judges | {"dinov2": other}})
+    with pytest.raises(ValueError, match=r"mixed references of dinov2 in one table: .*s4.json has d{12}, .* has a{12}"):
+        Results(study, tmp_path).cell("diff", "s4", "fid")
     write(file, values | {"extractor": "dinov2"})
     with pytest.raises(ValueError, match=r"s4.json: extractor: found 'dinov2'; the study asks for 'inception'"):
         Results(study, tmp_path).cell("diff", "s4", "fid")

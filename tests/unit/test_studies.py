@@ -22,6 +22,7 @@ from mar.study import (
     metrics_slice,
     reference_slice,
     sample_slice,
+    speed_settings,
     tokenizer_slice,
     train_slice,
 )
@@ -171,6 +172,14 @@ def test_imports_are_in_the_table_of_assets(name: str) -> None:
 def test_every_claim_is_decided_by_a_study() -> None:
     found = [study(name) for name in STUDIES if name not in ("smoke", "demo")]
     rows = {(t.paper, r.paper) for s in found for t in s.tables.values() for r in t.rows if r.variant}
+    timed = {
+        (t.paper, r.paper, guided)
+        for s in found
+        for t in s.tables.values()
+        for r in t.rows
+        for guided, setting in ((False, r.without), (True, r.guided))
+        if r.variant and setting in speed_settings(s, r.variant)
+    }
     labels = {c.label for s in found for c in (*s.tradeoff, *s.diffusion_steps, *s.temperature)}
     for claim in claims.load(CONFIG / "claims.yaml"):
         said = claim.check.model_dump()
@@ -178,6 +187,8 @@ def test_every_claim_is_decided_by_a_study() -> None:
         if "table" in said:
             others = {"ldm-4"}  # no study trains it: the claim says what is missing
             assert {(said["table"], key) for key in keys if key not in others} <= rows, claim.id
+            if claim.check.kind in ("faster", "share"):
+                assert {(said["table"], key, said["guided"]) for key in keys} <= timed, claim.id
         else:
             assert {said.get("curve"), *keys} - {None} <= labels, claim.id
 
@@ -199,8 +210,8 @@ def test_ablations_take_over_what_digits_has() -> None:
 KNOWN = {
     "data": "0340cb68",
     "classifier": "52839e26",
-    "reference": "bba7d283",
-    "metrics": "d1998e13",
+    "reference": "4725e33b",
+    "metrics": "86dfce07",
     "tokenizer kl": "c70987b6",
     "tokenizer vq": "a858840a",
     "train ar-raster-crossent": "5e738b1f",

@@ -242,12 +242,31 @@ def test_every_number_of_every_sample_set(tmp_path: Path) -> None:
     assert len(columns((tmp_path / "tables" / "metrics.tex").read_text())) == 1
 
 
+def test_a_reference_of_statistics_alone_leaves_precision_out(tmp_path: Path) -> None:
+    study = large(imagenet=True)
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0, images=False)
+    for file in (tmp_path / "metrics").rglob("*.json"):
+        values = read_json(file)
+        gone = {"precision", "recall", "kid"}
+        values["metrics"] = {key: value for key, value in values["metrics"].items() if key not in gone}
+        values |= {"notes": ["the reference has no images"]}
+        values["reference"] |= {"note": "unknown hash"}
+        write(file, values)
+    ours = frame(study, tmp_path, "table4").set_index("row").loc["mar-l"]
+    assert (ours["precision"], ours["recall_guided"], ours["paper_recall"]) == ("-", "-", "0.60")
+    listing.table(study, tmp_path)
+    text = (tmp_path / "tables" / "metrics.md").read_text()
+    assert (
+        "The reference has no images." in text and "unknown hash" in text and "precision" not in text.split("\n\n")[1]
+    )
+
+
 def test_random_weights_are_said(tmp_path: Path) -> None:
     study = large(imagenet=True)
     fabricate(study, tmp_path, lambda variant, setting, seed: 20.0)
     for file in (tmp_path / "metrics").rglob("*.json"):
         values = read_json(file)
-        values["extractors"]["dinov2"] = {"weights": "random", "note": "random weights"}
+        values["extractors"]["dinov2"] |= {"weights": "random", "note": "random weights"}
         write(file, values)
     listing.table(study, tmp_path)
     table(study, tmp_path, "table4")
