@@ -33,9 +33,9 @@ def sweep(study: Study, root: Path) -> tuple[Figure, Rows]:
     found = [read_json(file(root, variant, setting)) for variant, setting in swept(study)]
     lines = [values for values in found if len(_varied(values)) < 2]
     maps = [values for values in found if len(_varied(values)) == 2]
-    heights = [1.75] * -(-len(lines) // ACROSS)
+    heights = [1.5] * -(-len(lines) // ACROSS)
     pairs = [maps[i : i + ACROSS // 2] for i in range(0, len(maps), ACROSS // 2)]
-    heights += [CELL * max(len(_values(values, "temperature")) for values in pair) + 0.75 for pair in pairs]
+    heights += [CELL * max(len(_values(values, "temperature")) for values in pair) + 0.65 for pair in pairs]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), layout="constrained")
     places = figure.add_gridspec(len(heights), ACROSS, height_ratios=heights)
     for i, values in enumerate(lines):

@@ -215,6 +215,42 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"sampling.mar.guidance_channels": 3},
         ["variants.mar: sampling.mar.guidance_channels 3 with a diffusion head; accepted: none"],
     ),
+    "a sweep beside what it chooses": (
+        {"sampling.mar.sweep": {"samples": 50}, "sampling.mar.guidance": 2.0},
+        ["sampling.mar: guidance 2.0 with a sweep, which chooses it; accepted: one of both"],
+    ),
+    "a grid out of order": (
+        {"sampling.mar.sweep": {"samples": 50, "guidance": [2.0, 1.5]}},
+        ["sampling.mar.sweep: guidance [2.0, 1.5]: accepted: ascending, each once"],
+    ),
+    "a grid with a point twice": (
+        {"sampling.mar.sweep": {"samples": 50, "temperature": [1.0, 1.0]}},
+        ["sampling.mar.sweep: temperature [1.0, 1.0]: accepted: ascending, each once"],
+    ),
+    "a grid of no points": ({"sampling.mar.sweep": {"samples": 50, "guidance": []}}, ["sampling.mar.sweep.guidance: "]),
+    "a grid below no guidance": (
+        {"sampling.mar.sweep": {"samples": 50, "guidance": [0.5, 2.0]}},
+        ["sampling.mar.sweep.guidance.0: ", "greater than or equal to 1", "found 0.5"],
+    ),
+    "samples of a sweep": (
+        {"sampling.mar.sweep": {"samples": 51}},
+        ["variants.mar: sampling.mar.sweep.samples 51 is not a multiple of metrics.chunk 50"],
+    ),
+    "a point that the head cannot honour": (
+        {
+            "heads.diffloss": {"kind": "mse"},
+            "sampling.mar.diffusion_steps": None,
+            "sampling.mar.sweep": {"samples": 50, "temperature": [0.9, 1.0]},
+        },
+        ["variants.mar: sampling.mar.temperature 0.9 with a mse head: it draws nothing; accepted: 1.0"],
+    ),
+    "a sweep in the figure of temperatures": (
+        {
+            "sampling.mar.sweep": {"samples": 50, "temperature": [0.9, 1.0]},
+            "temperature": [{"label": "a", "variant": "mar", "sampling": ["mar"]}],
+        },
+        ["temperature[0]: sampling.mar has a sweep, which chooses what this figure varies; accepted: settings with a"],
+    ),
     "temperature of L2": (
         {"heads.diffloss": {"kind": "mse"}, "sampling.mar.diffusion_steps": None, "sampling.mar.temperature": 0.9},
         ["variants.mar: sampling.mar.temperature 0.9 with a mse head: it draws nothing; accepted: 1.0"],
