@@ -185,8 +185,12 @@ def classifier_slice(study: Study) -> str:
 
 
 def features_slice(study: Study, extractor: str) -> str:
-    """What features depend on, beside the images: the network. Weights that are fetched are told by their checksum."""
-    return classifier_slice(study) if extractor == "classifier" else canonical({"extractor": extractor})
+    """What features depend on, beside the images: the network, and whether it also says the nearest training image.
+
+    Weights that are fetched are told by their checksum.
+    """
+    judge = classifier_slice(study) if extractor == "classifier" else extractor
+    return canonical({"extractor": judge, "nearest": extractor == study.metrics.extractors[0]})
 
 
 def real_side(study: Study, extractor: str) -> str:

@@ -160,7 +160,7 @@ def features(study: Study, root: str | Path, extractor: str, where: str) -> None
     recipe: dict[str, Any] = {"slice": features_slice(study, extractor), "weights": network.weights}
     main = extractor == study.metrics.extractors[0]
     with lock(folder):
-        recipe |= {"source": images.sha256 if images else "statistics alone", "main": main}
+        recipe |= {"source": images.sha256 if images else "statistics alone"}
         claim(folder, recipe, "manifest.json", twin(study, root, folder))
         report = folder / "manifest.json"
         if report.exists() and _whole_set(folder, read_json(report)["parts"]):

@@ -25,18 +25,20 @@ verb, options = arguments[0], dict(zip(arguments[1::2], arguments[2::2]))
 root = os.path.dirname(options["--study"])
 assert os.path.exists(options["--study"])
 v, k, s = options.get("--variant"), options.get("--seed"), options.get("--setting")
-t, name = options.get("--tokenizer"), options.get("--name")
+t, name, e, w = (options.get(f"--{{o}}") for o in ("tokenizer", "name", "extractor", "set"))
 outputs = {{
     "prepare": ["data/manifest.json"],
     "classifier": ["classifier/model.safetensors", "classifier/classifier.json"],
-    "reference": ["features/train.npz", "features/heldout.npz", "metrics/reference.json"],
+    "features": [f"features/{{e}}/{{w}}/manifest.json"],
+    "statistics": [f"statistics/{{e}}/{{w}}.npz"],
+    "reference": ["metrics/reference.json"],
     "tokenizer": [f"tokenizers/{{t}}/model.safetensors", f"tokenizers/{{t}}/config.json"],
     "rfid": [f"tokenizers/{{t}}/rfid.json"],
     "encode": [f"tokens/{{t}}/train/manifest.json", f"tokens/{{t}}/heldout/manifest.json"],
     "train": [f"runs/{{v}}/seed{{k}}/ema.safetensors", f"runs/{{v}}/seed{{k}}/run.json"],
     "sweep": [f"sweeps/{{v}}/{{s}}.json"],
     "sample": [f"samples/{{v}}/seed{{k}}/{{s}}/manifest.json"],
-    "evaluate": [f"features/{{v}}/seed{{k}}/{{s}}.npz", f"metrics/{{v}}/seed{{k}}/{{s}}.json"],
+    "evaluate": [f"metrics/{{v}}/seed{{k}}/{{s}}.json"],
     "speed": [f"speed/{{v}}.json"],
     "table": [f"tables/{{name}}.{{e}}" for e in ("csv", "md", "tex")],
     "figure": [os.path.relpath(f"{{options.get('--out')}}/{{name}}.{{e}}", root) for e in ("pdf", "png", "csv")],

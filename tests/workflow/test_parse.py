@@ -7,10 +7,19 @@ from typing import Any
 
 import pytest
 
-from mar.study import figure_names, load, speed_settings
+from mar import assets
+from mar.metrics import WEIGHTS
+from mar.study import figure_names, load, real_side, speed_settings, table_names
 
 STUDIES = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
 STUDIES = [path for path in STUDIES if "study:" in path.read_text()]
+ASSETS = [row.path(Path()) for row in assets.table(STUDIES[0].parent / "assets.csv").values()]
+
+
+def path_of(key: str) -> str:
+    """Where the files of a sample set are: of `variant seed setting`."""
+    variant, seed, setting = key.split()
+    return f"{variant}/seed{seed}/{setting}"
 
 
 def test_lint_is_clean(fresh: Any) -> None:
@@ -27,13 +36,24 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
     figures = sorted(figure_names(study))
     parts = [(study.tokenizers[tok].weights or tok, study.tokenizers[tok].pretrained) for tok in tokenizers]
     parts += [(variant.weights or name, variant.pretrained) for name, variant in trained.items()]
+    judges, sides = study.metrics.extractors, {name: real_side(study, name) for name in study.metrics.extractors}
+    files = {WEIGHTS[name] for name in judges if name in WEIGHTS}
+    if study.metrics.reference:
+        files.add(study.metrics.reference.file)
     some = {  # no such job where there is nothing to do
+        "classifier": [""] * ("classifier" in judges),
+        "fetch": sorted(name for path in ASSETS if (name := path.name) and path.stem in files),
+        "sweep": sorted(f"{name} {s}" for name in trained for s in trained[name].sampling if study.sampling[s].sweep),
         "import_weights": sorted({weights for weights, pretrained in parts if pretrained}),
         "speed": sorted(name for name in trained if speed_settings(study, name)),
     }
     assert fresh.plan("all", "--configfile", f"config/{path.name}") == {
         "prepare": [""],
-        "classifier": [""],
+        "features_real": sorted(f"{name} {split}" for name in judges for split in (sides[name], "heldout")),
+        "features": sorted(f"{name} {key}" for name in judges for key in sets),
+        "statistics": sorted(
+            [f"{name} {sides[name]}" for name in judges] + [f"{name} {path_of(key)}" for name in judges for key in sets]
+        ),
         "reference": [""],
         "tokenizer": tokenizers,
         "rfid": tokenizers,
@@ -41,7 +61,7 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
         "train": runs,
         "sample": sets,
         "evaluate": sets,
-        "table": sorted(study.tables),
+        "table": sorted(table_names(study)),
         "figure": figures,
         "alias": figures,
         "claims": [""],

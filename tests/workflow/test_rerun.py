@@ -58,18 +58,23 @@ def test_a_hyper_parameter_reruns_the_training_and_what_follows(finished: Any) -
     sets = [f"{variant} 0 ar-ce", f"{variant} 0 ar-ce-cfg"]
     assert plan.pop("train") == [f"{variant} 0"]
     assert plan.pop("sample") == plan.pop("evaluate") == sets
+    assert plan.pop("features") == [f"classifier {key}" for key in sets]
+    assert len(plan.pop("statistics")) == len(sets)
     assert plan.pop("speed") == [variant]
     assert set(plan) == PRODUCTS
 
 
 def test_a_metric_setting_trains_nothing(finished: Any) -> None:
     plan = finished.plan(*changed(finished, {"metrics": {"bootstrap": 30}}))
-    assert set(plan) == {"reference", "rfid", "evaluate", *PRODUCTS}
+    assert set(plan) == {"reference", "rfid", "evaluate", *PRODUCTS}  # features and statistics stay
 
 
 def test_the_classifier_is_no_reason_to_train_a_tokenizer(finished: Any) -> None:
     plan = finished.plan(*changed(finished, {"classifier": {"images": 1280}}))
-    assert set(plan) == {"classifier", "reference", "rfid", "evaluate", *PRODUCTS}
+    judged = {"features", "features_real", "statistics", "sweep", "sample", "reference", "rfid", "evaluate"}
+    assert set(plan) == {"classifier", *judged, *PRODUCTS}
+    # a sweep chooses by the new classifier, and the settings that it chooses for are drawn again
+    assert all("best" in key for key in plan["sample"])
 
 
 def test_a_second_seed_trains_only_itself(finished: Any) -> None:
