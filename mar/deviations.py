@@ -32,12 +32,10 @@ def deviations(study: Study) -> list[dict[str, str]]:
         digits = study.data.kind == "digits"
         ours = "scikit-learn's handwritten digits" if digits else f"images under {study.data.path}"
         found.append(_departure("data", "data set", ours, "ImageNet", "MAR paper", ""))
-    found.append(
-        _departure(
-            "metrics", "feature extractor", "the study's own classifier", "Inception", "MAR paper",
-            "It knows the study's images; FID and Inception Score are on its scale, not on Inception's.",
-        )
-    )  # fmt: skip
+    if (judge := study.metrics.extractors[0]) != "inception":
+        ours = "the study's own classifier" if judge == "classifier" else judge
+        why = "It knows the study's images. " * (judge == "classifier") + "FID is on its scale, not on Inception's."
+        found.append(_departure("metrics", "feature extractor", ours, "Inception", "MAR paper", why))
     used = _used(study)
     for row in paper_lines("mar_recipe"):
         section, key = row["section"], row["key"]
