@@ -140,3 +140,12 @@ def test_the_alias_follows_the_study(finished: Any) -> None:
     assert finished.plan("figures/losses.pdf", "--configfile", "config/smoke.yaml") == {"alias": ["losses"]}
     finished.snakemake("figures/losses.pdf", "--configfile", "config/smoke.yaml")
     assert "results/smoke/study.json" in alias.read_text()
+
+
+def test_another_grid_sweeps_again_and_draws_what_it_chooses_for(finished: Any) -> None:
+    setting = "mar-diff-4-cfg-best"
+    plan = finished.plan(*changed(finished, {"sampling": {setting: {"sweep": {"guidance": [2.0, 4.0, 8.0]}}}}))
+    assert plan.pop("sweep") == [f"mar-diffloss {setting}"]
+    assert plan.pop("sample") == plan.pop("evaluate") == [f"mar-diffloss 0 {setting}"]
+    assert plan.pop("features") == [f"classifier mar-diffloss 0 {setting}"]
+    assert set(plan) <= {"statistics", "speed", *PRODUCTS} and len(plan["statistics"]) == 1
