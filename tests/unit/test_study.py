@@ -59,9 +59,13 @@ class TestFile:
         assert load(tmp_path / "a.yaml").recipes["long"].images == 1280
 
     def test_null_in_a_file_without_base_is_a_missing_value(self, tmp_path: Path, values: dict[str, Any]) -> None:
-        write(tmp_path, a=values | {"classifier": None})
-        assert "a.yaml: classifier: " in refusal(tmp_path / "a.yaml")
+        write(tmp_path, a=values | {"speed": None})
+        assert "a.yaml: speed: " in refusal(tmp_path / "a.yaml")
         assert "found None" in refusal(tmp_path / "a.yaml")
+
+    def test_a_study_that_its_classifier_judges_needs_one(self, tmp_path: Path, values: dict[str, Any]) -> None:
+        write(tmp_path, a=values | {"classifier": None})
+        assert "classifier: is needed by metrics.extractors" in refusal(tmp_path / "a.yaml")
 
 
 class TestExtends:
