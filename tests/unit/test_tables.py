@@ -282,6 +282,8 @@ def test_a_long_table_goes_over_pages() -> None:
     text = latex("Many", [Head("a"), Head("b", align="r")], rows, "Note.", last=1)
     assert text.startswith(r"% \usepackage{booktabs,longtable,pdflscape}") and r"\endhead" in text
     assert columns(text) == {2} and text.count(r"\midrule") == 2 and text.count("{") == text.count("}")
+    lines = text.splitlines()
+    assert lines[lines.index(r"\bottomrule") - 2] == r"\midrule", "in front of the last row"
 
 
 @pytest.mark.parametrize(
