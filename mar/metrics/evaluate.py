@@ -23,6 +23,7 @@ from mar.provenance import record
 from mar.study import metrics_slice, real_side, reference_slice
 
 DRAWS = 20  # of the held-out images, for the floor
+SHUFFLED = f"inception_score is the mean over ten splits of the images, shuffled with seed {metrics.SEED}"
 NO_IMAGES = "precision, recall and kid are left out: the reference has statistics and no images"
 
 
@@ -92,6 +93,10 @@ def reference(study: Study, root: str | Path) -> None:
         chosen = balanced(labels, study.metrics.samples, seed=0)
         against[main] = real(study, root, main)
         values, notes = judge(study, heldout, against, chosen)
+        if len(chosen) < study.metrics.samples:
+            notes.append(
+                f"real versus real is of {len(chosen)} images, all that are held out: its FID is rather too high"
+            )
         if len(chosen) < len(labels):
             for name, found in heldout.items():
                 key = "fid" if name == main else f"fid_{name}"
@@ -168,6 +173,7 @@ def judge(
         values["sfid"] = draw.fid(arrays["spatial"], there.spatial)
     if "logits" in arrays:
         values["inception_score"] = draw.inception_score(arrays["logits"])
+        notes.append(SHUFFLED)
     if there.features is None:
         notes.append(NO_IMAGES)
     else:

@@ -72,6 +72,7 @@ def test_a_metric_file(finished: tuple[Study, Path]) -> None:
     side = {"name": "train split", "sha256": sha256(root / "data" / "manifest.json")}
     assert found["extractor"] == "classifier" and found["reference"] == side
     assert found["extractors"] == {"classifier": {"weights": weights, "note": "", "reference": side}}
+    assert found["notes"] == [evaluate.SHUFFLED] and "seed 2020" in evaluate.SHUFFLED
     assert found["inputs"] == {
         "samples": sha256(root / "samples" / WHERE / "manifest.json"),
         "checkpoint": "c0ffee",
@@ -130,6 +131,7 @@ def test_with_fewer_held_out_images_than_samples_all_are_judged_once(place: tupl
     evaluate.reference(more, root)
     found = read_json(root / "metrics" / "reference.json")
     count = len(open_split(more, root, "heldout"))
+    assert any(f"of {count} images, all that are held out" in note for note in found["notes"])
     assert found["samples"] == 990 and {m["n"] for m in found["metrics"].values()} == {count}
     rows = features.read(root, "classifier", "heldout", "real").array("features")
     real = statistics.read(root, "classifier", "train")[0]
