@@ -76,7 +76,7 @@ def report(study: Study, root: Path, figures: Path) -> None:
         note=f"{note(study, results)} {remarks(columns)}".strip(),
         figures=[_figure(root, figures, name) for name in figure_names(study)],
         metrics=sections.metrics(study, root, results),
-        sweeps=sections.sweeps(study, root, results),
+        sweeps=sections.sweeps(study, root),
         variance=sections.sources(study, root, results),
         tokenizers=sections.tokenizers(study, root),
         speed=sections.speed(study, root),

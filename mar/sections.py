@@ -14,7 +14,7 @@ from mar.estimates import Results
 from mar.evidence import commit, file, interval, set_id
 from mar.files import read_json
 from mar.results import title
-from mar.study import real_side, speed_settings, table_names
+from mar.study import speed_settings, swept, table_names
 
 JUDGES = {
     "classifier": "the study's classifier",
@@ -38,31 +38,25 @@ def metrics(study: Study, root: Path, results: Results) -> dict[str, Any]:
                 "id": set_id(name, setting),
                 "seeds": variant.seeds,
             }
-            row |= {"swept": sampling != study.sampling[setting], "sampling": sampling}
+            row |= {"swept": (name, setting) in swept(study), "sampling": sampling}
             rows.append({**row, "numbers": [str(results.cell(name, setting, m)) for m in names]})
         found += [rows] if rows else []
-    files = [results.metrics(v, k, s) for v, s in results.cells for k in study.variants[v].seeds]
     arrows = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}", None: ""}
     return {
         "heads": [{"title": title(m), "arrow": arrows[results.higher_is_better(m)]} for m in names],
         "variants": found,
         "floor": [str(results.floor(m)) if m in results.measured else "" for m in names],
         "measured": names,
-        "judges": [
-            {"name": name, "side": real_side(study, name), **judge} for name, judge in results.extractors.items()
-        ],
-        "notes": list(dict.fromkeys(note for values in files for note in values.get("notes", ()))),
-        "reference": results.reference,
+        "judges": [{"name": name, **judge} for name, judge in results.extractors.items()],
+        "notes": results.notes,
         "file": file(root, "metrics/reference.json"),
     }
 
 
-def sweeps(study: Study, root: Path, results: Results) -> list[dict[str, Any]]:
+def sweeps(study: Study, root: Path) -> list[dict[str, Any]]:
     """Every swept setting with its whole grid and the point that was chosen."""
     found = []
-    for name, setting in results.cells:
-        if study.sampling[setting].sweep is None:
-            continue
+    for name, setting in swept(study):
         values = read_json(root / "sweeps" / name / f"{setting}.json")
         best = values["best"]
         points = [

@@ -26,7 +26,7 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE = 60.0  # seconds for one answer: of a start on a busy machine
+PATIENCE = 300.0  # seconds for one answer: a busy machine takes more than one minute
 
 
 def find() -> str | None:
