@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[2]
+TIMEOUT = 600  # seconds of a whole workflow of stubs on a machine that is busy; alone it takes a tenth
 
 # The promises of the stages, by hand and not from the rules, which are under test. It sleeps in a training if told to.
 STUB = r"""#!{python} -S
@@ -94,13 +95,13 @@ class Project:
 
     def fails(self, *arguments: str) -> str:
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=TIMEOUT)
         assert process.returncode != 0, output
         return output
 
     def snakemake(self, *arguments: str) -> str:
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 0, output
         return output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -26,4 +27,5 @@ def test_the_same_command_goes_on_after_kill_9(project: Any) -> None:
         assert (project.folder / TARGET[0]).exists()
         assert project.plan(*TARGET) == {}
     finally:
-        os.killpg(head.pid, signal.SIGKILL)  # the orphaned stub
+        with contextlib.suppress(ProcessLookupError):  # on a slow machine it has slept enough by now
+            os.killpg(head.pid, signal.SIGKILL)  # the orphaned stub
