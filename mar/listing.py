@@ -75,7 +75,7 @@ def remarks(results: Results) -> str:
     judges = [f"{name} {values['weights'][:12]}" for name, values in results.extractors.items()]
     said.append(f"Extractors and the checksums of their weights: {', '.join(judges)}.")
     said += [f"{name}: {values['note']}." for name, values in results.extractors.items() if values["note"]]
-    said += [f"{text[0].upper()}{text[1:].rstrip('.')}." for text in results.notes]
+    said += [f"{text}." for text in results.notes]
     return " ".join(said)
 
 

@@ -175,8 +175,8 @@ class Files:
 
     @property
     def notes(self) -> list[str]:
-        """What is to be said of the metrics of the sample sets."""
-        return list(self._any.get("notes", []))
+        """What is to be said of the metrics of the sample sets and of real images."""
+        return list(dict.fromkeys([*self._any.get("notes", []), *self._reference.get("notes", [])]))
 
     @property
     def reference(self) -> dict[str, str]:

@@ -257,7 +257,7 @@ def test_a_reference_of_statistics_alone_leaves_precision_out(tmp_path: Path) ->
     listing.table(study, tmp_path)
     text = (tmp_path / "tables" / "metrics.md").read_text()
     assert (
-        "The reference has no images." in text and "unknown hash" in text and "precision" not in text.split("\n\n")[1]
+        "the reference has no images." in text and "unknown hash" in text and "precision" not in text.split("\n\n")[1]
     )
 
 
