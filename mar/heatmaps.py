@@ -33,13 +33,15 @@ def sweep(study: Study, root: Path) -> tuple[Figure, Rows]:
     found = [read_json(file(root, variant, setting)) for variant, setting in swept(study)]
     lines = [values for values in found if len(_varied(values)) < 2]
     maps = [values for values in found if len(_varied(values)) == 2]
-    heights = [1.5] * -(-len(lines) // ACROSS)
+    heights = [1.6] * -(-len(lines) // ACROSS)
     pairs = [maps[i : i + ACROSS // 2] for i in range(0, len(maps), ACROSS // 2)]
     heights += [CELL * max(len(_values(values, "temperature")) for values in pair) + 0.65 for pair in pairs]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), layout="constrained")
     places = figure.add_gridspec(len(heights), ACROSS, height_ratios=heights)
     for i, values in enumerate(lines):
-        _line(figure.add_subplot(places[i // ACROSS, i % ACROSS]), values)
+        axes = figure.add_subplot(places[i // ACROSS, i % ACROSS])
+        _line(axes, values)
+        axes.set_ylabel("" if i % ACROSS else "FID", fontsize=SMALL)
     for i, values in enumerate(maps):
         row, column = len(heights) - len(pairs) + i // 2, ACROSS // 2 * (i % 2)
         _map(figure.add_subplot(places[row, column : column + ACROSS // 2]), values)
@@ -63,13 +65,15 @@ def _best(values: dict[str, Any], point: dict[str, Any]) -> bool:
 
 
 def _title(axes: Axes, values: dict[str, Any]) -> None:
-    beyond = "".join(f", {axis} at the edge" for axis in values.get("edge", []))
-    axes.set_title(f"{values['variant']}\n{values['setting']}{beyond}", fontsize=SMALL, loc="left")
+    beyond = [f"{' and '.join(values['edge'])} at the edge"] if values["edge"] else []
+    axes.set_title("\n".join([values["variant"], values["setting"], *beyond]), fontsize=SMALL, loc="left")
     axes.tick_params(labelsize=SMALL)
 
 
 def _line(axes: Axes, values: dict[str, Any]) -> None:
     """FID against the one axis that is varied."""
+    from matplotlib.ticker import MaxNLocator, NullLocator
+
     axis = (_varied(values) or ["temperature"])[0]
     points = sorted((p for p in values["grid"] if "fid" in p), key=lambda p: p[axis])
     where, fids = [p[axis] for p in points], [p["fid"] for p in points]
@@ -91,9 +95,9 @@ def _line(axes: Axes, values: dict[str, Any]) -> None:
         if "fid" not in point:
             axes.plot(point[axis], 0.05, "x", color="black", transform=axes.get_xaxis_transform())
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
-    axes.tick_params(which="both", labelsize=SMALL)
     axes.set_xlabel(axis, fontsize=SMALL)
     axes.margins(x=0.12)
     _title(axes, values)
