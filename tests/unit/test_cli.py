@@ -17,7 +17,19 @@ from mar.cli import main
 
 VERBS = {"prepare", "classifier", "reference", "tokenizer", "rfid", "encode", "train", "sample", "evaluate", "speed"}
 VERBS |= {"table", "figure", "claims", "report", "summary", "track", "watch", "launch", "schema"}
-VERBS |= {"features", "statistics", "sweep", "import", "fetch", "plan", "drill", "jobs", "cancel", "court", "export-adm"}
+VERBS |= {
+    "features",
+    "statistics",
+    "sweep",
+    "import",
+    "fetch",
+    "plan",
+    "drill",
+    "jobs",
+    "cancel",
+    "court",
+    "export-adm",
+}
 
 
 def run(*arguments: str) -> Result:
