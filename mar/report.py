@@ -46,6 +46,7 @@ CAPTIONS = {
 }
 VERDICTS = ("replicated", "not replicated", "inconclusive", "not run", "not decidable here")
 WIDTH = 1600  # pixels of an embedded figure at most: twice its width on the page
+LARGE = 1_000_000  # bytes from which a figure is embedded with losses: grids of samples
 SIZE = "@size of the page@"
 
 
@@ -214,11 +215,10 @@ def _figure(root: Path, figures: Path, name: str) -> dict[str, Any]:
         # the PNG says its dots an inch; its text of 8 points comes out as large as the page's
         width = round(1.25 * 96 * image.width / image.info.get("dpi", (150,))[0])
         height = round(image.height * width / image.width)
-        if image.width > WIDTH:
-            smaller = image.convert("RGB").resize(
-                (WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.BOX
-            )
-            data = evidence.embed(smaller, "PNG", optimize=True)
+        if image.width > WIDTH or path.stat().st_size > LARGE:  # the file itself is linked below
+            smaller = image.convert("RGB")
+            smaller.thumbnail((WIDTH, 16_000))  # WebP has no higher pictures
+            data = evidence.embed(smaller, "WEBP", quality=90)
         else:
             data = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
     files = [evidence.relative(root, figures / f"{name}.{suffix}", suffix) for suffix in ("pdf", "png", "csv")]

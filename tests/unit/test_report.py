@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fabricate import fabricate, large, small, swept
 from PIL import Image
@@ -214,6 +215,20 @@ def test_report_imports_no_torch(root: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, study_file], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[]\n")
+
+
+def test_a_large_figure_is_embedded_smaller(root: Path) -> None:
+    study = build(root)
+    noise = np.random.default_rng(0).integers(0, 256, (500, 2000, 3), np.uint8)
+    Image.fromarray(noise).save(root / "samples.png", dpi=(200, 200))
+    report(study, root, root)
+    html = (root / "report.html").read_text()
+    figure = html[html.index('<figure id="samples"') :]
+    data = re.search(r'src="data:image/webp;base64,([^"]+)"', figure)
+    assert data and 'width="1200"' in figure[: figure.index("</figure>")], "its text is as large as the page's"
+    image = Image.open(io.BytesIO(base64.b64decode(data[1])))
+    assert image.size == (1600, 400)
+    assert len(data[1]) < (root / "samples.png").stat().st_size / 2
 
 
 def test_missing_figure_is_named(root: Path) -> None:
