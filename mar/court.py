@@ -133,7 +133,7 @@ def court(
     if labels is None and logits is not None and samples.kind == "npz":
         court_inputs.check_order(samples, logits.argmax(1))
     if labels is not None and logits is not None and not random:
-        notes.append(court_inputs.check_labels(samples.source, labels, logits, main.name == "classifier"))
+        notes.append(court_inputs.check_labels(samples, labels, logits, main.name == "classifier"))
     rows = []
     for evaluator in evaluators(case, size):
         with step(evaluator.name):

@@ -149,15 +149,17 @@ def check_copies(samples: str, generated: list[bytes], real: list[bytes], where:
     return copies
 
 
-def check_labels(source: str, labels: np.ndarray, logits: np.ndarray, same_classes: bool) -> str:
+def check_labels(images: Images, labels: np.ndarray, logits: np.ndarray, same_classes: bool) -> str:
     """Refuse labels that have nothing to do with the images, by the network that judges them.
+
+    Labels that a checksum proves are never refused: there it is the generator that ignores its class.
 
     The mutual information of labels and the network's most likely classes is compared with that of shuffled labels,
     which asks only that a label means one kind of image, whatever the network calls it.
 
     Args:
-        source: of the images.
-        labels: classes asked for, (n,).
+        images: where they are from.
+        labels: classes asked for, (n,), numbered as the data number them.
         logits: of the images, (n, K).
         same_classes: the network numbers the classes as the labels do.
 
@@ -175,6 +177,10 @@ def check_labels(source: str, labels: np.ndarray, logits: np.ndarray, same_class
     if bar >= min(information(labels, labels), information(found, found)):  # even right labels could not pass
         return f"labels not tested: {len(labels)} images of {len(classes)} classes are too few for it"
     said = f"labels and the network's classes share {value:.3g} nats, shuffled labels {chance.mean():.3g}"
+    source = images.source
+    if images.asked:
+        ignored = "; the labels are those asked for (checksum): this generator ignores its class"
+        return said + (ignored if value <= bar else _named(labels, found) if same_classes else "")
     if value <= bar:
         raise ValueError(
             f"{source}: the labels do not belong to the images: {said}. Accepted: the labels in the order of the "
@@ -187,8 +193,12 @@ def check_labels(source: str, labels: np.ndarray, logits: np.ndarray, same_class
                 f"{source}: classes carry other numbers than the network's: {right:.1%} of the images are of the class "
                 f"asked for, renumbered {best:.1%}; accepted: the class numbers of the study's data"
             )
-        said += f"; the network names {right:.1%} of the classes asked for"
+        said += _named(labels, found)
     return said
+
+
+def _named(labels: np.ndarray, found: np.ndarray) -> str:
+    return f"; the network names {(labels == found).mean():.1%} of the classes asked for"
 
 
 def information(labels: np.ndarray, found: np.ndarray) -> float:

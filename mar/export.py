@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from mar.files import atomic, sha256
-from mar.metrics.sets import Images
+from mar.metrics.sets import Images, sha256_of_labels
 from mar.progress import Progress
 
 SEED = 0  # of the order
@@ -28,6 +28,7 @@ def export(images: Images, out: Path, seed: int = SEED) -> None:
     """Write a set of generated images for ADM's evaluator; memory does not grow with their number.
 
     Members of the file: arr_0, the images, uint8 (N, H, W, 3); arr_1, where known, the classes asked for, int64 (N,);
+    arr_1_sha256, where they are known to be just these, as of a set of `mar sample`;
     order, int64 (N,): which image of the source stands at each place; order_seed; source: what they were made from, as
     JSON with its checksum; role: "generated", by which the file is refused as a reference.
 
@@ -50,6 +51,8 @@ def export(images: Images, out: Path, seed: int = SEED) -> None:
             members: dict[str, Any] = {"order": order, "order_seed": seed, "source": json.dumps(images.identity)}
             if images.labels is not None:
                 members["arr_1"] = images.labels[order]
+                if images.asked:
+                    members["arr_1_sha256"] = sha256_of_labels(images.labels[order])
             for name, value in (members | {"role": "generated"}).items():
                 with _member(archive, name) as member:
                     np.lib.format.write_array(member, np.asarray(value), allow_pickle=False)

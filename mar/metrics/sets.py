@@ -6,6 +6,7 @@ labels that are not those asked for, images that no generator means to draw.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Images:
         names: of the classes, where the set has names.
         piece: images in a piece, but for the last.
         stream: pieces from a number on, uint8 (B, H, W, 3).
+        asked: a checksum says that the labels are those which the generator was asked for.
     """
 
     source: str
@@ -49,6 +51,7 @@ class Images:
     names: list[str] | None
     piece: int
     stream: Callable[[int], Iterator[np.ndarray]]
+    asked: bool = False
 
     @property
     def identity(self) -> dict[str, str]:
@@ -144,7 +147,7 @@ def of_chunks(folder: Path, side: int | None = None, names: list[str] | None = N
         raise ValueError(
             f"{folder / 'manifest.json'}: is no manifest of samples; accepted: one that `mar sample` wrote"
         )
-    labels, count = _labels(folder, manifest), manifest["count"]
+    labels, count, asked_for = _labels(folder, manifest), manifest["count"], "labels_sha256" in manifest
     classes = len(names) if names else int(labels.max()) + 1
     asked = np.arange(count) % classes
     if (labels != asked).any():
@@ -160,7 +163,7 @@ def of_chunks(folder: Path, side: int | None = None, names: list[str] | None = N
 
     digest = sha256(folder / "manifest.json")
     piece = manifest["chunks"][0]["count"]
-    return Images(str(folder), "samples", "generated", digest, count, labels, names, piece, stream)
+    return Images(str(folder), "samples", "generated", digest, count, labels, names, piece, stream, asked_for)
 
 
 def _labels(folder: Path, manifest: dict[str, Any]) -> np.ndarray:
@@ -270,11 +273,13 @@ def _of_npz(path: Path) -> Images:
     shape, dtype = there["arr_0"]
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not shape[0]:
         raise ValueError(f"{path}: arr_0 is {dtype} {shape}; accepted: images, uint8 (N, H, W, 3)")
-    labels = None
+    labels, asked = None, "arr_1_sha256" in there
     if "arr_1" in there:
         labels = npz.read(path, "arr_1").astype(np.int64)
         if labels.shape != (shape[0],):
             raise ValueError(f"{path}: arr_1 is {labels.shape}; accepted: the classes of {shape[0]} images")
+        if asked and sha256_of_labels(labels) != str(npz.read(path, "arr_1_sha256")):
+            raise ValueError(f"{path}: arr_1 differs from its checksum: mislabelled; run `mar export-adm` again")
     role = str(npz.read(path, "role")) if "role" in there else "unknown"
     if "mu" in there:
         role = "real"  # a reference of the ADM suite: images beside statistics of all real ones
@@ -286,7 +291,12 @@ def _of_npz(path: Path) -> Images:
 
     source = json.loads(str(npz.read(path, "source")))["name"] if "source" in there else ""
     shown = f"{path} (exported from {source})" if source else str(path)
-    return Images(shown, "npz", role, sha256(path), shape[0], labels, None, PIECE, stream)
+    return Images(shown, "npz", role, sha256(path), shape[0], labels, None, PIECE, stream, asked)
+
+
+def sha256_of_labels(labels: np.ndarray) -> str:
+    """Checksum of classes in the order of a file."""
+    return hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()
 
 
 def at_least(images: Images, count: int) -> None:

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from mar import adm, court_inputs, court_reasons, court_table
 from mar.evaluators import CLEAN, LEGACY, MAIN, Case, Evaluator, evaluators
 from mar.metrics import metrics, statistics
+from mar.metrics.sets import Images
 
 GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
 TENSORS = load_file(GOLDEN / "metrics.safetensors")
@@ -71,6 +72,11 @@ def case(stored: bool = True, bias: np.ndarray | None = None) -> Case:
         labels,
         bias=bias,
     )
+
+
+def images(source: str, asked: bool = False) -> Images:
+    """A set by name, whose images nobody reads."""
+    return Images(source, "npz", "generated", "", NUMBER, None, None, NUMBER, lambda first: iter(()), asked)
 
 
 def judged(of: Case) -> list[tuple[Evaluator, dict[str, float | None]]]:
@@ -157,11 +163,11 @@ def test_the_order_of_a_file_moves_its_inception_score() -> None:
 
 def test_labels_that_belong_to_the_images_pass() -> None:
     of = case()
-    said = court_inputs.check_labels("x", of.labels, of.logits(), same_classes=True)
+    said = court_inputs.check_labels(images("x"), of.labels, of.logits(), same_classes=True)
     assert "names 87.6% of the classes asked for" in said
     renamed = (of.labels + 3) % 10
-    court_inputs.check_labels("x", renamed, of.logits(), same_classes=False)  # one meaning a label is enough
-    few = court_inputs.check_labels("x", of.labels[:10], of.logits()[:10], same_classes=True)
+    court_inputs.check_labels(images("x"), renamed, of.logits(), same_classes=False)  # one meaning a label is enough
+    few = court_inputs.check_labels(images("x"), of.labels[:10], of.logits()[:10], same_classes=True)
     assert few == "labels not tested: 10 images of 10 classes are too few for it"
 
 
@@ -169,9 +175,18 @@ def test_labels_of_other_images_are_refused() -> None:
     of = case()
     shuffled = np.random.default_rng(1).permutation(of.labels)
     with pytest.raises(ValueError, match=r"labels\.npy: the labels do not belong to the images: .* nats"):
-        court_inputs.check_labels("labels.npy", shuffled, of.logits(), same_classes=False)
+        court_inputs.check_labels(images("labels.npy"), shuffled, of.logits(), same_classes=False)
     with pytest.raises(ValueError, match=r"classes carry other numbers .* asked for, renumbered 87.6%"):
-        court_inputs.check_labels("x", (of.labels + 3) % 10, of.logits(), same_classes=True)
+        court_inputs.check_labels(images("x"), (of.labels + 3) % 10, of.logits(), same_classes=True)
+
+
+def test_labels_by_checksum_are_told_from_a_generator_that_ignores_them() -> None:
+    of = case()
+    shuffled = np.random.default_rng(1).permutation(of.labels)
+    said = court_inputs.check_labels(images("x", asked=True), shuffled, of.logits(), same_classes=True)
+    assert said.endswith("this generator ignores its class")
+    said = court_inputs.check_labels(images("x", asked=True), of.labels, of.logits(), same_classes=True)
+    assert said.endswith("names 87.6% of the classes asked for")
 
 
 def test_information_of_labels() -> None:

@@ -146,6 +146,29 @@ def test_mislabelled_sets_are_refused(court: Callable[..., Result], samples: Pat
     refused(court("--samples", samples), "labels.npy: image 0 has class")
 
 
+def test_a_generator_that_ignores_its_class_is_judged(
+    court: Callable[..., Result], root: Path, samples: Path, tmp_path: Path
+) -> None:
+    """Weak models do; the set and its export say by checksum which classes were asked for."""
+    manifest, rows = json.loads((samples / "manifest.json").read_text()), rows_of(samples)
+    mixed = rows[np.random.default_rng(1).permutation(60)]
+    for chunk in manifest["chunks"]:
+        first, mixed = mixed[: chunk["count"]], mixed[chunk["count"] :]
+        np.save(samples / chunk["file"], first)
+        chunk["sha256"] = sha256(samples / chunk["file"])
+    manifest["labels_sha256"] = sha256(samples / "labels.npy")
+    (samples / "manifest.json").write_text(json.dumps(manifest))
+    out = tmp_path / "adm.npz"
+    assert CliRunner().invoke(main, ["export-adm", "--samples", str(samples), "--out", str(out)]).exit_code == 0
+    for source in (samples, out):
+        result = court("--samples", source)
+        assert result.exit_code == 0, result.output
+        assert "this generator ignores its class" in result.output
+    members = dict(np.load(out))
+    np.savez(out, **(members | {"arr_1": members["arr_1"][::-1]}))
+    refused(court("--samples", out), "arr_1 differs from its checksum: mislabelled")
+
+
 def test_a_folder_by_class_is_judged_in_a_shuffled_order(
     court: Callable[..., Result], samples: Path, tmp_path: Path
 ) -> None:
