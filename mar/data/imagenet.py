@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 # ImageNet-1k (ILSVRC 2012), Russakovsky et al. 2015, table 2: images, and the fewest and most in a class
 CLASSES = 1000
@@ -39,13 +38,10 @@ def check(base: Path, found: dict[str, Any]) -> None:
         if names:
             faults.append(f"{half}/: {len(names)} folders are no WordNet ids (n and 8 digits): {first(names)}")
         if (len(classes), len(files)) != (CLASSES, total):
-            counts = np.bincount([label for _, label, _ in files], minlength=len(classes))
-            odd = np.flatnonzero((counts < fewest) | (counts > most))
-            odd = odd[np.argsort(counts[odd], kind="stable")]
+            counts = Counter(label for _, label, _ in files)
+            odd = sorted((i for i in range(len(classes)) if not fewest <= counts[i] <= most), key=lambda i: counts[i])
             usual = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-            told = (
-                f"; not with {usual} images: {first([f'{classes[i]} ({counts[i]})' for i in odd])}" if len(odd) else ""
-            )
+            told = f"; not with {usual} images: {first([f'{classes[i]} ({counts[i]})' for i in odd])}" if odd else ""
             faults.append(
                 f"{half}/: found {len(classes):,} classes and {len(files):,} images; accepted: {CLASSES:,} "
                 f"and {total:,}{told}"

@@ -47,12 +47,23 @@ def test_every_stage_has_a_command_with_help() -> None:
         assert run(verb, "--help").exit_code == 0
 
 
-def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
-    for name in ("torch", "diffusers", "mlflow", "matplotlib", "pandas", "submitit", "snakemake"):
+HEAVY = ("torch", "numpy", "pandas", "scipy", "PIL", "sklearn", "matplotlib", "diffusers", "mlflow", "snakemake")
+STUDY = str(Path(__file__).parents[2] / "config" / "digits.yaml")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["launch", "--help"], ["plan", "--study", STUDY], ["schema"], ["jobs"]],
+    ids=lambda arguments: " ".join(arguments[:1]),
+)
+def test_what_needs_no_torch_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    blocked = (*HEAVY, *(() if arguments == ["jobs"] else ("submitit",)))
+    for name in blocked:
         (tmp_path / f"{name}.py").write_text(f"raise AssertionError('{name} was imported')")
-    command = [sys.executable, "-m", "mar.cli", "launch", "--help"]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}
-    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
+    command = [sys.executable, "-m", "mar.cli", *arguments]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
