@@ -120,7 +120,8 @@ def load(name: str) -> tuple[Extractor, str]:
 def extract(folder: Path, role: str, network: Extractor) -> Features:
     """Features of a set, written part by part as `mar features` does."""
     images = sets.open_set(folder / f"{role}.npz")
-    parts = features.extract(images, network, folder / role, None)
+    features.extract(images, network, folder / role, None)
+    parts = features.entries(images, folder / role)
     with np.load(folder / role / parts[0]["file"]) as arrays:
         return Features(folder / role, {"count": images.count, "parts": parts, "keys": list(arrays)})
 

@@ -94,6 +94,9 @@ _tokenizer = click.option("--tokenizer", required=True, help="Name of a tokenize
 _variant = click.option("--variant", required=True, help="Name of a variant of the study.")
 _seed = click.option("--seed", required=True, type=int, help="Training seed.")
 _setting = click.option("--setting", required=True, help="Name of a sampling setting of the variant.")
+_shard = click.option(
+    "--shard", type=int, nargs=2, default=(0, 1), metavar="I N", help="Make files I, I+N, I+2N, ... only."
+)
 
 
 @main.command()
@@ -124,11 +127,12 @@ _set = click.option("--set", "where", required=True, help="train, heldout, refer
 @_extractor
 @_set
 @_recipe
-def features(study: str, extractor: str, where: str, recipe: str) -> None:
-    """Show a set of images to a network and keep its features; the same command resumes."""
+@_shard
+def features(study: str, extractor: str, where: str, recipe: str, shard: tuple[int, int]) -> None:
+    """Show a set of images to a network and keep its features, or a share of them; the same command resumes."""
     from mar.metrics.features import features
 
-    features(*_open(study, extractor=extractor, recipe=recipe, stage="features"), extractor, where)
+    features(*_open(study, extractor=extractor, recipe=recipe, stage="features"), extractor, where, shard)
 
 
 @main.command()
@@ -178,11 +182,12 @@ def rfid(study: str, tokenizer: str, recipe: str) -> None:
 @_study
 @_tokenizer
 @_recipe
-def encode(study: str, tokenizer: str, recipe: str) -> None:
-    """Turn all images into tokens."""
+@_shard
+def encode(study: str, tokenizer: str, recipe: str, shard: tuple[int, int]) -> None:
+    """Turn all images into tokens, or a share of them beside other workers; the same command resumes."""
     from mar.encode import encode
 
-    encode(*_open(study, tokenizer=tokenizer, recipe=recipe, stage="tokenizer"), tokenizer)
+    encode(*_open(study, tokenizer=tokenizer, recipe=recipe, stage="tokenizer"), tokenizer, shard)
 
 
 _assets = click.option(
@@ -258,7 +263,7 @@ def sweep(study: str, variant: str, setting: str, recipe: str) -> None:
 @_seed
 @_setting
 @_recipe
-@click.option("--shard", type=int, nargs=2, default=(0, 1), metavar="I N", help="Draw chunks I, I+N, I+2N, ... only.")
+@_shard
 def sample(study: str, variant: str, seed: int, setting: str, recipe: str, shard: tuple[int, int]) -> None:
     """Draw a sample set from a trained variant, or a share of it beside other workers; the same command resumes."""
     from mar.sample import sample

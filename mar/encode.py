@@ -30,42 +30,83 @@ BATCH = 250  # images per forward pass
 WORKER_IMAGES = 500  # images that are worth starting a process for
 
 
-def encode(study: Study, root: str | Path, name: str) -> None:
-    """Write tokens/<name>/{train,heldout}/{shard-*.npy,labels.npy,manifest.json}; goes on at the first missing shard.
+def encode(study: Study, root: str | Path, name: str, shard: tuple[int, int] = (0, 1)) -> None:
+    """Write tokens/<name>/{train,heldout}/{shard-*.npy,labels.npy,manifest.json}, or a share beside other workers.
+
+    Files on disk are kept, the manifests come last.
+
+    Args:
+        study: the study.
+        root: its results folder.
+        name: a tokenizer of the study.
+        shard: (i, n) makes files i, i + n, i + 2 n, ... of both splits; whoever completes a split writes its manifest.
 
     Raises:
         ValueError: the data or the tokenizer is missing, or a latent is not finite.
     """
     root = Path(root)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer: Tokenizer | None = None
-    scale: float | None = None
     recipe = {
         "slice": tokenizer_slice(study, name),
         "data": sha256(root / "data" / "manifest.json"),
         "tokenizer": _digest(root / "tokenizers" / name / "model.safetensors"),
         "shard": SHARD,
     }
-    for split in SPLITS:
-        folder = root / "tokens" / name / split
+    folders = [root / "tokens" / name / split for split in SPLITS]
+    complete = []
+    for folder in folders:
         with lock(folder):
             claim(folder, recipe, "manifest.json", twin(study, root, folder))
-            manifest = folder / "manifest.json"
-            if not _complete(folder):
-                if tokenizer is None:
-                    tokenizer = tokenizers.load(root, name, study).to(device)
-                images = open_split(study, root, split)
-                record = _describe(study, name, recipe, images, tokenizer.tokens)
-                _write_labels(folder, images)
-                record["labels_sha256"] = sha256(folder / "labels.npy")
-                workers = torch.get_num_threads() if study.data.kind == "imagefolder" else 0
-                record["shards"] = _write_shards(folder, record, images, tokenizer, device, workers)
-                if record["kind"] != "ids":
-                    given = study.tokenizers[name].scale or (1.0 if tokenizer.kind == "pixels" else scale)
-                    record["scale"] = given or _scale(folder, record, study.seed)
-                write_json(manifest, record)
-            scale = read_json(manifest).get("scale")
-            print(f"{manifest}: complete", flush=True)
+            complete.append(_complete(folder))
+    if not all(complete):
+        tokenizer = tokenizers.load(root, name, study).to("cuda" if torch.cuda.is_available() else "cpu")
+        splits = [open_split(study, root, split) for split in SPLITS]
+        records = [_describe(study, name, recipe, images, tokenizer.tokens) for images in splits]
+        parts = list(zip(folders, splits, records, strict=True))
+        workers = torch.get_num_threads() if study.data.kind == "imagefolder" else 0
+        with lock(root / "tokens" / name / f"shard-{shard[0]}-of-{shard[1]}"):
+            before = 0  # files of the splits before this one: a share goes over both
+            for folder, images, record in parts:
+                shards = _shards(folder, images)
+                mine = shards[(shard[0] - before) % shard[1] :: shard[1]]
+                before += len(shards)
+                if not (folder / "manifest.json").exists():
+                    _write_shards(folder, mine, recipe, record, images, tokenizer, workers)
+        scale = study.tokenizers[name].scale or (1.0 if tokenizer.kind == "pixels" else None)
+        for folder, images, record in parts:
+            with lock(folder):
+                _finish(folder, recipe, record, images, scale, study.seed)
+    for folder in folders:
+        if (folder / "manifest.json").exists():
+            print(f"{folder / 'manifest.json'}: complete", flush=True)
+
+
+def _finish(
+    folder: Path, recipe: dict[str, Any], record: dict[str, Any], images: ImageSet, scale: float | None, seed: int
+) -> None:
+    """Write labels and manifest once all shards are there, whoever made them; the held-out split after the train split.
+
+    The worker that writes the last shard of all comes here after it, so both manifests are written.
+    """
+    _ours(folder, recipe)
+    manifest, train = folder / "manifest.json", folder.with_name("train") / "manifest.json"
+    shards = _shards(folder, images)
+    if manifest.exists() or not all(_whole(path, rows, record) for path, rows in shards):
+        return
+    if train != manifest and not train.exists():
+        return
+    with atomic(folder / "labels.npy") as temporary, open(temporary, "wb") as file:
+        np.save(file, images.labels)
+    record["labels_sha256"] = sha256(folder / "labels.npy")
+    record["shards"] = [{"file": path.name, "count": len(rows), "sha256": sha256(path)} for path, rows in shards]
+    if record["kind"] != "ids":
+        scale = scale or (read_json(train)["scale"] if train != manifest else None)
+        record["scale"] = scale or _scale(folder, record, seed)
+    write_json(manifest, record)
+
+
+def _ours(folder: Path, recipe: dict[str, Any]) -> None:
+    if read_json(folder / "recipe.json") != recipe:
+        raise ValueError(f"{folder}: another recipe took this folder over; run the command again")
 
 
 def _digest(path: Path) -> str:
@@ -108,26 +149,33 @@ def _describe(study: Study, name: str, recipe: dict[str, Any], images: ImageSet,
     return record | ({"codebook_size": config.codebook_size} if kind == "ids" else {"token_dim": config.token_dim})
 
 
-def _write_labels(folder: Path, images: ImageSet) -> None:
-    with atomic(folder / "labels.npy") as temporary, open(temporary, "wb") as file:
-        np.save(file, images.labels)
+def _shards(folder: Path, images: ImageSet) -> list[tuple[Path, range]]:
+    """Files of a split, and the images in each."""
+    firsts = range(0, len(images), SHARD)
+    return [
+        (folder / f"shard-{i:05d}.npy", range(len(images))[first : first + SHARD]) for i, first in enumerate(firsts)
+    ]
 
 
 @torch.no_grad()
 def _write_shards(
-    folder: Path, manifest: dict[str, Any], images: ImageSet, tokenizer: Tokenizer, device: torch.device, workers: int
-) -> list[dict[str, Any]]:
+    folder: Path,
+    shards: list[tuple[Path, range]],
+    recipe: dict[str, Any],
+    manifest: dict[str, Any],
+    images: ImageSet,
+    tokenizer: Tokenizer,
+    workers: int,
+) -> None:
+    """Write those of these shards that are not there yet."""
     shape, dtype = shard_shape(manifest), shard_dtype(manifest)
-    firsts = range(0, len(images), SHARD)
-    shards = {
-        folder / f"shard-{i:05d}.npy": range(len(images))[first : first + SHARD] for i, first in enumerate(firsts)
-    }
-    missing = {path: rows for path, rows in shards.items() if not _whole(path, (len(rows), *shape), dtype)}
-    left = sum(len(rows) for rows in missing.values())
-    batches = [rows[start : start + BATCH] for rows in missing.values() for start in range(0, len(rows), BATCH)]
+    device = next(tokenizer.parameters(), torch.empty(0)).device  # pixels have no parameters
+    missing = [(path, rows) for path, rows in shards if not _whole(path, rows, manifest)]
+    total, left = (sum(len(rows) for _, rows in some) for some in (shards, missing))
+    batches = [rows[start : start + BATCH] for _, rows in missing for start in range(0, len(rows), BATCH)]
     pixels = read_ahead(images, batches, min(workers, left // WORKER_IMAGES))
-    progress = Progress(f"encode {folder.name}", len(images), len(images) - left)
-    for path, rows in missing.items():
+    progress = Progress(f"encode {folder.name}", total, total - left)
+    for path, rows in missing:
         with atomic(path) as temporary:
             out = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(len(rows), *shape))
             for start in range(0, len(rows), BATCH):
@@ -140,7 +188,7 @@ def _write_shards(
                 progress.update(len(batch))
             out.flush()
             del out
-    return [{"file": path.name, "count": len(rows), "sha256": sha256(path)} for path, rows in shards.items()]
+            _ours(folder, recipe)
 
 
 def read_ahead(images: ImageSet, batches: list[range], workers: int) -> Iterator[torch.Tensor]:
@@ -182,7 +230,7 @@ def _same(batch: Any) -> Any:
     return batch
 
 
-def _whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
+def _whole(path: Path, rows: range, manifest: dict[str, Any]) -> bool:
     """Whether an earlier attempt left this shard; it was renamed into place when it was complete."""
     try:
         shard = np.load(path, mmap_mode="r")
@@ -191,7 +239,7 @@ def _whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
     except (ValueError, OSError, EOFError) as error:
         print(f"{path}: truncated or no .npy file ({error}); making it again", flush=True)
         return False
-    return bool(shard.shape == shape and shard.dtype == dtype)
+    return bool(shard.shape == (len(rows), *shard_shape(manifest)) and shard.dtype == shard_dtype(manifest))
 
 
 def _scale(folder: Path, manifest: dict[str, Any], seed: int) -> float:

@@ -29,7 +29,7 @@ GRACE = 20.0  # seconds in which a job whose submission was cut off may still ar
 SEEN_OVER = 3  # looks in a row that a job without a result has to be over: results come late over a network, and a
 # requeued job seems to be over for a moment
 LOSSES = 3  # times in one call that a job may vanish before that is an error
-SHARDED = ("sample",)  # commands that take --shard I N
+SHARDED = ("encode", "features", "sample")  # commands that take --shard I N
 
 
 def launch_slurm(

@@ -141,8 +141,15 @@ def name(study: Study, where: str) -> tuple[str, int, str]:
     return variant, int(seed), setting
 
 
-def features(study: Study, root: str | Path, extractor: str, where: str) -> None:
-    """Write features/<extractor>/<set>/; parts on disk are kept, the manifest comes last.
+def features(study: Study, root: str | Path, extractor: str, where: str, shard: tuple[int, int] = (0, 1)) -> None:
+    """Write features/<extractor>/<set>/, or a share beside other workers; parts on disk are kept, the manifest is last.
+
+    Args:
+        study: the study.
+        root: its results folder.
+        extractor: name of the network.
+        where: name of the set.
+        shard: (i, n) makes parts i, i + n, i + 2 n, ...; whoever completes the set writes the manifest.
 
     Raises:
         ValueError: the set cannot be judged (`mar.metrics.sets`), the network has no weights, or features are not
@@ -159,16 +166,25 @@ def features(study: Study, root: str | Path, extractor: str, where: str) -> None
     network = extractors.load(extractor, study, root, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     recipe: dict[str, Any] = {"slice": features_slice(study, extractor), "weights": network.weights}
     main = extractor == study.metrics.extractors[0]
+    recipe |= {"source": images.sha256 if images else "statistics alone"}
+    report = folder / "manifest.json"
     with lock(folder):
-        recipe |= {"source": images.sha256 if images else "statistics alone"}
-        claim(folder, recipe, "manifest.json", twin(study, root, folder))
-        report = folder / "manifest.json"
+        claim(folder, recipe, report.name, twin(study, root, folder))
         if report.exists() and _whole_set(folder, read_json(report)["parts"]):
             print(f"{folder}: complete", flush=True)
             return
         report.unlink(missing_ok=True)
+    if images:
         train = _neighbours(study, root) if main and where not in ("train", "reference") else None
-        parts = extract(images, network, folder, train) if images else []
+        with lock(folder / f"shard-{shard[0]}-of-{shard[1]}"):
+            extract(images, network, folder, train, shard)
+    with lock(folder):
+        if read_json(folder / "recipe.json") != recipe:
+            raise ValueError(f"{folder}: another recipe took this folder over; run the command again")
+        files = _files(images, folder) if images else []
+        if report.exists() or not all(_whole(file, network.name) for file in files):
+            return
+        parts = entries(images, folder) if images else []
         write_json(
             report,
             {
@@ -176,7 +192,7 @@ def features(study: Study, root: str | Path, extractor: str, where: str) -> None
                 "role": images.role if images else "real",
                 "source": images.identity if images else None,
                 "count": sum(part["count"] for part in parts),
-                "keys": _keys(folder / parts[0]["file"]) if parts else [],
+                "keys": _keys(files[0]) if files else [],
                 "parts": parts,
                 "provenance": record(),
             },
@@ -192,18 +208,21 @@ def _neighbours(study: Study, root: Path) -> torch.Tensor | None:
     return torch.cat(list(train.batches())) if train.count * 3 * study.data.image_size**2 <= LOOKED_AT else None
 
 
-def extract(images: sets.Images, network: Extractor, folder: Path, train: torch.Tensor | None) -> list[dict[str, Any]]:
-    """Write the parts that are not there yet; what the manifest says of each."""
+def extract(
+    images: sets.Images, network: Extractor, folder: Path, train: torch.Tensor | None, shard: tuple[int, int] = (0, 1)
+) -> None:
+    """Write the parts of a shard that are not there yet."""
     import torch
 
     from mar.metrics.metrics import nearest
 
-    count = -(-images.count // images.piece)
-    files = [folder / f"part-{number:05d}.npz" for number in range(count)]
-    missing = [number for number, file in enumerate(files) if not _whole(file, network.name)]
-    progress = Progress(f"features {network.name} of {images.source}", sum(_sizes(images)[n] for n in missing))
+    files = _files(images, folder)
+    mine = range(shard[0], len(files), shard[1])
+    missing = [number for number in mine if not _whole(files[number], network.name)]
+    progress = Progress(f"features {network.name} of {images.source}", sum(images.sizes[n] for n in missing))
     if missing:
-        for number, rows in enumerate(images.pieces(missing[0]), start=missing[0]):
+        left = range(missing[0], len(files), shard[1])
+        for number, rows in zip(left, images.pieces(left.start, left.step), strict=True):
             if number not in missing:
                 continue
             batch = torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
@@ -223,12 +242,16 @@ def extract(images: sets.Images, network: Extractor, folder: Path, train: torch.
             with atomic(files[number]) as temporary, open(temporary, "wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
             progress.update(len(rows))
-    sizes = _sizes(images)
-    return [{"file": f.name, "count": n, "sha256": sha256(f)} for f, n in zip(files, sizes, strict=True)]
 
 
-def _sizes(images: sets.Images) -> list[int]:
-    return [min(images.piece, images.count - start) for start in range(0, images.count, images.piece)]
+def entries(images: sets.Images, folder: Path) -> list[dict[str, Any]]:
+    """What a manifest says of each part."""
+    files = zip(_files(images, folder), images.sizes, strict=True)
+    return [{"file": file.name, "count": count, "sha256": sha256(file)} for file, count in files]
+
+
+def _files(images: sets.Images, folder: Path) -> list[Path]:
+    return [folder / f"part-{number:05d}.npz" for number in range(len(images.sizes))]
 
 
 def _whole_set(folder: Path, parts: list[dict[str, Any]]) -> bool:

@@ -7,6 +7,7 @@ labels that are not those asked for, images that no generator means to draw.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class Images:
         labels: class of each image (asked for, if generated), int64 (N,), or None where nobody knows.
         names: of the classes, where the set has names.
         piece: images in a piece, but for the last.
-        stream: pieces from a number on, uint8 (B, H, W, 3).
+        stream: of the pieces from a number on each so many-th one, uint8 (B, H, W, 3).
         asked: a checksum says that the labels are those which the generator was asked for.
     """
 
@@ -50,7 +51,7 @@ class Images:
     labels: np.ndarray | None
     names: list[str] | None
     piece: int
-    stream: Callable[[int], Iterator[np.ndarray]]
+    stream: Callable[[int, int], Iterator[np.ndarray]]
     asked: bool = False
 
     @property
@@ -58,16 +59,21 @@ class Images:
         """How records name the set."""
         return {"kind": self.kind, "name": self.source, "sha256": self.sha256}
 
-    def pieces(self, first: int = 0) -> Iterator[np.ndarray]:
-        """Pieces from number `first` on, uint8 (B, H, W, 3), checked.
+    @property
+    def sizes(self) -> list[int]:
+        """Images in each piece."""
+        return [min(self.piece, self.count - start) for start in range(0, self.count, self.piece)]
+
+    def pieces(self, first: int = 0, step: int = 1) -> Iterator[np.ndarray]:
+        """Pieces number first, first + step, first + 2 step, ..., uint8 (B, H, W, 3), checked.
 
         Raises:
             ValueError: a piece is missing, damaged, of another type or size, or an image that should be generated is of
                 one value only, as those of a failed run are.
         """
         shape: tuple[int, ...] | None = None
-        done = first * self.piece
-        for rows in self.stream(first):
+        missing = sum(self.sizes[first::step])
+        for number, rows in enumerate(self.stream(first, step)):
             if rows.dtype != np.uint8 or rows.ndim != 4 or rows.shape[3] != 3:
                 raise ValueError(
                     f"{self.source}: holds {rows.dtype} {rows.shape}; accepted: images, uint8 (N, H, W, 3)"
@@ -76,11 +82,11 @@ class Images:
             if rows.shape[1:] != shape:
                 raise ValueError(f"{self.source}: images of {rows.shape[1:]} after {shape}; accepted: one size")
             if self.role != "real":
-                self._refuse_failed(rows, done)
-            done += len(rows)
+                self._refuse_failed(rows, (first + number * step) * self.piece)
+            missing -= len(rows)
             yield rows
-        if done != self.count:
-            raise ValueError(f"{self.source}: holds {done} images; accepted: {self.count}, as it says")
+        if missing:
+            raise ValueError(f"{self.source}: holds {self.count - missing} images; accepted: {self.count}, as it says")
 
     def batches(self, size: int = PIECE) -> Iterator[torch.Tensor]:
         """All images, uint8 (B, 3, H, W), at most `size` at a time; raises as `pieces`."""
@@ -157,8 +163,8 @@ def of_chunks(folder: Path, side: int | None = None, names: list[str] | None = N
             f"has class i mod {classes}): mislabelled; delete manifest.json beside it and run `mar sample` again"
         )
 
-    def stream(first: int) -> Iterator[np.ndarray]:
-        for entry in manifest["chunks"][first:]:
+    def stream(first: int, step: int) -> Iterator[np.ndarray]:
+        for entry in manifest["chunks"][first::step]:
             yield _chunk(folder / entry["file"], entry, side)
 
     digest = sha256(folder / "manifest.json")
@@ -200,8 +206,8 @@ def of_split(study: Study, root: Path, split: str) -> Images:
 
     images = open_split(study, root, split)
 
-    def stream(first: int) -> Iterator[np.ndarray]:
-        for start in range(first * PIECE, len(images), PIECE):
+    def stream(first: int, step: int) -> Iterator[np.ndarray]:
+        for start in range(first * PIECE, len(images), step * PIECE):
             yield images.arrays(range(start, min(start + PIECE, len(images))))
 
     digest = sha256(root / "data" / "manifest.json")
@@ -248,8 +254,8 @@ def _of_folder(folder: Path) -> Images:
     names = None if "." in parents else sorted(set(parents))
     labels = np.array([names.index(parent) for parent in parents], dtype=np.int64) if names else None
 
-    def stream(first: int) -> Iterator[np.ndarray]:
-        for start in range(first * PIECE, len(files), PIECE):
+    def stream(first: int, step: int) -> Iterator[np.ndarray]:
+        for start in range(first * PIECE, len(files), step * PIECE):
             rows = []
             for path in files[start : start + PIECE]:
                 try:
@@ -284,10 +290,8 @@ def _of_npz(path: Path) -> Images:
     if "mu" in there:
         role = "real"  # a reference of the ADM suite: images beside statistics of all real ones
 
-    def stream(first: int) -> Iterator[np.ndarray]:
-        for number, rows in enumerate(npz.stream(path, "arr_0", PIECE)):
-            if number >= first:
-                yield rows
+    def stream(first: int, step: int) -> Iterator[np.ndarray]:
+        yield from itertools.islice(npz.stream(path, "arr_0", PIECE), first, None, step)
 
     source = json.loads(str(npz.read(path, "source")))["name"] if "source" in there else ""
     shown = f"{path} (exported from {source})" if source else str(path)

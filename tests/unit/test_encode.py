@@ -193,3 +193,43 @@ def test_refusals(made: tuple[Study, Path], root: Path) -> None:
     study, _ = made
     with pytest.raises(ValueError, match=r"kl/model\.safetensors: missing; run `mar tokenizer` first"):
         encode.encode(study, root, "kl")
+
+
+def files(root: Path, name: str) -> dict[str, str]:
+    """Checksums of all that a stage left, but for locks."""
+    return {
+        path.relative_to(root).as_posix(): sha256(path)
+        for path in (root / "tokens" / name).rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize("name", ["grouped", "vq"])
+def test_the_result_does_not_depend_on_the_split(made: tuple[Study, Path], root: Path, name: str) -> None:
+    study, _ = made
+    encode.encode(study, root, name)
+    alone = files(root, name)
+    assert len(alone) == 3 + 1 + 2 * 3  # shards of both splits; labels, recipe and manifest of each
+    for count in (2, 3, 7):  # seven are more than there are files
+        shutil.rmtree(root / "tokens")
+        for shard in reversed(range(count)):  # whoever ends last writes the manifests
+            assert not (root / "tokens" / name / "train" / "manifest.json").exists()
+            encode.encode(study, root, name, (shard, count))
+        assert files(root, name) == alone
+
+
+def test_a_lost_share_is_encoded_again_alone(made: tuple[Study, Path], root: Path) -> None:
+    study, _ = made
+    for shard in (0, 1):
+        encode.encode(study, root, "grouped", (shard, 2))
+    whole, folder = files(root, "grouped"), root / "tokens" / "grouped"
+    (folder / "train" / "manifest.json").unlink()
+    (folder / "heldout" / "manifest.json").unlink()
+    (folder / "train" / "shard-00001.npy").unlink()  # of shard 1, as the held-out file
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("shard-*.npy")}
+    encode.encode(study, root, "grouped", (0, 2))
+    assert not (folder / "train" / "manifest.json").exists(), "nothing of it is this shard's"
+    assert not (folder / "heldout" / "manifest.json").exists(), "its scale is that of the train split"
+    encode.encode(study, root, "grouped", (1, 2))
+    assert files(root, "grouped") == whole
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps

@@ -113,6 +113,35 @@ def test_parts_that_are_there_are_kept_and_damaged_ones_made_again(
     assert read_json(folder(root) / "manifest.json")["parts"] == manifest
 
 
+@pytest.mark.parametrize("where", [WHERE, "train"])
+def test_the_result_does_not_depend_on_the_split(place: tuple[Study, Path], where: str) -> None:
+    study, root = place
+    features.features(study, root, "classifier", where)
+    manifest = read_json(folder(root, where) / "manifest.json")
+    for count in (2, 3):
+        shutil.rmtree(root / "features")
+        for shard in reversed(range(count)):  # whoever ends last writes the manifest
+            features.features(study, root, "classifier", where, (shard, count))
+            assert (folder(root, where) / "manifest.json").exists() == (shard == 0)
+        again = read_json(folder(root, where) / "manifest.json")
+        assert again["parts"] == manifest["parts"] and {**again, "provenance": 0} == {**manifest, "provenance": 0}
+
+
+def test_a_lost_share_is_made_again_alone(place: tuple[Study, Path]) -> None:
+    study, root = place
+    for shard in (0, 1):
+        features.features(study, root, "classifier", "train", (shard, 2))
+    before, manifest = times(folder(root, "train")), read_json(folder(root, "train") / "manifest.json")
+    (folder(root, "train") / "manifest.json").unlink()
+    (folder(root, "train") / "part-00001.npz").unlink()
+    features.features(study, root, "classifier", "train", (0, 2))
+    assert not (folder(root, "train") / "manifest.json").exists()
+    features.features(study, root, "classifier", "train", (1, 2))
+    assert read_json(folder(root, "train") / "manifest.json")["parts"] == manifest["parts"]
+    after = times(folder(root, "train"))
+    assert {name for name in after if after[name] != before[name]} == {"part-00001.npz"}
+
+
 def test_features_of_other_images_or_weights_are_moved_aside(place: tuple[Study, Path]) -> None:
     study, root = place
     features.features(study, root, "classifier", WHERE)
