@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ class TokenSet:
         sha256: of the manifest file; the name of these tokens in later files.
     """
 
-    def __init__(self, manifest: dict[str, Any], digest: str, labels: np.ndarray, shards: list[np.ndarray]) -> None:
+    def __init__(self, manifest: dict[str, Any], digest: str, labels: np.ndarray, shards: list[np.memmap]) -> None:
         self.manifest = manifest
         self.sha256 = digest
         self.labels = torch.from_numpy(labels)
-        self._shards = shards
+        self._files: list[tuple[mmap.mmap, int]] = [(shard.base, shard.offset) for shard in shards]  # type: ignore[misc]
+        self._shards = [shard.view(np.ndarray) for shard in shards]  # whose indexing is fast
         self._starts = np.cumsum([0] + [len(shard) for shard in shards])
 
     @classmethod
@@ -61,13 +63,22 @@ class TokenSet:
         return len(self.labels)
 
     def batch(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
-        """Tokens of images (B,) in views (B,): int64 ids (B, L), or moments (B, 2C, h, w), or latents (B, C, h, w)."""
-        rows, view = indices.numpy(), views.numpy()
+        """Tokens of images (B,) in views (B,): int64 ids (B, L), or moments (B, 2C, h, w), or latents (B, C, h, w).
+
+        All pages are asked for before the first is waited for: a disk then works at several of them at a time.
+        """
+        rows = indices.numpy()
         found = np.empty((len(rows), *shard_shape(self.manifest)[1:]), dtype=shard_dtype(self.manifest))
         shard_of = np.searchsorted(self._starts, rows, side="right") - 1
-        for shard in np.unique(shard_of):
-            here = shard_of == shard
-            found[here] = self._shards[shard][rows[here] - self._starts[shard], view[here]]
+        places = list(zip(shard_of.tolist(), (rows - self._starts[shard_of]).tolist(), views.tolist(), strict=True))
+        size = found.nbytes // len(rows)
+        for shard, row, view in places:
+            mapped, offset = self._files[shard]
+            start = offset + (row * self.manifest["views"] + view) * size
+            page = start - start % mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+        for out, (shard, row, view) in zip(found, places, strict=True):
+            out[...] = self._shards[shard][row, view]
         tokens = torch.from_numpy(found)
         return tokens.long() if self.manifest["kind"] == "ids" else tokens
 
@@ -85,11 +96,11 @@ def shard_dtype(manifest: dict[str, Any]) -> str:
     return "int32" if manifest["kind"] == "ids" else "float32"
 
 
-def _load(path: Path, shape: tuple[int, ...], dtype: str, digest: str, again: str) -> np.ndarray:
+def _load(path: Path, shape: tuple[int, ...], dtype: str, digest: str, again: str) -> np.memmap:
     if not path.exists():
         raise ValueError(f"{path}: missing; {again}")
     try:
-        array = np.load(path, mmap_mode="r")
+        array: np.memmap = np.load(path, mmap_mode="r")
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path}: truncated or no .npy file ({error}); {again}") from None
     if array.shape != shape or array.dtype != dtype:

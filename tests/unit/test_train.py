@@ -100,6 +100,13 @@ def test_data_order_covers_every_image_once_an_epoch(tmp_path):
     assert torch.equal(run.data_order(16, 8), torch.cat([first[16:], second[:4]]))
 
 
+def test_data_order_goes_on_wherever_a_run_was_stopped(tmp_path):
+    root = tiny.make_root(tmp_path)
+    whole = trainer(root).data_order(0, 50)
+    for stopped in range(50):
+        assert torch.equal(trainer(root).data_order(stopped, 50 - stopped), whole[stopped:])
+
+
 def test_changed_recipe_never_resumes(tmp_path):
     root = tiny.make_root(tmp_path)
     train(tiny.study(), root, "ar-ce", 0)
