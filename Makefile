@@ -7,7 +7,7 @@ RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 QUIET := --quiet rules reason
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test test-browser test-slurm lint format schema clean clean-venv
+.PHONY: help install demo smoke test test-browser test-slurm bench lint format schema clean clean-venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-slurm: install ## tests on a real Slurm; installs it (root, Debian or Ubunt
 	if [ $$status = 77 ]; then exit 0; elif [ $$status != 0 ]; then exit $$status; fi; \
 	trap 'tests/cluster/slurm.sh stop' EXIT; \
 	tests/cluster/slurm.sh start && $(RUN) MAR_TEST_SLURM=1 pytest tests/cluster
+
+bench: install ## speed against the published algorithm: tables in Markdown, minutes on two cores
+	$(RUN) python -m benchmarks
 
 lint: install ## style, types, workflow, and that the JSON schema is the one of mar/config.py
 	$(RUN) ruff check .

@@ -1,0 +1,62 @@
+"""A causal backbone with its key-value cache against the loop that computes the whole sequence for every token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.models import TOKEN_DIM, TOKENS, build, inputs
+from benchmarks.paired import paired, table
+from mar.config import Sampling
+from mar.models.model import Model
+from mar.noise import Noise
+from mar.sampling import generate
+
+BATCH, PAIRS = 2, 3
+
+
+def report() -> str:
+    """Ratio of the loops, and what a token costs early and late."""
+    model, (_, labels, order) = build("causal").eval(), inputs(BATCH)
+    blank = torch.zeros(TOKENS, TOKEN_DIM)
+
+    def draw(cached: bool) -> None:
+        settings = Sampling(steps=TOKENS, diffusion_steps=25, guidance=1.0, kv_cache=cached)
+        generate(model, labels, order, blank, settings, Noise("draw"))
+
+    rows = [paired("without cache, with cache", lambda: draw(False), lambda: draw(True), PAIRS)]
+    first, last = quarters(model, lambda: draw(True))
+    return (
+        f"{BATCH} images, {TOKENS} tokens, one a step, 25 diffusion steps.\n\n{table(rows)}\n\n"
+        f"With the cache the backbone takes {first:.2f} ms a token in the first quarter and {last:.2f} in the last "
+        f"({last / first:.2f} times; CPU, one thread, median)."
+    )
+
+
+def quarters(model: Model, draw: Callable[[], object]) -> tuple[float, float]:
+    """Median CPU milliseconds of the backbone for a token of the first and of the last quarter."""
+    predict, seconds = model.backbone.predict, []
+
+    def timed(*arguments: Any) -> Tensor:
+        start = time.process_time()
+        z: Tensor = predict(*arguments)
+        seconds.append(time.process_time() - start)
+        return z
+
+    threads = torch.get_num_threads()
+    model.backbone.predict = timed
+    torch.set_num_threads(1)
+    try:
+        for _ in range(PAIRS):
+            draw()
+    finally:
+        torch.set_num_threads(threads)
+        del model.backbone.predict  # of this instance: its class has the method
+    quarter = TOKENS // 4
+    by_token = np.array(seconds).reshape(PAIRS, TOKENS) * 1000
+    return float(np.median(by_token[:, :quarter])), float(np.median(by_token[:, -quarter:]))
