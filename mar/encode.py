@@ -20,7 +20,7 @@ from mar import tokenizers
 from mar.config import Study
 from mar.data.images import SPLITS, ImageSet, open_split, to_float
 from mar.data.tokens import TokenSet, sample_posterior, shard_dtype, shard_shape
-from mar.files import atomic, claim, lock, read_json, sha256, write_json
+from mar.files import atomic, claim, lock, read_json, sha256, whole, write_json
 from mar.progress import Progress
 from mar.study import tokenizer_slice, twin
 from mar.tokenizers import Tokenizer
@@ -90,7 +90,8 @@ def _finish(
     _ours(folder, recipe)
     manifest, train = folder / "manifest.json", folder.with_name("train") / "manifest.json"
     shards = _shards(folder, images)
-    if manifest.exists() or not all(_whole(path, rows, record) for path, rows in shards):
+    shape, dtype = shard_shape(record), shard_dtype(record)
+    if manifest.exists() or not all(whole(path, (len(rows), *shape), dtype) for path, rows in shards):
         return
     if train != manifest and not train.exists():
         return
@@ -170,7 +171,7 @@ def _write_shards(
     """Write those of these shards that are not there yet."""
     shape, dtype = shard_shape(manifest), shard_dtype(manifest)
     device = next(tokenizer.parameters(), torch.empty(0)).device  # pixels have no parameters
-    missing = [(path, rows) for path, rows in shards if not _whole(path, rows, manifest)]
+    missing = [(path, rows) for path, rows in shards if not whole(path, (len(rows), *shape), dtype)]
     total, left = (sum(len(rows) for _, rows in some) for some in (shards, missing))
     batches = [rows[start : start + BATCH] for _, rows in missing for start in range(0, len(rows), BATCH)]
     pixels = read_ahead(images, batches, min(workers, left // WORKER_IMAGES))
@@ -228,18 +229,6 @@ class _Batches(Dataset[Any]):
 
 def _same(batch: Any) -> Any:
     return batch
-
-
-def _whole(path: Path, rows: range, manifest: dict[str, Any]) -> bool:
-    """Whether an earlier attempt left this shard; it was renamed into place when it was complete."""
-    try:
-        shard = np.load(path, mmap_mode="r")
-    except FileNotFoundError:
-        return False
-    except (ValueError, OSError, EOFError) as error:
-        print(f"{path}: truncated or no .npy file ({error}); making it again", flush=True)
-        return False
-    return bool(shard.shape == (len(rows), *shard_shape(manifest)) and shard.dtype == shard_dtype(manifest))
 
 
 def _scale(folder: Path, manifest: dict[str, Any], seed: int) -> float:

@@ -71,6 +71,20 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
+    """Whether an array is on disk and uncut, its dimensions beginning with `shape`; a bad file is named."""
+    import numpy as np
+
+    try:
+        array = np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        return False
+    except (ValueError, OSError, EOFError) as error:
+        print(f"{path}: truncated or no .npy file ({error}); making it again", flush=True)
+        return False
+    return bool(array.shape[: len(shape)] == shape and array.dtype == dtype)
+
+
 @contextlib.contextmanager
 def lock(folder: str | Path, wait: bool = True) -> Iterator[None]:
     """Hold a folder alone. The kernel frees the lock when its process dies, however it dies.

@@ -13,7 +13,7 @@ from mar import tokenizers
 from mar.config import Sampling, Study
 from mar.data.images import to_uint8
 from mar.data.tokens import unpatchify
-from mar.files import atomic, claim, lock, read_json, sha256, write_json
+from mar.files import atomic, claim, lock, read_json, sha256, whole, write_json
 from mar.noise import Noise
 from mar.order import draw_order
 from mar.progress import Progress
@@ -106,8 +106,12 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
         claim(folder, recipe, "manifest.json", twin(study, root, folder))
     count = study.metrics.samples // study.metrics.chunk
     start = time.monotonic()
+
+    def there(number: int) -> bool:
+        return whole(folder / chunk_name(number), (study.metrics.chunk,), "uint8")
+
     with lock(folder / f"shard-{shard[0]}-of-{shard[1]}"):
-        missing = [c for c in range(shard[0], count, shard[1]) if not (folder / chunk_name(c)).exists()]
+        missing = [c for c in range(shard[0], count, shard[1]) if not there(c)]
         if missing:
             sampler = Sampler(study, root, variant, seed)
             progress = Progress(f"sample {variant} seed {seed} {setting}", len(missing) * study.metrics.chunk)
@@ -119,7 +123,7 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
                     np.save(file, images)
                 progress.update(len(images))
     with lock(folder):
-        if all((folder / chunk_name(c)).exists() for c in range(count)) and not (folder / "manifest.json").exists():
+        if not (folder / "manifest.json").exists() and all(there(c) for c in range(count)):
             seconds = time.monotonic() - start
             write_manifest(study, folder, variant, seed, setting, used, run["checkpoint"], tokens, seconds)
 

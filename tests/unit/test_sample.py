@@ -1,6 +1,7 @@
 """Sample sets: bytes that depend on (seed, chunk) only, restarts, guards, and the speed protocol."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,18 @@ def test_lost_chunk_is_drawn_again_alone(trained, tmp_path):
     sample.sample(tiny.study(), root, "mar-diff", 0, "diff")
     assert chunks(root)[0] == before
     assert (folder / "chunk-00000.npy").stat().st_mtime_ns == stamp
+
+
+def test_truncated_chunk_is_named_and_drawn_again(trained, tmp_path, capsys):
+    root = copy(trained, tmp_path)
+    sample.sample(tiny.study(), root, "mar-diff", 0, "diff")
+    before, folder = chunks(root)
+    chunk = folder / "chunk-00002.npy"
+    os.truncate(chunk, chunk.stat().st_size // 2)
+    (folder / "manifest.json").unlink()
+    sample.sample(tiny.study(), root, "mar-diff", 0, "diff")
+    assert f"{chunk}: truncated" in capsys.readouterr().out
+    assert chunks(root)[0] == before
 
 
 def test_changed_setting_never_reuses_chunks(trained, tmp_path):
