@@ -8,7 +8,7 @@ import time
 
 from benchmarks.paired import machine
 
-NAMES = ("sampling", "cache", "training")  # modules with a docstring, the heading, and report(), the tables
+NAMES = ("sampling", "cache", "training", "tokens")  # modules with a docstring, the heading, and report(), the tables
 
 
 def main() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import mmap
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,9 @@ class TokenSet:
         self.sha256 = digest
         self.labels = torch.from_numpy(labels)
         self._files: list[tuple[mmap.mmap, int]] = [(shard.base, shard.offset) for shard in shards]  # type: ignore[misc]
-        self._shards = [shard.view(np.ndarray) for shard in shards]  # whose indexing is fast
+        self._shards = [shard.view(np.ndarray).reshape(-1, shard[0, 0].size) for shard in shards]  # (count * views, n)
         self._starts = np.cumsum([0] + [len(shard) for shard in shards])
+        self._blocks = -1  # read from a disk by this process when the last batch was asked for
 
     @classmethod
     def open(cls, folder: str | Path, verify: bool = True) -> TokenSet:
@@ -65,22 +68,29 @@ class TokenSet:
     def batch(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         """Tokens of images (B,) in views (B,): int64 ids (B, L), or moments (B, 2C, h, w), or latents (B, C, h, w).
 
-        All pages are asked for before the first is waited for: a disk then works at several of them at a time.
+        As long as a disk is read, all pages are asked for before the first is waited for: it then works at several of
+        them at a time. Pages that are in memory need no asking, which would take as long as copying them.
         """
-        rows = indices.numpy()
-        found = np.empty((len(rows), *shard_shape(self.manifest)[1:]), dtype=shard_dtype(self.manifest))
+        rows, shape = indices.numpy(), shard_shape(self.manifest)
         shard_of = np.searchsorted(self._starts, rows, side="right") - 1
-        places = list(zip(shard_of.tolist(), (rows - self._starts[shard_of]).tolist(), views.tolist(), strict=True))
-        size = found.nbytes // len(rows)
-        for shard, row, view in places:
+        places = ((rows - self._starts[shard_of]) * shape[0] + views.numpy()).tolist()
+        found = np.empty((len(rows), math.prod(shape[1:])), dtype=shard_dtype(self.manifest))
+        wanted = list(zip(shard_of.tolist(), places, strict=True))
+        before, self._blocks = self._blocks, resource.getrusage(resource.RUSAGE_SELF).ru_inblock
+        if self._blocks != before:
+            self._ask_for(wanted, found[0].nbytes)
+        for i, (shard, place) in enumerate(wanted):
+            found[i] = self._shards[shard][place]
+        tokens = torch.from_numpy(found).view(-1, *shape[1:])
+        return tokens.long() if self.manifest["kind"] == "ids" else tokens
+
+    def _ask_for(self, wanted: list[tuple[int, int]], size: int) -> None:
+        """Let the system read these (shard, place in it) of `size` bytes each, without waiting."""
+        for shard, place in wanted:
             mapped, offset = self._files[shard]
-            start = offset + (row * self.manifest["views"] + view) * size
+            start = offset + place * size
             page = start - start % mmap.PAGESIZE
             mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
-        for out, (shard, row, view) in zip(found, places, strict=True):
-            out[...] = self._shards[shard][row, view]
-        tokens = torch.from_numpy(found)
-        return tokens.long() if self.manifest["kind"] == "ids" else tokens
 
 
 def shard_shape(manifest: dict[str, Any]) -> tuple[int, ...]:
