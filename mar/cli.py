@@ -59,7 +59,7 @@ def _open(
     So is a study.json that says something else by now than the `recipe` with which the workflow planned the job: it is
     written anew whenever the workflow is read, a dry run of an edited study included.
     """
-    from mar import study as studies
+    from mar import slices
     from mar.config import known
     from mar.study import load
 
@@ -76,7 +76,7 @@ def _open(
         known("--extractor", extractor, study.metrics.extractors)
     names = {"tokenizer": (tokenizer,), "train": (variant, seed), "sample": (variant, setting), "speed": (variant,)}
     names |= {"features": (extractor,), "sweep": (variant, setting)}
-    if recipe and recipe != (now := getattr(studies, f"{stage}_slice")(study, *names.get(stage, ()))):
+    if recipe and recipe != (now := getattr(slices, f"{stage}_slice")(study, *names.get(stage, ()))):
         raise ValueError(
             f"{path}: changed since this job was planned; run the workflow again. Planned {recipe}, now {now}"
         )
@@ -461,7 +461,7 @@ def drill(study: str, shape: str | None, recipe: str) -> None:
 def schema(out: Path | None) -> None:
     """JSON schema of a study file, for editors."""
     from mar.files import write_if_changed
-    from mar.study import json_schema
+    from mar.schema import json_schema
 
     text = json_schema()
     if out is None:

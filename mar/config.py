@@ -28,6 +28,8 @@ __all__ = [
     "Variant",
 ]
 
+FACTORS = ("tokenizer", "order", "backbone", "head")  # of a variant, that `matrix` crosses
+
 
 class Resources(Section):
     """What one training asks of a cluster, above the site's defaults. Science does not depend on it."""

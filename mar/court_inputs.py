@@ -13,7 +13,7 @@ from mar.config import Study
 from mar.metrics import features, metrics, npz, references, sets
 from mar.metrics.references import Reference
 from mar.metrics.sets import Images
-from mar.study import real_side
+from mar.slices import real_side
 
 SPLITS = ("train", "heldout")
 SWAPPED = "Were --samples and --reference swapped?"

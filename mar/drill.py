@@ -15,7 +15,7 @@ from typing import Any
 from mar.config import Study
 from mar.files import read_json, write_json, write_text
 from mar.plan import count_images
-from mar.study import canonical
+from mar.slices import canonical
 
 # Two images, two autoregressive and two diffusion steps: the least that has a first step and another.
 SAMPLES = STEPS = 2

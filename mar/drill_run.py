@@ -35,7 +35,7 @@ from mar.noise import Noise, seed_of
 from mar.plan import count_images
 from mar.provenance import record
 from mar.sample import sample
-from mar.study import train_slice
+from mar.slices import train_slice
 from mar.tokenizers import perceptual
 from mar.tokenizers.autoencoder import build
 from mar.tokenizers.train import train as train_tokenizer

@@ -22,7 +22,7 @@ from mar.data.images import SPLITS, ImageSet, open_split, to_float
 from mar.data.tokens import TokenSet, sample_posterior, shard_dtype, shard_shape
 from mar.files import atomic, claim, lock, read_json, sha256, whole, write_json
 from mar.progress import Progress
-from mar.study import tokenizer_slice, twin
+from mar.slices import tokenizer_slice, twin
 from mar.tokenizers import Tokenizer
 
 SHARD = 10_000  # images per shard: 650 MB of KL-16 moments with the mirror images of 256x256

@@ -51,7 +51,7 @@ from statistics import fmean, variance
 
 from mar.config import Study
 from mar.results import SIGNED, Estimate, Files, Source, by_ratio, entry, lower_is_better, short
-from mar.study import replicas
+from mar.slices import replicas
 
 __all__ = ["Comparison", "Estimate", "Results", "Sets", "Source", "Spread", "short"]
 

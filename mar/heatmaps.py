@@ -9,7 +9,7 @@ from mar.config import Study
 from mar.curves import SMALL, WIDTH, Rows
 from mar.files import read_json
 from mar.results import short
-from mar.study import swept
+from mar.slices import swept
 from mar.sweep import AXES, file
 
 if TYPE_CHECKING:

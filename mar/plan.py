@@ -18,7 +18,7 @@ from mar.config import Study, known
 from mar.data import imagenet
 from mar.files import read_json
 from mar.metrics import LOOKED_AT, REAL, REBUILT
-from mar.study import real_side, speed_settings
+from mar.slices import real_side, speed_settings
 from mar.sweep import most
 
 # A100 SXM, dense, operations a second: tensor cores in bf16; convolutions in fp32 (TF32, torch's default for them);

@@ -17,7 +17,7 @@ from mar.files import read_json, write_text
 from mar.paper import paper_lines, paper_rows
 from mar.results import short, title
 from mar.sections import JUDGES
-from mar.study import figure_names
+from mar.slices import figure_names
 from mar.tables import (
     FLOOR,
     NONE,

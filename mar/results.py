@@ -12,7 +12,7 @@ from mar import costs
 from mar.config import Sampling, Study
 from mar.files import read_json
 from mar.paper import paper_samples
-from mar.study import speed_settings
+from mar.slices import speed_settings
 
 SIGNED = frozenset({"kid", "fid_infinity"})  # estimates that can be zero or less: by difference, in units of FID
 

@@ -19,7 +19,7 @@ from mar.order import draw_order
 from mar.progress import Progress
 from mar.provenance import record
 from mar.sampling import generate
-from mar.study import sample_slice, twin
+from mar.slices import sample_slice, twin
 from mar.sweep import resolved
 from mar.train import load_trained
 

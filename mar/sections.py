@@ -14,7 +14,7 @@ from mar.estimates import Results
 from mar.evidence import commit, file, interval, set_id
 from mar.files import read_json
 from mar.results import title
-from mar.study import speed_settings, swept, table_names
+from mar.slices import speed_settings, swept, table_names
 
 JUDGES = {
     "classifier": "the study's classifier",

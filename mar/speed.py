@@ -15,7 +15,7 @@ from mar.noise import Noise
 from mar.progress import Progress
 from mar.provenance import record
 from mar.sample import Sampler, chunk_labels
-from mar.study import speed_settings, speed_slice
+from mar.slices import speed_settings, speed_slice
 from mar.sweep import resolved
 
 WARMUP = 1  # batches that are drawn and not counted

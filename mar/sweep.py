@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mar.config import Sampling, Study
 from mar.config import Sweep as Grid
 from mar.files import claim, lock, read_json, sha256, write_json
-from mar.study import point_slice, real_side, sweep_slice, twin
+from mar.slices import point_slice, real_side, sweep_slice, twin
 
 if TYPE_CHECKING:
     from mar.metrics.evaluate import Real

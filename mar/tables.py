@@ -14,7 +14,7 @@ from mar.config import Study, Table, TableRow
 from mar.estimates import Estimate, Results, short
 from mar.files import write_text
 from mar.paper import paper_rows, paper_samples
-from mar.study import speed_settings, swept, table_names
+from mar.slices import speed_settings, swept, table_names
 from mar.typeset import SIDEWAYS, Head, latex, markdown, width
 from mar.variance import decompose
 

@@ -29,7 +29,7 @@ from mar.noise import Noise, seed_of
 from mar.order import draw_order, mask_ratio, num_masked
 from mar.progress import Progress
 from mar.provenance import record
-from mar.study import train_slice, twin
+from mar.slices import train_slice, twin
 
 if TYPE_CHECKING:
     from mar.models.dit import DiT

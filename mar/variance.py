@@ -32,7 +32,7 @@ from mar.config import Study
 from mar.estimates import Results, Sets
 from mar.files import write_text
 from mar.results import SIGNED, by_ratio, short, title
-from mar.study import replicas
+from mar.slices import replicas
 from mar.typeset import Head, latex, markdown
 
 if TYPE_CHECKING:

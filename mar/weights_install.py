@@ -17,7 +17,7 @@ from mar.config import Study
 from mar.files import atomic, claim, lock, read_json, sha256, write_json
 from mar.models.model import build_model
 from mar.provenance import record
-from mar.study import tokenizer_slice, train_slice
+from mar.slices import tokenizer_slice, train_slice
 from mar.tokenizers.autoencoder import build
 
 # Of the published models; no tensor tells the number of attention heads.

@@ -22,7 +22,7 @@ from mar.config import Study
 from mar.data import imagenet
 from mar.files import atomic, claim, lock, read_json, write_json, write_text
 from mar.progress import Progress
-from mar.study import data_slice, twin
+from mar.slices import data_slice, twin
 
 if TYPE_CHECKING:  # `prepare` and the figures read images without waiting for torch
     import torch

@@ -21,7 +21,7 @@ from mar.data.images import ImageSet, open_split, shuffled, to_float
 from mar.files import atomic, claim, lock, read_json, sha256, write_json
 from mar.progress import Progress
 from mar.provenance import record
-from mar.study import classifier_slice, twin
+from mar.slices import classifier_slice, twin
 
 SHIFT = 1 / 16  # augmentation: largest shift, as a share of the side
 NOISE = 0.1  # augmentation: largest standard deviation of pixel noise, images being in [-1, 1]

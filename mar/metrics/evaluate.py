@@ -20,7 +20,7 @@ from mar.metrics.bootstrap import Bootstrap, Metric
 from mar.metrics.features import Features
 from mar.metrics.statistics import Statistics
 from mar.provenance import record
-from mar.study import metrics_slice, real_side, reference_slice
+from mar.slices import metrics_slice, real_side, reference_slice
 
 DRAWS = 20  # of the held-out images, for the floor
 SHUFFLED = f"inception_score is the mean over ten splits of the images, shuffled with seed {metrics.SEED}"

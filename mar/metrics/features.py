@@ -21,7 +21,7 @@ from mar.files import atomic, claim, lock, read_json, sha256, write_json
 from mar.metrics import LOOKED_AT, references, sets
 from mar.progress import Progress
 from mar.provenance import record
-from mar.study import features_slice, twin
+from mar.slices import features_slice, twin
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ from mar.config import Study
 from mar.config import Tokenizer as TokenizerConfig
 from mar.files import read_json
 from mar.noise import Noise
-from mar.study import tokenizer_slice
+from mar.slices import tokenizer_slice
 
 
 class Tokenizer(nn.Module):

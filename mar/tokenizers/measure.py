@@ -17,7 +17,7 @@ from mar.metrics import REBUILT, bootstrap, evaluate, extractors
 from mar.noise import Noise
 from mar.progress import Progress
 from mar.provenance import record
-from mar.study import metrics_slice
+from mar.slices import metrics_slice
 from mar.tokenizers.autoencoder import Tokenizer, load
 
 BATCH = 250  # images per forward pass

@@ -24,7 +24,7 @@ from mar.files import atomic, claim, lock, write_json
 from mar.metrics import classifier
 from mar.progress import Progress
 from mar.provenance import record
-from mar.study import tokenizer_slice, twin
+from mar.slices import tokenizer_slice, twin
 from mar.tokenizers import perceptual
 from mar.tokenizers.autoencoder import Tokenizer, build
 from mar.tokenizers.discriminator import BETAS, Adversary

@@ -18,7 +18,8 @@ from fabricate import fabricate, large, write
 
 from mar.config import Study
 from mar.report import report
-from mar.study import figure_names, resolve, table_names
+from mar.slices import figure_names, table_names
+from mar.study import resolve
 from mar.verdicts import judge
 
 CLAIMS = Path(__file__).parents[2] / "config" / "claims.yaml"

@@ -12,7 +12,8 @@ import numpy as np
 
 from mar.config import Study
 from mar.files import sha256
-from mar.study import resolve, sweep_slice
+from mar.slices import sweep_slice
+from mar.study import resolve
 
 Z = 1.959964
 PROVENANCE = {

@@ -20,7 +20,7 @@ from mar.config import Study
 from mar.data.images import to_float
 from mar.files import sha256, write_json
 from mar.metrics import classifier, dinov2, extractors, inception
-from mar.study import classifier_slice
+from mar.slices import classifier_slice
 
 CPU = torch.device("cpu")
 WIDTH, DEPTH, HEADS = 64, 2, 4  # of the small ViT

@@ -21,7 +21,7 @@ from mar.deviations import deviations
 from mar.estimates import Results
 from mar.evidence import variants
 from mar.report import report
-from mar.study import figure_names
+from mar.slices import figure_names
 from mar.summary import summary
 from mar.verdicts import judge
 

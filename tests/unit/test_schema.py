@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
+from mar import schema
 from mar import study as studies
 from mar.config import Study
 
@@ -19,13 +20,13 @@ STUDIES = [path for path in sorted(Path("config").glob("*.yaml")) if "study" in 
 
 def mistake(values: dict[str, Any]) -> str | None:
     """Path of the most telling mistake, as an editor would mark it."""
-    validator = jsonschema.Draft202012Validator(json.loads(studies.json_schema()))
+    validator = jsonschema.Draft202012Validator(json.loads(schema.json_schema()))
     error = jsonschema.exceptions.best_match(validator.iter_errors(values))
     return error and error.json_path
 
 
 def test_the_file_is_up_to_date() -> None:
-    assert SCHEMA.read_text() == studies.json_schema(), f"{SCHEMA} is stale: run `make schema`"
+    assert SCHEMA.read_text() == schema.json_schema(), f"{SCHEMA} is stale: run `make schema`"
 
 
 def test_it_is_a_schema() -> None:

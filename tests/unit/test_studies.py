@@ -15,10 +15,9 @@ from mar import claims
 from mar.config import Study
 from mar.models.model import build_model
 from mar.paper import paper_rows
-from mar.study import (
+from mar.slices import (
     classifier_slice,
     data_slice,
-    load,
     metrics_slice,
     reference_slice,
     sample_slice,
@@ -26,6 +25,7 @@ from mar.study import (
     tokenizer_slice,
     train_slice,
 )
+from mar.study import load
 from mar.tables import COLUMNS, COUNTED
 
 CONFIG = Path("config")

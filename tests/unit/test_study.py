@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mar import slices
 from mar import study as studies
 from mar.study import StudyError, load, resolve
 
@@ -219,15 +220,15 @@ class TestMatrix:
 
 
 def all_slices(study: studies.Study) -> dict[str, str]:
-    slices = {"classifier": studies.classifier_slice(study), "metrics": studies.metrics_slice(study)}
+    found = {"classifier": slices.classifier_slice(study), "metrics": slices.metrics_slice(study)}
     for name in study.tokenizers:
-        slices[f"tokenizer {name}"] = studies.tokenizer_slice(study, name)
+        found[f"tokenizer {name}"] = slices.tokenizer_slice(study, name)
     for name, variant in study.variants.items():
-        slices[f"speed {name}"] = studies.speed_slice(study, name)
-        slices[f"train {name}"] = studies.train_slice(study, name, 0)
+        found[f"speed {name}"] = slices.speed_slice(study, name)
+        found[f"train {name}"] = slices.train_slice(study, name, 0)
         for setting in variant.sampling:
-            slices[f"sample {name} {setting}"] = studies.sample_slice(study, name, setting)
-    return slices
+            found[f"sample {name} {setting}"] = slices.sample_slice(study, name, setting)
+    return found
 
 
 def shuffled(value: Any, rng: random.Random) -> Any:
@@ -310,14 +311,14 @@ class TestSlices:
         assert before.items() <= after.items()
 
     def test_renaming_a_part_retrains_nothing(self, values: dict[str, Any]) -> None:
-        before = studies.train_slice(resolve(values, "a.yaml"), "mar", 0)
+        before = slices.train_slice(resolve(values, "a.yaml"), "mar", 0)
         values["recipes"]["other"] = values["recipes"]["short"]
         values["variants"]["mar"]["recipe"] = "other"
-        assert studies.train_slice(resolve(values, "a.yaml"), "mar", 0) == before
+        assert slices.train_slice(resolve(values, "a.yaml"), "mar", 0) == before
 
     def test_training_seeds_differ(self, values: dict[str, Any]) -> None:
         study = resolve(values, "a.yaml")
-        assert studies.train_slice(study, "mar", 0) != studies.train_slice(study, "mar", 1)
+        assert slices.train_slice(study, "mar", 0) != slices.train_slice(study, "mar", 1)
 
 
 class TestResolved:

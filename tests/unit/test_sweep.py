@@ -17,7 +17,7 @@ from mar.heatmaps import sweep as heatmaps
 from mar.metrics import evaluate, extractors, statistics
 from mar.noise import Noise
 from mar.sample import Sampler
-from mar.study import sample_slice, sweep_slice
+from mar.slices import sample_slice, sweep_slice
 from mar.train import train
 
 GRID = {"samples": 12, "guidance": [1.0, 2.0, 4.0], "temperature": [0.9, 1.1], "refine": 1}

@@ -15,7 +15,8 @@ from mar import tables
 from mar import variance as sources
 from mar.estimates import Results
 from mar.files import read_json
-from mar.study import replicas, resolve, table_names
+from mar.slices import replicas, table_names
+from mar.study import resolve
 
 AGAIN = (-0.03, -0.01, 0.01, 0.03)  # what four sampling seeds do to log FID
 MOVED = variance(AGAIN)

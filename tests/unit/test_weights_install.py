@@ -8,7 +8,8 @@ import torch
 
 from mar.files import sha256
 from mar.sample import Sampler, sample
-from mar.study import resolve, train_slice, write_resolved
+from mar.slices import train_slice
+from mar.study import resolve, write_resolved
 from mar.tokenizers.train import train as train_tokenizer
 from mar.track import _sources
 from mar.train import load_trained, train

@@ -9,7 +9,8 @@ import pytest
 
 from mar import assets
 from mar.metrics import WEIGHTS
-from mar.study import figure_names, load, real_side, speed_settings, table_names
+from mar.slices import figure_names, real_side, speed_settings, table_names
+from mar.study import load
 
 STUDIES = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
 STUDIES = [path for path in STUDIES if "study:" in path.read_text()]

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from mar.study import figure_names, load
+from mar.slices import figure_names
+from mar.study import load
 
 SMOKE = ("all", "--configfile", "config/smoke.yaml")
 PRODUCTS = {"table", "figure", "alias", "claims", "report", "track"}

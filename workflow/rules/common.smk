@@ -4,6 +4,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from mar import slices
 from mar import study as studies
 from mar import assets, tables
 from mar import drill as drills
@@ -40,8 +41,8 @@ wildcard_constraints:
     variant=names(STUDY.variants),
     seed=r"\d+",
     setting=names(STUDY.sampling),
-    table=names(studies.table_names(STUDY)),
-    figure=names(studies.figure_names(STUDY)),
+    table=names(slices.table_names(STUDY)),
+    figure=names(slices.figure_names(STUDY)),
     extractor=names(STUDY.metrics.extractors),
     split="train|heldout|reference",
     set=r"(train|heldout|reference|.+/seed\d+/[^/]+)",
@@ -50,7 +51,7 @@ wildcard_constraints:
 # What the study asks for: a variant without seeds is declared, not run.
 TRAINED = {name: variant for name, variant in STUDY.variants.items() if variant.seeds}
 TOKENIZERS = sorted({variant.tokenizer for variant in TRAINED.values()})
-TIMED = [name for name in TRAINED if studies.speed_settings(STUDY, name)]
+TIMED = [name for name in TRAINED if slices.speed_settings(STUDY, name)]
 RUNS = [
     f"{ROOT}/runs/{name}/seed{seed}/run.json"
     for name, variant in TRAINED.items()
@@ -66,16 +67,16 @@ METRICS = [f"{ROOT}/metrics/{key}.json" for key in SETS]
 SPEEDS = [f"{ROOT}/speed/{name}.json" for name in TIMED]
 SWEEPS = [
     f"{ROOT}/sweeps/{variant}/{setting}.json"
-    for variant, setting in studies.swept(STUDY)
+    for variant, setting in slices.swept(STUDY)
 ]
 TABLES = [
     f"{ROOT}/tables/{name}.{ext}"
-    for name in studies.table_names(STUDY)
+    for name in slices.table_names(STUDY)
     for ext in ("csv", "md", "tex")
 ]
 FIGURES = [
     f"{FIGURE_ROOT}/{name}.{ext}"
-    for name in studies.figure_names(STUDY)
+    for name in slices.figure_names(STUDY)
     for ext in ("pdf", "png", "csv")
 ]
 ALIASES = [f"figures/{Path(path).name}" for path in FIGURES]
@@ -112,31 +113,31 @@ def launch(command):
 
 
 def tokenizer_recipe(wildcards):
-    return studies.tokenizer_slice(STUDY, wildcards.tokenizer)
+    return slices.tokenizer_slice(STUDY, wildcards.tokenizer)
 
 
 def train_recipe(wildcards):
-    return studies.train_slice(STUDY, wildcards.variant, int(wildcards.seed))
+    return slices.train_slice(STUDY, wildcards.variant, int(wildcards.seed))
 
 
 def sample_recipe(wildcards):
-    return studies.sample_slice(STUDY, wildcards.variant, wildcards.setting)
+    return slices.sample_slice(STUDY, wildcards.variant, wildcards.setting)
 
 
 def sweep_recipe(wildcards):
-    return studies.sweep_slice(STUDY, wildcards.variant, wildcards.setting)
+    return slices.sweep_slice(STUDY, wildcards.variant, wildcards.setting)
 
 
 def speed_recipe(wildcards):
-    return studies.speed_slice(STUDY, wildcards.variant)
+    return slices.speed_slice(STUDY, wildcards.variant)
 
 
 def table_recipe(wildcards):
-    return studies.table_slice(STUDY, wildcards.table)
+    return slices.table_slice(STUDY, wildcards.table)
 
 
 def figure_recipe(wildcards):
-    return studies.figure_slice(STUDY, wildcards.figure)
+    return slices.figure_slice(STUDY, wildcards.figure)
 
 
 def variant_tokenizer(wildcards):
@@ -162,7 +163,7 @@ def chosen(wildcards):
 
 def timed_chosen(wildcards):
     """The same of all settings of a variant that are timed."""
-    timed = studies.speed_settings(STUDY, wildcards.variant)
+    timed = slices.speed_settings(STUDY, wildcards.variant)
     paths = [f"{ROOT}/sweeps/{wildcards.variant}/{setting}.json" for setting in timed]
     return [path for path in paths if path in SWEEPS]
 
@@ -180,7 +181,7 @@ def table_inputs(wildcards):
 
 def figure_inputs(wildcards):
     """What a figure is drawn from; the intervals of a curve hold the seed spread of the whole study."""
-    if wildcards.figure in studies.CURVES:
+    if wildcards.figure in slices.CURVES:
         return [
             *METRICS,
             f"{ROOT}/metrics/reference.json",
@@ -276,7 +277,7 @@ def real_files(wildcards):
 
 
 def features_recipe(wildcards):
-    return studies.features_slice(STUDY, wildcards.extractor)
+    return slices.features_slice(STUDY, wildcards.extractor)
 
 
 def judged_by(path):
@@ -294,7 +295,7 @@ CLASSIFIER = (
     else []
 )
 REAL = [
-    f"{ROOT}/statistics/{name}/{studies.real_side(STUDY, name)}.npz"
+    f"{ROOT}/statistics/{name}/{slices.real_side(STUDY, name)}.npz"
     for name in STUDY.metrics.extractors
 ]
 

@@ -13,7 +13,7 @@ rule prepare:
         cluster_jobs=0,
     params:
         study=STUDY_FILE,
-        recipe=studies.data_slice(STUDY),
+        recipe=slices.data_slice(STUDY),
     shell:
         "mar --threads {threads} prepare --study {params.study} 2>&1 | tee {log}"
 
@@ -34,6 +34,6 @@ rule classifier:
     params:
         study=STUDY_FILE,
         job=f"{ROOT}/jobs/classifier",
-        recipe=studies.classifier_slice(STUDY) if CLASSIFIER else "",
+        recipe=slices.classifier_slice(STUDY) if CLASSIFIER else "",
     shell:
         launch("classifier --study {params.study}")

@@ -86,7 +86,7 @@ rule reference:
     params:
         study=STUDY_FILE,
         job=f"{ROOT}/jobs/reference",
-        recipe=studies.reference_slice(STUDY),
+        recipe=slices.reference_slice(STUDY),
     shell:
         launch("reference --study {params.study}")
 
@@ -109,7 +109,7 @@ rule evaluate:
     params:
         study=STUDY_FILE,
         job=f"{ROOT}/jobs/evaluate/{{variant}}/seed{{seed}}/{{setting}}",
-        recipe=studies.metrics_slice(STUDY),
+        recipe=slices.metrics_slice(STUDY),
     shell:
         launch(
             "evaluate --study {params.study} --variant {wildcards.variant} --seed {wildcards.seed}"

@@ -124,7 +124,7 @@ rule claims:
         cluster_jobs=0,
     params:
         study=STUDY_FILE,
-        recipe=studies.claims_slice(STUDY),
+        recipe=slices.claims_slice(STUDY),
     shell:
         "mar --threads {threads} claims --study {params.study} --claims {input.claims} 2>&1 | tee {log}"
 
@@ -169,7 +169,7 @@ rule report:
     params:
         study=STUDY_FILE,
         figures=subpath(input.samples, parent=True),
-        recipe=studies.report_slice(STUDY),
+        recipe=slices.report_slice(STUDY),
     shell:
         "mar --threads {threads} report --study {params.study} --figures {params.figures} 2>&1 | tee {log}"
 
@@ -193,6 +193,6 @@ rule track:
         cluster_jobs=0,
     params:
         study=STUDY_FILE,
-        recipe=studies.report_slice(STUDY),
+        recipe=slices.report_slice(STUDY),
     shell:
         "mar --threads {threads} track --study {params.study} --db results/mlflow.db 2>&1 | tee {log}"

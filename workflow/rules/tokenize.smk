@@ -42,7 +42,7 @@ rule rfid:
     params:
         study=STUDY_FILE,
         job=f"{ROOT}/jobs/rfid/{{tokenizer}}",
-        recipe=studies.metrics_slice(STUDY),
+        recipe=slices.metrics_slice(STUDY),
     shell:
         launch("rfid --study {params.study} --tokenizer {wildcards.tokenizer}")
 
