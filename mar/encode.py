@@ -8,6 +8,7 @@ over the train split; the mean is not removed (MAR, DiT).
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,8 @@ def _write_shards(
     for path, rows in missing:
         with atomic(path) as temporary:
             out = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(len(rows), *shape))
+            with open(temporary, "r+b") as file:  # a full disk is an error now; in the map it would be a SIGBUS
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
             for start in range(0, len(rows), BATCH):
                 batch = to_float(next(pixels)).to(device)
                 views = [batch] if manifest["views"] == 1 else [batch, batch.flip(3)]

@@ -4,7 +4,7 @@
 
 Every case starts from the same files, runs a stage through `mar launch`, breaks something while it works, and runs the
 same command again until it succeeds. Then the stage's files must be those of an undisturbed run, to the bit, and no
-submission may have been made while another of the same work was alive.
+submission may have been made while another of the same work was alive. Full disks are small tmpfs, which root can mount.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,35 +33,37 @@ sys.path.insert(0, str(HERE.parent / "unit"))
 
 STUDY = {
     "study": "chaos",
+    "tokenizers": {"wide": {"channels": [96, 96, 96]}},  # so that the encoding of digits takes a while
     "recipes": {"short": {"images": 12_800, "batch": 64, "checkpoint_images": 1600, "log_images": 320}},
     "sampling": {"plain": {"steps": 8, "diffusion_steps": 25}},
     "metrics": {"samples": 160, "chunk": 20, "bootstrap": 10},
 }
 STAGES = ("encode", "train", "sample")
-RESULTS = {"encode": "tokens/kl", "train": "runs/mar/seed0", "sample": "samples/mar/seed0/plain"}
-WHAT = {"encode": "shard-*.npy", "train": "ema.safetensors", "sample": "chunk-*.npy"}
+SHARDS = {"encode": 2, "sample": 2}  # arrays of so many jobs
+RESULTS = {"encode": "tokens/wide", "train": "runs/mar/seed0", "sample": "samples/mar/seed0/plain"}
+WHAT = {"encode": ("*.npy", "manifest.json"), "train": ("ema.safetensors",), "sample": ("*.npy",)}
 OPTIONS = {
-    "encode": ["--tokenizer", "kl"],
+    "encode": ["--tokenizer", "wide"],
     "train": ["--variant", "mar", "--seed", "0"],
     "sample": ["--variant", "mar", "--seed", "0", "--setting", "plain"],
 }
 OUTPUTS = {
-    "encode": ["tokens/kl/train/manifest.json", "tokens/kl/heldout/manifest.json"],
+    "encode": ["tokens/wide/train/manifest.json", "tokens/wide/heldout/manifest.json"],
     "train": ["runs/mar/seed0/ema.safetensors", "runs/mar/seed0/run.json"],
     "sample": ["samples/mar/seed0/plain/manifest.json"],
 }
 
 
-def mar(root: Path, stage: str) -> list[str]:
+def mar(root: Path, stage: str, *options: str) -> list[str]:
     """The arguments of a stage."""
-    options = OPTIONS.get(stage, ["--tokenizer", "kl"] if stage == "tokenizer" else [])
-    return ["--threads", "1", stage, "--study", str(root / "study.json"), *options]
+    return ["--threads", "1", stage, "--study", str(root / "study.json"), *(options or OPTIONS.get(stage, ()))]
 
 
 def digest(root: Path, stage: str) -> str:
     """Names and bytes of a stage's results."""
     total = hashlib.sha256()
-    for file in sorted((root / RESULTS[stage]).rglob(WHAT[stage])):
+    files = {file for pattern in WHAT[stage] for file in (root / RESULTS[stage]).rglob(pattern)}
+    for file in sorted(files):
         total.update(file.relative_to(root).as_posix().encode() + hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()
 
@@ -68,9 +71,12 @@ def digest(root: Path, stage: str) -> str:
 class Case:
     """One stage, disturbed once."""
 
-    def __init__(self, stage: str, name: str, fault: Callable[[Case], None], alone: bool = False) -> None:
-        self.stage, self.name, self.fault, self.alone = stage, name, fault, alone
-        self.calls, self.head, self.path, self.extra = 0, None, "", list[str]()
+    def __init__(
+        self, stage: str, name: str, fault: Callable[[Case], None], *options: str, alone: bool = False
+    ) -> None:
+        self.stage, self.name, self.fault, self.alone, self.options = stage, name, fault, alone, options
+        self.calls, self.path = 0, ""
+        self.head: subprocess.Popen[bytes] | None = None
 
     def place(self, folder: Path, prepared: Path) -> None:
         """Copy what the stage needs; its own results and those of later stages are not there."""
@@ -89,11 +95,21 @@ class Case:
         if self.path:
             environment["PATH"] = f"{self.path}:{environment['PATH']}"
             self.path = ""
-        shards = ["--slurm-shards=2"] if self.stage == "sample" else []
+        shards = [f"--slurm-shards={SHARDS[self.stage]}"] if self.stage in SHARDS else []
         outputs = " ".join(str(self.root / output) for output in OUTPUTS[self.stage])
-        command = ["launch", "--cluster", "slurm", "--folder", str(self.job), "--outputs", outputs, *shards]
+        command = [
+            "launch",
+            "--cluster",
+            "slurm",
+            "--folder",
+            str(self.job),
+            "--outputs",
+            outputs,
+            *shards,
+            *self.options,
+        ]
         self.head = subprocess.Popen(
-            [sys.executable, "-m", "mar.cli", *command, *self.extra, "--", *mar(self.root, self.stage)],
+            [sys.executable, "-m", "mar.cli", *command, "--", *mar(self.root, self.stage)],
             stdout=self.log, stderr=self.log, env=environment, start_new_session=True,
         )  # fmt: skip
         return self.head
@@ -103,8 +119,14 @@ class Case:
         return json.loads((self.job / "job.json").read_text())
 
     def at_work(self, seconds: float = 240.0) -> None:
-        """Wait until a job of ours does its work."""
+        """Start the command and wait until a job of ours does its work."""
+        self.call()
         self.until(self.working, seconds)
+
+    def alive(self) -> bool:
+        """Whether Slurm still has a job of ours."""
+        jobs = subprocess.run(["squeue", "-h", "--me", "-o", "%k"], capture_output=True, text=True, check=True).stdout
+        return f"mar-{self.record()['hash']}-" in jobs
 
     def working(self) -> bool:
         """Whether the work has begun."""
@@ -112,7 +134,7 @@ class Case:
             return (self.root / RESULTS["train"] / "metrics.jsonl").exists()
         if self.stage == "sample":
             return any((self.root / RESULTS["sample"]).glob("chunk-*.npy"))
-        return any((self.root / "tokens" / "kl" / "train").glob("labels.npy"))
+        return any((self.root / RESULTS["encode"] / "train").glob(".shard-*.tmp"))
 
     def until(self, condition: Callable[[], object], seconds: float = 240.0) -> None:
         """Wait for something."""
@@ -131,6 +153,11 @@ class Case:
         """Do something to the first job of ours."""
         subprocess.run([*command, self.record()["jobs"][0]], check=True, capture_output=True)
 
+    def node(self) -> str:
+        """Number of the node of the first job of ours; nothing while it has none."""
+        command = ["squeue", "-h", "-o", "%N", "-j", self.record()["jobs"][0]]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()[-1:]
+
     def processes(self, word: str) -> list[int]:
         """Processes of ours whose command line has a word."""
         found = []
@@ -147,7 +174,6 @@ class Case:
         """Disturb, repeat, compare."""
         start = time.monotonic()
         self.place(folder, prepared)
-        self.call()
         error = ""
         try:
             self.fault(self)
@@ -155,8 +181,8 @@ class Case:
                 if self.head.wait(timeout=400) == 0 or self.calls >= 4:
                     break
                 self.call()
-        except Exception as problem:
-            error = f"{type(problem).__name__}: {problem}"
+        except Exception:
+            error = traceback.format_exc(limit=-2)
         self.log.close()
         whole = digest(self.root, self.stage) == reference
         done = self.head.returncode == 0 and not error
@@ -210,8 +236,6 @@ def head_and_end(case: Case) -> None:
 
 def cut_submission(after: bool) -> Callable[[Case], None]:
     def fault(case: Case) -> None:
-        case.kill_head()  # the first call did not get far; what it submitted is found or not
-        case.until(lambda: not case.processes("submitit.core._submit"), 60)
         program(case, "sbatch", f"#!/bin/sh\n{shutil.which('sbatch') + ' $@' if after else ''}\nkill -9 $PPID\n")
         case.call().wait(timeout=120)
         case.call()
@@ -245,45 +269,67 @@ def slurm(*command: str, times: int = 1) -> Callable[[Case], None]:
 
 def truncate(pattern: str) -> Callable[[Case], None]:
     def fault(case: Case) -> None:
-        case.until(lambda: sorted(case.root.rglob(pattern)) and case.working())
+        case.call()
+        folder = case.root / RESULTS[case.stage]
+        case.until(lambda: any(folder.rglob(pattern)))
         case.slurm("scancel")
-        case.head.wait(timeout=120)
-        file = sorted(case.root.rglob(pattern))[-1]
+        case.head.wait(timeout=240)
+        file = sorted(folder.rglob(pattern))[-1]
         os.truncate(file, file.stat().st_size // 2)
         case.call()
 
     return fault
 
 
-def full_disk(case: Case) -> None:
-    case.kill_head()
-    if (case.job / "job.json").exists() and case.record()["jobs"]:
-        case.slurm("scancel")
-        time.sleep(6)
-    folder = case.root / RESULTS[case.stage]
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    size = {"train": "100k", "sample": "30k", "encode": "60k"}[case.stage]
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
-    try:
-        if case.call().wait(timeout=300) == 0:
-            raise RuntimeError("the disk was not full")
-        subprocess.run(["mount", "-o", "remount,size=200m", str(folder)], check=True)
-        if case.call().wait(timeout=300) == 0:
+def full_disk(size: str) -> Callable[[Case], None]:
+    def fault(case: Case) -> None:
+        folder = case.root / RESULTS[case.stage]
+        folder.mkdir(parents=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+        try:
+            if case.call().wait(timeout=300) == 0:
+                raise RuntimeError("the disk was not full")
+            if "make space" not in Path(case.log.name).read_text():
+                raise RuntimeError("a full disk was not told")
+            subprocess.run(["mount", "-o", "remount,size=200m", str(folder)], check=True)
+            case.call().wait(timeout=300)
+            case.until(lambda: not case.alive())
             shutil.copytree(folder, folder.with_name("saved"))
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        folder.rmdir()
+        folder.with_name("saved").rename(folder)
+
+    return fault
+
+
+def slots(case: Case) -> None:
+    """No fault but the time limit of the job itself."""
+    if case.call().wait(timeout=900) == 0:
+        restarts = json.loads((case.root / OUTPUTS["train"][1]).read_text())["restarts"]
+        if not restarts:
+            raise RuntimeError("one slot was enough")
+
+
+def split_brain(case: Case) -> None:
+    """The daemon of a node dies alone: Slurm starts the job elsewhere while its first copy works on."""
+    case.at_work()
+    job, number = case.record()["jobs"][0], case.node()
+    subprocess.run([HERE / "slurm.sh", "kill-slurmd", number], check=True)
+    try:
+        case.until(lambda: case.node() not in ("", number))
+        copies = len(case.processes(RANK))
+        if copies < 2:
+            raise RuntimeError(f"job {job}: {copies} copies")
+        case.head.wait(timeout=300)
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
-    shutil.rmtree(folder)
-    folder.with_name("saved").rename(folder)
+        subprocess.run([HERE / "slurm.sh", "start-node", number], check=True)
 
 
 def node(verb: str) -> Callable[[Case], None]:
     def fault(case: Case) -> None:
         case.at_work()
-        out = subprocess.run(
-            ["squeue", "-h", "-o", "%N", "-j", case.record()["jobs"][0]], capture_output=True, text=True
-        )
-        number = out.stdout.split()[0][-1]
+        number = case.node()
         subprocess.run([HERE / "slurm.sh", verb, number], check=True)
         try:
             if verb == "kill-node":
@@ -312,6 +358,7 @@ def no_requeue(case: Case) -> None:
 
 
 RANK = "submitit.core._submit"
+LIMIT = ("--slurm-time=2", "--slurm-signal=60")
 CASES = [
     Case("train", "SIGKILL of the head", head),
     Case("train", "SIGKILL of the head; the job ends unwatched, outputs deleted", head_and_end),
@@ -322,25 +369,30 @@ CASES = [
     Case("train", "SIGKILL of the batch script", kill("slurm_script")),
     Case("train", "scancel", slurm("scancel")),
     Case("train", "scontrol requeue, twice", slurm("scontrol", "requeue", times=2)),
-    Case("train", "warning before a time limit (SIGUSR2), twice", slurm("scancel", "--signal=USR2", times=2)),
-    Case("train", "warning (SIGUSR1) where requeues are forbidden", no_requeue),
+    Case("train", "warning (SIGUSR2), twice", slurm("scancel", "--signal=USR2", times=2)),
+    Case("train", "warning (SIGUSR2) where requeues are forbidden", no_requeue),
+    Case("train", "time limit of 2 minutes", slots, *LIMIT),
     Case("train", "newest checkpoint truncated", truncate("checkpoints/*.pt")),
-    Case("train", "disk full (100 kB tmpfs)", full_disk),
+    Case("train", "disk full (100 kB tmpfs)", full_disk("100k")),
     Case("encode", "SIGKILL of the head", head),
-    Case("encode", "SIGKILL of the head; the job ends unwatched, outputs deleted", head_and_end),
+    Case("encode", "SIGKILL of the head; the array ends unwatched, outputs deleted", head_and_end),
     Case("encode", "SIGKILL of the head between sbatch and the record", cut_submission(after=True)),
-    Case("encode", "SIGKILL of the rank", kill(RANK)),
-    Case("encode", "scancel", slurm("scancel")),
-    Case("encode", "scontrol requeue", slurm("scontrol", "requeue")),
-    Case("encode", "disk full (60 kB tmpfs)", full_disk),
+    Case("encode", "SIGKILL of one shard", kill(RANK)),
+    Case("encode", "scancel of one shard", slurm("scancel")),
+    Case("encode", "scontrol requeue of one shard", slurm("scontrol", "requeue")),
+    Case("encode", "token file truncated", truncate("shard-*.npy")),
+    Case("encode", "disk full (60 kB tmpfs)", full_disk("60k")),
     Case("sample", "SIGKILL of the head", head),
     Case("sample", "SIGKILL of the head; the array ends unwatched, outputs deleted", head_and_end),
+    Case("sample", "SIGKILL of the head between sbatch and the record", cut_submission(after=True)),
     Case("sample", "SIGKILL of one shard", kill(RANK)),
     Case("sample", "scancel of one shard", slurm("scancel")),
     Case("sample", "scontrol requeue of one shard", slurm("scontrol", "requeue")),
-    Case("sample", "warning before a time limit (SIGUSR2)", slurm("scancel", "--signal=USR2")),
-    Case("sample", "disk full (30 kB tmpfs)", full_disk),
-    Case("train", "slurmd stopped for 5 s", node("kill-slurmd"), alone=True),
+    Case("sample", "warning (SIGUSR2) to one shard", slurm("scancel", "--signal=USR2")),
+    Case("sample", "chunk truncated", truncate("chunk-*.npy")),
+    Case("sample", "disk full (30 kB tmpfs)", full_disk("30k")),
+    Case("train", "slurmd dead for 5 s", node("kill-slurmd"), alone=True),
+    Case("train", "slurmd dead, the job started elsewhere beside its first copy", split_brain, alone=True),
     Case("train", "node dead, back after the job went on", node("kill-node"), alone=True),
 ]
 
@@ -349,11 +401,16 @@ def prepare(folder: Path) -> tuple[Path, dict[str, str]]:
     """The undisturbed run, and the digests of its stages."""
     import pipeline
 
-    values = {**pipeline.VALUES["recipes"]["short"], **STUDY["recipes"]["short"]}
-    root = pipeline.root(folder, pipeline.study(**{**STUDY, "recipes": {"short": values}}))
-    for stage in ("prepare", "tokenizer", *STAGES):
-        command = [sys.executable, "-m", "mar.cli", *mar(root, stage)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    recipe = {**pipeline.VALUES["recipes"]["short"], **STUDY["recipes"]["short"]}
+    wide = {**pipeline.VALUES["tokenizers"]["kl"], **STUDY["tokenizers"]["wide"]}
+    tokenizers = {**pipeline.VALUES["tokenizers"], "wide": wide}
+    study = pipeline.study(**{**STUDY, "recipes": {"short": recipe}, "tokenizers": tokenizers})
+    root = pipeline.root(folder, study)
+    commands = [mar(root, verb, "--tokenizer", name) for name in ("kl", "wide") for verb in ("tokenizer", "encode")]
+    for command in (mar(root, "prepare"), *commands, mar(root, "train"), mar(root, "sample")):
+        start = time.monotonic()
+        subprocess.run([sys.executable, "-m", "mar.cli", *command], check=True, stdout=subprocess.DEVNULL)
+        print(f"undisturbed: {' '.join(command[2:3] + command[5:])}, {time.monotonic() - start:.0f} s", flush=True)
     return root, {stage: digest(root, stage) for stage in STAGES}
 
 
