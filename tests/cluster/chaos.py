@@ -4,7 +4,7 @@
 
 Every case starts from the same files, runs a stage through `mar launch`, breaks something while it works, and runs the
 same command again until it succeeds. Then the stage's files must be those of an undisturbed run, to the bit, and no
-submission may have been made while another of the same work was alive. Full disks are small tmpfs, which root can mount.
+submission may have been made while another of the same work was alive. Full disks are tmpfs, which only root can mount.
 """
 
 from __future__ import annotations
@@ -54,6 +54,26 @@ OUTPUTS = {
 }
 
 
+DOCUMENT = """# Faults on a real Slurm, and what became of each
+
+    tests/cluster/slurm.sh install && tests/cluster/slurm.sh start
+    eval "$(tests/cluster/slurm.sh env)"; python tests/cluster/chaos.py --out docs/faults.md
+
+wrote this page, with {version} on the test cluster: two nodes on one machine of {cores} cores, {jobs} cases at a time.
+A stage is started by `mar launch --cluster slurm`, disturbed while it works, and the same command is repeated until it
+succeeds. `encode` and `sample` are arrays of two jobs, `train` is one.
+
+- *calls*: how often the command was typed. One call means that it went on by itself.
+- *jobs*: submissions; what Slurm puts back into its queue keeps its id and counts once.
+- *submitted twice*: submissions made while another of the same work was alive, or after one had done it.
+- *equal*: the files of the stage are those of an undisturbed run without Slurm, to the bit: token files with their
+  manifests, averaged weights, images.
+- *seconds*: from the first call to the last, several cases sharing the machine.
+
+{table}
+"""
+
+
 def mar(root: Path, stage: str, *options: str) -> list[str]:
     """The arguments of a stage."""
     return ["--threads", "1", stage, "--study", str(root / "study.json"), *(options or OPTIONS.get(stage, ()))]
@@ -97,19 +117,9 @@ class Case:
             self.path = ""
         shards = [f"--slurm-shards={SHARDS[self.stage]}"] if self.stage in SHARDS else []
         outputs = " ".join(str(self.root / output) for output in OUTPUTS[self.stage])
-        command = [
-            "launch",
-            "--cluster",
-            "slurm",
-            "--folder",
-            str(self.job),
-            "--outputs",
-            outputs,
-            *shards,
-            *self.options,
-        ]
+        command = ["launch", "--cluster", "slurm", "--folder", str(self.job), "--outputs", outputs]
         self.head = subprocess.Popen(
-            [sys.executable, "-m", "mar.cli", *command, "--", *mar(self.root, self.stage)],
+            [sys.executable, "-m", "mar.cli", *command, *shards, *self.options, "--", *mar(self.root, self.stage)],
             stdout=self.log, stderr=self.log, env=environment, start_new_session=True,
         )  # fmt: skip
         return self.head
@@ -207,7 +217,7 @@ class Case:
             new[0][0] < max(end for _, end, _ in old) or all(status == 0 for *_, status in old)
             for old, new in itertools.pairwise(ordered)
         )
-        return {"jobs": len(jobs), "twice": twice}
+        return {"jobs": len(jobs), "submitted twice": twice}
 
 
 def program(case: Case, name: str, text: str) -> None:
@@ -439,31 +449,24 @@ def main() -> int:
         rows.update(zip(beside, pool.map(run, beside), strict=True))
     for number in set(range(len(cases))) - set(beside):
         rows[number] = run(number)
-    lines = [
-        "| stage | fault | calls of the command | jobs | submitted twice | equal | seconds |",
-        "|---|---|---|---|---|---|---|",
-    ]
     time.sleep(5)  # the accounting is late
+    columns = ("stage", "fault", "calls", "jobs", "submitted twice", "equal", "seconds")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for number in sorted(rows):
         row = rows[number]
         row.update(cases[number].submissions())
-        row["ok"] = row["ok"] and row["jobs"] and not row["twice"]
-        keys = ("stage", "fault", "calls", "jobs", "twice")
-        lines.append(
-            f"| {' | '.join(str(row[k]) for k in keys)} | {'yes' if row['equal'] else 'NO'} | {row['seconds']} |"
-        )
+        row["ok"] = row["ok"] and row["jobs"] and not row["submitted twice"]
+        row["equal"] = "yes" if row["equal"] else "NO"
+        lines.append(f"| {' | '.join(str(row[column]) for column in columns)} |")
+    bad = sum(not row["ok"] for row in rows.values())
+    lines += ["", f"{len(rows) - bad} of {len(rows)} left no trace."]
     print("\n".join(lines))
-    bad = [row for row in rows.values() if not row["ok"]]
-    print(f"{len(rows) - len(bad)} of {len(rows)} faults without a trace")
     if arguments.out:
+        version = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=True).stdout.strip()
         arguments.out.write_text(
-            "# Faults on a real Slurm, and what became of each\n\n"
-            "Made by `tests/cluster/chaos.py` on the test cluster: a stage is started by `mar launch --cluster slurm`, "
-            "disturbed\nwhile it works, and the same command is repeated until it succeeds. *Equal*: the stage's files "
-            "are those of an\nundisturbed run, to the bit. *Submitted twice*: jobs submitted while another of the same "
-            "work was alive, or after\none had done it.\n\n" + "\n".join(lines) + "\n"
+            DOCUMENT.format(version=version, cores=os.cpu_count(), jobs=arguments.jobs, table="\n".join(lines))
         )
-    return bool(bad)
+    return int(bad > 0)
 
 
 if __name__ == "__main__":
