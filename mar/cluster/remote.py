@@ -80,7 +80,7 @@ def launch_slurm(
             forget(folder)
             if complete or (ours and shards == everything):
                 return 0
-            print(f"launch: job {record['job']} is done, but its outputs were removed meanwhile", flush=True)
+            print(f"launch: job {record['job']} is done, but not all outputs are there; submitting again", flush=True)
             shards, ours = everything, False
             continue
         shards = left

@@ -24,6 +24,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 from mar.cluster.slurm import result
@@ -202,19 +203,24 @@ class Case:
         }  # fmt: skip
 
     def submissions(self) -> dict:
-        """How many jobs, and how many of them while an earlier one was alive or after one was done."""
-        fields = "JobID,Submit,End,State,Comment"
+        """How many submissions, and how many of them while an earlier one worked or after one had done it all."""
+        fields = "JobID,Submit,End,Comment"
         out = subprocess.run(
             ["sacct", "-X", "-n", "-P", "-S", "now-3hours", "-o", fields], capture_output=True, text=True
         ).stdout
-        jobs: dict[str, list[list[str]]] = {}
+        jobs: dict[str, list[tuple[float, float, object]]] = {}
         for line in out.splitlines():
-            number, submit, end, _, comment = line.split("|", 4)
+            number, submit, end, comment = line.split("|", 3)
             if comment.startswith(f"mar-{self.record()['hash']}-"):
-                jobs.setdefault(number.split("_")[0], []).append([submit, end, result(self.job, number)])
-        ordered = [jobs[number] for number in sorted(jobs, key=int)]
+                times = [datetime.fromisoformat(t).timestamp() for t in (submit, end)]
+                pickle = self.job / f"{number}_0_result.pkl"
+                if pickle.exists():  # its process ends a moment after its work
+                    times[1] = min(times[1], pickle.stat().st_mtime)
+                jobs.setdefault(number.split("_")[0], []).append((*times, result(self.job, number)))
+        ordered, all_shards = [jobs[number] for number in sorted(jobs, key=int)], SHARDS.get(self.stage, 1)
         twice = sum(
-            new[0][0] < max(end for _, end, _ in old) or all(status == 0 for *_, status in old)
+            new[0][0] < int(max(end for _, end, _ in old))  # Slurm's times are whole seconds
+            or (len(old) == all_shards and all(status == 0 for *_, status in old))
             for old, new in itertools.pairwise(ordered)
         )
         return {"jobs": len(jobs), "submitted twice": twice}
