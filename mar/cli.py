@@ -388,11 +388,12 @@ def summary(study: str) -> None:
 @main.command()
 @_study
 @click.option("--db", default="results/mlflow.db", type=click.Path(path_type=Path), help="SQLite file of MLflow.")
-def track(study: str, db: Path) -> None:
+@click.option("--server", default="", envvar="MLFLOW_TRACKING_URI", metavar="URI", show_envvar=True, help="Instead.")
+def track(study: str, db: Path, server: str) -> None:
     """Fill MLflow from the files of the study; doing it again changes nothing."""
     from mar.track import sync
 
-    sync(*_open(study), db)
+    sync(*_open(study), db, server)
 
 
 @main.command()

@@ -30,6 +30,7 @@ from mar.tables import (
     remarks,
     shown,
 )
+from mar.track import server_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,6 +89,7 @@ def report(study: Study, root: Path, figures: Path) -> None:
         judges=JUDGES,
         study_file=file(root, "study.json"),
         tracked=(root / "mlflow.json").exists(),
+        server=server_of(root),
     )
     html = html.replace(SIZE, f"{len(html.encode()) / 1e6:.1f} MB")
     write_text(root / "report.html", html)

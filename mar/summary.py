@@ -10,6 +10,7 @@ from mar.config import Study
 from mar.estimates import Results
 from mar.report import claims
 from mar.tables import FLOOR, cell_text, frame, note, shown
+from mar.track import server_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +34,8 @@ def summary(study: Study, root: Path) -> None:
     console.print(_rich_claims(claims(root)))
     report_file = root / "report.html"
     console.print(f"Report: {report_file}" + ("" if report_file.exists() else " (not written yet)"), soft_wrap=True)
-    console.print(f"Runs:   mlflow ui --backend-store-uri sqlite:///{root.parent / 'mlflow.db'}", soft_wrap=True)
+    runs = server_of(root) or f"mlflow ui --backend-store-uri sqlite:///{root.parent / 'mlflow.db'}"
+    console.print(f"Runs:   {runs}", soft_wrap=True)
 
 
 def _rich_table(values: Any, title: str) -> Table:

@@ -67,34 +67,55 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     return [last[images] for images in sorted(last)]
 
 
-def sync(study: Study, root: Path, db: Path) -> None:
+def sync(study: Study, root: Path, db: Path, server: str = "") -> None:
     """Bring MLflow up to what the files of a study say; run again, it adds only what is new.
 
     One MLflow run per training, tokenizer and classifier, found again by its `mar.key` and `mar.recipe`: a folder made
-    by another recipe is another run. Unfinished trainings are imported too. Artifacts lie beside the database.
+    by another recipe is another run. Unfinished trainings are imported too. Trainings themselves only write their
+    files, so nothing that happens here stops one.
 
     Args:
         study: the study, which is the name of the experiment.
         root: its results folder; mlflow.json there says which run of MLflow is which folder's.
-        db: SQLite file of MLflow; `mlflow ui --backend-store-uri sqlite:///<db>` shows it.
+        db: SQLite file of MLflow; `mlflow ui --backend-store-uri sqlite:///<db>` shows it. Artifacts lie beside it.
+        server: URI of a tracking server instead.
+
+    Raises:
+        ValueError: the server does not answer.
     """
     root, db = Path(root), Path(db)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a study tells nobody that it runs
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its own 7 take minutes; the same command goes on
     artifacts = db.resolve().parent / f"{db.stem}-artifacts"
     with lock(artifacts):  # studies may sync at the same time, and the first one creates the tables
+        from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
-        for name in ("mlflow", "alembic"):  # after the import, which sets its own levels
-            logging.getLogger(name).setLevel(logging.WARNING)
-        client = MlflowClient(f"sqlite:///{db.resolve()}")
-        found = client.get_experiment_by_name(study.study)
-        # without a place of its own an experiment writes to ./mlruns
-        place = (artifacts / study.study).as_uri()
-        experiment = found.experiment_id if found else client.create_experiment(study.study, place)
-        sources = list(_sources(study, root))
-        runs = {source.key: _sync_run(client, experiment, study, source) for source in sources}
-    write_json(root / "mlflow.json", {"experiment": experiment, "runs": runs})
-    print(f"{db}: experiment {study.study}, {len(sources)} runs", flush=True)
+        for name in ("mlflow", "alembic", "urllib3"):  # after the import, which sets its own levels
+            logging.getLogger(name).setLevel(logging.ERROR if name == "urllib3" else logging.WARNING)
+        client = MlflowClient(server or f"sqlite:///{db.resolve()}")
+        try:
+            found = client.get_experiment_by_name(study.study)
+            # without a place of its own an experiment writes to ./mlruns; a server has one
+            place = None if server else (artifacts / study.study).as_uri()
+            experiment = found.experiment_id if found else client.create_experiment(study.study, place)
+            sources = list(_sources(study, root))
+            runs = {source.key: _sync_run(client, experiment, study, source) for source in sources}
+        except MlflowException as error:
+            if not server:
+                raise
+            raise ValueError(
+                f"{server}: the tracking server fails ({str(error).splitlines()[0][:200]}); the results are complete "
+                "without it, and the same command goes on with what it lacks. Without MLFLOW_TRACKING_URI the runs go "
+                f"to {db}"
+            ) from None
+    write_json(root / "mlflow.json", {"experiment": experiment, "runs": runs} | ({"server": server} if server else {}))
+    print(f"{server or db}: experiment {study.study}, {len(sources)} runs", flush=True)
+
+
+def server_of(root: Path) -> str:
+    """URI of the tracking server that holds the runs of a study; nothing where a file does."""
+    return str(_optional(root / "mlflow.json").get("server", ""))
 
 
 @dataclass(frozen=True)
@@ -152,7 +173,7 @@ def _sync_run(client: Any, experiment: str, study: Study, source: _Source) -> st
 
     recipe = read_json(source.folder / "recipe.json")
     name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    lines = read(source.folder / "metrics.jsonl")
+    lines = _settled(source)
     start = (
         int(1000 * lines[0].get("time", 0)) if lines else int(1000 * (source.folder / "recipe.json").stat().st_mtime)
     )
@@ -172,7 +193,7 @@ def _sync_run(client: Any, experiment: str, study: Study, source: _Source) -> st
     now = int(1000 * time.time())  # later than what an earlier evaluation left, so that MLflow shows this one
     metrics = [Metric(k, v, now, source.total) for k, v in source.final.items() if run.data.metrics.get(k) != v]
     for curve in {key for line in lines for key, v in line.items() if _is_number(v)} - {"images", "time", "seconds"}:
-        # steps done again after a restart are the same to the bit: what MLflow has already stays, nothing doubles
+        # settled steps do not change: what MLflow has already stays, nothing doubles
         there = {m.step for m in client.get_metric_history(run_id, curve)} if curve in run.data.metrics else set()
         metrics += [
             Metric(curve, float(line[curve]), int(1000 * line.get("time", 0)), line["images"])
@@ -192,6 +213,19 @@ def _sync_run(client: Any, experiment: str, study: Study, source: _Source) -> st
     elif run.info.status != "RUNNING":
         client.update_run(run_id, "RUNNING")
     return str(run_id)
+
+
+def _settled(source: _Source) -> list[dict[str, Any]]:
+    """Lines of the log that no restart does again: of an unfinished run those up to its newest checkpoint.
+
+    Steps done again are the same to the bit only on as many processes as before, and MLflow cannot take a point back.
+    """
+    lines = read(source.folder / "metrics.jsonl")
+    if source.done.exists() or source.tags["stage"] != "train":
+        return lines
+    index = source.folder / "checkpoints" / "index.json"
+    last = max((entry["images"] for entry in read_json(index)), default=0) if index.exists() else 0
+    return [line for line in lines if line["images"] <= last]
 
 
 def _sync_picture(client: Any, run: Any, source: _Source) -> None:

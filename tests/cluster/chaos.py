@@ -34,8 +34,8 @@ sys.path.insert(0, str(HERE.parent / "unit"))
 
 STUDY = {
     "study": "chaos",
-    "tokenizers": {"wide": {"channels": [96, 96, 96]}},  # so that the encoding of digits takes a while
-    "recipes": {"short": {"images": 12_800, "batch": 64, "checkpoint_images": 1600, "log_images": 320}},
+    "tokenizers": {"wide": {"channels": [64, 64, 64]}},  # so that the encoding of digits takes a while
+    "recipes": {"short": {"images": 9600, "batch": 64, "checkpoint_images": 1600, "log_images": 320}},
     "sampling": {"plain": {"steps": 8, "diffusion_steps": 25}},
     "metrics": {"samples": 160, "chunk": 20, "bootstrap": 10},
 }
@@ -129,7 +129,7 @@ class Case:
         """The job's record."""
         return json.loads((self.job / "job.json").read_text())
 
-    def at_work(self, seconds: float = 240.0) -> None:
+    def at_work(self, seconds: float = 600.0) -> None:
         """Start the command and wait until a job of ours does its work."""
         self.call()
         self.until(self.working, seconds)
@@ -147,7 +147,7 @@ class Case:
             return any((self.root / RESULTS["sample"]).glob("chunk-*.npy"))
         return any((self.root / RESULTS["encode"] / "train").glob(".shard-*.tmp"))
 
-    def until(self, condition: Callable[[], object], seconds: float = 240.0) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = 600.0) -> None:
         """Wait for something."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -189,7 +189,7 @@ class Case:
         try:
             self.fault(self)
             while True:
-                if self.head.wait(timeout=400) == 0 or self.calls >= 4:
+                if self.head.wait(timeout=600) == 0 or self.calls >= 4:
                     break
                 self.call()
         except Exception:
@@ -253,7 +253,7 @@ def head_and_end(case: Case) -> None:
 def cut_submission(after: bool) -> Callable[[Case], None]:
     def fault(case: Case) -> None:
         program(case, "sbatch", f"#!/bin/sh\n{shutil.which('sbatch') + ' $@' if after else ''}\nkill -9 $PPID\n")
-        case.call().wait(timeout=120)
+        case.call().wait(timeout=600)
         case.call()
 
     return fault
@@ -289,7 +289,7 @@ def truncate(pattern: str) -> Callable[[Case], None]:
         folder = case.root / RESULTS[case.stage]
         case.until(lambda: any(folder.rglob(pattern)))
         case.slurm("scancel")
-        case.head.wait(timeout=240)
+        case.head.wait(timeout=600)
         file = sorted(folder.rglob(pattern))[-1]
         os.truncate(file, file.stat().st_size // 2)
         case.call()
@@ -303,12 +303,12 @@ def full_disk(size: str) -> Callable[[Case], None]:
         folder.mkdir(parents=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
         try:
-            if case.call().wait(timeout=300) == 0:
+            if case.call().wait(timeout=600) == 0:
                 raise RuntimeError("the disk was not full")
             if "make space" not in Path(case.log.name).read_text():
                 raise RuntimeError("a full disk was not told")
             subprocess.run(["mount", "-o", "remount,size=200m", str(folder)], check=True)
-            case.call().wait(timeout=300)
+            case.call().wait(timeout=600)
             case.until(lambda: not case.alive())
             shutil.copytree(folder, folder.with_name("saved"))
         finally:
@@ -337,7 +337,7 @@ def split_brain(case: Case) -> None:
         copies = len(case.processes(RANK))
         if copies < 2:
             raise RuntimeError(f"job {job}: {copies} copies")
-        case.head.wait(timeout=300)
+        case.head.wait(timeout=600)
     finally:
         subprocess.run([HERE / "slurm.sh", "start-node", number], check=True)
 
@@ -349,7 +349,7 @@ def node(verb: str) -> Callable[[Case], None]:
         subprocess.run([HERE / "slurm.sh", verb, number], check=True)
         try:
             if verb == "kill-node":
-                case.head.wait(timeout=300)
+                case.head.wait(timeout=600)
             else:
                 time.sleep(5)
         finally:
@@ -374,7 +374,7 @@ def no_requeue(case: Case) -> None:
 
 
 RANK = "submitit.core._submit"
-LIMIT = ("--slurm-time=2", "--slurm-signal=60")
+LIMIT = ("--slurm-time=1", "--slurm-signal=30")
 CASES = [
     Case("train", "SIGKILL of the head", head),
     Case("train", "SIGKILL of the head; the job ends unwatched, outputs deleted", head_and_end),
@@ -387,7 +387,7 @@ CASES = [
     Case("train", "scontrol requeue, twice", slurm("scontrol", "requeue", times=2)),
     Case("train", "warning (SIGUSR2), twice", slurm("scancel", "--signal=USR2", times=2)),
     Case("train", "warning (SIGUSR2) where requeues are forbidden", no_requeue),
-    Case("train", "time limit of 2 minutes", slots, *LIMIT),
+    Case("train", "time limit of 1 minute", slots, *LIMIT),
     Case("train", "newest checkpoint truncated", truncate("checkpoints/*.pt")),
     Case("train", "disk full (100 kB tmpfs)", full_disk("100k")),
     Case("encode", "SIGKILL of the head", head),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tiny
 from fabricate import fabricate, small
 
 from mar.track import _clock, _flatten, _rate, append, read, sync, watch
@@ -49,6 +51,12 @@ def test_recipes_become_flat_parameters_with_defaults() -> None:
     assert _flatten({"train": '{"recipe":{"gone":1}}'}) == {"recipe.gone": "1"}, "of an older version: as it is"
 
 
+def checkpoint(folder: Path, images: int) -> None:
+    """As of a training that saved after so many images."""
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "checkpoints" / "index.json").write_text(json.dumps([{"file": "x.pt", "images": images, "sha256": ""}]))
+
+
 def counts(db: Path) -> dict[str, int]:
     with sqlite3.connect(db) as connection:
         tables = ("runs", "metrics", "params", "tags")
@@ -64,6 +72,7 @@ def test_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
     fabricate(study, root, lambda v, s, k: 20.0)
     unfinished = root / "runs" / "diff" / "seed1"
     (unfinished / "run.json").unlink()
+    checkpoint(unfinished, 512)
     sync(study, root, db)
     assert not (tmp_path / "mlruns").exists()
     assert "INFO" not in capfd.readouterr().err, "MLflow's own log lines are off"
@@ -95,16 +104,46 @@ def test_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
     assert said["runs"]["runs/diff/seed0"] == run.info.run_id, "the report links to it"
     assert not client.list_artifacts(runs["diff/seed1"].info.run_id)
 
-    # the unfinished run goes on: an old step again, a new one; only the new one is added
-    append(unfinished / "metrics.jsonl", {"images": 640, "loss": 0.4, "time": 1.8e9})
-    append(unfinished / "metrics.jsonl", {"images": 704, "loss": 0.3, "time": 1.8e9})
-    sync(study, root, db)
+    # the unfinished run was requeued: what came after its checkpoint is done again, on fewer processes not to the bit
     history = client.get_metric_history(runs["diff/seed1"].info.run_id, "loss")
-    assert [m.step for m in history] == list(range(64, 705, 64))
+    assert [m.step for m in history] == list(range(64, 513, 64)), "steps that may be done again wait"
+    for images, loss in ((576, 0.45), (640, 0.4), (704, 0.3)):
+        append(unfinished / "metrics.jsonl", {"images": images, "loss": loss, "time": 1.8e9})
+    checkpoint(unfinished, 640)
+    for _ in range(2):
+        sync(study, root, db)
+    history = client.get_metric_history(runs["diff/seed1"].info.run_id, "loss")
+    assert [m.step for m in history] == list(range(64, 641, 64)), "no point twice"
+    assert [m.value for m in history[-2:]] == [0.45, 0.4], "the last time counts"
     # another recipe in the same folder is another run, the old one stays
     (unfinished / "recipe.json").write_text(json.dumps({"train": '{"recipe":{"images":320}}'}))
     sync(study, root, db)
     assert counts(db)["runs"] == 8
+
+
+def test_a_dead_server_is_told_in_one_line_and_leaves_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    study, root = small({"ce": ()}), tmp_path / "results" / "small"
+    fabricate(study, root, lambda v, s, k: 20.0)
+    with pytest.raises(ValueError, match=r"^http://127\.0\.0\.1:9: the tracking server fails \(.*Without MLFLOW_TRACK"):
+        sync(study, root, tmp_path / "results" / "mlflow.db", "http://127.0.0.1:9")
+    assert not (root / "mlflow.json").exists() and not (tmp_path / "results" / "mlflow.db").exists()
+
+
+def test_a_training_does_not_ask_the_server(tmp_path: Path) -> None:
+    root = tiny.make_root(tmp_path)
+    code = "import sys; from mar.cli import main; main(standalone_mode=False); print('mlflow' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", "--study", str(root / "study.json"), "--variant", "ar-ce", "--seed", "0"],
+        env={**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "False"
+    assert (root / "runs" / "ar-ce" / "seed0" / "run.json").exists()
 
 
 def test_watch_prints_once_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
