@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 
 from mar.metrics import metrics, statistics
 
@@ -88,6 +89,28 @@ def test_copies_in_float32_have_distance_zero() -> None:
     distances, which = metrics.nearest_others(points, 2)
     assert distances[3, 0] == distances[650, 0] == 0.0 and which[3, 0] == 650 and which[650, 0] == 3
     assert (distances[np.setdiff1d(np.arange(700), [3, 650])] > 1.0).all()
+
+
+@pytest.mark.parametrize("far", [0.0, 1e3])
+def test_rough_distances_are_off_by_no_more_than_they_say(far: float) -> None:
+    spread = np.exp(RNG.normal(size=400))
+    here, there = (RNG.normal(size=(n, 400)) * spread + far * spread[::-1] for n in (700, 300))
+    for start, rough, slack, exact in metrics._distances(here, there):
+        expected = cdist(here[start : start + len(rough)], there, "sqeuclidean")
+        assert (np.abs(rough - expected) <= slack).all() and slack.max() < 1e-3 * expected.mean()
+        point, centre = np.nonzero(expected < np.quantile(expected, 0.02))
+        np.testing.assert_allclose(exact(point, centre), expected[point, centre], rtol=1e-12)
+
+
+def test_neighbours_in_a_crowd_of_near_copies() -> None:
+    crowd = RNG.normal(size=(4, 20)).repeat(150, axis=0) + 1e-4 * RNG.normal(size=(600, 20))
+    distances = cdist(crowd, crowd, "sqeuclidean")
+    radii = np.sort(distances, axis=1)[:, 1:4]
+    np.testing.assert_allclose(metrics.nearest_others(crowd, 3)[0], radii, rtol=1e-6)
+    points = crowd[::7] + 1e-4 * RNG.normal(size=(86, 20))
+    expected = (cdist(points, crowd, "sqeuclidean") <= radii[:, -1]).any(1)
+    np.testing.assert_array_equal(metrics.inside(points, crowd, 3), expected)
+    assert 0.1 < expected.mean() < 0.9
 
 
 def test_balls_of_subsets_are_those_of_the_subsets_alone() -> None:
