@@ -268,6 +268,8 @@ class Study(Section):
         for setting in variant.sampling:
             sampling = known(f"{where}.sampling", setting, self.sampling)
             at, tokens = f"{where}: sampling.{setting}", self.tokens(variant.tokenizer)
+            if sampling.order and variant.order == "raster":
+                raise ValueError(f"{at}.order {sampling.order} with order raster of the variant; accepted: none")
             for point in sampling.points:
                 _check_sampling(at, point, backbone, head, variant.head, 1 if backbone.kind == "dit" else tokens)
             if sampling.sweep and sampling.sweep.samples % self.metrics.chunk:
@@ -289,6 +291,23 @@ def _check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head,
         raise ValueError(
             f"{at}.order confidence with a {head.kind} head on a {backbone.kind} backbone: only a categorical head "
             "says how sure it is, and only a masked backbone takes any order; accepted: none"
+        )
+    for key in ("order", "late_steps", "token_cache", "condition_cache"):
+        if backbone.kind != "masked" and (value := getattr(sampling, key)) is not None:
+            raise ValueError(f"{at}.{key} {value} with a {backbone.kind} backbone: belongs to masked; accepted: none")
+    if sampling.condition_cache and sampling.guidance == 1.0:
+        raise ValueError(
+            f"{at}.condition_cache {sampling.condition_cache} without guidance: there is no null condition; "
+            "accepted: none, or a guidance above 1"
+        )
+    if sampling.late_steps and max(sampling.late_steps, sampling.steps - sampling.late_steps) > tokens // 2:
+        raise ValueError(
+            f"{at}.late_steps {sampling.late_steps} of steps {sampling.steps}: each half of {tokens} tokens has "
+            f"{tokens // 2}; accepted: at most as many steps for each"
+        )
+    if sampling.solver != "ancestral" and head.kind != "diffusion":
+        raise ValueError(
+            f"{at}.solver {sampling.solver} with a {head.kind} head: belongs to diffusion; accepted: ancestral"
         )
     for key, kinds in (
         ("diffusion_steps", ("diffusion", "joint")),

@@ -58,7 +58,10 @@ class Schedule:
         if not 1 <= steps <= len(self):
             raise ValueError(f"diffusion_steps {steps}: accepted are 1 to {len(self)}")
         stride = (len(self) - 1) / (steps - 1) if steps > 1 else 1.0
-        kept = torch.tensor([round(i * stride) for i in range(steps)], device="cpu")
+        return self.at_timesteps(torch.tensor([round(i * stride) for i in range(steps)], device="cpu"))
+
+    def at_timesteps(self, kept: Tensor) -> Schedule:
+        """The process that visits the steps `kept`, ascending, with the same alpha_bar at each."""
         alpha_bar = torch.cumprod(1 - self.betas, 0)[kept]
         previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
         return Schedule(1 - alpha_bar / previous, self.timesteps[kept])

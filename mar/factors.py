@@ -239,22 +239,38 @@ class Sampling(Section):
     """One way to draw images from a trained variant. Defaults are the published ones."""
 
     steps: PositiveInt = Field(description="autoregressive steps; as many as tokens: one token a step; dit: 1")
-    order: Literal["confidence"] | None = Field(
-        None, description="categorical heads on a masked backbone: the surest tokens first (MAGE, Table 5)"
+    order: Literal["confidence", "checkerboard"] | None = Field(
+        None,
+        description="masked backbones. confidence: the surest tokens first (MAGE, Table 5), categorical heads only; "
+        "checkerboard: every other position first, then the rest, each in a random order (GtR)",
     )
     confidence_noise: float | None = Field(
         None, ge=0.0, description="order confidence: scale of the Gumbel noise on log p, falling to 0 (MaskGIT: 4.5)"
     )
+    late_steps: PositiveInt | None = Field(
+        None, description="masked backbones: as many of the steps draw the second half of the tokens (GtR); "
+        "default: the cosine schedule over all tokens"
+    )  # fmt: skip
     guidance: float = Field(1.0, ge=1.0, description="classifier-free guidance scale; 1 is none")
     guidance_schedule: Literal["linear", "constant"] = "linear"
     guidance_channels: PositiveInt | None = Field(None, description="dit only: guided channels (published: 3 of 4)")
     temperature: PositiveFloat = Field(1.0, description="scales the noise (diffusion) or divides the logits")
     diffusion_steps: PositiveInt | None = Field(None, description="diffusion and joint heads, respaced from 1000")
+    solver: Literal["ancestral", "ddim", "dpm"] = Field(
+        "ancestral", description="diffusion heads: the published sampler, DDIM, or DPM-Solver++ of order 2"
+    )
+    eta: Fraction = Field(0.0, description="ddim only: share of the ancestral noise in each step")
     clamp: PositiveFloat | None = Field(
         None,
         description="diffusion heads only: predicted x0 is held within this many standard deviations; not published",
     )
     kv_cache: bool = Field(False, description="causal backbones only")
+    token_cache: int | None = Field(
+        None, ge=2, description="masked backbones: all tokens anew in each n-th step only (LazyMAR); not published"
+    )
+    condition_cache: int | None = Field(
+        None, ge=2, description="masked backbones: the null condition in each n-th step only (LazyMAR); not published"
+    )
     dtype: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of the model and the decoder")
     seed: int = Field(0, ge=0, description="sampling seed: another one draws other images with the same weights")
     sweep: Sweep | None = Field(None, description="guidance and temperature are the best of this grid, for each model")
@@ -267,9 +283,31 @@ class Sampling(Section):
                     raise ValueError(
                         f"{key} {getattr(self, key)} with a sweep, which chooses it; accepted: one of both"
                     )
-        if (self.order is None) != (self.confidence_noise is None):
+        if (self.order == "confidence") != (self.confidence_noise is not None):
             raise ValueError("confidence_noise belongs to order confidence and is needed there")
+        self._check_fast()
         return self
+
+    def _check_fast(self) -> None:
+        """Refuse fast modes that would have no effect, or none that is known."""
+        if self.eta and self.solver != "ddim":
+            raise ValueError(f"eta {self.eta:g} with solver {self.solver}: belongs to ddim; accepted: 0")
+        if self.order == "confidence":
+            for key in ("late_steps", "token_cache", "condition_cache"):
+                if getattr(self, key) is not None:
+                    raise ValueError(
+                        f"{key} {getattr(self, key)} with order confidence, which is found out on the way; accepted: none"
+                    )
+        if self.late_steps and self.late_steps >= self.steps:
+            raise ValueError(f"late_steps {self.late_steps} of steps {self.steps}; accepted: fewer")
+        for key in ("token_cache", "condition_cache"):
+            if (every := getattr(self, key)) and every > self.steps:
+                raise ValueError(f"{key} {every}, steps {self.steps}; accepted: 2 to {self.steps}")
+        if self.condition_cache and self.condition_cache % (self.token_cache or 1):
+            raise ValueError(
+                f"condition_cache {self.condition_cache} with token_cache {self.token_cache}: the null condition is "
+                "computed where all tokens are; accepted: a multiple"
+            )
 
     @property
     def points(self) -> list[Sampling]:

@@ -43,18 +43,43 @@ def num_masked(ratio: float, length: int) -> int:
     return max(1, math.ceil(length * ratio))
 
 
-def schedule(length: int, steps: int) -> Iterator[tuple[int, int]]:
+def schedule(length: int, steps: int, late: int | None = None) -> Iterator[tuple[int, int]]:
     """Cosine schedule of sampling: yields (start, stop), predicting `order[:, start:stop]` at each step.
 
     After step k, floor(L cos(pi/2 (k+1)/steps)) tokens stay masked, clipped so that each step predicts at least
     one token and one is left for the last step, which predicts all that remain (as published).
+
+    With `late`, the first half of the tokens (of an odd number the larger) is spread evenly over steps - late steps
+    and the rest over the `late` last ones: generation, then reconstruction (GtR, arXiv:2510.17171).
     """
+    if late is not None:
+        half = (length + 1) // 2
+        for start, count, parts in ((0, half, steps - late), (half, length - half, late)):
+            for k in range(parts):
+                yield start + count * k // parts, start + count * (k + 1) // parts
+        return
     masked = length
     for k in range(steps):
         left = math.floor(length * math.cos(math.pi / 2 * (k + 1) / steps))
         left = max(1, min(masked - 1, left)) if k < steps - 1 else 0
         yield length - masked, length - left
         masked = left
+
+
+def checkerboard(order: Tensor) -> Tensor:
+    """The orders (B, L) with the fields of one colour first, those of the corner at the top left.
+
+    Within a colour the order stays as it is. A token of the second colour has its four neighbours beside it when it is
+    predicted (GtR, arXiv:2510.17171).
+
+    Raises:
+        ValueError: L positions are no square.
+    """
+    side = math.isqrt(order.shape[1])
+    if side**2 != order.shape[1]:
+        raise ValueError(f"order checkerboard of {order.shape[1]} tokens; accepted: a square grid")
+    colour = (order // side + order % side) % 2
+    return order.gather(1, colour.argsort(dim=1, stable=True))
 
 
 def by_confidence(log_p: Tensor, noise_scale: float, left: float, noise: Noise) -> Tensor:

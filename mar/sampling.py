@@ -10,7 +10,8 @@ from torch import Tensor
 from mar.config import Sampling
 from mar.models.model import Model
 from mar.noise import Noise
-from mar.order import by_confidence, guidance_at, schedule
+from mar.order import by_confidence, checkerboard, guidance_at, schedule
+from mar.reuse import Reuse
 
 if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
     from mar.models.dit import DiT
@@ -41,18 +42,25 @@ def generate(
     tokens = blank.expand(batch, *blank.shape).clone()
     both_labels = torch.cat([labels, torch.full_like(labels, -1)]) if guided else labels
     cache = model.backbone.start(len(both_labels)) if settings.kv_cache else None
-    for k, (start, stop) in enumerate(schedule(length, settings.steps)):
+    reuse = Reuse(model.backbone, labels, settings) if settings.token_cache or settings.condition_cache else None
+    if settings.order == "checkerboard":
+        order = checkerboard(order)
+    for k, (start, stop) in enumerate(schedule(length, settings.steps, settings.late_steps)):
         scale = guidance_at(settings.guidance, settings.guidance_schedule, stop, length)
         # Order confidence predicts all that is unknown and keeps the surest; the others predict what they keep.
         end = length if settings.order == "confidence" else stop
         # Ascending positions: rows of the head are then in (image, position) order.
         where = order[:, start:end].sort(1).values
         order = torch.cat([order[:, :start], where, order[:, end:]], 1)
-        twice = 2 if guided else 1
-        z = model.backbone.predict(
-            tokens.repeat(twice, *[1] * (tokens.ndim - 1)), both_labels, order.repeat(twice, 1), start, end, cache
-        )
-        z, z_null = (z[:batch], z[batch:].flatten(0, 1)) if guided else (z, None)
+        if reuse is not None:
+            z, z_null = reuse.predict(tokens, order, start, end)
+            z_null = z_null.flatten(0, 1) if z_null is not None else None
+        else:
+            twice = 2 if guided else 1
+            z = model.backbone.predict(
+                tokens.repeat(twice, *[1] * (tokens.ndim - 1)), both_labels, order.repeat(twice, 1), start, end, cache
+            )
+            z, z_null = (z[:batch], z[batch:].flatten(0, 1)) if guided else (z, None)
         drawn, log_p = model.head.sample(z.flatten(0, 1), z_null, settings, scale, noise)
         drawn = drawn.view(batch, end - start, *blank.shape[1:]).to(tokens.dtype)
         if settings.confidence_noise is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mar import diffusion
+from mar import diffusion, solvers
 from mar.config import Head, Sampling
 from mar.models.blocks import NORM_EPS
 from mar.noise import Noise
@@ -137,12 +137,20 @@ class DiffusionLoss(nn.Module):
     def sample(
         self, z: Tensor, z_null: Tensor | None, settings: Sampling, scale: float, noise: Noise
     ) -> tuple[Tensor, None]:
-        """Draw tokens (n, D) by respaced ancestral sampling.
+        """Draw tokens (n, D) by respaced ancestral sampling, or by a solver of `mar/solvers.py`.
 
         Guidance acts on epsilon only, null + scale (conditional - null), and both branches share x_t; the variance
         is the conditional one. Temperature scales the noise of the steps, not the first noise.
         """
         assert settings.diffusion_steps is not None  # checked when the study was read
+        if settings.solver != "ancestral":
+            coarse = solvers.grid(self.train_process, settings.diffusion_steps)
+
+            def epsilon(x: Tensor, step: int) -> Tensor:
+                return self.guided(coarse, x, step, z, z_null, scale).chunk(2, dim=1)[0]
+
+            start = noise.normal(len(z), self.token_dim).to(z.dtype)
+            return solvers.solve(epsilon, coarse, start, settings, noise), None
         process = self.train_process.respaced(settings.diffusion_steps)
         x = noise.normal(len(z), self.token_dim).to(z.dtype)
         for step in reversed(range(len(process))):

@@ -13,18 +13,24 @@ NORM_EPS = 1e-6  # of every LayerNorm in the published models
 
 
 class KVCache:
-    """Keys and values of the tokens that a causal backbone has seen, for every block."""
+    """Keys and values of the tokens that a backbone has seen, for every block.
 
-    def __init__(self, blocks: int, batch: int, heads: int, length: int, size: int, like: Tensor) -> None:
+    A causal backbone attends to those up to the newest. `whole`: to all, which have been put in before.
+    """
+
+    def __init__(
+        self, blocks: int, batch: int, heads: int, length: int, size: int, like: Tensor, whole: bool = False
+    ) -> None:
         self.keys = like.new_empty(blocks, batch, heads, length, size)
         self.values = like.new_empty(blocks, batch, heads, length, size)
-        self.length = 0
+        self.length, self.whole = 0, whole
 
     def append(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put one more token (B, heads, 1, size) behind the others; returns all keys and values so far."""
+        """Put tokens (B, heads, n, size) behind the others; returns the keys and values to attend to."""
         end = self.length + k.shape[2]
         self.keys[block, :, :, self.length : end], self.values[block, :, :, self.length : end] = k, v
-        return self.keys[block, :, :, :end], self.values[block, :, :, :end]
+        seen = None if self.whole else end
+        return self.keys[block, :, :, :seen], self.values[block, :, :, :seen]
 
 
 class Attention(nn.Module):
