@@ -335,12 +335,12 @@ def court(
 
 @main.command()
 @_study
-@click.option("--name", required=True, help="Name of a table of the study, metrics or variance.")
+@click.option("--name", required=True, help="Name of a table of the study, metrics, variance or fast.")
 def table(study: str, name: str) -> None:
-    """Write a table as CSV, Markdown and LaTeX: one of the study's, every metric, or what the metrics move with."""
-    from mar import listing, tables, variance
+    """Write a table as CSV, Markdown and LaTeX: one of the study's, every metric, what they move with, fast modes."""
+    from mar import listing, modes, tables, variance
 
-    made = {"metrics": listing.table, "variance": variance.table}
+    made = {"metrics": listing.table, "variance": variance.table, "fast": modes.table}
     loaded, root = _open(study)
     made[name](loaded, root) if name in made else tables.table(loaded, root, name)
 

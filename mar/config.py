@@ -157,6 +157,14 @@ class Curve(Section):
     sampling: tuple[Name, ...]
 
 
+class Modes(Section):
+    """Fast sampling modes of one variant, and the setting that they are held against."""
+
+    variant: Name
+    default: Name = Field(description="sampling setting with which each mode is compared")
+    modes: tuple[Name, ...] = Field(min_length=1, description="sampling settings: accepted or refused (table fast)")
+
+
 class Budget(Section):
     """What a whole study may cost by `mar plan`'s estimate; the workflow refuses to start above it."""
 
@@ -184,6 +192,7 @@ class Study(Section):
     tradeoff: tuple[Curve, ...] = Field((), description="curves of figures/tradeoff (Figure 6)")
     diffusion_steps: tuple[Curve, ...] = Field((), description="curves of figures/diffusion_steps (Figure 4)")
     temperature: tuple[Curve, ...] = Field((), description="curves of figures/temperature (Figure 5)")
+    fast: Modes | None = Field(None, description="fast sampling modes to accept or refuse: the table `fast`")
     reuse: Name | None = Field(None, description="study whose finished files of equal recipe are taken over")
     budget: Budget | None = Field(None, description="caps on the estimate of `mar plan`")
 
@@ -204,8 +213,8 @@ class Study(Section):
         for name, variant in self.variants.items():
             self._check_variant(name, variant)
         for table_name, table in self.tables.items():
-            if table_name in ("metrics", "variance"):
-                raise ValueError(f"tables.{table_name}: every study has a table of this name; accepted: another")
+            if table_name in ("metrics", "variance", "fast"):
+                raise ValueError(f"tables.{table_name}: the name of a table that is made of no rows; accepted: another")
             for i, row in enumerate(table.rows):
                 if row.variant is not None:
                     settings = tuple(s for s in (row.without, row.guided) if s is not None)
@@ -219,6 +228,10 @@ class Study(Section):
                             f"{figure}[{i}]: sampling.{setting} has a sweep, which chooses what this figure varies; "
                             "accepted: settings with a temperature of their own"
                         )
+        if self.fast:
+            self._check_settings("fast", self.fast.variant, (self.fast.default, *self.fast.modes))
+            if self.fast.default in self.fast.modes:
+                raise ValueError(f"fast.modes: {self.fast.default} is fast.default; accepted: other settings")
         if self.classifier is None and "classifier" in self.metrics.extractors:
             raise ValueError("classifier: is needed by metrics.extractors, which has classifier")
         if self.reuse == self.study:

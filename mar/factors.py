@@ -296,7 +296,7 @@ class Sampling(Section):
             for key in ("late_steps", "token_cache", "condition_cache"):
                 if getattr(self, key) is not None:
                     raise ValueError(
-                        f"{key} {getattr(self, key)} with order confidence, which is found out on the way; accepted: none"
+                        f"{key} {getattr(self, key)} with order confidence, found out on the way; accepted: none"
                     )
         if self.late_steps and self.late_steps >= self.steps:
             raise ValueError(f"late_steps {self.late_steps} of steps {self.steps}; accepted: fewer")

@@ -79,7 +79,7 @@ def report(study: Study, root: Path, figures: Path) -> None:
         figures=[_figure(root, figures, name) for name in figure_names(study)],
         metrics=sections.metrics(study, root, results),
         sweeps=sections.sweeps(study, root),
-        variance=sections.sources(study, root, results),
+        listed=[part for of in (sections.fast, sections.sources) if (part := of(study, root, results))],
         tokenizers=sections.tokenizers(study, root),
         speed=sections.speed(study, root),
         deviations=deviations(study),

@@ -72,10 +72,8 @@ class Kept:
         self.decoder: KVCache
         self.known = 0  # tokens that the last step knew
 
-    def predict(
-        self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, refresh: bool
-    ) -> Tensor:
-        """z (B, n, W) of the tokens at `order[:, start:stop]`; with `refresh` from all tokens, else from the new ones."""
+    def predict(self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, refresh: bool) -> Tensor:
+        """z (B, n, W) of the tokens at `order[:, start:stop]`; `refresh`: from all tokens, else from the new ones."""
         m = self.backbone
         if refresh:
             heads, width = m.encoder_blocks[0].attn.heads, m.encoder_norm.weight.shape[0]

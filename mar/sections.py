@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mar import variance
+from mar import modes, variance
 from mar.config import Study
 from mar.estimates import Results
 from mar.evidence import commit, file, interval, set_id
 from mar.files import read_json
 from mar.results import title
 from mar.slices import speed_settings, swept, table_names
+from mar.typeset import Head
 
 JUDGES = {
     "classifier": "the study's classifier",
@@ -77,14 +78,33 @@ def sources(study: Study, root: Path, results: Results) -> dict[str, Any] | None
     """What a metric moves with; None where neither training nor sampling seeds show it."""
     if variance.NAME not in table_names(study):
         return None
-    heads, rows = variance.texts(results)
+    about = "How far a metric moves with its images, with the sampling seed and with the training seed."
+    return _made(root, variance.NAME, "Sources of error", about, *variance.texts(results), variance.note(results))
+
+
+def fast(study: Study, root: Path, results: Results) -> dict[str, Any] | None:
+    """Fast sampling modes, accepted or refused; None where the study names none."""
+    if modes.NAME not in table_names(study):
+        return None
+    found = modes.modes(results)
+    about = "Each mode against the default, the same weights, labels and noise seeds."
+    return _made(root, modes.NAME, modes.TITLE, about, *modes.texts(found), modes.note(results, found))
+
+
+def _made(
+    root: Path, name: str, title: str, about: str, heads: list[Head], rows: list[list[str]], note: str
+) -> dict[str, Any]:
+    """A table that is made of no rows of the paper, with the spans of its groups of columns."""
     groups = [(group, len(list(of))) for group, of in itertools.groupby(heads, key=lambda head: head.group or head)]
     return {
+        "id": name,
+        "title": title,
+        "about": about,
         "heads": heads,
         "groups": [(group if isinstance(group, str) else "", n) for group, n in groups],
         "rows": rows,
-        "note": variance.note(results),
-        "files": [file(root, f"tables/{variance.NAME}.{suffix}", suffix) for suffix in ("csv", "md", "tex")],
+        "note": note,
+        "files": [file(root, f"tables/{name}.{suffix}", suffix) for suffix in ("csv", "md", "tex")],
     }
 
 

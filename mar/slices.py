@@ -142,10 +142,12 @@ def metrics_slice(study: Study) -> str:
 
 
 def speed_settings(study: Study, variant: str) -> list[str]:
-    """Sampling settings of a variant that are timed: those of the trade-off figure, and of timed tables the guided."""
+    """Settings of a variant that are timed: of the trade-off figure, guided ones of timed tables, fast modes."""
     found = [s for curve in study.tradeoff if curve.variant == variant for s in curve.sampling]
     rows = [row for table in study.tables.values() if table.timed for row in table.rows if row.variant == variant]
-    return list(dict.fromkeys(found + [setting for row in rows if (setting := row.guided or row.without)]))
+    found += [setting for row in rows if (setting := row.guided or row.without)]
+    modes = study.fast if study.fast and study.fast.variant == variant else None
+    return list(dict.fromkeys([*found, *((modes.default, *modes.modes) if modes else ())]))
 
 
 def replicas(study: Study, variant: str) -> list[list[str]]:
@@ -158,11 +160,11 @@ def replicas(study: Study, variant: str) -> list[list[str]]:
 
 
 def table_names(study: Study) -> list[str]:
-    """Tables that a study has: its own, every number of its sample sets, and the variance where seeds show any."""
+    """Tables that a study has: its own, every number of its sample sets, their variance where seeds show any, modes."""
     trained = [name for name, variant in study.variants.items() if variant.seeds]
     seeds = any(len(study.variants[name].seeds) > 1 for name in trained)
     several = seeds or any(len(group) > 1 for name in trained for group in replicas(study, name))
-    return [*study.tables, "metrics", *(["variance"] if several else [])]
+    return [*study.tables, "metrics", *(["variance"] if several else []), *(["fast"] if study.fast else [])]
 
 
 def figure_names(study: Study) -> list[str]:
@@ -181,7 +183,8 @@ def table_slice(study: Study, table: str) -> str:
     """What a table shows, beside the metric files and the grids of sweeps."""
     if table in study.tables:
         return canonical({"table": study.tables[table], "seeds": _seeds(study)})
-    return canonical({"table": table, "seeds": _seeds(study), "variants": _sampled(study)})
+    modes = {"fast": study.fast} if table == "fast" else {}
+    return canonical({"table": table, "seeds": _seeds(study), "variants": _sampled(study), **modes})
 
 
 def figure_slice(study: Study, figure: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mar import modes
 from mar.config import Study, Table, TableRow
 from mar.estimates import Estimate, Results, short
 from mar.files import write_text
@@ -96,7 +97,8 @@ def millions(count: float) -> str:
 def inputs(study: Study, name: str) -> list[str]:
     """Files under the results folder that a table reads beside the metric files: what its columns ask for."""
     if name not in study.tables and name in table_names(study):
-        return [f"sweeps/{variant}/{setting}.json" for variant, setting in swept(study)]
+        made = modes.inputs(study) if name == modes.NAME else []
+        return [*made, *(f"sweeps/{variant}/{setting}.json" for variant, setting in swept(study))]
     table = _table(study, name)
     asked = {column.name for column in columns_of(paper_rows(table.paper, f"tables.{name}.paper: "))}
     trained = [row.variant for row in table.rows if row.variant and study.variants[row.variant].seeds]

@@ -211,6 +211,57 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"sampling.mar.order": "confidence"},
         ["sampling.mar: confidence_noise belongs to order confidence and is needed there"],
     ),
+    # fast modes
+    "a solver of another head": (
+        {"sampling.ar.solver": "dpm"},
+        ["sampling.ar.solver dpm with a categorical head: belongs to diffusion; accepted: ancestral"],
+    ),
+    "noise of the steps of a solver without": (
+        {"sampling.mar.solver": "dpm", "sampling.mar.eta": 0.5},
+        ["sampling.mar: eta 0.5 with solver dpm: belongs to ddim; accepted: 0"],
+    ),
+    "noise of the steps of the published sampler": (
+        {"sampling.mar.eta": 1.0},
+        ["sampling.mar: eta 1 with solver ancestral: belongs to ddim; accepted: 0"],
+    ),
+    "kept tokens of a causal backbone": (
+        {"sampling.ar.token_cache": 2},
+        ["sampling.ar.token_cache 2 with a causal backbone: belongs to masked; accepted: none"],
+    ),
+    "the checkerboard of a causal backbone": (
+        {"sampling.ar.order": "checkerboard", "variants.ar.order": "random"},
+        ["sampling.ar.order checkerboard with a causal backbone: belongs to masked; accepted: none"],
+    ),
+    "the checkerboard in raster order": (
+        {"sampling.mar.order": "checkerboard", "variants.mar.order": "raster"},
+        ["sampling.mar.order checkerboard with order raster of the variant; accepted: none"],
+    ),
+    "a kept condition without guidance": (
+        {"sampling.mar.condition_cache": 2},
+        ["sampling.mar.condition_cache 2 without guidance: there is no null condition"],
+    ),
+    "a cache that keeps nothing": ({"sampling.mar.token_cache": 1}, ["sampling.mar.token_cache: ", "found 1"]),
+    "a cache that is never anew": (
+        {"sampling.mar.token_cache": 100},
+        ["sampling.mar: token_cache 100, steps ", "accepted: 2 to "],
+    ),
+    "caches out of step": (
+        {"sampling.mar.token_cache": 2, "sampling.mar.condition_cache": 3, "sampling.mar.guidance": 2.0},
+        ["sampling.mar: condition_cache 3 with token_cache 2", "accepted: a multiple"],
+    ),
+    "only late steps": ({"sampling.mar.late_steps": 8}, ["sampling.mar: late_steps 8 of steps 8; accepted: fewer"]),
+    "more steps than tokens in a half": (
+        {"sampling.mar.steps": 16, "sampling.mar.late_steps": 2},
+        ["sampling.mar.late_steps 2 of steps 16: each half of 16 tokens has 8; accepted: at most as many steps for"],
+    ),
+    "the default among the modes": (
+        {"fast": {"variant": "mar", "default": "mar", "modes": ["mar"]}},
+        ["fast.modes: mar is fast.default; accepted: other settings"],
+    ),
+    "a mode that is not drawn": (
+        {"fast": {"variant": "mar", "default": "mar", "modes": ["ar"]}},
+        ["fast: sampling of variant mar: found 'ar'; accepted: mar"],
+    ),
     "guided channels of another head": (
         {"sampling.mar.guidance_channels": 3},
         ["variants.mar: sampling.mar.guidance_channels 3 with a diffusion head; accepted: none"],

@@ -1,8 +1,10 @@
 """Laws of the fast modes of the generation loop: kept features, late steps, the checkerboard."""
 
+import itertools
+
 import pytest
 import torch
-from test_models import B, CLASSES, L, batch, blank, build
+from test_models import CLASSES, B, L, batch, blank, build
 from test_models import settings as setting
 
 from mar.config import Sampling
@@ -44,7 +46,7 @@ def deaf(model: Masked) -> Masked:
 @pytest.mark.parametrize("late", [None, 2])
 @torch.no_grad()
 def test_the_token_cache_is_exact_where_keys_and_values_do_not_change(every, late):
-    """One deaf encoder block, one decoder block: keys and values follow from a token alone. Every slot must be right."""
+    """One deaf encoder block, one decoder block: keys and values follow from a token alone. Every slot counts."""
     model = deaf(build("masked", "mse").backbone)
     tokens, labels, order = batch("mse", "random")
     reuse = Reuse(model, labels, forced(token_cache=every))
@@ -63,7 +65,9 @@ def test_the_token_cache_reads_no_token_that_is_unknown():
     for start, stop in schedule(L, 5):
         unknown = torch.ones(B, L, dtype=torch.bool).scatter(1, order[:, :start], False)
         changed = torch.where(unknown[:, :, None], tokens + 1, tokens)
-        for x, y in zip(one.predict(tokens, order, start, stop), other.predict(changed, order, start, stop), strict=True):
+        for x, y in zip(
+            one.predict(tokens, order, start, stop), other.predict(changed, order, start, stop), strict=True
+        ):
             assert torch.equal(x, y)
 
 
@@ -102,7 +106,7 @@ def test_kept_features_change_the_samples_and_follow_the_labels():
 def test_late_steps_take_the_second_half_and_every_token_once(length, steps, late):
     found = list(schedule(length, steps, late))
     assert len(found) == steps and found[0][0] == 0 and found[-1][1] == length
-    assert all(a < b for a, b in found) and all(x[1] == y[0] for x, y in zip(found, found[1:], strict=False))
+    assert all(a < b for a, b in found) and all(x[1] == y[0] for x, y in itertools.pairwise(found))
     assert found[steps - late][0] == (length + 1) // 2
     for part in (found[: steps - late], found[steps - late :]):
         widths = {b - a for a, b in part}

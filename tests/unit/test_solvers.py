@@ -101,5 +101,7 @@ def test_clamp_bounds_the_token_and_one_step_is_the_prediction():
     for solver in ("ddim", "dpm"):
         free = solvers.solve(epsilon, process, x, settings(solver), Noise("none"))
         held = solvers.solve(epsilon, process, x, settings(solver, clamp=1.5), Noise("none"))
-        torch.testing.assert_close(free, diffusion.predict_x0(process, x, torch.zeros(50, dtype=torch.long), epsilon(x, 0)))
+        torch.testing.assert_close(
+            free, diffusion.predict_x0(process, x, torch.zeros(50, dtype=torch.long), epsilon(x, 0))
+        )
         torch.testing.assert_close(held, free.clamp(-1.5, 1.5))

@@ -11,6 +11,7 @@ rule table:
             "mar/tables.py",
             "mar/listing.py",
             "mar/variance.py",
+            "mar/modes.py",
             "mar/typeset.py",
             "mar/estimates.py",
             "mar/results.py",
