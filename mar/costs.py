@@ -191,26 +191,33 @@ def training_flops(backbone: Backbone, head: Head, recipe: Recipe, tokens: Token
 def sampling_flops(backbone: Backbone, head: Head, settings: Sampling, tokens: Tokens) -> float:
     """Tokens of one image: every step of the backbone and, for each token, of the head; twice with guidance."""
     calls = (settings.diffusion_steps or 1) if head.kind in ("diffusion", "joint") else 1
+    branches = 1 if settings.guidance == 1.0 else 2
     if backbone.kind == "dit":
-        total = calls * sum(dit_flops(backbone, tokens))
-    else:
-        every, rows = _steps(backbone, tokens, settings.steps, settings.kv_cache, settings.order == "confidence")
-        total = every + rows * calls * head_flops(head, backbone.width, tokens, one_timestep=True)
-    return total * (1 if settings.guidance == 1.0 else 2)
+        return branches * calls * sum(dit_flops(backbone, tokens))
+    every, rows = _steps(backbone, tokens, settings)
+    return every + branches * rows * calls * head_flops(head, backbone.width, tokens, one_timestep=True)
 
 
 @cache
-def _steps(backbone: Backbone, tokens: Tokens, steps: int, kv_cache: bool, confidence: bool) -> tuple[float, int]:
+def _steps(backbone: Backbone, tokens: Tokens, settings: Sampling) -> tuple[float, int]:
     """All autoregressive steps of a backbone, and the rows that the head gets (confidence: all that is left)."""
-    total, rows = 0.0, 0
-    for start, stop in schedule(tokens.count, steps):
-        if backbone.kind == "masked":
-            total += sum(masked_flops(backbone, tokens, start))
-        elif kv_cache:
-            total += 2 * backbone.depth * block_flops(backbone, 1, stop) + _embed(backbone, tokens, min(start, 1))
+    total, rows, before = 0.0, 0, 0
+    for k, (start, stop) in enumerate(schedule(tokens.count, settings.steps, settings.late_steps)):
+        null = settings.guidance != 1.0 and k % (settings.condition_cache or 1) == 0
+        if backbone.kind == "masked" and k % (settings.token_cache or 1) == 0:
+            step = sum(masked_flops(backbone, tokens, start))
+        elif backbone.kind == "masked":  # what the step before drew, and in the decoder what is predicted too
+            new, buffer = start - before, backbone.buffer
+            encoder = block_flops(backbone, new, buffer + start)
+            decoder = block_flops(backbone, stop - before, buffer + tokens.count)
+            step = backbone.depth * (encoder + decoder) + 2 * new * backbone.width**2 + _embed(backbone, tokens, new)
+        elif settings.kv_cache:
+            step = 2 * backbone.depth * block_flops(backbone, 1, stop) + _embed(backbone, tokens, min(start, 1))
         else:
-            total += sum(causal_flops(backbone, tokens, stop))
-        rows += tokens.count - start if confidence else stop - start
+            step = sum(causal_flops(backbone, tokens, stop))
+        total += step * (2 if null else 1)
+        rows += tokens.count - start if settings.order == "confidence" else stop - start
+        before = start
     return total, rows
 
 

@@ -8,7 +8,7 @@ respaced ancestral sampling. All tables are float64; a row is one token.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class Schedule:
 
     betas: Tensor
     timesteps: Tensor  # (T,) int64: what the denoiser is told
+    alpha_bar: Tensor = field(init=False)  # the other tables are found by their names
 
     def __post_init__(self) -> None:
         alpha_bar = torch.cumprod(1 - self.betas, 0)

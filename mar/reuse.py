@@ -10,19 +10,20 @@ After Yan et al. 2025 (LazyMAR, arXiv:2503.12450), in a simpler form:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from mar.config import Sampling
 from mar.models.blocks import KVCache, gather
-from mar.models.masked import Masked
 
 
 class Reuse:
     """Conditions of one batch, step after step; the positions of a step keep their place in `order` after it."""
 
-    def __init__(self, backbone: Masked, labels: Tensor, settings: Sampling) -> None:
-        self.backbone, self.labels = backbone, labels  # (B,)
+    def __init__(self, backbone: Any, labels: Tensor, settings: Sampling) -> None:
+        self.backbone, self.labels = backbone, labels  # of kind Masked, (B,)
         self.guided = settings.guidance != 1.0
         self.tokens_every, self.condition_every = settings.token_cache, settings.condition_cache
         self.kept = Kept(backbone) if settings.token_cache else None
@@ -66,8 +67,8 @@ class Reuse:
 class Kept:
     """Keys and values of encoder and decoder. The place of a token is that in the order, behind the buffer."""
 
-    def __init__(self, backbone: Masked) -> None:
-        self.backbone = backbone
+    def __init__(self, backbone: Any) -> None:
+        self.backbone = backbone  # of kind Masked
         self.encoder: KVCache
         self.decoder: KVCache
         self.known = 0  # tokens that the last step knew

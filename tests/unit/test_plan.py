@@ -147,6 +147,10 @@ def test_operations_of_training_are_those_that_torch_counts(backbone, head, chec
     ("backbone", "head", "settings"),
     [
         ("masked", "diffusion", {"steps": 6, "diffusion_steps": 3, "guidance": 2.0}),
+        ("masked", "diffusion", {"steps": 6, "diffusion_steps": 3, "solver": "dpm", "late_steps": 2}),
+        ("masked", "mse", {"steps": 16, "token_cache": 4}),
+        ("masked", "mse", {"steps": 16, "guidance": 2.0, "condition_cache": 3}),
+        ("masked", "mse", {"steps": 24, "guidance": 2.0, "token_cache": 2, "condition_cache": 6, "late_steps": 8}),
         ("masked", "categorical", {"steps": 6, "order": "confidence", "confidence_noise": 1.0}),
         ("masked", "mse", {"steps": 6}),
         ("causal", "diffusion", {"steps": 64, "diffusion_steps": 2, "kv_cache": True}),
