@@ -20,7 +20,7 @@ from mar.config import Modes, Study
 from mar.estimates import Estimate, Results
 from mar.files import write_text
 from mar.results import short, title
-from mar.study import real_side
+from mar.slices import real_side
 from mar.typeset import Head, latex, markdown
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from mar.config import Study
 from mar.estimates import Results
 from mar.files import read_json, sha256
 from mar.metrics import influence, statistics
-from mar.study import resolve, speed_settings, table_names
+from mar.slices import speed_settings, table_names
+from mar.study import resolve
 from mar.tables import inputs
 
 N, WIDTH, SHIFT = 2000, 4, 0.5
