@@ -214,7 +214,7 @@ class Study(Section):
             self._check_variant(name, variant)
         for table_name, table in self.tables.items():
             if table_name in ("metrics", "variance", "fast"):
-                raise ValueError(f"tables.{table_name}: the name of a table that is made of no rows; accepted: another")
+                raise ValueError(f"tables.{table_name}: every study has a table of this name; accepted: another")
             for i, row in enumerate(table.rows):
                 if row.variant is not None:
                     settings = tuple(s for s in (row.without, row.guided) if s is not None)
