@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from mar import tokenizers
 from mar.config import Study
+from mar.data.ahead import WORKER_IMAGES, read_ahead
 from mar.data.images import SPLITS, ImageSet, open_split, to_float
 from mar.data.tokens import TokenSet, sample_posterior, shard_dtype, shard_shape
 from mar.files import atomic, claim, lock, read_json, sha256, whole, write_json
@@ -28,7 +27,6 @@ from mar.tokenizers import Tokenizer
 
 SHARD = 10_000  # images per shard: 650 MB of KL-16 moments with the mirror images of 256x256
 BATCH = 250  # images per forward pass
-WORKER_IMAGES = 500  # images that are worth starting a process for
 
 
 def encode(study: Study, root: str | Path, name: str, shard: tuple[int, int] = (0, 1)) -> None:
@@ -175,7 +173,7 @@ def _write_shards(
     missing = [(path, rows) for path, rows in shards if not whole(path, (len(rows), *shape), dtype)]
     total, left = (sum(len(rows) for _, rows in some) for some in (shards, missing))
     batches = [rows[start : start + BATCH] for _, rows in missing for start in range(0, len(rows), BATCH)]
-    pixels = read_ahead(images, batches, min(workers, left // WORKER_IMAGES))
+    pixels = read_ahead(images.arrays, batches, min(workers, left // WORKER_IMAGES))
     progress = Progress(f"encode {folder.name}", total, total - left)
     for path, rows in missing:
         with atomic(path) as temporary:
@@ -183,7 +181,7 @@ def _write_shards(
             with open(temporary, "r+b") as file:  # a full disk is an error now; in the map it would be a SIGBUS
                 os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
             for start in range(0, len(rows), BATCH):
-                batch = to_float(next(pixels)).to(device)
+                batch = to_float(torch.from_numpy(next(pixels)).permute(0, 3, 1, 2).contiguous()).to(device)
                 views = [batch] if manifest["views"] == 1 else [batch, batch.flip(3)]
                 tokens = torch.stack([tokenizer.encode(view) for view in views], dim=1).cpu()
                 if not torch.isfinite(tokens).all():
@@ -193,45 +191,6 @@ def _write_shards(
             out.flush()
             del out
             _ours(folder, recipe)
-
-
-def read_ahead(images: ImageSet, batches: list[range], workers: int) -> Iterator[torch.Tensor]:
-    """Batches of images, uint8 (B, 3, H, W), in the given order; decoded and cropped by `workers` processes.
-
-    With 0 workers they are read in this process, which is faster for few or for ready images.
-
-    Raises:
-        ValueError: an image cannot be read.
-    """
-    settings: dict[str, Any] = {"multiprocessing_context": "fork", "prefetch_factor": 2} if workers else {}
-    loader = DataLoader(_Batches(images, batches), batch_size=None, num_workers=workers, collate_fn=_same, **settings)
-    for found in loader:
-        if isinstance(found, ValueError):
-            raise found
-        yield torch.from_numpy(found).permute(0, 3, 1, 2).contiguous()
-
-
-class _Batches(Dataset[Any]):
-    """Batches of images as arrays: through a pipe, since the shared memory of a container may be small.
-
-    An error is handed over as a value: raised in a worker, the loader would wrap a traceback around its message.
-    """
-
-    def __init__(self, images: ImageSet, batches: list[range]) -> None:
-        self.images, self.batches = images, batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> np.ndarray | ValueError:
-        try:
-            return self.images.arrays(self.batches[number])
-        except ValueError as error:
-            return error
-
-
-def _same(batch: Any) -> Any:
-    return batch
 
 
 def _scale(folder: Path, manifest: dict[str, Any], seed: int) -> float:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mar.config import Study, known
+from mar.data.ahead import WORKER_IMAGES
 from mar.files import atomic, claim, lock, read_json, sha256, write_json
 from mar.metrics import LOOKED_AT, references, sets
 from mar.progress import Progress
@@ -219,10 +220,12 @@ def extract(
     files = _files(images, folder)
     mine = range(shard[0], len(files), shard[1])
     missing = [number for number in mine if not _whole(files[number], network.name)]
-    progress = Progress(f"features {network.name} of {images.source}", sum(images.sizes[n] for n in missing))
+    total = sum(images.sizes[n] for n in missing)
+    progress = Progress(f"features {network.name} of {images.source}", total)
     if missing:
         left = range(missing[0], len(files), shard[1])
-        for number, rows in zip(left, images.pieces(left.start, left.step), strict=True):
+        workers = min(torch.get_num_threads(), total // WORKER_IMAGES)
+        for number, rows in zip(left, images.pieces(left.start, left.step, workers), strict=True):
             if number not in missing:
                 continue
             batch = torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)

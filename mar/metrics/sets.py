@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mar.config import Study
+from mar.data.ahead import read_ahead
 from mar.files import read_json, sha256
 from mar.metrics import npz, references
 
@@ -39,7 +40,7 @@ class Images:
         labels: class of each image (asked for, if generated), int64 (N,), or None where nobody knows.
         names: of the classes, where the set has names.
         piece: images in a piece, but for the last.
-        stream: of the pieces from a number on each so many-th one, uint8 (B, H, W, 3).
+        stream: of the pieces from a number on each so many-th one, uint8 (B, H, W, 3), by so many worker processes.
         asked: a checksum says that the labels are those which the generator was asked for.
     """
 
@@ -51,7 +52,7 @@ class Images:
     labels: np.ndarray | None
     names: list[str] | None
     piece: int
-    stream: Callable[[int, int], Iterator[np.ndarray]]
+    stream: Callable[[int, int, int], Iterator[np.ndarray]]
     asked: bool = False
 
     @property
@@ -64,8 +65,10 @@ class Images:
         """Images in each piece."""
         return [min(self.piece, self.count - start) for start in range(0, self.count, self.piece)]
 
-    def pieces(self, first: int = 0, step: int = 1) -> Iterator[np.ndarray]:
+    def pieces(self, first: int = 0, step: int = 1, workers: int = 0) -> Iterator[np.ndarray]:
         """Pieces number first, first + step, first + 2 step, ..., uint8 (B, H, W, 3), checked.
+
+        Workers read and decode ahead of who takes the pieces.
 
         Raises:
             ValueError: a piece is missing, damaged, of another type or size, or an image that should be generated is of
@@ -73,7 +76,7 @@ class Images:
         """
         shape: tuple[int, ...] | None = None
         missing = sum(self.sizes[first::step])
-        for number, rows in enumerate(self.stream(first, step)):
+        for number, rows in enumerate(self.stream(first, step, workers)):
             if rows.dtype != np.uint8 or rows.ndim != 4 or rows.shape[3] != 3:
                 raise ValueError(
                     f"{self.source}: holds {rows.dtype} {rows.shape}; accepted: images, uint8 (N, H, W, 3)"
@@ -163,9 +166,11 @@ def of_chunks(folder: Path, side: int | None = None, names: list[str] | None = N
             f"has class i mod {classes}): mislabelled; delete manifest.json beside it and run `mar sample` again"
         )
 
-    def stream(first: int, step: int) -> Iterator[np.ndarray]:
-        for entry in manifest["chunks"][first::step]:
-            yield _chunk(folder / entry["file"], entry, side)
+    def read(entry: dict[str, Any]) -> np.ndarray:
+        return _chunk(folder / entry["file"], entry, side)
+
+    def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:
+        return read_ahead(read, manifest["chunks"][first::step], workers)
 
     digest = sha256(folder / "manifest.json")
     piece = manifest["chunks"][0]["count"]
@@ -206,9 +211,9 @@ def of_split(study: Study, root: Path, split: str) -> Images:
 
     images = open_split(study, root, split)
 
-    def stream(first: int, step: int) -> Iterator[np.ndarray]:
-        for start in range(first * PIECE, len(images), step * PIECE):
-            yield images.arrays(range(start, min(start + PIECE, len(images))))
+    def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:
+        pieces = [range(len(images))[start : start + PIECE] for start in range(0, len(images), PIECE)]
+        return read_ahead(images.arrays, pieces[first::step], workers if study.data.kind == "imagefolder" else 0)
 
     digest = sha256(root / "data" / "manifest.json")
     return Images(f"{split} split", "split", "real", digest, len(images), images.labels, images.classes, PIECE, stream)
@@ -254,18 +259,20 @@ def _of_folder(folder: Path) -> Images:
     names = None if "." in parents else sorted(set(parents))
     labels = np.array([names.index(parent) for parent in parents], dtype=np.int64) if names else None
 
-    def stream(first: int, step: int) -> Iterator[np.ndarray]:
-        for start in range(first * PIECE, len(files), step * PIECE):
-            rows = []
-            for path in files[start : start + PIECE]:
-                try:
-                    with Image.open(path) as image:
-                        rows.append(np.asarray(image.convert("RGB")))
-                except (OSError, SyntaxError) as error:
-                    raise ValueError(f"{path}: cannot be read as an image ({error})") from None
-                if rows[-1].shape != rows[0].shape:
-                    raise ValueError(f"{path}: is {rows[-1].shape}, others are {rows[0].shape}; accepted: one size")
-            yield np.stack(rows)
+    def read(start: int) -> np.ndarray:
+        rows = []
+        for path in files[start : start + PIECE]:
+            try:
+                with Image.open(path) as image:
+                    rows.append(np.asarray(image.convert("RGB")))
+            except (OSError, SyntaxError) as error:
+                raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+            if rows[-1].shape != rows[0].shape:
+                raise ValueError(f"{path}: is {rows[-1].shape}, others are {rows[0].shape}; accepted: one size")
+        return np.stack(rows)
+
+    def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:
+        return read_ahead(read, range(first * PIECE, len(files), step * PIECE), workers)
 
     digest = references.sha256_of_folder(folder)
     return Images(str(folder), "folder", "unknown", digest, len(files), labels, names, PIECE, stream)
@@ -290,7 +297,7 @@ def _of_npz(path: Path) -> Images:
     if "mu" in there:
         role = "real"  # a reference of the ADM suite: images beside statistics of all real ones
 
-    def stream(first: int, step: int) -> Iterator[np.ndarray]:
+    def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:  # one after the other, by no worker
         yield from itertools.islice(npz.stream(path, "arr_0", PIECE), first, None, step)
 
     source = json.loads(str(npz.read(path, "source")))["name"] if "source" in there else ""

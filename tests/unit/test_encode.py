@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pipeline
@@ -14,7 +15,7 @@ from PIL import Image
 
 from mar import encode, tokenizers
 from mar.config import Study
-from mar.data.images import ImageSet, open_split, prepare, to_float
+from mar.data.images import open_split, prepare, to_float
 from mar.data.tokens import TokenSet, sample_posterior
 from mar.files import read_json, sha256
 from mar.tokenizers import train as training
@@ -106,9 +107,9 @@ def test_worker_processes_change_nothing(made: tuple[Study, Path], root: Path, m
     asked: list[int] = []
     read_ahead = encode.read_ahead
 
-    def spy(images: ImageSet, batches: list[range], workers: int) -> Iterator[torch.Tensor]:
+    def spy(read: Any, batches: list[range], workers: int) -> Iterator[np.ndarray]:
         asked.append(workers)
-        return read_ahead(images, batches, workers)
+        return read_ahead(read, batches, workers)
 
     monkeypatch.setattr(encode, "read_ahead", spy)
     encode.encode(study, root, "vq")
@@ -129,8 +130,8 @@ def test_an_image_that_vanished_is_named_whoever_reads_it(
         return read(i)
 
     monkeypatch.setattr(images, "_read", gone)
-    batches = encode.read_ahead(images, [range(4), range(4, 8)], workers)
-    assert (next(batches) == images.batch(range(4))).all()
+    batches = encode.read_ahead(images.arrays, [range(4), range(4, 8)], workers)
+    assert (next(batches) == images.arrays(range(4))).all()
     with pytest.raises(ValueError, match=r"^ant/05\.png: cannot be read any more$"):
         next(batches)
 

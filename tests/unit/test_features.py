@@ -50,6 +50,20 @@ def folder(root: Path, where: str = WHERE, extractor: str = "classifier") -> Pat
     return root / "features" / extractor / where
 
 
+def test_worker_processes_change_nothing(place: tuple[Study, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    study, root = place
+    features.features(study, root, "classifier", WHERE)
+    alone = read_json(folder(root) / "manifest.json")["parts"]
+    shutil.rmtree(folder(root))
+    monkeypatch.setattr(features, "WORKER_IMAGES", 30)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    asked, read_ahead = [], sets.read_ahead
+    monkeypatch.setattr(sets, "read_ahead", lambda *given: asked.append(given[2]) or read_ahead(*given))
+    features.features(study, root, "classifier", WHERE)
+    assert 2 in asked
+    assert read_json(folder(root) / "manifest.json")["parts"] == alone
+
+
 def times(path: Path) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in path.glob("part-*")}
 
