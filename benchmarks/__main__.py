@@ -8,7 +8,8 @@ import time
 
 from benchmarks.paired import machine
 
-NAMES = ("sampling", "cache", "training", "tokens")  # modules with a docstring, the heading, and report(), the tables
+# modules with a docstring, the heading, and report(), the tables
+NAMES = ("sampling", "cache", "training", "tokens", "images", "precision", "workflow", "scaling", "roofline")
 
 
 def main() -> None:

@@ -153,7 +153,10 @@ def inside(points: np.ndarray, centres: np.ndarray, neighbours: int, kept: np.nd
     largest = radii.max(0)
     for start, rough, slack, exact in _distances(points, centres):
         point, centre = np.nonzero(rough <= largest.astype(np.float32) + slack)
-        pairs = exact(point, centre)
+        pairs, doubt = rough[point, centre].astype(np.float64), np.zeros(len(point), bool)
+        for radius in radii:
+            doubt |= np.abs(pairs - radius[centre]) <= slack[point, 0]
+        pairs[doubt] = exact(point[doubt], centre[doubt])
         for row, radius in zip(found, radii, strict=True):
             row[start + point[pairs <= radius[centre]]] = True
     return found[0] if kept is None else found

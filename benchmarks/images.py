@@ -1,0 +1,239 @@
+"""Images to features and to tokens, end to end: files of 500x375 decoded, cropped to 256x256, judged, written.
+
+torch-fidelity's own call on the same files (its resize and crop) is the baseline, with its default of 4 loading
+processes. CPU seconds count all processes; wall seconds are those of this machine as busy as it is. The small network
+averages pixels, so that reading is all the work; Inception has random weights, and is nearly all the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from torch_fidelity import calculate_metrics, register_feature_extractor
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+from mar.config import Study
+from mar.data.images import prepare
+from mar.encode import encode
+from mar.files import write_json
+from mar.metrics import extractors, features, metrics, sets
+from mar.metrics.extractors import Extractor
+from mar.slices import tokenizer_slice
+from mar.study import resolve
+from mar.tokenizers.autoencoder import build
+
+FILES, MANY, FEW = 50, 1200, 48  # different files; images of the small network and of Inception
+GROWTH = (500, 2000)
+PAIRS, SIDE = 2, 256
+CPU = torch.device("cpu")
+PEAK = """
+import resource, sys; from pathlib import Path; from benchmarks import images
+images.ours(images.study(Path(sys.argv[1])), images.small())
+print(*(resource.getrusage(who).ru_maxrss / 1e3 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+"""
+
+
+class Small(FeatureExtractorBase):
+    """Pixels averaged to 8x8, for torch-fidelity."""
+
+    def __init__(self, name: str, features_list: list[str], **unused: object) -> None:
+        super().__init__(name, features_list)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        """All that there is."""
+        return ("pixels",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        """The same for all."""
+        return "pixels"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        """Not asked for."""
+        return False
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """uint8 (B, 3, H, W) to (B, 192)."""
+        return (averaged(images),)
+
+
+def averaged(images: Tensor) -> Tensor:
+    """Pixels averaged to 8x8, (B, 192)."""
+    return functional.adaptive_avg_pool2d(images.float() / 255, 8).flatten(1)
+
+
+def small() -> Extractor:
+    """The same for us."""
+
+    def judge(images: Tensor) -> dict[str, Tensor]:
+        return {"features": averaged(images), "logits": averaged(images)}
+
+    return Extractor("small", "random", "", nn.Identity(), judge, CPU, 64)
+
+
+def report() -> str:
+    """Seconds of both, of encoding, and memory as images grow in number."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        draw(folder / "drawn")
+        many, few, *more = (study(tree(folder, count)) for count in (MANY, FEW, *GROWTH))
+        inception = extractors.load("inception", None, None, CPU, random=True)
+        weights = folder / "inception.pth"
+        torch.save(inception.network.state_dict(), weights)
+        register_feature_extractor("small", Small)
+        torch.set_num_threads(2)
+        rows = [
+            pairs(f"small network, {MANY:,} images", lambda: theirs(many, "small"), lambda: ours(many, small())),
+            pairs(
+                f"Inception, {FEW} images",
+                lambda: theirs(few, "inception-v3-compat", str(weights)),
+                lambda: ours(few, inception),
+            ),
+        ]
+        wall, cpu = seconds(lambda: encoded(many))
+        memory = [peak(of) for of in more]
+    head = "| | CPU s: baseline | ours | ratio | wall s: baseline | ours | ratio | pairs |\n" + "|---" * 8 + "|"
+    told = "\n".join(f"| {n:,} | {own:.0f} | {worker:.0f} |" for n, (own, worker) in zip(GROWTH, memory, strict=True))
+    return "\n".join(
+        [
+            head,
+            *rows,
+            "",
+            f"Encoding {MANY:,} images by a KL tokenizer of 8 to 16 channels, worker processes reading: {wall:.1f} s, "
+            f"{cpu:.1f} CPU s of all processes ({MANY / cpu:.0f} images a CPU second, {cpu / wall:.2f} cores busy).",
+            "",
+            "| images | peak memory of the process MB | of its largest worker MB |",
+            "|---|---|---|",
+            told,
+        ]
+    )
+
+
+def pairs(name: str, baseline: Callable[[], object], ours: Callable[[], object]) -> str:
+    """A row of the table: medians of pairs, whose order changes, and the range of their ratios."""
+    found = []
+    for number in range(PAIRS):
+        both = [(baseline, 0), (ours, 1)][:: 1 if number % 2 == 0 else -1]
+        found.append([took for _, took in sorted((place, seconds(action)) for action, place in both)])
+    cells = []
+    for clock in (1, 0):
+        ratios = [pair[0][clock] / pair[1][clock] for pair in found]
+        middle = [statistics.median(pair[side][clock] for pair in found) for side in (0, 1)]
+        ratio = f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"
+        cells.append(f"{middle[0]:.1f} | {middle[1]:.1f} | {ratio}")
+    return f"| {name} | {' | '.join(cells)} | {PAIRS} |"
+
+
+def seconds(action: Callable[[], object]) -> tuple[float, float]:
+    """Wall seconds, and CPU seconds of this process and of those that it started and saw end."""
+    wall, before = time.perf_counter(), os.times()
+    with contextlib.redirect_stdout(io.StringIO()):
+        action()
+    after = os.times()
+    return time.perf_counter() - wall, sum(after[:4]) - sum(before[:4])
+
+
+def draw(folder: Path) -> None:
+    """JPEG files of 500x375 with details of 8 pixels, about 60 KB each."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(FILES):
+        coarse = Image.fromarray(rng.integers(256, size=(48, 64, 3), dtype=np.uint8))
+        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=90)
+
+
+def tree(folder: Path, count: int) -> Path:
+    """A folder of images as studies have them: links to the drawn files, `count` in train/, two in val/."""
+    place = folder / f"images{count}"
+    for split, images in (("train", count), ("val", 2)):
+        (place / split / "a").mkdir(parents=True)
+        for number in range(images):
+            os.link(folder / "drawn" / f"{number % FILES}.jpg", place / split / "a" / f"{number:05d}.jpg")
+    return place
+
+
+def study(images: Path) -> Study:
+    """A study of these images, prepared."""
+    values: dict[str, Any] = {
+        "study": "benchmark",
+        "data": {"kind": "imagefolder", "path": str(images), "image_size": SIDE},
+        "tokenizers": {
+            "kl": {"kind": "kl", "kl_weight": 1e-6, "stride": 16, "channels": [8, 8, 8, 16, 16], "latent_channels": 16}
+            | {"images": 64, "learning_rate": 1e-3}
+        },
+        "backbones": {"masked": {"kind": "masked", "width": 16, "depth": 1, "heads": 2}},
+        "heads": {"diffloss": {"kind": "diffusion", "width": 16, "depth": 1, "noise_draws": 1}},
+        "recipes": {"short": {"images": 64, "batch": 64, "checkpoint_images": 64, "log_images": 64}},
+        "sampling": {"plain": {"steps": 4, "diffusion_steps": 2}},
+        "variants": {
+            "mar": {"tokenizer": "kl", "order": "random", "backbone": "masked", "head": "diffloss", "recipe": "short"}
+            | {"sampling": ["plain"]}
+        },
+        "metrics": {"samples": 50, "chunk": 50, "extractors": ["inception"]},
+        "speed": {"batch": 4},
+    }
+    found = resolve(values, "benchmark.yaml")
+    with contextlib.redirect_stdout(io.StringIO()):
+        prepare(found, images / "results")
+    return found
+
+
+def ours(of: Study, network: Extractor) -> None:
+    """Features of the train split into files, and the Inception score of their logits."""
+    root = Path(str(of.data.path)) / "results"
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        found = sets.of_split(of, root, "train")
+        features.extract(found, network, Path(folder), None)
+        kept = features.Features(Path(folder), {"parts": features.entries(found, Path(folder))})
+        metrics.inception_score(kept.array("logits"))
+
+
+def theirs(of: Study, network: str, weights: str | None = None) -> None:
+    """The same by one call."""
+    calculate_metrics(
+        input1=f"{of.data.path}/train/a",
+        isc=True,
+        feature_extractor=network,
+        feature_extractor_weights_path=weights,
+        samples_resize_and_crop=SIDE,
+        cache=False,
+        cuda=False,
+        verbose=False,
+    )
+
+
+def encoded(of: Study) -> None:
+    """Tokens of all images, by a tokenizer with random weights."""
+    root = Path(str(of.data.path)) / "results"
+    folder = root / "tokenizers" / "kl"
+    folder.mkdir(parents=True)
+    save_file(build(of.tokenizers["kl"], SIDE).net.state_dict(), folder / "model.safetensors")
+    write_json(folder / "recipe.json", {"slice": tokenizer_slice(of, "kl")})
+    write_json(folder / "config.json", {})
+    encode(of, root, "kl")
+
+
+def peak(of: Study) -> tuple[float, float]:
+    """Peak memory in MB of a process that makes features, and of its largest worker."""
+    command = [sys.executable, "-c", PEAK, str(of.data.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    own, worker = map(float, done.stdout.split()[-2:])
+    return own, worker
