@@ -38,11 +38,12 @@ test-browser: install ## the report in a headless Chromium; installs it (root, D
 	if [ $$status = 77 ]; then exit 0; elif [ $$status != 0 ]; then exit $$status; fi; \
 	$(RUN) pytest tests/browser
 
+# MARK names a part of them: make test-slurm MARK='not long'
 test-slurm: install ## tests on a real Slurm; installs it (root, Debian or Ubuntu) or says why not, starts and stops it
-	@status=0; tests/cluster/slurm.sh install || status=$$?; \
-	if [ $$status = 77 ]; then exit 0; elif [ $$status != 0 ]; then exit $$status; fi; \
+	@status=0; tests/cluster/slurm.sh install && tests/cluster/slurm.sh start || status=$$?; \
+	if [ $$status = 77 ]; then exit 0; elif [ $$status != 0 ]; then tests/cluster/slurm.sh stop; exit $$status; fi; \
 	trap 'tests/cluster/slurm.sh stop' EXIT; \
-	tests/cluster/slurm.sh start && $(RUN) MAR_TEST_SLURM=1 pytest tests/cluster
+	$(RUN) MAR_TEST_SLURM=1 pytest tests/cluster -m '$(MARK)'
 
 bench: install ## speed against the published algorithm: tables in Markdown, minutes on two cores
 	$(RUN) python -m benchmarks

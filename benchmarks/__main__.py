@@ -9,7 +9,7 @@ import time
 from benchmarks.paired import machine
 
 # modules with a docstring, the heading, and report(), the tables
-NAMES = ("sampling", "cache", "training", "tokens", "images", "precision", "workflow", "scaling", "roofline")
+NAMES = ("sampling", "cache", "training", "tokens", "images", "precision", "workflow", "scaling", "roofline", "launch")
 
 
 def main() -> None:

@@ -147,7 +147,7 @@ start() {
     installed || skip "the packages are missing (slurm.sh install)"
     configure
     # distributed jobs meet at the first node by its name
-    getent hosts node2 >/dev/null || { [ -w /etc/hosts ] && echo "127.0.0.1 node1 node2 # mar test cluster" >>/etc/hosts; } ||
+    getent hosts node2 >/dev/null || { [ -w /etc/hosts ] && echo "127.0.0.1 node1 node2 # mar test cluster $D" >>/etc/hosts; } ||
         skip "node1 and node2 do not resolve and /etc/hosts is not ours to write"
     runs "$D/run/munged.pid" || munged --key-file="$D/etc/munge.key" --socket="$D/munge/munge.sock" --num-threads=4 \
         --pid-file="$D/run/munged.pid" --log-file="$D/log/munged.log" --seed-file="$D/state/munged.seed" ||
@@ -189,8 +189,8 @@ stop() {
     end "$D/run/slurmdbd.pid" slurmdbd
     end "$D/run/mariadbd.pid" mariadbd
     end "$D/run/munged.pid" munged
-    if grep -q '# mar test cluster$' /etc/hosts && [ -w /etc/hosts ]; then
-        grep -v '# mar test cluster$' /etc/hosts >"$D/hosts"; cat "$D/hosts" >/etc/hosts
+    if grep -q "# mar test cluster $D\$" /etc/hosts && [ -w /etc/hosts ]; then
+        grep -v "# mar test cluster $D\$" /etc/hosts >"$D/hosts"; cat "$D/hosts" >/etc/hosts
     fi
     echo stopped
 }

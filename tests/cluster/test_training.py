@@ -1,80 +1,18 @@
-"""Trainings of `mar` itself on the test cluster: in several slots, on several nodes."""
+"""Trainings of `mar` itself on the test cluster: in several slots, on several nodes, on fewer of them."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from training import Training
 
-UNIT = Path(__file__).parents[1] / "unit"
-IMAGES = 8000
-
-
-class Training:
-    """A tiny study, and launchers of its training."""
-
-    def __init__(self, folder: Path) -> None:
-        sys.path.insert(0, str(UNIT))
-        import tiny
-
-        self.recipe = {**tiny.STUDY["recipes"]["short"], "images": IMAGES, "micro_batch": 2, "log_images": 400}
-        self.recipe["checkpoint_images"] = 4000
-        root: Path = tiny.make_root(folder)
-        file = root / "study.json"
-        study = json.loads(file.read_text())
-        study["recipes"]["short"] |= self.recipe
-        file.write_text(json.dumps(study))
-        self.root, self.job = root, root / "jobs" / "train"
-        self.run_folder = root / "runs" / "mar-diff" / "seed0"
-        self.command = ["--threads", "1", "train", "--study", str(file), "--variant", "mar-diff", "--seed", "0"]
-
-    def launch(self, *options: str) -> subprocess.Popen[str]:
-        """Start a launcher."""
-        return subprocess.Popen(
-            [
-                sys.executable, "-m", "mar.cli", "launch", "--cluster", "slurm", "--folder", str(self.job),
-                "--outputs", f"{self.run_folder}/ema.safetensors {self.run_folder}/run.json", *options, "--",
-                *self.command,
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )  # fmt: skip
-
-    def alone(self) -> None:
-        """Train without Slurm."""
-        subprocess.run([sys.executable, "-m", "mar.cli", *self.command], check=True, capture_output=True)
-
-    def job_id(self) -> str:
-        record: dict[str, Any] = json.loads((self.job / "job.json").read_text())
-        return str(record["job"])
-
-    def wait_for(self, condition: Callable[[], Any], seconds: float = 120.0) -> None:
-        """Wait until a condition holds."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-    def logged(self) -> int:
-        """Lines of the log of the run."""
-        file = self.run_folder / "metrics.jsonl"
-        return len(file.read_text().splitlines()) if file.exists() else 0
-
-    def starts(self) -> int:
-        """How often the job started and went on."""
-        log = self.job / f"{self.job_id()}_0_log.out"
-        return log.read_text().count("going on after") + 1
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture
@@ -82,7 +20,19 @@ def training(slurm: Callable[..., str], tmp_path: Path) -> Training:
     return Training(tmp_path / "results")
 
 
-def test_slots_a_requeue_and_a_dead_head_leave_the_weights_bitwise_equal(training: Training, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """The same without Slurm, in one process and without a stop."""
+    training = Training(tmp_path_factory.mktemp("whole"))
+    training.alone()
+    return training
+
+
+def weights(training: Training) -> bytes:
+    return (training.run_folder / "ema.safetensors").read_bytes()
+
+
+def test_slots_a_requeue_and_a_dead_head_leave_the_weights_bitwise_equal(training: Training, whole: Training) -> None:
     head = training.launch("--slurm-gpus-per-node=1")
     training.wait_for(lambda: training.logged() >= 1)
     subprocess.run(["scancel", "--signal=USR2", training.job_id()], check=True)
@@ -93,30 +43,71 @@ def test_slots_a_requeue_and_a_dead_head_leave_the_weights_bitwise_equal(trainin
     lines = training.logged()
     training.wait_for(lambda: training.logged() > lines)
     subprocess.run(["scontrol", "requeue", training.job_id()], check=True)
-    out, err = head.communicate(timeout=180)
+    out, err = head.communicate(timeout=400)
     assert head.returncode == 0, out + err
     assert "following it" in out and "SIGUSR2: leaving" in out and "SIGTERM: leaving" in out
     assert training.starts() == 3
-    whole = Training(tmp_path / "whole")
-    whole.alone()
-    ours, theirs = ((t.run_folder / "ema.safetensors").read_bytes() for t in (training, whole))
-    assert ours == theirs
+    assert weights(training) == weights(whole)
 
 
-def test_two_nodes_with_two_tasks_each_have_the_losses_of_one_process(training: Training, tmp_path: Path) -> None:
-    head = training.launch("--slurm-gpus-per-node=2", "--slurm-nodes=2")
-    whole = Training(tmp_path / "whole")
-    whole.alone()
-    out, err = head.communicate(timeout=300)
+def test_a_training_longer_than_its_time_limit_goes_on_in_the_next_slot(training: Training, whole: Training) -> None:
+    head = training.launch("--slurm-gpus-per-node=1", "--slurm-time=1", "--slurm-signal=30")
+    training.wait_for(lambda: training.logged() >= 1)
+    rank = training.rank()
+    os.kill(rank, signal.SIGSTOP)  # a machine on which the work would take longer than the minute
+    training.wait_for(lambda: pending(rank, signal.SIGUSR2))
+    os.kill(rank, signal.SIGCONT)
+    out, err = head.communicate(timeout=600)
     assert head.returncode == 0, out + err
-    assert json.loads((training.run_folder / "run.json").read_text())["processes"] == 4
-    ours, theirs = (
-        [json.loads(line)["loss"] for line in (t.run_folder / "metrics.jsonl").read_text().splitlines()]
-        for t in (training, whole)
-    )
-    # float32 sums in another order, over 1000 steps
-    assert ours == pytest.approx(theirs, rel=1e-3)
-    a, b = (load_file(t.run_folder / "ema.safetensors") for t in (training, whole))
+    assert "SIGUSR2: leaving" in out and training.starts() >= 2
+    assert training.record()["restarts"] == training.starts() - 1
+    assert weights(training) == weights(whole)
+
+
+def pending(process: int, number: int) -> bool:
+    """Whether a signal waits for a process that is stopped."""
+    text = Path(f"/proc/{process}/status").read_text()
+    return any(int(line.split()[1], 16) >> (number - 1) & 1 for line in text.splitlines() if "Pnd:" in line)
+
+
+def test_two_nodes_with_two_tasks_each_have_the_losses_of_one_process(training: Training, whole: Training) -> None:
+    head = training.launch("--slurm-gpus-per-node=2", "--slurm-nodes=2")
+    out, err = head.communicate(timeout=600)
+    assert head.returncode == 0, out + err
+    assert training.record()["processes"] == 4
+    compare(training, whole)
+
+
+def test_a_training_of_four_tasks_goes_on_with_two(training: Training, whole: Training) -> None:
+    head = training.launch("--slurm-gpus-per-node=2", "--slurm-nodes=2")
+    training.wait_for(lambda: training.logged() >= 3)
+    subprocess.run(["scancel", "--signal=USR2", training.job_id()], check=True)  # saves, and goes into the queue
+    training.wait_for(lambda: (training.run_folder / "checkpoints" / "index.json").exists())
+    os.killpg(head.pid, signal.SIGKILL)
+    head.wait()
+    subprocess.run(["scancel", training.job_id()], check=True)
+    first = training.job_id()
+    head = training.launch("--slurm-gpus-per-node=2")
+    out, err = head.communicate(timeout=600)
+    if head.returncode:  # it saw the end of the cancelled job, and says so
+        assert "CANCELLED" in err, out + err
+        head = training.launch("--slurm-gpus-per-node=2")
+        out, err = head.communicate(timeout=600)
+    assert head.returncode == 0, out + err
+    assert training.job_id() != first
+    run = training.record()
+    assert (run["processes"], run["images"], run["restarts"]) == (2, whole.record()["images"], 1)
+    # not one image twice or left out: steps, data and random numbers are named by the count of images
+    assert [line["images"] for line in training.log()] == [line["images"] for line in whole.log()]
+    assert [line["learning_rate"] for line in training.log()] == [line["learning_rate"] for line in whole.log()]
+    compare(training, whole)
+
+
+def compare(ours: Training, theirs: Training) -> None:
+    """Not equal to the bit: float32 sums in another order, over hundreds of steps."""
+    losses = [[line["loss"] for line in t.log()] for t in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    a, b = (load_file(t.run_folder / "ema.safetensors") for t in (ours, theirs))
     worst = max(((a[k] - b[k]).norm() / b[k].norm().clamp(min=1e-6)).item() for k in b)
     print(f"largest relative difference of a tensor of weights: {worst:.1e}")
     assert worst < 1e-2

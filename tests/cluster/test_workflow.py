@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).parents[2]
 SITE = """
 default-resources:
@@ -21,8 +23,9 @@ default-resources:
   cpus_per_task: 1
   runtime: 30
 set-resources:
+  encode: {shards: 2}
+  features: {shards: 2}
   sample: {shards: 2}
-set-threads: {tokenizer: 1, encode: 1, train: 1, sample: 1}
 resources: {cluster_jobs: 4}
 """
 STUDY = """
@@ -31,42 +34,92 @@ study: cluster
 recipes:
   masked: {images: 12800, checkpoint_images: 6400, log_images: 128}
 """
-TARGET = "results/cluster/samples/mar-diffloss/seed0/mar-diff-4-d5/manifest.json"
+SAMPLES = "results/cluster/samples/mar-diffloss/seed0/mar-diff-4-d5/manifest.json"
+
+
+class Project:
+    """A copy of the project whose study runs on the test cluster."""
+
+    def __init__(self, folder: Path, study: str) -> None:
+        self.folder, self.root, self.study = folder, folder / "results" / study, study
+        for name in ("Snakefile", "environment.yml", "workflow", "profiles", "slurm", "config", "mar"):
+            copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
+            copy(PROJECT / name, folder / name)
+        (folder / "site.yaml").write_text(SITE)
+        (folder / "config" / "cluster.yaml").write_text(STUDY)
+        (folder / "figures").mkdir()
+
+    def start(self, target: str, *more: str) -> subprocess.Popen[str]:
+        """Start snakemake, as it is typed on a login node."""
+        profiles = ["--profile", "slurm", "--profile", "site.yaml", "--configfile", f"config/{self.study}.yaml"]
+        cache = str(self.folder / "cache")
+        return subprocess.Popen(
+            [sys.executable, "-m", "snakemake", target, *profiles, *more],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(self.folder), "XDG_CACHE_HOME": cache},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, target: str, *more: str, timeout: float = 900) -> str:
+        """The same to its end; what it printed."""
+        head = self.start(target, *more)
+        output, _ = head.communicate(timeout=timeout)
+        assert head.returncode == 0, output
+        return output
+
+    def kill_at(self, file: str, target: str) -> None:
+        """Kill the head when a file of a running job is there."""
+        head = self.start(target)
+        deadline = time.monotonic() + 900
+        while not (self.root / file).exists():
+            assert head.poll() is None and time.monotonic() < deadline, head.stdout and head.stdout.read()
+            time.sleep(0.1)
+        head.kill()
+
+    def jobs(self) -> dict[str, int]:
+        """Of every stage that ran as a job how many jobs it had; none of them twice."""
+        counts = {}
+        for path in (self.root / "jobs").rglob("job.json"):
+            record, stage = json.loads(path.read_text()), str(path.parent.relative_to(self.root / "jobs"))
+            assert record["state"] == "finished" and record["cluster"] == "slurm", path
+            logs = list(path.parent.glob("*_0_log.out"))
+            assert len(logs) == len(record["jobs"]), f"{stage}: submitted twice: {logs}"
+            counts[stage] = len(logs)
+        return counts
 
 
 def test_the_same_command_goes_on_after_kill_9_of_the_head(slurm: Callable[..., str], tmp_path: Path) -> None:
-    for name in ("Snakefile", "environment.yml", "workflow", "profiles", "slurm", "config", "mar"):
-        copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
-        copy(PROJECT / name, tmp_path / name)
-    (tmp_path / "site.yaml").write_text(SITE)
-    (tmp_path / "config" / "cluster.yaml").write_text(STUDY)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    profiles = ["--profile", "slurm", "--profile", "site.yaml", "--configfile", "config/cluster.yaml"]
-
-    def start(*more: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "snakemake", TARGET, *profiles, *more],
-            cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-
-    head = start()
-    run = tmp_path / "results" / "cluster" / "runs" / "mar-diffloss" / "seed0"
-    deadline = time.monotonic() + 300
-    while not (run / "metrics.jsonl").exists():
-        assert head.poll() is None and time.monotonic() < deadline, head.stdout and head.stdout.read()
-        time.sleep(0.1)
-    head.kill()
-    again = start()
-    output, _ = again.communicate(timeout=400)
-    assert again.returncode == 0, output
-    records = {
-        path.parent.relative_to(tmp_path / "results" / "cluster" / "jobs"): json.loads(path.read_text())
-        for path in (tmp_path / "results" / "cluster" / "jobs").rglob("job.json")
+    project = Project(tmp_path, "cluster")
+    project.kill_at("runs/mar-diffloss/seed0/metrics.jsonl", SAMPLES)
+    project.run(SAMPLES)
+    assert project.jobs() == {
+        "tokenizer/kl": 1,
+        "encode/kl": 2,
+        "train/mar-diffloss/seed0": 1,
+        "sample/mar-diffloss/seed0/mar-diff-4-d5": 2,
     }
-    assert all(record["state"] == "finished" and record["cluster"] == "slurm" for record in records.values())
-    assert len(records) == 4  # tokenizer, encode, train, sample
-    # a job for each stage, an array of two for the samples, none of them a second time
-    logs = [path for path in (tmp_path / "results" / "cluster" / "jobs").rglob("*_0_log.out")]
-    assert len(logs) == 5
-    assert not json.loads((run / "run.json").read_text())["restarts"]
-    assert "Nothing to be done" in start("-n").communicate(timeout=120)[0]
+    run = json.loads((project.root / "runs" / "mar-diffloss" / "seed0" / "run.json").read_text())
+    assert not run["restarts"]
+    assert "Nothing to be done" in project.run(SAMPLES, "-n")
+
+
+@pytest.mark.long
+def test_all_products_of_the_smoke_study(slurm: Callable[..., str], tmp_path: Path) -> None:
+    project = Project(tmp_path, "smoke")
+    start = time.monotonic()
+    project.kill_at("runs/mar-diffloss/seed0/metrics.jsonl", "all")
+    project.run("all", timeout=3000)
+    counts = project.jobs()
+    print(f"{len(counts)} stages as {sum(counts.values())} jobs, {time.monotonic() - start:.0f} s")
+    assert {name.split("/")[0] for name in counts} == {
+        *("classifier", "encode", "evaluate", "features", "reference", "rfid", "sample", "speed", "sweep"),
+        *("tokenizer", "train"),
+    }
+    for product in ("report.html", "claims.json", "mlflow.json", "tables/table1.csv"):
+        assert (project.root / product).stat().st_size
+    assert (tmp_path / "figures" / "smoke" / "tradeoff.pdf").exists() and (
+        tmp_path / "figures" / "tradeoff.pdf"
+    ).exists()
+    assert "Nothing to be done" in project.run("all", "-n")
