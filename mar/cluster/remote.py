@@ -28,7 +28,7 @@ from mar.preempt import LEFT
 GRACE = 20.0  # seconds in which a job whose submission was cut off may still arrive
 SEEN_OVER = 3  # looks in a row that a job without a result has to be over: results come late over a network, and a
 # requeued job seems to be over for a moment
-LOSSES = 3  # times in one call that a job may vanish before that is an error
+LOSSES = 3  # times in one call that a job may vanish, or be warned too early, before that is an error
 SHARDED = ("encode", "features", "sample")  # commands that take --shard I N
 
 
@@ -88,8 +88,7 @@ def launch_slurm(
             job: end for job, end in ends.items() if end != 0 and str(getattr(end, "state", end)) not in site.AGAIN
         }
         _close(folder, record, "failed" if failed else "left", left)
-        vanished = sum(isinstance(end, State) and end.state == site.VANISHED for end in ends.values())
-        lost += vanished > 0
+        lost += any(isinstance(end, State) and end.state in (site.VANISHED, site.EARLY) for end in ends.values())
         if (failed and (ours or record["watched"])) or lost > LOSSES:
             return _tell(folder, record, failed or ends)
         for job, end in ends.items():
@@ -277,7 +276,8 @@ def _end(folder: Path, job: str, state: State | None) -> State:
         state = site.history([job]).get(job)
         if state is None or state.state not in site.OVER:
             return State(site.VANISHED)
-    return State(state.state, state.where)
+    early = state.state == "FAILED" and site.warned_early(folder, job)
+    return State(site.EARLY if early else state.state, state.where)
 
 
 def _progress(record: dict[str, Any], states: dict[str, State] | None, waiting: Sequence[str]) -> str:

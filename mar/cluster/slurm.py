@@ -39,7 +39,8 @@ OVER = {
     "TIMEOUT",
 }
 VANISHED = "VANISHED"  # our word for a job that neither the queue nor the accounting knows
-AGAIN = {"PREEMPTED", VANISHED, "LEFT"}  # the launcher submits again by itself; LEFT is mar.preempt.LEFT
+EARLY = "WARNED_EARLY"  # and for one that a warning ended before it could listen, while Python was starting
+AGAIN = {"PREEMPTED", VANISHED, EARLY, "LEFT"}  # the launcher submits again by itself; LEFT is mar.preempt.LEFT
 
 ADVICE = {
     "BOOT_FAIL": "the node did not start; run the same command again",
@@ -50,6 +51,8 @@ ADVICE = {
     "NODE_FAIL": "its node died; run the same command to go on elsewhere (exclude a bad node with `slurm_extra`)",
     "OUT_OF_MEMORY": "ask for more memory (`mem_mb`), or make `micro_batch` of the recipe or `metrics.chunk` smaller",
     "REVOKED": "another cluster of the federation runs it",
+    EARLY: "a warning (preemption, or time running out) came while Python was starting; if it comes each time, ask for "
+    "more time (`runtime`) or a later warning (`slurm_signal`)",
     "TIMEOUT": "its time limit came before it could save; ask for more time (`runtime`), or for an earlier warning "
     "(`slurm_signal`), then run the same command to go on from the last checkpoint",
 }
@@ -273,6 +276,11 @@ def result(folder: Path, job: str, task: int = 0) -> int | str | None:
 def log(folder: Path, job: str, task: int = 0) -> Path:
     """File of what a task prints."""
     return Path(submitit.core.utils.JobPaths(folder.absolute(), job, task).stdout)
+
+
+def warned_early(folder: Path, job: str) -> bool:
+    """Whether the log says that a warning ended a task, which it does until the task listens."""
+    return bool(re.search(r"error: \S+: tasks? [\d,-]+: User defined signal [12]\b", _tail(log(folder, job))))
 
 
 def why(folder: Path, job: str, state: State, lines: int = 12) -> str:

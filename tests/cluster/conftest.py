@@ -56,7 +56,8 @@ def place(slurm: Callable[..., str], tmp_path: Path) -> Place:
 # Jobs whose ends take a minute of waiting: started first, asked for last.
 SLOW = {
     "deaf": (("deaf",), {"time": 1, "signal": 5, "gpus_per_node": 0}),
-    "long": (("train", "250"), {"time": 1, "signal": 40, "gpus_per_node": 0}),
+    # Slurm warns up to half a minute earlier than it was asked to
+    "long": (("train", "450"), {"time": 2, "signal": 40, "gpus_per_node": 0}),
 }
 
 

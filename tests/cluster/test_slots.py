@@ -48,6 +48,20 @@ def test_where_slurm_may_not_requeue_the_launcher_submits_again(place: Any) -> N
     assert "ended before: LEFT; submitting again" in out
 
 
+def test_a_warning_while_python_starts_is_no_failure(place: Any) -> None:
+    # on its import, which is before the job can listen, once
+    (place.folder / "mar" / "__init__.py").write_text(
+        "import os, signal\n"
+        "if 'SLURM_PROCID' in os.environ and not os.path.exists('warned'):\n"
+        "    open('warned', 'w').close()\n"
+        "    os.kill(os.getpid(), signal.SIGUSR2)\n"
+    )
+    status, out, err = place.run("train", "5")
+    assert status == 0, err
+    assert "ended before: WARNED_EARLY" in out
+    assert len(place.submitted()) == 2 and len(place.runs("end")) == 1
+
+
 def test_ranks_leave_together(place: Any) -> None:
     head = place.start("train", "60", slurm={"gpus_per_node": 2, "nodes": 2})
     place.wait_for(lambda: len(place.runs()) == 4)

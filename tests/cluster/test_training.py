@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from training import Training
+from training import Training, pending
 
 pytestmark = pytest.mark.long
 
@@ -51,10 +51,10 @@ def test_slots_a_requeue_and_a_dead_head_leave_the_weights_bitwise_equal(trainin
 
 
 def test_a_training_longer_than_its_time_limit_goes_on_in_the_next_slot(training: Training, whole: Training) -> None:
-    head = training.launch("--slurm-gpus-per-node=1", "--slurm-time=1", "--slurm-signal=30")
+    head = training.launch("--slurm-gpus-per-node=1", "--slurm-time=2", "--slurm-signal=30")
     training.wait_for(lambda: training.logged() >= 1)
     rank = training.rank()
-    os.kill(rank, signal.SIGSTOP)  # a machine on which the work would take longer than the minute
+    os.kill(rank, signal.SIGSTOP)  # a machine on which the work would take longer than the two minutes
     training.wait_for(lambda: pending(rank, signal.SIGUSR2))
     os.kill(rank, signal.SIGCONT)
     out, err = head.communicate(timeout=600)
@@ -62,12 +62,6 @@ def test_a_training_longer_than_its_time_limit_goes_on_in_the_next_slot(training
     assert "SIGUSR2: leaving" in out and training.starts() >= 2
     assert training.record()["restarts"] == training.starts() - 1
     assert weights(training) == weights(whole)
-
-
-def pending(process: int, number: int) -> bool:
-    """Whether a signal waits for a process that is stopped."""
-    text = Path(f"/proc/{process}/status").read_text()
-    return any(int(line.split()[1], 16) >> (number - 1) & 1 for line in text.splitlines() if "Pnd:" in line)
 
 
 def test_two_nodes_with_two_tasks_each_have_the_losses_of_one_process(training: Training, whole: Training) -> None:

@@ -15,6 +15,12 @@ from typing import Any
 UNIT = Path(__file__).parents[1] / "unit"
 
 
+def pending(process: int, number: int) -> bool:
+    """Whether a signal waits for a process that is stopped."""
+    text = Path(f"/proc/{process}/status").read_text()
+    return any(int(line.split()[1], 16) >> (number - 1) & 1 for line in text.splitlines() if "Pnd:" in line)
+
+
 class Training:
     """A tiny study, and launchers of its training: four micro-batches a step, for as many processes."""
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +38,15 @@ class TestAtomic:
     def test_an_exception_before_the_first_byte_leaves_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match="early"), files.atomic(tmp_path / "c.txt"):
             raise RuntimeError("early")
+        assert kept(tmp_path) == []
+
+    def test_a_full_disk_is_told_whatever_the_writer_raises(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=0))
+        told = rf"No space left on device: '{tmp_path}/c.pt'"
+        with pytest.raises(OSError, match=told), files.atomic(tmp_path / "c.pt"):
+            raise RuntimeError("unexpected pos 93248 vs 93136")  # as torch.save does
         assert kept(tmp_path) == []
 
     def test_the_name_holds_the_old_content_until_the_end(self, tmp_path: Path) -> None:
