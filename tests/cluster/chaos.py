@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "unit"))
 sys.path.insert(0, str(HERE))
 
-from training import pending  # noqa: E402
+from training import stop_until_warned  # noqa: E402
 
 STUDY = {
     "study": "chaos",
@@ -327,10 +327,7 @@ def full_disk(size: str) -> Callable[[Case], None]:
 def slots(case: Case) -> None:
     """No fault but the time limit of the job itself, on a machine that seems to be slow."""
     case.at_work()
-    (rank,) = case.processes(RANK)
-    os.kill(rank, signal.SIGSTOP)
-    case.until(lambda: pending(rank, signal.SIGUSR2))
-    os.kill(rank, signal.SIGCONT)
+    stop_until_warned(case.processes(RANK)[0], case.until)
 
 
 def elsewhere(case: Case) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,10 +16,22 @@ from typing import Any
 UNIT = Path(__file__).parents[1] / "unit"
 
 
-def pending(process: int, number: int) -> bool:
-    """Whether a signal waits for a process that is stopped."""
-    text = Path(f"/proc/{process}/status").read_text()
-    return any(int(line.split()[1], 16) >> (number - 1) & 1 for line in text.splitlines() if "Pnd:" in line)
+def stop_until_warned(process: int, wait_for: Callable[[Callable[[], Any]], None]) -> None:
+    """Let a slot pass without work, as on a machine on which the work takes longer, until Slurm warns the process.
+
+    Slurm wakes a process that it warns, which may be gone before anybody looks.
+    """
+
+    def warned() -> bool:
+        try:
+            text = Path(f"/proc/{process}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return "State:\tT" not in text
+
+    os.kill(process, signal.SIGSTOP)
+    wait_for(lambda: not warned())  # the stop takes a moment
+    wait_for(warned)
 
 
 class Training:
