@@ -62,10 +62,14 @@ SLOW = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def slow(slurm: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Place]]:
-    """Places in which those run."""
-    places = {name: Place(tmp_path_factory.mktemp(name)) for name in SLOW}
-    for name, (command, settings) in SLOW.items():
+def slow(
+    slurm: Callable[..., str], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[dict[str, Place]]:
+    """Places in which those run, if anybody will ask for them."""
+    asked = any(item.path.name == "test_limits.py" for item in request.session.items)
+    places = {name: Place(tmp_path_factory.mktemp(name)) for name in SLOW if asked}
+    for name in places:
+        command, settings = SLOW[name]
         places[name].head = places[name].start(*command, slurm=settings)
     yield places
     for place in places.values():
