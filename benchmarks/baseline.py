@@ -166,11 +166,10 @@ def loss(model: Model, tokens: Tensor, labels: Tensor, order: Tensor, known: int
     mask = torch.ones_like(order, dtype=torch.bool).scatter(1, order[:, :known], False)
     z = conditions(backbone, tokens, mask, embedded)
     draws, process = head.draws, Process(head.train_process)
-    rows = mask.numel() * draws
     z, x0 = z.flatten(0, 1).repeat(draws, 1), tokens.flatten(0, 1).repeat(draws, 1)
     weight = mask.flatten().repeat(draws).to(x0.dtype)
-    t, epsilon = (draw.flatten(0, 1) for draw in head.draw(mask.numel(), noise))
-    assert len(t) == rows
+    t = noise.integers(len(head.train_process), draws, mask.numel()).flatten()
+    epsilon = noise.normal(draws, mask.numel(), head.token_dim).flatten(0, 1)
     x = process.at("sqrt_alpha_bar", t, x0) * x0 + process.at("sqrt_one_minus_alpha_bar", t, x0) * epsilon
     predicted, values = denoise(head.net, x, t, z).chunk(2, dim=1)
     mse = (predicted - epsilon).square().mean(1)

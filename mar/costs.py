@@ -22,6 +22,7 @@ from mar.config import Backbone, Classifier, Head, Recipe, Sampling, Study, Toke
 from mar.order import schedule
 
 FREQUENCIES = 256  # sinusoidal timestep features of Diffusion Loss and DiT
+TIMESTEPS = 1000  # of their training processes
 
 # The published consistency decoder: parameters with its encoder, which is that of Stable Diffusion's KL-8, and the
 # operations of its two steps for each pixel of an image.
@@ -109,14 +110,18 @@ def block_flops(backbone: Backbone, n: float, context: float | None = None) -> f
     return 2 * n * weights + 4 * n * (n if context is None else context) * w
 
 
-def masked_flops(backbone: Backbone, tokens: Tokens, known: float) -> tuple[float, float]:
+def masked_flops(backbone: Backbone, tokens: Tokens, known: float, wanted: float | None = None) -> tuple[float, float]:
     """Forward of a masked backbone with `known` tokens: in blocks, and in the layers around them.
 
-    The encoder sees buffer + known tokens, the decoder buffer + all.
+    The encoder sees buffer + known tokens, the decoder buffer + all. With `wanted`, its last block has queries, and
+    what follows them, for that many tokens alone; keys and values of all.
     """
-    seen = backbone.buffer + known
-    blocks = block_flops(backbone, seen) + block_flops(backbone, backbone.buffer + tokens.count)
-    return backbone.depth * blocks, 2 * seen * backbone.width**2 + _embed(backbone, tokens, known)
+    w, seen, whole = backbone.width, backbone.buffer + known, backbone.buffer + tokens.count
+    decoder = backbone.depth * block_flops(backbone, whole)
+    if wanted is not None:
+        decoder += block_flops(backbone, wanted, whole) - block_flops(backbone, whole) + 4 * (whole - wanted) * w * w
+    blocks = backbone.depth * block_flops(backbone, seen) + decoder
+    return blocks, 2 * seen * w**2 + _embed(backbone, tokens, known)
 
 
 def causal_flops(backbone: Backbone, tokens: Tokens, n: int) -> tuple[float, float]:
@@ -136,14 +141,10 @@ def _embed(backbone: Backbone, tokens: Tokens, n: float) -> float:
     return 0.0 if tokens.codebook else 2.0 * n * tokens.dim * backbone.width
 
 
-def head_flops(head: Head, width: int, tokens: Tokens, one_timestep: bool = False) -> float:
-    """Forward of a head on one row: of Diffusion Loss one call of the denoiser.
+def head_flops(head: Head, width: int, tokens: Tokens, calls: int = 1) -> float:
+    """Forward of a head on one token: of Diffusion Loss the condition once, and `calls` of the denoiser.
 
-    Args:
-        head: its sizes.
-        width: of the conditions.
-        tokens: what it predicts.
-        one_timestep: all rows share one embedding of the timestep, as in sampling.
+    Embeddings of timesteps are left out: in sampling they are one for all tokens, in training see `training_flops`.
     """
     if head.kind == "joint":
         return 0.0
@@ -158,8 +159,7 @@ def head_flops(head: Head, width: int, tokens: Tokens, one_timestep: bool = Fals
             }[head.kind]
         )
     m = head.width or 0
-    time = 0 if one_timestep else FREQUENCIES * m + m * m
-    return 2.0 * (time + (width + 3 * tokens.dim) * m + (head.depth or 0) * 5 * m * m + 2 * m * m)
+    return 2.0 * (width * m + calls * (3 * tokens.dim * m + (head.depth or 0) * 5 * m * m + 2 * m * m))
 
 
 def mean_mask_ratio(low: float) -> float:
@@ -176,15 +176,18 @@ def training_flops(backbone: Backbone, head: Head, recipe: Recipe, tokens: Token
     rows: float = tokens.count
     if backbone.kind == "masked":
         rows = min(tokens.count, tokens.count * mean_mask_ratio(recipe.mask_ratio_min) + 0.5)  # rounded up
-        blocks, around = masked_flops(backbone, tokens, tokens.count - rows)
+        blocks, around = masked_flops(backbone, tokens, tokens.count - rows, rows)
     elif backbone.kind == "causal":
         blocks, around = causal_flops(backbone, tokens, tokens.count)
     else:
         blocks, around = dit_flops(backbone, tokens)
-    rows *= head.noise_draws or 1
-    around += rows * head_flops(head, backbone.width, tokens)
+    draws, m = head.noise_draws or 1, head.width or 0
+    around += rows * head_flops(head, backbone.width, tokens, draws)
+    # One embedding for each timestep of the batch, drawn or possible, whichever are the fewer.
+    times = min(rows * draws, TIMESTEPS / (recipe.micro_batch or recipe.batch)) if head.kind == "diffusion" else 0.0
+    around += times * 2.0 * (FREQUENCIES * m + m * m)
     # What goes in from outside needs no gradient: noisy tokens and features of the timestep.
-    outside = 2.0 * rows * (FREQUENCIES + tokens.dim) * (head.width or 0)
+    outside = 2.0 * (rows * draws * tokens.dim + times * FREQUENCIES) * m
     return (4 if recipe.gradient_checkpointing else 3) * blocks + 3 * around - outside
 
 
@@ -195,7 +198,7 @@ def sampling_flops(backbone: Backbone, head: Head, settings: Sampling, tokens: T
     if backbone.kind == "dit":
         return branches * calls * sum(dit_flops(backbone, tokens))
     every, rows = _steps(backbone, tokens, settings)
-    return every + branches * rows * calls * head_flops(head, backbone.width, tokens, one_timestep=True)
+    return every + branches * rows * head_flops(head, backbone.width, tokens, calls)
 
 
 @cache
@@ -204,7 +207,12 @@ def _steps(backbone: Backbone, tokens: Tokens, settings: Sampling) -> tuple[floa
     total, rows, before = 0.0, 0, 0
     for k, (start, stop) in enumerate(schedule(tokens.count, settings.steps, settings.late_steps)):
         null = settings.guidance != 1.0 and k % (settings.condition_cache or 1) == 0
-        if backbone.kind == "masked" and k % (settings.token_cache or 1) == 0:
+        drawn = tokens.count - start if settings.order == "confidence" else stop - start
+        if backbone.kind == "masked" and not settings.token_cache:
+            every = null and settings.condition_cache  # the conditions of all that is unknown
+            step = sum(masked_flops(backbone, tokens, start, tokens.count - start if every else drawn))
+            null = null and (start > 0 or bool(every))  # the first of all images is the same, computed once
+        elif backbone.kind == "masked" and k % (settings.token_cache or 1) == 0:
             step = sum(masked_flops(backbone, tokens, start))
         elif backbone.kind == "masked":  # what the step before drew, and in the decoder what is predicted too
             new, buffer = start - before, backbone.buffer
@@ -216,7 +224,7 @@ def _steps(backbone: Backbone, tokens: Tokens, settings: Sampling) -> tuple[floa
         else:
             step = sum(causal_flops(backbone, tokens, stop))
         total += step * (2 if null else 1)
-        rows += tokens.count - start if settings.order == "confidence" else stop - start
+        rows += drawn
         before = start
     return total, rows
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class Schedule:
     betas: Tensor
     timesteps: Tensor  # (T,) int64: what the denoiser is told
     alpha_bar: Tensor = field(init=False)  # the other tables are found by their names
+    _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # computed once, see the methods
 
     def __post_init__(self) -> None:
         alpha_bar = torch.cumprod(1 - self.betas, 0)
@@ -49,23 +51,53 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.betas)
 
+    def table(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A table (T,) in a dtype on a device; copied there once."""
+        key = (name, dtype, device)
+        if key not in self._kept:
+            self._kept[key] = getattr(self, name).to(device, dtype)
+        table: Tensor = self._kept[key]
+        return table
+
     def at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
         """Values of a table at steps t (n,), in the dtype and on the device of `like`, as a column (n, 1)."""
-        table: Tensor = getattr(self, name)
-        return table.to(like.device)[t].to(like.dtype)[:, None]
+        return self.table(name, like.dtype, like.device)[t][:, None]
+
+    def reverse(self, step: int) -> ReverseStep:
+        """The numbers of one reverse step."""
+        if "reverse" not in self._kept:
+            columns = [getattr(self, name).tolist() for name in ReverseStep._fields]
+            self._kept["reverse"] = [ReverseStep(*row) for row in zip(*columns, strict=True)]
+        numbers: ReverseStep = self._kept["reverse"][step]
+        return numbers
 
     def respaced(self, steps: int) -> Schedule:
         """The process that visits `steps` evenly spaced timesteps, with the same alpha_bar at each."""
         if not 1 <= steps <= len(self):
             raise ValueError(f"diffusion_steps {steps}: accepted are 1 to {len(self)}")
         stride = (len(self) - 1) / (steps - 1) if steps > 1 else 1.0
-        return self.at_timesteps(torch.tensor([round(i * stride) for i in range(steps)], device="cpu"))
+        return self.at_timesteps([round(i * stride) for i in range(steps)])
 
-    def at_timesteps(self, kept: Tensor) -> Schedule:
+    def at_timesteps(self, kept: list[int]) -> Schedule:
         """The process that visits the steps `kept`, ascending, with the same alpha_bar at each."""
-        alpha_bar = torch.cumprod(1 - self.betas, 0)[kept]
-        previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
-        return Schedule(1 - alpha_bar / previous, self.timesteps[kept])
+        key = tuple(kept)
+        if key not in self._kept:
+            alpha_bar = torch.cumprod(1 - self.betas, 0)[kept]
+            previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+            self._kept[key] = Schedule(1 - alpha_bar / previous, self.timesteps[kept])
+        respaced: Schedule = self._kept[key]
+        return respaced
+
+
+class ReverseStep(NamedTuple):
+    """Entries of a schedule's tables at one step, as numbers: nothing is looked up or copied inside a sampling loop."""
+
+    sqrt_recip_alpha_bar: float
+    sqrt_recipm1_alpha_bar: float
+    posterior_mean_x0: float
+    posterior_mean_xt: float
+    posterior_log_variance: float
+    log_betas: float
 
 
 def cosine_schedule(steps: int = TRAIN_STEPS) -> Schedule:
@@ -140,22 +172,28 @@ def reverse_step(
     schedule: Schedule,
     output: Tensor,
     x: Tensor,
-    t: Tensor,
+    step: int,
     noise: Tensor,
     temperature: float = 1.0,
     clamp: float | None = None,
 ) -> Tensor:
-    """One ancestral step x_t -> x_{t-1}, (n, D); no noise at t = 0.
+    """One ancestral step x_t -> x_{t-1}, (n, D); no noise at step 0.
 
     `temperature` scales the noise (paper, section 3.2: tau sigma delta). `clamp` holds the predicted x_0 within
     +-clamp; the published sampler has none, see docs/replication.md.
     """
+    at = schedule.reverse(step)
     epsilon, values = output.chunk(2, dim=1)
-    x0 = predict_x0(schedule, x, t, epsilon)
+    x0 = torch.sub(x * at.sqrt_recip_alpha_bar, epsilon, alpha=at.sqrt_recipm1_alpha_bar)
     if clamp is not None:
         x0 = x0.clamp(-clamp, clamp)
-    deviation = torch.exp(0.5 * log_variance(schedule, t, values)) * (t > 0)[:, None]
-    return posterior_mean(schedule, x0, x, t) + deviation * noise * temperature
+    mean = torch.add(x * at.posterior_mean_xt, x0, alpha=at.posterior_mean_x0)
+    if step == 0:
+        return mean
+    # The learned range of `log_variance`, halved for the deviation: centre + half its width times the values.
+    centre, width = at.log_betas + at.posterior_log_variance, at.log_betas - at.posterior_log_variance
+    deviation = torch.exp(values * (width / 4) + centre / 4)
+    return torch.addcmul(mean, deviation, noise, value=temperature)
 
 
 def normal_kl(mean1: Tensor, logvar1: Tensor, mean2: Tensor, logvar2: Tensor) -> Tensor:

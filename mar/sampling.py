@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mar.config import Sampling
+from mar.models.blocks import KVCache
+from mar.models.masked import Masked
 from mar.models.model import Model
 from mar.noise import Noise
 from mar.order import by_confidence, checkerboard, guidance_at, schedule
@@ -40,8 +42,7 @@ def generate(
     batch, length = order.shape
     guided = settings.guidance != 1.0
     tokens = blank.expand(batch, *blank.shape).clone()
-    both_labels = torch.cat([labels, torch.full_like(labels, -1)]) if guided else labels
-    cache = model.backbone.start(len(both_labels)) if settings.kv_cache else None
+    cache = model.backbone.start(2 * batch if guided else batch) if settings.kv_cache else None
     reuse = Reuse(model.backbone, labels, settings) if settings.token_cache or settings.condition_cache else None
     if settings.order == "checkerboard":
         order = checkerboard(order)
@@ -54,14 +55,10 @@ def generate(
         order = torch.cat([order[:, :start], where, order[:, end:]], 1)
         if reuse is not None:
             z, z_null = reuse.predict(tokens, order, start, end)
-            z_null = z_null.flatten(0, 1) if z_null is not None else None
         else:
-            twice = 2 if guided else 1
-            z = model.backbone.predict(
-                tokens.repeat(twice, *[1] * (tokens.ndim - 1)), both_labels, order.repeat(twice, 1), start, end, cache
-            )
-            z, z_null = (z[:batch], z[batch:].flatten(0, 1)) if guided else (z, None)
-        drawn, log_p = model.head.sample(z.flatten(0, 1), z_null, settings, scale, noise)
+            z, z_null = conditions(model.backbone, tokens, labels, order, start, end, guided, cache)
+        rows = z.flatten(0, 1), z_null.flatten(0, 1) if z_null is not None else None  # (B n, W)
+        drawn, log_p = model.head.sample(*rows, settings, scale, noise)
         drawn = drawn.view(batch, end - start, *blank.shape[1:]).to(tokens.dtype)
         if settings.confidence_noise is not None:
             left = 1 - (k + 1) / settings.steps
@@ -70,3 +67,23 @@ def generate(
             where, drawn = order[:, start:stop], drawn.gather(1, surest[:, : stop - start])
         tokens.scatter_(1, where if tokens.ndim == 2 else where[:, :, None].expand_as(drawn), drawn)
     return tokens
+
+
+def conditions(
+    backbone: Any,
+    tokens: Tensor,
+    labels: Tensor,
+    order: Tensor,
+    start: int,
+    stop: int,
+    guided: bool,
+    cache: KVCache | None,
+) -> tuple[Tensor, Tensor | None]:
+    """z and, guided, z_null of the n tokens at `order[:, start:stop]`, (B, n, W) each."""
+    if not guided:
+        return backbone.predict(tokens, labels, order, start, stop, cache), None
+    if start == 0 and isinstance(backbone, Masked):
+        return backbone.predict(tokens, labels, order, 0, stop), backbone.null_start(tokens, order, stop)
+    twice = torch.cat([tokens, tokens]), torch.cat([labels, torch.full_like(labels, -1)]), torch.cat([order, order])
+    z, z_null = backbone.predict(*twice, start, stop, cache).chunk(2)
+    return z, z_null

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from mar.config import Sampling
@@ -34,8 +33,7 @@ Denoise = Callable[[Tensor, int], Tensor]  # x (n, D) at a step of the grid -> e
 
 def grid(process: Schedule, steps: int) -> Schedule:
     """The process at the middles of `steps` equal parts of its timesteps, rounded down."""
-    middles = (2 * torch.arange(steps, device="cpu") + 1) * len(process) // (2 * steps)
-    return process.at_timesteps(middles)
+    return process.at_timesteps([(2 * i + 1) * len(process) // (2 * steps) for i in range(steps)])
 
 
 def solve(denoise: Denoise, process: Schedule, x: Tensor, settings: Sampling, noise: Noise) -> Tensor:

@@ -19,19 +19,18 @@ class Categorical(nn.Module):
         nn.init.xavier_uniform_(self.logits.weight)
         nn.init.zeros_(self.logits.bias)
 
-    def draw(self, rows: int, noise: Noise) -> None:
+    def draw(self, count: int, rows: Tensor, noise: Noise) -> None:
         """Cross-entropy needs no random numbers."""
 
-    def loss(self, z: Tensor, target: Tensor, mask: Tensor, noise: None = None) -> Tensor:
-        """Mean cross-entropy of the masked tokens, in nats.
+    def loss(self, z: Tensor, target: Tensor, noise: None = None) -> Tensor:
+        """Mean cross-entropy of the tokens, in nats.
 
         Args:
-            z: (B, L, W) conditions.
-            target: (B, L) ids.
-            mask: (B, L) true where the loss counts.
+            z: (n, W) conditions.
+            target: (n,) ids.
             noise: nothing, see `draw`.
         """
-        return F.cross_entropy(self.logits(z[mask]).float(), target[mask])
+        return F.cross_entropy(self.logits(z).float(), target)
 
     def sample(
         self, z: Tensor, z_null: Tensor | None, settings: Sampling, scale: float, noise: Noise

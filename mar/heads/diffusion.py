@@ -6,6 +6,7 @@ Names of parameters are those of the published code, so that its weights load as
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mar import diffusion, solvers
@@ -37,12 +38,13 @@ class ResBlock(nn.Module):
         super().__init__()
         self.in_ln = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        # The published SiLU, computed by `Denoiser` for all blocks; it stays for the names of the parameters.
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """(n, width), condition (n, width) -> (n, width)."""
-        shift, scale, gate = self.adaLN_modulation(y).chunk(3, dim=1)
-        return x + gate * self.mlp(self.in_ln(x) * (1 + scale) + shift)
+        """(n, width), activated condition (n, width) -> (n, width)."""
+        shift, scale, gate = self.adaLN_modulation[1](y).chunk(3, dim=1)
+        return torch.addcmul(x, gate, self.mlp(torch.addcmul(shift, self.in_ln(x), 1 + scale)))
 
 
 class FinalLayer(nn.Module):
@@ -55,9 +57,10 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """(n, width), condition (n, width) -> (n, out)."""
-        shift, scale = self.adaLN_modulation(y).chunk(2, dim=1)
-        return self.linear(self.norm_final(x) * (1 + scale) + shift)
+        """(n, width), activated condition (n, width) -> (n, out)."""
+        shift, scale = self.adaLN_modulation[1](y).chunk(2, dim=1)
+        out: Tensor = self.linear(torch.addcmul(shift, self.norm_final(x), 1 + scale))
+        return out
 
 
 class Denoiser(nn.Module):
@@ -85,9 +88,9 @@ class Denoiser(nn.Module):
             else:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
-        """Noisy tokens (n, D), timesteps (n,) or (1,) of the 1000, conditions (n, W) -> (n, 2 D)."""
-        y = self.time_embed(t) + self.cond_embed(z)
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Noisy tokens (n, D), conditions time_embed(t) + cond_embed(z) (n, width) -> (n, 2 D)."""
+        y = F.silu(y)  # with it every modulation begins, so once for all
         x = self.input_proj(x)
         for block in self.res_blocks:
             x = block(x, y)
@@ -105,34 +108,39 @@ class DiffusionLoss(nn.Module):
         self.draws, self.token_dim = config.noise_draws, token_dim
         self.train_process = diffusion.cosine_schedule()
 
-    def draw(self, rows: int, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Timesteps (k, rows) and noise (k, rows, D): k independent draws for every token."""
-        t = noise.integers(len(self.train_process), self.draws, rows)
-        return t, noise.normal(self.draws, rows, self.token_dim)
+    def draw(self, count: int, rows: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Timesteps (k, n) and noise (k, n, D): k independent draws for each of the rows (n,) of `count` tokens.
 
-    def loss(self, z: Tensor, target: Tensor, mask: Tensor, noise: tuple[Tensor, Tensor]) -> Tensor:
-        """Mean over masked tokens and draws of the epsilon error plus the variational term.
+        All tokens get theirs, so that the numbers of one do not depend on which others are masked.
+        """
+        t = noise.integers(len(self.train_process), self.draws, count)
+        return t[:, rows], noise.normal(self.draws, count, self.token_dim)[:, rows]
+
+    def loss(self, z: Tensor, target: Tensor, noise: tuple[Tensor, Tensor]) -> Tensor:
+        """Mean over tokens and draws of the epsilon error plus the variational term.
 
         Args:
-            z: (B, L, W) conditions.
-            target: (B, L, D) tokens.
-            mask: (B, L) true where the loss counts; only those rows are computed, which is the published
-                masked mean.
-            noise: timesteps (k, B L) and noise (k, B L, D) for all rows, see `draw`.
+            z: (n, W) conditions.
+            target: (n, D) tokens.
+            noise: timesteps (k, n) and noise (k, n, D), see `draw`.
         """
-        chosen = mask.flatten()
-        t, epsilon = noise[0][:, chosen], noise[1][:, chosen]
-        draws = len(t)
-        x0 = target.flatten(0, 1)[chosen].repeat(draws, 1)  # (k n, D)
-        z = z.flatten(0, 1)[chosen].repeat(draws, 1)  # (k n, W)
-        mse, vb = self.terms(z, x0, t.flatten(), epsilon.flatten(0, 1))
+        mse, vb = self.terms(z, target, *noise)
         return (mse + vb).mean()
 
     def terms(self, z: Tensor, x0: Tensor, t: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
-        """Both loss terms, (n,) each, of rows with their timestep and noise."""
+        """Both loss terms, (k n,) each, of n tokens with k timesteps and noises each, shapes as for `loss`."""
+        y = (self.embedded(t) + self.net.cond_embed(z)).flatten(0, 1)  # z is projected once for all draws
+        x0, t, epsilon = x0.repeat(len(t), 1), t.flatten(), epsilon.flatten(0, 1)
         x = diffusion.diffuse(self.train_process, x0, t, epsilon)
-        output = self.net(x, t, z).to(x0.dtype)
+        output = self.net(x, y).to(x0.dtype)
         return diffusion.losses(self.train_process, output, x0, x, t, epsilon)
+
+    def embedded(self, t: Tensor) -> Tensor:
+        """Time embeddings (k, n, width) of timesteps (k, n): from a table of all, where that is the fewer."""
+        steps = self.train_process.table("timesteps", torch.int64, t.device)
+        if t.numel() < len(steps):
+            return self.net.time_embed(t.flatten()).view(*t.shape, -1)
+        return F.embedding(t, self.net.time_embed(steps))
 
     def sample(
         self, z: Tensor, z_null: Tensor | None, settings: Sampling, scale: float, noise: Noise
@@ -143,31 +151,28 @@ class DiffusionLoss(nn.Module):
         is the conditional one. Temperature scales the noise of the steps, not the first noise.
         """
         assert settings.diffusion_steps is not None  # checked when the study was read
-        if settings.solver != "ancestral":
-            coarse = solvers.grid(self.train_process, settings.diffusion_steps)
+        ancestral, steps = settings.solver == "ancestral", settings.diffusion_steps
+        process = self.train_process.respaced(steps) if ancestral else solvers.grid(self.train_process, steps)
+        # All that does not depend on x_t comes before the loop, which has no look-ups, no copies and fixed shapes.
+        times = self.net.time_embed(process.table("timesteps", torch.int64, z.device))  # (T, width)
+        condition = self.net.cond_embed(z if z_null is None else torch.cat([z, z_null]))  # (n or 2 n, width)
 
-            def epsilon(x: Tensor, step: int) -> Tensor:
-                return self.guided(coarse, x, step, z, z_null, scale).chunk(2, dim=1)[0]
+        def denoise(x: Tensor, step: int) -> Tensor:
+            return self.guided(x, times[step] + condition, scale)
 
-            start = noise.normal(len(z), self.token_dim).to(z.dtype)
-            return solvers.solve(epsilon, coarse, start, settings, noise), None
-        process = self.train_process.respaced(settings.diffusion_steps)
         x = noise.normal(len(z), self.token_dim).to(z.dtype)
+        if not ancestral:
+            return solvers.solve(lambda x, step: denoise(x, step).chunk(2, dim=1)[0], process, x, settings, noise), None
         for step in reversed(range(len(process))):
-            output = self.guided(process, x, step, z, z_null, scale)
-            t = torch.full((len(x),), step, device=x.device)
-            step_noise = noise.normal(*x.shape).to(x.dtype)
-            x = diffusion.reverse_step(process, output, x, t, step_noise, settings.temperature, settings.clamp)
+            output, drawn = denoise(x, step), noise.normal(*x.shape).to(x.dtype)
+            x = diffusion.reverse_step(process, output, x, step, drawn, settings.temperature, settings.clamp)
         return x, None
 
-    def guided(
-        self, process: diffusion.Schedule, x: Tensor, step: int, z: Tensor, z_null: Tensor | None, scale: float
-    ) -> Tensor:
-        """Denoiser output (n, 2 D) at a respaced step, its epsilon half guided."""
-        t = process.timesteps[step : step + 1].to(x.device)  # one embedding for all rows
-        if z_null is None:
-            return self.net(x, t, z)
-        output, null = self.net(torch.cat([x, x]), t, torch.cat([z, z_null])).chunk(2)
+    def guided(self, x: Tensor, y: Tensor, scale: float) -> Tensor:
+        """Denoiser output (n, 2 D), its epsilon half guided if y has rows for both branches, (2 n, width)."""
+        if len(y) == len(x):
+            out: Tensor = self.net(x, y).to(x.dtype)
+            return out
+        output, null = self.net(torch.cat([x, x]), y).to(x.dtype).chunk(2)
         epsilon, values = output.chunk(2, dim=1)
-        null_epsilon = null.chunk(2, dim=1)[0]
-        return torch.cat([null_epsilon + scale * (epsilon - null_epsilon), values], dim=1)
+        return torch.cat([torch.lerp(null[:, : self.token_dim], epsilon, scale), values], dim=1)

@@ -47,22 +47,21 @@ class Mixture(nn.Module):
         means, raw = out[:, self.components :].view(len(z), 2, self.components, self.token_dim).unbind(1)
         return log_weights, means, (F.softplus(raw + SHIFT) + FLOOR) * temperature
 
-    def draw(self, rows: int, noise: Noise) -> None:
+    def draw(self, count: int, rows: Tensor, noise: Noise) -> None:
         """The likelihood needs no random numbers."""
 
-    def loss(self, z: Tensor, target: Tensor, mask: Tensor, noise: None = None) -> Tensor:
-        """Negative log likelihood in nats a number: mean over the masked tokens, divided by D.
+    def loss(self, z: Tensor, target: Tensor, noise: None = None) -> Tensor:
+        """Negative log likelihood in nats a number: mean over tokens, divided by D.
 
         The division changes no optimum; it keeps the gradient norm, which recipes clip at a fixed value, independent
         of the size of tokens.
 
         Args:
-            z: (B, L, W) conditions.
-            target: (B, L, D) tokens.
-            mask: (B, L) true where the loss counts.
+            z: (n, W) conditions.
+            target: (n, D) tokens.
             noise: nothing, see `draw`.
         """
-        return -log_density(self.density(z[mask]), target[mask].float()).mean() / self.token_dim
+        return -log_density(self.density(z), target.float()).mean() / self.token_dim
 
     def sample(
         self, z: Tensor, z_null: Tensor | None, settings: Sampling, scale: float, noise: Noise

@@ -22,19 +22,18 @@ class MeanSquaredError(nn.Module):
         nn.init.xavier_uniform_(self.mean.weight)
         nn.init.zeros_(self.mean.bias)
 
-    def draw(self, rows: int, noise: Noise) -> None:
+    def draw(self, count: int, rows: Tensor, noise: Noise) -> None:
         """The squared error needs no random numbers."""
 
-    def loss(self, z: Tensor, target: Tensor, mask: Tensor, noise: None = None) -> Tensor:
-        """Squared error, mean over the masked tokens and their D numbers.
+    def loss(self, z: Tensor, target: Tensor, noise: None = None) -> Tensor:
+        """Squared error, mean over tokens and their D numbers.
 
         Args:
-            z: (B, L, W) conditions.
-            target: (B, L, D) tokens.
-            mask: (B, L) true where the loss counts.
+            z: (n, W) conditions.
+            target: (n, D) tokens.
             noise: nothing, see `draw`.
         """
-        return F.mse_loss(self.mean(z[mask]).float(), target[mask])
+        return F.mse_loss(self.mean(z).float(), target)
 
     def sample(
         self, z: Tensor, z_null: Tensor | None, settings: Sampling, scale: float, noise: Noise

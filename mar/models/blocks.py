@@ -42,15 +42,32 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, causal: bool = False, cache: KVCache | None = None, block: int = 0) -> Tensor:
-        """(B, N, W) -> (B, N, W). With a cache, x is the newest token and attends to all before it."""
+    def forward(
+        self,
+        x: Tensor,
+        causal: bool = False,
+        cache: KVCache | None = None,
+        block: int = 0,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """(B, N, W) -> (B, N, W).
+
+        With a cache, x is the newest token and attends to all before it. With `wanted` (B, n), only the rows at these
+        positions are computed, which attend to all: (B, n, W).
+        """
         b, n, w = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, w // self.heads).permute(2, 0, 3, 1, 4)  # (B, heads, N, size)
+        size = w // self.heads  # q, k, v are (B, heads, rows, size)
+        if wanted is None:
+            q, k, v = self.qkv(x).view(b, n, 3, self.heads, size).permute(2, 0, 3, 1, 4)
+        else:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = F.linear(gather(x, wanted), weight[:w], bias[:w]).view(b, -1, self.heads, size).transpose(1, 2)
+            k, v = F.linear(x, weight[w:], bias[w:]).view(b, n, 2, self.heads, size).permute(2, 0, 3, 1, 4)
         if cache is not None:
             k, v = cache.append(block, k, v)
         dropout = self.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal and cache is None)
-        out = self.proj(out.transpose(1, 2).reshape(b, n, w))
+        out = self.proj(out.transpose(1, 2).reshape(b, -1, w))
         return F.dropout(out, self.dropout, self.training)
 
 
@@ -78,9 +95,17 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = MLP(width, int(width * mlp_ratio), dropout)
 
-    def forward(self, x: Tensor, causal: bool = False, cache: KVCache | None = None, block: int = 0) -> Tensor:
-        """(B, N, W) -> (B, N, W)."""
-        x = x + self.attn(self.norm1(x), causal, cache, block)
+    def forward(
+        self,
+        x: Tensor,
+        causal: bool = False,
+        cache: KVCache | None = None,
+        block: int = 0,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """(B, N, W) -> (B, N, W), or (B, n, W) at positions `wanted` (B, n); see Attention."""
+        y = self.attn(self.norm1(x), causal, cache, block, wanted)
+        x = (x if wanted is None else gather(x, wanted)) + y
         return x + self.mlp(self.norm2(x))
 
 

@@ -69,11 +69,9 @@ class Causal(nn.Module):
             known: unused; every token is predicted from those before it.
 
         Returns:
-            z (B, L, W) by position and the mask (B, L), true everywhere.
+            z (B, L, W) in generation order and the positions (B, L) that its rows belong to: the order.
         """
-        z = self.run(tokens, labels, order, 0, self.tokens, None)
-        z = gather(z, order.argsort(dim=1))  # from generation order back to positions
-        return z, torch.ones(order.shape, dtype=torch.bool, device=order.device)
+        return self.run(tokens, labels, order, 0, self.tokens, None), order
 
     def start(self, batch: int) -> KVCache:
         """An empty cache for a batch of sequences."""

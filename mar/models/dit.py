@@ -139,14 +139,15 @@ class DiT(nn.Module):
         x = noise.normal(*shape).to(self.net.dtype)
         for step in reversed(range(len(process))):
             output = self.guided(process, x, step, labels, settings).flatten(1)
-            t = torch.full((len(x),), step, device=x.device)
             step_noise = noise.normal(*shape).to(x.dtype).flatten(1)
-            x = diffusion.reverse_step(process, output, x.flatten(1), t, step_noise, settings.temperature).view(shape)
+            x = diffusion.reverse_step(process, output, x.flatten(1), step, step_noise, settings.temperature).view(
+                shape
+            )
         return patchify(x, 1)
 
     def guided(self, process: diffusion.Schedule, x: Tensor, step: int, labels: Tensor, settings: Sampling) -> Tensor:
         """Network output (B, 2 C, h, w) at a respaced step, guided."""
-        t = process.timesteps[step].to(x.device)
+        t = process.table("timesteps", torch.int64, x.device)[step]
         if settings.guidance == 1.0:
             return self(x, t.expand(len(x)), labels)
         both = torch.cat([labels, torch.full_like(labels, -1)])

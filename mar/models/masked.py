@@ -56,18 +56,22 @@ class Masked(nn.Module):
             x = run_block(block, x, self.checkpointing)
         return self.encoder_norm(x)
 
-    def decode(self, encoded: Tensor, known: Tensor) -> Tensor:
-        """Decoder on all positions, mask tokens where nothing is known: z (B, L, W)."""
+    def decode(self, encoded: Tensor, known: Tensor, wanted: Tensor) -> Tensor:
+        """Decoder on all positions, mask tokens where nothing is known: z (B, n, W) at positions `wanted` (B, n).
+
+        What its last block makes of other positions nobody reads: there they are keys and values only.
+        """
         x = self.decoder_embed(encoded)
         full = self.mask_token.to(x.dtype).expand(len(x), self.tokens, -1)
         full = full.scatter(1, known[:, :, None].expand(-1, -1, x.shape[2]), x[:, self.buffer :])
         x = torch.cat([x[:, : self.buffer], full], dim=1) + self.decoder_pos_embed_learned
-        for block in self.decoder_blocks:
+        for block in self.decoder_blocks[:-1]:
             x = run_block(block, x, self.checkpointing)
-        return self.decoder_norm(x)[:, self.buffer :] + self.diffusion_pos_embed_learned
+        x = run_block(self.decoder_blocks[-1], x, self.checkpointing, wanted=wanted + self.buffer)
+        return self.decoder_norm(x) + gather(self.diffusion_pos_embed_learned.expand(len(x), -1, -1), wanted)
 
     def forward(self, tokens: Tensor, labels: Tensor, order: Tensor, known: int) -> tuple[Tensor, Tensor]:
-        """Conditions of all tokens when the first `known` of each order are known.
+        """Conditions of all tokens to be predicted when the first `known` of each order are known.
 
         Args:
             tokens: (B, L, D) vectors or (B, L) ids; only known ones are read.
@@ -76,12 +80,10 @@ class Masked(nn.Module):
             known: number of known tokens.
 
         Returns:
-            z (B, L, W) by position and the mask (B, L), true where a token is to be predicted.
+            z (B, L - known, W) and the positions (B, L - known) that its rows belong to, ascending.
         """
-        # Ascending positions, as the published boolean indexing has them.
-        visible = order[:, :known].sort(dim=1).values
-        mask = torch.ones(order.shape, dtype=torch.bool, device=order.device).scatter(1, visible, False)
-        return self.decode(self.encode(tokens, labels, visible), visible), mask
+        where = order[:, known:].sort(dim=1).values
+        return self.predict(tokens, labels, torch.cat([order[:, :known], where], dim=1), known, self.tokens), where
 
     def start(self, batch: int) -> None:
         """Nothing is kept between steps: attention is bidirectional."""
@@ -90,5 +92,15 @@ class Masked(nn.Module):
         self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: None = None
     ) -> Tensor:
         """z (B, stop - start, W) of the tokens at `order[:, start:stop]`, in that order, given those before."""
-        z, _ = self(tokens, labels, order, start)
-        return gather(z, order[:, start:stop])
+        # Ascending positions, as the published boolean indexing has them.
+        known = order[:, :start].sort(dim=1).values
+        return self.decode(self.encode(tokens, labels, known), known, order[:, start:stop])
+
+    def null_start(self, tokens: Tensor, order: Tensor, stop: int) -> Tensor:
+        """z (B, stop, W) of the first tokens, `order[:, :stop]`, without a class.
+
+        Nothing is known, so that what stands at a position is the same for all images: computed for one of them.
+        """
+        everywhere = torch.arange(self.tokens, device=order.device)[None]
+        z = self.predict(tokens[:1], torch.full_like(order[:1, 0], -1), everywhere, 0, self.tokens)
+        return gather(z.expand(len(order), -1, -1), order[:, :stop])

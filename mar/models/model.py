@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from mar.config import Study
@@ -52,8 +53,13 @@ class Model(nn.Module):
             known: tokens that a masked backbone sees.
             noise: stream of the head's random numbers.
         """
-        z, mask = self.backbone(tokens, labels, order, known)
-        return self.head.loss(z, tokens, mask, self.head.draw(mask.numel(), noise))
+        z, where = self.backbone(tokens, labels, order, known)
+        batch, length = order.shape
+        rows = (where + length * torch.arange(batch, device=where.device)[:, None]).flatten()  # of all B L tokens
+        loss: Tensor = self.head.loss(
+            z.flatten(0, 1), tokens.flatten(0, 1)[rows], self.head.draw(batch * length, rows, noise)
+        )
+        return loss
 
 
 def build_model(study: Study, variant: str, manifest: dict[str, Any]) -> Model | DiT:

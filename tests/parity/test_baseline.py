@@ -5,7 +5,7 @@ A ratio is fair if both sides do the same: here that is tested, there it is time
 
 import pytest
 import torch
-from test_mar import TRAJECTORIES, Recorded, head_noise, inputs, labels_of, official, rel, settings
+from test_mar import TRAJECTORIES, Given, Recorded, inputs, labels_of, official, rel, settings
 from test_mar import golden as golden
 from test_mar import model as model
 
@@ -28,24 +28,9 @@ def test_trajectory(golden, model, key):
     assert rel(unpatchify(tokens, 1, 4), golden[f"{key}.out_f64"]) < 1e-7
 
 
-class Given:
-    """Replays recorded timesteps and noise of the training head."""
-
-    def __init__(self, t, epsilon):
-        self.t, self.epsilon = t, epsilon
-
-    def integers(self, high, *shape):
-        assert shape == tuple(self.t.shape)
-        return self.t
-
-    def normal(self, *shape):
-        assert shape == tuple(self.epsilon.shape)
-        return self.epsilon
-
-
 def test_loss_and_gradients(golden, model):
     tokens, labels, order, known = inputs(golden)
-    loss = baseline.loss(model, tokens, labels, order, known, Given(*head_noise(golden)))
+    loss = baseline.loss(model, tokens, labels, order, known, Given(golden))
     assert abs(float(loss.detach() / golden["out.loss"]) - 1) < 1e-5
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}

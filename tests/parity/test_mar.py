@@ -57,8 +57,19 @@ def inputs(golden):
     return tokens, golden["in.labels"].long(), order, known
 
 
-def head_noise(golden):
-    return golden["in.t"].long().view(2, 128), golden["in.noise"].view(2, 128, 4)
+class Given:
+    """Replays the recorded timesteps and noise of the training head."""
+
+    def __init__(self, golden):
+        self.t, self.epsilon = golden["in.t"].long().view(2, 128), golden["in.noise"].view(2, 128, 4)
+
+    def integers(self, high, *shape):
+        assert shape == tuple(self.t.shape)
+        return self.t
+
+    def normal(self, *shape):
+        assert shape == tuple(self.epsilon.shape)
+        return self.epsilon
 
 
 def test_forward(golden, model):
@@ -66,13 +77,15 @@ def test_forward(golden, model):
     assert torch.equal(tokens, golden["out.patchify"])
     assert torch.equal(unpatchify(tokens, 1, 4), golden["in.latents"])
     assert torch.equal(model.backbone.condition(labels), golden["out.class_embedding"])
-    encoded = model.backbone.encode(tokens, labels, order[:, :known].sort(1).values)
-    assert rel(encoded, golden["out.encoder"]) < 1e-5
-    z, mask = model.backbone(tokens, labels, order, known)
-    assert torch.equal(mask, golden["in.mask"].bool())
-    assert rel(z, golden["out.z"]) < 1e-5
-    z_null, _ = model.backbone(tokens, torch.full_like(labels, -1), order, known)
-    assert rel(z_null, golden["out.z_uncond"]) < 1e-5
+    visible, everywhere = order[:, :known].sort(1).values, torch.arange(64).expand(2, 64)
+    mask = golden["in.mask"].bool()
+    for label, name in ((labels, "out.z"), (torch.full_like(labels, -1), "out.z_uncond")):
+        encoded = model.backbone.encode(tokens, label, visible)
+        assert name != "out.z" or rel(encoded, golden["out.encoder"]) < 1e-5
+        assert rel(model.backbone.decode(encoded, visible, everywhere), golden[name]) < 1e-5
+        z, where = model.backbone(tokens, label, order, known)
+        assert torch.equal(torch.zeros_like(mask).scatter(1, where, True), mask)
+        assert rel(z.flatten(0, 1), golden[name][mask]) < 1e-5
 
 
 @torch.no_grad()
@@ -82,8 +95,9 @@ def test_loss_rows(golden, model):
     t, noise = golden["in.t"].long(), golden["in.noise"]
     x = diffusion.diffuse(model.head.train_process, x0, t, noise)
     assert rel(x[:64], golden["out.x_t_first64"]) < 1e-5
-    assert rel(model.head.net(x, t, z)[:64], golden["out.net_first64"]) < 1e-5
-    mse, vb = model.head.terms(z, x0, t, noise)
+    y = model.head.net.time_embed(t) + model.head.net.cond_embed(z)
+    assert rel(model.head.net(x, y)[:64], golden["out.net_first64"]) < 1e-5
+    mse, vb = model.head.terms(z, x0, t[None], noise[None])
     assert rel(mse, golden["out.loss_rows_mse"]) < 1e-5
     assert rel(vb, golden["out.loss_rows_vb"]) < 1e-4  # float32 alone moves it by 4e-6
     mask = golden["in.mask"].flatten().repeat(2)
@@ -93,8 +107,7 @@ def test_loss_rows(golden, model):
 
 def test_loss_and_gradients(golden, model):
     tokens, labels, order, known = inputs(golden)
-    z, mask = model.backbone(tokens, labels, order, known)
-    loss = model.head.loss(z, tokens, mask, head_noise(golden))
+    loss = model.loss(tokens, labels, order, known, Given(golden))
     assert abs(float(loss.detach() / golden["out.loss"]) - 1) < 1e-5
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
@@ -111,8 +124,7 @@ def test_loss_and_gradients(golden, model):
 def test_label_drop(golden, model):
     tokens, labels, order, known = inputs(golden)
     dropped = torch.where(golden["in.drop_u"] < 0.1, -1, labels)
-    z, mask = model.backbone(tokens, dropped, order, known)
-    loss = model.head.loss(z, tokens, mask, head_noise(golden))
+    loss = model.loss(tokens, dropped, order, known, Given(golden))
     assert abs(float(loss.detach() / golden["out.loss_train_drop"]) - 1) < 1e-5
     loss.backward()
     assert rel(model.backbone.fake_latent.grad, golden["grad_drop.fake_latent"]) < 1e-4
@@ -124,15 +136,16 @@ def test_label_drop(golden, model):
 @torch.no_grad()
 def test_reverse_steps(golden, model, key, temperature, scale):
     process = model.head.train_process.respaced(10)
-    z, null = golden["step.z_cond"], golden["step.z_uncond"] if scale else None
+    z = torch.cat([golden["step.z_cond"], golden["step.z_uncond"]]) if scale else golden["step.z_cond"]
+    times, condition = model.head.net.time_embed(process.timesteps), model.head.net.cond_embed(z)
     for s in range(10):
         x = golden["step.x"][s]
-        output = model.head.guided(process, x, s, z, null, scale or 1.0)
-        t = torch.full((len(x),), s)
-        got = diffusion.reverse_step(process, output, x, t, golden["step.noise"][s], temperature)
+        output = model.head.guided(x, times[s] + condition, scale or 1.0)
+        got = diffusion.reverse_step(process, output, x, s, golden["step.noise"][s], temperature)
         assert rel(got, golden[f"step.out_{key}"][s]) < 1e-4, s
         if scale is None:
             epsilon, values = output.chunk(2, dim=1)
+            t = torch.full((len(x),), s)
             assert rel(diffusion.predict_x0(process, x, t, epsilon), golden["step.pred_x0"][s]) < 1e-4
             assert rel(diffusion.log_variance(process, t, values), golden["step.log_variance"][s]) < 1e-5
 

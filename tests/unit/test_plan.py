@@ -130,7 +130,7 @@ def test_paper_sizes():
 def test_operations_of_training_are_those_that_torch_counts(backbone, head, checkpointing):
     built, b, h, tokens, manifest = made(backbone, head)
     torch.manual_seed(0)
-    model, recipe = build_model(built, "v", manifest), Recipe(images=8, batch=8, checkpoint_images=8, log_images=8)
+    model, recipe = build_model(built, "v", manifest), Recipe(images=8, batch=2, checkpoint_images=8, log_images=8)
     if checkpointing:
         model.checkpoint_blocks()
     masked = num_masked(costs.mean_mask_ratio(recipe.mask_ratio_min), tokens.count)

@@ -32,7 +32,7 @@ def scale(alpha_bar):
 
 def error(solver, intervals):
     """Of the clean token, from the timestep 950 to 50 and then clean; exact: the noisy token keeps its quantile."""
-    process = PROCESS.at_timesteps(50 + torch.arange(intervals + 1) * 900 // intervals)
+    process = PROCESS.at_timesteps([50 + i * 900 // intervals for i in range(intervals + 1)])
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
     first, last = process.alpha_bar[-1], process.alpha_bar[0]
     kept = last.sqrt() * MEAN + scale(last) / scale(first) * (x - first.sqrt() * MEAN)
@@ -70,7 +70,7 @@ def test_ddim_with_eta_one_is_the_ancestral_step_with_the_posterior_variance():
     for step in (1, 5, 40, 98):
         t = torch.full((6,), step)
         lowest = torch.cat([epsilon, -torch.ones_like(epsilon)], 1)
-        want = diffusion.reverse_step(process, lowest, x, t, drawn, temperature=0.9, clamp=2.0)
+        want = diffusion.reverse_step(process, lowest, x, step, drawn, temperature=0.9, clamp=2.0)
         x0 = diffusion.predict_x0(process, x, t, epsilon).clamp(-2, 2)
         got = solvers.ddim_step(process, x, x0, step, 1.0, 0.9 * drawn)
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
