@@ -80,7 +80,7 @@ from pathlib import Path
 import numpy as np
 from mar.export import export
 from mar.metrics.sets import Images
-stream = lambda first: (np.random.default_rng(i).integers(0, 256, (50, 128, 128, 3), dtype=np.uint8) for i in range(82))
+stream = lambda *_: (np.random.default_rng(i).integers(0, 256, (50, 128, 128, 3), dtype=np.uint8) for i in range(82))
 images = Images("made up", "folder", "unknown", "0" * 64, 4100, None, None, 50, stream)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 export(images, Path({str(tmp_path / "large.npz")!r}))
