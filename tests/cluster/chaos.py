@@ -68,7 +68,8 @@ DOCUMENT = """# Faults on a real Slurm, and what became of each
 
 wrote this page, with {version} on the test cluster: two nodes on one machine of {cores} cores, {jobs} cases at a time.
 A stage is started by `mar launch --cluster slurm`, disturbed while it works, and the same command is repeated until it
-succeeds. `encode` and `sample` are arrays of two jobs, `train` is one.
+succeeds. `encode` and `sample` are arrays of two jobs, `train` is one. The table may come from several calls: with
+`--work FOLDER` of an earlier one only the cases that failed there are repeated.
 
 - *calls*: how often the command was typed. One call means that it went on by itself.
 - *jobs*: submissions; what Slurm puts back into its queue keeps its id and counts once.
