@@ -176,6 +176,17 @@ def test_a_broken_chain_and_a_dirty_checkout_are_said(root: Path) -> None:
     assert '<code>c0ffee</code> <span class="dirty">dirty</span>' in html
 
 
+def test_runs_on_a_tracking_server_are_linked_there(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study, server, run = build(root), "http://tracking:5000", "8f14e45f" * 4
+    tracked = {"experiment": "1", "runs": {"runs/diff/seed0": run}, "server": server}
+    (root / "mlflow.json").write_text(json.dumps(tracked))
+    report(study, root, root)
+    html = (root / "report.html").read_text()
+    assert f'href="{server}/#/experiments/1/runs/{run}"' in html and "mlflow ui" not in html
+    summary(study, root)
+    assert f"Runs:   {server}" in capsys.readouterr().out
+
+
 def test_from_a_sample_set_to_its_files(root: Path) -> None:
     study = build(root)
     samples = root / "samples" / "diff" / "seed0" / "s4"
