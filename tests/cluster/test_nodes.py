@@ -6,7 +6,10 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 
+
+@pytest.mark.long
 def test_a_dead_node_is_told_where_slurm_may_not_requeue(slurm: Callable[..., str], place: Any) -> None:
     head = place.start("sleep", "100", slurm={"extra": "--no-requeue --nodelist=node1"})
     place.wait_for(place.runs)
