@@ -1,0 +1,37 @@
+"""The study digits-fast against the published algorithm: its default, which draws the same, and a fast mode."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks import baseline
+from benchmarks.paired import paired, table
+from mar import study as studies
+from mar.models.model import build_model
+from mar.noise import Noise
+from mar.order import draw_order
+from mar.sampling import generate
+
+BATCH, PAIRS = 16, 2
+FAST = "mar-64-dpm10-kept8"
+
+
+def report() -> str:
+    """The default, and the solver with kept features."""
+    study = studies.load("config/digits-fast.yaml")
+    assert study.fast is not None
+    variant = study.variants[study.fast.variant]
+    length, dim = study.tokens(variant.tokenizer), study.tokenizers[variant.tokenizer].token_dim
+    torch.manual_seed(0)
+    manifest = {"kind": "moments", "token_dim": dim, "tokens": length, "classes": 10}
+    model = build_model(study, study.fast.variant, manifest).eval()
+    labels, blank = torch.arange(BATCH) % 10, torch.zeros(length, dim)
+    order = draw_order(variant.order, BATCH, length, Noise("benchmark"))
+    rows = []
+    for name in (study.fast.default, FAST):
+        published, ours = (
+            lambda draw=draw, s=study.sampling[setting]: draw(model, labels, order, blank, s, Noise("draw"))
+            for draw, setting in ((baseline.generate, study.fast.default), (generate, name))
+        )
+        rows.append(paired(name, published, ours, PAIRS))
+    return f"{BATCH} images, {length} tokens; baseline: {study.fast.default}.\n\n{table(rows)}"
