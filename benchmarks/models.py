@@ -1,4 +1,8 @@
-"""The model that sampling and training are measured with: about 8 million parameters, 256 tokens of 16 numbers."""
+"""The model that sampling and training are measured with: about 8 million parameters, 256 tokens of 16 numbers.
+
+Sampling it with the published algorithm takes 19% of the operations in the encoder, 53% in the decoder and 28% in the
+head. Dropout is off, so that gradients can be compared.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from mar.order import draw_order
 
 TOKENS, TOKEN_DIM, CLASSES, WIDTH = 256, 16, 100, 256
 BACKBONES = {
-    "masked": Backbone(kind="masked", width=WIDTH, depth=4, heads=4, buffer=64, dropout=0.0),
+    "masked": Backbone(kind="masked", width=WIDTH, depth=4, heads=4, buffer=16, dropout=0.0),
     "causal": Backbone(kind="causal", width=WIDTH, depth=4, heads=4, dropout=0.0),
 }
 HEAD = Head(kind="diffusion", width=WIDTH, depth=3, noise_draws=4)

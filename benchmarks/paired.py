@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -100,3 +102,13 @@ def machine() -> str:
     except (OSError, StopIteration):
         pass  # no Linux
     return f"{model}, torch {torch.__version__}"
+
+
+def operations(baseline: Callable[[], object], ours: Callable[[], object]) -> str:
+    """How much less ours has to multiply, by torch's count of matrix products: it bounds what is to gain."""
+    counts = []
+    for action in (baseline, ours):
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            action()
+        counts.append(counter.get_total_flops())
+    return f"{counts[0] / 1e9:.1f} against {counts[1] / 1e9:.1f} GFLOP, {counts[0] / counts[1]:.2f} times as many"

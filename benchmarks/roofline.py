@@ -64,7 +64,7 @@ def bounds(backbone: Backbone, head: Head, tokens: costs.Tokens, steps: int) -> 
         moved = weights + 10 * rows * seen * backbone.width * backbone.depth
         ours.add(1, rows * sum(costs.masked_flops(backbone, tokens, start)), moved, 2 * backbone.depth * KERNELS)
         drawn = rows * (stop - start)
-        work = drawn * costs.head_flops(head, backbone.width, tokens, one_timestep=True)
+        work = drawn * costs.head_flops(head, backbone.width, tokens)
         heads.add(calls, work, head_weights + 8 * drawn * width * depth, depth * KERNELS + EXTRA)
     return ours.bound(), heads.bound()
 
