@@ -4,7 +4,7 @@ The statistics of the tables, figures and claims are ours (the paper prints no i
 
 *Scale.* Frechet distances (FID, sFID, FID by a further extractor) and seconds are compared by ratio: they are averaged
 and bounded on the log scale. All other metrics are compared by difference, also the two that can be zero or less: KID,
-which is an unbiased estimate, and FID at infinitely many images, which is extrapolated. Both differ from model to model
+and FID at infinitely many images, which is extrapolated. Both differ from model to model
 as FID does, so their spread over seeds is pooled in units of the sample sets' own FID. Below, y is a metric of a sample
 set on its scale, and b its bootstrap standard error over images: the width of the metric file's 95% interval over
 2 x 1.96; on the log scale, that over the value (delta method).
@@ -31,7 +31,8 @@ which a claim draws its line (0 unless said); that is three times the half inter
 seeds a side. If the study measured no spread, nothing is far.
 
 *Seconds per image* do not depend on the weights: one measurement a variant, its interval is the measured range, and
-the interval of a ratio is the extreme ratios of both ranges. It is no 95% interval.
+the interval of a ratio is the extreme ratios of both ranges. It is no 95% interval. Timings of different devices, batch
+sizes or numbers of threads decide nothing about each other.
 
 *Guidance and temperature* of a setting with a sweep were chosen by FID on samples of the sweep's own. The reported
 images are others, so the choice does not flatter them; but the weights of the first training seed are the same ones,
@@ -73,7 +74,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Cell a against cell b: `effect` is log(a / b), or a - b where metrics differ; `few`: one seed on a side."""
+    """Cell a against cell b: `effect` is log(a / b), or a - b where metrics differ.
+
+    `few`: one seed on a side; of seconds, that they were timed by different protocols.
+    """
 
     metric: str
     a: Estimate
@@ -206,14 +210,24 @@ class Results(Files):
         if x is None or y is None:
             return None
         low, effect, high = (math.log(r) for r in (x.low / y.high, x.value / y.value, x.high / y.low))
-        return Comparison("seconds", x, y, effect, low, high)
+        mixed = self.protocol(a[0]) != self.protocol(b[0])
+        return Comparison("seconds", x, y, effect, low, high, few=mixed)
+
+    def _distinct(self, variant: str) -> list[str]:
+        """Settings of a variant, those that a sweep made equal to another one left out: they are the same images."""
+        names = [group[0] for group in replicas(self.study, variant)]
+        if not self.study.variants[variant].seeds:
+            return names
+        used = {self.sampling(variant, name).model_copy(update={"sweep": None}).model_dump_json(): name
+                for name in reversed(names)}  # fmt: skip
+        return [name for name in names if name in used.values()]
 
     def _pool(self, metric: str, paired: bool) -> Spread:
         dof, scatter, noise = 0, 0.0, 0.0
         for name, variant in self.study.variants.items():
             k = len(variant.seeds)
             # the difference of two settings that differ in the sampling seed alone is noise of the images
-            chosen = [group[0] for group in replicas(self.study, name)] if paired else variant.sampling
+            chosen = self._distinct(name) if paired else variant.sampling
             cells = [c for s in chosen if (c := self.sets(name, s, metric)) is not None]
             groups = list(itertools.combinations(cells, 2)) if paired else [(c,) for c in cells]
             if k < 2 or not groups:

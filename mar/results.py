@@ -115,6 +115,16 @@ class Files:
         """Part of the sampling time in which the head draws tokens, with the measured range; None as for seconds."""
         return self._timing(variant, setting, "head_share")
 
+    def protocol(self, variant: str) -> dict[str, Any]:
+        """What timings of a variant must share with others to be compared: device, machine, threads, batch."""
+        said = self._json(self.root / f"speed/{variant}.json")["protocol"]
+        return {key: said.get(key) for key in ("device", "machine", "threads", "batch")}
+
+    def timed_as_published(self, variant: str) -> bool:
+        """Whether the seconds of a variant are of the paper's device and batch: one A100, 256 images."""
+        said = self.protocol(variant)
+        return "A100" in str(said["device"]) + str(said["machine"]) and said["batch"] == 256
+
     def training(self, variant: str) -> Estimate | None:
         """Device seconds of a training: mean over seeds, least and most; None if there was none, as for imports."""
         files = [f"runs/{variant}/seed{seed}/run.json" for seed in self.study.variants[variant].seeds]
@@ -224,6 +234,8 @@ class Files:
             found.append("features of " + ("its own classifier" if self.extractor == "classifier" else self.extractor))
         elif "inception" in self.random:
             found.append("Inception with random weights")
+        if (asked := study.metrics.reference) and (asked.unknown_hash or Path(asked.file).exists() or asked.sha256):
+            found.append(f"a reference of its own, {asked.file}")  # published ones are names, whose hash the table has
         if study.metrics.samples < (published := paper_samples()):
             found.append(f"{study.metrics.samples} images a sample set, not {published}")
         return ", ".join(found)

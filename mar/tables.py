@@ -157,7 +157,10 @@ def frame(study: Study, root: Path, name: str, results: Results | None = None) -
             if not column.paper:
                 continue
             published = printed(theirs[column.paper], column.metric)
-            if results.comparable and column.metric not in COUNTED | {"training"}:
+            foreign = (
+                column.metric == "seconds" and row.variant and seeds and not results.timed_as_published(row.variant)
+            )
+            if results.comparable and not foreign and column.metric not in COUNTED | {"training"}:
                 number, gap = theirs[column.paper], f"{column.name}_minus_paper"
                 line[gap] = ours.value - float(number) if isinstance(ours, Estimate) and number else ""
             line[f"paper_{column.name}"] = published
@@ -224,12 +227,20 @@ def note(study: Study, results: Results) -> str:
         f"{features}, compared with {results.reference['name']} ({results.reference['sha256'][:12]}{about}); the mean "
         "over training seeds (geometric for FID) "
         f"with its 95% interval from resampled images and {seeds}. "
-        f"{FLOOR.capitalize()}: as many held-out images, or all if there are fewer, and then rather too high. "
+        f"{FLOOR.capitalize()}: as many held-out images, or all if there are fewer{_fewer(results)}. "
         + (random if results.random else "")
         + f"The paper: ImageNet, {paper_samples():,} images, Inception features. "
         + (f"Ours have {why}: not comparable with the paper's; orderings are. " if why else "")
         + _foreseen(results)
     ).strip()
+
+
+def _fewer(results: Results) -> str:
+    """What fewer held-out images than a sample set do to the floor, where that is so."""
+    count = results.floor("fid").n
+    if count >= results.study.metrics.samples:
+        return ""
+    return f": {count} here, which makes its FID rather too high, its IS and KID rather too low"
 
 
 def _foreseen(results: Results) -> str:

@@ -75,7 +75,27 @@ def _judge(claim: Claim, results: Results) -> dict[str, Any]:
         return _entry(claim, Finding("not decidable here", None, why))
     if (metric := getattr(check, "metric", "fid")) not in results.names:
         return _entry(claim, Finding(NOT_RUN, None, f"the study's metrics have no {metric}"))
-    return _entry(claim, JUDGES.get(type(check), _compared)(check, results))
+    return _entry(claim, _unless_recited(JUDGES.get(type(check), _compared)(check, results), results))
+
+
+def _unless_recited(found: Finding, results: Results) -> Finding:
+    """No quality is decided by a model that recites its training images: FID against these rewards just that.
+
+    It does where its samples lie nearer to training images than held-out real images do, by both intervals.
+    """
+    if "nearest" not in results.names or "nearest" not in results.measured:
+        return found
+    held, quality = results.floor("nearest"), set(results.names)
+    cells = dict.fromkeys((e.source.variant, e.source.setting) for e in found.evidence
+                          if e.source and e.source.setting and e.source.metric in quality)  # fmt: skip
+    near = {cell: e for cell in cells if (e := results.cell(*cell, "nearest")) is not None and e.high < held.low}
+    if not near:
+        return found
+    said = ", ".join(f"{variant} {setting} {e}" for (variant, setting), e in near.items())
+    reason = f"{found.reason}; recites training images: distance to the nearest of {said}, of held-out images {held}"
+    if found.verdict in ("replicated", "not replicated"):
+        return found._replace(verdict="inconclusive", reason=f"inconclusive (memorised): {reason}")
+    return found._replace(reason=reason)
 
 
 def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Finding:
@@ -96,7 +116,9 @@ def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Fi
         verdict = _verdict(comparison.trusted and below, comparison.trusted and above)
     else:
         verdict = _verdict(comparison.better, comparison.worse)
-    reason = _reason(comparison, verdict) + _published(check) + _unequal(results.study, a, b)
+    reason = _reason(comparison, verdict) + _published(check) + (unequal := _unequal(results.study, a, b))
+    if unequal and metric != "seconds" and _longer_wins(results.study, a, b, comparison, verdict):
+        verdict, reason = "inconclusive", f"inconclusive (trained unequally): {reason}"
     if isinstance(check, Close):
         reason += f"; accepted up to ratio {short(check.within)}"
     return Finding(verdict, comparison, reason, _sides(comparison))
@@ -158,11 +180,16 @@ def _optimum(check: Optimum, results: Results) -> Finding:
 
 def _reaches(check: Reaches, results: Results) -> Finding:
     verdicts, reasons, evidence = [], [], []
-    for variant, setting in _curve(results, check.curve):
+    curve = _curve(results, check.curve)
+    timed = {v for v, s in curve if results.seconds(v, s) is not None and not results.timed_as_published(v)}
+    if timed:
+        why = f"{', '.join(sorted(timed))} was not timed as in the paper, on one A100 in batches of 256"
+        return Finding("not decidable here", None, why)
+    for variant, setting in curve:
         fid, seconds = results.cell(variant, setting, "fid"), results.seconds(variant, setting)
         if fid is None or seconds is None:
             continue
-        sure = len(fid.seeds) > 1 or results.spread("fid").dof > 0  # else the interval lacks the seeds' part
+        sure = len(fid.seeds) > 1  # one training seed decides nothing
         holds = fid.high < check.fid and seconds.high < check.seconds
         fails = fid.low > check.fid or seconds.low > check.seconds
         verdicts.append(_verdict(sure and holds, seconds.low > check.seconds or (sure and fails)))
@@ -275,7 +302,7 @@ def _reason(c: Comparison, verdict: str) -> str:
     label = {"fid": "FID", "inception_score": "IS", "seconds": "seconds per image"}.get(c.metric, c.metric)
     text = f"{label} {c.a} against {c.b}, {c}"
     if c.metric == "seconds":
-        return text
+        return text + ("; timed by different protocols, which decides nothing" if c.few else "")
     seeds = sorted({len(c.a.seeds), len(c.b.seeds)})
     text += f", {' and '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''} a side"
     if c.few and not c.far and verdict == "inconclusive":
@@ -289,6 +316,15 @@ def _unequal(study: Study, a: Cell | None, b: Cell | None) -> str:
         return ""
     ours, theirs = (study.recipes[study.variants[variant].recipe].images for variant, _ in (a, b))
     return "" if ours == theirs else f"; trained on {ours} against {theirs} images"
+
+
+def _longer_wins(study: Study, a: Cell | None, b: Cell | None, comparison: Comparison, verdict: str) -> bool:
+    """Whether a decided comparison goes to the side that trained on more images, which alone may be why."""
+    if a is None or b is None or verdict not in ("replicated", "not replicated"):
+        return False
+    ours, theirs = (study.recipes[study.variants[variant].recipe].images for variant, _ in (a, b))
+    lower = comparison.effect < 0
+    return (ours > theirs) == (lower == lower_is_better(comparison.metric))
 
 
 def _published(check: Check) -> str:

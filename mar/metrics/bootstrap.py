@@ -22,7 +22,9 @@ class Bootstrap:
     """The same resamples of n images for every metric of a set, drawn within each class.
 
     A sample set has equally many images of each class by design, so the shares of the classes are no part of the
-    noise; drawn freely they would move FID more than anything else.
+    noise; drawn freely they would move FID more than anything else. Of m images of a class the draws have
+    (m - 1) / m of the variance that fresh images have, so what a draw changes is scaled up by sqrt(m / (m - 1));
+    classes of a single image are drawn together as one.
 
     Args:
         labels: class of each image of the judged set, int64 (n,).
@@ -34,8 +36,14 @@ class Bootstrap:
         self.labels, self.n, self.resamples, self.seed = labels, len(labels), resamples, seed
         rng = np.random.default_rng(seed)
         members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        single = [rows for rows in members if len(rows) == 1]
+        members = [rows for rows in members if len(rows) > 1] + ([np.concatenate(single)] if single else [])
         draws = np.concatenate([rng.choice(rows, size=(resamples, len(rows))) for rows in members], axis=1)
-        self.counts = np.stack([np.bincount(draw, minlength=self.n) for draw in draws]).astype(np.float64)  # (R, n)
+        counts = np.stack([np.bincount(draw, minlength=self.n) for draw in draws]).astype(np.float64)  # (R, n)
+        scale = np.ones(self.n)
+        for rows in members:
+            scale[rows] = np.sqrt(len(rows) / max(1, len(rows) - 1))
+        self.counts = 1.0 + (counts - 1.0) * scale  # weights, whose sum is n
 
     def fid(self, features: np.ndarray, real: Statistics) -> Metric:
         """Frechet distance of features (n, F) to real statistics.
@@ -95,6 +103,9 @@ class Bootstrap:
 
     def kid(self, generated: np.ndarray, real: np.ndarray) -> Metric:
         """KID of features (n, F) against (M, F).
+
+        Of a set with equally many images of each class it is too low where its subsets are nearly the whole set: pairs
+        of one class are rarer within it than across. Sets of equal number compare; the floor of fewer images does not.
 
         The interval holds two noises: the images', in first order (`influence.kid`), and that of the subsets that the
         value is the mean of, drawn again. The first is nearly all where the set is hardly larger than a subset; the

@@ -81,7 +81,7 @@ def ordered_inception_score(logits: np.ndarray, labels: np.ndarray | None, size:
 
     The last split may be shorter and counts the same. ADM takes the logits without their bias. A split of a set that
     is sorted by class holds few classes and scores low, so a sorted order is refused: one whose class changes from
-    image to image less than half as often as after a shuffle.
+    image to image less than half as often as after a shuffle, or whose splits hold less than half as many classes.
 
     Args:
         logits: (n, K), without bias.
@@ -93,11 +93,11 @@ def ordered_inception_score(logits: np.ndarray, labels: np.ndarray | None, size:
     """
     n = len(logits)
     if labels is not None:
-        refuse_sorted(labels)
+        refuse_sorted(labels, size)
     return float(np.mean([split_score(logits[start : start + size]) for start in range(0, n, size)]))
 
 
-def refuse_sorted(labels: np.ndarray) -> None:
+def refuse_sorted(labels: np.ndarray, size: int = 5000) -> None:
     """Refuse an order of images by their classes (n,) that is sorted; raises as `ordered_inception_score`."""
     found, shuffled = class_changes(labels)
     if found < 0.5 * shuffled:
@@ -106,6 +106,21 @@ def refuse_sorted(labels: np.ndarray) -> None:
             f"{shuffled:.0f} times: the set is sorted by class; accepted for an Inception score of consecutive splits: "
             "at least half as many changes; shuffle the images with their labels"
         )
+    held, expected = classes_of_splits(labels, size)
+    if held < 0.5 * expected:  # as where sorted parts of several processes were written in turn
+        raise ValueError(
+            f"a split of {size} of {len(labels)} images holds {held:.0f} classes, after a shuffle about "
+            f"{expected:.0f}: the set is sorted by class; accepted for an Inception score of consecutive splits: at "
+            "least half as many; shuffle the images with their labels"
+        )
+
+
+def classes_of_splits(labels: np.ndarray, size: int) -> tuple[float, float]:
+    """How many classes (n,) a consecutive split holds in the mean, and how many after a shuffle, nearly."""
+    starts, sizes = range(0, len(labels), size), np.unique(labels, return_counts=True)[1]
+    held = np.mean([len(np.unique(labels[start : start + size])) for start in starts])
+    shares = [min(size, len(labels) - start) / len(labels) for start in starts]
+    return float(held), float(np.mean([(1 - (1 - share) ** sizes).sum() for share in shares]))
 
 
 def class_changes(labels: np.ndarray) -> tuple[int, float]:

@@ -91,7 +91,7 @@ def measure(
         "psnr": draw.mean(psnr, higher_is_better=True),
     }
     if judge.name == "classifier":
-        values["agreement"] = draw.mean(found["logits"].argmax(1) == labels, higher_is_better=True)
+        values["agreement"] = draw.share(found["logits"].argmax(1) == labels, higher_is_better=True)
     if len(used):
         share = used / used.sum()
         perplexity = math.exp(-(share * share.clamp(min=1e-300).log()).sum().item())

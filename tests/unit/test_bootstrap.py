@@ -261,3 +261,12 @@ def test_bootstrap_keeps_the_classes_balanced() -> None:
     share = draw.mean(labels == 1, higher_is_better=None)
     # what the design fixes has no interval
     assert [share[key] for key in ("low", "high")] == pytest.approx([share["value"]] * 2, abs=1e-12)
+
+
+@pytest.mark.parametrize("each", [1, 2, 10])
+def test_few_images_a_class_make_the_interval_no_narrower(each: int) -> None:
+    """Values that do not depend on the class: the variance of their mean is the same, however the classes are cut."""
+    labels, values = np.repeat(np.arange(400 // each), each), np.random.default_rng(0).normal(size=400)
+    weights = Bootstrap(labels, 4000, 0).counts
+    np.testing.assert_allclose(weights.sum(1), 400.0)
+    assert (weights @ values / 400).std() == pytest.approx(values.std() / 400**0.5, rel=0.12)

@@ -12,7 +12,7 @@ import pytest
 from fabricate import fabricate, large, small, write
 
 from mar.claims import load
-from mar.config import Study
+from mar.config import Reference, Study
 from mar.files import read_json
 from mar.study import resolve
 from mar.verdicts import RELATIVE, judge
@@ -222,14 +222,65 @@ def test_saturates_takes_a_point_there_and_one_after_it(tmp_path: Path) -> None:
         (1.5, 0.4, (0, 1), "not replicated"),
         (2.5, 0.2, (0, 1), "not replicated"),
         (1.5, 0.3, (0, 1), "inconclusive"),
-        (1.5, 0.2, (0,), "inconclusive"),  # without a seed spread the interval is too narrow
+        (1.5, 0.2, (0,), "inconclusive"),  # one training seed decides nothing
+        (1.5, 0.4, (0,), "not replicated"),  # but seconds do
     ],
 )
-def test_reaches(tmp_path: Path, fid: float, seconds: float, seeds: tuple[int, ...], said: str) -> None:
+def test_reaches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fid: float, seconds: float, seeds: tuple[int, ...], said: str
+) -> None:
     check = '{kind: reaches, curve: "MAR, Diffusion Loss", fid: 2.0, seconds: 0.3}'
-    trained = {"ar": (0,), "ce": (0,), "diff": seeds}
+    trained = {"ar": (0,), "ce": (0, 1), "diff": seeds}
+    monkeypatch.setattr("mar.verdicts.Results.timed_as_published", lambda results, variant: True)
     found = verdict(tmp_path, check, lambda v, s: fid if s == "s4" else 50, trained, lambda v, s: seconds)
     assert found["verdict"] == said and "asked for FID below 2.00 in 0.300 seconds" in found["reason"]
+
+
+def test_seconds_of_another_device_do_not_reach(tmp_path: Path) -> None:
+    check = '{kind: reaches, curve: "MAR, Diffusion Loss", fid: 2.0, seconds: 0.3}'
+    found = verdict(tmp_path, check, lambda v, s: 1.5, seconds=lambda v, s: 0.2)
+    assert found["verdict"] == "not decidable here"
+    assert "diff was not timed as in the paper, on one A100 in batches of 256" in found["reason"]
+
+
+def test_timings_of_different_devices_decide_nothing(tmp_path: Path) -> None:
+    check = f"{{kind: faster, table: mar_table1, guided: false, a: {ROWS['diff']}, b: {ROWS['ar']}}}"
+    study = small()
+    found = verdict(tmp_path, check, lambda v, s: 20, seconds=lambda v, s: 0.1 if v == "diff" else 0.2, study=study)
+    assert found["verdict"] == "replicated"
+    file = tmp_path / "speed" / "diff.json"
+    speed = read_json(file)
+    speed["protocol"]["device"] = "NVIDIA H100"
+    write(file, speed)
+    (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
+    assert found["verdict"] == "inconclusive" and "timed by different protocols" in found["reason"]
+
+
+@pytest.mark.parametrize(("reciting", "setting"), [("ce", "c4"), ("diff", "s4")])
+def test_a_model_that_recites_decides_nothing(tmp_path: Path, reciting: str, setting: str) -> None:
+    study = small()
+    assert verdict(tmp_path, BETTER, lambda v, s: 10 if v == "diff" else 20, study=study)["verdict"] == "replicated"
+    for file in (tmp_path / "metrics" / reciting).rglob("*.json"):
+        values = read_json(file)
+        values["metrics"]["nearest"] |= {"value": 0.02, "low": 0.019, "high": 0.021}  # of held-out images 0.06
+        write(file, values)
+    (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
+    assert found["verdict"] == "inconclusive"
+    assert found["reason"].startswith("inconclusive (memorised): FID")
+    assert f"recites training images: distance to the nearest of {reciting} {setting} 0.0200" in found["reason"]
+    assert "of held-out images 0.0600" in found["reason"]
+
+
+@pytest.mark.parametrize(("longer", "said"), [("diff", "inconclusive"), ("ce", "replicated")])
+def test_the_side_that_trained_longer_does_not_win_by_it(tmp_path: Path, longer: str, said: str) -> None:
+    study = small()
+    recipe = study.recipes[study.variants[longer].recipe]
+    recipes = study.recipes | {"long": recipe.model_copy(update={"images": 2 * recipe.images})}
+    variants = study.variants | {longer: study.variants[longer].model_copy(update={"recipe": "long"})}
+    study = study.model_copy(update={"recipes": recipes, "variants": variants})
+    found = verdict(tmp_path, BETTER, lambda v, s: 10 if v == "diff" else 20, study=study)
+    assert found["verdict"] == said and "; trained on" in found["reason"]
+    assert found["reason"].startswith("inconclusive (trained unequally): ") == (longer == "diff")
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.1, "replicated"), (0.2, "not replicated"), (0.15, "inconclusive")])
@@ -291,8 +342,12 @@ def test_what_only_imagenet_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found = verdict(tmp_path, check, lambda v, s: 1.0, study=study, more=more)
     assert found["verdict"] == "not decidable here" and "40 images a sample set" in found["reason"]
     monkeypatch.setattr("mar.results.paper_samples", lambda: 40)
+    monkeypatch.setattr("mar.verdicts.Results.timed_as_published", lambda results, variant: True)
     (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
-    assert found["verdict"] == "replicated"
+    assert found["verdict"] == "inconclusive" and "FID 1.00" in found["reason"]  # judged, with one seed
+    own = study.metrics.model_copy(update={"reference": Reference(file="mine.npz", unknown_hash=True)})
+    (other,) = judge(study.model_copy(update={"metrics": own}), tmp_path, tmp_path / "claims.yaml")
+    assert other["verdict"] == "not decidable here" and "a reference of its own, mine.npz" in other["reason"]
     assert (found["decides"], found["because"]) == ("imagenet", "both numbers are absolute")
 
 

@@ -188,3 +188,12 @@ def test_nearest() -> None:
 def test_metrics_of_features_need_no_torch() -> None:
     code = "import sys; from mar.metrics import bootstrap; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_sorted_parts_written_in_turn_are_sorted() -> None:
+    """Four processes drew a quarter of the classes each, and their images were written one after the other."""
+    labels = np.repeat(np.arange(100), 20).reshape(4, 500).T.ravel()
+    assert metrics.class_changes(labels)[0] == len(labels) - 1
+    with pytest.raises(ValueError, match=r"a split of 200 of 2000 images holds 12 classes, after a shuffle about 88"):
+        metrics.refuse_sorted(labels, 200)
+    metrics.refuse_sorted(np.random.default_rng(0).permutation(labels), 200)
