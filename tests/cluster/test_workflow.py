@@ -26,6 +26,7 @@ set-resources:
   encode: {shards: 2}
   features: {shards: 2}
   sample: {shards: 2}
+set-threads: {tokenizer: 1, encode: 1, train: 1, sample: 1} # nodes without cgroups share the cores of this machine
 resources: {cluster_jobs: 4}
 """
 STUDY = """
