@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mar import caveats
+from mar.caveats import Cell
 from mar.claims import (
     Better,
     Cheaper,
@@ -33,8 +35,6 @@ from mar.files import write_json
 from mar.paper import paper_rows
 from mar.results import lower_is_better
 from mar.tables import COLUMNS, NOT_RUN, printed
-
-Cell = tuple[str, str]  # variant, setting
 
 RELATIVE = "it compares numbers of one study with each other, whatever its size"
 
@@ -79,20 +79,11 @@ def _judge(claim: Claim, results: Results) -> dict[str, Any]:
 
 
 def _unless_recited(found: Finding, results: Results) -> Finding:
-    """No quality is decided by a model that recites its training images: FID against these rewards just that.
-
-    It does where its samples lie nearer to training images than held-out real images do, by both intervals.
-    """
-    if "nearest" not in results.names or "nearest" not in results.measured:
+    """No quality is decided by a model that recites its training images: FID against these rewards just that."""
+    said = caveats.recited(found.evidence, results)
+    if not said:
         return found
-    held, quality = results.floor("nearest"), set(results.names)
-    cells = dict.fromkeys((e.source.variant, e.source.setting) for e in found.evidence
-                          if e.source and e.source.setting and e.source.metric in quality)  # fmt: skip
-    near = {cell: e for cell in cells if (e := results.cell(*cell, "nearest")) is not None and e.high < held.low}
-    if not near:
-        return found
-    said = ", ".join(f"{variant} {setting} {e}" for (variant, setting), e in near.items())
-    reason = f"{found.reason}; recites training images: distance to the nearest of {said}, of held-out images {held}"
+    reason = f"{found.reason}; {said}"
     if found.verdict in ("replicated", "not replicated"):
         return found._replace(verdict="inconclusive", reason=f"inconclusive (memorised): {reason}")
     return found._replace(reason=reason)
@@ -116,8 +107,8 @@ def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Fi
         verdict = _verdict(comparison.trusted and below, comparison.trusted and above)
     else:
         verdict = _verdict(comparison.better, comparison.worse)
-    reason = _reason(comparison, verdict) + _published(check) + (unequal := _unequal(results.study, a, b))
-    if unequal and metric != "seconds" and _longer_wins(results.study, a, b, comparison, verdict):
+    reason = _reason(comparison, verdict) + _published(check) + (unequal := caveats.unequal(results.study, a, b))
+    if unequal and metric != "seconds" and caveats.longer_wins(results.study, a, b, comparison, verdict):
         verdict, reason = "inconclusive", f"inconclusive (trained unequally): {reason}"
     if isinstance(check, Close):
         reason += f"; accepted up to ratio {short(check.within)}"
@@ -244,7 +235,7 @@ def _dominates(check: Dominates, results: Results) -> Finding:
         shown = quality
         reasons.append(
             f"{a[1]} against {b[1]}: {_reason(quality, verdicts[-1])}; seconds per image {speed.a} against {speed.b}"
-            + _unequal(results.study, a, b)
+            + caveats.unequal(results.study, a, b)
         )
     if not verdicts:
         return Finding(NOT_RUN, None, f"the study has no curve {check.b!r}")
@@ -308,23 +299,6 @@ def _reason(c: Comparison, verdict: str) -> str:
     if c.few and not c.far and verdict == "inconclusive":
         return f"inconclusive (1 seed): {text}"
     return text + (", far outside the measured seed spread" if c.few and c.far else "")
-
-
-def _unequal(study: Study, a: Cell | None, b: Cell | None) -> str:
-    """A caveat where the two sides did not see equally many images in training."""
-    if a is None or b is None:
-        return ""
-    ours, theirs = (study.recipes[study.variants[variant].recipe].images for variant, _ in (a, b))
-    return "" if ours == theirs else f"; trained on {ours} against {theirs} images"
-
-
-def _longer_wins(study: Study, a: Cell | None, b: Cell | None, comparison: Comparison, verdict: str) -> bool:
-    """Whether a decided comparison goes to the side that trained on more images, which alone may be why."""
-    if a is None or b is None or verdict not in ("replicated", "not replicated"):
-        return False
-    ours, theirs = (study.recipes[study.variants[variant].recipe].images for variant, _ in (a, b))
-    lower = comparison.effect < 0
-    return (ours > theirs) == (lower == lower_is_better(comparison.metric))
 
 
 def _published(check: Check) -> str:

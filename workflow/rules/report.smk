@@ -110,6 +110,7 @@ rule claims:
         code=[
             "mar/claims.py",
             "mar/verdicts.py",
+            "mar/caveats.py",
             "mar/estimates.py",
             "mar/results.py",
             "mar/tables.py",

@@ -1,0 +1,45 @@
+"""What keeps a comparison that its interval decides from deciding a claim: recitation, unequal training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mar.config import Study
+from mar.estimates import Comparison, Estimate, Results
+from mar.results import lower_is_better
+
+Cell = tuple[str, str]  # variant, setting
+
+
+def recited(evidence: Sequence[Estimate], results: Results) -> str:
+    """Which models among the evidence about quality recite their training images, in words; empty if none does.
+
+    One does where its samples lie nearer to training images than held-out real images do, by both intervals.
+    """
+    if "nearest" not in results.names or "nearest" not in results.measured:
+        return ""
+    held, quality = results.floor("nearest"), set(results.names)
+    sources = [e.source for e in evidence if e.source and e.source.setting and e.source.metric in quality]
+    cells = dict.fromkeys((source.variant, source.setting or "") for source in sources)
+    near = {cell: e for cell in cells if (e := results.cell(*cell, "nearest")) is not None and e.high < held.low}
+    if not near:
+        return ""
+    said = ", ".join(f"{variant} {setting} {e}" for (variant, setting), e in near.items())
+    return f"recites training images: distance to the nearest of {said}, of held-out images {held}"
+
+
+def unequal(study: Study, a: Cell | None, b: Cell | None) -> str:
+    """A caveat where the two sides did not see equally many images in training."""
+    if a is None or b is None:
+        return ""
+    ours, theirs = (study.recipes[study.variants[variant].recipe].images for variant, _ in (a, b))
+    return "" if ours == theirs else f"; trained on {ours} against {theirs} images"
+
+
+def longer_wins(study: Study, a: Cell | None, b: Cell | None, comparison: Comparison, verdict: str) -> bool:
+    """Whether a decided comparison goes to the side that trained on more images, which alone may be why."""
+    if a is None or b is None or verdict not in ("replicated", "not replicated"):
+        return False
+    ours, theirs = (study.recipes[study.variants[variant].recipe].images for variant, _ in (a, b))
+    lower = comparison.effect < 0
+    return (ours > theirs) == (lower == lower_is_better(comparison.metric))
