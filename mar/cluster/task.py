@@ -48,6 +48,7 @@ class Command:
         environment = submitit.JobEnvironment()
         rank, training = environment.global_rank, verb(self.arguments) == "train"
         preempt.listen(at_once=not training)
+        cores_of_task()
         if rank == 0:
             environment.paths.result_pickle.unlink(missing_ok=True)  # of the time before a requeue
         if environment.num_tasks > 1:
@@ -76,6 +77,13 @@ class Command:
             return preempt.LEFT
         print(f"job {job} goes back into the queue", flush=True)
         sys.exit(preempt.LEFT)
+
+
+def cores_of_task() -> None:
+    """As many threads as the task has cores, where the site says how many; torch, imported later, would take all."""
+    if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
+        os.environ.setdefault("OMP_NUM_THREADS", cores)
+        os.environ.setdefault("MKL_NUM_THREADS", cores)
 
 
 def run(arguments: Sequence[str]) -> int:

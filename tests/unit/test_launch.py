@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mar.cluster import resources
+from mar.cluster import resources, task
 from mar.cluster.launch import Slurm, launch
 
 SOURCE = Path(__file__).parents[2] / "mar"
@@ -240,3 +240,13 @@ def test_every_resource_is_an_option_of_the_command() -> None:
 
     known = {name for option in main.commands["launch"].params for name in option.opts}
     assert {option for option, _ in resources.LAUNCH.values()} <= known
+
+
+def test_threads_of_a_task_are_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", said)
+    task.cores_of_task()
+    assert not said, "the site says nothing"
+    said |= {"SLURM_CPUS_PER_TASK": "6", "MKL_NUM_THREADS": "2"}  # somebody's own choice stays
+    task.cores_of_task()
+    assert (said["OMP_NUM_THREADS"], said["MKL_NUM_THREADS"]) == ("6", "2")
