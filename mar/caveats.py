@@ -30,16 +30,17 @@ def recited(evidence: Sequence[Estimate], results: Results) -> str:
 
 def unequal(study: Study, a: Cell | None, b: Cell | None) -> str:
     """A caveat where the two sides did not see equally many images in training."""
-    if a is None or b is None:
+    if a is None or b is None or (ours := _trained(study, a)) == (theirs := _trained(study, b)):
         return ""
-    ours, theirs = (study.recipes[study.variants[variant].recipe].images for variant, _ in (a, b))
-    return "" if ours == theirs else f"; trained on {ours} against {theirs} images"
+    return f"; trained on {ours} against {theirs} images"
 
 
-def longer_wins(study: Study, a: Cell | None, b: Cell | None, comparison: Comparison, verdict: str) -> bool:
-    """Whether a decided comparison goes to the side that trained on more images, which alone may be why."""
-    if a is None or b is None or verdict not in ("replicated", "not replicated"):
-        return False
-    ours, theirs = (study.recipes[study.variants[variant].recipe].images for variant, _ in (a, b))
-    lower = comparison.effect < 0
-    return (ours > theirs) == (lower == lower_is_better(comparison.metric))
+def longer_wins(study: Study, a: Cell, b: Cell, comparison: Comparison) -> bool:
+    """Whether a comparison goes to the side that trained on more images, which alone may be why."""
+    ours, theirs = _trained(study, a), _trained(study, b)
+    return ours != theirs and (ours > theirs) == ((comparison.effect < 0) == lower_is_better(comparison.metric))
+
+
+def _trained(study: Study, cell: Cell) -> int:
+    """Images of a cell's training."""
+    return study.recipes[study.variants[cell[0]].recipe].images

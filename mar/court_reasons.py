@@ -9,7 +9,6 @@ import numpy as np
 
 from mar import adm
 from mar.evaluators import (
-    ADM_SPLIT,
     CLEAN_SEED,
     LEGACY,
     MAIN,
@@ -156,8 +155,8 @@ def _ordered(case: Case) -> list[tuple[str, float]]:
     steps = []
     if case.bias is not None:
         steps.append(("logits without the bias of the last layer", metrics.inception_score(logits - case.bias)))
-    value = metrics.ordered_inception_score(ordered, None, ADM_SPLIT)
-    return [*steps, (f"consecutive splits of {ADM_SPLIT} in the order of ADM's file", value)]
+    value = metrics.ordered_inception_score(ordered, None)
+    return [*steps, (f"consecutive splits of {metrics.ADM_SPLIT} in the order of ADM's file", value)]
 
 
 def order_matters(case: Case) -> tuple[float, float] | None:

@@ -20,7 +20,7 @@ from mar.config import Study
 from mar.data.ahead import WORKER_IMAGES, read_ahead
 from mar.data.images import SPLITS, ImageSet, open_split, to_float
 from mar.data.tokens import TokenSet, sample_posterior, shard_dtype, shard_shape
-from mar.files import atomic, claim, lock, read_json, sha256, whole, write_json
+from mar.files import atomic, claim, lock, read_json, sha256, still_ours, whole, write_json
 from mar.progress import Progress
 from mar.slices import tokenizer_slice, twin
 from mar.tokenizers import Tokenizer
@@ -86,7 +86,7 @@ def _finish(
 
     The worker that writes the last shard of all comes here after it, so both manifests are written.
     """
-    _ours(folder, recipe)
+    still_ours(folder, recipe)
     manifest, train = folder / "manifest.json", folder.with_name("train") / "manifest.json"
     shards = _shards(folder, images)
     shape, dtype = shard_shape(record), shard_dtype(record)
@@ -102,11 +102,6 @@ def _finish(
         scale = scale or (read_json(train)["scale"] if train != manifest else None)
         record["scale"] = scale or _scale(folder, record, seed)
     write_json(manifest, record)
-
-
-def _ours(folder: Path, recipe: dict[str, Any]) -> None:
-    if read_json(folder / "recipe.json") != recipe:
-        raise ValueError(f"{folder}: another recipe took this folder over; run the command again")
 
 
 def _digest(path: Path) -> str:
@@ -190,7 +185,7 @@ def _write_shards(
                 progress.update(len(batch))
             out.flush()
             del out
-            _ours(folder, recipe)
+            still_ours(folder, recipe)
 
 
 def _scale(folder: Path, manifest: dict[str, Any], seed: int) -> float:

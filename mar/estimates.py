@@ -52,7 +52,6 @@ from statistics import fmean, variance
 
 from mar.config import Study
 from mar.results import SIGNED, Estimate, Files, Source, by_ratio, entry, lower_is_better, short
-from mar.slices import replicas
 
 __all__ = ["Comparison", "Estimate", "Results", "Sets", "Source", "Spread", "short"]
 
@@ -214,23 +213,24 @@ class Results(Files):
         return Comparison("seconds", x, y, effect, low, high, few=mixed)
 
     def _distinct(self, variant: str) -> list[str]:
-        """Settings of a variant, those that a sweep made equal to another one left out: they are the same images."""
-        names = [group[0] for group in replicas(self.study, variant)]
-        if not self.study.variants[variant].seeds:
-            return names
-        used = {self.sampling(variant, name).model_copy(update={"sweep": None}).model_dump_json(): name
-                for name in reversed(names)}  # fmt: skip
-        return [name for name in names if name in used.values()]
+        """Settings of a variant that differ in more than the sampling seed: also in what a sweep of each has chosen."""
+        first: dict[str, str] = {}
+        for setting in self.study.variants[variant].sampling:
+            used = self.sampling(variant, setting).model_copy(update={"seed": 0})
+            first.setdefault(used.model_dump_json(), setting)
+        return list(first.values())
 
     def _pool(self, metric: str, paired: bool) -> Spread:
         dof, scatter, noise = 0, 0.0, 0.0
         for name, variant in self.study.variants.items():
             k = len(variant.seeds)
+            if k < 2:
+                continue
             # the difference of two settings that differ in the sampling seed alone is noise of the images
             chosen = self._distinct(name) if paired else variant.sampling
             cells = [c for s in chosen if (c := self.sets(name, s, metric)) is not None]
             groups = list(itertools.combinations(cells, 2)) if paired else [(c,) for c in cells]
-            if k < 2 or not groups:
+            if not groups:
                 continue
             # (-1)^i: the difference of a pair, the value itself of a single cell
             units = [math.prod(c.unit for c in group) ** (1 / len(group)) for group in groups]

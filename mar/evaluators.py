@@ -19,7 +19,6 @@ MAIN, CLEAN, LEGACY = "main", "clean", "legacy_pytorch"  # how the network is sh
 METRICS = ("fid", "sfid", "inception_score", "precision", "recall", "kid")
 SUBSETS, SUBSET = 100, 1000  # of KID, in torch-fidelity and in clean-fid
 SPLITS = 10
-ADM_SPLIT = 5000  # images
 CLEAN_SEED = 0  # clean-fid draws its subsets from numpy's global generator, which the court seeds
 
 Arrays = dict[str, np.ndarray]  # "features" (n, F); where the network has them "logits" (n, K), "spatial" (n, 2023)
@@ -140,7 +139,7 @@ def evaluators(case: Case, size: int) -> list[Evaluator]:
     each, every = (f"k {case.neighbours}, {n} images, generated first, " for n in (near, count))
     stored = "stored statistics" if case.stored else images
     shuffled = f"{SPLITS} of equal size, shuffled by seed 2020" if case.logits() is not None else none
-    ordered = f"of {ADM_SPLIT} images, in file order" if case.logits() is not None else none
+    ordered = f"of {metrics.ADM_SPLIT} images, in file order" if case.logits() is not None else none
 
     rows = [Evaluator("ours", MAIN, resize, stored, shuffled, each + "float64" if count else none, ours)]
     if case.real:
@@ -217,7 +216,7 @@ def adm_suite(case: Case) -> dict[str, float | None]:
         there = target is not None and key in case.generated[MAIN]
         found[name] = adm.frechet(case.statistics("generated", key=key), target) if there and target else None
     if (logits := case.adm_logits()) is not None:
-        found["inception_score"] = metrics.ordered_inception_score(logits, case.adm_labels(), ADM_SPLIT)
+        found["inception_score"] = metrics.ordered_inception_score(logits, case.adm_labels())
     if case.real:
         found["precision"], found["recall"] = adm.precision_recall(*case.balls(), case.neighbours)
     return found

@@ -146,6 +146,16 @@ def claim(folder: str | Path, recipe: dict[str, Any], last: str = "", twin: Path
         write_json(file, recipe)
 
 
+def still_ours(folder: str | Path, recipe: dict[str, Any]) -> None:
+    """Refuse to go on in a folder that somebody claimed for another recipe meanwhile.
+
+    Raises:
+        ValueError: it is of another recipe.
+    """
+    if read_json(Path(folder) / "recipe.json") != json.loads(json.dumps(recipe)):
+        raise ValueError(f"{folder}: another recipe took this folder over; run the command again")
+
+
 def _take_over(folder: Path, twin: Path, last: str) -> None:
     """Files of a finished folder as our own: chunks and shards by hard link where the file system can, else copied.
 

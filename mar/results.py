@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mar import costs
+from mar import assets, costs
 from mar.config import Sampling, Study
 from mar.files import read_json
 from mar.paper import paper_samples
@@ -234,8 +234,8 @@ class Files:
             found.append("features of " + ("its own classifier" if self.extractor == "classifier" else self.extractor))
         elif "inception" in self.random:
             found.append("Inception with random weights")
-        if (asked := study.metrics.reference) and (asked.unknown_hash or Path(asked.file).exists() or asked.sha256):
-            found.append(f"a reference of its own, {asked.file}")  # published ones are names, whose hash the table has
+        if (asked := study.metrics.reference) and (asked.unknown_hash or asked.file not in assets.table(assets.TABLE)):
+            found.append(f"a reference of its own, {asked.file}")
         if study.metrics.samples < (published := paper_samples()):
             found.append(f"{study.metrics.samples} images a sample set, not {published}")
         return ", ".join(found)

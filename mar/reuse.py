@@ -98,14 +98,8 @@ class Kept:
 
     def _encode(self, tokens: Tensor, labels: Tensor, order: Tensor, begin: int, end: int) -> Tensor:
         """Encoder on the tokens at `order[:, begin:end]`, behind the buffer where `begin` is 0."""
-        m, positions = self.backbone, order[:, begin:end]
-        index = positions if tokens.ndim == 2 else positions[:, :, None].expand(-1, -1, tokens.shape[2])
-        table = m.encoder_pos_embed_learned.expand(len(order), -1, -1)
-        x = m.z_proj(torch.gather(tokens, 1, index)) + gather(table, positions + m.buffer)
-        if begin == 0:
-            buffer = m.condition(labels)[:, None] + table[:, : m.buffer]
-            x = torch.cat([buffer.to(x.dtype), x], dim=1)
-        x = m.z_proj_ln(x)
+        m = self.backbone
+        x = m.embed(tokens, labels, order[:, begin:end], buffer=begin == 0)
         self.encoder.length = 0 if begin == 0 else m.buffer + begin
         for i, block in enumerate(m.encoder_blocks):
             x = block(x, cache=self.encoder, block=i)

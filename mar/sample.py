@@ -13,7 +13,7 @@ from mar import tokenizers
 from mar.config import Sampling, Study
 from mar.data.images import to_uint8
 from mar.data.tokens import unpatchify
-from mar.files import atomic, claim, lock, read_json, sha256, whole, write_json
+from mar.files import atomic, claim, lock, read_json, sha256, still_ours, whole, write_json
 from mar.noise import Noise
 from mar.order import draw_order
 from mar.progress import Progress
@@ -117,8 +117,7 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
             progress = Progress(f"sample {variant} seed {seed} {setting}", len(missing) * study.metrics.chunk)
             for number in missing:
                 images, _ = sampler.chunk(setting, number)
-                if read_json(folder / "recipe.json") != recipe:
-                    raise ValueError(f"{folder}: another recipe took this folder over; run the command again")
+                still_ours(folder, recipe)
                 with atomic(folder / chunk_name(number)) as temporary, open(temporary, "wb") as file:
                     np.save(file, images)
                 progress.update(len(images))

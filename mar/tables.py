@@ -157,12 +157,11 @@ def frame(study: Study, root: Path, name: str, results: Results | None = None) -
             if not column.paper:
                 continue
             published = printed(theirs[column.paper], column.metric)
-            foreign = (
-                column.metric == "seconds" and row.variant and seeds and not results.timed_as_published(row.variant)
-            )
-            if results.comparable and not foreign and column.metric not in COUNTED | {"training"}:
+            if results.comparable and column.metric not in COUNTED | {"training"}:
                 number, gap = theirs[column.paper], f"{column.name}_minus_paper"
                 line[gap] = ours.value - float(number) if isinstance(ours, Estimate) and number else ""
+                if column.metric == "seconds" and line[gap] != "" and not results.timed_as_published(row.variant or ""):
+                    line[gap] = ""  # of another device
             line[f"paper_{column.name}"] = published
         lines.append(line)
     sampled = [column for column in columns if column.metric in SAMPLED]

@@ -99,7 +99,7 @@ def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Fi
     metric = "seconds" if isinstance(check, Faster) else check.metric
     edge = math.log(check.within) if isinstance(check, Close) else 0.0
     comparison = results.compare(a, b, metric, edge) if a and b else None
-    if comparison is None:
+    if a is None or b is None or comparison is None:
         done = "train and time" if metric == "seconds" else "train"
         return Finding(NOT_RUN, None, f"the study does not {done} what this compares")
     if isinstance(check, Close):
@@ -107,8 +107,8 @@ def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Fi
         verdict = _verdict(comparison.trusted and below, comparison.trusted and above)
     else:
         verdict = _verdict(comparison.better, comparison.worse)
-    reason = _reason(comparison, verdict) + _published(check) + (unequal := caveats.unequal(results.study, a, b))
-    if unequal and metric != "seconds" and caveats.longer_wins(results.study, a, b, comparison, verdict):
+    reason = _reason(comparison, verdict) + _published(check) + caveats.unequal(results.study, a, b)
+    if verdict != "inconclusive" and metric != "seconds" and caveats.longer_wins(results.study, a, b, comparison):
         verdict, reason = "inconclusive", f"inconclusive (trained unequally): {reason}"
     if isinstance(check, Close):
         reason += f"; accepted up to ratio {short(check.within)}"

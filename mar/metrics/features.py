@@ -18,7 +18,7 @@ import numpy as np
 
 from mar.config import Study, known
 from mar.data.ahead import WORKER_IMAGES
-from mar.files import atomic, claim, lock, read_json, sha256, write_json
+from mar.files import atomic, claim, lock, read_json, sha256, still_ours, write_json
 from mar.metrics import LOOKED_AT, references, sets
 from mar.progress import Progress
 from mar.provenance import record
@@ -180,8 +180,7 @@ def features(study: Study, root: str | Path, extractor: str, where: str, shard: 
         with lock(folder / f"shard-{shard[0]}-of-{shard[1]}"):
             extract(images, network, folder, train, shard)
     with lock(folder):
-        if read_json(folder / "recipe.json") != recipe:
-            raise ValueError(f"{folder}: another recipe took this folder over; run the command again")
+        still_ours(folder, recipe)
         files = _files(images, folder) if images else []
         if report.exists() or not all(_whole(file, network.name) for file in files):
             return

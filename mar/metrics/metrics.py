@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SEED = 2020  # torch-fidelity's, of its shuffle and of its subsets
 BLOCK = 500  # images at a time that are compared with all others
+ADM_SPLIT = 5000  # images in a split of ADM's Inception score
 COPIES = 1e-12  # squared distance, as a share of the squared norms, below which two images are the same one
 PAIRS = 200  # of images, whose differences are held at a time
 
@@ -76,7 +77,7 @@ def probabilities_of(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return probabilities, (probabilities * logarithms).sum(1)
 
 
-def ordered_inception_score(logits: np.ndarray, labels: np.ndarray | None, size: int = 5000) -> float:
+def ordered_inception_score(logits: np.ndarray, labels: np.ndarray | None, size: int = ADM_SPLIT) -> float:
     """Inception score by ADM's rule: consecutive splits of 5000 in the order of the file.
 
     The last split may be shorter and counts the same. ADM takes the logits without their bias. A split of a set that
@@ -97,7 +98,7 @@ def ordered_inception_score(logits: np.ndarray, labels: np.ndarray | None, size:
     return float(np.mean([split_score(logits[start : start + size]) for start in range(0, n, size)]))
 
 
-def refuse_sorted(labels: np.ndarray, size: int = 5000) -> None:
+def refuse_sorted(labels: np.ndarray, size: int = ADM_SPLIT) -> None:
     """Refuse an order of images by their classes (n,) that is sorted; raises as `ordered_inception_score`."""
     found, shuffled = class_changes(labels)
     if found < 0.5 * shuffled:

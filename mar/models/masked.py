@@ -42,16 +42,21 @@ class Masked(nn.Module):
         embedded = self.class_emb(labels.clamp(min=0))
         return torch.where((labels < 0)[:, None], self.fake_latent, embedded)
 
-    def encode(self, tokens: Tensor, labels: Tensor, known: Tensor) -> Tensor:
-        """Encoder on the buffer of class tokens and the tokens at positions `known` (B, n): (B, buffer + n, W)."""
+    def embed(self, tokens: Tensor, labels: Tensor, known: Tensor, buffer: bool = True) -> Tensor:
+        """What the encoder takes: the buffer of class tokens, if asked for, and the tokens at `known` (B, n)."""
         index = known if tokens.ndim == 2 else known[:, :, None].expand(-1, -1, tokens.shape[2])
         x = self.z_proj(torch.gather(tokens, 1, index))
-        x = torch.cat([self.condition(labels)[:, None].expand(-1, self.buffer, -1).to(x.dtype), x], dim=1)
-        positions = self.encoder_pos_embed_learned[:, self.buffer :].expand(len(x), -1, -1)
-        x = x + torch.cat(
-            [self.encoder_pos_embed_learned[:, : self.buffer].expand(len(x), -1, -1), gather(positions, known)], dim=1
-        )
-        x = self.z_proj_ln(x)
+        positions = self.encoder_pos_embed_learned.expand(len(x), -1, -1)
+        places = gather(positions, known + self.buffer)
+        if buffer:
+            x = torch.cat([self.condition(labels)[:, None].expand(-1, self.buffer, -1).to(x.dtype), x], dim=1)
+            places = torch.cat([positions[:, : self.buffer], places], dim=1)
+        out: Tensor = self.z_proj_ln(x + places)
+        return out
+
+    def encode(self, tokens: Tensor, labels: Tensor, known: Tensor) -> Tensor:
+        """Encoder on the buffer of class tokens and the tokens at positions `known` (B, n): (B, buffer + n, W)."""
+        x = self.embed(tokens, labels, known)
         for block in self.encoder_blocks:
             x = run_block(block, x, self.checkpointing)
         return self.encoder_norm(x)

@@ -73,7 +73,7 @@ def large(seeds: dict[str, tuple[int, ...]] | None = None, imagenet: bool = Fals
     values["sampling"] |= steps | heat | joint
     if imagenet:
         values["data"] = {"kind": "imagefolder", "path": "/data", "image_size": 16, "expect": "imagenet"}
-        values["metrics"] |= {"extractors": ["inception", "dinov2"], "reference": {"file": "adm256"}}
+        values["metrics"] |= {"extractors": ["inception", "dinov2"], "reference": {"file": "adm-imagenet256"}}
     values["backbones"]["dit"] = {"kind": "dit", "width": 8, "depth": 1, "heads": 1, "patch": 1, "dropout": 0.0}
     values["heads"]["joint"] = {"kind": "joint"}
     diff = values["variants"]["diff"]

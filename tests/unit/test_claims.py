@@ -345,9 +345,13 @@ def test_what_only_imagenet_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("mar.verdicts.Results.timed_as_published", lambda results, variant: True)
     (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
     assert found["verdict"] == "inconclusive" and "FID 1.00" in found["reason"]  # judged, with one seed
-    own = study.metrics.model_copy(update={"reference": Reference(file="mine.npz", unknown_hash=True)})
-    (other,) = judge(study.model_copy(update={"metrics": own}), tmp_path, tmp_path / "claims.yaml")
-    assert other["verdict"] == "not decidable here" and "a reference of its own, mine.npz" in other["reason"]
+    for own in (Reference(file="mine.npz", sha256="a" * 64), Reference(file="adm-imagenet512", unknown_hash=True)):
+        metrics = study.metrics.model_copy(update={"reference": own})
+        (other,) = judge(study.model_copy(update={"metrics": metrics}), tmp_path, tmp_path / "claims.yaml")
+        assert other["verdict"] == "not decidable here" and f"a reference of its own, {own.file}" in other["reason"]
+    pinned = study.metrics.model_copy(update={"reference": Reference(file="adm-imagenet512", sha256="a" * 64)})
+    (other,) = judge(study.model_copy(update={"metrics": pinned}), tmp_path, tmp_path / "claims.yaml")
+    assert other["verdict"] == "inconclusive"
     assert (found["decides"], found["because"]) == ("imagenet", "both numbers are absolute")
 
 

@@ -7,10 +7,11 @@ import math
 from pathlib import Path
 
 import pytest
-from fabricate import fabricate, large, replicated, small, write
+from fabricate import BEST, fabricate, large, replicated, small, write
 
 from mar.estimates import Results, short
 from mar.files import read_json
+from mar.study import resolve
 
 T2, T3 = 4.302653, 3.182446  # 97.5% quantiles of Student's t
 MEAN = {"ar": 4.0, "ce": 3.5, "diff": 3.0}  # log FID
@@ -265,6 +266,31 @@ def test_another_sampling_seed_is_no_other_setting(tmp_path: Path) -> None:
         Results(s, r).spread("fid", paired=True) for s, r in ((study, tmp_path), (alone, tmp_path / "alone"))
     )
     assert (found.sd, found.dof) == (pytest.approx(without.sd), without.dof) and found.sd > 0
+
+
+def test_a_setting_that_a_sweep_made_equal_to_another_is_the_same_images(tmp_path: Path) -> None:
+    """Counted as a pair, its difference of nothing would dilute the spread of the others."""
+    up = {"s4-best": 0.2, "s4-like": 0.2}  # with seed 0
+
+    def fid(variant: str, setting: str, seed: int) -> float:
+        return math.exp(3.0 + (up.get(setting, 0.0) if seed == 0 else 0.0))
+
+    values = json.loads(small({"ar": (), "ce": ()}).model_dump_json(exclude_defaults=True))
+    values["sampling"]["s4-best"] = values["sampling"]["s4"] | {
+        "sweep": {"samples": 20, "guidance": [2.0, BEST["guidance"]], "temperature": [BEST["temperature"], 1.0]}
+    }
+    values["sampling"]["s4-best"].pop("temperature", None)
+    values["variants"]["diff"]["sampling"] = ["s4", "s4-best"]
+    values |= {"tradeoff": [], "tables": {}}
+    spreads = []
+    for also in ([], ["s4-like"]):
+        values["sampling"]["s4-like"] = values["sampling"]["s4"] | BEST
+        values["variants"]["diff"]["sampling"] += also
+        study = resolve(values, "swept.yaml")
+        root = tmp_path / str(len(also))
+        fabricate(study, root, fid)
+        spreads.append(Results(study, root).spread("fid", paired=True).sd)
+    assert spreads[0] == pytest.approx(spreads[1]) and spreads[0] == pytest.approx(0.2 / math.sqrt(2))
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

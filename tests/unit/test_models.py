@@ -84,6 +84,18 @@ def test_masked_sees_known_tokens_only():
     assert not torch.allclose(model.backbone(visible, labels, order, 4)[0], z)
 
 
+@pytest.mark.parametrize(("kind", "known"), [("causal", 0), ("masked", 4)])
+@pytest.mark.parametrize("head", ["categorical", "mse"])
+@torch.no_grad()
+def test_loss_pairs_each_predicted_token_with_its_condition(kind, known, head):
+    model = build(kind, head)
+    tokens, labels, order = batch(head, "random")
+    z, where = model.backbone(tokens, labels, order, known)
+    each = [model.head.loss(z[b, i][None], tokens[b, where[b, i]][None]) for b in range(B) for i in range(L - known)]
+    loss = model.loss(tokens, labels, order, known, Noise("loss"))
+    torch.testing.assert_close(loss, torch.stack(each).mean())
+
+
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 @torch.no_grad()
 def test_predict_equals_forward(kind):

@@ -155,6 +155,19 @@ def test_a_difference_is_printed_on_the_papers_scale_only(tmp_path: Path, monkey
     assert "not comparable" not in (tmp_path / "tables" / "table4.md").read_text()
 
 
+def test_seconds_of_another_device_have_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = large(imagenet=True)
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0, lambda variant, setting: 0.25)
+    monkeypatch.setattr("mar.results.paper_samples", lambda: 40)
+    assert frame(study, tmp_path, "table3").set_index("row").loc["mlp-256", "seconds_minus_paper"] == ""
+    file = tmp_path / "speed" / "diff.json"
+    speed = read_json(file)
+    for device, batch, same in (("NVIDIA A100", 256, True), ("NVIDIA A100", 64, False), ("NVIDIA H100", 256, False)):
+        write(file, speed | {"protocol": speed["protocol"] | {"device": device, "batch": batch}})
+        gap = frame(study, tmp_path, "table3").set_index("row").loc["mlp-256", "seconds_minus_paper"]
+        assert gap == (pytest.approx(0.25 - 0.286) if same else "")
+
+
 def test_fid_at_infinitely_many_images_is_printed_where_there_is_room(tmp_path: Path) -> None:
     study = small()
     narrow = {
