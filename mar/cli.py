@@ -388,7 +388,9 @@ def summary(study: str) -> None:
 @main.command()
 @_study
 @click.option("--db", default="results/mlflow.db", type=click.Path(path_type=Path), help="SQLite file of MLflow.")
-@click.option("--server", default="", envvar="MLFLOW_TRACKING_URI", metavar="URI", show_envvar=True, help="Instead.")
+@click.option(
+    "--server", default="", envvar="MLFLOW_TRACKING_URI", metavar="URI", show_envvar=True, help="Server, instead."
+)
 def track(study: str, db: Path, server: str) -> None:
     """Fill MLflow from the files of the study; doing it again changes nothing."""
     from mar.track import sync

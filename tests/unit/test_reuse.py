@@ -11,7 +11,7 @@ from mar.config import Sampling
 from mar.models.masked import Masked
 from mar.noise import Noise
 from mar.order import checkerboard, schedule
-from mar.reuse import Reuse
+from mar.reuse import Kept, Reuse
 from mar.sampling import generate
 
 
@@ -46,7 +46,7 @@ def deaf(model: Masked) -> Masked:
 @pytest.mark.parametrize("late", [None, 2])
 @torch.no_grad()
 def test_the_token_cache_is_exact_where_keys_and_values_do_not_change(every, late):
-    """One deaf encoder block, one decoder block: keys and values follow from a token alone. Every slot counts."""
+    """One deaf encoder block, one decoder block: keys and values follow from a token alone. Decoder slots all count."""
     model = deaf(build("masked", "mse").backbone)
     tokens, labels, order = batch("mse", "random")
     reuse = Reuse(model, labels, forced(token_cache=every))
@@ -55,6 +55,18 @@ def test_the_token_cache_is_exact_where_keys_and_values_do_not_change(every, lat
         want = model.predict(tokens, labels, order, start, stop)
         torch.testing.assert_close(z, want, rtol=1e-5, atol=1e-5)
         assert z_null is None
+
+
+@torch.no_grad()
+def test_new_tokens_attend_to_the_kept_ones_in_the_encoder():
+    """In one block keys and values follow from a token alone: new tokens are encoded as among all. Every slot counts."""
+    model = build("masked", "mse").backbone
+    tokens, labels, order = batch("mse", "random")
+    kept = Kept(model)
+    kept.predict(tokens, labels, order, 2, 4, refresh=True)
+    for begin, end in ((2, 3), (3, 6), (6, L)):
+        want = model.encode(tokens, labels, order[:, :end])[:, model.buffer + begin :]
+        torch.testing.assert_close(kept._encode(tokens, labels, order, begin, end), want, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
