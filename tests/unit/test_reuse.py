@@ -59,7 +59,7 @@ def test_the_token_cache_is_exact_where_keys_and_values_do_not_change(every, lat
 
 @torch.no_grad()
 def test_new_tokens_attend_to_the_kept_ones_in_the_encoder():
-    """In one block keys and values follow from a token alone: new tokens are encoded as among all. Every slot counts."""
+    """In one block keys and values follow from a token alone; new ones are encoded as among all. Every slot counts."""
     model = build("masked", "mse").backbone
     tokens, labels, order = batch("mse", "random")
     kept = Kept(model)
