@@ -15,6 +15,9 @@ from mar.models.blocks import NORM_EPS
 from mar.noise import Noise
 
 FREQUENCIES = 256  # size of the sinusoidal timestep features
+ROWS = 512  # a matrix product of fewer rows is slower for each: small batches modulate several diffusion steps at once
+
+Modulation = tuple[Tensor, ...]  # of a layer and its rows: shift, 1 + scale and, in a block, gate, (n, width) each
 
 
 class TimeEmbedding(nn.Module):
@@ -41,10 +44,10 @@ class ResBlock(nn.Module):
         # The published SiLU, computed by `Denoiser` for all blocks; it stays for the names of the parameters.
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """(n, width), activated condition (n, width) -> (n, width)."""
-        shift, scale, gate = self.adaLN_modulation[1](y).chunk(3, dim=1)
-        return torch.addcmul(x, gate, self.mlp(torch.addcmul(shift, self.in_ln(x), 1 + scale)))
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        """(n, width) -> (n, width)."""
+        shift, scale, gate = modulation
+        return torch.addcmul(x, gate, self.mlp(torch.addcmul(shift, self.in_ln(x), scale)))
 
 
 class FinalLayer(nn.Module):
@@ -56,10 +59,10 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, out)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """(n, width), activated condition (n, width) -> (n, out)."""
-        shift, scale = self.adaLN_modulation[1](y).chunk(2, dim=1)
-        out: Tensor = self.linear(torch.addcmul(shift, self.norm_final(x), 1 + scale))
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        """(n, width) -> (n, out)."""
+        shift, scale = modulation
+        out: Tensor = self.linear(torch.addcmul(shift, self.norm_final(x), scale))
         return out
 
 
@@ -90,11 +93,23 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Noisy tokens (n, D), conditions time_embed(t) + cond_embed(z) (n, width) -> (n, 2 D)."""
-        y = F.silu(y)  # with it every modulation begins, so once for all
+        return self.denoise(x, self.modulations(y))
+
+    def modulations(self, y: Tensor) -> list[Modulation]:
+        """What the condition (n, width) says to every layer; most of the operations, and x has no part in them."""
+        y, found = F.silu(y), []  # with it every modulation begins, so once for all
+        for layer in (*self.res_blocks, self.final_layer):
+            shift, scale, *gate = layer.adaLN_modulation[1](y).split(y.shape[1], dim=1)
+            found.append((shift, 1 + scale, *gate))
+        return found
+
+    def denoise(self, x: Tensor, modulations: list[Modulation]) -> Tensor:
+        """Noisy tokens (n, D) -> (n, 2 D)."""
         x = self.input_proj(x)
-        for block in self.res_blocks:
-            x = block(x, y)
-        out: Tensor = self.final_layer(x, y)
+        *blocks, last = modulations
+        for block, modulation in zip(self.res_blocks, blocks, strict=True):
+            x = block(x, modulation)
+        out: Tensor = self.final_layer(x, last)
         return out
 
 
@@ -153,12 +168,16 @@ class DiffusionLoss(nn.Module):
         assert settings.diffusion_steps is not None  # checked when the study was read
         ancestral, steps = settings.solver == "ancestral", settings.diffusion_steps
         process = self.train_process.respaced(steps) if ancestral else solvers.grid(self.train_process, steps)
-        # All that does not depend on x_t comes before the loop, which has no look-ups, no copies and fixed shapes.
+        # What does not depend on x_t comes before the loop, which has no look-ups, no copies and fixed shapes.
         times = self.net.time_embed(process.table("timesteps", torch.int64, z.device))  # (T, width)
         condition = self.net.cond_embed(z if z_null is None else torch.cat([z, z_null]))  # (n or 2 n, width)
+        modulations: list[list[Modulation]] = []  # of the steps that come next, the next one last
 
         def denoise(x: Tensor, step: int) -> Tensor:
-            return self.guided(x, times[step] + condition, scale)
+            if not modulations:
+                first = max(0, step + 1 - max(1, ROWS // len(condition)))
+                modulations.extend(self.modulations(times[first : step + 1], condition))
+            return self.guided(x, modulations.pop(), scale)
 
         x = noise.normal(len(z), self.token_dim).to(z.dtype)
         if not ancestral:
@@ -168,11 +187,17 @@ class DiffusionLoss(nn.Module):
             x = diffusion.reverse_step(process, output, x, step, drawn, settings.temperature, settings.clamp)
         return x, None
 
-    def guided(self, x: Tensor, y: Tensor, scale: float) -> Tensor:
-        """Denoiser output (n, 2 D), its epsilon half guided if y has rows for both branches, (2 n, width)."""
-        if len(y) == len(x):
-            out: Tensor = self.net(x, y).to(x.dtype)
+    def modulations(self, times: Tensor, condition: Tensor) -> list[list[Modulation]]:
+        """Modulations of steps with time embeddings (k, width), one after the other, for conditions (n, width)."""
+        layers = self.net.modulations((times[:, None] + condition).flatten(0, 1))
+        by_layer = [[part.unflatten(0, (len(times), -1)).unbind() for part in layer] for layer in layers]
+        return [[tuple(part[k] for part in layer) for layer in by_layer] for k in range(len(times))]
+
+    def guided(self, x: Tensor, modulations: list[Modulation], scale: float) -> Tensor:
+        """Denoiser output (n, 2 D), its epsilon half guided if there are modulations for both branches, 2 n rows."""
+        if len(modulations[0][0]) == len(x):
+            out: Tensor = self.net.denoise(x, modulations).to(x.dtype)
             return out
-        output, null = self.net(torch.cat([x, x]), y).to(x.dtype).chunk(2)
+        output, null = self.net.denoise(torch.cat([x, x]), modulations).to(x.dtype).chunk(2)
         epsilon, values = output.chunk(2, dim=1)
         return torch.cat([torch.lerp(null[:, : self.token_dim], epsilon, scale), values], dim=1)
