@@ -59,6 +59,13 @@ class Schedule:
         table: Tensor = self._kept[key]
         return table
 
+    def numbers(self, name: str) -> list[float]:
+        """A table (T,) as numbers: nothing has to be looked up on a device or to wait for one; made once."""
+        if name not in self._kept:
+            self._kept[name] = getattr(self, name).tolist()
+        numbers: list[float] = self._kept[name]
+        return numbers
+
     def at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
         """Values of a table at steps t (n,), in the dtype and on the device of `like`, as a column (n, 1)."""
         return self.table(name, like.dtype, like.device)[t][:, None]
@@ -66,10 +73,10 @@ class Schedule:
     def reverse(self, step: int) -> ReverseStep:
         """The numbers of one reverse step."""
         if "reverse" not in self._kept:
-            columns = [getattr(self, name).tolist() for name in ReverseStep._fields]
+            columns = [self.numbers(name) for name in ReverseStep._fields]
             self._kept["reverse"] = [ReverseStep(*row) for row in zip(*columns, strict=True)]
-        numbers: ReverseStep = self._kept["reverse"][step]
-        return numbers
+        entries: ReverseStep = self._kept["reverse"][step]
+        return entries
 
     def respaced(self, steps: int) -> Schedule:
         """The process that visits `steps` evenly spaced timesteps, with the same alpha_bar at each."""

@@ -20,6 +20,7 @@ linear in its start when the token is normal: its standard deviation is scaled b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -52,7 +53,7 @@ def solve(denoise: Denoise, process: Schedule, x: Tensor, settings: Sampling, no
 
     def clean(x: Tensor, step: int) -> Tensor:
         """x0 (n, D) as it is predicted at a step."""
-        alpha_bar = float(process.alpha_bar[step])
+        alpha_bar = process.numbers("alpha_bar")[step]
         x0 = (x - (1 - alpha_bar) ** 0.5 * denoise(x, step)) / alpha_bar**0.5
         return x0 if settings.clamp is None else x0.clamp(-settings.clamp, settings.clamp)
 
@@ -75,7 +76,8 @@ def ddim_step(
 
     Epsilon is that of x and x0, so it agrees with an x0 that was clamped or extrapolated.
     """
-    here, there = float(process.alpha_bar[step]), float(process.alpha_bar[step - 1])
+    alpha_bar = process.numbers("alpha_bar")
+    here, there = alpha_bar[step], alpha_bar[step - 1]
     sigma, sigma_there = (1 - here) ** 0.5, (1 - there) ** 0.5
     s = eta * sigma_there / sigma * (1 - here / there) ** 0.5
     epsilon = (x - here**0.5 * x0) / sigma
@@ -85,6 +87,5 @@ def ddim_step(
 
 def _ratio(process: Schedule, step: int) -> float:
     """Width in lambda of the step from `step` to the one before it, over that of the step which led to it."""
-    odds = process.alpha_bar[step - 1 : step + 2]
-    after, here, ahead = (0.5 * (odds / (1 - odds)).log()).tolist()
+    after, here, ahead = (0.5 * math.log(a / (1 - a)) for a in process.numbers("alpha_bar")[step - 1 : step + 2])
     return (after - here) / (here - ahead)
