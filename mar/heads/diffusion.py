@@ -5,6 +5,9 @@ Names of parameters are those of the published code, so that its weights load as
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +20,7 @@ from mar.noise import Noise
 FREQUENCIES = 256  # size of the sinusoidal timestep features
 ROWS = 512  # a matrix product of fewer rows is slower for each: small batches modulate several diffusion steps at once
 
-Modulation = tuple[Tensor, ...]  # of a layer and its rows: shift, 1 + scale and, in a block, gate, (n, width) each
+Modulation = tuple[Tensor, ...]  # of a layer: shift, 1 + scale and, in a block, gate, (n, width) each
 
 
 class TimeEmbedding(nn.Module):
@@ -44,6 +47,11 @@ class ResBlock(nn.Module):
         # The published SiLU, computed by `Denoiser` for all blocks; it stays for the names of the parameters.
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
+    def modulation(self, y: Tensor) -> Modulation:
+        """Shift, 1 + scale and gate (n, width) of activated conditions (n, width); x has no part in them."""
+        shift, scale, gate = self.adaLN_modulation[1](y).chunk(3, dim=1)
+        return shift, 1 + scale, gate
+
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
         """(n, width) -> (n, width)."""
         shift, scale, gate = modulation
@@ -58,6 +66,11 @@ class FinalLayer(nn.Module):
         self.norm_final = nn.LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
         self.linear = nn.Linear(width, out)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def modulation(self, y: Tensor) -> Modulation:
+        """Shift and 1 + scale (n, width) of activated conditions (n, width)."""
+        shift, scale = self.adaLN_modulation[1](y).chunk(2, dim=1)
+        return shift, 1 + scale
 
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
         """(n, width) -> (n, out)."""
@@ -91,26 +104,33 @@ class Denoiser(nn.Module):
             else:
                 nn.init.xavier_uniform_(parameter)
 
+    @property
+    def layers(self) -> tuple[Any, ...]:  # ResBlock, ..., FinalLayer
+        """What is modulated, in order."""
+        return (*self.res_blocks, self.final_layer)
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Noisy tokens (n, D), conditions time_embed(t) + cond_embed(z) (n, width) -> (n, 2 D)."""
-        return self.denoise(x, self.modulations(y))
-
-    def modulations(self, y: Tensor) -> list[Modulation]:
-        """What the condition (n, width) says to every layer; most of the operations, and x has no part in them."""
-        y, found = F.silu(y), []  # with it every modulation begins, so once for all
-        for layer in (*self.res_blocks, self.final_layer):
-            shift, scale, *gate = layer.adaLN_modulation[1](y).split(y.shape[1], dim=1)
-            found.append((shift, 1 + scale, *gate))
-        return found
-
-    def denoise(self, x: Tensor, modulations: list[Modulation]) -> Tensor:
-        """Noisy tokens (n, D) -> (n, 2 D)."""
+        y = F.silu(y)  # with it every modulation begins, so once for all
         x = self.input_proj(x)
-        *blocks, last = modulations
-        for block, modulation in zip(self.res_blocks, blocks, strict=True):
-            x = block(x, modulation)
-        out: Tensor = self.final_layer(x, last)
-        return out
+        for layer in self.layers:
+            x = layer(x, layer.modulation(y))  # no more than one layer's in memory
+        return x
+
+    def modulations(self, times: Tensor, condition: Tensor) -> list[list[Modulation]]:
+        """Those of all layers for each of some steps, from time embeddings (k, width) and conditions (n, width)."""
+        y = F.silu((times[:, None] + condition).flatten(0, 1))  # (k n, width)
+        by_layer = [
+            [part.unflatten(0, (len(times), -1)).unbind() for part in layer.modulation(y)] for layer in self.layers
+        ]
+        return [[tuple(part[k] for part in layer) for layer in by_layer] for k in range(len(times))]
+
+    def modulated(self, x: Tensor, modulations: list[Modulation]) -> Tensor:
+        """`forward` with the modulations of a step already there."""
+        x = self.input_proj(x)
+        for layer, modulation in zip(self.layers, modulations, strict=True):
+            x = layer(x, modulation)
+        return x
 
 
 class DiffusionLoss(nn.Module):
@@ -171,13 +191,18 @@ class DiffusionLoss(nn.Module):
         # What does not depend on x_t comes before the loop, which has no look-ups, no copies and fixed shapes.
         times = self.net.time_embed(process.table("timesteps", torch.int64, z.device))  # (T, width)
         condition = self.net.cond_embed(z if z_null is None else torch.cat([z, z_null]))  # (n or 2 n, width)
-        modulations: list[list[Modulation]] = []  # of the steps that come next, the next one last
+        together = ROWS // len(condition)
+        ready: list[list[Modulation]] = []  # of the steps that come next, the next one last
+
+        def network(x: Tensor, step: int) -> Tensor:
+            if together < 2:
+                return self.net(x, times[step] + condition)
+            if not ready:
+                ready.extend(self.net.modulations(times[max(0, step + 1 - together) : step + 1], condition))
+            return self.net.modulated(x, ready.pop())
 
         def denoise(x: Tensor, step: int) -> Tensor:
-            if not modulations:
-                first = max(0, step + 1 - max(1, ROWS // len(condition)))
-                modulations.extend(self.modulations(times[first : step + 1], condition))
-            return self.guided(x, modulations.pop(), scale)
+            return self.guided(lambda x: network(x, step), x, None if z_null is None else scale)
 
         x = noise.normal(len(z), self.token_dim).to(z.dtype)
         if not ancestral:
@@ -187,17 +212,13 @@ class DiffusionLoss(nn.Module):
             x = diffusion.reverse_step(process, output, x, step, drawn, settings.temperature, settings.clamp)
         return x, None
 
-    def modulations(self, times: Tensor, condition: Tensor) -> list[list[Modulation]]:
-        """Modulations of steps with time embeddings (k, width), one after the other, for conditions (n, width)."""
-        layers = self.net.modulations((times[:, None] + condition).flatten(0, 1))
-        by_layer = [[part.unflatten(0, (len(times), -1)).unbind() for part in layer] for layer in layers]
-        return [[tuple(part[k] for part in layer) for layer in by_layer] for k in range(len(times))]
+    def guided(self, network: Callable[[Tensor], Tensor], x: Tensor, scale: float | None) -> Tensor:
+        """Denoiser output (n, 2 D) at tokens x (n, D).
 
-    def guided(self, x: Tensor, modulations: list[Modulation], scale: float) -> Tensor:
-        """Denoiser output (n, 2 D), its epsilon half guided if there are modulations for both branches, 2 n rows."""
-        if len(modulations[0][0]) == len(x):
-            out: Tensor = self.net.denoise(x, modulations).to(x.dtype)
-            return out
-        output, null = self.net.denoise(torch.cat([x, x]), modulations).to(x.dtype).chunk(2)
+        With a scale the network has conditions for both branches, (2 n, ...), and the epsilon half is guided.
+        """
+        if scale is None:
+            return network(x).to(x.dtype)
+        output, null = network(torch.cat([x, x])).to(x.dtype).chunk(2)
         epsilon, values = output.chunk(2, dim=1)
         return torch.cat([torch.lerp(null[:, : self.token_dim], epsilon, scale), values], dim=1)
