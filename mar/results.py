@@ -152,9 +152,17 @@ class Files:
         return Estimate(count, count, count, 0, v.seeds[:1])
 
     def rfid(self, variant: str, split: str = "train") -> Estimate | None:
-        """FID of the images of a split as the variant's tokenizer reconstructs them; None if not measured on it."""
+        """FID of the images of a split as the variant's tokenizer reconstructs them; None if not measured on it.
+
+        Raises:
+            ValueError: it was measured against another reference, or by other weights, than the sample sets.
+        """
         file = f"tokenizers/{self.study.variants[variant].tokenizer}/rfid.json"
         values = self._json(self.root / file)
+        judge, floor = self.extractors[self.extractor], self.root / "metrics" / "reference.json"
+        pairs = [("references", values["inputs"]["reference"], judge["reference"]["sha256"])]
+        pairs.append((f"weights of {self.extractor}", values["inputs"]["extractor"], judge["weights"]))
+        _one_kind(self.root / file, floor, pairs, "run `mar rfid` again")
         measured = values if values.get("split") == split else values.get(split)
         if measured is None:
             return None
@@ -304,14 +312,19 @@ class Files:
             ours = values["extractors"].get(name, {"weights": "none", "reference": {"sha256": "none"}})
             pairs.append((f"weights of {name}", ours["weights"], theirs["weights"]))
             pairs.append((f"references of {name}", ours["reference"]["sha256"], theirs["reference"]["sha256"]))
-        for what, here, other in pairs:
-            if here != other:
-                raise ValueError(
-                    f"mixed {what} in one table: {path} has {here[:12]}, {first} has {other[:12]}; accepted: one for "
-                    "all; run `mar reference` and `mar evaluate` again"
-                )
+        _one_kind(path, first, pairs, "run `mar reference` and `mar evaluate` again")
         self._files[path] = values
         return values
+
+
+def _one_kind(path: Path, first: Path, pairs: list[tuple[str, str, str]], again: str) -> None:
+    """Refuse a file whose checksums (of what, its own, those of the file read first) are others."""
+    for what, here, other in pairs:
+        if here != other:
+            raise ValueError(
+                f"mixed {what} in one table: {path} has {here[:12]}, {first} has {other[:12]}; accepted: one for all; "
+                f"{again}"
+            )
 
 
 def entry(values: dict[str, Any], path: Path, metric: str) -> dict[str, Any]:

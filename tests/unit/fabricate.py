@@ -251,7 +251,8 @@ def fabricate(
         values = {"rfid": cell(5.0, 0.1, n), "psnr": cell(22.0, 0.1, n)}
         if tok.kind == "vq":
             values |= {"codebook_usage": cell(0.9, 0.01, n), "perplexity": cell(12.0, 0.5, n)}
-        write(folder / "rfid.json", {"metrics": values, "split": "heldout", "count": 504})
+        judged_by = {"reference": REFERENCE["sha256"], "extractor": judges[names[0]]["weights"]}
+        write(folder / "rfid.json", {"metrics": values, "split": "heldout", "count": 504, "inputs": judged_by})
         write(folder / "recipe.json", {"tokenizer": json.dumps({"tokenizer": {"kind": tok.kind}})})
         curve(folder / "metrics.jsonl", 640, 64, rng)
     for name, variant in study.variants.items():

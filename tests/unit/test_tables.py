@@ -127,6 +127,16 @@ def test_rfid_is_that_of_the_train_split(wide: Study, tmp_path: Path) -> None:
     assert "rFID: of the reconstructed train split" in (tmp_path / "tables" / "table2.tex").read_text()
 
 
+@pytest.mark.parametrize(("key", "named"), [("reference", "references"), ("extractor", "weights of classifier")])
+def test_rfid_of_another_reference_or_judge_is_refused(wide: Study, tmp_path: Path, key: str, named: str) -> None:
+    frame(wide, tmp_path, "table2")
+    file = tmp_path / "tokenizers" / "kl" / "rfid.json"
+    values = read_json(file)
+    write(file, values | {"inputs": values["inputs"] | {key: "x" * 64}})
+    with pytest.raises(ValueError, match=f"mixed {named} in one table: .*rfid.json has xxxxxxxxxxxx.*`mar rfid` again"):
+        frame(wide, tmp_path, "table2")
+
+
 def test_seconds_and_parameters_of_the_head(wide: Study, tmp_path: Path) -> None:
     ours = frame(wide, tmp_path, "table3").set_index("row").loc["mlp-256"]
     assert (ours["seconds"], ours["seconds_low"], ours["paper_seconds"]) == (0.25, 0.225, "0.286")
