@@ -43,7 +43,9 @@ class Variant(Section):
     """One choice of each factor of the paper, by name."""
 
     tokenizer: Name
-    order: Literal["raster", "random", "joint"] = Field(description="joint: all tokens at once, DiT only")
+    order: Literal["raster", "random", "scales", "joint"] = Field(
+        description="scales: from coarse to fine, VAR only; joint: all tokens at once, DiT only"
+    )
     backbone: Name
     head: Name
     recipe: Name
@@ -199,6 +201,8 @@ class Study(Section):
     def tokens(self, tokenizer: str) -> int:
         """Number of tokens of one image under a tokenizer."""
         tok = self.tokenizers[tokenizer]
+        if tok.scales:
+            return sum(side**2 for side in tok.scales)
         return (self.data.image_size // (tok.stride * tok.group)) ** 2
 
     @model_validator(mode="after")
@@ -209,6 +213,12 @@ class Study(Section):
                 raise ValueError(
                     f"tokenizers.{name}: stride {tok.stride} x group {tok.group} = {step} does not divide "
                     f"data.image_size {self.data.image_size}"
+                )
+            side = self.data.image_size // step
+            if tok.scales and tok.scales[-1] != side:
+                raise ValueError(
+                    f"tokenizers.{name}: scales {list(tok.scales)} end at {tok.scales[-1]}, and image_size "
+                    f"{self.data.image_size} with stride {tok.stride} has {side} x {side} latents; accepted: {side}"
                 )
         for name, variant in self.variants.items():
             self._check_variant(name, variant)
@@ -254,7 +264,7 @@ class Study(Section):
                 f"{where}: head {variant.head} ({head.kind}) on tokenizer {variant.tokenizer} ({tok.kind}): "
                 f"{head.kind} takes {'ids' if head.kind == 'categorical' else 'continuous tokens'}; accepted: "
                 + (
-                    "kind vq, not continuous"
+                    "kind vq, not continuous, or msvq"
                     if head.kind == "categorical"
                     else "kl, pixels, consistency, continuous vq"
                 )
@@ -264,6 +274,13 @@ class Study(Section):
         if len(set(joint.values())) > 1:
             said = ", ".join(f"{what}: {'yes' if value else 'no'}" for what, value in joint.items())
             raise ValueError(f"{where}: DiT is backbone, head and order together; found {said}; accepted: all or none")
+        scales = {f"tokenizer {variant.tokenizer} msvq": tok.kind == "msvq", "order scales": variant.order == "scales"}
+        scales |= {f"backbone {variant.backbone} scales": backbone.kind == "scales"}
+        if len(set(scales.values())) > 1:
+            said = ", ".join(f"{what}: {'yes' if value else 'no'}" for what, value in scales.items())
+            raise ValueError(
+                f"{where}: VAR is tokenizer, order and backbone together; found {said}; accepted: all or none"
+            )
         recipe, asked = self.recipes[variant.recipe], variant.resources
         parts = recipe.batch // (recipe.micro_batch or recipe.batch)
         if asked and parts % (asked.nodes * asked.gpus_per_node):
@@ -283,6 +300,11 @@ class Study(Section):
             at, tokens = f"{where}: sampling.{setting}", self.tokens(variant.tokenizer)
             if sampling.order and variant.order == "raster":
                 raise ValueError(f"{at}.order {sampling.order} with order raster of the variant; accepted: none")
+            if tok.scales and sampling.steps != len(tok.scales):
+                raise ValueError(
+                    f"{at}.steps {sampling.steps}: a step draws a scale, and tokenizer {variant.tokenizer} has "
+                    f"{len(tok.scales)}; accepted: {len(tok.scales)}"
+                )
             for point in sampling.points:
                 _check_sampling(at, point, backbone, head, variant.head, 1 if backbone.kind == "dit" else tokens)
             if sampling.sweep and sampling.sweep.samples % self.metrics.chunk:
@@ -294,7 +316,7 @@ class Study(Section):
 
 def _check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, name: str, tokens: int) -> None:
     """Refuse what this backbone or head cannot honour: a setting without effect would be a wrong label on a number."""
-    if sampling.kv_cache and backbone.kind != "causal":
+    if sampling.kv_cache and backbone.kind not in ("causal", "scales"):
         raise ValueError(f"{at}.kv_cache true with a {backbone.kind} backbone: attends both ways; accepted: false")
     if backbone.kind == "causal" and sampling.steps != tokens:
         raise ValueError(f"{at}.steps {sampling.steps}: a causal backbone takes one token a step; accepted: {tokens}")
@@ -325,6 +347,8 @@ def _check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head,
     for key, kinds in (
         ("diffusion_steps", ("diffusion", "joint")),
         ("clamp", ("diffusion",)),
+        ("top_k", ("categorical",)),
+        ("top_p", ("categorical",)),
         ("guidance_channels", ("joint",)),
     ):
         if head.kind not in kinds and getattr(sampling, key) is not None:

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from mar import tokenizers
 from mar.config import Study
 from mar.data.ahead import WORKER_IMAGES, read_ahead
 from mar.data.images import SPLITS, ImageSet, open_split, to_float
-from mar.data.tokens import TokenSet, sample_posterior, shard_dtype, shard_shape
+from mar.data.tokens import QUANTIZER, TokenSet, sample_posterior, shard_dtype, shard_shape
 from mar.files import atomic, claim, lock, read_json, sha256, still_ours, whole, write_json
 from mar.progress import Progress
 from mar.slices import tokenizer_slice, twin
@@ -73,14 +74,20 @@ def encode(study: Study, root: str | Path, name: str, shard: tuple[int, int] = (
         scale = study.tokenizers[name].scale or (1.0 if tokenizer.kind == "pixels" else None)
         for folder, images, record in parts:
             with lock(folder):
-                _finish(folder, recipe, record, images, scale, study.seed)
+                _finish(folder, recipe, record, images, tokenizer, scale, study.seed)
     for folder in folders:
         if (folder / "manifest.json").exists():
             print(f"{folder / 'manifest.json'}: complete", flush=True)
 
 
 def _finish(
-    folder: Path, recipe: dict[str, Any], record: dict[str, Any], images: ImageSet, scale: float | None, seed: int
+    folder: Path,
+    recipe: dict[str, Any],
+    record: dict[str, Any],
+    images: ImageSet,
+    tokenizer: Tokenizer,
+    scale: float | None,
+    seed: int,
 ) -> None:
     """Write labels and manifest once all shards are there, whoever made them; the held-out split after the train split.
 
@@ -96,6 +103,11 @@ def _finish(
         return
     with atomic(folder / "labels.npy") as temporary, open(temporary, "wb") as file:
         np.save(file, images.labels)
+    if "scales" in record:  # what a scales backbone needs of the tokenizer
+        weights = {name: weight.cpu() for name, weight in tokenizer.net.quantize.state_dict().items()}
+        with atomic(folder / QUANTIZER) as temporary:
+            save_file(weights, temporary)
+        record["quantizer_sha256"] = sha256(folder / QUANTIZER)
     record["labels_sha256"] = sha256(folder / "labels.npy")
     record["shards"] = [{"file": path.name, "count": len(rows), "sha256": sha256(path)} for path, rows in shards]
     if record["kind"] != "ids":
@@ -141,6 +153,8 @@ def _describe(study: Study, name: str, recipe: dict[str, Any], images: ImageSet,
         "tokenizer": recipe["tokenizer"],
         "data": recipe["data"],
     }
+    if config.scales:
+        record |= {"grid": config.scales[-1], "scales": list(config.scales), "code_width": config.latent_channels}
     return record | ({"codebook_size": config.codebook_size} if kind == "ids" else {"token_dim": config.token_dim})
 
 

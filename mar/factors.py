@@ -71,8 +71,9 @@ class Data(Section):
 class Tokenizer(Section):
     """Image <-> tokens: a convolutional autoencoder, trained here or imported, or pixels as they are (Table 2)."""
 
-    kind: Literal["kl", "vq", "consistency", "pixels"] = Field(
-        description="consistency: Stable Diffusion's KL-8 encoder with the consistency decoder; pixels: patches"
+    kind: Literal["kl", "vq", "msvq", "consistency", "pixels"] = Field(
+        description="msvq: ids of several scales, of which each adds to those before (VAR); "
+        "consistency: Stable Diffusion's KL-8 encoder with the consistency decoder; pixels: patches"
     )
     stride: PositiveInt = Field(description="pixels per latent position and axis, a power of two; pixels: 1")
     channels: tuple[PositiveInt, ...] = Field((), description="width of each resolution level: log2(stride) + 1")
@@ -81,9 +82,14 @@ class Tokenizer(Section):
         "middle", description="self-attention: in the middle blocks; also at the encoder's last level (MAR's KL-16); "
         "or at that of the decoder too (LDM's KL-16 and VQ-16)"
     )  # fmt: skip
-    latent_channels: PositiveInt = Field(description="kl: numbers per latent position; vq: width of a code; pixels: 3")
+    latent_channels: PositiveInt = Field(
+        description="kl: numbers per latent position; vq, msvq: width of a code; pixels: 3"
+    )
     group: PositiveInt = Field(1, description="group x group latent positions make one token (2: Table 2's KL-8)")
-    codebook_size: PositiveInt | None = Field(None, description="vq only: number of codes")
+    codebook_size: PositiveInt | None = Field(None, description="vq and msvq: number of codes")
+    scales: tuple[PositiveInt, ...] | None = Field(
+        None, min_length=2, description="msvq only: sides of the scales, ascending to that of the latents"
+    )
     continuous: bool = Field(False, description="vq only: tokens are the latents before the quantiser, not ids")
     scale: PositiveFloat | None = Field(None, description="factor on latents; default: 1/std over the train split")
     pretrained: bool = Field(False, description="weights are imported (`mar import`), not trained")
@@ -105,7 +111,10 @@ class Tokenizer(Section):
             raise ValueError(
                 f"channels {list(self.channels)}: kind {self.kind} with stride {self.stride} has {levels} levels"
             )
-        self._belongs("codebook_size", "vq")
+        self._belongs("codebook_size", "vq msvq")
+        self._belongs("scales", "msvq")
+        if self.scales and list(self.scales) != sorted(set(self.scales)):
+            raise ValueError(f"scales {list(self.scales)}: accepted: ascending, each once")
         self._belongs("kl_weight", "kl", needed=self.trained)
         if self.kind == "pixels" and (self.stride, self.latent_channels) != (1, 3):
             raise ValueError(f"stride {self.stride}, latent_channels {self.latent_channels}: pixels have 1 and 3")
@@ -122,7 +131,7 @@ class Tokenizer(Section):
         if self.continuous and self.kind != "vq":
             raise ValueError(f"continuous: true with kind {self.kind}: accepted with vq; the others always are")
         if self.ids and self.group != 1:
-            raise ValueError(f"group {self.group} with kind vq: an id cannot be grouped; accepted: 1")
+            raise ValueError(f"group {self.group} with kind {self.kind}: an id cannot be grouped; accepted: 1")
         for key in ("images", "learning_rate"):
             if (getattr(self, key) is not None) != self.trained:
                 why = "is needed to train" if self.trained else "has no meaning: nothing is trained"
@@ -137,7 +146,7 @@ class Tokenizer(Section):
     @property
     def ids(self) -> bool:
         """Whether its tokens are ids, for cross-entropy; else vectors."""
-        return self.kind == "vq" and not self.continuous
+        return self.kind == "msvq" or (self.kind == "vq" and not self.continuous)
 
     @property
     def token_dim(self) -> int:
@@ -148,20 +157,31 @@ class Tokenizer(Section):
 class Backbone(Section):
     """The transformer that turns the tokens so far into a condition z for each token to come; or DiT, apart."""
 
-    kind: Literal["causal", "masked", "dit"]
+    kind: Literal["causal", "masked", "scales", "dit"]
     width: PositiveInt
-    depth: PositiveInt = Field(description="masked: blocks of the encoder and again of the decoder; causal: twice this")
+    depth: PositiveInt = Field(
+        description="masked: blocks of the encoder and again of the decoder; causal: twice this; scales: blocks"
+    )
     heads: PositiveInt
     mlp_ratio: PositiveFloat = 4.0
     buffer: PositiveInt = Field(64, description="masked: copies of the class token in front of the sequence")
-    dropout: Fraction = Field(0.1, description="attention and projection dropout; DiT has none")
+    dropout: Fraction = Field(
+        0.1, description="attention and projection dropout; scales: stochastic depth of the last block; DiT has none"
+    )
     patch: PositiveInt | None = Field(None, description="dit only: patch x patch latent positions make one token")
+    gate_init: PositiveFloat | None = Field(
+        None, description="scales only: factor on the first gates of the blocks (VAR: 1e-3 to 5e-6, less for deeper)"
+    )
+    shared_aln: bool = Field(False, description="scales only: one layer makes the modulations of all blocks (VAR-d36)")
 
     @model_validator(mode="after")
     def _check(self) -> Backbone:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         self._belongs("patch", "dit")
+        self._belongs("gate_init", "scales")
+        if self.shared_aln and self.kind != "scales":
+            raise ValueError(f"shared_aln: true with kind {self.kind}: belongs to scales; accepted: false")
         return self
 
 
@@ -190,7 +210,10 @@ class Recipe(Section):
     micro_batch: PositiveInt | None = Field(None, description="images per forward pass, never split; default: batch")
     base_learning_rate: PositiveFloat = Field(1e-4, description="per 256 images of global batch")
     warmup_images: int = Field(0, ge=0, description="linear warm-up from zero")
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        "constant", description="after the warm-up; linear: constant for 5% of the rest, then down to final_rate (VAR)"
+    )
+    final_rate: Fraction | None = Field(None, description="linear only: share of the learning rate at the end")
     weight_decay: float = Field(0.02, ge=0.0)
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     clip: PositiveFloat | None = Field(3.0, description="global gradient norm; null: not clipped (DiT)")
@@ -210,6 +233,8 @@ class Recipe(Section):
                 raise ValueError(f"{key} {getattr(self, key)} is not a multiple of batch {self.batch}")
         if self.batch % (self.micro_batch or self.batch):
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
+        if (self.schedule == "linear") != (self.final_rate is not None):
+            raise ValueError(f"final_rate belongs to schedule linear and is needed there; schedule {self.schedule}")
         return self
 
     @property
@@ -238,7 +263,9 @@ class Sweep(Section):
 class Sampling(Section):
     """One way to draw images from a trained variant. Defaults are the published ones."""
 
-    steps: PositiveInt = Field(description="autoregressive steps; as many as tokens: one token a step; dit: 1")
+    steps: PositiveInt = Field(
+        description="autoregressive steps; as many as tokens: one token a step; scales: one a scale; dit: 1"
+    )
     order: Literal["confidence", "checkerboard"] | None = Field(
         None,
         description="masked backbones. confidence: the surest tokens first (MAGE, Table 5), categorical heads only; "
@@ -255,6 +282,12 @@ class Sampling(Section):
     guidance_schedule: Literal["linear", "constant"] = "linear"
     guidance_channels: PositiveInt | None = Field(None, description="dit only: guided channels (published: 3 of 4)")
     temperature: PositiveFloat = Field(1.0, description="scales the noise (diffusion) or divides the logits")
+    top_k: PositiveInt | None = Field(
+        None, description="categorical heads: only as many of the likeliest ids are drawn"
+    )
+    top_p: Fraction | None = Field(
+        None, gt=0.0, description="categorical heads: of these, only the likeliest that have this probability together"
+    )
     diffusion_steps: PositiveInt | None = Field(None, description="diffusion and joint heads, respaced from 1000")
     solver: Literal["ancestral", "ddim", "dpm"] = Field(
         "ancestral", description="diffusion heads: the published sampler, DDIM, or DPM-Solver++ of order 2"
@@ -264,7 +297,7 @@ class Sampling(Section):
         None,
         description="diffusion heads only: predicted x0 is held within this many standard deviations; not published",
     )
-    kv_cache: bool = Field(False, description="causal backbones only")
+    kv_cache: bool = Field(False, description="causal and scales backbones only")
     token_cache: int | None = Field(
         None, ge=2, description="masked backbones: all tokens anew in each n-th step only (LazyMAR); not published"
     )

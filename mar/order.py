@@ -2,13 +2,15 @@
 
 An *order* (B, L) lists token positions in the order in which they are generated: `order[:, :k]` are known when
 token k is predicted. (The published code walks its `orders` from the end, so its arrays are ours reversed.)
-Raster and random orders are drawn before the first token; `confidence` is found out while sampling.
+Raster and random orders are drawn before the first token; `confidence` is found out while sampling. VAR's tokens are
+kept in its order, scale by scale from coarse to fine.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the plan of a study reads the schedule without waiting for torch
@@ -18,7 +20,11 @@ if TYPE_CHECKING:  # the plan of a study reads the schedule without waiting for 
 
 
 def draw_order(kind: str, rows: int, length: int, noise: Noise) -> Tensor:
-    """Orders of a batch: a random permutation for each, or (raster, joint) one raster scan for all. (B, L) int64."""
+    """Orders of a batch: a random permutation for each, or (raster, scales, joint) tokens as they are kept.
+
+    Returns:
+        (B, L) int64.
+    """
     import torch
 
     if kind != "random":
@@ -66,6 +72,11 @@ def schedule(length: int, steps: int, late: int | None = None) -> Iterator[tuple
         masked = left
 
 
+def by_scale(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Schedule of VAR: yields (start, stop) of each scale, of `sizes` tokens."""
+    yield from pairwise(accumulate(sizes, initial=0))
+
+
 def checkerboard(order: Tensor) -> Tensor:
     """The orders (B, L) with the fields of one colour first, those of the corner at the top left.
 
@@ -111,3 +122,11 @@ def guidance_at(scale: float, kind: str, stop: int, length: int) -> float:
     if kind == "constant":
         return scale
     return 1 + (scale - 1) * min(stop, length - 1) / length
+
+
+def guidance_at_scale(scale: float, kind: str, k: int, scales: int) -> float:
+    """Guidance scale of VAR's k-th scale of `scales`; linear: from 1, no guidance, to `scale` at the last.
+
+    Published as (1 + t) conditional - t null with t from 0 to "cfg": that is scale - 1.
+    """
+    return scale if kind == "constant" else 1 + (scale - 1) * k / (scales - 1)

@@ -11,8 +11,9 @@ from mar.config import Sampling
 from mar.models.blocks import KVCache
 from mar.models.masked import Masked
 from mar.models.model import Model
+from mar.models.scales import Scales
 from mar.noise import Noise
-from mar.order import by_confidence, checkerboard, guidance_at, schedule
+from mar.order import by_confidence, by_scale, checkerboard, guidance_at, guidance_at_scale, schedule
 from mar.reuse import Reuse
 
 if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
@@ -46,8 +47,13 @@ def generate(
     reuse = Reuse(model.backbone, labels, settings) if settings.token_cache or settings.condition_cache else None
     if settings.order == "checkerboard":
         order = checkerboard(order)
-    for k, (start, stop) in enumerate(schedule(length, settings.steps, settings.late_steps)):
-        scale = guidance_at(settings.guidance, settings.guidance_schedule, stop, length)
+    sizes = model.backbone.sizes if isinstance(model.backbone, Scales) else None
+    steps = by_scale(sizes) if sizes else schedule(length, settings.steps, settings.late_steps)
+    for k, (start, stop) in enumerate(steps):
+        if sizes:
+            scale = guidance_at_scale(settings.guidance, settings.guidance_schedule, k, len(sizes))
+        else:
+            scale = guidance_at(settings.guidance, settings.guidance_schedule, stop, length)
         # Order confidence predicts all that is unknown and keeps the surest; the others predict what they keep.
         end = length if settings.order == "confidence" else stop
         # Ascending positions: rows of the head are then in (image, position) order.

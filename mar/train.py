@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mar import checkpoint, distributed, preempt, track
 from mar.config import Recipe, Study
-from mar.data.tokens import TokenSet, patchify, sample_posterior
+from mar.data.tokens import TokenSet, load_quantizer, patchify, sample_posterior
 from mar.distributed import ALONE, World
 from mar.files import atomic, claim, lock, read_json, sha256, write_json
 from mar.models.model import Model, build_model
@@ -33,6 +33,8 @@ from mar.slices import train_slice, twin
 
 if TYPE_CHECKING:
     from mar.models.dit import DiT
+
+FLAT = 0.05  # of a training with linear schedule: share before the rate falls (VAR)
 
 
 def run_folder(root: Path, variant: str, seed: int) -> Path:
@@ -111,7 +113,8 @@ class Trainer:
         self.device = world.device
         self.name = (study.seed, seed)
         torch.manual_seed(seed_of("init", *self.name))
-        self.model = build_model(study, variant, tokens.manifest).to(self.device)
+        quantizer = tokens.quantizer.to(self.device) if tokens.quantizer else None
+        self.model = build_model(study, variant, tokens.manifest, quantizer).to(self.device)
         if self.recipe.gradient_checkpointing:
             self.model.checkpoint_blocks()
         if self.recipe.compile:
@@ -291,24 +294,33 @@ def check_compiler() -> None:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The published groups: no decay for one-dimensional parameters and for everything in Diffusion Loss.
 
-    Position tables, mask token and embeddings have two dimensions or more and are decayed. DiT is published with
-    weight decay 0, so that its groups are without effect.
+    Position tables, mask token and embeddings have two dimensions or more and are decayed, but for VAR's. DiT is
+    published with weight decay 0, so that its groups are without effect.
     """
+    apart = ("head.net.", *(f"backbone.{part}" for part in ("pos_start", "pos_1LC", "lvl_embed.")))
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
     for name, parameter in model.named_parameters():
-        is_plain = parameter.ndim == 1 or name.endswith(".bias") or name.startswith("head.net.")
+        is_plain = (
+            parameter.ndim == 1 or name.endswith((".bias", ".ada_gss", ".scale_mul_1H11")) or name.startswith(apart)
+        )
         (plain if is_plain else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
 def learning_rate(recipe: Recipe, images: int) -> float:
-    """Rate of the step that starts after `images` images: linear warm-up from zero, then constant or half a cosine."""
+    """Rate of the step that starts after `images` images: linear warm-up from zero, then constant or a way down.
+
+    Cosine: half of one, to zero. Linear: constant for FLAT of the rest, then down to the recipe's final rate (VAR).
+    """
     if images < recipe.warmup_images:
         return recipe.learning_rate * images / recipe.warmup_images
     if recipe.schedule == "constant":
         return recipe.learning_rate
     done = (images - recipe.warmup_images) / (recipe.images - recipe.warmup_images)
+    if recipe.final_rate is not None:
+        left = min(1.0, (1 - done) / (1 - FLAT))
+        return recipe.learning_rate * (recipe.final_rate + (1 - recipe.final_rate) * left)
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
@@ -334,8 +346,9 @@ def load_trained(
         raise ValueError(f"{folder}: was trained by another recipe than the study has now; train again")
     if not weights.exists() or sha256(weights) != run["checkpoint"]:
         raise ValueError(f"{weights}: missing or not the weights that {folder / 'run.json'} names; train again")
-    with torch.device("meta"):
-        model = build_model(study, variant, manifest)
-    model.load_state_dict(load_file(weights), assign=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    quantizer = load_quantizer(root / "tokens" / study.variants[variant].tokenizer / "train", manifest)
+    with torch.device("meta"):
+        model = build_model(study, variant, manifest, quantizer.to(device) if quantizer else None)
+    model.load_state_dict(load_file(weights), assign=True)
     return model.to(device).eval(), run["checkpoint"]

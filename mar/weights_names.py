@@ -23,12 +23,13 @@ SIDE = 256
 
 
 class Mapped:
-    """Tensors under our names, the published name of each, and what was left out and why."""
+    """Tensors under our names, the published name of each, what was left out and why, and what constants tell."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.sources: dict[str, str] = {}
         self.dropped: dict[str, str] = {}
+        self.notes: Architecture = {}
 
     def put(self, source: str, name: str, tensor: Tensor) -> None:
         """Add a tensor.
@@ -86,6 +87,23 @@ def _ldm_name(name: str, levels: int) -> str:
     return name
 
 
+def from_var_tokenizer(tensors: dict[str, Tensor]) -> Mapped:
+    """VAR's tokenizer: LDM's names, but q, k and v of an attention are one, and its quantiser has convolutions."""
+    mapped, levels = Mapped(), count(tensors, r"decoder\.up\.(\d+)\.")
+    for source, tensor in tensors.items():
+        if source == "quantize.ema_vocab_hit_SV":
+            mapped.dropped[source] = "how often each code was used in training"
+            continue
+        name = re.sub(r"^quantize\.quant_resi\.qresi_ls\.(\d+)\.", r"quantize.phi.\1.", source)
+        parts = zip("qkv", tensor.chunk(3), strict=True) if ".qkv." in name else [("", tensor)]
+        for letter, part in parts:
+            ours = _ldm_name(name.replace(".qkv.", f".{letter}."), levels)
+            if ".attentions." in ours and part.ndim == 4:
+                part = part[:, :, 0, 0]  # a convolution of one pixel is a linear layer
+            mapped.put(source, ours, part)
+    return mapped
+
+
 def from_diffusers(tensors: dict[str, Tensor]) -> Mapped:
     """Names of diffusers; files of its first versions call the parts of an attention otherwise."""
     old = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -120,6 +138,43 @@ def from_dit(tensors: dict[str, Tensor]) -> Mapped:
                 raise ValueError("pos_embed is not the published table of sines and cosines of a square grid")
             mapped.dropped[source] = f"constant in our model, and equal to it: positions of {side} x {side} patches"
     return mapped
+
+
+def from_var(tensors: dict[str, Tensor]) -> Mapped:
+    """VAR's own names: `head` is our head, `word_embed` how tokens enter, all else is in our backbone under its name.
+
+    Raises:
+        ValueError: a constant of the file is not the one of our model.
+    """
+    mapped, level = Mapped(), tensors.get("lvl_1L", torch.empty(0)).flatten()  # scale of each token
+    if len(level) and not (level.diff() >= 0).all():
+        raise ValueError("lvl_1L is not the scale of each token, from coarse to fine")
+    for source, tensor in tensors.items():
+        if source == "lvl_1L":
+            mapped.notes["scales"] = _sides(level)
+            mapped.dropped[source] = f"constant in our model, and equal to it: scales {mapped.notes['scales']}"
+        elif source == "attn_bias_for_masking":
+            if not torch.equal(tensor[0, 0].float(), torch.where(level[:, None] >= level, 0.0, -torch.inf)):
+                raise ValueError(f"{source} does not let a scale attend to itself and those before alone")
+            mapped.dropped[source] = "constant in our model, and equal to it: who may attend to whom"
+        elif source.endswith(".zero_k_bias"):
+            if tensor.any():
+                raise ValueError(f"{source} is not zero")
+            mapped.dropped[source] = "zero: keys have no bias"
+        elif source.startswith("head."):
+            mapped.put(source, f"head.logits.{source.removeprefix('head.')}", tensor)
+        else:
+            mapped.put(source, f"backbone.{'z_proj.' if source.startswith('word_embed.') else ''}{source}", tensor)
+    return mapped
+
+
+def _sides(level: Tensor) -> list[int]:
+    """Sides of the square scales of tokens, from the scale of each."""
+    sizes = torch.bincount(level.long()).tolist()
+    sides = [math.isqrt(size) for size in sizes]
+    if [side**2 for side in sides] != sizes:
+        raise ValueError(f"lvl_1L has scales of {sizes} tokens; accepted: squares")
+    return sides
 
 
 def count(names: Iterable[str], pattern: str) -> int:
@@ -196,15 +251,50 @@ def dit_model(sizes: Architecture) -> nn.Module:
         return DiT(config, sizes["grid"], sizes["token_dim"], sizes["classes"])
 
 
+def scales_architecture(mapped: Mapped) -> Architecture:
+    """Sizes of a VAR."""
+    if "scales" not in mapped.notes:
+        raise ValueError("found no tensor lvl_1L, which tells the scales")
+    rows, width = _shape(mapped, "backbone.class_emb.weight")
+    shared = "backbone.shared_ada_lin.1.weight" in mapped.tensors
+    return {
+        "kind": "scales",
+        "width": width,
+        "depth": count(mapped.tensors, r"backbone\.blocks\.(\d+)\."),
+        "heads": _shape(mapped, "backbone.blocks.0.attn.scale_mul_1H11")[1],
+        "mlp_ratio": _shape(mapped, "backbone.blocks.0.ffn.fc1.weight")[0] / width,
+        "shared_aln": shared,
+        "scales": mapped.notes["scales"],
+        "code_width": _shape(mapped, "backbone.z_proj.word_embed.weight")[1],
+        "codebook_size": _shape(mapped, "head.logits.weight")[0],
+        "classes": rows - 1,
+    }
+
+
+def scales_model(sizes: Architecture) -> nn.Module:
+    """The model of these sizes, without memory."""
+    from mar.heads import build_head
+    from mar.models.model import Model
+    from mar.models.scales import NextScale, Scales
+
+    keys = ("width", "depth", "heads", "mlp_ratio", "shared_aln")
+    config = Backbone(kind="scales", dropout=0.0, gate_init=1.0, **{k: sizes[k] for k in keys})
+    with torch.device("meta"):
+        z_proj = NextScale(None, sizes["code_width"], sizes["width"])
+        body = Scales(config, z_proj, tuple(sizes["scales"]), sizes["classes"])
+        return Model(body, build_head(Head(kind="categorical"), sizes["width"], sizes))
+
+
 def autoencoder_architecture(mapped: Mapped) -> Architecture:
-    """Keys of a study's tokenizer section that the tensors of a KL or VQ autoencoder tell."""
+    """Keys of a study's tokenizer section that the tensors of a KL or VQ autoencoder tell; sides of scales do not."""
     levels = count(mapped.tensors, r"encoder\.down_blocks\.(\d+)\.")
     convolutions = [f"encoder.down_blocks.{i}.resnets.0.conv1.weight" for i in range(max(levels, 1))]
     inner = f"encoder.down_blocks.{levels - 1}.attentions.0.to_q.weight" in mapped.tensors
     outer = "decoder.up_blocks.0.attentions.0.to_q.weight" in mapped.tensors
     vq = "quantize.embedding.weight" in mapped.tensors
+    kind = "msvq" if "quantize.phi.0.weight" in mapped.tensors else "vq" if vq else "kl"
     sizes: Architecture = {
-        "kind": "vq" if vq else "kl",
+        "kind": kind,
         "stride": 2 ** max(levels - 1, 0),
         "channels": [_shape(mapped, name)[0] for name in convolutions],
         "layers": count(mapped.tensors, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
@@ -224,8 +314,9 @@ def tokenizer_model(sizes: Architecture) -> nn.Module:
     """The network of a tokenizer of these sizes, without memory."""
     from mar.tokenizers.autoencoder import build
 
+    scales = {"scales": (1, 2)} if sizes["kind"] == "msvq" else {}  # show in no tensor
     with torch.device("meta"):
-        net: nn.Module = build(TokenizerConfig(pretrained=True, **sizes), SIDE).net
+        net: nn.Module = build(TokenizerConfig(pretrained=True, **sizes, **scales), SIDE).net
     return net
 
 
@@ -233,8 +324,10 @@ Format = tuple[Callable[[dict[str, Tensor]], Mapped], Callable[[Mapped], Archite
 FORMATS: dict[str, Format] = {
     "official-mar": (from_mar, masked_architecture, masked_model),
     "dit": (from_dit, dit_architecture, dit_model),
+    "var": (from_var, scales_architecture, scales_model),
     "ldm-kl": (from_ldm, autoencoder_architecture, tokenizer_model),
     "ldm-vq": (from_ldm, autoencoder_architecture, tokenizer_model),
+    "var-msvq": (from_var_tokenizer, autoencoder_architecture, tokenizer_model),
     "diffusers-kl": (from_diffusers, autoencoder_architecture, tokenizer_model),
     "consistency-decoder": (from_diffusers, consistency_architecture, tokenizer_model),
 }

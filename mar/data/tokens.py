@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from mar.files import read_json, sha256
+from mar.tokenizers.multiscale import MultiScaleQuantizer
+
+QUANTIZER = "quantizer.safetensors"  # beside the shards of a multi-scale tokenizer
 
 
 class TokenSet:
@@ -21,10 +25,18 @@ class TokenSet:
         manifest: what `mar encode` wrote down (kind, count, classes, grid, scale, shards).
         labels: class of each image, int64 (N,).
         sha256: of the manifest file; the name of these tokens in later files.
+        quantizer: of a multi-scale tokenizer, which a model needs to make one scale's input of those before; else None.
     """
 
-    def __init__(self, manifest: dict[str, Any], digest: str, labels: np.ndarray, shards: list[np.memmap]) -> None:
-        self.manifest = manifest
+    def __init__(
+        self,
+        manifest: dict[str, Any],
+        digest: str,
+        labels: np.ndarray,
+        shards: list[np.memmap],
+        quantizer: MultiScaleQuantizer | None = None,
+    ) -> None:
+        self.manifest, self.quantizer = manifest, quantizer
         self.sha256 = digest
         self.labels = torch.from_numpy(labels)
         self._files: list[tuple[mmap.mmap, int]] = [(shard.base, shard.offset) for shard in shards]  # type: ignore[misc]
@@ -60,7 +72,7 @@ class TokenSet:
         count = sum(len(shard) for shard in shards)
         if count != manifest["count"]:
             raise ValueError(f"{file}: the shards hold {count} images, count says {manifest['count']}; {again}")
-        return cls(manifest, sha256(file), np.array(labels), shards)
+        return cls(manifest, sha256(file), np.array(labels), shards, load_quantizer(folder, manifest))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,6 +103,24 @@ class TokenSet:
             start = offset + place * size
             page = start - start % mmap.PAGESIZE
             mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+
+
+def load_quantizer(folder: Path, manifest: dict[str, Any]) -> MultiScaleQuantizer | None:
+    """The quantiser that `mar encode` put beside the ids of a multi-scale tokenizer; None with other tokens.
+
+    Raises:
+        ValueError: it is missing, or not the one that the manifest names.
+    """
+    if "scales" not in manifest:
+        return None
+    file = folder / QUANTIZER
+    if not file.exists() or sha256(file) != manifest["quantizer_sha256"]:
+        raise ValueError(
+            f"{file}: missing or differs from its checksum in the manifest; delete {folder} and run `mar encode` again"
+        )
+    quantizer = MultiScaleQuantizer(manifest["codebook_size"], manifest["code_width"], tuple(manifest["scales"]))
+    quantizer.load_state_dict(load_file(file))
+    return quantizer.eval().requires_grad_(False)
 
 
 def shard_shape(manifest: dict[str, Any]) -> tuple[int, ...]:

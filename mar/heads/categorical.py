@@ -32,21 +32,44 @@ class Categorical(nn.Module):
         """
         return F.cross_entropy(self.logits(z).float(), target)
 
+    def guided(self, z: Tensor, z_null: Tensor | None, scale: float) -> Tensor:
+        """Logits (n, V) of conditions (n, W), guided: null + scale (conditional - null)."""
+        logits = self.logits(z).float()
+        if z_null is not None:
+            null = self.logits(z_null).float()
+            logits = null + scale * (logits - null)
+        return logits
+
     def sample(
         self, z: Tensor, z_null: Tensor | None, settings: Sampling, scale: float, noise: Noise
     ) -> tuple[Tensor, Tensor]:
         """Draw ids (n,) with their log probabilities (n,).
 
-        Guidance acts on logits, null + scale (conditional - null); temperature divides the guided logits. The
-        authors published neither formula for cross-entropy; these are the usual ones.
+        Guidance acts on logits; temperature divides the guided logits, and top-k and top-p leave some out (VAR). The
+        authors of MAR published no formula for cross-entropy; these are the usual ones.
         """
-        logits = self.logits(z).float()
-        if z_null is not None:
-            null = self.logits(z_null).float()
-            logits = null + scale * (logits - null)
-        log_p = F.log_softmax(logits / settings.temperature, dim=1)
+        logits = self.guided(z, z_null, scale) / settings.temperature
+        if settings.top_k or settings.top_p:
+            logits = logits.masked_fill(~kept(logits, settings.top_k, settings.top_p), -torch.inf)
+        log_p = F.log_softmax(logits, dim=1)
         ids = draw_index(log_p, noise)
         return ids, log_p.gather(1, ids[:, None])[:, 0]
+
+
+def kept(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """Which ids (n, V) may be drawn: the `top_k` likeliest, and of these the likeliest that have `top_p` together.
+
+    As VAR's code has it: ids as likely as the last of the k stay, and p is of the distribution over those that stay.
+    The likeliest always stays.
+    """
+    if top_k and top_k < logits.shape[1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k, dim=1).values[:, -1:], -torch.inf)
+    if top_p:
+        ascending, ids = logits.sort(dim=1)
+        drop = ascending.softmax(dim=1).cumsum(dim=1) <= 1 - top_p
+        drop[:, -1] = False
+        logits = logits.masked_fill(drop.scatter(1, ids, drop), -torch.inf)
+    return logits > -torch.inf
 
 
 def draw_index(log_p: Tensor, noise: Noise) -> Tensor:

@@ -13,7 +13,9 @@ from mar.heads.diffusion import Denoiser
 from mar.models.blocks import Block
 from mar.models.causal import Causal
 from mar.models.masked import Masked
+from mar.models.scales import AdaLNBlock, NextScale, Scales
 from mar.noise import Noise
+from mar.tokenizers.multiscale import MultiScaleQuantizer
 
 if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
     from mar.models.dit import DiT
@@ -40,7 +42,7 @@ class Model(nn.Module):
         Equal blocks are compiled once. What is left out draws random numbers or has shapes that depend on the mask.
         """
         for part in self.modules():
-            if isinstance(part, Block | Denoiser):
+            if isinstance(part, Block | AdaLNBlock | Denoiser):
                 part.compile()
 
     def loss(self, tokens: Tensor, labels: Tensor, order: Tensor, known: int, noise: Noise) -> Tensor:
@@ -62,18 +64,28 @@ class Model(nn.Module):
         return loss
 
 
-def build_model(study: Study, variant: str, manifest: dict[str, Any]) -> Model | DiT:
-    """The untrained model of a variant, on the tokens that `manifest` describes (tokens/<tok>/train)."""
+def build_model(
+    study: Study, variant: str, manifest: dict[str, Any], quantizer: MultiScaleQuantizer | None = None
+) -> Model | DiT:
+    """The untrained model of a variant, on the tokens that `manifest` describes (tokens/<tok>/train).
+
+    A scales backbone takes what the tokenizer's `quantizer` makes of ids; without one it has shapes only.
+    """
     v = study.variants[variant]
     config = study.backbones[v.backbone]
     if config.kind == "dit":
         from mar.models.dit import DiT
 
         return DiT(config, manifest["grid"], manifest["token_dim"], manifest["classes"])
-    if manifest["kind"] == "ids":
-        z_proj: nn.Module = nn.Embedding(manifest["codebook_size"], config.width)
+    backbone: nn.Module
+    if config.kind == "scales":
+        next_scale = NextScale(quantizer, manifest["code_width"], config.width)
+        backbone = Scales(config, next_scale, tuple(manifest["scales"]), manifest["classes"])
     else:
-        z_proj = nn.Linear(manifest["token_dim"], config.width)
-    kind = {"causal": Causal, "masked": Masked}[config.kind]
-    backbone = kind(config, z_proj, manifest["tokens"], manifest["classes"])
+        if manifest["kind"] == "ids":
+            z_proj: nn.Module = nn.Embedding(manifest["codebook_size"], config.width)
+        else:
+            z_proj = nn.Linear(manifest["token_dim"], config.width)
+        kind = {"causal": Causal, "masked": Masked}[config.kind]
+        backbone = kind(config, z_proj, manifest["tokens"], manifest["classes"])
     return Model(backbone, build_head(study.heads[v.head], config.width, manifest))

@@ -1,7 +1,8 @@
 """Image <-> tokens: the convolutional autoencoders of latent diffusion from diffusers, and pixels as they are.
 
-kl and vq are built on one body, so that Table 1 compares heads and not tokenizers, and LDM's published weights load
-into the same classes. The consistency decoder of Table 2 shares its encoder with Stable Diffusion's KL-8.
+kl, vq and msvq (VAR's multi-scale vq) are built on one body, so that Table 1 compares heads and not tokenizers, and
+LDM's published weights load into the same classes. The consistency decoder of Table 2 shares its encoder with Stable
+Diffusion's KL-8.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from mar.config import Tokenizer as TokenizerConfig
 from mar.files import read_json
 from mar.noise import Noise
 from mar.slices import tokenizer_slice
+from mar.tokenizers.multiscale import MultiScaleQuantizer
 
 
 class Tokenizer(nn.Module):
     """The two directions that the rest of the project uses, whatever stands behind them.
 
     Attributes:
-        kind: "kl", "vq", "consistency" or "pixels".
-        tokens: what `encode` gives: "ids" (B, h*w); "moments" (B, 2C, h, w), mean and log variance of a posterior;
-            or "latents" (B, C, h, w), which are not random.
+        kind: "kl", "vq", "msvq", "consistency" or "pixels".
+        tokens: what `encode` gives: "ids" (B, L), L = h*w or of all scales; "moments" (B, 2C, h, w), mean and log
+            variance of a posterior; or "latents" (B, C, h, w), which are not random.
         net: diffusers' AutoencoderKL, VQModel or ConsistencyDecoderVAE; pixels: an empty module.
     """
 
@@ -35,10 +37,11 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.kind = kind
         self.net = net
-        self.tokens = {"vq": "latents" if continuous else "ids", "pixels": "latents"}.get(kind, "moments")
+        ids = "latents" if continuous else "ids"
+        self.tokens = {"vq": ids, "msvq": ids, "pixels": "latents"}.get(kind, "moments")
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, H, W) in [-1, 1] to what `tokens` says; ids in raster order, int64."""
+        """Images (B, 3, H, W) in [-1, 1] to what `tokens` says; ids in raster order (of each scale), int64."""
         if self.kind == "pixels":
             return images
         if self.tokens == "moments":
@@ -48,8 +51,8 @@ class Tokenizer(nn.Module):
         return self.nearest(latents) if self.tokens == "ids" else latents
 
     def nearest(self, latents: torch.Tensor) -> torch.Tensor:
-        """Ids (B, h*w) of the codes nearest to the latents (B, C, h, w) of a vq tokenizer."""
-        _, _, (_, _, ids) = self.net.quantize(latents)  # (B*h*w,)
+        """Ids (B, L) of the codes nearest to the latents (B, C, h, w) of a vq or msvq tokenizer."""
+        _, _, (_, _, ids) = self.net.quantize(latents)  # (B*L,) or (B, L)
         return ids.view(len(latents), -1)
 
     def decode_latents(self, latents: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
@@ -67,12 +70,14 @@ class Tokenizer(nn.Module):
         return images
 
     def decode_ids(self, ids: torch.Tensor) -> torch.Tensor:
-        """Ids (B, L) of a vq tokenizer, raster order of a square grid, to images (B, 3, H, W), about [-1, 1]."""
-        side = round(ids.shape[1] ** 0.5)
-        codes = self.net.quantize.embedding(ids)  # (B, L, C)
-        images: torch.Tensor = self.net.decode(
-            codes.transpose(1, 2).reshape(len(ids), -1, side, side), force_not_quantize=True
-        ).sample
+        """Ids (B, L), raster order of a square grid or of each scale, to images (B, 3, H, W), about [-1, 1]."""
+        if self.kind == "msvq":
+            latents = self.net.quantize.latents(ids)
+        else:
+            side = round(ids.shape[1] ** 0.5)
+            codes = self.net.quantize.embedding(ids)  # (B, L, C)
+            latents = codes.transpose(1, 2).reshape(len(ids), -1, side, side)
+        images: torch.Tensor = self.net.decode(latents, force_not_quantize=True).sample
         return images
 
     def decode(self, tokens: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
@@ -107,6 +112,12 @@ def build(config: TokenizerConfig, image_size: int) -> Tokenizer:
     if config.kind == "kl":
         return Tokenizer("kl", AutoencoderKL(**body, scaling_factor=1.0))
     net: Any = VQModel(**body, num_vq_embeddings=config.codebook_size, vq_embed_dim=config.latent_channels)
+    if config.kind == "msvq":
+        width = config.latent_channels
+        net.quantize = MultiScaleQuantizer(config.codebook_size or 0, width, config.scales)
+        # 3 x 3, as published; LDM's have one pixel
+        net.quant_conv, net.post_quant_conv = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        return Tokenizer("msvq", net)
     # diffusers keeps a historical slip by default: the weight 0.25 on the codebook term. Here it is on the
     # commitment term, as in van den Oord et al. 2017, equation 3. Weights and outputs do not depend on it.
     net.quantize.legacy = False

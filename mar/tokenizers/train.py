@@ -28,6 +28,7 @@ from mar.slices import tokenizer_slice, twin
 from mar.tokenizers import perceptual
 from mar.tokenizers.autoencoder import Tokenizer, build
 from mar.tokenizers.discriminator import BETAS, Adversary
+from mar.tokenizers.multiscale import MultiScaleQuantizer
 
 RENEW_EVERY = 50  # steps between looks for unused codes
 RENEW_UNTIL = 0.7  # share of the training after which the codebook is left alone
@@ -104,7 +105,7 @@ def fit(
     betas = BETAS if config.adversarial_weight else (0.9, 0.99)
     peak = float(config.learning_rate or 0.0)
     optimizer = torch.optim.Adam(tokenizer.parameters(), lr=peak, betas=betas)
-    codebook = Codebook(tokenizer) if tokenizer.kind == "vq" else None
+    codebook = Codebook(tokenizer) if tokenizer.kind in ("vq", "msvq") else None
     adversary = _adversary(config, study, device) if config.adversarial_weight else None
     parts = {"net": tokenizer.net, "optimizer": optimizer, "codebook": codebook, "adversary": adversary}
     done, order = 0, torch.empty(0, dtype=torch.int64)  # what is left of the present epoch
@@ -199,10 +200,11 @@ def _forward_kl(
 
 
 class Codebook:
-    """Training pass of a vq tokenizer that counts its codes, and gives unused codes a new place.
+    """Training pass of a vq or msvq tokenizer that counts its codes, and gives unused codes a new place.
 
-    A code that no latent chose since the last look is moved onto a random latent of the current batch, a usual
-    remedy against dead codes. Only in training, and not in its last part, where the codes settle.
+    A code that no latent chose since the last look is moved onto a random latent of the current batch (msvq: onto what
+    is looked up at a random scale), a usual remedy against dead codes. Only in training, and not in its last part,
+    where the codes settle.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -218,7 +220,11 @@ class Codebook:
     @torch.no_grad()
     def renew(self, batch: torch.Tensor, generator: torch.Generator) -> None:
         """Move the codes that were not chosen since the last call onto latents of this batch."""
-        latents = self.net.encode(batch).latents.permute(0, 2, 3, 1).flatten(0, 2)  # (B*h*w, C)
+        latents = self.net.encode(batch).latents
+        if isinstance(self.net.quantize, MultiScaleQuantizer):
+            latents = self.net.quantize.looked_up(latents)  # (B*L, C)
+        else:
+            latents = latents.permute(0, 2, 3, 1).flatten(0, 2)  # (B*h*w, C)
         dead = (~self.used).nonzero()[:, 0]
         chosen = torch.randint(len(latents), (len(dead),), generator=generator)
         codes = self.net.quantize.embedding.weight

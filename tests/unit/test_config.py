@@ -97,7 +97,20 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "no codebook of vq": (
         {"tokenizers.vq.codebook_size": None},
-        ["tokenizers.vq: codebook_size belongs to kind vq and is needed there"],
+        ["tokenizers.vq: codebook_size belongs to kind vq, msvq and is needed there"],
+    ),
+    "scales of vq": ({"tokenizers.vq.scales": [1, 4]}, ["tokenizers.vq: scales belongs to kind msvq", "kind vq"]),
+    "no scales": (
+        {"tokenizers.vq.kind": "msvq"},
+        ["tokenizers.vq: scales belongs to kind msvq and is needed there"],
+    ),
+    "scales that shrink": (
+        {"tokenizers.vq.kind": "msvq", "tokenizers.vq.scales": [2, 1, 4]},
+        ["tokenizers.vq: scales [2, 1, 4]: accepted: ascending, each once"],
+    ),
+    "scales that end too soon": (
+        {"tokenizers.vq.kind": "msvq", "tokenizers.vq.scales": [1, 2]},
+        ["tokenizers.vq: scales [1, 2] end at 2", "image_size 32 with stride 8 has 4 x 4 latents", "accepted: 4"],
     ),
     "KL weight of vq": ({"tokenizers.vq.kl_weight": 1e-6}, ["tokenizers.vq: kl_weight belongs to kind kl", "kind vq"]),
     "no KL weight of kl": (

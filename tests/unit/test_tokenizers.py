@@ -148,12 +148,14 @@ def test_refusals(made: tuple[Study, Path], tmp_path: Path) -> None:
         measure.rfid(study, empty, "kl")
 
 
-@pytest.mark.parametrize("kind", ["kl", "vq"])
+MSVQ = {**pipeline.VALUES["tokenizers"]["vq"], "kind": "msvq", "scales": [1, 2, 4]}
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq", "msvq"])
 def test_training_learns(kind: str, tmp_path: Path) -> None:
     """A few steps on black and white images bring the loss down; the mean brightness is what they have to learn."""
-    study = pipeline.study(
-        tokenizers={kind: {**pipeline.VALUES["tokenizers"][kind], "images": 1280, "learning_rate": 5e-3}}, variants={}
-    )
+    values = {**pipeline.VALUES["tokenizers"], "msvq": MSVQ}[kind]
+    study = pipeline.study(tokenizers={kind: {**values, "images": 1280, "learning_rate": 5e-3}}, variants={})
     pixels = np.random.default_rng(0).integers(2, size=(64, 1, 1, 1), dtype=np.uint8) * 255
     images = ImageSet([0] * 64, ["a"], lambda i: np.broadcast_to(pixels[i], (16, 16, 3)))
     torch.manual_seed(0)
@@ -178,6 +180,21 @@ def test_unused_codes_find_a_new_place() -> None:
     latents = tokenizer.net.encode(batch).latents.permute(0, 2, 3, 1).flatten(0, 2)
     assert torch.cdist(codes[5:], latents).min(1).values.max() < 1e-2  # each lies on a latent
     assert not codebook.used.any()
+    codebook.forward(batch)
+    assert codebook.used.any()
+
+
+def test_unused_codes_of_scales_find_a_new_place() -> None:
+    torch.manual_seed(0)
+    tokenizer = build(pipeline.study(tokenizers={"msvq": MSVQ}, variants={}).tokenizers["msvq"], 16)
+    codebook, codes = training.Codebook(tokenizer), tokenizer.net.quantize.embedding.weight
+    batch = torch.rand(8, 3, 16, 16) * 2 - 1
+    places = tokenizer.net.quantize.looked_up(tokenizer.net.encode(batch).latents)
+    codebook.used[:5] = True
+    kept = codes[:5].clone()
+    codebook.renew(batch, torch.Generator().manual_seed(0))
+    assert (codes[:5] == kept).all() and not codebook.used.any()
+    assert torch.cdist(codes[5:], places, compute_mode="donot_use_mm_for_euclid_dist").min(1).values.max() < 1e-5
     codebook.forward(batch)
     assert codebook.used.any()
 

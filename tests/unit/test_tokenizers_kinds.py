@@ -24,6 +24,7 @@ from mar.train import Trainer
 from mar.train import train as train_variant
 
 VQ = {"kind": "vq", "codebook_size": 16, **pipeline.TOKENIZER}
+MSVQ = {"kind": "msvq", "codebook_size": 16, "scales": [1, 2, 4], **pipeline.TOKENIZER}
 PIXELS = {"kind": "pixels", "stride": 1, "latent_channels": 3, "group": 4}
 KL16 = {"kind": "kl", "stride": 16, "channels": [128, 128, 256, 256, 512], "layers": 2, "latent_channels": 16}
 KL16 |= {"kl_weight": 1e-6, "images": 64, "learning_rate": 1e-4}
@@ -49,6 +50,7 @@ def consistency() -> Tokenizer:
     [
         ({"kind": "kl", "kl_weight": 1e-6, **pipeline.TOKENIZER}, "moments", (3, 8, 4, 4)),
         (VQ, "ids", (3, 16)),
+        (MSVQ, "ids", (3, 21)),
         ({**VQ, "continuous": True, "group": 2}, "latents", (3, 4, 4, 4)),
         (PIXELS, "latents", (3, 3, 16, 16)),
     ],
@@ -72,6 +74,34 @@ def test_continuous_latents_pass_the_quantiser(images: torch.Tensor) -> None:
     # what lies near a code becomes that code
     assert (latents.decode_latents(found + 1e-6) == latents.decode_latents(found)).all()
     torch.testing.assert_close(latents.decode_latents(found), latents.net.decode(found).sample)
+
+
+@torch.no_grad()
+def test_scales_are_residuals_of_those_before(images: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    tokenizer = build(Config(**MSVQ), 16).eval()
+    quantizer, latents = tokenizer.net.quantize, tokenizer.net.encode(images).latents
+    quantizer.embedding.weight.normal_()
+    ids = tokenizer.encode(images)
+    assert ids.dtype == torch.int64 and ids.min() >= 0 and ids.max() < 16
+    # scale k is what lies nearest to the mean, over areas, of what the scales before leave
+    sums, start = [torch.zeros_like(latents), *quantizer.sums(ids)], 0
+    for k, side in enumerate((1, 2, 4)):
+        small = (latents - sums[k]).unfold(2, 4 // side, 4 // side).unfold(3, 4 // side, 4 // side).mean((4, 5))
+        rows = small.permute(0, 2, 3, 1).reshape(-1, 4)
+        assert (
+            torch.cdist(rows, quantizer.embedding.weight).argmin(1).view(3, -1) == ids[:, start : start + side**2]
+        ).all()
+        start += side**2
+    assert (quantizer.latents(ids) == sums[-1]).all()
+    assert quantizer.looked_up(latents).shape == (3 * 21, 4)
+    # the input of the next scale is told by whole scales alone, and grows with them
+    whole = quantizer.next_input(ids)
+    assert whole.shape == (3, 4 + 16, 4)
+    for known, told in ((0, 0), (1, 4), (5, 20), (21, 20)):
+        assert (quantizer.next_input(ids[:, :known]) == whole[:, :told]).all()
+    torch.testing.assert_close(whole[:, :4], sums[1].unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5)).flatten(2).mT)
+    torch.testing.assert_close(whole[:, 4:], sums[2].flatten(2).mT)
 
 
 def test_pixels_are_exact() -> None:
@@ -104,9 +134,9 @@ def parameters(config: dict[str, Any]) -> int:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["kl", "vq"])
-def test_attention_in_both_halves_runs(images: torch.Tensor, kind: str) -> None:
-    config = Config(**{**pipeline.VALUES["tokenizers"][kind], "attention": "both"})
+@pytest.mark.parametrize("values", [pipeline.VALUES["tokenizers"]["kl"], VQ, MSVQ], ids=["kl", "vq", "msvq"])
+def test_attention_in_both_halves_runs(images: torch.Tensor, values: dict[str, Any]) -> None:
+    config = Config(**{**values, "attention": "both"})
     tokenizer = build(config, 16).eval()
     assert tokenizer.net.encoder.down_blocks[-1].attentions and tokenizer.net.decoder.up_blocks[0].attentions
     assert tokenizer.decode(tokenizer.encode(images)).shape == images.shape

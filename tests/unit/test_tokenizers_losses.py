@@ -23,6 +23,7 @@ from mar.tokenizers.autoencoder import Tokenizer, build
 SIDE = 24
 BODY = {"stride": 8, "channels": [8, 8, 8, 8], "latent_channels": 4, "images": 40, "batch": 4, "learning_rate": 1e-3}
 KINDS = {"kl": {"kind": "kl", "kl_weight": 1e-6, **BODY}, "vq": {"kind": "vq", "codebook_size": 16, **BODY}}
+KINDS["msvq"] = {"kind": "msvq", "codebook_size": 16, "scales": [1, 2, 3], **BODY}
 
 
 def made(kind: str = "kl", **over: Any) -> Study:
@@ -132,7 +133,7 @@ def test_images_without_a_patch_are_refused() -> None:
         discriminator.Adversary(0.5, 0, seed=0, image_size=16, numbers=1, device="cpu")
 
 
-@pytest.mark.parametrize("kind", ["kl", "vq"])
+@pytest.mark.parametrize("kind", ["kl", "vq", "msvq"])
 @pytest.mark.parametrize("adversarial", [0.0, 0.5])
 @pytest.mark.usefixtures("narrow")
 def test_going_on_is_exact(

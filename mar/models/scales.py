@@ -1,0 +1,246 @@
+"""Scales backbone (VAR, Tian et al. 2024, section 3.2 and figure 4): all tokens of one scale at once, scale by scale.
+
+A token attends to its own scale and those before. What stands for a scale before it is known is the sum of the scales
+before at its size, which the tokenizer's quantiser makes (`NextScale`); for the first one it is the class. The class
+modulates every block too (AdaLN). Names of parameters are those of the published code, so that its weights load as they
+are. What the paper does not say (attention of unit vectors, order of the modulations, initialisation) is from there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mar.config import Backbone
+from mar.models.blocks import NORM_EPS, KVCache, run_block
+from mar.tokenizers.multiscale import MultiScaleQuantizer
+
+MAX_LOG_SCALE = math.log(100)  # of attention
+ADALN_INIT = 0.5  # factor on the first scales and shifts; that on gates is the study's
+
+
+class NextScale(nn.Module):
+    """How ids enter: those of the first scales become what stands in the place of the scales after the first."""
+
+    def __init__(self, quantizer: MultiScaleQuantizer | None, channels: int, width: int) -> None:
+        super().__init__()
+        self.word_embed = nn.Linear(channels, width)
+        # Not a module of ours: the tokenizer's, neither trained nor saved with the model. None: only shapes are asked.
+        self._quantizer = (quantizer,)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids (B, n) of whole scales to (B, m, W), the inputs of scales 2, 3, ... up to the next one."""
+        (quantizer,) = self._quantizer
+        assert quantizer is not None
+        out: Tensor = self.word_embed(quantizer.next_input(ids))
+        return out
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention of unit queries and keys, with a learned scale for each head; keys have no bias."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale_mul_1H11 = nn.Parameter(torch.empty(1, heads, 1, 1))  # logarithms
+        self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias, self.v_bias = nn.Parameter(torch.empty(width)), nn.Parameter(torch.empty(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
+        """(B, n, W) -> (B, n, W); mask (n, n) says who may attend to whom, a cache holds the scales before x."""
+        b, n, w = x.shape
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.mat_qkv.weight, bias).view(b, n, 3, self.heads, w // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, n, size)
+        q = F.normalize(q, dim=-1) * self.scale_mul_1H11.clamp(max=MAX_LOG_SCALE).exp()
+        k = F.normalize(k, dim=-1)
+        if cache is not None:
+            k, v = cache.append(block, k, v)
+        out = F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask, scale=1.0)
+        projected: Tensor = self.proj(out.transpose(1, 2).reshape(b, n, w))
+        return projected
+
+
+class FFN(nn.Module):
+    """Two linear layers with a tanh GELU between."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n, W) -> (B, n, W)."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return out
+
+
+class AdaLNBlock(nn.Module):
+    """Transformer block that the class modulates by two gates, scales and shifts, of its own layer or a shared one."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, drop: float, shared_aln: bool) -> None:
+        super().__init__()
+        self.width, self.drop = width, drop
+        self.attn = Attention(width, heads)
+        self.ffn = FFN(width, int(width * mlp_ratio))
+        if shared_aln:
+            self.ada_gss = nn.Parameter(torch.empty(1, 1, 6, width))
+        else:
+            self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+
+    def forward(
+        self, x: Tensor, condition: Tensor, mask: Tensor | None = None, cache: KVCache | None = None, block: int = 0
+    ) -> Tensor:
+        """(B, n, W) -> (B, n, W); condition (B, W) of the class, or with shared_aln its modulations (B, 1, 6, W)."""
+        shared = condition.ndim == 4
+        six = self.ada_gss + condition if shared else self.ada_lin(condition).view(-1, 1, 6, self.width)
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = six.unbind(2)  # (B, 1, W) each
+        x = x + self._kept(self.attn(norm(x) * (1 + scale1) + shift1, mask, cache, block) * gamma1)
+        return x + self._kept(self.ffn(norm(x) * (1 + scale2) + shift2) * gamma2)
+
+    def _kept(self, y: Tensor) -> Tensor:
+        """Stochastic depth: in training a branch is left out for some of the images, and the others make up for it."""
+        if not (self.training and self.drop):
+            return y
+        keep = 1 - self.drop
+        return y * (torch.rand(len(y), 1, 1, device=y.device) < keep) / keep
+
+
+class AdaLNBeforeHead(nn.Module):
+    """The last norm, modulated by the class: scale, shift."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """(B, n, W) and the class (B, W) -> (B, n, W)."""
+        scale, shift = self.ada_lin(condition)[:, None].chunk(2, dim=2)
+        out: Tensor = norm(x) * (1 + scale) + shift
+        return out
+
+
+def norm(x: Tensor) -> Tensor:
+    """LayerNorm without weights, of (B, n, W)."""
+    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+
+
+class Scales(nn.Module):
+    """Predicts the conditions z of all tokens of one scale from the scales before."""
+
+    checkpointing = False  # keep no activations inside blocks
+
+    def __init__(self, config: Backbone, z_proj: nn.Module, scales: tuple[int, ...], classes: int) -> None:
+        """`z_proj` turns ids (B, n) of the first scales into the inputs (B, m, W) of those after the first."""
+        super().__init__()
+        width, self.heads, self.classes = config.width, config.heads, classes
+        self.sizes = tuple(side**2 for side in scales)
+        self.tokens = sum(self.sizes)
+        self.z_proj = z_proj
+        self.class_emb = nn.Embedding(classes + 1, width)  # the last: condition of a dropped label
+        self.pos_start = nn.Parameter(torch.empty(1, self.sizes[0], width))
+        self.pos_1LC = nn.Parameter(torch.empty(1, self.tokens, width))
+        self.lvl_embed = nn.Embedding(len(scales), width)
+        with torch.device("cpu"):  # a constant: it must be there when a model is built on the meta device, too
+            level = torch.arange(len(scales)).repeat_interleave(torch.tensor(self.sizes))
+        self.register_buffer("level", level, persistent=False)
+        if config.shared_aln:
+            self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.blocks = nn.ModuleList(
+            # stochastic depth grows from none in the first block
+            AdaLNBlock(width, config.heads, config.mlp_ratio, rate, config.shared_aln)
+            for rate in (config.dropout * i / max(1, config.depth - 1) for i in range(config.depth))
+        )
+        self.head_nm = AdaLNBeforeHead(width)
+        self._initialise(config.gate_init or 1.0)
+
+    def _initialise(self, gates: float) -> None:
+        """As published: normal weights, branches made smaller with depth, modulations and above all gates small."""
+        width, std = self.head_nm.ada_lin[1].in_features, (1 / (3 * self.pos_1LC.shape[2])) ** 0.5
+        for part in self.modules():
+            if isinstance(part, nn.Linear | nn.Embedding):
+                nn.init.trunc_normal_(part.weight, std=std)
+            if isinstance(part, nn.Linear) and part.bias is not None:
+                nn.init.zeros_(part.bias)
+            if isinstance(part, Attention):
+                nn.init.constant_(part.scale_mul_1H11, math.log(4))
+                nn.init.zeros_(part.q_bias)
+                nn.init.zeros_(part.v_bias)
+        nn.init.trunc_normal_(self.pos_start, std=std)
+        nn.init.trunc_normal_(self.pos_1LC, std=std)
+        with torch.no_grad():
+            self.head_nm.ada_lin[1].weight.mul_(ADALN_INIT)
+            for block in self.blocks:
+                block.attn.proj.weight.div_(math.sqrt(2 * len(self.blocks)))
+                block.ffn.fc2.weight.div_(math.sqrt(2 * len(self.blocks)))
+                if hasattr(self, "shared_ada_lin"):
+                    nn.init.normal_(block.ada_gss, std=width**-0.5)
+                    gate, rest = block.ada_gss[:, :, :2], block.ada_gss[:, :, 2:]
+                else:
+                    weight = block.ada_lin[1].weight
+                    gate, rest = weight[: 2 * width], weight[2 * width :]
+                gate.mul_(gates)
+                rest.mul_(ADALN_INIT)
+
+    def condition(self, labels: Tensor) -> Tensor:
+        """Class embedding (B, W); label -1 stands for the null condition."""
+        out: Tensor = self.class_emb(torch.where(labels < 0, self.classes, labels))
+        return out
+
+    def embed(self, ids: Tensor, condition: Tensor) -> Tensor:
+        """Inputs (B, n, W) of the first scales, one more than `ids` (B, m) has."""
+        start = condition[:, None] + self.pos_start  # (B, first scale, W)
+        x = torch.cat([start, self.z_proj(ids).to(start.dtype)], dim=1)
+        n = x.shape[1]
+        out: Tensor = x + self.lvl_embed(self.level[:n]) + self.pos_1LC[:, :n]
+        return out
+
+    def run(self, x: Tensor, condition: Tensor, cache: KVCache | None) -> Tensor:
+        """z (B, n, W) of inputs (B, n, W): of all scales from the first, or with a cache of the newest alone."""
+        level = self.level[: x.shape[1]]
+        mask = level[:, None] >= level if cache is None else None
+        modulate = condition
+        if hasattr(self, "shared_ada_lin"):
+            modulate = self.shared_ada_lin(condition).view(len(x), 1, 6, -1)
+        for i, block in enumerate(self.blocks):
+            x = run_block(block, x, self.checkpointing, condition=modulate, mask=mask, cache=cache, block=i)
+        if cache is not None:
+            cache.length += x.shape[1]
+        out: Tensor = self.head_nm(x, condition)
+        return out
+
+    def forward(self, tokens: Tensor, labels: Tensor, order: Tensor, known: int) -> tuple[Tensor, Tensor]:
+        """Conditions of all tokens of all scales by teacher forcing; `known` has no meaning here.
+
+        Args:
+            tokens: (B, L) ids, scale by scale.
+            labels: (B,) classes, -1 for the null condition.
+            order: (B, L) positions in generation order: as they are.
+            known: unused; every scale is predicted from those before.
+
+        Returns:
+            z (B, L, W) and the positions (B, L) that its rows belong to: the order.
+        """
+        condition = self.condition(labels)
+        return self.run(self.embed(tokens[:, : -self.sizes[-1]], condition), condition, None), order
+
+    def start(self, batch: int) -> KVCache:
+        """An empty cache for a batch of images."""
+        size = self.pos_1LC.shape[2] // self.heads
+        return KVCache(len(self.blocks), batch, self.heads, self.tokens, size, self.pos_1LC)
+
+    def predict(
+        self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: KVCache | None = None
+    ) -> Tensor:
+        """z (B, stop - start, W) of the scale of tokens start..stop-1, given those before.
+
+        Without a cache all scales so far are computed again.
+        """
+        condition = self.condition(labels)
+        x = self.embed(tokens[:, :start], condition)  # (B, stop, W)
+        if x.shape[1] != stop:
+            raise ValueError(f"a scales backbone predicts a whole scale a step; asked for tokens {start} to {stop - 1}")
+        return self.run(x if cache is None else x[:, start:], condition, cache)[:, start - stop :]
