@@ -19,10 +19,11 @@ from functools import cache
 from typing import Any
 
 from mar.config import Backbone, Classifier, Head, Recipe, Sampling, Study, Tokenizer
-from mar.order import schedule
+from mar.order import by_scale, schedule
 
 FREQUENCIES = 256  # sinusoidal timestep features of Diffusion Loss and DiT
 TIMESTEPS = 1000  # of their training processes
+PHIS = 4  # convolutions of the multi-scale quantiser
 
 # The published consistency decoder: parameters with its encoder, which is that of Stable Diffusion's KL-8, and the
 # operations of its two steps for each pixel of an image.
@@ -52,13 +53,15 @@ class Tokens:
     codebook: int | None  # number of ids, where tokens are ids
     side: int  # of the grid of tokens
     classes: int
+    scales: tuple[int, ...] = ()  # sides of VAR's scales
 
     @classmethod
     def of(cls, study: Study, tokenizer: str, classes: int) -> Tokens:
         """The tokens of a tokenizer of the study."""
         config, count = study.tokenizers[tokenizer], study.tokens(tokenizer)
         codebook = config.codebook_size if config.ids else None
-        return cls(count, config.token_dim, codebook, math.isqrt(count), classes)
+        scales = config.scales or ()
+        return cls(count, config.token_dim, codebook, scales[-1] if scales else math.isqrt(count), classes, scales)
 
 
 def linear(i: int, o: int) -> int:
@@ -70,6 +73,8 @@ def model_parameters(backbone: Backbone, head: Head, tokens: Tokens) -> int:
     """Parameters of a variant: backbone and head."""
     if backbone.kind == "dit":
         return _dit_parameters(backbone, tokens)
+    if backbone.kind == "scales":
+        return _scales_parameters(backbone, tokens) + head_parameters(head, backbone.width, tokens)
     w, hidden = backbone.width, int(backbone.width * backbone.mlp_ratio)
     block = 4 * w + linear(w, 3 * w) + linear(w, w) + linear(w, hidden) + linear(hidden, w)
     total = 2 * backbone.depth * block + (tokens.classes + 1) * w  # class table, null condition
@@ -101,6 +106,16 @@ def _dit_parameters(backbone: Backbone, tokens: Tokens) -> int:
     embedders = linear(FREQUENCIES, w) + linear(w, w) + (tokens.classes + 1) * w + linear(patch, w)
     block = linear(w, 6 * w) + 4 * linear(w, w) + linear(w, 4 * w) + linear(4 * w, w)
     return embedders + backbone.depth * block + linear(w, 2 * w) + linear(w, 2 * patch)
+
+
+def _scales_parameters(backbone: Backbone, tokens: Tokens) -> int:
+    w, hidden = backbone.width, int(backbone.width * backbone.mlp_ratio)
+    block = 3 * w * w + 2 * w + backbone.heads + linear(w, w) + linear(w, hidden) + linear(hidden, w)
+    modulations = linear(w, 6 * w)
+    # of all blocks one layer, and a table in each; or a layer in each
+    total = modulations + 6 * w * backbone.depth if backbone.shared_aln else modulations * backbone.depth
+    tables = tokens.classes + 1 + tokens.scales[0] ** 2 + tokens.count + len(tokens.scales)
+    return total + backbone.depth * block + linear(tokens.dim, w) + tables * w + linear(w, 2 * w)
 
 
 def block_flops(backbone: Backbone, n: float, context: float | None = None) -> float:
@@ -135,6 +150,23 @@ def dit_flops(backbone: Backbone, tokens: Tokens) -> tuple[float, float]:
     n, patch = tokens.count // p**2, p**2 * tokens.dim
     blocks = backbone.depth * (block_flops(backbone, n) + 2 * 6 * w * w)
     return blocks, 2 * (FREQUENCIES * w + w * w) + 4 * w * w + 2 * n * (patch * w + 2 * patch * w)
+
+
+def scales_flops(backbone: Backbone, tokens: Tokens, known: int, new: int, context: int) -> tuple[float, float, float]:
+    """Forward of a scales backbone on `new` tokens that attend to `context`, with `known` scales before.
+
+    In blocks with what modulates them; around them; and, which needs no gradient, in the tokenizer's convolutions that
+    make the input of the next scale of each.
+    """
+    w, layers = backbone.width, 1 if backbone.shared_aln else backbone.depth
+    blocks = backbone.depth * block_flops(backbone, new, context) + layers * 2.0 * 6 * w * w
+    rows = sum(side**2 for side in tokens.scales[1 : known + 1])  # whose input is made
+    return blocks, 2.0 * rows * tokens.dim * w + 4.0 * w * w, known * _phi_flops(tokens.dim, tokens.side)
+
+
+def _phi_flops(channels: int, side: float) -> float:
+    """One convolution phi of the multi-scale quantiser."""
+    return 2.0 * 9 * channels**2 * side**2
 
 
 def _embed(backbone: Backbone, tokens: Tokens, n: float) -> float:
@@ -179,6 +211,11 @@ def training_flops(backbone: Backbone, head: Head, recipe: Recipe, tokens: Token
         blocks, around = masked_flops(backbone, tokens, tokens.count - rows, rows)
     elif backbone.kind == "causal":
         blocks, around = causal_flops(backbone, tokens, tokens.count)
+    elif backbone.kind == "scales":
+        known, n = len(tokens.scales) - 1, tokens.count
+        blocks, around, given = scales_flops(backbone, tokens, known, n, n)
+        around -= (2 * given + 2.0 * (n - tokens.scales[0] ** 2) * tokens.dim * backbone.width) / 3  # need no gradient
+        around += given
     else:
         blocks, around = dit_flops(backbone, tokens)
     draws, m = head.noise_draws or 1, head.width or 0
@@ -205,6 +242,11 @@ def sampling_flops(backbone: Backbone, head: Head, settings: Sampling, tokens: T
 def _steps(backbone: Backbone, tokens: Tokens, settings: Sampling) -> tuple[float, int]:
     """All autoregressive steps of a backbone, and the rows that the head gets (confidence: all that is left)."""
     total, rows, before = 0.0, 0, 0
+    if backbone.kind == "scales":
+        for k, (start, stop) in enumerate(by_scale([side**2 for side in tokens.scales])):
+            new = stop - start if settings.kv_cache else stop
+            total += sum(scales_flops(backbone, tokens, k, new, stop)) * (1 if settings.guidance == 1.0 else 2)
+        return total, tokens.count
     for k, (start, stop) in enumerate(schedule(tokens.count, settings.steps, settings.late_steps)):
         null = settings.guidance != 1.0 and k % (settings.condition_cache or 1) == 0
         drawn = tokens.count - start if settings.order == "confidence" else stop - start
@@ -284,12 +326,18 @@ def tokenizer_costs(config: Tokenizer, image_size: int) -> dict[str, float]:
     encoder.parameters += 2 * before
     moments = 2 * latent if config.kind == "kl" else latent
     encoder.conv(before, moments, 3, side)
-    encoder.conv(moments, moments, 1, side)
+    kernel = 3 if config.kind == "msvq" else 1
+    encoder.conv(moments, moments, kernel, side)
+    if config.scales:
+        codes, phi = config.codebook_size or 0, len(config.scales) * _phi_flops(latent, side)
+        encoder.flops += 2.0 * codes * latent * sum(s**2 for s in config.scales) + phi
+        encoder.parameters += codes * latent + PHIS * (9 * latent**2 + latent)
+        decoder.flops += phi
     if config.kind == "vq":
         codes = config.codebook_size or 0
         (decoder if config.continuous else encoder).flops += 2.0 * codes * latent * side**2
         encoder.parameters += codes * latent
-    decoder.conv(latent, latent, 1, side)
+    decoder.conv(latent, latent, kernel, side)
     decoder.conv(latent, before, 3, side)
     decoder.middle(before, side)
     for level, width in enumerate(reversed(levels)):

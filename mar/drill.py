@@ -69,6 +69,8 @@ def variant_shape(study: Study, name: str) -> str:
     tok, recipe = study.tokenizers[v.tokenizer], study.recipes[v.recipe]
     kind = "latents" if tok.continuous or tok.kind == "pixels" else "ids" if tok.ids else "moments"
     tokens = {"kind": kind, "codes": tok.codebook_size if tok.ids else None, "dim": tok.token_dim, "group": tok.group}
+    if tok.scales:
+        tokens["scales"] = list(tok.scales)
     arithmetic = {"dtype": recipe.dtype, "gradient_checkpointing": recipe.gradient_checkpointing}
     values = {"backbone": study.backbones[v.backbone], "head": study.heads[v.head], "tokens": tokens, **arithmetic}
     return canonical(values | {"count": study.tokens(v.tokenizer), "classes": count_images(study).classes})
@@ -130,15 +132,15 @@ def _tokenizer(study: Study, name: str) -> dict[str, Any]:
 def _setting(study: Study, variant: str) -> dict[str, Any]:
     """A sampling setting of a variant, guided if it has such a one, cut to two steps of each kind.
 
-    A causal backbone takes all its steps: one token each is what its kv-cache is for.
+    Causal and scales backbones take all their steps, of one token or one scale: that is what their kv-cache is for.
     """
     v = study.variants[variant]
     kind, head = study.backbones[v.backbone].kind, study.heads[v.head].kind
     settings = [study.sampling[s].points[-1] for s in v.sampling]  # of a sweep one point
     chosen = max(settings, key=lambda s: (s.guidance != 1.0, s.kv_cache), default=None)
     values = _plain(chosen) if chosen else {"steps": 1}
-    tokens = study.tokens(v.tokenizer)
-    values["steps"] = {"causal": tokens, "dit": 1}.get(kind, min(STEPS, tokens))
+    tokens, scales = study.tokens(v.tokenizer), study.tokenizers[v.tokenizer].scales or ()
+    values["steps"] = {"causal": tokens, "dit": 1, "scales": len(scales)}.get(kind, min(STEPS, tokens))
     return values | ({"diffusion_steps": STEPS} if head in ("diffusion", "joint") else {})
 
 

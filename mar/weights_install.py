@@ -107,7 +107,10 @@ def _wanted(study: Study, variant: str, manifest: dict[str, Any]) -> dict[str, t
     v = study.variants[variant]
     backbone, head = study.backbones[v.backbone], study.heads[v.head]
     at, tok = f"backbones.{v.backbone}", f"tokenizers.{v.tokenizer}"
-    wanted = {key: (f"{at}.{key}", getattr(backbone, key)) for key in ("kind", "width", "depth", "mlp_ratio", "buffer")}
+    keys = ("kind", "width", "depth", "mlp_ratio", "buffer", "shared_aln")
+    wanted = {key: (f"{at}.{key}", getattr(backbone, key)) for key in keys}
+    if backbone.kind == "scales":  # whose scales of attention tell the heads
+        wanted["heads"] = (f"{at}.heads", backbone.heads)
     published = HEADS.get(backbone.kind, {}).get(backbone.width, backbone.heads)
     if backbone.heads != published:
         raise ValueError(
@@ -120,6 +123,9 @@ def _wanted(study: Study, variant: str, manifest: dict[str, Any]) -> dict[str, t
         "tokens": (f"data.image_size and {tok}.stride, group: tokens", manifest["tokens"]),
         "grid": (f"data.image_size and {tok}.stride: side of the latents", manifest["grid"]),
         "token_dim": (f"{tok}.latent_channels and group: numbers per token", manifest.get("token_dim", "ids")),
+        "scales": (f"{tok}.scales", manifest.get("scales")),
+        "code_width": (f"{tok}.latent_channels", manifest.get("code_width")),
+        "codebook_size": (f"{tok}.codebook_size", manifest.get("codebook_size")),
         "classes": ("data: classes", manifest["classes"]),
     }
 

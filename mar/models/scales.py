@@ -35,7 +35,9 @@ class NextScale(nn.Module):
         """Ids (B, n) of whole scales to (B, m, W), the inputs of scales 2, 3, ... up to the next one."""
         (quantizer,) = self._quantizer
         assert quantizer is not None
-        out: Tensor = self.word_embed(quantizer.next_input(ids))
+        with torch.autocast(ids.device.type, enabled=False):  # published: outside of mixed precision
+            given = quantizer.next_input(ids)
+        out: Tensor = self.word_embed(given)
         return out
 
 

@@ -89,13 +89,12 @@ class MultiScaleQuantizer(nn.Module):
         """The sum (B, C, h, w) after each whole scale in ids (B, n)."""
         edges = np.cumsum((0, *self.sizes)).tolist()
         total: Tensor | None = None
-        with torch.autocast(ids.device.type, enabled=False):  # a sum of scales in bf16 would lose the last ones
-            for k, (start, stop) in enumerate(pairwise(edges)):
-                if stop > ids.shape[1]:
-                    return
-                part = self._part(ids[:, start:stop], k)
-                total = part if total is None else total + part
-                yield total
+        for k, (start, stop) in enumerate(pairwise(edges)):
+            if stop > ids.shape[1]:
+                return
+            part = self._part(ids[:, start:stop], k)
+            total = part if total is None else total + part
+            yield total
 
     def latents(self, ids: Tensor) -> Tensor:
         """Quantised latents (B, C, h, w) of the ids (B, L) of all scales."""

@@ -45,7 +45,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
             "backbones.masked: ",
             "unknown key 'widht'",
             "did you mean 'width'?",
-            "accepted: buffer, depth, dropout, heads, kind",
+            "accepted: buffer, depth, dropout, gate_init, heads, kind",
         ],
     ),
     "unknown key like none": ({"speed.zzz": 1}, ["speed: unknown key 'zzz'; accepted: batch, batches"]),
@@ -70,7 +70,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "unknown order": (
         {"variants.mar.order": "spiral"},
-        ["variants.mar.order: ", "'raster', 'random' or 'joint'", "found 'spiral'"],
+        ["variants.mar.order: ", "'raster', 'random', 'scales' or 'joint'", "found 'spiral'"],
     ),
     "a name that is no path": ({"study": "a/b"}, ["study: ", "match pattern", "found 'a/b'"]),
     "a hidden name": ({"study": ".."}, ["study: ", "match pattern", "found '..'"]),

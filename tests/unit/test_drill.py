@@ -25,7 +25,9 @@ def test_a_shape_is_run_once():
     )
     assert found["variant-mar-diff"] == ["mar-diff", "raster", "unused"]
     assert found["variant-wide"] == ["wide"] and "metrics" in found
-    assert [name for name in found if name.startswith("tokenizer")] == ["tokenizer-kl", "tokenizer-vq"]
+    assert [name for name in found if name.startswith("tokenizer")] == [
+        *("tokenizer-kl", "tokenizer-vq", "tokenizer-msvq")
+    ]
 
 
 def test_what_decides_about_memory_is_a_shape_of_its_own():
@@ -55,6 +57,8 @@ def test_the_small_study_keeps_every_size(tmp_path):
     assert (setting.steps, setting.diffusion_steps, setting.guidance, setting.clamp) == (2, 2, 2.0, 4.0)
     causal = drill.drill_study(base, "variant-ar-ce", tmp_path)
     assert causal.sampling["drill"].steps == 16  # as many as tokens
+    scales = drill.drill_study(base, "variant-var", tmp_path)
+    assert scales.sampling["drill"].steps == 3 and scales.tokenizers["msvq"].scales == (1, 2, 4)
 
 
 def test_an_imported_variant_is_trained_for_a_step(tmp_path):

@@ -32,10 +32,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
             image = Image.fromarray(rng.integers(256, size=(16, 16, 3), dtype=np.uint8))
             image.save(base / "photos" / name / f"{i:02d}.png")
     data = {"kind": "imagefolder", "path": str(base / "photos"), "image_size": 16, "flip": True, "holdout": 0.2}
-    study = pipeline.study(data=data)
+    msvq = pipeline.VALUES["tokenizers"]["vq"] | {"kind": "msvq", "scales": [1, 2, 4]}
+    study = pipeline.study(data=data, tokenizers=pipeline.VALUES["tokenizers"] | {"msvq": msvq})
     root = pipeline.root(base, study)
     prepare(study, root)
-    for name in ("grouped", "vq"):
+    for name in ("grouped", "vq", "msvq"):
         training.train(study, root, name)
     return study, root
 
@@ -94,6 +95,29 @@ def test_ids(made: tuple[Study, Path], root: Path) -> None:
     with torch.no_grad():
         ids = tokenizers.load(root, "vq", study).encode(to_float(open_split(study, root, "train").batch([13])))
     assert (tokens.batch(torch.tensor([13]), torch.tensor([0])) == ids).all()
+
+
+def test_ids_of_scales_and_what_makes_their_inputs(made: tuple[Study, Path], root: Path) -> None:
+    study, _ = made
+    encode.encode(study, root, "msvq")
+    folder = root / "tokens" / "msvq" / "train"
+    tokens, tokenizer = TokenSet.open(folder), tokenizers.load(root, "msvq", study)
+    expected = {"kind": "ids", "tokens": 21, "grid": 4, "scales": [1, 2, 4], "code_width": 4, "codebook_size": 16}
+    assert {key: tokens.manifest[key] for key in expected} == expected and "scale" not in tokens.manifest
+    with torch.no_grad():
+        ids = tokenizer.encode(to_float(open_split(study, root, "train").batch([13])).flip(3))
+        assert (tokens.batch(torch.tensor([13]), torch.tensor([1])) == ids).all()
+        # beside the ids lies the quantiser of the tokenizer, bit for bit
+        assert tokens.quantizer is not None
+        assert (tokens.quantizer.next_input(ids) == tokenizer.net.quantize.next_input(ids)).all()
+    assert not any(p.requires_grad for p in tokens.quantizer.parameters())
+    # damage is found out, and mended by the same command
+    digest = sha256(folder / "quantizer.safetensors")
+    (folder / "quantizer.safetensors").write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"quantizer\.safetensors: missing or differs from its checksum"):
+        TokenSet.open(folder)
+    encode.encode(study, root, "msvq")
+    assert TokenSet.open(folder).sha256 == tokens.sha256 and sha256(folder / "quantizer.safetensors") == digest
 
 
 def test_worker_processes_change_nothing(made: tuple[Study, Path], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,12 +23,16 @@ from mar.sampling import generate
 from mar.study import resolve
 from mar.tokenizers.autoencoder import build
 from mar.tokenizers.discriminator import discriminator
+from mar.tokenizers.multiscale import MultiScaleQuantizer
 
 KL = Tokenizer(kind="kl", stride=4, channels=[8, 16, 24], layers=2, latent_channels=6, pretrained=True, group=2)
 VQ = Tokenizer(kind="vq", stride=2, channels=[8, 16], latent_channels=4, codebook_size=20, pretrained=True)
+MSVQ = VQ.model_copy(update={"kind": "msvq", "scales": (1, 2, 3, 8, 16)})
 BACKBONES = {
     "masked": Backbone(kind="masked", width=48, depth=2, heads=4, buffer=5, mlp_ratio=3.0),
     "causal": Backbone(kind="causal", width=48, depth=2, heads=4),
+    "scales": Backbone(kind="scales", width=48, depth=2, heads=4, gate_init=0.1),
+    "scales-shared": Backbone(kind="scales", width=48, depth=2, heads=4, gate_init=0.1, shared_aln=True),
 }
 HEADS = {
     "diffusion": Head(kind="diffusion", width=40, depth=2, noise_draws=3),
@@ -36,21 +40,24 @@ HEADS = {
     "mixture": Head(kind="mixture", components=3),
     "categorical": Head(kind="categorical"),
 }
-PAIRS = [(b, h) for b in BACKBONES for h in HEADS] + [("dit", "joint")]
+PAIRS = [(b, h) for b in BACKBONES for h in HEADS if b in ("masked", "causal")] + [("dit", "joint")]
+PAIRS += [("scales", "categorical"), ("scales-shared", "categorical")]
 DIT, JOINT = Backbone(kind="dit", width=48, depth=3, heads=4, patch=2, dropout=0.0), Head(kind="joint")
 
 
 def made(backbone, head, size=64):
     """A study of one variant with that backbone and head, and what the formulas take."""
-    tok = "vq" if head == "categorical" else "kl"
+    scales = backbone.startswith("scales")
+    tok = "msvq" if scales else "vq" if head == "categorical" else "kl"
     b, h = (DIT, JOINT) if backbone == "dit" else (BACKBONES[backbone], HEADS[head])
-    order = "joint" if backbone == "dit" else "random"
+    order = "joint" if backbone == "dit" else "scales" if scales else "random"
     group = {"group": 1} if backbone == "dit" else {}
     toks = {"kl": KL.model_dump(exclude_defaults=True) | group, "vq": VQ.model_dump(exclude_defaults=True)}
+    toks = {"msvq": MSVQ.model_dump(exclude_defaults=True)} if scales else toks
     built = resolve(
         STUDY
         | {
-            "data": {"kind": "digits", "image_size": 32 if tok == "vq" else size},
+            "data": {"kind": "digits", "image_size": size if tok == "kl" else 32},
             "tokenizers": toks,
             "backbones": {"b": b.model_dump(exclude_defaults=True)},
             "heads": {"h": h.model_dump(exclude_defaults=True)},
@@ -62,9 +69,20 @@ def made(backbone, head, size=64):
         "made.yaml",
     )
     tokens = costs.Tokens.of(built, tok, classes=7)
-    manifest = {"kind": "ids" if tok == "vq" else "moments", "tokens": tokens.count, "grid": tokens.side, "classes": 7}
+    manifest = {"kind": "moments" if tok == "kl" else "ids", "tokens": tokens.count, "grid": tokens.side, "classes": 7}
     manifest |= {"token_dim": tokens.dim, "codebook_size": tokens.codebook, "group": toks[tok].get("group", 1)}
+    manifest |= {"scales": tokens.scales, "code_width": tokens.dim} if scales else {}
     return built, b, h, tokens, manifest
+
+
+def orders(backbone, rows, tokens):
+    """Orders of a batch, as the backbone takes them."""
+    return draw_order("scales" if backbone.startswith("scales") else "random", rows, tokens.count, Noise("o"))
+
+
+def quantizer(tokens):
+    """What a scales backbone needs beside its tokens; others nothing."""
+    return MultiScaleQuantizer(tokens.codebook, tokens.dim, tokens.scales).eval() if tokens.scales else None
 
 
 def counted(function):
@@ -83,7 +101,7 @@ def test_parameters_by_formula_are_those_of_the_model(backbone, head):
 
 
 @pytest.mark.parametrize("attention", ["middle", "encoder", "both"])
-@pytest.mark.parametrize("config", [KL, VQ], ids=["kl", "vq"])
+@pytest.mark.parametrize("config", [KL, VQ, MSVQ], ids=["kl", "vq", "msvq"])
 def test_parameters_and_operations_of_tokenizers(config, attention):
     # 32 groups of channels in the norms of imported tokenizers: widths of 32 and more
     wide = config.model_copy(update={"attention": attention, "channels": tuple(4 * c for c in config.channels)})
@@ -130,13 +148,16 @@ def test_paper_sizes():
 def test_operations_of_training_are_those_that_torch_counts(backbone, head, checkpointing):
     built, b, h, tokens, manifest = made(backbone, head)
     torch.manual_seed(0)
-    model, recipe = build_model(built, "v", manifest), Recipe(images=8, batch=2, checkpoint_images=8, log_images=8)
+    model, recipe = (
+        build_model(built, "v", manifest, quantizer(tokens)),
+        Recipe(images=8, batch=2, checkpoint_images=8, log_images=8),
+    )
     if checkpointing:
         model.checkpoint_blocks()
     masked = num_masked(costs.mean_mask_ratio(recipe.mask_ratio_min), tokens.count)
     ids = tokens.codebook is not None
     x = torch.zeros(2, tokens.count, dtype=torch.long) if ids else torch.randn(2, tokens.count, tokens.dim)
-    order, labels = draw_order("random", 2, tokens.count, Noise("o")), torch.zeros(2, dtype=torch.long)
+    order, labels = orders(backbone, 2, tokens), torch.zeros(2, dtype=torch.long)
     found = counted(lambda: model.loss(x, labels, order, tokens.count - masked, Noise("l")).backward())
     recipe = recipe.model_copy(update={"gradient_checkpointing": checkpointing})
     # below it by what needs no gradient: the tokens themselves
@@ -155,6 +176,9 @@ def test_operations_of_training_are_those_that_torch_counts(backbone, head, chec
         ("masked", "mse", {"steps": 6}),
         ("causal", "diffusion", {"steps": 64, "diffusion_steps": 2, "kv_cache": True}),
         ("causal", "mse", {"steps": 64, "guidance": 2.0}),
+        ("scales", "categorical", {"steps": 5, "kv_cache": True, "guidance": 2.0, "top_k": 5}),
+        ("scales", "categorical", {"steps": 5}),
+        ("scales-shared", "categorical", {"steps": 5, "kv_cache": True}),
         ("dit", "joint", {"steps": 1, "diffusion_steps": 3, "guidance": 2.0, "guidance_schedule": "constant"}),
     ],
 )
@@ -162,10 +186,10 @@ def test_operations_of_sampling_are_those_that_torch_counts(backbone, head, sett
     built, b, h, tokens, manifest = made(backbone, head)
     settings = Sampling(**settings)
     torch.manual_seed(0)
-    model = build_model(built, "v", manifest).eval()
+    model = build_model(built, "v", manifest, quantizer(tokens)).eval()
     ids = tokens.codebook is not None
     blank = torch.zeros(tokens.count, dtype=torch.long) if ids else torch.zeros(tokens.count, tokens.dim)
-    order, labels = draw_order("random", 8, tokens.count, Noise("o")), torch.zeros(8, dtype=torch.long)
+    order, labels = orders(backbone, 8, tokens), torch.zeros(8, dtype=torch.long)
     found = counted(lambda: generate(model, labels, order, blank, settings, Noise("s")))
     # above it by the embedding of the timestep, which is one for the whole batch
     assert found == pytest.approx(8 * costs.sampling_flops(b, h, settings, tokens), rel=0.03)

@@ -25,7 +25,7 @@ def trainer(root, variant="mar-diff", study=None):
     return Trainer(study, variant, 0, tokens, root / "runs" / variant / "seed0")
 
 
-@pytest.mark.parametrize("variant", ["ar-ce", "mar-diff"])
+@pytest.mark.parametrize("variant", ["ar-ce", "mar-diff", "var"])
 def test_kill_and_resume_is_bitwise_equal(tmp_path, variant):
     """N steps = k steps + kill -9 + the same command again, to the bit, in weights and in the log."""
     whole, killed = (tiny.make_root(tmp_path / name) for name in ("whole", "killed"))
