@@ -205,7 +205,9 @@ _table = click.option(
 @_assets
 @_table
 def import_(format: str, file: Path | None, name: str, assets: Path, table: Path) -> None:
-    """Import published weights: FORMAT is official-mar, dit, ldm-kl, ldm-vq, diffusers-kl or consistency-decoder.
+    """Import published weights.
+
+    FORMAT is official-mar, dit, var, ldm-kl, ldm-vq, var-msvq, diffusers-kl or consistency-decoder.
 
     Without FILE the file is fetched that the table calls NAME, or the only one that it has of FORMAT.
     """

@@ -66,8 +66,8 @@ def _departure(where: str, key: str, ours: str, published: str, source: str, why
 
 
 def _used(study: Study) -> dict[str, Mapping[str, BaseModel]]:
-    """Parts of the study that its variants use, by section and name, but for DiT, whose published recipe is another."""
-    run = [v for v in study.variants.values() if v.seeds and study.backbones[v.backbone].kind != "dit"]
+    """Parts of the study that variants use, by section and name, but for DiT and VAR: their recipes are others."""
+    run = [v for v in study.variants.values() if v.seeds and study.backbones[v.backbone].kind not in ("dit", "scales")]
     trained = [v for v in run if not v.pretrained]
     return {
         "data": {"": study.data},

@@ -68,7 +68,12 @@ def variant_shape(study: Study, name: str) -> str:
     v = study.variants[name]
     tok, recipe = study.tokenizers[v.tokenizer], study.recipes[v.recipe]
     kind = "latents" if tok.continuous or tok.kind == "pixels" else "ids" if tok.ids else "moments"
-    tokens = {"kind": kind, "codes": tok.codebook_size if tok.ids else None, "dim": tok.token_dim, "group": tok.group}
+    tokens: dict[str, Any] = {
+        "kind": kind,
+        "codes": tok.codebook_size if tok.ids else None,
+        "dim": tok.token_dim,
+        "group": tok.group,
+    }
     if tok.scales:
         tokens["scales"] = list(tok.scales)
     arithmetic = {"dtype": recipe.dtype, "gradient_checkpointing": recipe.gradient_checkpointing}

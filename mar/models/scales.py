@@ -9,6 +9,7 @@ are. What the paper does not say (attention of unit vectors, order of the modula
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -88,20 +89,32 @@ class AdaLNBlock(nn.Module):
         self.width, self.drop = width, drop
         self.attn = Attention(width, heads)
         self.ffn = FFN(width, int(width * mlp_ratio))
-        if shared_aln:
-            self.ada_gss = nn.Parameter(torch.empty(1, 1, 6, width))
-        else:
-            self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.ada_gss = nn.Parameter(torch.empty(1, 1, 6, width)) if shared_aln else None
+        self.ada_lin: Any = None if shared_aln else nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
     def forward(
         self, x: Tensor, condition: Tensor, mask: Tensor | None = None, cache: KVCache | None = None, block: int = 0
     ) -> Tensor:
         """(B, n, W) -> (B, n, W); condition (B, W) of the class, or with shared_aln its modulations (B, 1, 6, W)."""
-        shared = condition.ndim == 4
-        six = self.ada_gss + condition if shared else self.ada_lin(condition).view(-1, 1, 6, self.width)
+        if self.ada_gss is not None:
+            six = self.ada_gss + condition
+        else:
+            six = self.ada_lin(condition).view(-1, 1, 6, self.width)
         gamma1, gamma2, scale1, scale2, shift1, shift2 = six.unbind(2)  # (B, 1, W) each
         x = x + self._kept(self.attn(norm(x) * (1 + scale1) + shift1, mask, cache, block) * gamma1)
         return x + self._kept(self.ffn(norm(x) * (1 + scale2) + shift2) * gamma2)
+
+    def shrink(self, depth: int, gates: float) -> None:
+        """Make the start of a block among `depth` smaller, as published: branches, modulations, above all gates."""
+        self.attn.proj.weight.div_(math.sqrt(2 * depth))
+        self.ffn.fc2.weight.div_(math.sqrt(2 * depth))
+        if self.ada_gss is not None:
+            nn.init.normal_(self.ada_gss, std=self.width**-0.5)
+            six = self.ada_gss[0, 0]
+        else:
+            six = self.ada_lin[1].weight.view(6, -1)
+        six[:2].mul_(gates)
+        six[2:].mul_(ADALN_INIT)
 
     def _kept(self, y: Tensor) -> Tensor:
         """Stochastic depth: in training a branch is left out for some of the images, and the others make up for it."""
@@ -116,7 +129,7 @@ class AdaLNBeforeHead(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.ada_lin: Any = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """(B, n, W) and the class (B, W) -> (B, n, W)."""
@@ -148,9 +161,10 @@ class Scales(nn.Module):
         self.lvl_embed = nn.Embedding(len(scales), width)
         with torch.device("cpu"):  # a constant: it must be there when a model is built on the meta device, too
             level = torch.arange(len(scales)).repeat_interleave(torch.tensor(self.sizes))
+        self.level: Tensor
         self.register_buffer("level", level, persistent=False)
-        if config.shared_aln:
-            self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        shared = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width)) if config.shared_aln else None
+        self.shared_ada_lin = shared
         self.blocks = nn.ModuleList(
             # stochastic depth grows from none in the first block
             AdaLNBlock(width, config.heads, config.mlp_ratio, rate, config.shared_aln)
@@ -161,7 +175,7 @@ class Scales(nn.Module):
 
     def _initialise(self, gates: float) -> None:
         """As published: normal weights, branches made smaller with depth, modulations and above all gates small."""
-        width, std = self.head_nm.ada_lin[1].in_features, (1 / (3 * self.pos_1LC.shape[2])) ** 0.5
+        std = (1 / (3 * self.pos_1LC.shape[2])) ** 0.5
         for part in self.modules():
             if isinstance(part, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(part.weight, std=std)
@@ -176,16 +190,8 @@ class Scales(nn.Module):
         with torch.no_grad():
             self.head_nm.ada_lin[1].weight.mul_(ADALN_INIT)
             for block in self.blocks:
-                block.attn.proj.weight.div_(math.sqrt(2 * len(self.blocks)))
-                block.ffn.fc2.weight.div_(math.sqrt(2 * len(self.blocks)))
-                if hasattr(self, "shared_ada_lin"):
-                    nn.init.normal_(block.ada_gss, std=width**-0.5)
-                    gate, rest = block.ada_gss[:, :, :2], block.ada_gss[:, :, 2:]
-                else:
-                    weight = block.ada_lin[1].weight
-                    gate, rest = weight[: 2 * width], weight[2 * width :]
-                gate.mul_(gates)
-                rest.mul_(ADALN_INIT)
+                assert isinstance(block, AdaLNBlock)
+                block.shrink(len(self.blocks), gates)
 
     def condition(self, labels: Tensor) -> Tensor:
         """Class embedding (B, W); label -1 stands for the null condition."""
@@ -205,7 +211,7 @@ class Scales(nn.Module):
         level = self.level[: x.shape[1]]
         mask = level[:, None] >= level if cache is None else None
         modulate = condition
-        if hasattr(self, "shared_ada_lin"):
+        if self.shared_ada_lin is not None:
             modulate = self.shared_ada_lin(condition).view(len(x), 1, 6, -1)
         for i, block in enumerate(self.blocks):
             x = run_block(block, x, self.checkpointing, condition=modulate, mask=mask, cache=cache, block=i)

@@ -112,7 +112,7 @@ def build(config: TokenizerConfig, image_size: int) -> Tokenizer:
     if config.kind == "kl":
         return Tokenizer("kl", AutoencoderKL(**body, scaling_factor=1.0))
     net: Any = VQModel(**body, num_vq_embeddings=config.codebook_size, vq_embed_dim=config.latent_channels)
-    if config.kind == "msvq":
+    if config.scales:
         width = config.latent_channels
         net.quantize = MultiScaleQuantizer(config.codebook_size or 0, width, config.scales)
         # 3 x 3, as published; LDM's have one pixel

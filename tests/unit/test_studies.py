@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mar import claims
-from mar.config import Study
+from mar import claims, costs
+from mar.config import Backbone, Head, Study
 from mar.models.model import build_model
 from mar.paper import paper_rows
 from mar.slices import (
@@ -50,7 +50,7 @@ def test_its_rows_are_rows_of_the_paper(name: str) -> None:
         assert set(rows) <= set(paper_rows(table.paper)) and len(set(rows)) == len(rows)
 
 
-@pytest.mark.parametrize("path", sorted((CONFIG / "paper").glob("mar_*.csv")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((CONFIG / "paper").glob("*.csv")), ids=lambda path: path.stem)
 def test_numbers_of_the_paper_are_numbers(path: Path) -> None:
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
@@ -148,18 +148,46 @@ def test_parameters_of_the_other_systems() -> None:
     assert abs(masked / causal - 1) < 0.01
 
 
+@pytest.mark.parametrize("depth", [16, 20, 24, 30])
+def test_parameters_of_var(depth: int) -> None:
+    found, printed = study("var256"), paper_rows("var_table1")[f"var-d{depth}"]["params"]
+    for variant in (f"var-d{depth}", f"var-d{depth}-official"):
+        backbone, recipe = (getattr(found, key)[f"d{depth}"] for key in ("backbones", "recipes"))
+        assert (backbone.depth, backbone.width, backbone.heads) == (depth, 64 * depth, depth)
+        assert backbone.dropout == pytest.approx(0.1 * depth / 24)
+        count = parameters("var256", variant)
+        assert (f"{count / 1e9:.1f}B" if depth > 20 else f"{count / 1e7:.0f}0M") == printed
+        # 18 d w^2 with w = 64 d (the paper), and what is around the blocks
+        assert count == pytest.approx(73728 * depth**3, rel=0.03)
+    assert recipe.images / 1281024 == {16: 200, 20: 250, 24: 350, 30: 350}[depth]
+    assert recipe.learning_rate == pytest.approx((1e-4 if depth < 24 else 8e-5) * recipe.batch / 256)
+
+
+def test_shared_adaln_of_var() -> None:
+    """VAR-d36 at 512x512 has one layer of modulations for all blocks: the paper prints 2.3B."""
+    sides = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
+    tokens = costs.Tokens(sum(side**2 for side in sides), 32, 4096, 32, 1000, sides)
+    assert tokens.count == 2240
+    backbone = Backbone(kind="scales", width=64 * 36, depth=36, heads=36, gate_init=1.0, shared_aln=True)
+    count = costs.model_parameters(backbone, Head(kind="categorical"), tokens)
+    assert int(count / 1e8) == 23
+
+
 def parameters(name: str, variant: str) -> int:
     found = study(name)
     tok = found.tokenizers[found.variants[variant].tokenizer]
     tokens = found.tokens(found.variants[variant].tokenizer)
     manifest = {"kind": "moments", "token_dim": tok.token_dim, "tokens": tokens, "classes": 1000}
     manifest |= {"grid": math.isqrt(tokens), "group": tok.group}
+    if tok.scales:
+        manifest |= {"kind": "ids", "codebook_size": tok.codebook_size, "code_width": tok.latent_channels}
+        manifest["scales"] = tok.scales
     with torch.device("meta"):
         model = build_model(found, variant, manifest)
     return sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["imagenet256", "imagenet512", "digits-ablations"])
+@pytest.mark.parametrize("name", ["imagenet256", "imagenet512", "digits-ablations", "var256"])
 def test_imports_are_in_the_table_of_assets(name: str) -> None:
     with open(CONFIG / "assets.csv", newline="") as file:
         assets = {row["name"] for row in csv.DictReader(file)}
@@ -191,6 +219,18 @@ def test_every_claim_is_decided_by_a_study() -> None:
                 assert {(said["table"], key, said["guided"]) for key in keys} <= timed, claim.id
         else:
             assert {said.get("curve"), *keys} - {None} <= labels, claim.id
+
+
+def test_var_takes_over_what_digits_has() -> None:
+    base, found = study("digits"), study("digits-var")
+    assert found.reuse == "digits" and classifier_slice(base) == classifier_slice(found)
+    assert tokenizer_slice(base, "vq") == tokenizer_slice(found, "vq")
+    for seed in (0, 1):
+        assert train_slice(base, "ar-raster-crossent", seed) == train_slice(found, "ar-raster-crossent", seed)
+    # one recipe and one body for both sides of the comparison
+    assert found.variants["var"].recipe == found.variants["ar-raster-crossent"].recipe
+    same = {"kind": "vq", "scales": None}
+    assert found.tokenizers["msvq"].model_copy(update=same) == found.tokenizers["vq"]
 
 
 def test_ablations_take_over_what_digits_has() -> None:
