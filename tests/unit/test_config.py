@@ -33,6 +33,15 @@ def refusal(values: dict[str, Any]) -> str:
     return str(caught.value)
 
 
+# makes a VAR of the variant `ar`
+VAR: dict[str, Any] = {
+    "tokenizers.vq.kind": "msvq",
+    "tokenizers.vq.scales": [1, 2, 4],
+    "backbones.causal.kind": "scales",
+    "backbones.causal.gate_init": 0.1,
+    "variants.ar.order": "scales",
+    "sampling.ar.steps": 3,
+}
 # what is changed in the complete study -> all of these must stand in one line of the message
 CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown key of the study": (
@@ -358,6 +367,49 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["tokenizers.kl: continuous: true with kind kl: accepted with vq"],
     ),
     "totals of the digits": ({"data.expect": "imagenet"}, ["data: expect belongs to kind imagefolder: kind digits"]),
+    # VAR
+    "a tokenizer of scales alone": (
+        {"tokenizers.vq.kind": "msvq", "tokenizers.vq.scales": [1, 2, 4]},
+        ["variants.ar: VAR is tokenizer, order and backbone together", "tokenizer vq msvq: yes, order scales: no"],
+    ),
+    "an order of scales alone": (
+        {"variants.mar.order": "scales"},
+        ["variants.mar: VAR is tokenizer, order and backbone together", "backbone masked scales: no", "all or none"],
+    ),
+    "steps that are no scales": (
+        VAR | {"sampling.ar.steps": 16},
+        ["variants.ar: sampling.ar.steps 16: a step draws a scale, and tokenizer vq has 3; accepted: 3"],
+    ),
+    "an order of sampling with scales": (
+        VAR | {"sampling.ar.order": "checkerboard"},
+        ["variants.ar: sampling.ar.order checkerboard with a scales backbone: belongs to masked; accepted: none"],
+    ),
+    "diffusion on scales": (
+        VAR | {"variants.ar.head": "diffloss", "sampling.ar.diffusion_steps": 2},
+        ["variants.ar: head diffloss (diffusion) on tokenizer vq (msvq)", "takes continuous tokens"],
+    ),
+    "shared modulations of masked": (
+        {"backbones.masked.shared_aln": True},
+        ["backbones.masked: shared_aln: true with kind masked: belongs to scales; accepted: false"],
+    ),
+    "gates of masked": ({"backbones.masked.gate_init": 0.1}, ["backbones.masked: gate_init belongs to kind scales"]),
+    "no gates of scales": (
+        VAR | {"backbones.causal.gate_init": None},
+        ["backbones.causal: gate_init belongs to kind scales and is needed there"],
+    ),
+    "top-k of a diffusion head": (
+        {"sampling.mar.top_k": 5},
+        ["variants.mar: sampling.mar.top_k 5 with a diffusion head; accepted: none"],
+    ),
+    "top-p of nothing": ({"sampling.ar.top_p": 0.0}, ["sampling.ar.top_p: ", "greater than 0", "found 0.0"]),
+    "a final rate of a constant one": (
+        {"recipes.short.final_rate": 0.1},
+        ["recipes.short: final_rate belongs to schedule linear and is needed there; schedule constant"],
+    ),
+    "no final rate": (
+        {"recipes.short.schedule": "linear"},
+        ["recipes.short: final_rate belongs to schedule linear and is needed there; schedule linear"],
+    ),
     # what else a study says
     "a row that is half ours": (
         {"tables.table1.rows.0.variant": None},
@@ -394,6 +446,13 @@ def test_each_mistake_has_its_line(values: dict[str, Any]) -> None:
     put(values, "heads.crossent.kind", "l1")
     lines = refusal(values).splitlines()
     assert [line.split(": ")[1] for line in lines] == ["backbones.masked.depth", "heads.crossent.kind"]
+
+
+def test_var_is_accepted(values: dict[str, Any]) -> None:
+    for path, value in (VAR | {"sampling.ar.top_k": 9, "sampling.ar.top_p": 0.9}).items():
+        put(values, path, value)
+    study = studies.resolve(values, "tiny.yaml")
+    assert study.tokens("vq") == 21 and study.tokenizers["vq"].ids and study.tokens("kl") == 16
 
 
 def test_the_complete_study_is_accepted(values: dict[str, Any]) -> None:
