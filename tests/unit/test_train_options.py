@@ -11,7 +11,7 @@ from mar import checkpoint
 from mar.data.tokens import TokenSet
 from mar.train import Trainer
 
-VARIANTS = ["ar-ce", "mar-diff", "dit"]
+VARIANTS = ["ar-ce", "mar-diff", "dit", "var"]
 
 
 def study(**recipe):
