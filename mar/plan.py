@@ -1,6 +1,7 @@
 """What a study costs before it runs: images, parameters, operations, A100 hours and disk of every job.
 
-The workflow asks `check` when it is parsed, so nothing here imports torch. Formulas are in `mar/costs.py`.
+The workflow asks `check` when it is parsed, so nothing here imports torch. Formulas are in `mar/costs.py` and
+`mar/convolutions.py`.
 
 GPU hours are operations / (peak x utilisation). The peaks are those of an A100 for the arithmetic that a stage uses.
 The utilisation is one number for all stages, by default that of the authors' fastest reported training; a probe of
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mar import costs
+from mar import convolutions, costs
 from mar.config import Study, known
 from mar.data import imagenet
 from mar.files import read_json
@@ -110,7 +111,7 @@ def _judge_jobs(study: Study, images: Images) -> Iterator[Job]:
     yield Job("prepare", "", images.train + images.heldout)
     main = study.metrics.extractors[0]
     if "classifier" in study.metrics.extractors and study.classifier:
-        judge = costs.classifier_costs(study.classifier, study.data.image_size, images.classes)
+        judge = convolutions.classifier_costs(study.classifier, study.data.image_size, images.classes)
         count, seen = int(judge["parameters"]), study.classifier.images
         yield Job("classifier", "", seen, count, 3 * seen * judge["forward"], weights=4.0 * count)
     for name in study.metrics.extractors:
@@ -147,11 +148,11 @@ def _nearest(study: Study, images: Images) -> float:
 
 def _tokenizer_jobs(study: Study, name: str, images: Images) -> Iterator[Job]:
     config, side = study.tokenizers[name], study.data.image_size
-    cost = costs.tokenizer_costs(config, side)
+    cost = convolutions.tokenizer_costs(config, side)
     count, seen = int(cost["parameters"]), config.images or 0
     # an import lies in results/assets, and installed in the study
     weights = 4.0 * count * (2 if config.pretrained else 1)
-    flops = seen * costs.tokenizer_training_flops(config, side) if config.trained else 0.0
+    flops = seen * convolutions.tokenizer_training_flops(config, side) if config.trained else 0.0
     yield Job("tokenizer", name, seen, count, flops, "tf32", weights=weights)
     rebuilt = min(images.train, REBUILT) + min(images.heldout, REBUILT)
     judge = costs.extractor_costs(study, study.metrics.extractors[0], images.classes)["forward"]
@@ -167,7 +168,7 @@ def _variant_jobs(study: Study, name: str, images: Images) -> Iterator[Job]:
     v, metrics, side = study.variants[name], study.metrics, study.data.image_size
     backbone, head, recipe, tokens = costs.parts(study, name, images.classes)
     count = costs.model_parameters(backbone, head, tokens)
-    decode = costs.tokenizer_costs(study.tokenizers[v.tokenizer], side)["decode"]
+    decode = convolutions.tokenizer_costs(study.tokenizers[v.tokenizer], side)["decode"]
     main = metrics.extractors[0]
     judge = costs.extractor_costs(study, main, images.classes)["forward"]
     # a sweep may choose any of its points, and the last is guided if any is

@@ -12,7 +12,7 @@ from tiny import STUDY, study
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mar import costs, plan
+from mar import convolutions, costs, plan
 from mar.cli import main
 from mar.config import Backbone, Head, Recipe, Sampling, Tokenizer
 from mar.metrics import dinov2, inception
@@ -108,7 +108,7 @@ def test_parameters_and_operations_of_tokenizers(config, attention):
     with torch.device("meta"):
         tokenizer = build(wide, 32).eval()
         images = torch.empty(2, 3, 32, 32)
-    cost = costs.tokenizer_costs(wide, 32)
+    cost = convolutions.tokenizer_costs(wide, 32)
     assert cost["parameters"] == sum(p.numel() for p in tokenizer.parameters())
     with torch.no_grad():
         tokens = tokenizer.encode(images)
@@ -122,7 +122,7 @@ def test_consistency_decoder():
         tokenizer = build(config, 64).eval()
         images, noisy = torch.empty(1, 3, 64, 64), torch.empty(1, 7, 64, 64)
         t = torch.zeros(1, dtype=torch.long)
-    cost = costs.tokenizer_costs(config, 64)
+    cost = convolutions.tokenizer_costs(config, 64)
     assert cost["parameters"] == sum(p.numel() for p in tokenizer.parameters())
     with torch.no_grad():
         assert counted(lambda: tokenizer.encode(images)) == pytest.approx(cost["encode"], rel=0.01)
@@ -199,8 +199,8 @@ def test_discriminator_and_mean_ratio():
     config = KL.model_copy(update={"pretrained": False, "images": 1, "learning_rate": 1.0, "kl_weight": 1.0})
     with torch.device("meta"):
         net, images = discriminator(), torch.empty(1, 3, 64, 64)
-    judged = costs.tokenizer_training_flops(config.model_copy(update={"adversarial_weight": 0.5}), 64)
-    judged -= costs.tokenizer_training_flops(config, 64)
+    judged = convolutions.tokenizer_training_flops(config.model_copy(update={"adversarial_weight": 0.5}), 64)
+    judged -= convolutions.tokenizer_training_flops(config, 64)
     with torch.no_grad():
         assert judged == pytest.approx(9 * counted(lambda: net(images)), rel=0.01)
     grid = [mask_ratio((i + 0.5) / 500, 0.7) for i in range(500)]
