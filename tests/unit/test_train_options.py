@@ -79,16 +79,18 @@ def test_without_clipping(tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler: no g++ here")
-def test_compile_agrees(tmp_path, monkeypatch):
+@pytest.mark.parametrize("variant", ["ar-ce", "var"])
+def test_compile_agrees(tmp_path, monkeypatch, variant):
     """Loss and gradients to 1e-5, parameters under their names. Without dropout: compiled code draws other numbers."""
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
     root = tiny.make_root(tmp_path)
-    monkeypatch.setitem(tiny.STUDY["backbones"]["causal"], "dropout", 0.0)
+    for backbone in ("causal", "scales"):
+        monkeypatch.setitem(tiny.STUDY["backbones"][backbone], "dropout", 0.0)
     runs = []
     for recipe in ({}, {"compile": True}):
         chosen = tiny.study(recipes={"short": {**tiny.STUDY["recipes"]["short"], **recipe}})
-        tokens = TokenSet.open(root / "tokens" / "vq" / "train")
-        runs.append(Trainer(chosen, "ar-ce", 0, tokens, root / "runs" / "ar-ce" / "seed0"))
+        tokens = TokenSet.open(root / "tokens" / chosen.variants[variant].tokenizer / "train")
+        runs.append(Trainer(chosen, variant, 0, tokens, root / "runs" / variant / "seed0"))
     (loss, want), (fast_loss, fast) = (gradients(run) for run in runs)
     assert fast_loss == pytest.approx(loss, rel=1e-5)
     assert rel(fast, want) < 1e-5
