@@ -13,7 +13,7 @@ from mar.order import draw_order
 from mar.sampling import generate
 
 BATCH, PAIRS = 16, 2
-FAST = ("mar-16-d25", "mar-16-dpm10")
+FAST = ("mar-16-dpm10", "mar-64-dpm10-kept4")
 
 
 def report() -> str:
