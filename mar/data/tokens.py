@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from mar.files import read_json, sha256
-from mar.tokenizers.multiscale import MultiScaleQuantizer
+from mar.multiscale import MultiScaleQuantizer
 
 QUANTIZER = "quantizer.safetensors"  # beside the shards of a multi-scale tokenizer
 

@@ -14,8 +14,8 @@ from mar.models.blocks import Block
 from mar.models.causal import Causal
 from mar.models.masked import Masked
 from mar.models.scales import AdaLNBlock, NextScale, Scales
+from mar.multiscale import MultiScaleQuantizer
 from mar.noise import Noise
-from mar.tokenizers.multiscale import MultiScaleQuantizer
 
 if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
     from mar.models.dit import DiT

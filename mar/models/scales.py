@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mar.config import Backbone
 from mar.models.blocks import NORM_EPS, KVCache, run_block
-from mar.tokenizers.multiscale import MultiScaleQuantizer
+from mar.multiscale import MultiScaleQuantizer
 
 MAX_LOG_SCALE = math.log(100)  # of attention
 ADALN_INIT = 0.5  # factor on the first scales and shifts; that on gates is the study's

@@ -16,9 +16,9 @@ from torch import nn
 from mar.config import Study
 from mar.config import Tokenizer as TokenizerConfig
 from mar.files import read_json
+from mar.multiscale import MultiScaleQuantizer
 from mar.noise import Noise
 from mar.slices import tokenizer_slice
-from mar.tokenizers.multiscale import MultiScaleQuantizer
 
 
 class Tokenizer(nn.Module):

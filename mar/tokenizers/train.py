@@ -22,13 +22,13 @@ from mar.data.images import ImageSet, draw_indices, open_split, to_float
 from mar.data.tokens import sample_posterior
 from mar.files import atomic, claim, lock, write_json
 from mar.metrics import classifier
+from mar.multiscale import MultiScaleQuantizer
 from mar.progress import Progress
 from mar.provenance import record
 from mar.slices import tokenizer_slice, twin
 from mar.tokenizers import perceptual
 from mar.tokenizers.autoencoder import Tokenizer, build
 from mar.tokenizers.discriminator import BETAS, Adversary
-from mar.tokenizers.multiscale import MultiScaleQuantizer
 
 RENEW_EVERY = 50  # steps between looks for unused codes
 RENEW_UNTIL = 0.7  # share of the training after which the codebook is left alone

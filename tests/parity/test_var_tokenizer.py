@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from mar.factors import Tokenizer as TokenizerConfig
+from mar.multiscale import nearest_phi
 from mar.tokenizers.autoencoder import build
-from mar.tokenizers.multiscale import nearest_phi
 from mar.weights import import_weights
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -1,14 +1,19 @@
 """Files as authors publish them, small, made of the golden tensors."""
 
 import argparse
+import copy
 import re
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
+
+from mar.config import Study
+from mar.study import resolve
 
 GOLDEN = Path(__file__).parents[1] / "parity" / "golden"
 
@@ -79,3 +84,11 @@ def ldm_names(ours: dict[str, torch.Tensor], levels: int) -> dict[str, torch.Ten
             tensor = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
         renamed[name] = tensor
     return renamed
+
+
+def changed(values: dict[str, Any], section: str, name: str, over: dict[str, Any]) -> Study:
+    """The study of `values`, with other keys in one part of a section; section "": as it is."""
+    values = copy.deepcopy(values)
+    if section:
+        values[section][name] |= over
+    return resolve(values, "official.yaml")

@@ -8,10 +8,10 @@ from mar.heads import build_head
 from mar.heads.categorical import kept
 from mar.models.model import Model
 from mar.models.scales import NextScale, Scales
+from mar.multiscale import MultiScaleQuantizer
 from mar.noise import Noise
 from mar.order import by_scale, draw_order, guidance_at_scale
 from mar.sampling import conditions, generate
-from mar.tokenizers.multiscale import MultiScaleQuantizer
 from mar.train import learning_rate, parameter_groups
 
 B, V, C, CLASSES, SIDES = 3, 11, 4, 5, (1, 2, 3)

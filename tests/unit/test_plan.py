@@ -17,13 +17,13 @@ from mar.cli import main
 from mar.config import Backbone, Head, Recipe, Sampling, Tokenizer
 from mar.metrics import dinov2, inception
 from mar.models.model import build_model
+from mar.multiscale import MultiScaleQuantizer
 from mar.noise import Noise
 from mar.order import draw_order, mask_ratio, num_masked
 from mar.sampling import generate
 from mar.study import resolve
 from mar.tokenizers.autoencoder import build
 from mar.tokenizers.discriminator import discriminator
-from mar.tokenizers.multiscale import MultiScaleQuantizer
 
 KL = Tokenizer(kind="kl", stride=4, channels=[8, 16, 24], layers=2, latent_channels=6, pretrained=True, group=2)
 VQ = Tokenizer(kind="vq", stride=2, channels=[8, 16], latent_channels=4, codebook_size=20, pretrained=True)

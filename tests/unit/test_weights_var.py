@@ -39,10 +39,7 @@ VALUES = {
 
 
 def study(section="", name="", **over):
-    values = json.loads(json.dumps(VALUES))
-    if section:
-        values[section][name] |= over
-    return resolve(values, "official.yaml")
+    return published.changed(VALUES, section, name, over)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from mar.data.tokens import QUANTIZER, shard_dtype, shard_shape
+from mar.multiscale import MultiScaleQuantizer
 from mar.study import resolve, write_resolved
-from mar.tokenizers.multiscale import MultiScaleQuantizer
 
 STUDY = {
     "study": "tiny",

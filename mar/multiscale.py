@@ -3,6 +3,8 @@
 Scale k is the residual that the scales before it leave, made small by averaging areas and looked up in one codebook;
 made large again by bicubic interpolation, and smoothed by a convolution phi, it joins the sum. The paper's algorithms 1
 and 2; that phi is half the identity, and four convolutions serve all scales, is the published code.
+
+The tokenizer trains it, and the scales backbone takes what it makes of ids: it belongs to neither.
 """
 
 from __future__ import annotations
