@@ -22,6 +22,7 @@ from mar.estimates import Results
 from mar.evidence import variants
 from mar.report import report
 from mar.slices import figure_names
+from mar.study import load
 from mar.summary import summary
 from mar.verdicts import judge
 
@@ -266,6 +267,11 @@ def test_imported_weights_and_dit_have_no_recipe_to_depart_from() -> None:
     assert any(d["where"] == "sampling: s4, s4-cfg" and d["key"] == "clamp" for d in found), "published is sampled here"
     assert not any("j50" in d["where"] for d in found)
     assert "data set" not in {d["key"] for d in deviations(large(imagenet=True))}
+
+
+def test_var_does_not_depart_from_the_recipe_of_mar() -> None:
+    found = {d["where"] for d in deviations(load(Path(__file__).parents[2] / "config" / "var256.yaml"))}
+    assert found == {"speed", "sampling"}, "batch of timings, guidance not swept"
 
 
 def test_summary_prints_table_verdicts_and_where_to_look(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
