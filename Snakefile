@@ -21,10 +21,10 @@ include: "workflow/rules/common.smk"
 
 
 # A study over its budget does not start.
-from mar import plan
+from mar.planning import plan
 
 try:
-    plan.check(STUDY, Path(ROOT))
+    plan.check(STUDY, ROOT)
 except ValueError as error:
     raise WorkflowError(str(error))
 
@@ -53,6 +53,6 @@ rule all:
         tables=TABLES,
         figures=FIGURES,
         aliases=ALIASES,
-        claims=f"{ROOT}/claims.json",
-        report=f"{ROOT}/report.html",
-        runs=f"{ROOT}/mlflow.json",
+        claims=layout.claims(ROOT),
+        report=layout.report(ROOT),
+        runs=layout.tracked(ROOT),

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from benchmarks.models import TOKEN_DIM, TOKENS, build, inputs
 from benchmarks.paired import paired, table
-from mar.config import Sampling
 from mar.models.model import Model
-from mar.noise import Noise
-from mar.sampling import generate
+from mar.runtime.noise import Noise
+from mar.sampling.generate import generate
+from mar.study.parts import Sampling
 
 BATCH, PAIRS = 4, 2
 

@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mar.config import EXTRACTORS
-from mar.drill_run import Stages
-from mar.metrics import extractors, features, infinite, influence, sets, statistics
+from mar.features import features, image_sets
+from mar.features.features import Features
+from mar.features.networks import extractors
+from mar.features.networks.extractors import Extractor
+from mar.metrics import fid_infinity, jackknife, statistics
 from mar.metrics.bootstrap import Bootstrap, dealt
-from mar.metrics.extractors import Extractor
-from mar.metrics.features import Features
+from mar.planning.drill import Stages
+from mar.study.sections import EXTRACTORS
 
 CLASSES = 10
 SEED = 0
@@ -81,13 +83,13 @@ def run(folder: Path, stages: Stages, count: int, side: int, name: str) -> dict[
         results["KID"] = bootstrap.kid(drawn, other)
     told = {step: shown(metric) for step, metric in results.items()}
     told["precision and recall"] = f"{shown(precision)}; {shown(recall)}"
-    step, least = "FID at infinitely many images", infinite.LEAST * drawn.shape[1]
+    step, least = "FID at infinitely many images", fid_infinity.LEAST * drawn.shape[1]
     with stages.stage(step):
         if count >= least:
             told[step] = shown(bootstrap.fid_infinity(drawn, real))
         else:
             order = dealt(bootstrap.labels, np.random.default_rng(SEED))
-            value, error = infinite.fid(drawn, order, real, influence.fid(drawn, real)[1])
+            value, error = fid_infinity.fid(drawn, order, real, jackknife.fid(drawn, real)[1])
             told[step] = f"{value:.4g} +- {error:.2g} by the fit; an evaluation gives none below {least:,} images"
     return told
 
@@ -98,10 +100,10 @@ def draw(path: Path, count: int, side: int, seed: int) -> None:
     with zipfile.ZipFile(path, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as member:
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, side, side, 3)}
         np.lib.format.write_array_header_1_0(member, header)
-        for start in range(0, count, sets.PIECE):
+        for start in range(0, count, image_sets.PIECE):
             pixels: Tensor = torch.zeros(1)
             for scale in (2, 8, 32):
-                coarse = torch.randn((min(sets.PIECE, count - start), 3, scale, scale), generator=generator)
+                coarse = torch.randn((min(image_sets.PIECE, count - start), 3, scale, scale), generator=generator)
                 pixels = pixels + functional.interpolate(coarse, size=side, mode="bicubic")
             levels = (127.5 + (40.0 + 4.0 * seed) * pixels).clamp(0, 255).byte()
             member.write(levels.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
@@ -119,7 +121,7 @@ def load(name: str) -> tuple[Extractor, str]:
 
 def extract(folder: Path, role: str, network: Extractor) -> Features:
     """Features of a set, written part by part as `mar features` does."""
-    images = sets.open_set(folder / f"{role}.npz")
+    images = image_sets.open_set(folder / f"{role}.npz")
     features.extract(images, network, folder / role, None)
     parts = features.entries(images, folder / role)
     with np.load(folder / role / parts[0]["file"]) as arrays:

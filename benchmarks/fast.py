@@ -6,11 +6,11 @@ import torch
 
 from benchmarks import baseline
 from benchmarks.paired import paired, table
-from mar import study as studies
 from mar.models.model import build_model
-from mar.noise import Noise
-from mar.order import draw_order
-from mar.sampling import generate
+from mar.models.order import draw_order
+from mar.runtime.noise import Noise
+from mar.sampling.generate import generate
+from mar.study import reading as studies
 
 BATCH, PAIRS = 16, 2
 FAST = ("mar-16-dpm10", "mar-64-dpm10-kept4")

@@ -28,15 +28,17 @@ from torch.nn import functional
 from torch_fidelity import calculate_metrics, register_feature_extractor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from mar.config import Study
-from mar.data.images import prepare
-from mar.encode import encode
-from mar.files import write_json
-from mar.metrics import extractors, features, inception, metrics, sets
-from mar.metrics.extractors import Extractor
-from mar.slices import tokenizer_slice
-from mar.study import resolve
+from mar.data.prepare import prepare
+from mar.features import features, image_sets
+from mar.features.networks import extractors, inception
+from mar.features.networks.extractors import Extractor
+from mar.metrics import formulas
+from mar.runtime.files import write_json
+from mar.study.reading import resolve
+from mar.study.stage_keys import tokenizer_slice
+from mar.study.study import Study
 from mar.tokenizers.autoencoder import build
+from mar.tokenizers.encode import encode
 
 FILES, MANY, FEW = 50, 1200, 24  # different files; images of the small network and of Inception
 GROWTH = (600, 2400)  # the first is encoded too
@@ -205,10 +207,10 @@ def ours(of: Study, network: Extractor) -> None:
     """Features of the train split into files, and the Inception score of their logits."""
     root = Path(str(of.data.path)) / "results"
     with tempfile.TemporaryDirectory(dir=root) as folder:
-        found = sets.of_split(of, root, "train")
+        found = image_sets.of_split(of, root, "train")
         features.extract(found, network, Path(folder), None)
         kept = features.Features(Path(folder), {"parts": features.entries(found, Path(folder))})
-        metrics.inception_score(kept.array("logits"))
+        formulas.inception_score(kept.array("logits"))
 
 
 def theirs(of: Study, network: str, weights: str | None = None) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mar.config import Backbone, Head
-from mar.heads import build_head
 from mar.models.causal import Causal
+from mar.models.heads.head import build_head
 from mar.models.masked import Masked
 from mar.models.model import Model
-from mar.noise import Noise
-from mar.order import draw_order
+from mar.models.order import draw_order
+from mar.runtime.noise import Noise
+from mar.study.parts import Backbone, Head
 
 TOKENS, TOKEN_DIM, CLASSES, WIDTH = 256, 16, 100, 256
 BACKBONES = {

@@ -14,8 +14,9 @@ import torch
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 from benchmarks.paired import paired, table
-from mar.metrics import REAL, metrics
+from mar.metrics import formulas
 from mar.metrics.bootstrap import Bootstrap
+from mar.study.limits import REAL
 
 COUNT, PAIRS, FEATURES, CLASSES = 3000, 2, 2048, 1000
 
@@ -27,7 +28,7 @@ def report() -> str:
     row = paired(
         f"{COUNT:,} against {COUNT:,} images",
         lambda: calculate_precision_recall_full(*tensors, 3, 10_000),
-        lambda: metrics.precision_recall(drawn, real, 3),
+        lambda: formulas.precision_recall(drawn, real, 3),
         PAIRS,
     )
     return table([row])

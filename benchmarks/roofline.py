@@ -1,10 +1,11 @@
 """What bounds sampling on an A100, by counting: operations, bytes and kernel starts of MAR-B, L and H.
 
 Assumptions: ImageNet 256x256, 256 tokens, 100 diffusion steps, guidance (both branches computed), batch 256, half
-precision. Operations by the formulas of `mar plan` (`mar/costs.py`), which tests hold to 3 % of what torch counts.
-Each call reads all its weights, and each block reads and writes its activations (10 widths a token in the backbone, 8
-in the head). 312 TFLOP/s, 2.0 TB/s. A kernel starts in 5 us; there are 12 a block, 20 more a call of the head. Starts
-hide behind work where there is more of it: a phase takes as long as the longest of the three. Latents are not decoded.
+precision. Operations by the formulas of `mar plan` (`mar/planning/costs.py`), which tests hold to 3 % of what torch
+counts. Each call reads all its weights, and each block reads and writes its activations (10 widths a token in the
+backbone, 8 in the head). 312 TFLOP/s, 2.0 TB/s. A kernel starts in 5 us; there are 12 a block, 20 more a call of the
+head. Starts hide behind work where there is more of it: a phase takes as long as the longest of the three. Latents are
+not decoded.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from mar import costs
-from mar.config import Backbone, Head, Sampling
-from mar.order import schedule
-from mar.study import load
+from mar.models.order import schedule
+from mar.planning import costs
+from mar.study.parts import Backbone, Head, Sampling
+from mar.study.reading import load
 
 FLOPS, BYTES, START = 312e12, 2.0e12, 5e-6
 KERNELS, EXTRA = 12, 20  # of a block; of a call of the head besides

@@ -7,9 +7,9 @@ import torch
 from benchmarks import baseline
 from benchmarks.models import TOKEN_DIM, TOKENS, build, inputs
 from benchmarks.paired import operations, paired, table
-from mar.config import Sampling
-from mar.noise import Noise
-from mar.sampling import generate
+from mar.runtime.noise import Noise
+from mar.sampling.generate import generate
+from mar.study.parts import Sampling
 
 BATCH, PAIRS = 2, 5
 

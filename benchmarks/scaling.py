@@ -17,16 +17,16 @@ from scipy.stats import linregress
 from scipy.stats import t as student
 from torch import nn
 
-from mar import costs
-from mar.config import Backbone, Head, Sampling
-from mar.heads import build_head
-from mar.metrics import metrics
-from mar.metrics.statistics import Moments
+from mar.metrics import formulas
+from mar.metrics.moments import Moments
+from mar.models.heads.head import build_head
 from mar.models.masked import Masked
 from mar.models.model import Model
-from mar.noise import Noise
-from mar.order import draw_order
-from mar.sampling import generate
+from mar.models.order import draw_order
+from mar.planning import costs
+from mar.runtime.noise import Noise
+from mar.sampling.generate import generate
+from mar.study.parts import Backbone, Head, Sampling
 
 TOKENS, BATCHES, WIDTHS, IMAGES = (
     (64, 144, 256, 576, 1024),
@@ -139,7 +139,7 @@ def add(rows: np.ndarray) -> None:
 def neighbours(count: int) -> Point:
     """Precision and recall of two sets."""
     rows = drawn(2 * count)
-    action = partial(metrics.precision_recall, rows[:count], rows[count:], 3)
+    action = partial(formulas.precision_recall, rows[:count], rows[count:], 3)
     return count, action, 4.0 * 2.0 * FEATURES * count**2
 
 

@@ -9,8 +9,8 @@ import torch
 from benchmarks import baseline
 from benchmarks.models import TOKENS, build, inputs
 from benchmarks.paired import operations, paired, table
-from mar.noise import Noise
-from mar.train import parameter_groups, start_average
+from mar.runtime.noise import Noise
+from mar.training.trainer import parameter_groups, start_average
 
 BATCH, PAIRS, RATE = 8, 5, 1e-4
 KNOWN = 38  # of 256 tokens: the mean mask ratio of training, 0.85
@@ -41,7 +41,7 @@ def published_step() -> Callable[[], None]:
 
 
 def our_step() -> Callable[[], None]:
-    """A step as `mar.train.Trainer` does it."""
+    """A step as `mar.training.trainer.Trainer` does it."""
     model, batch = build("masked").train(), inputs(BATCH)
     average = list(start_average(model, None).values())
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.02), lr=RATE, betas=(0.9, 0.95), fused=True)

@@ -35,7 +35,7 @@ rule {stage}:
 def report() -> str:
     """Tables of commands and of Snakemake."""
     lines = ["| `mar` | wall s | CPU s |", "|---|---|---|"]
-    mar = [sys.executable, "-c", "from mar.cli import main; main()"]
+    mar = [sys.executable, "-c", "from mar.cli.__main__ import main; main()"]
     for command in COMMANDS:
         wall, cpu = middle([*mar, *command.split()], HERE)
         lines.append(f"| {command} | {wall:.2f} | {cpu:.2f} |")

@@ -1,1 +1,8 @@
-"""Submitting, following and stopping jobs: the only package that knows submitit. It imports no torch."""
+"""Jobs: submit, follow, stop. The only package that knows submitit; no torch.
+
+launch: `mar launch`, and jobs of this machine. slurm, slurm_launch: what Slurm is asked, and jobs of it. job_process:
+what a job runs. processes: of this machine. jobs: `mar jobs` and `mar cancel`. resources: settings of a machine as
+resources of the workflow.
+
+May import: runtime.
+"""

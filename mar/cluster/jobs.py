@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mar.cluster import slurm
-from mar.cluster.launch import alive, stop
-from mar.files import lock, read_json, write_json
+from mar.cluster.processes import alive, stop
+from mar.runtime.files import read_json, write_json
+from mar.runtime.folders import lock
 
 
 def records(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -7,7 +7,7 @@ when its work is complete and goes on where it was when it is not, so submitting
 
 - a live job of the same command and recipe is followed instead of submitted again. The workflow may have removed
   outputs of it meanwhile, which it takes for incomplete: a `local` command then runs once more, which makes them
-  again, and for a job of Slurm they are put back (mar/cluster/remote.py);
+  again, and for a job of Slurm they are put back (mar/cluster/slurm_launch.py);
 - a live job of another recipe is ended first: its work would be moved aside anyway;
 - SIGINT and SIGTERM (Ctrl-C) end a `local` job and leave a `slurm` job running, to be followed by the same command;
 - SIGKILL leaves any job running, to be followed by the same command.
@@ -30,10 +30,12 @@ from typing import Any
 
 import submitit
 
-from mar.cluster.remote import launch_slurm, print_lines, started
+from mar.cluster.job_process import Command, text
+from mar.cluster.processes import alive, print_lines, started, stop
 from mar.cluster.slurm import Slurm
-from mar.cluster.task import Command, text
-from mar.files import lock, read_json, write_json
+from mar.cluster.slurm_launch import launch_slurm
+from mar.runtime.files import read_json, write_json
+from mar.runtime.folders import lock
 
 POLL = 0.05  # seconds between looks at a job's output
 YEAR = 365 * 24 * 60  # minutes; submitit ends a local job after its time limit, and a laptop has none
@@ -164,12 +166,6 @@ def _running(folder: Path) -> dict[str, Any] | None:
     return record if record["state"] == "running" and alive(record) else None
 
 
-def alive(record: dict[str, Any]) -> bool:
-    """Whether a job of this machine runs. A process id alone proves nothing, with its start time it does."""
-    since = started(record["pid"]) if record["host"] == socket.gethostname() else None
-    return since is not None and since == record["started"]
-
-
 def _follow(record: dict[str, Any]) -> None:
     """Print the job's output as it comes, until the job ends."""
     position = 0
@@ -208,25 +204,6 @@ def _interrupted(folder: Path, record: dict[str, Any] | None, cluster: str, numb
     with contextlib.suppress(BrokenPipeError):  # Ctrl-C ended the reader of our output too
         print(f"launch: {message}", file=sys.stderr, flush=True)
     return 128 + number
-
-
-def stop(record: dict[str, Any]) -> None:
-    """End a job and wait for its end. Stages write by atomic renames, so an end at any moment is safe.
-
-    Raises:
-        ValueError: it does not end.
-    """
-    if record["pid"] == os.getpid():
-        return
-    for _ in range(3):  # a job that is just starting may pass over the first
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(record["pid"], signal.SIGTERM)
-        deadline = time.monotonic() + 3.0
-        while time.monotonic() < deadline:
-            if not alive(record):
-                return
-            time.sleep(0.05)
-    raise ValueError(f"launch: job {record['job']} does not end at SIGTERM; end process {record['pid']} by hand")
 
 
 def _close(folder: Path, record: dict[str, Any], state: str) -> None:

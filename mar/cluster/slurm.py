@@ -21,9 +21,9 @@ from typing import Any
 import submitit
 
 import mar
-from mar.cluster.task import Command
-from mar.preempt import LEFT
-from mar.provenance import git_commit
+from mar.cluster.job_process import Command
+from mar.runtime.provenance import git_commit
+from mar.runtime.stop_signals import LEFT
 
 # States in which a job is over (squeue(1)); in every other it waits, runs, or is about to do either again.
 OVER = {

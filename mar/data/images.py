@@ -1,35 +1,27 @@
-"""The images of a study: which files or digits belong to which split, and how they become square RGB arrays.
-
-`prepare` looks at every image once and writes down what it found; every later stage reads images through
-`open_split`, which trusts that record.
-"""
+"""The images of a study, read as `mar prepare` recorded them, and how they become square RGB arrays."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from mar.config import Study
-from mar.data import imagenet
-from mar.files import atomic, claim, lock, read_json, write_json, write_text
-from mar.progress import Progress
-from mar.slices import data_slice, twin
+from mar.runtime.files import read_json
+from mar.runtime.folders import RECIPE
+from mar.study import layout
+from mar.study.stage_keys import data_slice
+from mar.study.study import Study
 
 if TYPE_CHECKING:  # `prepare` and the figures read images without waiting for torch
     import torch
+import torch
+
+from mar.runtime.files import sha256
 
 SPLITS = ("train", "heldout")
-SPLIT_SEED = 2024  # of the held-out share; fixed, so that every study of a data set holds out the same images
-
 Entry = tuple[str, int, int]  # path relative to the root of the data, class, bytes
 
 
@@ -60,38 +52,6 @@ class ImageSet:
         return np.stack([self._read(int(i)) for i in indices])
 
 
-def prepare(study: Study, root: str | Path) -> None:
-    """Look at every image and write data/manifest.json (counts, skipped files, hash of the file list).
-
-    Raises:
-        ValueError: the path is missing, a class has no readable image, train/ and val/ differ in their classes, or
-            the data are not what `expect` says.
-    """
-    root = Path(root)
-    folder = root / "data"
-    with lock(folder):
-        claim(folder, {"data": data_slice(study)}, "manifest.json", twin(study, root, folder))
-        digits = study.data.kind == "digits"
-        found = None if digits else _scan(Path(str(study.data.path)))
-        if found is not None and study.data.expect == "imagenet":
-            imagenet.check(Path(str(study.data.path)), found)
-        listing = (
-            "sklearn" if found is None else _hash([(s, *entry) for s in sorted(found) for entry in found[s]["files"]])
-        )
-        manifest = folder / "manifest.json"
-        if manifest.exists() and read_json(manifest)["listing"] == listing:
-            print(f"{manifest}: complete", flush=True)
-            return
-        manifest.unlink(missing_ok=True)
-        record = _prepare_digits(study, folder) if found is None else _prepare_folder(study, folder, found)
-        write_json(manifest, {"kind": study.data.kind, **record, "listing": listing})
-        counts = {split: value["count"] for split, value in record["splits"].items()}
-        print(
-            f"{manifest}: {len(record['classes'])} classes, images {counts}, skipped {len(record['skipped'])}",
-            flush=True,
-        )
-
-
 def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
     """The images of a split, "train" or "heldout", as `prepare` recorded them.
 
@@ -100,16 +60,16 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r}; accepted: {', '.join(SPLITS)}")
-    folder, size = Path(root) / "data", study.data.image_size
-    manifest = read_json(folder / "manifest.json")
-    if read_json(folder / "recipe.json") != {"data": data_slice(study)}:
+    folder, size = layout.data(Path(root)), study.data.image_size
+    manifest = read_json(folder / layout.MANIFEST)
+    if read_json(folder / RECIPE) != {"data": data_slice(study)}:
         raise ValueError(f"{folder}: was made for another data section of the study; run `mar prepare` again")
     if study.data.kind == "digits":
-        with np.load(folder / "digits.npz") as arrays:
+        with np.load(folder / layout.DIGITS) as arrays:
             images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         return ImageSet(labels, manifest["classes"], lambda i: images[i])
 
-    files: list[Entry] = [(path, label, count) for path, label, count in read_json(folder / "files.json")[split]]
+    files: list[Entry] = [(path, label, count) for path, label, count in read_json(folder / layout.FILES)[split]]
     base = Path(str(study.data.path))
 
     def read(i: int) -> np.ndarray:
@@ -167,144 +127,13 @@ def draw_indices(
     return order[:need], order[need:]
 
 
-def _prepare_digits(study: Study, folder: Path) -> dict[str, Any]:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    grey = np.rint(digits.images * (255.0 / 16.0)).astype(np.uint8)  # (N, 8, 8), published range 0..16
-    size = (study.data.image_size, study.data.image_size)
-    large = np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in grey])
-    images = np.repeat(large[..., None], 3, axis=-1)  # (N, H, W, 3)
-    labels = digits.target.astype(np.int64)
-    kept: dict[str, list[int]] = {split: [] for split in SPLITS}
-    for label in range(10):
-        train, heldout = _hold_out(np.flatnonzero(labels == label), study.data.holdout, str(label))
-        kept["train"] += train
-        kept["heldout"] += heldout
-    arrays: dict[str, np.ndarray] = {}
-    for split, indices in kept.items():
-        arrays[f"{split}_images"], arrays[f"{split}_labels"] = images[sorted(indices)], labels[sorted(indices)]
-    with atomic(folder / "digits.npz") as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-    names = [str(name) for name in digits.target_names]
-    entries = [(split, hashlib.sha256(grey[i]).hexdigest()) for split in SPLITS for i in sorted(kept[split])]
-    return _record(study, names, {s: [int(labels[i]) for i in kept[s]] for s in SPLITS}, entries, [])
-
-
-def _prepare_folder(study: Study, folder: Path, found: dict[str, Any]) -> dict[str, Any]:
-    base = Path(str(study.data.path))
-    classes = found["train"]["classes"]
-    if "val" in found and found["val"]["classes"] != classes:
-        differing = sorted(set(classes) ^ set(found["val"]["classes"]))
-        raise ValueError(f"data.path {base}: train/ and val/ differ in these classes: {', '.join(differing[:10])}")
-    readable: dict[str, list[Entry]] = {}
-    skipped: list[dict[str, str]] = []
-    for split, listed in found.items():
-        readable[split] = []
-        progress = Progress(f"prepare {split}", len(listed["files"]), unit="files")
-        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders work in parallel
-            warnings.simplefilter("ignore")  # of odd metadata: the pixels decide
-            reasons = pool.map(lambda entry: _why_unreadable(base / entry[0]), listed["files"])
-            for entry, reason in zip(listed["files"], reasons, strict=True):
-                if reason:
-                    print(f"skipped {base / entry[0]}: {reason}", flush=True)
-                    skipped.append({"file": entry[0], "reason": reason})
-                else:
-                    readable[split].append(entry)
-                progress.update(1)
-    if study.data.expect and skipped:
-        raise ValueError(
-            f"data.path {base} with expect: {study.data.expect}: {len(skipped)} images cannot be read: "
-            f"{imagenet.first([entry['file'] for entry in skipped])}; get them anew"
-        )
-    for split, entries in readable.items():
-        counts = np.bincount([label for _, label, _ in entries], minlength=len(classes))
-        for label in np.flatnonzero(counts == 0):
-            raise ValueError(
-                f"data.path {base}: class {classes[label]!r} has no readable image ({split}; "
-                f"{len(skipped)} files skipped)"
-            )
-    files = {"train": readable["train"], "heldout": readable.get("val", [])}
-    if "val" not in found:
-        files = {split: [] for split in SPLITS}
-        labels = np.array([label for _, label, _ in readable["train"]])
-        for i, name in enumerate(classes):
-            train, heldout = _hold_out(np.flatnonzero(labels == i), study.data.holdout, name)
-            files["train"] += [readable["train"][row] for row in sorted(train)]
-            files["heldout"] += [readable["train"][row] for row in sorted(heldout)]
-    write_text(folder / "files.json", json.dumps(files))
-    entries_of = [(path, count, split) for split in SPLITS for path, _, count in files[split]]
-    return _record(study, classes, {s: [entry[1] for entry in files[s]] for s in SPLITS}, sorted(entries_of), skipped)
-
-
-def _record(
-    study: Study, classes: list[str], labels: dict[str, list[int]], entries: list[Any], skipped: list[dict[str, str]]
-) -> dict[str, Any]:
-    per_class = {s: np.bincount(labels[s], minlength=len(classes)).tolist() for s in SPLITS}
-    return {
-        "classes": classes,
-        "splits": {s: {"count": len(labels[s]), "per_class": per_class[s]} for s in SPLITS},
-        "files": _hash(entries),
-        "skipped": skipped,
-        "image_size": study.data.image_size,
-        "flip": study.data.flip,
-    }
-
-
-def _hold_out(indices: np.ndarray, share: float, name: str) -> tuple[list[int], list[int]]:
-    """Split the images of one class; the class's place and name play no part, so adding a class moves no image."""
-    count = round(share * len(indices))
-    if not 0 < count < len(indices):
-        raise ValueError(
-            f"data.holdout {share}: of the {len(indices)} images of class {name!r} {count} would be held out; "
-            f"accepted: at least 1 held out and 1 left (or a tree with val/)"
-        )
-    order = np.random.default_rng(SPLIT_SEED).permutation(indices).tolist()
-    return order[count:], order[:count]
-
-
-def _scan(base: Path) -> dict[str, Any]:
-    """Sorted classes and files of base/<class>, or of base/train/<class> and base/val/<class>; none that is hidden."""
-    if not base.is_dir():
-        raise ValueError(
-            f"data.path {base}: no such folder; accepted: a folder of <class>/<image>, or of train/ and val/"
-        )
-    halves = [name for name in ("train", "val") if (base / name).is_dir()]
-    if halves == ["val"]:
-        raise ValueError(f"data.path {base}: has val/ but no train/")
-    return {split: _scan_classes(base, split) for split in halves} or {"train": _scan_classes(base, "")}
-
-
-def _scan_classes(base: Path, under: str) -> dict[str, Any]:
-    top = base / under
-    classes = sorted(e.name for e in os.scandir(top) if e.is_dir() and not e.name.startswith("."))
-    if not classes:
-        raise ValueError(f"data.path {top}: has no class folders; accepted: <class>/<image>")
-    files: list[Entry] = []
-    for label, name in enumerate(classes):
-        for folder, subfolders, names in os.walk(top / name):
-            subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
-            for file in sorted(n for n in names if not n.startswith(".")):
-                path = os.path.join(folder, file)
-                size = os.stat(path).st_size if os.path.exists(path) else 0  # a broken link is skipped later
-                files.append((os.path.relpath(path, base), label, size))
-    return {"classes": classes, "files": files}
-
-
 def _decode(path: Path) -> Image.Image:
     with Image.open(path) as image:
         return image.convert("RGB")
 
 
-def _why_unreadable(path: Path) -> str | None:
-    """None for an image that decodes to its end, else why not. A header alone would not show a truncated file."""
-    try:
-        _decode(path)
-    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error and more
-        text = str(error).replace(str(path), path.name).replace(str(path.parent), "")
-        return f"{type(error).__name__}: {text}"[:200]
-    return None
-
-
-def _hash(entries: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+def sha256_of_data(root: Path) -> str:
+    """Checksum of the data manifest, which names every image of the study."""
+    manifest = layout.data_manifest(root)
+    read_json(manifest)
+    return sha256(manifest)

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
-from mar.files import read_json, sha256
-from mar.multiscale import MultiScaleQuantizer
+from mar.runtime.files import read_json, sha256
+from mar.study import layout
 
 QUANTIZER = "quantizer.safetensors"  # beside the shards of a multi-scale tokenizer
 
@@ -25,7 +24,7 @@ class TokenSet:
         manifest: what `mar encode` wrote down (kind, count, classes, grid, scale, shards).
         labels: class of each image, int64 (N,).
         sha256: of the manifest file; the name of these tokens in later files.
-        quantizer: of a multi-scale tokenizer, which a model needs to make one scale's input of those before; else None.
+        folder: where they are, beside the quantiser of a multi-scale tokenizer.
     """
 
     def __init__(
@@ -34,9 +33,9 @@ class TokenSet:
         digest: str,
         labels: np.ndarray,
         shards: list[np.memmap],
-        quantizer: MultiScaleQuantizer | None = None,
+        folder: Path,
     ) -> None:
-        self.manifest, self.quantizer = manifest, quantizer
+        self.manifest, self.folder = manifest, folder
         self.sha256 = digest
         self.labels = torch.from_numpy(labels)
         self._files: list[tuple[mmap.mmap, int]] = [(shard.base, shard.offset) for shard in shards]  # type: ignore[misc]
@@ -55,10 +54,10 @@ class TokenSet:
             ValueError: a file is missing, truncated or differs from the manifest; the message names it.
         """
         folder = Path(folder)
-        file = folder / "manifest.json"
+        file = folder / layout.MANIFEST
         manifest = read_json(file)
         again = f"delete {folder} and run `mar encode` again"
-        labels = _load(folder / "labels.npy", (manifest["count"],), "int64", manifest["labels_sha256"] * verify, again)
+        labels = _load(folder / layout.LABELS, (manifest["count"],), "int64", manifest["labels_sha256"] * verify, again)
         shards = [
             _load(
                 folder / s["file"],
@@ -72,7 +71,8 @@ class TokenSet:
         count = sum(len(shard) for shard in shards)
         if count != manifest["count"]:
             raise ValueError(f"{file}: the shards hold {count} images, count says {manifest['count']}; {again}")
-        return cls(manifest, sha256(file), np.array(labels), shards, load_quantizer(folder, manifest))
+        check_quantizer(folder, manifest)
+        return cls(manifest, sha256(file), np.array(labels), shards, folder)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -105,22 +105,17 @@ class TokenSet:
             mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
 
-def load_quantizer(folder: Path, manifest: dict[str, Any]) -> MultiScaleQuantizer | None:
-    """The quantiser that `mar encode` put beside the ids of a multi-scale tokenizer; None with other tokens.
+def check_quantizer(folder: Path, manifest: dict[str, Any]) -> None:
+    """Refuse ids of a multi-scale tokenizer whose quantiser is not beside them.
 
     Raises:
         ValueError: it is missing, or not the one that the manifest names.
     """
-    if "scales" not in manifest:
-        return None
     file = folder / QUANTIZER
-    if not file.exists() or sha256(file) != manifest["quantizer_sha256"]:
+    if "scales" in manifest and not (file.exists() and sha256(file) == manifest["quantizer_sha256"]):
         raise ValueError(
             f"{file}: missing or differs from its checksum in the manifest; delete {folder} and run `mar encode` again"
         )
-    quantizer = MultiScaleQuantizer(manifest["codebook_size"], manifest["code_width"], tuple(manifest["scales"]))
-    quantizer.load_state_dict(load_file(file))
-    return quantizer.eval().requires_grad_(False)
 
 
 def shard_shape(manifest: dict[str, Any]) -> tuple[int, ...]:
@@ -148,24 +143,3 @@ def _load(path: Path, shape: tuple[int, ...], dtype: str, digest: str, again: st
     if digest and sha256(path) != digest:
         raise ValueError(f"{path}: differs from its checksum in the manifest; {again}")
     return array
-
-
-def patchify(latents: torch.Tensor, group: int) -> torch.Tensor:
-    """Latents (B, C, h, w) to tokens (B, L, C*g*g), raster order, channel slowest within a token, as published."""
-    batch, channels, height, width = latents.shape
-    split = latents.reshape(batch, channels, height // group, group, width // group, group)
-    return split.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * group**2)
-
-
-def unpatchify(tokens: torch.Tensor, group: int, channels: int) -> torch.Tensor:
-    """Tokens (B, L, C*g*g) back to latents (B, C, h, w); the grid is square."""
-    batch, count, _ = tokens.shape
-    side = round(count**0.5)
-    split = tokens.reshape(batch, side, side, channels, group, group)
-    return split.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, side * group, side * group)
-
-
-def sample_posterior(moments: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Draw from the posterior: mean + std * noise; moments (B, 2C, h, w) stack mean and log variance."""
-    mean, log_variance = moments.chunk(2, dim=1)
-    return mean + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mar.metrics import infinite, influence, metrics
-from mar.metrics.statistics import Statistics
+from mar.metrics import fid_infinity, formulas, jackknife
+from mar.metrics.moments import Statistics
 
 Metric = dict[str, Any]  # value, low, high, n, bootstrap, seed, higher_is_better
 
@@ -58,7 +58,7 @@ class Bootstrap:
         With fewer images than features the value is mostly the bias of their number. The interval still tells how far
         it moves with the images, so it compares sets of equal number and says nothing about infinitely many.
         """
-        value, moves = influence.fid(features, real)
+        value, moves = jackknife.fid(features, real)
         return self._metric(value, self.counts @ moves / self.n, higher_is_better=False)
 
     def fid_infinity(self, features: np.ndarray, real: Statistics) -> Metric | None:
@@ -67,18 +67,18 @@ class Bootstrap:
         The interval holds both noises: the images' as in `fid`, whose first order the line leaves as it is, and the
         fit's, as Student's t with its standard error.
         """
-        if self.n < infinite.LEAST * features.shape[1]:
+        if self.n < fid_infinity.LEAST * features.shape[1]:
             return None
-        _, moves = influence.fid(features, real)
+        _, moves = jackknife.fid(features, real)
         rng = self._rng()
-        value, error = infinite.fid(features, dealt(self.labels, rng), real, moves)
-        fit = error * rng.standard_t(infinite.FREEDOM, self.resamples)
+        value, error = fid_infinity.fid(features, dealt(self.labels, rng), real, moves)
+        fit = error * rng.standard_t(fid_infinity.FREEDOM, self.resamples)
         return self._metric(value, self.counts @ moves / self.n + fit, higher_is_better=False)
 
     def inception_score(self, logits: np.ndarray) -> Metric:
         """Inception score of logits (n, K); the interval as that of FID, from what each image moves in its split."""
-        resampled = self.counts @ influence.inception_score(logits) / self.n
-        return self._metric(metrics.inception_score(logits), resampled, higher_is_better=True)
+        resampled = self.counts @ jackknife.inception_score(logits) / self.n
+        return self._metric(formulas.inception_score(logits), resampled, higher_is_better=True)
 
     def precision_recall(self, generated: np.ndarray, real: np.ndarray, neighbours: int) -> tuple[Metric, Metric]:
         """Precision and recall of features (n, F) against (M, F).
@@ -88,13 +88,13 @@ class Bootstrap:
         another it moves as much as from one fresh set of n images to another (the jackknife that leaves out half:
         Shao and Wu 1989).
         """
-        within = metrics.inside(generated, real, neighbours)
+        within = formulas.inside(generated, real, neighbours)
         rng = self._rng()
         halves = np.zeros((self.resamples, self.n), bool)
         for i, half in enumerate(halves):
             half[dealt(self.labels, rng)[i % 2 :: 2]] = True
         whole = np.ones((1, self.n), bool)
-        covered = metrics.inside(real, generated, neighbours, np.concatenate([whole, halves])).mean(1)
+        covered = formulas.inside(real, generated, neighbours, np.concatenate([whole, halves])).mean(1)
         recall = self._metric(covered[0], covered[1:], higher_is_better=True)
         return self.share(within, higher_is_better=True), recall | {
             "low": max(0.0, recall["low"]),
@@ -111,9 +111,9 @@ class Bootstrap:
         value is the mean of, drawn again. The first is nearly all where the set is hardly larger than a subset; the
         second is, where KID of 50,000 images is near 0.
         """
-        subsets = metrics.kid(generated, real)
+        subsets = formulas.kid(generated, real)
         again = subsets[self._rng().integers(len(subsets), size=(self.resamples, len(subsets)))].mean(1)
-        moves = influence.kid(generated, real, self.seed)
+        moves = jackknife.kid(generated, real, self.seed)
         return self._metric(subsets.mean(), self.counts @ moves / self.n + again, higher_is_better=False)
 
     def mean(self, values: np.ndarray, higher_is_better: bool | None) -> Metric:

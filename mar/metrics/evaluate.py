@@ -13,17 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from mar.config import Study
-from mar.files import lock, read_json, sha256, write_json
-from mar.metrics import REAL, features, metrics, sets, statistics
+from mar.features import features, image_sets
+from mar.features.features import Features
+from mar.metrics import formulas, moments, statistics
 from mar.metrics.bootstrap import Bootstrap, Metric
-from mar.metrics.features import Features
-from mar.metrics.statistics import Statistics
-from mar.provenance import record
-from mar.slices import metrics_slice, real_side, reference_slice
+from mar.metrics.moments import Statistics
+from mar.runtime.files import read_json, sha256, write_json
+from mar.runtime.folders import lock
+from mar.runtime.provenance import record
+from mar.study import layout
+from mar.study.limits import REAL
+from mar.study.stage_keys import metrics_slice, real_side, reference_slice
+from mar.study.study import Study
 
 DRAWS = 20  # of the held-out images, for the floor
-SHUFFLED = f"inception_score is the mean over ten splits of the images, shuffled with seed {metrics.SEED}"
+SHUFFLED = f"inception_score is the mean over ten splits of the images, shuffled with seed {formulas.SEED}"
 NO_IMAGES = "precision, recall and kid are left out: the reference has statistics and no images"
 
 
@@ -77,14 +81,14 @@ def reference(study: Study, root: str | Path) -> None:
         ValueError: `mar features` or `mar statistics` has not run for the real images.
     """
     root = Path(root)
-    report = root / "metrics" / "reference.json"
+    report = layout.reference_metrics(root)
     heldout: dict[str, Features] = {
         name: features.read(root, name, "heldout", "real") for name in study.metrics.extractors
     }
     against = _against(study, root, heldout)
     inputs = {name: found.sha256 for name, found in heldout.items()} | _sides(study, root)
     recipe = {"slice": reference_slice(study), "inputs": inputs}
-    with lock(root / "metrics" / ".reference"):
+    with lock(layout.reference_metrics(root).with_name(".reference")):
         if report.exists() and read_json(report).get("recipe") == recipe:
             print(f"{report}: complete", flush=True)
             return
@@ -116,7 +120,7 @@ def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: s
     """
     root = Path(root)
     where = f"{variant}/seed{seed}/{setting}"
-    report = root / "metrics" / f"{where}.json"
+    report = layout.metrics(root, where)
     found: dict[str, Features] = {
         name: features.read(root, name, where, "generated") for name in study.metrics.extractors
     }
@@ -124,14 +128,14 @@ def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: s
         _, about = statistics.read(root, name, where)
         if about["features"] != kept.sha256:
             raise ValueError(f"{root / 'statistics' / name / where}.npz: of other features; run `mar statistics` again")
-    samples = sets.of_samples(study, root, variant, seed, setting)
+    samples = image_sets.of_samples(study, root, variant, seed, setting)
     for kept in found.values():
         if kept.manifest["source"]["sha256"] != samples.sha256:
             raise ValueError(f"{kept.folder}: of other samples than {samples.source}; run `mar features` again")
     against = _against(study, root, found)
     inputs = {
         "samples": samples.sha256,
-        "checkpoint": read_json(root / "samples" / where / "manifest.json")["checkpoint"],
+        "checkpoint": read_json(layout.sample_manifest(root, where))["checkpoint"],
         **{f"features {name}": kept.sha256 for name, kept in found.items()},
         **_sides(study, root),
     }
@@ -199,9 +203,9 @@ def floor(study: Study, first: Metric, rows: np.ndarray, labels: np.ndarray, tar
         labels: its classes, (N,).
         target: statistics of the real side.
     """
-    root = metrics.symmetric_root(target["sigma"])
+    root = formulas.symmetric_root(target["sigma"])
     draws = [rows[balanced(labels, study.metrics.samples, seed)] for seed in range(DRAWS)]
-    value = float(np.mean([metrics.frechet(statistics.of(drawn), target, root) for drawn in draws]))
+    value = float(np.mean([formulas.frechet(moments.of(drawn), target, root) for drawn in draws]))
     low, high = (value + first[end] - first["value"] for end in ("low", "high"))
     return first | {"value": value, "low": low, "high": high}
 
@@ -230,7 +234,7 @@ def _against(study: Study, root: Path, found: dict[str, Features]) -> dict[str, 
 
 def _sides(study: Study, root: Path) -> dict[str, str]:
     """Checksums of the statistics that the numbers compare with."""
-    files = {name: root / "statistics" / name / f"{real_side(study, name)}.npz" for name in study.metrics.extractors}
+    files = {name: layout.statistics(root, name, real_side(study, name)) for name in study.metrics.extractors}
     return {f"real {name}": sha256(file) for name, file in files.items()}
 
 

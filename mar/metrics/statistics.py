@@ -12,49 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mar.files import atomic
+from mar.metrics.moments import NAMES, Moments, Statistics
+from mar.runtime.files import atomic
+from mar.study import layout
 
 if TYPE_CHECKING:
-    from mar.config import Study
-    from mar.metrics.features import Features
-
-Statistics = dict[str, np.ndarray]  # "mu" (F,) and "sigma" (F, F), float64, as torch-fidelity names them
-
-NAMES = ("mu", "sigma", "mu_s", "sigma_s")
-
-BLOCK = 1000  # images at a time: their copies in float64 are small beside the features
-
-
-class Moments:
-    """Mean and covariance of features that come in parts, by the update of Chan, Golub and LeVeque (1983)."""
-
-    def __init__(self) -> None:
-        self.n, self.mean, self.scatter = 0, np.zeros(0), np.zeros((0, 0))
-
-    def add(self, features: np.ndarray) -> None:
-        """Count features (n, F) in."""
-        for start in range(0, len(features), BLOCK):
-            rows = features[start : start + BLOCK].astype(np.float64)
-            if not self.n:
-                self.mean, self.scatter = np.zeros(rows.shape[1]), np.zeros((rows.shape[1], rows.shape[1]))
-            total, mean = self.n + len(rows), rows.mean(axis=0)
-            rows -= mean
-            away = mean - self.mean
-            self.scatter += rows.T @ rows
-            self.scatter += np.outer(away, away * (self.n * len(rows) / total))
-            self.mean = self.mean + away * (len(rows) / total)
-            self.n = total
-
-    def statistics(self) -> Statistics:
-        """Mean and unbiased covariance of all that was counted in."""
-        return {"mu": self.mean, "sigma": self.scatter / (self.n - 1)}
-
-
-def of(features: np.ndarray) -> Statistics:
-    """Mean and unbiased covariance of features (N, F): torch-fidelity's (tested), which keeps the mean's type."""
-    moments = Moments()
-    moments.add(features)
-    return moments.statistics()
+    from mar.features.features import Features
+    from mar.study.study import Study
 
 
 def read(root: Path, extractor: str, where: str) -> tuple[Statistics, dict[str, Any]]:
@@ -72,7 +36,7 @@ def read(root: Path, extractor: str, where: str) -> tuple[Statistics, dict[str, 
     Raises:
         ValueError: the file is missing or damaged; the message names it.
     """
-    path = root / "statistics" / extractor / f"{where}.npz"
+    path = layout.statistics(root, extractor, where)
     if not path.exists():
         raise ValueError(f"{path}: missing; run `mar statistics` first")
     try:
@@ -92,13 +56,13 @@ def statistics(study: Study, root: str | Path, extractor: str, where: str) -> No
     Raises:
         ValueError: the features are missing or damaged, or are of fewer than two images.
     """
-    from mar.files import read_json
-    from mar.metrics.features import Features
+    from mar.features.features import Features
+    from mar.runtime.files import read_json
 
     root = Path(root)
-    folder = root / "features" / extractor / where
-    features = Features(folder, read_json(folder / "manifest.json"))
-    path = root / "statistics" / extractor / f"{where}.npz"
+    folder = layout.features(root, extractor, where)
+    features = Features(folder, read_json(folder / layout.MANIFEST))
+    path = layout.statistics(root, extractor, where)
     if path.exists() and read(root, extractor, where)[1]["features"] == features.sha256:
         print(f"{path}: complete", flush=True)
         return
@@ -121,9 +85,9 @@ def _stored(study: Study, root: Path, where: str) -> tuple[Statistics, dict[str,
     """Statistics that a reference brings, and what is to be said of it; nothing of other sets."""
     if where != "reference" or study.metrics.reference is None:
         return {}, {}
-    from mar.metrics import references
+    from mar.features import references
 
-    found = references.load(study.metrics.reference, root.parent / "assets")
+    found = references.load(study.metrics.reference, layout.assets(root))
     kind = "folder" if found.path.is_dir() else "npz"
     source = {"kind": kind, "name": found.name, "sha256": found.sha256}
     return found.statistics, {"source": source, "note": found.note}

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mar.config import Backbone
 from mar.models.blocks import NORM_EPS, Block, KVCache, gather, initialise, run_block
+from mar.study.parts import Backbone
 
 
 class Causal(nn.Module):

@@ -14,11 +14,11 @@ from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 
-from mar import diffusion
-from mar.config import Backbone, Sampling
-from mar.data.tokens import patchify, unpatchify
+from mar.data.latents import patchify, unpatchify
 from mar.models.blocks import NORM_EPS
-from mar.noise import Noise
+from mar.models.diffusion import gaussian
+from mar.runtime.noise import Noise
+from mar.study.parts import Backbone, Sampling
 
 
 class DiT(nn.Module):
@@ -65,7 +65,7 @@ class DiT(nn.Module):
         # Under autocast the patches are bf16; the residual stream that starts here is not.
         net.pos_embed.register_forward_hook(lambda module, _, out: out.to(module.pos_embed.dtype))
         self.net = net
-        self.train_process = diffusion.linear_schedule()
+        self.train_process = gaussian.linear_schedule()
         self._initialise()
 
     def _initialise(self) -> None:
@@ -120,9 +120,9 @@ class DiT(nn.Module):
             unpatchify(tokens, 1, self.channels).flatten(1),
             epsilon.flatten(1),
         )  # (B, C h w): an image is a row
-        x = diffusion.diffuse(self.train_process, x0, t, epsilon)
+        x = gaussian.diffuse(self.train_process, x0, t, epsilon)
         output = self(x.view(-1, self.channels, self.side, self.side), t, labels).flatten(1).to(x0.dtype)
-        return diffusion.losses(self.train_process, output, x0, x, t, epsilon)
+        return gaussian.losses(self.train_process, output, x0, x, t, epsilon)
 
     def sample(self, labels: Tensor, settings: Sampling, noise: Noise) -> Tensor:
         """Draw the tokens (B, L, C) of images of classes `labels` by respaced ancestral sampling.
@@ -140,12 +140,10 @@ class DiT(nn.Module):
         for step in reversed(range(len(process))):
             output = self.guided(process, x, step, labels, settings).flatten(1)
             step_noise = noise.normal(*shape).to(x.dtype).flatten(1)
-            x = diffusion.reverse_step(process, output, x.flatten(1), step, step_noise, settings.temperature).view(
-                shape
-            )
+            x = gaussian.reverse_step(process, output, x.flatten(1), step, step_noise, settings.temperature).view(shape)
         return patchify(x, 1)
 
-    def guided(self, process: diffusion.Schedule, x: Tensor, step: int, labels: Tensor, settings: Sampling) -> Tensor:
+    def guided(self, process: gaussian.Schedule, x: Tensor, step: int, labels: Tensor, settings: Sampling) -> Tensor:
         """Network output (B, 2 C, h, w) at a respaced step, guided."""
         t = process.table("timesteps", torch.int64, x.device)[step]
         if settings.guidance == 1.0:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mar.config import Backbone
 from mar.models.blocks import NORM_EPS, Block, gather, initialise, run_block
+from mar.study.parts import Backbone
 
 
 class Masked(nn.Module):

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mar.config import Study
-from mar.heads import build_head
-from mar.heads.diffusion import Denoiser
 from mar.models.blocks import Block
 from mar.models.causal import Causal
+from mar.models.heads.diffusion_loss import Denoiser
+from mar.models.heads.head import build_head
 from mar.models.masked import Masked
+from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.scales import AdaLNBlock, NextScale, Scales
-from mar.multiscale import MultiScaleQuantizer
-from mar.noise import Noise
+from mar.runtime.noise import Noise
+from mar.study.study import Study
 
 if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
     from mar.models.dit import DiT

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mar.config import Backbone
 from mar.models.blocks import NORM_EPS, KVCache, run_block
-from mar.multiscale import MultiScaleQuantizer
+from mar.models.multiscale import MultiScaleQuantizer
+from mar.study.parts import Backbone
 
 MAX_LOG_SCALE = math.log(100)  # of attention
 ADALN_INIT = 0.5  # factor on the first scales and shifts; that on gates is the study's

@@ -1,5 +1,7 @@
-"""Tokenizers: image <-> tokens."""
+"""Image <-> tokens: build, train, encode.
 
-from mar.tokenizers.autoencoder import Tokenizer, load
+autoencoder: what a tokenizer is. train: `mar tokenizer`. discriminator, perceptual: terms of its loss. encode: images
+to token shards.
 
-__all__ = ["Tokenizer", "load"]
+May import: runtime, study, data, models.
+"""

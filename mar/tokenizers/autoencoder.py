@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from mar.config import Study
-from mar.config import Tokenizer as TokenizerConfig
-from mar.files import read_json
-from mar.multiscale import MultiScaleQuantizer
-from mar.noise import Noise
-from mar.slices import tokenizer_slice
+from mar.models.multiscale import MultiScaleQuantizer
+from mar.runtime.files import read_json
+from mar.runtime.folders import RECIPE
+from mar.runtime.noise import Noise
+from mar.study import layout
+from mar.study.parts import Tokenizer as TokenizerConfig
+from mar.study.stage_keys import tokenizer_slice
+from mar.study.study import Study
 
 
 class Tokenizer(nn.Module):
@@ -140,13 +142,13 @@ def load(root: str | Path, name: str, study: Study) -> Tokenizer:
     """
     from safetensors.torch import load_file
 
-    folder = Path(root) / "tokenizers" / name
-    read_json(folder / "config.json")  # written after the weights: says that they are whole
-    if read_json(folder / "recipe.json").get("slice") != tokenizer_slice(study, name):
+    folder = layout.tokenizer(Path(root), name)
+    read_json(folder / layout.TOKENIZER)  # written after the weights: says that they are whole
+    if read_json(folder / RECIPE).get("slice") != tokenizer_slice(study, name):
         raise ValueError(f"{folder}: was trained by another recipe; run `mar tokenizer --tokenizer {name}` again")
     tokenizer = build(study.tokenizers[name], study.data.image_size)
     try:
-        tokenizer.net.load_state_dict(load_file(folder / "model.safetensors"))
+        tokenizer.net.load_state_dict(load_file(folder / layout.WEIGHTS))
     except Exception as error:
         raise ValueError(f"{folder / 'model.safetensors'}: cannot be loaded: {error}") from error
     return tokenizer.eval().requires_grad_(False)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mar.noise import seed_of
+from mar.runtime.noise import seed_of
 
 SMALLEST = 24  # pixels: below, no patch is left after three halvings and two valid-sized convolutions
 LARGEST_WEIGHT = 1e4

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from mar.files import sha256
+from mar.runtime.files import sha256
+from mar.study import layout
 
 # name in config/assets.csv, and address; torch's hub cache calls a file by the end of its address
 FILES = {
@@ -53,7 +54,7 @@ def distance(lpips: Any, rebuilt: torch.Tensor, images: torch.Tensor) -> torch.T
 
 def _find(name: str, url: str, assets: Path, hub: Path) -> Path:
     file = url.rpartition("/")[2]
-    places = [assets / "downloads" / f"{name}.pth", hub / "checkpoints" / file]
+    places = [layout.downloads(assets) / f"{name}.pth", hub / "checkpoints" / file]
     for path in places:
         if path.exists():
             # by torch's custom eight digits at the end of the name are the beginning of the SHA-256

@@ -15,17 +15,19 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from mar import checkpoint, track
-from mar.config import Study, known
-from mar.config import Tokenizer as TokenizerConfig
-from mar.data.images import ImageSet, draw_indices, open_split, to_float
-from mar.data.tokens import sample_posterior
-from mar.files import atomic, claim, lock, write_json
-from mar.metrics import classifier
-from mar.multiscale import MultiScaleQuantizer
-from mar.progress import Progress
-from mar.provenance import record
-from mar.slices import tokenizer_slice, twin
+from mar.data.images import ImageSet, draw_indices, open_split, sha256_of_data, to_float
+from mar.data.latents import sample_posterior
+from mar.models.multiscale import MultiScaleQuantizer
+from mar.runtime import checkpoint, runlog
+from mar.runtime.files import atomic, write_json
+from mar.runtime.folders import claim, lock
+from mar.runtime.progress import Progress
+from mar.runtime.provenance import record
+from mar.study import layout
+from mar.study.compatibility import known
+from mar.study.parts import Tokenizer as TokenizerConfig
+from mar.study.stage_keys import tokenizer_slice
+from mar.study.study import Study
 from mar.tokenizers import perceptual
 from mar.tokenizers.autoencoder import Tokenizer, build
 from mar.tokenizers.discriminator import BETAS, Adversary
@@ -54,15 +56,11 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
     """
     choice: TokenizerConfig = known("tokenizer", name, study.tokenizers)
     root = Path(root)
-    if choice.pretrained:
-        from mar.weights_install import install_tokenizer
-
-        return install_tokenizer(study, root, name)
-    folder = root / "tokenizers" / name
+    folder = layout.tokenizer(root, name)
     with lock(folder):
-        recipe = {"slice": tokenizer_slice(study, name), "data": classifier.sha256_of_data(root)}
-        claim(folder, recipe, "config.json", twin(study, root, folder))
-        weights, config = folder / "model.safetensors", folder / "config.json"
+        recipe = {"slice": tokenizer_slice(study, name), "data": sha256_of_data(root)}
+        claim(folder, recipe, "config.json", layout.twin(study, root, folder))
+        weights, config = folder / layout.WEIGHTS, folder / layout.TOKENIZER
         if config.exists() and weights.exists():
             print(f"{folder}: complete", flush=True)
             return
@@ -74,14 +72,14 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
         if choice.trained:
             images = open_split(study, root, "train")
             if choice.perceptual_weight and lpips is None:
-                lpips = perceptual.load(root.parent / "assets").to(device)
-            fit(tokenizer, choice, images, study, folder / "metrics.jsonl", device, folder / "checkpoints", lpips)
+                lpips = perceptual.load(layout.assets(root)).to(device)
+            fit(tokenizer, choice, images, study, folder / layout.LOG, device, folder / layout.CHECKPOINTS, lpips)
         with atomic(weights) as temporary:
             save_file({k: v.cpu().contiguous() for k, v in tokenizer.net.state_dict().items()}, temporary)
         parameters = sum(p.numel() for p in tokenizer.parameters())
         net = {k: v for k, v in getattr(tokenizer.net, "config", {}).items() if not k.startswith("_")}
         write_json(config, {"kind": tokenizer.kind, "parameters": parameters, "net": net, "provenance": record()})
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # as large as six copies of the weights
+        shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)  # as large as six copies of the weights
 
 
 def fit(
@@ -162,7 +160,7 @@ def fit(
         progress.update(len(batch), loss=loss.item())
         if step % max(1, steps // 100) == 0 or step == steps - 1:
             values = {"images": progress.done, "loss": loss.item(), "reconstruction": distance.item(), **shown}
-            track.append(log, values | {"learning_rate": rate, "grad_norm": norm.item(), "time": time.time()})
+            runlog.append(log, values | {"learning_rate": rate, "grad_norm": norm.item(), "time": time.time()})
         if checkpoints and progress.done // every > before // every and step < steps - 1:
             kept: dict[str, Any] = {name: part.state_dict() for name, part in parts.items() if part is not None}
             kept |= {"images": progress.done, "order": order.clone(), "generator": generator.get_state()}

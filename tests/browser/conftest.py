@@ -11,16 +11,16 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parents[1] / "unit"))
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 from chromium import Chromium, find
 from fabricate import fabricate, large, write
 
-from mar.config import Study
-from mar.report import report
-from mar.slices import figure_names, table_names
-from mar.study import resolve
-from mar.verdicts import judge
+from mar.analysis.verdicts import judge
+from mar.report.page import report
+from mar.study.products import figure_names, table_names
+from mar.study.reading import resolve
+from mar.study.study import Study
 
 CLAIMS = Path(__file__).parents[2] / "config" / "claims.yaml"
 DELETED = Path("samples/diff/seed1/s4")  # a sample set of which the manifest alone is kept

@@ -30,10 +30,10 @@ from datetime import datetime
 from pathlib import Path
 
 from mar.cluster.slurm import result
-from mar.files import write_json
+from mar.runtime.files import write_json
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "unit"))
+sys.path.insert(0, str(HERE.parent / "support"))
 sys.path.insert(0, str(HERE))
 
 from training import stop_until_warned  # noqa: E402

@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parents[2] / "mar"
 # Commands that a test wants: each says in runs.txt that it starts and ends, by job and rank.
 CLI = """
 import os, sys, time
-from mar import preempt
+from mar.runtime import stop_signals
 
 def note(word):
     with open("runs.txt", "a") as runs:
@@ -61,13 +61,13 @@ def main(arguments, prog_name):
                 if how == "raise":
                     raise RuntimeError("a bad rank")
                 os.kill(os.getpid(), 9)
-            if preempt.asked():
+            if stop_signals.asked():
                 if rank == 0:
                     with open("state.tmp", "w") as file:
                         file.write(" ".join(state))
                     os.replace("state.tmp", "state")
                 note("left")
-                raise SystemExit(preempt.LEFT)
+                raise SystemExit(stop_signals.LEFT)
         if rank == 0:
             open("done", "w").write(" ".join(state))
     if verb == "sample":  # a share of ten chunks; the one that makes the last writes the manifest
@@ -100,12 +100,13 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.head: subprocess.Popen[str] | None = None
-        shutil.copytree(SOURCE / "cluster", folder / "mar" / "cluster", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("__init__.py", "files.py", "preempt.py", "provenance.py"):
-            shutil.copy(SOURCE / name, folder / "mar" / name)
-        remote = folder / "mar" / "cluster" / "remote.py"
+        for package in ("cluster", "runtime"):
+            shutil.copytree(SOURCE / package, folder / "mar" / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(SOURCE / "__init__.py", folder / "mar")
+        remote = folder / "mar" / "cluster" / "slurm_launch.py"
         remote.write_text(remote.read_text().replace("GRACE = 20.0", "GRACE = 4.0"))
-        (folder / "mar" / "cli.py").write_text(CLI)
+        (folder / "mar" / "cli").mkdir()
+        (folder / "mar" / "cli" / "__main__.py").write_text(CLI)
         (folder / "torch.py").write_text("raise AssertionError('the launcher imported torch')")
         self.environment = {**os.environ, "PYTHONPATH": str(folder)}
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-UNIT = Path(__file__).parents[1] / "unit"
+UNIT = Path(__file__).parents[1] / "support"
 
 
 def stop_until_warned(process: int, wait_for: Callable[[Callable[[], Any]], None]) -> None:

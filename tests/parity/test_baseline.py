@@ -12,10 +12,10 @@ from test_mar import model as model
 from benchmarks import baseline
 from benchmarks.models import TOKEN_DIM, TOKENS, build
 from benchmarks.models import inputs as benchmark_inputs
-from mar.config import Sampling
-from mar.data.tokens import unpatchify
-from mar.noise import Noise
-from mar.sampling import generate
+from mar.data.latents import unpatchify
+from mar.runtime.noise import Noise
+from mar.sampling.generate import generate
+from mar.study.parts import Sampling
 
 
 @pytest.mark.parametrize("key", list(TRAJECTORIES))

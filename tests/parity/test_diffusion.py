@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mar import diffusion
-from mar.order import guidance_at, mask_ratio, num_masked, schedule
+from mar.models.diffusion import gaussian
+from mar.models.order import guidance_at, mask_ratio, num_masked, schedule
 
 GOLDEN = Path(__file__).parent / "golden"
 INDEX = json.loads((GOLDEN / "diffusion.json").read_text())
@@ -36,7 +36,7 @@ def golden():
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
 @pytest.mark.parametrize("steps", [1000, 100, 50, 25, 10])
 def test_tables(golden, kind, steps):
-    process = {"cosine": diffusion.cosine_schedule, "linear": diffusion.linear_schedule}[kind]()
+    process = {"cosine": gaussian.cosine_schedule, "linear": gaussian.linear_schedule}[kind]()
     process = process if steps == 1000 else process.respaced(steps)
     key = f"{kind}.{steps}"
     assert torch.equal(process.timesteps, golden[f"{key}.timestep_map"].long())
@@ -51,13 +51,11 @@ def test_tables(golden, kind, steps):
 
 
 def test_helpers(golden):
-    np.testing.assert_allclose(
-        diffusion.normal_kl(*golden["util.kl.in"]), golden["util.kl.out"], rtol=1e-10, atol=1e-14
-    )
+    np.testing.assert_allclose(gaussian.normal_kl(*golden["util.kl.in"]), golden["util.kl.out"], rtol=1e-10, atol=1e-14)
     x, mean, log_scale = (golden[f"util.dll.{k}"] for k in ("x", "mean", "log_scale"))
-    got = diffusion.discretized_log_likelihood(x, mean, log_scale)
+    got = gaussian.discretized_log_likelihood(x, mean, log_scale)
     np.testing.assert_allclose(got, golden["util.dll.out"], rtol=1e-10, atol=1e-14)
-    features = diffusion.timestep_features(golden["util.temb.t"], 256)
+    features = gaussian.timestep_features(golden["util.temb.t"], 256)
     np.testing.assert_allclose(features.double(), golden["util.temb.out256"], rtol=1e-6, atol=1e-6)  # float32 there too
 
 

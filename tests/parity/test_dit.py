@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mar.config import Backbone, Sampling
-from mar.data.tokens import patchify, unpatchify
+from mar.data.latents import patchify, unpatchify
 from mar.models.dit import DiT, from_official
-from mar.sampling import generate
+from mar.sampling.generate import generate
+from mar.study.parts import Backbone, Sampling
 
 GOLDEN = Path(__file__).parent / "golden"
 INDEX = json.loads((GOLDEN / "dit_tiny.json").read_text())

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mar.data.tokens import sample_posterior
-from mar.factors import Tokenizer as TokenizerConfig
+from mar.data.latents import sample_posterior
+from mar.study.parts import Tokenizer as TokenizerConfig
 from mar.tokenizers.autoencoder import build
-from mar.weights import import_weights
+from mar.weights.importing import import_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 INDEX = json.loads((GOLDEN / "kl_vae_tiny.json").read_text())

@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mar import diffusion
-from mar.config import Backbone, Head, Sampling
-from mar.data.tokens import patchify, unpatchify
-from mar.heads import build_head
+from mar.data.latents import patchify, unpatchify
+from mar.models.diffusion import gaussian
+from mar.models.heads.head import build_head
 from mar.models.masked import Masked
 from mar.models.model import Model
-from mar.order import guidance_at, schedule
-from mar.sampling import generate
+from mar.models.order import guidance_at, schedule
+from mar.sampling.generate import generate
+from mar.study.parts import Backbone, Head, Sampling
 
 GOLDEN = Path(__file__).parent / "golden"
 INDEX = json.loads((GOLDEN / "mar_tiny.json").read_text())
@@ -93,7 +93,7 @@ def test_loss_rows(golden, model):
     tokens, _, _, _ = inputs(golden)
     x0, z = tokens.flatten(0, 1).repeat(2, 1), golden["out.z"].flatten(0, 1).repeat(2, 1)
     t, noise = golden["in.t"].long(), golden["in.noise"]
-    x = diffusion.diffuse(model.head.train_process, x0, t, noise)
+    x = gaussian.diffuse(model.head.train_process, x0, t, noise)
     assert rel(x[:64], golden["out.x_t_first64"]) < 1e-5
     y = model.head.net.time_embed(t) + model.head.net.cond_embed(z)
     assert rel(model.head.net(x, y)[:64], golden["out.net_first64"]) < 1e-5
@@ -141,13 +141,13 @@ def test_reverse_steps(golden, model, key, temperature, scale):
     for s in range(10):
         x = golden["step.x"][s]
         output = model.head.guided(lambda x, s=s: model.head.net(x, times[s] + condition), x, scale)
-        got = diffusion.reverse_step(process, output, x, s, golden["step.noise"][s], temperature)
+        got = gaussian.reverse_step(process, output, x, s, golden["step.noise"][s], temperature)
         assert rel(got, golden[f"step.out_{key}"][s]) < 1e-4, s
         if scale is None:
             epsilon, values = output.chunk(2, dim=1)
             t = torch.full((len(x),), s)
-            assert rel(diffusion.predict_x0(process, x, t, epsilon), golden["step.pred_x0"][s]) < 1e-4
-            assert rel(diffusion.log_variance(process, t, values), golden["step.log_variance"][s]) < 1e-5
+            assert rel(gaussian.predict_x0(process, x, t, epsilon), golden["step.pred_x0"][s]) < 1e-4
+            assert rel(gaussian.log_variance(process, t, values), golden["step.log_variance"][s]) < 1e-5
 
 
 class Recorded:

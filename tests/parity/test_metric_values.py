@@ -18,7 +18,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from mar.metrics import metrics, statistics
+from mar.metrics import formulas, moments
 from mar.metrics.bootstrap import Bootstrap
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -29,19 +29,19 @@ DEFICIENT = VALUES["fid_rank_deficient"]["rows_used_of_each"]
 
 
 def test_fid() -> None:
-    found = metrics.fid(statistics.of(GENERATED), statistics.of(REAL))
+    found = formulas.fid(moments.of(GENERATED), moments.of(REAL))
     assert found == pytest.approx(VALUES["fid"]["adm_sqrtm"], rel=1e-6)
     assert found == pytest.approx(VALUES["fid"]["torch_fidelity_eigvals"], rel=1e-6)
 
 
 def test_fid_of_rank_deficient_covariances() -> None:
-    found = metrics.fid(statistics.of(GENERATED[:DEFICIENT]), statistics.of(REAL[:DEFICIENT]))
+    found = formulas.fid(moments.of(GENERATED[:DEFICIENT]), moments.of(REAL[:DEFICIENT]))
     assert found == pytest.approx(VALUES["fid_rank_deficient"]["adm_sqrtm"], rel=1e-3)
 
 
 def test_fid_of_the_evaluators() -> None:
-    generated, real = statistics.of(GENERATED), statistics.of(REAL)
-    found = metrics.fid(generated, real)
+    generated, real = moments.of(GENERATED), moments.of(REAL)
+    found = formulas.fid(generated, real)
     theirs = [fid_features_to_statistics(torch.from_numpy(x.astype(np.float64))) for x in (GENERATED, REAL)]
     for ours, expected in zip((generated, real), theirs, strict=True):
         for key in ("mu", "sigma"):
@@ -53,12 +53,12 @@ def test_fid_of_the_evaluators() -> None:
 
 def test_fid_of_the_intervals_is_the_value() -> None:
     draw = Bootstrap(np.zeros(len(GENERATED), int), 10, seed=0)
-    found = draw.fid(GENERATED, statistics.of(REAL))["value"]
-    assert found == pytest.approx(metrics.fid(statistics.of(GENERATED), statistics.of(REAL)), rel=1e-9)
+    found = draw.fid(GENERATED, moments.of(REAL))["value"]
+    assert found == pytest.approx(formulas.fid(moments.of(GENERATED), moments.of(REAL)), rel=1e-9)
 
 
 def test_statistics() -> None:
-    found = statistics.of(REAL)
+    found = moments.of(REAL)
     assert found["mu"].dtype == found["sigma"].dtype == np.float64
     np.testing.assert_allclose(found["mu"], TENSORS["out.ref_mu"], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["sigma"], TENSORS["out.ref_cov"], rtol=1e-4, atol=1e-5)
@@ -66,24 +66,24 @@ def test_statistics() -> None:
 
 def test_inception_score() -> None:
     expected, _ = VALUES["inception_score"]["torch_fidelity_10splits_shuffled_seed2020"]
-    assert metrics.inception_score(LOGITS) == pytest.approx(expected, rel=1e-9)
+    assert formulas.inception_score(LOGITS) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("n", [6000, 257, 10])
 def test_inception_score_of_torch_fidelity(n: int) -> None:
     theirs = isc_features_to_metric(torch.from_numpy(LOGITS[:n]))["inception_score_mean"]
-    assert metrics.inception_score(LOGITS[:n]) == pytest.approx(theirs, rel=1e-9)
+    assert formulas.inception_score(LOGITS[:n]) == pytest.approx(theirs, rel=1e-9)
 
 
 def test_inception_score_of_adm() -> None:
-    found = metrics.ordered_inception_score(LOGITS, None)
+    found = formulas.ordered_inception_score(LOGITS, None)
     assert found == pytest.approx(VALUES["inception_score"]["adm_split5000"], rel=1e-6)
-    whole = metrics.ordered_inception_score(LOGITS, None, size=6000)
+    whole = formulas.ordered_inception_score(LOGITS, None, size=6000)
     assert whole == pytest.approx(VALUES["inception_score"]["one_split"], rel=1e-6)
 
 
 def test_precision_and_recall() -> None:
-    precision, recall = metrics.precision_recall(GENERATED, REAL, 3)
+    precision, recall = formulas.precision_recall(GENERATED, REAL, 3)
     assert [precision, recall] == VALUES["prc"]["k3"]["adm_definition_exact"]
 
 
@@ -91,30 +91,30 @@ def test_precision_and_recall() -> None:
 def test_precision_and_recall_of_torch_fidelity(neighbours: int) -> None:
     tensors = [torch.from_numpy(x.astype(np.float64)) for x in (GENERATED[:400], REAL)]
     theirs = prc_features_to_metric(*tensors, prc_neighborhood=neighbours, verbose=False)
-    found = metrics.precision_recall(GENERATED[:400], REAL, neighbours)
+    found = formulas.precision_recall(GENERATED[:400], REAL, neighbours)
     assert found == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-7)  # their mean is float32
 
 
 def test_membership_behind_precision_and_recall() -> None:
-    np.testing.assert_array_equal(metrics.inside(GENERATED, REAL, 3), TENSORS["out.k3.sample_in_ref_manifold"])
-    np.testing.assert_array_equal(metrics.inside(REAL, GENERATED, 3), TENSORS["out.k3.ref_in_sample_manifold"])
+    np.testing.assert_array_equal(formulas.inside(GENERATED, REAL, 3), TENSORS["out.k3.sample_in_ref_manifold"])
+    np.testing.assert_array_equal(formulas.inside(REAL, GENERATED, 3), TENSORS["out.k3.ref_in_sample_manifold"])
 
 
 def test_radii_behind_precision_and_recall() -> None:
     for name, features in (("ref", REAL), ("sample", GENERATED)):
-        found = metrics.nearest_others(features.astype(np.float64), 3)[0][:, 2]
+        found = formulas.nearest_others(features.astype(np.float64), 3)[0][:, 2]
         np.testing.assert_allclose(found, TENSORS[f"out.k3.{name}_radii_sq"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("subsets", "size"), [(100, 200), (20, 100)])
 def test_kid(subsets: int, size: int) -> None:
-    found = metrics.kid(GENERATED, REAL, subsets, size)
+    found = formulas.kid(GENERATED, REAL, subsets, size)
     mean, deviation = VALUES[f"kid_subsets{subsets}_size{size}"]["independent_float64"]
     assert (found.mean(), found.std()) == pytest.approx((mean, deviation), rel=1e-5)
 
 
 def test_kid_of_whole_sets() -> None:
-    found = metrics.kid(GENERATED, REAL, 1, 10_000)
+    found = formulas.kid(GENERATED, REAL, 1, 10_000)
     assert found[0] == pytest.approx(VALUES["kid_full_unbiased_mmd2"], rel=1e-6)
 
 
@@ -122,11 +122,11 @@ def test_kid_of_whole_sets() -> None:
 def test_kid_of_torch_fidelity(subsets: int, size: int) -> None:
     tensors = [torch.from_numpy(x.astype(np.float64)) for x in (GENERATED, REAL)]
     theirs = kid_features_to_metric(*tensors, kid_subsets=subsets, kid_subset_size=size, verbose=False)
-    found = metrics.kid(GENERATED, REAL, subsets, size)
+    found = formulas.kid(GENERATED, REAL, subsets, size)
     expected = theirs["kernel_inception_distance_mean"], theirs["kernel_inception_distance_std"]
     assert (found.mean(), found.std()) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_kid_of_clean_fid() -> None:
     theirs = kernel_distance(GENERATED.astype(np.float64), REAL.astype(np.float64), num_subsets=1)
-    assert metrics.kid(GENERATED, REAL, 1)[0] == pytest.approx(theirs, rel=1e-9)  # the subsets are the whole sets
+    assert formulas.kid(GENERATED, REAL, 1)[0] == pytest.approx(theirs, rel=1e-9)  # the subsets are the whole sets

@@ -7,17 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mar.config import Backbone, Head, Sampling
-from mar.factors import Tokenizer as TokenizerConfig
-from mar.heads import build_head
-from mar.heads.categorical import kept
+from mar.models.heads.categorical import kept
+from mar.models.heads.head import build_head
 from mar.models.model import Model
+from mar.models.order import by_scale, draw_order, guidance_at_scale
 from mar.models.scales import NextScale, Scales
-from mar.noise import Noise
-from mar.order import by_scale, draw_order, guidance_at_scale
-from mar.sampling import conditions, generate
+from mar.runtime.noise import Noise
+from mar.sampling.generate import conditions, generate
+from mar.study.parts import Backbone, Head, Sampling
+from mar.study.parts import Tokenizer as TokenizerConfig
 from mar.tokenizers.autoencoder import build as build_tokenizer
-from mar.weights_names import from_var, from_var_tokenizer, scales_architecture, scales_model
+from mar.weights.names import from_var, from_var_tokenizer, scales_architecture, scales_model
 
 GOLDEN = Path(__file__).parent / "golden"
 INDEX = json.loads((GOLDEN / "var_tiny.json").read_text())

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mar.factors import Tokenizer as TokenizerConfig
-from mar.multiscale import nearest_phi
+from mar.models.multiscale import nearest_phi
+from mar.study.parts import Tokenizer as TokenizerConfig
 from mar.tokenizers.autoencoder import build
-from mar.weights import import_weights
+from mar.weights.importing import import_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 INDEX = json.loads((GOLDEN / "var_tiny.json").read_text())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mar.drill import shapes
-from mar.study import load
+from mar.planning.drill_shapes import shapes
+from mar.study.reading import load
 
 
 def test_the_drill_runs_every_shape_and_nothing_of_the_study(fresh: Any) -> None:

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from mar import assets
-from mar.metrics import WEIGHTS
-from mar.slices import figure_names, real_side, speed_settings, table_names
-from mar.study import load
+from mar.data import published
+from mar.data.published import WEIGHTS
+from mar.study.products import figure_names, speed_settings, table_names
+from mar.study.reading import load
+from mar.study.stage_keys import real_side
 
 STUDIES = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
 STUDIES = [path for path in STUDIES if "study:" in path.read_text()]
-ASSETS = [row.path(Path()) for row in assets.table(STUDIES[0].parent / "assets.csv").values()]
+ASSETS = [row.path(Path()) for row in published.table(STUDIES[0].parent / "assets.csv").values()]
 
 
 def path_of(key: str) -> str:

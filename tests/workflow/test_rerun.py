@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from mar.slices import figure_names
-from mar.study import load
+from mar.study.products import figure_names
+from mar.study.reading import load
 
 SMOKE = ("all", "--configfile", "config/smoke.yaml")
 PRODUCTS = {"table", "figure", "alias", "claims", "report", "track"}
@@ -100,7 +100,7 @@ def test_the_order_of_keys_is_no_change(finished: Any) -> None:
 
 
 def test_editing_the_drawing_code_redraws_the_figures_only(finished: Any) -> None:
-    plan = edit_and_plan(finished, "mar/figures.py")
+    plan = edit_and_plan(finished, "mar/report/figures/draw.py")
     figures = sorted(figure_names(load(finished.folder / "config" / "smoke.yaml")))
     assert plan.pop("figure") == plan.pop("alias") == figures
     assert set(plan) == {"report", "track"}  # they show the figures
@@ -111,7 +111,7 @@ def test_editing_the_claims_judges_again(finished: Any) -> None:
 
 
 def test_editing_the_training_code_reruns_nothing(finished: Any) -> None:
-    assert edit_and_plan(finished, "mar/train.py") == {}
+    assert edit_and_plan(finished, "mar/training/trainer.py") == {}
 
 
 def edit_and_plan(project: Any, name: str) -> dict[str, list[str]]:

@@ -4,10 +4,10 @@
 # On the machine that runs the workflow: nodes of a cluster often have no network.
 rule import_weights:
     output:
-        weights=f"{ASSETS}/{{asset}}.safetensors",
-        record=f"{ASSETS}/{{asset}}.json",
+        weights=layout.import_weights(ASSETS, "{asset}"),
+        record=layout.import_record(ASSETS, "{asset}"),
     log:
-        f"{ASSETS}/logs/{{asset}}.log",
+        layout.log(ASSETS, "{asset}"),
     wildcard_constraints:
         asset=names(name for name in PUBLISHED if not by_hand(name)),
     conda:
@@ -24,9 +24,9 @@ rule import_weights:
 # What is used as it comes: weights of networks that judge, and a reference.
 rule fetch:
     output:
-        f"{ASSETS}/downloads/{{published}}",
+        layout.downloads(ASSETS) / "{published}",
     log:
-        f"{ASSETS}/logs/{{published}}.log",
+        layout.log(ASSETS, "{published}"),
     wildcard_constraints:
         published=names(
             row.path(ASSETS).name

@@ -1,34 +1,53 @@
 # The study, the files it asks for, and what rules share. Parsing imports no torch.
+import os
 import re
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from mar import slices
-from mar import study as studies
-from mar import assets, tables
-from mar import drill as drills
+import mar
 from mar.cluster import resources as machine
-from mar.files import read_json
-from mar.metrics import WEIGHTS
+from mar.data import published
+from mar.planning import drill_shapes
+from mar.report.tables.inputs import inputs as inputs_of_table
+from mar.runtime.files import read_json
+from mar.study import commands, layout, products, reading, stage_keys
 
 CONFIGFILES = workflow.overwrite_configfiles or workflow.configfiles
 try:
     if not CONFIGFILES:
-        raise studies.StudyError(
+        raise reading.StudyError(
             "no study file; accepted: --configfile config/<study>.yaml"
         )
     for file in CONFIGFILES:
         # Snakemake's reader takes the last of two equal keys; ours refuses them.
-        studies.read(Path(file))
-    STUDY = studies.resolve(config, Path(CONFIGFILES[-1]))
-except studies.StudyError as error:
+        reading.read(Path(file))
+    STUDY = reading.resolve(config, Path(CONFIGFILES[-1]))
+except reading.StudyError as error:
     raise WorkflowError(str(error))
 
 # The commands read the resolved study. It is no declared input: params say what a result depends on.
-STUDY_FILE = str(studies.write_resolved(STUDY))
-ROOT = f"results/{STUDY.study}"
-FIGURE_ROOT = f"figures/{STUDY.study}"
+STUDY_FILE = str(reading.write_resolved(STUDY))
+ROOT = layout.RESULTS / STUDY.study
+
+
+def here(path):
+    """A path as the workflow calls it: from the working directory."""
+    return os.path.relpath(path)
+
+
+def code(*packages):
+    """The files of packages of `mar`, which an edited product is drawn anew for."""
+    folders = [Path(mar.__file__).parent / package for package in packages]
+    files = (path for folder in folders for path in folder.rglob("*"))
+    return sorted(
+        here(path) for path in files if path.suffix in (".py", ".html", ".css")
+    )
+
+
+def job(*names):
+    """Folder of a job of this study."""
+    return str(layout.job(ROOT, *names))
 
 
 def names(values):
@@ -41,8 +60,8 @@ wildcard_constraints:
     variant=names(STUDY.variants),
     seed=r"\d+",
     setting=names(STUDY.sampling),
-    table=names(slices.table_names(STUDY)),
-    figure=names(slices.figure_names(STUDY)),
+    table=names(products.table_names(STUDY)),
+    figure=names(products.figure_names(STUDY)),
     extractor=names(STUDY.metrics.extractors),
     split="train|heldout|reference",
     set=r"(train|heldout|reference|.+/seed\d+/[^/]+)",
@@ -51,37 +70,37 @@ wildcard_constraints:
 # What the study asks for: a variant without seeds is declared, not run.
 TRAINED = {name: variant for name, variant in STUDY.variants.items() if variant.seeds}
 TOKENIZERS = sorted({variant.tokenizer for variant in TRAINED.values()})
-TIMED = [name for name in TRAINED if slices.speed_settings(STUDY, name)]
+TIMED = [name for name in TRAINED if products.speed_settings(STUDY, name)]
 RUNS = [
-    f"{ROOT}/runs/{name}/seed{seed}/run.json"
+    str(layout.run_record(ROOT, name, seed))
     for name, variant in TRAINED.items()
     for seed in variant.seeds
 ]
 SETS = [
-    f"{name}/seed{seed}/{setting}"
+    layout.sample_set(name, seed, setting)
     for name, variant in TRAINED.items()
     for seed in variant.seeds
     for setting in variant.sampling
 ]
-METRICS = [f"{ROOT}/metrics/{key}.json" for key in SETS]
-SPEEDS = [f"{ROOT}/speed/{name}.json" for name in TIMED]
+METRICS = [str(layout.metrics(ROOT, name)) for name in SETS]
+SPEEDS = [str(layout.speed(ROOT, name)) for name in TIMED]
 SWEEPS = [
-    f"{ROOT}/sweeps/{variant}/{setting}.json"
-    for variant, setting in slices.swept(STUDY)
+    str(layout.sweep(ROOT, variant, setting))
+    for variant, setting in products.swept(STUDY)
 ]
 TABLES = [
-    f"{ROOT}/tables/{name}.{ext}"
-    for name in slices.table_names(STUDY)
-    for ext in ("csv", "md", "tex")
+    str(layout.table(ROOT, name, suffix))
+    for name in products.table_names(STUDY)
+    for suffix in layout.TABLE_FORMATS
 ]
 FIGURES = [
-    f"{FIGURE_ROOT}/{name}.{ext}"
-    for name in slices.figure_names(STUDY)
-    for ext in ("pdf", "png", "csv")
+    str(layout.figure(ROOT, name, suffix))
+    for name in products.figure_names(STUDY)
+    for suffix in layout.FIGURE_FORMATS
 ]
-ALIASES = [f"figures/{Path(path).name}" for path in FIGURES]
+ALIASES = [str(layout.FIGURES / Path(path).name) for path in FIGURES]
 # The claims name the paper's tables themselves, whatever a study shows.
-PAPER = sorted(str(path) for path in Path("config/paper").glob("*.csv"))
+PAPER = sorted(here(path) for path in layout.shipped("paper").glob("*.csv"))
 
 # Where a job runs is the machine's business: resources, which rerun nothing. A profile's `default-resources`
 # take the place of these, which a value in the rule would not allow.
@@ -93,6 +112,9 @@ try:
     )
 except ValueError as error:
     raise WorkflowError(str(error))
+# A sample set in the paths of a rule, and as options of its command.
+SET = layout.sample_set("{variant}", "{seed}", "{setting}")
+ONE_SET = {name: f"{{wildcards.{name}}}" for name in ("variant", "seed", "setting")}
 LAUNCH_RESOURCES = {
     name: value
     for name, value in {
@@ -103,8 +125,15 @@ LAUNCH_RESOURCES = {
 }
 
 
-def launch(command):
+def line(stage, **values):
+    """The shell line of a command of `mar`."""
+    command = commands.command(stage, "{params.study}", **values)
+    return f"mar --threads {{threads}} {command} 2>&1 | tee {{log}}"
+
+
+def launch(stage, **values):
     """The shell line of what a GPU speeds up: a command of `mar` as a job. Zero and nothing are settings not made."""
+    command = commands.command(stage, "{params.study}", **values)
     return (
         f"mar launch {machine.options()} --folder {{params.job}} --recipe {{params.recipe:q}}"
         " --inputs '{input}' --outputs '{output}'"
@@ -113,101 +142,102 @@ def launch(command):
 
 
 def tokenizer_recipe(wildcards):
-    return slices.tokenizer_slice(STUDY, wildcards.tokenizer)
+    return stage_keys.tokenizer_slice(STUDY, wildcards.tokenizer)
 
 
 def train_recipe(wildcards):
-    return slices.train_slice(STUDY, wildcards.variant, int(wildcards.seed))
+    return stage_keys.train_slice(STUDY, wildcards.variant, int(wildcards.seed))
 
 
 def sample_recipe(wildcards):
-    return slices.sample_slice(STUDY, wildcards.variant, wildcards.setting)
+    return stage_keys.sample_slice(STUDY, wildcards.variant, wildcards.setting)
 
 
 def sweep_recipe(wildcards):
-    return slices.sweep_slice(STUDY, wildcards.variant, wildcards.setting)
+    return stage_keys.sweep_slice(STUDY, wildcards.variant, wildcards.setting)
 
 
 def speed_recipe(wildcards):
-    return slices.speed_slice(STUDY, wildcards.variant)
+    return stage_keys.speed_slice(STUDY, wildcards.variant)
 
 
 def table_recipe(wildcards):
-    return slices.table_slice(STUDY, wildcards.table)
+    return stage_keys.table_slice(STUDY, wildcards.table)
 
 
 def figure_recipe(wildcards):
-    return slices.figure_slice(STUDY, wildcards.figure)
+    return stage_keys.figure_slice(STUDY, wildcards.figure)
 
 
 def variant_tokenizer(wildcards):
     """Weights that decode what a variant generates."""
-    return f"{ROOT}/tokenizers/{STUDY.variants[wildcards.variant].tokenizer}/model.safetensors"
+    return layout.tokenizer_weights(ROOT, STUDY.variants[wildcards.variant].tokenizer)
 
 
 def variant_tokens(wildcards):
     """Tokens that a variant is trained on."""
-    return f"{ROOT}/tokens/{STUDY.variants[wildcards.variant].tokenizer}/train/manifest.json"
+    return layout.token_manifest(ROOT, STUDY.variants[wildcards.variant].tokenizer)
 
 
 def timed_run(wildcards):
     """The run of a variant that is timed and swept: its first seed."""
-    return f"{ROOT}/runs/{wildcards.variant}/seed{STUDY.variants[wildcards.variant].seeds[0]}/run.json"
+    seed = STUDY.variants[wildcards.variant].seeds[0]
+    return layout.run_record(ROOT, wildcards.variant, seed)
 
 
 def chosen(wildcards):
     """Where guidance and temperature of a sample set come from, if a sweep chooses them."""
-    path = f"{ROOT}/sweeps/{wildcards.variant}/{wildcards.setting}.json"
+    path = str(layout.sweep(ROOT, wildcards.variant, wildcards.setting))
     return [path] if path in SWEEPS else []
 
 
 def timed_chosen(wildcards):
     """The same of all settings of a variant that are timed."""
-    timed = slices.speed_settings(STUDY, wildcards.variant)
-    paths = [f"{ROOT}/sweeps/{wildcards.variant}/{setting}.json" for setting in timed]
+    timed = products.speed_settings(STUDY, wildcards.variant)
+    paths = [str(layout.sweep(ROOT, wildcards.variant, setting)) for setting in timed]
     return [path for path in paths if path in SWEEPS]
 
 
 def table_paper(wildcards):
     """The paper's numbers for a table; none for those of our own."""
     table = STUDY.tables.get(wildcards.table)
-    return f"config/paper/{table.paper}.csv" if table else []
+    return here(layout.shipped("paper", f"{table.paper}.csv")) if table else []
 
 
 def table_inputs(wildcards):
     """What the columns of a table ask for beside the metrics: counts of parameters, rFID, timings, sweeps."""
-    return [f"{ROOT}/{path}" for path in tables.inputs(STUDY, wildcards.table)]
+    return inputs_of_table(STUDY, ROOT, wildcards.table)
 
 
 def figure_inputs(wildcards):
     """What a figure is drawn from; the intervals of a curve hold the seed spread of the whole study."""
-    if wildcards.figure in slices.CURVES:
+    if wildcards.figure in products.CURVES:
         return [
             *METRICS,
-            f"{ROOT}/metrics/reference.json",
+            layout.reference_metrics(ROOT),
             *(SPEEDS if wildcards.figure == "tradeoff" else []),
             *SWEEPS,
-            "config/paper/mar_figure_anchors.csv",
+            here(layout.shipped("paper", "mar_figure_anchors.csv")),
         ]
     if wildcards.figure == "sweep":
         return SWEEPS
     if wildcards.figure == "samples":
         return [
-            f"{ROOT}/data/manifest.json",
-            *(f"{ROOT}/samples/{key}/manifest.json" for key in SETS),
+            layout.data_manifest(ROOT),
+            *(layout.sample_manifest(ROOT, name) for name in SETS),
         ]
     return RUNS
 
 
 # Imports: see assets.smk.
-ASSETS = Path("results/assets")
-PUBLISHED = assets.table(Path("config/assets.csv"))
+ASSETS = layout.ASSETS
+PUBLISHED = published.table(published.TABLE)
 
 
 def by_hand(name):
     """Whether `mar import FORMAT FILE` made this import: the workflow neither deletes nor remakes it."""
-    record = ASSETS / f"{name}.json"
-    weights = ASSETS / f"{name}.safetensors"
+    record = layout.import_record(ASSETS, name)
+    weights = layout.import_weights(ASSETS, name)
     return record.exists() and weights.exists() and read_json(record)["asset"] is None
 
 
@@ -216,7 +246,7 @@ def imported(name, section):
     if not section.pretrained:
         return []
     weights = section.weights or name
-    path = ASSETS / f"{weights}.safetensors"
+    path = layout.import_weights(ASSETS, weights)
     if weights not in PUBLISHED and not path.exists():
         raise WorkflowError(
             f"{name} is pretrained, {path} is missing, and config/assets.csv has no {weights} to fetch; run"
@@ -243,15 +273,15 @@ def published_name(wildcards):
 
 def fetched(name):
     """A published file, where it is or where it will be fetched to."""
-    places = assets.places(PUBLISHED[name], ASSETS)
+    places = published.places(PUBLISHED[name], ASSETS)
     return next((str(path) for path in places if path.exists()), str(places[0]))
 
 
 def extractor_weights(extractor):
     """Weights of a network that judges: the study's own classifier, or published ones."""
     if extractor == "classifier":
-        return [f"{ROOT}/classifier/model.safetensors"]
-    return [fetched(WEIGHTS[extractor])]
+        return [layout.classifier(ROOT) / layout.WEIGHTS]
+    return [fetched(published.WEIGHTS[extractor])]
 
 
 def reference_file():
@@ -277,25 +307,31 @@ def real_files(wildcards):
 
 
 def features_recipe(wildcards):
-    return slices.features_slice(STUDY, wildcards.extractor)
+    return stage_keys.features_slice(STUDY, wildcards.extractor)
 
 
-def judged_by(path):
-    """A file of each extractor."""
-    return [
-        f"{ROOT}/{path.format(extractor=name)}" for name in STUDY.metrics.extractors
-    ]
+def heldout_features():
+    """Features of the held-out images by each extractor."""
+    names = STUDY.metrics.extractors
+    return [layout.features_manifest(ROOT, name, "heldout") for name in names]
+
+
+def set_statistics(wildcards):
+    """Statistics of a sample set by each extractor."""
+    judged = layout.sample_set(wildcards.variant, wildcards.seed, wildcards.setting)
+    names = STUDY.metrics.extractors
+    return [layout.statistics(ROOT, name, judged) for name in names]
 
 
 # The network whose numbers tables, figures and claims show, and what the numbers of each network compare with.
 JUDGE = extractor_weights(STUDY.metrics.extractors[0])
 CLASSIFIER = (
-    [f"{ROOT}/classifier/classifier.json"]
+    [layout.classifier(ROOT) / layout.CLASSIFIER]
     if "classifier" in STUDY.metrics.extractors
     else []
 )
 REAL = [
-    f"{ROOT}/statistics/{name}/{slices.real_side(STUDY, name)}.npz"
+    layout.statistics(ROOT, name, stage_keys.real_side(STUDY, name))
     for name in STUDY.metrics.extractors
 ]
 
@@ -332,8 +368,8 @@ TRAIN_RESOURCES = LAUNCH_RESOURCES | (
 
 
 # Shapes of the drill: see drill.smk.
-SHAPES = drills.shapes(STUDY)
+SHAPES = drill_shapes.shapes(STUDY)
 
 
 def shape_recipe(wildcards):
-    return drills.shape_slice(STUDY, wildcards.shape)
+    return drill_shapes.shape_slice(STUDY, wildcards.shape)

@@ -3,9 +3,9 @@
 
 rule prepare:
     output:
-        manifest=f"{ROOT}/data/manifest.json",
+        manifest=layout.data_manifest(ROOT),
     log:
-        f"{ROOT}/logs/prepare.log",
+        layout.log(ROOT, "prepare"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -13,19 +13,19 @@ rule prepare:
         cluster_jobs=0,
     params:
         study=STUDY_FILE,
-        recipe=slices.data_slice(STUDY),
+        recipe=stage_keys.data_slice(STUDY),
     shell:
-        "mar --threads {threads} prepare --study {params.study} 2>&1 | tee {log}"
+        line("prepare")
 
 
 rule classifier:
     input:
         data=rules.prepare.output.manifest,
     output:
-        weights=f"{ROOT}/classifier/model.safetensors",
-        record=f"{ROOT}/classifier/classifier.json",
+        weights=layout.classifier(ROOT) / layout.WEIGHTS,
+        record=layout.classifier(ROOT) / layout.CLASSIFIER,
     log:
-        f"{ROOT}/logs/classifier.log",
+        layout.log(ROOT, "classifier"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -33,7 +33,7 @@ rule classifier:
         **LAUNCH_RESOURCES,
     params:
         study=STUDY_FILE,
-        job=f"{ROOT}/jobs/classifier",
-        recipe=slices.classifier_slice(STUDY) if CLASSIFIER else "",
+        job=job("classifier"),
+        recipe=stage_keys.classifier_slice(STUDY) if CLASSIFIER else "",
     shell:
-        launch("classifier --study {params.study}")
+        launch("classifier")

@@ -4,9 +4,9 @@
 # A process for each shape, so that memory is given back in between; what is done is kept.
 rule drill_shape:
     output:
-        record=f"{ROOT}/drill/shapes/{{shape}}.json",
+        record=layout.drill_shape(ROOT, "{shape}"),
     log:
-        f"{ROOT}/logs/drill/{{shape}}.log",
+        layout.log(ROOT, "drill", "{shape}"),
     wildcard_constraints:
         shape=names(SHAPES),
     conda:
@@ -18,19 +18,18 @@ rule drill_shape:
         study=STUDY_FILE,
         recipe=shape_recipe,
     shell:
-        "mar --threads {threads} drill --study {params.study} --shape {wildcards.shape} --recipe {params.recipe:q}"
-        " 2>&1 | tee {log}"
+        line("drill", shape="{wildcards.shape}", recipe="{params.recipe:q}")
 
 
 rule drill:
     input:
         shapes=expand(rules.drill_shape.output.record, shape=SHAPES),
     output:
-        data=f"{ROOT}/drill/drill.json",
-        csv=f"{ROOT}/drill/drill.csv",
-        markdown=f"{ROOT}/drill/drill.md",
+        data=layout.drill_table(ROOT, "json"),
+        csv=layout.drill_table(ROOT, "csv"),
+        markdown=layout.drill_table(ROOT, "md"),
     log:
-        f"{ROOT}/logs/drill.log",
+        layout.log(ROOT, "drill"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -39,4 +38,4 @@ rule drill:
     params:
         study=STUDY_FILE,
     shell:
-        "mar drill --study {params.study} 2>&1 | tee {log}"
+        line("drill")

@@ -8,9 +8,9 @@ rule features_real:
         weights=judge_weights,
         reference=real_files,
     output:
-        manifest=f"{ROOT}/features/{{extractor}}/{{split}}/manifest.json",
+        manifest=layout.features_manifest(ROOT, "{extractor}", "{split}"),
     log:
-        f"{ROOT}/logs/features/{{extractor}}/{{split}}.log",
+        layout.log(ROOT, "features", "{extractor}", "{split}"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -18,12 +18,10 @@ rule features_real:
         **LAUNCH_RESOURCES,
     params:
         study=STUDY_FILE,
-        job=f"{ROOT}/jobs/features/{{extractor}}/{{split}}",
+        job=job("features", "{extractor}", "{split}"),
         recipe=features_recipe,
     shell:
-        launch(
-            "features --study {params.study} --extractor {wildcards.extractor} --set {wildcards.split}"
-        )
+        launch("features", extractor="{wildcards.extractor}", set="{wildcards.split}")
 
 
 rule features:
@@ -32,9 +30,9 @@ rule features:
         data=rules.prepare.output.manifest,
         weights=judge_weights,
     output:
-        manifest=f"{ROOT}/features/{{extractor}}/{{variant}}/seed{{seed}}/{{setting}}/manifest.json",
+        manifest=layout.features_manifest(ROOT, "{extractor}", SET),
     log:
-        f"{ROOT}/logs/features/{{extractor}}/{{variant}}/seed{{seed}}/{{setting}}.log",
+        layout.log(ROOT, "features", "{extractor}", SET),
     conda:
         "../../environment.yml"
     threads: 1
@@ -42,22 +40,23 @@ rule features:
         **LAUNCH_RESOURCES,
     params:
         study=STUDY_FILE,
-        job=f"{ROOT}/jobs/features/{{extractor}}/{{variant}}/seed{{seed}}/{{setting}}",
+        job=job("features", "{extractor}", SET),
         recipe=features_recipe,
     shell:
         launch(
-            "features --study {params.study} --extractor {wildcards.extractor}"
-            " --set {wildcards.variant}/seed{wildcards.seed}/{wildcards.setting}"
+            "features",
+            extractor="{wildcards.extractor}",
+            set=layout.sample_set(*ONE_SET.values()),
         )
 
 
 rule statistics:
     input:
-        features=f"{ROOT}/features/{{extractor}}/{{set}}/manifest.json",
+        features=layout.features_manifest(ROOT, "{extractor}", "{set}"),
     output:
-        statistics=f"{ROOT}/statistics/{{extractor}}/{{set}}.npz",
+        statistics=layout.statistics(ROOT, "{extractor}", "{set}"),
     log:
-        f"{ROOT}/logs/statistics/{{extractor}}/{{set}}.log",
+        layout.log(ROOT, "statistics", "{extractor}", "{set}"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -66,18 +65,17 @@ rule statistics:
     params:
         study=STUDY_FILE,
     shell:
-        "mar --threads {threads} statistics --study {params.study} --extractor {wildcards.extractor}"
-        " --set {wildcards.set} 2>&1 | tee {log}"
+        line("statistics", extractor="{wildcards.extractor}", set="{wildcards.set}")
 
 
 rule reference:
     input:
-        heldout=judged_by("features/{extractor}/heldout/manifest.json"),
+        heldout=heldout_features(),
         real=REAL,
     output:
-        floor=f"{ROOT}/metrics/reference.json",
+        floor=layout.reference_metrics(ROOT),
     log:
-        f"{ROOT}/logs/reference.log",
+        layout.log(ROOT, "reference"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -85,22 +83,20 @@ rule reference:
         **LAUNCH_RESOURCES,
     params:
         study=STUDY_FILE,
-        job=f"{ROOT}/jobs/reference",
-        recipe=slices.reference_slice(STUDY),
+        job=job("reference"),
+        recipe=stage_keys.reference_slice(STUDY),
     shell:
-        launch("reference --study {params.study}")
+        launch("reference")
 
 
 rule evaluate:
     input:
-        statistics=judged_by(
-            "statistics/{extractor}/{{variant}}/seed{{seed}}/{{setting}}.npz"
-        ),
+        statistics=set_statistics,
         real=REAL,
     output:
-        metrics=f"{ROOT}/metrics/{{variant}}/seed{{seed}}/{{setting}}.json",
+        metrics=layout.metrics(ROOT, SET),
     log:
-        f"{ROOT}/logs/evaluate/{{variant}}/seed{{seed}}/{{setting}}.log",
+        layout.log(ROOT, "evaluate", SET),
     conda:
         "../../environment.yml"
     threads: 1
@@ -108,10 +104,7 @@ rule evaluate:
         **LAUNCH_RESOURCES,
     params:
         study=STUDY_FILE,
-        job=f"{ROOT}/jobs/evaluate/{{variant}}/seed{{seed}}/{{setting}}",
-        recipe=slices.metrics_slice(STUDY),
+        job=job("evaluate", SET),
+        recipe=stage_keys.metrics_slice(STUDY),
     shell:
-        launch(
-            "evaluate --study {params.study} --variant {wildcards.variant} --seed {wildcards.seed}"
-            " --setting {wildcards.setting}"
-        )
+        launch("evaluate", **ONE_SET)

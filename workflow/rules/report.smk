@@ -1,4 +1,4 @@
-# Numbers to tables, figures, verdicts and pages. The module that draws a product is an input of its rule.
+# Numbers to tables, figures, verdicts and pages. The packages that draw a product are inputs of its rule.
 
 
 rule table:
@@ -7,26 +7,18 @@ rule table:
         reference=rules.reference.output.floor,
         files=table_inputs,
         paper=table_paper,
-        code=[
-            "mar/tables.py",
-            "mar/listing.py",
-            "mar/variance.py",
-            "mar/modes.py",
-            "mar/typeset.py",
-            "mar/estimates.py",
-            "mar/results.py",
-        ],
+        code=code("analysis", "report/tables"),
     output:
         csv=report(
-            f"{ROOT}/tables/{{table}}.csv",
+            str(layout.table(ROOT, "{table}", "csv")),
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}"},
         ),
-        md=f"{ROOT}/tables/{{table}}.md",
-        tex=f"{ROOT}/tables/{{table}}.tex",
+        md=layout.table(ROOT, "{table}", "md"),
+        tex=layout.table(ROOT, "{table}", "tex"),
     log:
-        f"{ROOT}/logs/table/{{table}}.log",
+        layout.log(ROOT, "table", "{table}"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -36,31 +28,24 @@ rule table:
         study=STUDY_FILE,
         recipe=table_recipe,
     shell:
-        "mar --threads {threads} table --study {params.study} --name {wildcards.table} 2>&1 | tee {log}"
+        line("table", name="{wildcards.table}")
 
 
 rule figure:
     input:
         files=figure_inputs,
-        code=[
-            "mar/figures.py",
-            "mar/curves.py",
-            "mar/heatmaps.py",
-            "mar/estimates.py",
-            "mar/results.py",
-            "mar/track.py",
-        ],
+        code=code("analysis", "report/figures"),
     output:
-        pdf=f"{FIGURE_ROOT}/{{figure}}.pdf",
+        pdf=layout.figure(ROOT, "{figure}", "pdf"),
         png=report(
-            f"{FIGURE_ROOT}/{{figure}}.png",
+            str(layout.figure(ROOT, "{figure}", "png")),
             caption="../report/figure.rst",
             category="Figures",
             labels={"figure": "{figure}"},
         ),
-        csv=f"{FIGURE_ROOT}/{{figure}}.csv",
+        csv=layout.figure(ROOT, "{figure}", "csv"),
     log:
-        f"{ROOT}/logs/figure/{{figure}}.log",
+        layout.log(ROOT, "figure", "{figure}"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -71,22 +56,21 @@ rule figure:
         out=subpath(output.pdf, parent=True),
         recipe=figure_recipe,
     shell:
-        "mar --threads {threads} figure --study {params.study} --name {wildcards.figure} --out {params.out}"
-        " 2>&1 | tee {log}"
+        line("figure", name="{wildcards.figure}", out="{params.out}")
 
 
 # figures/tradeoff.pdf is the figure of the configured study.
 rule alias:
     input:
-        pdf=f"{FIGURE_ROOT}/{{figure}}.pdf",
-        png=f"{FIGURE_ROOT}/{{figure}}.png",
-        csv=f"{FIGURE_ROOT}/{{figure}}.csv",
+        pdf=layout.figure(ROOT, "{figure}", "pdf"),
+        png=layout.figure(ROOT, "{figure}", "png"),
+        csv=layout.figure(ROOT, "{figure}", "csv"),
     output:
-        pdf="figures/{figure}.pdf",
-        png="figures/{figure}.png",
-        csv="figures/{figure}.csv",
+        pdf=layout.FIGURES / "{figure}.pdf",
+        png=layout.FIGURES / "{figure}.png",
+        csv=layout.FIGURES / "{figure}.csv",
     log:
-        f"{ROOT}/logs/alias/{{figure}}.log",
+        layout.log(ROOT, "alias", "{figure}"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -105,20 +89,13 @@ rule claims:
         speed=SPEEDS,
         sweeps=SWEEPS,
         runs=RUNS,
-        claims="config/claims.yaml",
+        claims=here(layout.shipped("claims.yaml")),
         paper=PAPER,
-        code=[
-            "mar/claims.py",
-            "mar/verdicts.py",
-            "mar/caveats.py",
-            "mar/estimates.py",
-            "mar/results.py",
-            "mar/tables.py",
-        ],
+        code=code("analysis", "paper"),
     output:
-        claims=f"{ROOT}/claims.json",
+        claims=layout.claims(ROOT),
     log:
-        f"{ROOT}/logs/claims.log",
+        layout.log(ROOT, "claims"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -126,16 +103,16 @@ rule claims:
         cluster_jobs=0,
     params:
         study=STUDY_FILE,
-        recipe=slices.claims_slice(STUDY),
+        recipe=stage_keys.claims_slice(STUDY),
     shell:
-        "mar --threads {threads} claims --study {params.study} --claims {input.claims} 2>&1 | tee {log}"
+        line("claims")
 
 
 rule report:
     input:
         tables=TABLES,
         figures=FIGURES,
-        samples=f"{FIGURE_ROOT}/samples.png",
+        samples=layout.figure(ROOT, "samples", "png"),
         claims=rules.claims.output.claims,
         metrics=METRICS,
         reference=rules.reference.output.floor,
@@ -145,24 +122,15 @@ rule report:
         rfid=expand(rules.rfid.output.rfid, tokenizer=TOKENIZERS),
         classifier=CLASSIFIER,
         data=rules.prepare.output.manifest,
-        tracked=f"{ROOT}/mlflow.json",
+        tracked=layout.tracked(ROOT),
         paper=PAPER,
-        code=[
-            "mar/report.py",
-            "mar/sections.py",
-            "mar/evidence.py",
-            "mar/deviations.py",
-            "mar/templates/report.html",
-            "mar/templates/report.css",
-            "mar/tables.py",
-            "mar/estimates.py",
-        ],
+        code=code("analysis", "paper", "report"),
     output:
         page=report(
-            f"{ROOT}/report.html", caption="../report/report.rst", category="Report"
+            str(layout.report(ROOT)), caption="../report/report.rst", category="Report"
         ),
     log:
-        f"{ROOT}/logs/report.log",
+        layout.log(ROOT, "report"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -171,9 +139,9 @@ rule report:
     params:
         study=STUDY_FILE,
         figures=subpath(input.samples, parent=True),
-        recipe=slices.report_slice(STUDY),
+        recipe=stage_keys.report_slice(STUDY),
     shell:
-        "mar --threads {threads} report --study {params.study} --figures {params.figures} 2>&1 | tee {log}"
+        line("report", figures="{params.figures}")
 
 
 # The database holds other studies too, and Snakemake deletes what a rule declares: the output is the list of its runs.
@@ -183,11 +151,11 @@ rule track:
         rfid=expand(rules.rfid.output.rfid, tokenizer=TOKENIZERS),
         metrics=METRICS,
         figures=FIGURES,
-        code=["mar/track.py", "mar/figures.py"],
+        code=code("tracking", "report/figures"),
     output:
-        runs=f"{ROOT}/mlflow.json",
+        runs=layout.tracked(ROOT),
     log:
-        f"{ROOT}/logs/track.log",
+        layout.log(ROOT, "track"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -195,6 +163,6 @@ rule track:
         cluster_jobs=0,
     params:
         study=STUDY_FILE,
-        recipe=slices.report_slice(STUDY),
+        recipe=stage_keys.report_slice(STUDY),
     shell:
-        "mar --threads {threads} track --study {params.study} --db results/mlflow.db 2>&1 | tee {log}"
+        line("track")

@@ -9,9 +9,9 @@ rule sweep:
         judge=JUDGE,
         real=REAL[0],
     output:
-        sweep=f"{ROOT}/sweeps/{{variant}}/{{setting}}.json",
+        sweep=layout.sweep(ROOT, "{variant}", "{setting}"),
     log:
-        f"{ROOT}/logs/sweep/{{variant}}/{{setting}}.log",
+        layout.log(ROOT, "sweep", "{variant}", "{setting}"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -19,12 +19,10 @@ rule sweep:
         **LAUNCH_RESOURCES,
     params:
         study=STUDY_FILE,
-        job=f"{ROOT}/jobs/sweep/{{variant}}/{{setting}}",
+        job=job("sweep", "{variant}", "{setting}"),
         recipe=sweep_recipe,
     shell:
-        launch(
-            "sweep --study {params.study} --variant {wildcards.variant} --setting {wildcards.setting}"
-        )
+        launch("sweep", variant="{wildcards.variant}", setting="{wildcards.setting}")
 
 
 rule sample:
@@ -34,9 +32,9 @@ rule sample:
         tokenizer=variant_tokenizer,
         chosen=chosen,
     output:
-        manifest=f"{ROOT}/samples/{{variant}}/seed{{seed}}/{{setting}}/manifest.json",
+        manifest=layout.sample_manifest(ROOT, SET),
     log:
-        f"{ROOT}/logs/sample/{{variant}}/seed{{seed}}/{{setting}}.log",
+        layout.log(ROOT, "sample", SET),
     conda:
         "../../environment.yml"
     threads: 1
@@ -44,13 +42,10 @@ rule sample:
         **LAUNCH_RESOURCES,
     params:
         study=STUDY_FILE,
-        job=f"{ROOT}/jobs/sample/{{variant}}/seed{{seed}}/{{setting}}",
+        job=job("sample", SET),
         recipe=sample_recipe,
     shell:
-        launch(
-            "sample --study {params.study} --variant {wildcards.variant} --seed {wildcards.seed}"
-            " --setting {wildcards.setting}"
-        )
+        launch("sample", **ONE_SET)
 
 
 rule speed:
@@ -59,9 +54,9 @@ rule speed:
         tokenizer=variant_tokenizer,
         chosen=timed_chosen,
     output:
-        speed=f"{ROOT}/speed/{{variant}}.json",
+        speed=layout.speed(ROOT, "{variant}"),
     log:
-        f"{ROOT}/logs/speed/{{variant}}.log",
+        layout.log(ROOT, "speed", "{variant}"),
     conda:
         "../../environment.yml"
     threads: workflow.cores or 1  # all of them, so that nothing runs beside it
@@ -69,7 +64,7 @@ rule speed:
         **LAUNCH_RESOURCES,
     params:
         study=STUDY_FILE,
-        job=f"{ROOT}/jobs/speed/{{variant}}",
+        job=job("speed", "{variant}"),
         recipe=speed_recipe,
     shell:
-        launch("speed --study {params.study} --variant {wildcards.variant}")
+        launch("speed", variant="{wildcards.variant}")

@@ -6,10 +6,10 @@ rule tokenizer:
         data=rules.prepare.output.manifest,
         imported=tokenizer_weights,
     output:
-        weights=f"{ROOT}/tokenizers/{{tokenizer}}/model.safetensors",
-        config=f"{ROOT}/tokenizers/{{tokenizer}}/config.json",
+        weights=layout.tokenizer_weights(ROOT, "{tokenizer}"),
+        config=layout.tokenizer(ROOT, "{tokenizer}") / layout.TOKENIZER,
     log:
-        f"{ROOT}/logs/tokenizer/{{tokenizer}}.log",
+        layout.log(ROOT, "tokenizer", "{tokenizer}"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -17,10 +17,10 @@ rule tokenizer:
         **LAUNCH_RESOURCES,
     params:
         study=STUDY_FILE,
-        job=f"{ROOT}/jobs/tokenizer/{{tokenizer}}",
+        job=job("tokenizer", "{tokenizer}"),
         recipe=tokenizer_recipe,
     shell:
-        launch("tokenizer --study {params.study} --tokenizer {wildcards.tokenizer}")
+        launch("tokenizer", tokenizer="{wildcards.tokenizer}")
 
 
 # Apart from the training, so that a new classifier measures again and trains nothing again.
@@ -28,12 +28,12 @@ rule rfid:
     input:
         weights=rules.tokenizer.output.weights,
         real=REAL[0],
-        heldout=f"{ROOT}/features/{STUDY.metrics.extractors[0]}/heldout/manifest.json",
+        heldout=layout.features_manifest(ROOT, STUDY.metrics.extractors[0], "heldout"),
         judge=JUDGE,
     output:
-        rfid=f"{ROOT}/tokenizers/{{tokenizer}}/rfid.json",
+        rfid=layout.rfid(ROOT, "{tokenizer}"),
     log:
-        f"{ROOT}/logs/rfid/{{tokenizer}}.log",
+        layout.log(ROOT, "rfid", "{tokenizer}"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -41,10 +41,10 @@ rule rfid:
         **LAUNCH_RESOURCES,
     params:
         study=STUDY_FILE,
-        job=f"{ROOT}/jobs/rfid/{{tokenizer}}",
-        recipe=slices.metrics_slice(STUDY),
+        job=job("rfid", "{tokenizer}"),
+        recipe=stage_keys.metrics_slice(STUDY),
     shell:
-        launch("rfid --study {params.study} --tokenizer {wildcards.tokenizer}")
+        launch("rfid", tokenizer="{wildcards.tokenizer}")
 
 
 rule encode:
@@ -52,10 +52,10 @@ rule encode:
         data=rules.prepare.output.manifest,
         weights=rules.tokenizer.output.weights,
     output:
-        train=f"{ROOT}/tokens/{{tokenizer}}/train/manifest.json",
-        heldout=f"{ROOT}/tokens/{{tokenizer}}/heldout/manifest.json",
+        train=layout.token_manifest(ROOT, "{tokenizer}", "train"),
+        heldout=layout.token_manifest(ROOT, "{tokenizer}", "heldout"),
     log:
-        f"{ROOT}/logs/encode/{{tokenizer}}.log",
+        layout.log(ROOT, "encode", "{tokenizer}"),
     conda:
         "../../environment.yml"
     threads: 1
@@ -63,7 +63,7 @@ rule encode:
         **LAUNCH_RESOURCES,
     params:
         study=STUDY_FILE,
-        job=f"{ROOT}/jobs/encode/{{tokenizer}}",
+        job=job("encode", "{tokenizer}"),
         recipe=tokenizer_recipe,
     shell:
-        launch("encode --study {params.study} --tokenizer {wildcards.tokenizer}")
+        launch("encode", tokenizer="{wildcards.tokenizer}")

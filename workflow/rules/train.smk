@@ -6,10 +6,10 @@ rule train:
         tokens=variant_tokens,
         imported=variant_weights,
     output:
-        weights=f"{ROOT}/runs/{{variant}}/seed{{seed}}/ema.safetensors",
-        record=f"{ROOT}/runs/{{variant}}/seed{{seed}}/run.json",
+        weights=layout.run(ROOT, "{variant}", "{seed}") / layout.AVERAGE,
+        record=layout.run_record(ROOT, "{variant}", "{seed}"),
     log:
-        f"{ROOT}/logs/train/{{variant}}/seed{{seed}}.log",
+        layout.log(ROOT, "train", layout.run_name("{variant}", "{seed}")),
     conda:
         "../../environment.yml"
     # Two trainings side by side beat one with two threads, and equal thread counts give equal weights anywhere.
@@ -18,9 +18,7 @@ rule train:
         **TRAIN_RESOURCES,
     params:
         study=STUDY_FILE,
-        job=f"{ROOT}/jobs/train/{{variant}}/seed{{seed}}",
+        job=job("train", layout.run_name("{variant}", "{seed}")),
         recipe=train_recipe,
     shell:
-        launch(
-            "train --study {params.study} --variant {wildcards.variant} --seed {wildcards.seed}"
-        )
+        launch("train", variant="{wildcards.variant}", seed="{wildcards.seed}")

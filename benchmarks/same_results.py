@@ -1,0 +1,92 @@
+"""Whether two results folders hold the same: weights, tokens, samples, features, metrics and tables, to the bit.
+
+    python -m benchmarks.same_results OLD/results/smoke NEW/results/smoke [--cells]
+
+Times, commits and machines may differ, and so may checksums of files that name them; everything else is compared.
+With --cells, Markdown and LaTeX tables are compared cell by cell instead of byte by byte. Exit status 1: they differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+# What says when and by what a file was made, or is the checksum of a file that does.
+MADE = {"provenance", "seconds", "inputs", "recipe", "sha256", "data", "tokens", "source", "reference", "format"}
+TIMED = re.compile(r"seconds|head_share|training_days")
+
+
+def plain(value: Any) -> Any:
+    """A JSON value without what says when and by what it was made; null is as good as absent."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items() if v is not None and not (k in MADE and not isinstance(v, int))}
+    return [plain(v) for v in value] if isinstance(value, list) else value
+
+
+def content(path: Path) -> Any:
+    """What is compared of a file."""
+    if path.suffix == ".json":
+        return plain(json.loads(path.read_text()))
+    if path.suffix == ".safetensors":
+        return {name: (a.shape, a.dtype.str, a.tobytes()) for name, a in load_file(path).items()}
+    if path.suffix == ".npy":
+        return path.read_bytes()
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            return {k: arrays[k].tobytes() for k in arrays if k not in ("about", "source")}
+    return path.read_text()
+
+
+def cells(text: str) -> list[list[str]]:
+    """The cells of a table in Markdown or LaTeX; lines without any are words joined."""
+    lines = [line.strip() for line in text.splitlines() if re.search(r"[|&]", line)]
+    return [[" ".join(cell.split()) for cell in re.split(r"(?<!\\)[|&]", line.rstrip("\\")) if cell] for line in lines]
+
+
+def files(root: Path) -> Iterator[Path]:
+    """What is compared, by its path below the results folder."""
+    for folder in ("data", "classifier", "tokenizers", "tokens", "runs", "sweeps", "samples", "features", "statistics"):
+        yield from (path.relative_to(root) for path in sorted((root / folder).rglob("*")) if kept(path))
+    for folder in ("metrics", "tables"):
+        yield from (path.relative_to(root) for path in sorted((root / folder).rglob("*")) if kept(path))
+    yield from (path.relative_to(root) for path in [root / "claims.json"] if path.exists())
+
+
+def kept(path: Path) -> bool:
+    """Whether a file is a result: no folder, no lock, no checkpoint, no log, no record of what a folder depends on."""
+    return (
+        path.suffix in (".json", ".npy", ".npz", ".safetensors", ".csv", ".md", ".tex")
+        and path.name != "recipe.json"
+        and "checkpoints" not in path.parts
+    )
+
+
+def main() -> None:
+    """Compare, and say what differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    parser.add_argument("--cells", action="store_true")
+    given = parser.parse_args()
+    old, new = set(files(given.old)), set(files(given.new))
+    differ = [f"only in one: {path}" for path in sorted(old ^ new)]
+    for path in sorted(old & new):
+        a, b = content(given.old / path), content(given.new / path)
+        if given.cells and path.suffix in (".md", ".tex"):
+            a, b = cells(a), cells(b)
+        if a != b:
+            differ.append(f"differs: {path}")
+    print("\n".join(differ))
+    print(f"{len(old & new)} files compared, {len(differ)} differ")
+    raise SystemExit(bool(differ))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,367 @@
+"""Verdicts: the claims of the paper (`mar/paper/claims.py`), judged by a study's numbers and their intervals."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mar.analysis import confounds
+from mar.analysis.confounds import Cell
+from mar.analysis.curve_points import along
+from mar.analysis.estimates import Comparison, Results
+from mar.analysis.metric_kinds import lower_is_better
+from mar.analysis.paper_columns import COLUMNS, NOT_RUN, printed
+from mar.analysis.result_files import Estimate, short
+from mar.paper.claims import (
+    Better,
+    Cheaper,
+    Check,
+    Claim,
+    Close,
+    Dominates,
+    Faster,
+    Guidance,
+    Improves,
+    OfCurves,
+    Optimum,
+    Ordered,
+    Reaches,
+    Saturates,
+    Share,
+    load,
+)
+from mar.paper.numbers import paper_rows
+from mar.runtime.files import write_json
+from mar.study import layout
+from mar.study.study import Study
+
+RELATIVE = "it compares numbers of one study with each other, whatever its size"
+
+
+class Finding(NamedTuple):
+    """A verdict, the comparison that shows it, the reason in words, and every number that it rests on."""
+
+    verdict: str
+    comparison: Comparison | None
+    reason: str
+    evidence: Sequence[Estimate] = ()
+
+
+def judge(study: Study, root: Path, claims_file: str | Path) -> list[dict[str, Any]]:
+    """Judge every claim, write claims.json and return its content.
+
+    An entry: id, text, source, `decides` (which studies can: any, or imagenet) and `because` (why), verdict
+    (replicated, not replicated, inconclusive, not run, not decidable here), effect with low and high (`scale` says log
+    ratio or difference; null where nothing was compared), reason, seeds of both sides, and `evidence`: the cells that
+    it rests on, each with variant, setting, metric, seeds and files below the results folder.
+
+    Raises:
+        ValueError: the claims file is not accepted, or a metric or speed file of a trained variant is missing.
+    """
+    results = Results(study, root)
+    verdicts = [_judge(claim, results) for claim in load(claims_file)]
+    write_json(layout.claims(Path(root)), verdicts)
+    print(f"{Path(root) / 'claims.json'}: {len(verdicts)} claims", flush=True)
+    return verdicts
+
+
+def _judge(claim: Claim, results: Results) -> dict[str, Any]:
+    check: Any = claim.check  # one of Check
+    if results.extractor in results.random and not isinstance(check, Faster | Cheaper | Share):
+        return _entry(claim, Finding("not decidable here", None, f"{results.extractor} has random weights"))
+    if claim.decides == "imagenet" and not results.comparable:
+        why = f"{claim.because}; the study has {results.incomparable}"
+        return _entry(claim, Finding("not decidable here", None, why))
+    if (metric := getattr(check, "metric", "fid")) not in results.names:
+        return _entry(claim, Finding(NOT_RUN, None, f"the study's metrics have no {metric}"))
+    return _entry(claim, _unless_recited(JUDGES.get(type(check), _compared)(check, results), results))
+
+
+def _unless_recited(found: Finding, results: Results) -> Finding:
+    """No quality is decided by a model that recites its training images: FID against these rewards just that."""
+    said = confounds.recited(found.evidence, results)
+    if not said:
+        return found
+    reason = f"{found.reason}; {said}"
+    if found.verdict in ("replicated", "not replicated"):
+        return found._replace(verdict="inconclusive", reason=f"inconclusive (memorised): {reason}")
+    return found._replace(reason=reason)
+
+
+def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Finding:
+    """One cell against another."""
+    guided = getattr(check, "guided", False)
+    if isinstance(check, Guidance):
+        a, b = _cell(results, check.table, check.row, True), _cell(results, check.table, check.row, False)
+    else:
+        a, b = _cell(results, check.table, check.a, guided), _cell(results, check.table, check.b, guided)
+    metric = "seconds" if isinstance(check, Faster) else check.metric
+    edge = math.log(check.within) if isinstance(check, Close) else 0.0
+    comparison = results.compare(a, b, metric, edge) if a and b else None
+    if a is None or b is None or comparison is None:
+        done = "train and time" if metric == "seconds" else "train"
+        return Finding(NOT_RUN, None, f"the study does not {done} what this compares")
+    if isinstance(check, Close):
+        below, above = comparison.high < edge, comparison.low > edge
+        verdict = _verdict(comparison.trusted and below, comparison.trusted and above)
+    else:
+        verdict = _verdict(comparison.better, comparison.worse)
+    reason = _reason(comparison, verdict) + _published(check) + confounds.unequal(results.study, a, b)
+    if verdict != "inconclusive" and metric != "seconds" and confounds.longer_wins(results.study, a, b, comparison):
+        verdict, reason = "inconclusive", f"inconclusive (trained unequally): {reason}"
+    if isinstance(check, Close):
+        reason += f"; accepted up to ratio {short(check.within)}"
+    return Finding(verdict, comparison, reason, _sides(comparison))
+
+
+def _ordered(check: Ordered, results: Results) -> Finding:
+    cells = [_cell(results, check.table, row, check.guided) for row in check.rows]
+    steps = [(results.compare(b, a, check.metric) if a and b else None) for a, b in itertools.pairwise(cells)]
+    if any(step is None for step in steps):
+        return Finding(NOT_RUN, None, "the study does not train all of these rows")
+    found = [step for step in steps if step is not None]
+    verdicts = [_verdict(step.better, step.worse) for step in found]
+    reasons = [
+        f"{b} against {a}: {_reason(step, verdict)}"
+        for (a, b), step, verdict in zip(itertools.pairwise(check.rows), found, verdicts, strict=True)
+    ]
+    # the step to show: the one that decides, that is the least improvement
+    sign = 1 if lower_is_better(check.metric) else -1
+    shown = max(found, key=lambda step: sign * step.effect)
+    return Finding(_all(verdicts), shown, "; ".join(reasons) + _published(check), _sides(*found))
+
+
+def _saturates(check: Saturates, results: Results) -> Finding:
+    points = _points(results, "diffusion_steps", check.curve)
+    start, later = dict(points).get(check.at), [(x, cell) for x, cell in points if x > check.at]
+    if start is None or not later:
+        has = ", ".join(f"{x:g}" for x, _ in points) or "none"
+        why = f"it takes a point at {check.at} diffusion steps and one after it; curve {check.curve!r} has {has}"
+        return Finding(NOT_RUN, None, why)
+    edge = math.log(check.within)  # of the FID at the start over the FID of a later point
+    found = [(x, c) for x, cell in later if (c := results.compare(start, cell, "fid", edge)) is not None]
+    if not found:
+        return Finding(NOT_RUN, None, "the study does not train this curve")
+    verdicts = [_verdict(c.trusted and c.high < edge, c.trusted and c.low > edge) for _, c in found]
+    x, shown = max(found, key=lambda point: point[1].effect)  # the later point that improves most
+    verdict = _all(verdicts)
+    reason = f"{check.at} diffusion steps against {x:g}: {_reason(shown, verdict)}"
+    evidence = _sides(*(c for _, c in found))
+    return Finding(verdict, shown, f"{reason}; accepted up to ratio {short(check.within)}", evidence)
+
+
+def _optimum(check: Optimum, results: Results) -> Finding:
+    points = _points(results, "temperature", check.curve)
+    if len(points) < 3:
+        return Finding(NOT_RUN, None, f"the study has no curve {check.curve!r} of three temperatures")
+    sign = 1 if lower_is_better(check.metric) else -1
+    inside = [(e, x, cell) for x, cell in points[1:-1] if (e := results.cell(*cell, check.metric)) is not None]
+    if not inside:
+        return Finding(NOT_RUN, None, "the study does not train this curve")
+    chosen, best, cell = min(inside, key=lambda point: sign * point[0].value)
+    others = [e for e, _, _ in inside if e is not chosen]
+    ends = [(x, c) for x, end in (points[0], points[-1]) if (c := results.compare(cell, end, check.metric)) is not None]
+    # the best inside is chosen by its value, so if it is worse than an end by its interval, no point inside is better
+    verdict = _verdict(all(c.better for _, c in ends), any(c.worse for _, c in ends))
+    reasons = [f"temperature {best:g} against {x:g}: {_reason(c, verdict)}" for x, c in ends]
+    shown = max((c for _, c in ends), key=lambda c: sign * c.effect)
+    return Finding(verdict, shown, "; ".join(reasons), [*_sides(*(c for _, c in ends)), *others])
+
+
+def _reaches(check: Reaches, results: Results) -> Finding:
+    verdicts, reasons, evidence = [], [], []
+    curve = _curve(results, check.curve)
+    timed = {v for v, s in curve if results.seconds(v, s) is not None and not results.timed_as_published(v)}
+    if timed:
+        why = f"{', '.join(sorted(timed))} was not timed as in the paper, on one A100 in batches of 256"
+        return Finding("not decidable here", None, why)
+    for variant, setting in curve:
+        fid, seconds = results.cell(variant, setting, "fid"), results.seconds(variant, setting)
+        if fid is None or seconds is None:
+            continue
+        sure = len(fid.seeds) > 1  # one training seed decides nothing
+        holds = fid.high < check.fid and seconds.high < check.seconds
+        fails = fid.low > check.fid or seconds.low > check.seconds
+        verdicts.append(_verdict(sure and holds, seconds.low > check.seconds or (sure and fails)))
+        reasons.append(f"{setting}: FID {fid} in {seconds} seconds")
+        evidence += [fid, seconds]
+    if not verdicts:
+        return Finding(NOT_RUN, None, f"the study does not train or time curve {check.curve!r}")
+    every = all(verdict == "not replicated" for verdict in verdicts)
+    verdict = _verdict("replicated" in verdicts, every)
+    asked = f"asked for FID below {short(check.fid)} in {short(check.seconds)} seconds"
+    return Finding(verdict, None, "; ".join([*reasons, asked]), evidence)
+
+
+def _improves(check: Improves, results: Results) -> Finding:
+    curve = _curve(results, check.curve)
+    if len(curve) < 2:
+        return Finding(NOT_RUN, None, f"the study has no curve {check.curve!r} of two points")
+    whole = results.compare(curve[-1], curve[0], check.metric)
+    if whole is None:
+        return Finding(NOT_RUN, None, "the study does not train this curve")
+    pairs = itertools.pairwise(curve)
+    steps = [step for a, b in pairs if (step := results.compare(b, a, check.metric)) is not None]
+    back = [curve[i + 1][1] for i, step in enumerate(steps) if step.worse]
+    verdict = _verdict(whole.better and not back, whole.worse or bool(back))
+    reason = f"{curve[-1][1]} against {curve[0][1]}: " + _reason(whole, verdict)
+    reason += f"; worse than the point before: {', '.join(back)}" if back else ""
+    return Finding(verdict, whole, reason, _sides(*steps))
+
+
+def _dominates(check: Dominates, results: Results) -> Finding:
+    ours, theirs = _curve(results, check.a), _curve(results, check.b)
+    verdicts, reasons, shown = [], [], None
+    evidence: list[Estimate] = []
+    for b in theirs:
+        pairs = []
+        for a in ours:
+            speed, quality = results.compare(a, b, "seconds"), results.compare(a, b, check.metric)
+            if speed is not None and quality is not None:
+                pairs.append((a, speed, quality))
+        if not pairs:
+            return Finding(NOT_RUN, None, "the study does not train both curves")
+        evidence += _sides(*(c for _, speed, quality in pairs for c in (speed, quality)))
+        sign = 1 if lower_is_better(check.metric) else -1
+        # the point to show: the best of those that are faster, else the fastest
+        faster = [p for p in pairs if p[1].better]
+        a, speed, quality = (
+            min(faster, key=lambda p: sign * p[2].effect) if faster else min(pairs, key=lambda p: p[1].effect)
+        )
+        verdicts.append(
+            _verdict(any(q.better and s.better for _, s, q in pairs), all(q.worse or s.worse for _, s, q in pairs))
+        )
+        shown = quality
+        reasons.append(
+            f"{a[1]} against {b[1]}: {_reason(quality, verdicts[-1])}; seconds per image {speed.a} against {speed.b}"
+            + confounds.unequal(results.study, a, b)
+        )
+    if not verdicts:
+        return Finding(NOT_RUN, None, f"the study has no curve {check.b!r}")
+    return Finding(_all(verdicts), shown, "; ".join(reasons), evidence)
+
+
+def _cheaper(check: Cheaper, results: Results) -> Finding:
+    variants = [_variant(results, check.table, row) for row in (check.a, check.b)]
+    a, b = (results.training(variant) if variant else None for variant in variants)
+    if a is None or b is None:
+        return Finding(NOT_RUN, None, "the study does not train both: imported weights cost it nothing")
+    reason = f"{a} against {b} device seconds of training, least and most of the seeds{_published(check)}"
+    if min(len(a.seeds), len(b.seeds)) == 1:
+        return Finding("inconclusive", None, f"inconclusive (1 seed): {reason}; one training has no range", (a, b))
+    return Finding(_verdict(a.high < b.low, a.low > b.high), None, reason, (a, b))
+
+
+def _share(check: Share, results: Results) -> Finding:
+    cell = _cell(results, check.table, check.row, check.guided)
+    share = results.head_share(*cell) if cell else None
+    if share is None:
+        return Finding(NOT_RUN, None, "the study does not time this row")
+    verdict = _verdict(share.high < check.below, share.low > check.below)
+    reason = f"the head takes {share} of the sampling time; asked for less than {short(check.below)}"
+    return Finding(verdict, None, reason, (share,))
+
+
+# Checks that are more than one comparison of two cells.
+JUDGES: dict[type, Callable[[Any, Results], Finding]] = {
+    Dominates: _dominates,
+    Improves: _improves,
+    Ordered: _ordered,
+    Reaches: _reaches,
+    Saturates: _saturates,
+    Optimum: _optimum,
+    Cheaper: _cheaper,
+    Share: _share,
+}
+
+
+def _sides(*comparisons: Comparison) -> list[Estimate]:
+    return [side for c in comparisons for side in (c.a, c.b)]
+
+
+def _verdict(holds: bool, fails: bool) -> str:
+    return "replicated" if holds else "not replicated" if fails else "inconclusive"
+
+
+def _all(verdicts: list[str]) -> str:
+    """The verdict of a claim that needs each of its parts."""
+    return _verdict(all(v == "replicated" for v in verdicts), "not replicated" in verdicts)
+
+
+def _reason(c: Comparison, verdict: str) -> str:
+    label = {"fid": "FID", "inception_score": "IS", "seconds": "seconds per image"}.get(c.metric, c.metric)
+    text = f"{label} {c.a} against {c.b}, {c}"
+    if c.metric == "seconds":
+        return text + ("; timed by different protocols, which decides nothing" if c.few else "")
+    seeds = sorted({len(c.a.seeds), len(c.b.seeds)})
+    text += f", {' and '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''} a side"
+    if c.few and not c.far and verdict == "inconclusive":
+        return f"inconclusive (1 seed): {text}"
+    return text + (", far outside the measured seed spread" if c.few and c.far else "")
+
+
+def _published(check: Check) -> str:
+    """The paper's numbers, where its table prints them."""
+    if isinstance(check, Cheaper):
+        rows = paper_rows(check.table)
+        said = [f"{rows[row]['days']} days on {rows[row]['gpus']}" for row in (check.a, check.b) if "days" in rows[row]]
+        return f"; the paper: {' against '.join(said)}" if said else ""
+    if isinstance(check, Guidance):
+        wanted = [(check.row, True), (check.row, False)]
+    elif isinstance(check, Ordered):
+        wanted = [(row, check.guided) for row in check.rows]
+    elif isinstance(check, Faster | Share | OfCurves):
+        return ""
+    else:
+        wanted = [(check.a, check.guided), (check.b, check.guided)]
+    rows = paper_rows(check.table)
+    column = {(c.metric, c.guided): c.paper for c in COLUMNS}
+    values = [printed(rows[row].get(column.get((check.metric, g), ""), ""), check.metric) for row, g in wanted]
+    between = ", " if isinstance(check, Ordered) else " against "
+    return f"; the paper: {between.join(values)}" if all(values) else ""
+
+
+def _cell(results: Results, paper: str, row: str, guided: bool) -> Cell | None:
+    """The study's answer to a row of the paper, from the first of its tables that has one."""
+    for table in results.study.tables.values():
+        for ours in table.rows:
+            setting = ours.guided if guided else ours.without
+            if table.paper == paper and ours.paper == row and ours.variant and setting:
+                return ours.variant, setting
+    return None
+
+
+def _variant(results: Results, paper: str, row: str) -> str | None:
+    """The study's variant for a row of the paper."""
+    tables = (table for table in results.study.tables.values() if table.paper == paper)
+    return next((ours.variant for table in tables for ours in table.rows if ours.paper == row and ours.variant), None)
+
+
+def _curve(results: Results, label: str) -> list[Cell]:
+    curves = [c for c in results.study.tradeoff if c.label == label]
+    return [(c.variant, setting) for c in curves for setting in c.sampling]
+
+
+def _points(results: Results, figure: str, label: str) -> list[tuple[float, Cell]]:
+    """What a curve of a figure varies, ascending, and the cell of each point."""
+    curves = [c for c in getattr(results.study, figure) if c.label == label]
+    return [(x, (c.variant, setting)) for c in curves for x, setting in along(results, figure, c)]
+
+
+def _entry(claim: Claim, found: Finding) -> dict[str, Any]:
+    numbers: dict[str, Any] = dict.fromkeys(("effect", "low", "high", "scale"))
+    sides: tuple[Estimate, ...] = ()
+    if (c := found.comparison) is not None:
+        numbers = {"effect": c.effect, "low": c.low, "high": c.high, "scale": "log ratio" if c.log else "difference"}
+        sides = (c.a, c.b)
+    said: dict[str, Any] = {"id": claim.id, "text": claim.text, "source": claim.source, "decides": claim.decides}
+    said |= {"because": claim.because or RELATIVE, "verdict": found.verdict, **numbers, "reason": found.reason}
+    cells = {e.source: e.seeds for e in found.evidence if e.source}
+    evidence = [
+        {"variant": s.variant, "setting": s.setting, "metric": s.metric, "seeds": list(seeds), "files": list(s.files)}
+        for s, seeds in cells.items()
+    ]
+    return said | {"seeds": [len(side.seeds) for side in sides], "evidence": evidence}

@@ -1,0 +1,7 @@
+"""Every command of `mar`, also as `python -m mar.cli`: importing a module of commands adds them to the group."""
+
+from mar.cli import jobs, products, stages, tools  # noqa: F401
+from mar.cli.group import main
+
+if __name__ == "__main__":
+    main()

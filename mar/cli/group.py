@@ -1,0 +1,101 @@
+"""The group of commands, the options that several share, and how a command opens its study.
+
+Every command takes the resolved study.json that the workflow writes, and its folder is the root of the results.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from mar.study.study import Study
+
+
+class Commands(click.Group):
+    """A group whose commands tell a user's mistake, a ValueError of this package, in one line without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a ValueError from a library is a bug of ours and keeps its traceback."""
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+            if not raised_in.is_relative_to(Path(__file__).parents[1]):
+                raise
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=Commands, context_settings={"max_content_width": 120})
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of torch; 0 leaves it its default.")
+def main(threads: int) -> None:
+    """MAR, "Autoregressive Image Generation without Vector Quantization", one command a stage."""
+    if threads:
+        # Torch reads these when it is imported, which the commands do later and only if they need it.
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)
+
+
+def open_study(
+    path: str,
+    variant: str = "",
+    setting: str = "",
+    tokenizer: str = "",
+    recipe: str = "",
+    stage: str = "",
+    seed: int = 0,
+    extractor: str = "",
+) -> tuple[Study, Path]:
+    """The study and the root of its results; names that the study lacks are refused here.
+
+    So is a study.json that says something else by now than the `recipe` with which the workflow planned the job: it is
+    written anew whenever the workflow is read, a dry run of an edited study included.
+    """
+    from mar.study import stage_keys
+    from mar.study.compatibility import known
+    from mar.study.reading import load
+
+    if Path(path).name != "study.json":
+        raise ValueError(f"--study {path}: accepted: results/<study>/study.json, which `snakemake -n` writes")
+    study = load(path)
+    if variant:
+        known("--variant", variant, study.variants)
+    if setting:
+        known("--setting", setting, study.variants[variant].sampling)
+    if tokenizer:
+        known("--tokenizer", tokenizer, study.tokenizers)
+    if extractor:
+        known("--extractor", extractor, study.metrics.extractors)
+    names = {"tokenizer": (tokenizer,), "train": (variant, seed), "sample": (variant, setting), "speed": (variant,)}
+    names |= {"features": (extractor,), "sweep": (variant, setting)}
+    if recipe and recipe != (now := getattr(stage_keys, f"{stage}_slice")(study, *names.get(stage, ()))):
+        raise ValueError(
+            f"{path}: changed since this job was planned; run the workflow again. Planned {recipe}, now {now}"
+        )
+    return study, Path(path).parent
+
+
+def study_option(function: Callable[..., None]) -> Callable[..., None]:
+    """The option `--study`."""
+    return click.option("--study", required=True, metavar="results/<study>/study.json", help="The resolved study.")(
+        function
+    )
+
+
+recipe_option = click.option(
+    "--recipe", default="", help="What the workflow planned with; another study.json is refused."
+)
+tokenizer_option = click.option("--tokenizer", required=True, help="Name of a tokenizer of the study.")
+variant_option = click.option("--variant", required=True, help="Name of a variant of the study.")
+seed_option = click.option("--seed", required=True, type=int, help="Training seed.")
+setting_option = click.option("--setting", required=True, help="Name of a sampling setting of the variant.")
+shard_option = click.option(
+    "--shard", type=int, nargs=2, default=(0, 1), metavar="I N", help="Make files I, I+N, I+2N, ... only."
+)

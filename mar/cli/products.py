@@ -1,0 +1,89 @@
+"""The commands that make and show what a study found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mar.cli.group import main, open_study, study_option
+from mar.study import layout
+
+
+@main.command()
+@study_option
+@click.option("--name", required=True, help="Name of a table of the study, metrics, variance or fast.")
+def table(study: str, name: str) -> None:
+    """Write a table as CSV, Markdown and LaTeX: one of the study's, every metric, what they move with, fast modes."""
+    from mar.report.tables import all_metrics, fast_modes, paper_tables, variance
+
+    made = {"metrics": all_metrics.table, "variance": variance.table, "fast": fast_modes.table}
+    loaded, root = open_study(study)
+    made[name](loaded, root) if name in made else paper_tables.table(loaded, root, name)
+
+
+@main.command()
+@study_option
+@click.option("--name", required=True, help="tradeoff, diffusion_steps, temperature, sweep, samples or losses.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for NAME.pdf, .png and .csv.")
+def figure(study: str, name: str, out: Path) -> None:
+    """Draw a figure and write its numbers."""
+    from mar.report.figures.draw import draw
+
+    draw(*open_study(study), name, out)
+
+
+@main.command()
+@study_option
+@click.option("--claims", "claims_file", default=layout.shipped("claims.yaml"), type=click.Path(path_type=Path))
+def claims(study: str, claims_file: Path) -> None:
+    """Judge each claim of the paper by what the study measured."""
+    from mar.analysis.verdicts import judge
+
+    judge(*open_study(study), claims_file)
+
+
+@main.command()
+@study_option
+@click.option("--figures", required=True, type=click.Path(path_type=Path), help="Folder of the study's figures.")
+def report(study: str, figures: Path) -> None:
+    """Write everything on one self-contained page."""
+    from mar.report.page import report
+
+    report(*open_study(study), figures)
+
+
+@main.command()
+@study_option
+def summary(study: str) -> None:
+    """Print the tables, the verdicts and where to look further."""
+    from mar.report.terminal import summary
+
+    summary(*open_study(study))
+
+
+@main.command()
+@study_option
+@click.option(
+    "--db",
+    default=layout.DATABASE,
+    type=click.Path(path_type=Path),
+    help="SQLite file of MLflow.",
+)
+@click.option(
+    "--server", default="", envvar="MLFLOW_TRACKING_URI", metavar="URI", show_envvar=True, help="Server, instead."
+)
+def track(study: str, db: Path, server: str) -> None:
+    """Fill MLflow from the files of the study; doing it again changes nothing."""
+    from mar.tracking.mlflow_sync import sync
+
+    sync(*open_study(study), db, server)
+
+
+@main.command()
+@study_option
+def watch(study: str) -> None:
+    """Show the trainings of a study as they run; Ctrl-C ends the show, not the trainings."""
+    from mar.tracking.watch import watch
+
+    watch(*open_study(study))

@@ -1,0 +1,183 @@
+"""The commands of the stages, in the order of the workflow."""
+
+from __future__ import annotations
+
+import click
+
+from mar.cli.group import (
+    main,
+    open_study,
+    recipe_option,
+    seed_option,
+    setting_option,
+    shard_option,
+    study_option,
+    tokenizer_option,
+    variant_option,
+)
+
+
+@main.command()
+@study_option
+def prepare(study: str) -> None:
+    """Find, check and count the images."""
+    from mar.data.prepare import prepare
+
+    prepare(*open_study(study))
+
+
+@main.command()
+@study_option
+@recipe_option
+def classifier(study: str, recipe: str) -> None:
+    """Train the classifier whose features the metrics use."""
+    from mar.features.networks.classifier import train
+
+    train(*open_study(study, recipe=recipe, stage="classifier"))
+
+
+extractor_option = click.option("--extractor", required=True, help="Network that judges, of metrics.extractors.")
+
+set_option = click.option("--set", "where", required=True, help="train, heldout, reference, or VARIANT/seedK/SETTING.")
+
+
+@main.command()
+@study_option
+@extractor_option
+@set_option
+@recipe_option
+@shard_option
+def features(study: str, extractor: str, where: str, recipe: str, shard: tuple[int, int]) -> None:
+    """Show a set of images to a network and keep its features, or a share of them; the same command resumes."""
+    from mar.features.features import features
+
+    features(*open_study(study, extractor=extractor, recipe=recipe, stage="features"), extractor, where, shard)
+
+
+@main.command()
+@study_option
+@extractor_option
+@set_option
+def statistics(study: str, extractor: str, where: str) -> None:
+    """Mean and covariance of the features of a set."""
+    from mar.metrics.statistics import statistics
+
+    statistics(*open_study(study, extractor=extractor), extractor, where)
+
+
+@main.command()
+@study_option
+@recipe_option
+def reference(study: str, recipe: str) -> None:
+    """Every metric of held-out real images: the real-versus-real floor."""
+    from mar.metrics.evaluate import reference
+
+    reference(*open_study(study, recipe=recipe, stage="reference"))
+
+
+@main.command()
+@study_option
+@tokenizer_option
+@recipe_option
+def tokenizer(study: str, tokenizer: str, recipe: str) -> None:
+    """Train a tokenizer."""
+    loaded, root = open_study(study, tokenizer=tokenizer, recipe=recipe, stage="tokenizer")
+    if loaded.tokenizers[tokenizer].pretrained:
+        from mar.weights.install import install_tokenizer
+
+        install_tokenizer(loaded, root, tokenizer)
+    else:
+        from mar.tokenizers.train import train
+
+        train(loaded, root, tokenizer)
+
+
+@main.command()
+@study_option
+@tokenizer_option
+@recipe_option
+def rfid(study: str, tokenizer: str, recipe: str) -> None:
+    """Measure what a tokenizer loses: rFID, PSNR, codebook usage."""
+    from mar.metrics.reconstruction import rfid
+
+    rfid(*open_study(study, tokenizer=tokenizer, recipe=recipe, stage="metrics"), tokenizer)
+
+
+@main.command()
+@study_option
+@tokenizer_option
+@recipe_option
+@shard_option
+def encode(study: str, tokenizer: str, recipe: str, shard: tuple[int, int]) -> None:
+    """Turn all images into tokens, or a share of them beside other workers; the same command resumes."""
+    from mar.tokenizers.encode import encode
+
+    encode(*open_study(study, tokenizer=tokenizer, recipe=recipe, stage="tokenizer"), tokenizer, shard)
+
+
+@main.command()
+@study_option
+@variant_option
+@seed_option
+@recipe_option
+def train(study: str, variant: str, seed: int, recipe: str) -> None:
+    """Train a variant with one seed; the same command resumes."""
+    loaded, root = open_study(study, variant, recipe=recipe, stage="train", seed=seed)
+    if loaded.variants[variant].pretrained:
+        from mar.weights.install import install_run
+
+        install_run(loaded, root, variant, seed)
+    else:
+        from mar.training.trainer import train
+
+        train(loaded, root, variant, seed)
+
+
+@main.command()
+@study_option
+@variant_option
+@setting_option
+@recipe_option
+def sweep(study: str, variant: str, setting: str, recipe: str) -> None:
+    """Choose guidance and temperature of a swept setting for a variant; the same command resumes."""
+    from mar.sampling.sweep import sweep
+
+    sweep(*open_study(study, variant, setting, recipe=recipe, stage="sweep"), variant, setting)
+
+
+@main.command()
+@study_option
+@variant_option
+@seed_option
+@setting_option
+@recipe_option
+@shard_option
+def sample(study: str, variant: str, seed: int, setting: str, recipe: str, shard: tuple[int, int]) -> None:
+    """Draw a sample set from a trained variant, or a share of it beside other workers; the same command resumes."""
+    from mar.sampling.sample_sets import sample
+
+    sample(*open_study(study, variant, setting, recipe=recipe, stage="sample"), variant, seed, setting, shard)
+
+
+@main.command()
+@study_option
+@variant_option
+@seed_option
+@setting_option
+@recipe_option
+def evaluate(study: str, variant: str, seed: int, setting: str, recipe: str) -> None:
+    """Measure a sample set by its features and statistics."""
+    from mar.metrics.evaluate import evaluate
+
+    evaluate(*open_study(study, variant, setting, recipe=recipe, stage="metrics"), variant, seed, setting)
+
+
+@main.command()
+@study_option
+@variant_option
+@recipe_option
+def speed(study: str, variant: str, recipe: str) -> None:
+    """Measure the seconds per image of a variant at each of its sampling settings."""
+    from mar.sampling.speed import measure
+
+    measure(*open_study(study, variant, recipe=recipe, stage="speed"), variant)

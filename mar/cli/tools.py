@@ -1,0 +1,162 @@
+"""The commands beside the workflow: imports, exports, plan, drill, evaluators side by side, schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mar.cli.group import main, open_study, study_option
+from mar.study import layout
+
+assets_option = click.option(
+    "--assets",
+    default=layout.ASSETS,
+    type=click.Path(path_type=Path),
+    help="Folder of imports and downloads.",
+)
+
+table_option = click.option(
+    "--table", default=layout.shipped("assets.csv"), type=click.Path(path_type=Path), help="Table of published files."
+)
+
+
+@main.command("import")
+@click.argument("format", metavar="FORMAT")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--as", "name", default="", help="Name that studies ask for; default: that of FILE without its end.")
+@assets_option
+@table_option
+def import_(format: str, file: Path | None, name: str, assets: Path, table: Path) -> None:
+    """Import published weights.
+
+    FORMAT is official-mar, dit, var, ldm-kl, ldm-vq, var-msvq, diffusers-kl or consistency-decoder.
+
+    Without FILE the file is fetched that the table calls NAME, or the only one that it has of FORMAT.
+    """
+    from mar.data.published import compare, fetch, only
+
+    asset = None if file else only(format, name, table)
+    if asset:
+        file, name = fetch(asset, assets), name or asset.name
+    elif file and file.is_file():
+        compare(file, name or file.stem, table)
+    assert file  # fetched, if not given
+    from mar.weights.importing import import_weights
+
+    import_weights(format, file, name or file.stem, assets, asset)
+
+
+@main.command("fetch")
+@click.argument("name")
+@assets_option
+@table_option
+def fetch_(name: str, assets: Path, table: Path) -> None:
+    """Fetch a published file by its name in the table, and check it."""
+    from mar.data.published import fetch, find
+
+    fetch(find(name, table), assets)
+
+
+@main.command("export-adm")
+@click.option("--study", default="", metavar="results/<study>/study.json", help="With --variant, --seed, --setting.")
+@click.option("--variant", default="", help="Name of a variant of the study.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Training seed.")
+@click.option("--setting", default="", help="Name of a sampling setting of the variant.")
+@click.option("--samples", default="", metavar="SOURCE", help="Instead: a folder of samples or images, or an .npz.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE.npz")
+def export_adm(study: str, variant: str, seed: int, setting: str, samples: str, out: Path) -> None:
+    """Write a sample set as the .npz that the evaluator of the ADM suite reads, its images shuffled."""
+    from mar.crosscheck.export_adm import export
+    from mar.features import image_sets
+
+    if [bool(x) for x in (study, variant, setting, samples)] not in ([1, 1, 1, 0], [0, 0, 0, 1]):
+        raise ValueError("export-adm: accepted: --study, --variant and --setting together, or --samples alone")
+    if samples:
+        export(image_sets.open_set(Path(samples)), out)
+    else:
+        export(image_sets.of_samples(*open_study(study, variant, setting), variant, seed, setting), out)
+
+
+@main.command()
+@click.option("--samples", required=True, metavar="SOURCE", help="Images to judge: folder of samples, of images, .npz.")
+@click.option("--reference", default="", metavar="NAME|SOURCE", help="Real images; default: those of the study.")
+@click.option("--study", default="", metavar="results/<study>/study.json", help="Whose classifier and data are known.")
+@click.option("--random-weights", is_flag=True, help="Inception with random weights: shows agreement, no quality.")
+@click.option("--count", type=click.IntRange(min=0), default=0, metavar="N", help="Refuse fewer images than N.")
+@click.option("--unknown-hash", is_flag=True, help="Take a reference of which no checksum is known.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the table as CSV, Markdown.")
+def court(
+    samples: str, reference: str, study: str, random_weights: bool, count: int, unknown_hash: bool, out: Path | None
+) -> None:
+    """Judge the same images by several evaluators side by side, with the reason for every difference."""
+    from mar.crosscheck.run import court
+
+    of, root = open_study(study) if study else (None, None)
+    court(samples, reference, of, root, random_weights, count, unknown_hash, out)
+
+
+@main.command()
+@click.option("--study", required=True, metavar="STUDY", help="Name under config/, a study file, or study.json.")
+@click.option("--utilisation", type=click.FloatRange(0.0, 1.0, min_open=True), help="Share of the peak; default: 0.23.")
+@click.option("--measured", metavar="VARIANT=RATE", help="Images a second of a training on one A100, instead.")
+@click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write the jobs there too.")
+def plan(study: str, utilisation: float | None, measured: str | None, file: Path | None) -> None:
+    """Show what a study costs: operations, A100 hours and disk of every job."""
+    import csv
+
+    from mar.planning import plan as plans
+    from mar.runtime.files import atomic
+    from mar.study.reading import load
+
+    if utilisation and measured:
+        raise ValueError("--utilisation and --measured: accepted: one of both")
+    path = Path(study if Path(study).suffix in (".yaml", ".json") else layout.shipped(f"{study}.yaml"))
+    loaded = load(path)
+    root = path.parent if path.name == "study.json" else layout.RESULTS / loaded.study
+    share = plans.utilisation_of(loaded, measured) if measured else utilisation or plans.UTILISATION
+    found = plans.jobs(loaded, root)
+    click.echo(plans.text(loaded, found, plans.count_images(loaded, root), share))
+    if file:
+        lines = plans.rows(found, share)
+        with atomic(file) as temporary, open(temporary, "w", newline="") as out:
+            writer = csv.DictWriter(out, list(lines[0]))
+            writer.writeheader()
+            writer.writerows(lines)
+    try:
+        plans.check(loaded, root, share)
+    except ValueError as error:
+        click.echo(f"over budget: {error}", err=True)
+
+
+@main.command()
+@study_option
+@click.option("--shape", help="Run this shape; without it, gather the shapes that have run into one table.")
+@click.option("--recipe", default="", help="What the workflow planned with; another study.json is refused.")
+def drill(study: str, shape: str | None, recipe: str) -> None:
+    """Run one shape of a study once at its true size on generated images, or show the table of all."""
+    from mar.planning import drill_shapes as drills
+
+    loaded, root = open_study(study)
+    if shape is None:
+        click.echo(drills.gather(loaded, root))
+        return
+    if recipe and recipe != drills.shape_slice(loaded, shape):
+        raise ValueError(f"{study}: changed since this job was planned; run the workflow again")
+    from mar.planning.drill import run
+
+    run(loaded, root, shape)
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), help="File to write instead of printing.")
+def schema(out: Path | None) -> None:
+    """JSON schema of a study file, for editors."""
+    from mar.runtime.files import write_if_changed
+    from mar.study.json_schema import json_schema
+
+    text = json_schema()
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_if_changed(out, text)

@@ -1,0 +1,146 @@
+"""What a job runs: one command of `mar`, in a process that submitit started."""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import submitit
+
+from mar.runtime import stop_signals
+from mar.runtime.files import atomic, read_json
+
+ENTRY = "mar.cli.__main__:main"  # the commands of `mar`
+SUPERSEDED = 76  # exit status of a job in whose place another was submitted
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of `mar`, pickled to the job's process; returns its exit status."""
+
+    arguments: tuple[str, ...]
+    cluster: str
+    devices: str | None = None  # CUDA_VISIBLE_DEVICES of the launcher, for a local job
+    folder: str = ""  # the job's folder
+    token: str = ""  # names the submission
+    outputs: tuple[str, ...] = ()  # files of the command that are linked into the folder when it is done
+
+    def __call__(self) -> int:
+        """Run the command in this process; an unexpected exception passes through, with its traceback."""
+        if self.cluster == "slurm":
+            return self._slurm()
+        if self.cluster == "local":
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit passes it over
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # submitit hides the GPUs that were not asked for
+            if self.devices is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = self.devices
+        return run(self.arguments)
+
+    def _slurm(self) -> int:
+        if read_json(Path(self.folder) / "job.json").get("token") != self.token:
+            print("another job was submitted in the place of this one; nothing to do", flush=True)
+            return SUPERSEDED
+        environment = submitit.JobEnvironment()
+        rank, training = environment.global_rank, verb(self.arguments) == "train"
+        stop_signals.listen(at_once=not training)
+        cores_of_task()
+        if rank == 0:
+            environment.paths.result_pickle.unlink(missing_ok=True)  # of the time before a requeue
+        if environment.num_tasks > 1:
+            # One task per GPU. A training shares its batches among them (mar/runtime/distributed.py); any other command
+            # is the first task's work.
+            if rank and not training:
+                return 0
+            distributed = submitit.helpers.TorchDistributedEnvironment()
+            distributed.export(set_cuda_visible_devices=False, overwrite=True)
+        status = run(self.arguments)
+        if status == stop_signals.LEFT and stop_signals.asked():
+            return self._leave(rank, environment.raw_job_id)
+        if status == 0 and rank == 0:
+            keep(Path(self.folder), self.outputs)
+        return status
+
+    def _leave(self, rank: int, job: str) -> int:
+        """Back into the queue. Where the site forbids it, the launcher reads the status and submits again."""
+        if not stop_signals.warned():
+            sys.exit(stop_signals.LEFT)  # SIGTERM: Slurm ends this job, and puts it back or not
+        if rank:
+            return stop_signals.LEFT
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+        if done.returncode:
+            print(f"scontrol requeue {job}: {done.stderr.strip()}", flush=True)
+            return stop_signals.LEFT
+        print(f"job {job} goes back into the queue", flush=True)
+        sys.exit(stop_signals.LEFT)
+
+
+def cores_of_task() -> None:
+    """As many threads as the task has cores, where the site says how many; torch, imported later, would take all."""
+    if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
+        os.environ.setdefault("OMP_NUM_THREADS", cores)
+        os.environ.setdefault("MKL_NUM_THREADS", cores)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Exit status of a command of `mar`, run in this process."""
+    main = pkgutil.resolve_name(ENTRY)  # by name: the commands import this package
+
+    try:
+        main(list(arguments), prog_name="mar")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def keep(folder: Path, outputs: Sequence[str]) -> None:
+    """Hard links to the outputs of a finished command, beside its job.
+
+    When nobody watched the end of the job, the workflow takes its outputs for incomplete and deletes them before it
+    asks again. The launcher then puts them back, instead of waiting in the queue for a job that has nothing to do.
+    """
+    if not all(Path(output).exists() for output in outputs):
+        return  # the other shards are not done
+    for number, output in enumerate(outputs):
+        try:
+            with atomic(folder / f"kept-{number}") as temporary:
+                os.link(output, temporary)
+        except OSError:  # a file system without links
+            return
+
+
+def put_back(folder: Path, outputs: Sequence[str]) -> bool:
+    """Put outputs that are missing back from their links; whether all outputs are there now."""
+    for number, output in enumerate(outputs):
+        if not Path(output).exists():
+            kept = folder / f"kept-{number}"
+            if not kept.exists():
+                return False
+            with atomic(output) as temporary:
+                os.link(kept, temporary)
+    return True
+
+
+def forget(folder: Path) -> None:
+    """Remove the links that `keep` made: outputs that are deleted later are made again."""
+    for kept in folder.glob("kept-*"):
+        kept.unlink(missing_ok=True)
+
+
+def verb(arguments: Sequence[str]) -> str:
+    """Which command of `mar` it is: the first argument behind its options, as --threads N."""
+    rest = list(arguments)
+    while len(rest) > 2 and rest[0].startswith("--"):
+        rest = rest[2:]
+    return rest[0]
+
+
+def text(arguments: Sequence[str]) -> str:
+    """A command as it is typed."""
+    return shlex.join(["mar", *arguments])

@@ -1,0 +1,65 @@
+"""Processes of this machine: whether a job's runs, how it is ended, what it printed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def started(pid: int) -> int | None:
+    """Start of a process in clock ticks since boot, None when it is gone (or a zombie)."""
+    fields = _stat(pid)
+    return None if not fields or fields[0] == "Z" else int(fields[19])  # field 22 of proc(5); the name was field 2
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # a name may hold spaces
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def print_lines(path: Path, position: int, last: bool, prefix: str = "") -> int:
+    """Print whole lines from a byte position on, without submitit's own; returns the new position."""
+    if not path.exists():
+        return position
+    with open(path, "rb") as file:
+        file.seek(position)
+        content = file.read()
+    if not last:
+        content = content[: content.rfind(b"\n") + 1]
+    lines = content.decode(errors="replace").splitlines(keepends=True)
+    sys.stdout.write("".join(prefix + line for line in lines if not line.startswith("submitit ")))
+    sys.stdout.flush()
+    return position + len(content)
+
+
+def alive(record: dict[str, Any]) -> bool:
+    """Whether a job of this machine runs. A process id alone proves nothing, with its start time it does."""
+    since = started(record["pid"]) if record["host"] == socket.gethostname() else None
+    return since is not None and since == record["started"]
+
+
+def stop(record: dict[str, Any]) -> None:
+    """End a job and wait for its end. Stages write by atomic renames, so an end at any moment is safe.
+
+    Raises:
+        ValueError: it does not end.
+    """
+    if record["pid"] == os.getpid():
+        return
+    for _ in range(3):  # a job that is just starting may pass over the first
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(record["pid"], signal.SIGTERM)
+        deadline = time.monotonic() + 3.0
+        while time.monotonic() < deadline:
+            if not alive(record):
+                return
+            time.sleep(0.05)
+    raise ValueError(f"launch: job {record['job']} does not end at SIGTERM; end process {record['pid']} by hand")

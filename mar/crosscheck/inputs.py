@@ -1,0 +1,233 @@
+"""What the parity court lets in: swapped, mislabelled and copied sets are refused, as far as they can be known."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from mar.data.published import FOLDER, TABLE, table
+from mar.features import features, image_sets, references
+from mar.features.image_sets import Images
+from mar.features.references import Reference
+from mar.metrics import formulas
+from mar.runtime import npz
+from mar.study import layout
+from mar.study.sections import Reference as Asked
+from mar.study.stage_keys import real_side
+from mar.study.study import Study
+
+SPLITS = ("train", "heldout")
+SWAPPED = "Were --samples and --reference swapped?"
+
+SHUFFLES = 100  # of the labels, for what chance gives
+SIGMAS = 5.0  # above chance, in standard deviations, for labels that belong to the images
+COPIES = 0.5  # share of the judged images that may be bit for bit real ones
+
+
+def open_samples(source: str, study: Study | None, root: Path | None) -> Images:
+    """The images to judge: a set of the study with all its checks, or what lies at a path.
+
+    Raises:
+        ValueError: the set cannot be judged, or is known to be of real images.
+    """
+    path = Path(source)
+    if source in SPLITS and not path.exists():
+        raise ValueError(f"--samples {source}: is a split of real images; accepted: generated ones. {SWAPPED}")
+    if study and root and path.resolve().is_relative_to(layout.samples(root, "").resolve()):
+        name = path.resolve().relative_to(layout.samples(root, "").resolve()).as_posix()
+        return image_sets.of_samples(study, root, *features.name(study, name))
+    images = image_sets.open_set(path)
+    real = known_real(study)
+    if images.role == "real" or images.sha256 in real:
+        what = real.get(images.sha256, "real images")
+        raise ValueError(f"--samples {source}: holds {what}; accepted: generated images. {SWAPPED}")
+    if study and study.data.path and path.resolve().is_relative_to(Path(study.data.path).resolve()):
+        raise ValueError(f"--samples {source}: is in the study's data; accepted: generated images. {SWAPPED}")
+    return images
+
+
+def open_reference(
+    source: str, unknown_hash: bool, study: Study | None, root: Path | None, network: str
+) -> tuple[Images | None, Reference | None]:
+    """The real side: its images, if it has any, and the published reference, if it is one.
+
+    Without `source` it is what the study's numbers compare with.
+
+    Raises:
+        ValueError: it is not there, not the file that was asked for, or of generated images.
+    """
+    path = Path(source)
+    if not source or (source in SPLITS and not path.exists()):
+        if study is None or root is None:
+            raise ValueError(
+                f"--reference {source or 'is needed'}: without --study accepted: a name in {TABLE}, a path"
+            )
+        if not source and real_side(study, network) == "reference":
+            return _published(study.metrics.reference, root)
+        return image_sets.of_split(study, root, source or "train"), None
+    if path.exists() and (there := _role(path)) == "generated":
+        raise ValueError(f"--reference {source}: holds {there} images; accepted: real ones. {SWAPPED}")
+    try:
+        return _published(Asked(file=source, unknown_hash=unknown_hash), root)
+    except ValueError as error:
+        hint = "" if unknown_hash or not path.exists() else " (here: --unknown-hash)"
+        raise ValueError(f"{error}{hint}") from None
+
+
+def _published(asked: Asked | None, root: Path | None) -> tuple[Images | None, Reference]:
+    assert asked is not None  # the study has one
+    found = references.load(asked, layout.assets(root) if root else FOLDER)
+    return image_sets.of_reference(found) if found.count else None, found
+
+
+def _role(path: Path) -> str:
+    if (path / layout.MANIFEST).exists():
+        return image_sets.open_set(path).role
+    return str(npz.read(path, "role")) if path.is_file() and "role" in npz.headers(path) else "unknown"
+
+
+def known_real(study: Study | None) -> dict[str, str]:
+    """Published and the study's own references by their checksums."""
+    rows = table(TABLE).values() if TABLE.exists() else []
+    known = {row.sha256: f"the reference {row.name}" for row in rows if row.sha256}
+    if study and study.metrics.reference and (digest := study.metrics.reference.sha256):
+        known[digest] = f"the study's reference {study.metrics.reference.file}"
+    return known
+
+
+def class_numbers(images: Images, accepted: list[str] | None) -> np.ndarray | None:
+    """Classes of the images, numbered as the study's data number them.
+
+    Raises:
+        ValueError: a class folder has a name that the data do not have, or a number is not one of theirs.
+    """
+    if images.labels is None or accepted is None:
+        return images.labels
+    if images.names and images.names != accepted:
+        if unknown := [name for name in images.names if name not in accepted]:
+            raise ValueError(
+                f"{images.source}: class folders {_some(unknown)}; accepted: classes of the study's data, "
+                f"{_some(accepted)}"
+            )
+        return np.array([accepted.index(name) for name in images.names])[images.labels]
+    least, most = images.labels.min(), images.labels.max()
+    if least < 0 or most >= len(accepted):
+        raise ValueError(f"{images.source}: classes {least} to {most}; accepted: 0 to {len(accepted) - 1}")
+    return images.labels
+
+
+def check_order(images: Images, labels: np.ndarray) -> None:
+    """Refuse an .npz whose images are sorted by class: ADM's evaluator would take it as it is.
+
+    Args:
+        images: of the file.
+        labels: its classes in file order; where nobody knows them, those that the network finds most likely.
+    """
+    try:
+        formulas.refuse_sorted(labels)
+    except ValueError as error:
+        raise ValueError(f"{images.source}: {error}, or let `mar export-adm --samples` do it") from None
+
+
+def digests(images: np.ndarray) -> list[bytes]:
+    """What tells one image of a batch, uint8 (B, H, W, 3), from another: 16 bytes each."""
+    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
+
+
+def check_copies(samples: str, generated: list[bytes], real: list[bytes], where: str) -> int:
+    """How many of the judged images are real ones bit for bit.
+
+    Raises:
+        ValueError: at least half of them; no generator draws these.
+    """
+    known = set(real)
+    copies = sum(digest in known for digest in generated)
+    if copies >= COPIES * len(generated):
+        raise ValueError(
+            f"--samples {samples}: {copies} of {len(generated)} images are bit for bit images of {where}; accepted: "
+            f"generated images. {SWAPPED}"
+        )
+    return copies
+
+
+def check_labels(images: Images, labels: np.ndarray, logits: np.ndarray, same_classes: bool) -> str:
+    """Refuse labels that have nothing to do with the images, by the network that judges them.
+
+    Labels that a checksum proves are never refused: there it is the generator that ignores its class.
+
+    The mutual information of labels and the network's most likely classes is compared with that of shuffled labels,
+    which asks only that a label means one kind of image, whatever the network calls it.
+
+    Args:
+        images: where they are from.
+        labels: classes asked for, (n,), numbered as the data number them.
+        logits: of the images, (n, K).
+        same_classes: the network numbers the classes as the labels do.
+
+    Returns:
+        What was found, in words.
+
+    Raises:
+        ValueError: labels tell no more about the images than shuffled ones; or they do, under other numbers.
+    """
+    found, classes = logits.argmax(1), np.unique(labels)
+    rng = np.random.default_rng(0)
+    value = information(labels, found)
+    chance = np.array([information(rng.permutation(labels), found) for _ in range(SHUFFLES)])
+    bar = chance.mean() + SIGMAS * chance.std()
+    if bar >= min(information(labels, labels), information(found, found)):  # even right labels could not pass
+        return f"labels not tested: {len(labels)} images of {len(classes)} classes are too few for it"
+    said = f"labels and the network's classes share {value:.3g} nats, shuffled labels {chance.mean():.3g}"
+    source = images.source
+    if images.asked:
+        ignored = "; the labels are those asked for (checksum): this generator ignores its class"
+        return said + (ignored if value <= bar else _named(labels, found) if same_classes else "")
+    if value <= bar:
+        raise ValueError(
+            f"{source}: the labels do not belong to the images: {said}. Accepted: the labels in the order of the "
+            "images (or a generator that does not ignore its class)"
+        )
+    if same_classes:
+        right, best = _agreement(labels, found)
+        if right < best / 2:
+            raise ValueError(
+                f"{source}: classes carry other numbers than the network's: {right:.1%} of the images are of the class "
+                f"asked for, renumbered {best:.1%}; accepted: the class numbers of the study's data"
+            )
+        said += _named(labels, found)
+    return said
+
+
+def _named(labels: np.ndarray, found: np.ndarray) -> str:
+    return f"; the network names {(labels == found).mean():.1%} of the classes asked for"
+
+
+def information(labels: np.ndarray, found: np.ndarray) -> float:
+    """Mutual information of two labellings of the same images (n,), in nats."""
+    counts = _contingency(labels, found)
+    joint = counts / counts.sum()
+    product = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    there = joint > 0
+    return float((joint[there] * np.log(joint[there] / product[there])).sum())
+
+
+def _agreement(labels: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+    """Share of images of the class asked for, and the same after the best renumbering of the classes."""
+    from scipy.optimize import linear_sum_assignment
+
+    counts = _contingency(labels, found)
+    best = counts[linear_sum_assignment(counts, maximize=True)].sum()
+    return float((labels == found).mean()), float(best / len(labels))
+
+
+def _contingency(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
+    (_, rows), (_, columns) = (np.unique(x, return_inverse=True) for x in (labels, found))
+    counts = np.zeros((rows.max() + 1, columns.max() + 1))
+    np.add.at(counts, (rows, columns), 1)
+    return counts
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,320 @@
+"""`mar court`: the same images before several evaluators, side by side, with the reason for every difference.
+
+Features are extracted once for each network and resize, a batch at a time; every evaluator then takes its own road from
+them (`mar.crosscheck.evaluators`), and our own path is switched to each other's conventions until it gives the other's
+number (`mar.crosscheck.reasons`). Nothing is let in whose role, labels or order are known to be wrong
+(`mar.crosscheck.inputs`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mar.crosscheck import inputs, table
+from mar.crosscheck.evaluators import CLEAN, LEGACY, MAIN, METRICS, Arrays, Case, evaluators
+from mar.crosscheck.export_adm import SEED, shuffled
+from mar.crosscheck.reasons import differences, order_matters, swapped
+from mar.data.published import TABLE
+from mar.features import image_sets
+from mar.features.image_sets import Images
+from mar.features.networks import extractors
+from mar.features.networks.extractors import Extractor
+from mar.features.references import Reference
+from mar.metrics.moments import Statistics
+from mar.runtime.files import read_json
+from mar.runtime.progress import Progress
+from mar.study import layout
+from mar.study.limits import REAL
+from mar.study.study import Study
+
+BATCH = 50  # images
+KEPT = 50_000  # real images, at most
+
+VGG = (
+    "torch-fidelity run without arguments takes precision and recall from VGG-16, not from Inception; ADM and the "
+    "paper take Inception, and so do these rows"
+)
+SWAPPED = (
+    "direction: given the other way round, real images as input 1, which is how development versions of "
+    "torch-fidelity had it, precision and recall change places"
+)
+LEGACY_TF = (
+    "clean-fid legacy_tensorflow lets the TensorFlow graph resize, as torch-fidelity does: both rows have the same "
+    "features. It is run on torch-fidelity's copy of the weights; NVIDIA's TorchScript file, which is code, is not "
+    "loaded"
+)
+LEGACY_PT = (
+    "clean-fid legacy_pytorch is there: its file pt_inception-2015-12-05-6726825d.pth carries the checksum of "
+    "torch-fidelity's, so it is the same network; it resizes with PyTorch's bilinear and scales by 2/255 x - 1, the "
+    "others by (x - 128) / 128"
+)
+NO_RESIZE = (
+    "clean-fid has one row, its distances on these features: clean, legacy_tensorflow and legacy_pytorch differ in how "
+    "they resize for Inception, and the study's classifier looks at the images as they are"
+)
+NO_IMAGES = (
+    "the reference has statistics and no images: torch-fidelity, clean-fid, precision, recall and KID need images and "
+    "are left out"
+)
+
+
+def court(
+    source: str,
+    reference: str = "",
+    study: Study | None = None,
+    root: Path | None = None,
+    random: bool = False,
+    count: int = 0,
+    unknown_hash: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Judge one set of images by every evaluator and print the table, the reasons, time and memory.
+
+    Args:
+        source: the images to judge: a folder of `mar sample`, a folder of images, an .npz.
+        reference: the real side: a name in config/assets.csv, an .npz, a folder of images, a split of the study;
+            default: what the study's numbers compare with.
+        study: whose classifier, data and reference are known.
+        root: its results.
+        random: take Inception with random weights.
+        count: how many images there have to be, at least.
+        unknown_hash: accept a reference of which no checksum is known.
+        out: folder for the table as files.
+
+    Raises:
+        ValueError: a set is not what it is given as, or the weights are missing.
+    """
+    samples = inputs.open_samples(source, study, root)
+    image_sets.at_least(samples, count)
+    classes = read_json(layout.data_manifest(root))["classes"] if root else None
+    labels = inputs.class_numbers(samples, classes)
+    if samples.kind == "npz" and labels is not None:
+        inputs.check_order(samples, labels)
+    judge = study if study and not random and study.metrics.extractors[0] == "classifier" else None
+    network = "classifier" if judge else "inception"
+    images, published = inputs.open_reference(reference, unknown_hash, study, root, network)
+    if images and images.count > KEPT:
+        raise ValueError(
+            f"--reference {images.source}: holds {images.count} images; accepted: at most {KEPT}, whose features fit "
+            f"memory; of larger sets a published reference, which has statistics of all and images of some ({TABLE})"
+        )
+    shown = networks(judge, root, random)
+    main = shown[MAIN]
+    stored, notes = _stored(published, main)
+    if images is None and stored is None:
+        raise ValueError(f"--reference {reference}: has no images for {main.name}; accepted: a reference with images")
+    name = published.name if published else images.source if images else ""
+    title = f"Parity court: {samples.source} against {name}"
+    print(title, flush=True)
+
+    generated, prints, size = extract(samples, shown)
+    real: dict[str, Arrays] = {}
+    if images:
+        real, theirs, other = extract(images, shown)
+        if other != size:
+            raise ValueError(f"{samples.source}: images of side {size}, {name}: of {other}; accepted: one size")
+        if copies := inputs.check_copies(samples.source, prints, theirs, name):
+            notes.append(f"{copies} of the judged images are bit for bit real ones")
+    if study and root and not (images and images.kind == "split"):
+        train = image_sets.of_split(study, root, "train")
+        if train.count <= KEPT:
+            theirs = [digest for rows in train.pieces() for digest in inputs.digests(rows)]
+            inputs.check_copies(samples.source, prints, theirs, "the study's train split")
+
+    near = None
+    if images and images.count > REAL:
+        near = np.random.default_rng(study.seed if study else SEED).choice(images.count, REAL, replace=False)
+    case = Case(generated, real, stored, order(samples), labels, near, _bias(main))
+    logits = case.logits()
+    if labels is None and logits is not None and samples.kind == "npz":
+        inputs.check_order(samples, logits.argmax(1))
+    if labels is not None and logits is not None and not random:
+        notes.append(inputs.check_labels(samples, labels, logits, main.name == "classifier"))
+    rows = []
+    for evaluator in evaluators(case, size):
+        with step(evaluator.name):
+            rows.append((evaluator, evaluator.judge(case)))
+    with step("reasons"):
+        why = table.reasons(differences(case, rows))
+        notes += remarks(case, samples)
+    if samples.kind == "samples" and root and not reference:
+        notes += said_before(samples, root, main.name, rows[0][1])
+    weights = "random weights" if main.weights == "random" else f"sha256 {main.weights[:8]}"
+    judged = table.rows(rows, samples.count, f"{main.name}, {weights}")
+    table.show(title, judged, wide=240, first=len(METRICS))
+    table.show("Why they differ", why, wide=240)
+    for note in notes:
+        print(f"- {note}", flush=True)
+    if out:
+        table.write(out, title, judged, why, notes)
+        print(f"{out / 'court.md'}, court.csv, court-reasons.csv", flush=True)
+
+
+def _stored(published: Reference | None, main: Extractor) -> tuple[Statistics | None, list[str]]:
+    """Statistics that a reference brings, where they are of this network, and what a reader must know."""
+    notes = [main.note] if main.note else []
+    notes += [published.note] if published and published.note else []
+    if not published or not published.statistics:
+        return None, notes
+    if main.name == "inception" and main.weights != "random":
+        return published.statistics, notes
+    return None, [*notes, f"the statistics of {published.name} are of the published Inception and are not used here"]
+
+
+def extract(images: Images, shown: dict[str, Extractor]) -> tuple[dict[str, Arrays], list[bytes], int]:
+    """Features of a set by how the network is shown it, what tells its images apart, and their side in pixels.
+
+    Raises:
+        ValueError: the set cannot be read to its end, or features are not finite.
+    """
+    kept: dict[str, Arrays] = {name: {} for name in shown}
+    seconds = dict.fromkeys(shown, 0.0)
+    prints: list[bytes] = []
+    progress = Progress(f"features of {images.source}", images.count)
+    with step(f"features of {images.count} images, {images.role}"):
+        for batch in images.batches(BATCH):
+            start = len(prints)
+            for name, network in shown.items():
+                begun = time.monotonic()
+                for key, value in network(batch).items():
+                    if not torch.isfinite(value).all():
+                        raise ValueError(f"{images.source}: {key} of images from {start} on are not finite")
+                    if key not in kept[name]:
+                        kept[name][key] = np.empty((images.count, value.shape[1]), np.float32)
+                    kept[name][key][start : start + len(batch)] = value.numpy()
+                seconds[name] += time.monotonic() - begun
+            prints += inputs.digests(batch.permute(0, 2, 3, 1).numpy())
+            progress.update(len(batch))
+    for name, spent in seconds.items():
+        print(f"    shown as {name}: {spent:.1f} s", flush=True)
+    return kept, prints, batch.shape[2]
+
+
+def order(samples: Images) -> np.ndarray:
+    """Which image stands at each place of ADM's file: of an .npz its own order, else that of `mar export-adm`."""
+    return np.arange(samples.count) if samples.kind == "npz" else shuffled(samples.count, SEED)
+
+
+def remarks(case: Case, samples: Images) -> list[str]:
+    """What the table cannot show: why rows are missing, what order and direction do."""
+    said = []
+    if not case.real:
+        said.append(NO_IMAGES)
+    elif CLEAN in case.generated:
+        said += [LEGACY_TF, LEGACY_PT, VGG]
+    else:
+        said.append(NO_RESIZE)
+    if case.real:
+        found = swapped(case)
+        said.append(SWAPPED + (f": precision {found[0]:.4g}, recall {found[1]:.4g}" if found else ""))
+    if scores := order_matters(case):
+        said.append(
+            f"order: ten consecutive splits of these images score {scores[0]:.6g} in the order of ADM's file, "
+            f"{scores[1]:.6g} in a file sorted by class, which is refused"
+        )
+    if samples.kind != "npz":
+        said.append(f"the order of ADM's file is that of `mar export-adm`, drawn from seed {SEED}")
+    return said
+
+
+def said_before(samples: Images, root: Path, network: str, ours: dict[str, float | None]) -> list[str]:
+    """What the study's own evaluation of these samples says, beside our row here."""
+    folder = Path(samples.source).resolve()
+    if not folder.is_relative_to(base := layout.samples(root, "").resolve()):
+        return []
+    file = layout.metrics(root, folder.relative_to(base).as_posix())
+    if not file.exists():
+        return []
+    record = read_json(file)
+    if record["extractor"] != network or record["inputs"]["samples"] != samples.sha256:
+        return []
+    both = [(name, record["metrics"].get(name), value) for name, value in ours.items()]
+    there = [f"{name} {old['value']:.6g} (here {new:.6g})" for name, old, new in both if old and new is not None]
+    return [f"{file} says {', '.join(there)}"]
+
+
+def _bias(extractor: Extractor) -> np.ndarray | None:
+    """Bias of the classifier's last layer, which its logits contain; Inception's come without."""
+    if extractor.name != "classifier":
+        return None
+    bias: np.ndarray = extractor.network.get_parameter("logits.bias").detach().cpu().numpy()
+    return bias
+
+
+def networks(study: Study | None, root: Path | None, random: bool) -> dict[str, Extractor]:
+    """The networks of this court by how they are shown the images: Inception, or with a study its classifier.
+
+    Raises:
+        ValueError: the weights of Inception are not on disk; the message says how to fetch them.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if study:
+        return {MAIN: extractors.load("classifier", study, root, device)}
+    from mar.features.networks import inception
+
+    try:
+        main = extractors.load("inception", None, root, device, random)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. Without them: --random-weights, whose numbers show where the evaluators agree and say nothing "
+            "about the images; or --study with a study that its classifier judges"
+        ) from None
+    network: Any = main.network
+    clean = dataclasses.replace(
+        main, name=CLEAN, judge=lambda images: inception.judge(network, inception.clean(images))
+    )
+    legacy = dataclasses.replace(
+        main, name=LEGACY, judge=lambda images: inception.judge(network, legacy_pytorch(images))
+    )
+    return {MAIN: main, CLEAN: clean, LEGACY: legacy}
+
+
+def legacy_pytorch(images: torch.Tensor) -> torch.Tensor:
+    """What clean-fid's legacy_pytorch shows the network, in the units of `inception.judge`.
+
+    It resizes with PyTorch's bilinear without antialiasing and scales by 2/255 x - 1, `judge` by (x - 128) / 128.
+
+    Args:
+        images: uint8 (B, 3, H, W).
+
+    Returns:
+        float32 (B, 3, 299, 299).
+    """
+    from cleanfid.resize import build_resizer
+
+    resize = build_resizer("legacy_pytorch")
+    resized = np.stack([resize(image) for image in images.permute(0, 2, 3, 1).cpu().numpy()])  # (B, 299, 299, 3)
+    pixels = torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().to(images.device)
+    return (pixels / 255.0 * 2.0 - 1.0) * 128.0 + 128.0
+
+
+@contextlib.contextmanager
+def step(name: str) -> Iterator[None]:
+    """Print how long a step took and the most memory that the process held meanwhile."""
+    start = time.monotonic()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far, where Linux lets a process do so
+    yield
+    peak = f", peak memory {_peak() / 1e9:.2f} GB"
+    print(f"  {name}: {time.monotonic() - start:.1f} s{peak}", flush=True)
+
+
+def _peak() -> int:
+    """Most resident memory in bytes: of this step where Linux tells it, else of the process so far."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource
+    import sys
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

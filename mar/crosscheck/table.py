@@ -1,0 +1,100 @@
+"""The court's table and its reasons: on the terminal, as CSV and as Markdown."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+from mar.crosscheck.evaluators import METRICS, Evaluator
+from mar.crosscheck.reasons import Difference
+from mar.runtime.files import atomic, write_text
+
+HEADS = {
+    "fid": "FID",
+    "sfid": "sFID",
+    "inception_score": "IS",
+    "precision": "precision",
+    "recall": "recall",
+    "kid": "KID",
+}
+NONE = "-"
+NUMBERS = {*HEADS.values(), "images", "ours", "theirs", "left"}  # columns that stand right and do not wrap
+
+Row = dict[str, str]
+
+
+def rows(judged: list[tuple[Evaluator, dict[str, float | None]]], count: int, network: str) -> list[Row]:
+    """One row an evaluator: its numbers and its conventions."""
+    return [
+        {"evaluator": evaluator.name}
+        | {HEADS[metric]: _number(values.get(metric)) for metric in METRICS}
+        | {"images": str(count), "network": network, "resize": evaluator.resize, "real side of FID": evaluator.real}
+        | {"IS splits": evaluator.splits, "precision and recall": evaluator.balls}
+        for evaluator, values in judged
+    ]
+
+
+def reasons(found: list[Difference]) -> list[Row]:
+    """One row a number of another evaluator: the steps from our number to it, and what is left after them."""
+    return [
+        {"evaluator": x.evaluator, "metric": HEADS[x.metric], "ours": _number(x.ours), "theirs": _number(x.theirs)}
+        | {"ours switched to their conventions": _chain(x), "left": f"{x.left:.1g}", "from": _rest(x)}
+        for x in found
+    ]
+
+
+def _chain(difference: Difference) -> str:
+    if not difference.steps:
+        return "equal as it is" if difference.explained else NONE
+    return "; ".join(f"{said}: {_number(value)}" for said, value in difference.steps)
+
+
+def _rest(difference: Difference) -> str:
+    if not difference.explained:
+        return "NOT ACCOUNTED FOR"
+    return difference.cause if difference.left else NONE
+
+
+def show(title: str, table: list[Row], wide: int, first: int = 0) -> None:
+    """Print a table; on a terminal of less than `wide` columns as two, the first `first` + 1 columns and the others."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=wide)
+    heads = list(table[0])
+    parts = [heads] if console.width >= wide or not first else [heads[: first + 1], [heads[0], *heads[first + 1 :]]]
+    for part in parts:
+        lines = console.width < wide and part is parts[-1]  # cells that wrap
+        shown = Table(title=title if part is parts[0] else None, title_justify="left", show_lines=lines)
+        for head in part:
+            number = head in NUMBERS
+            shown.add_column(head, justify="right" if number else "left", no_wrap=number)
+        for row in table:
+            shown.add_row(*(row[head] for head in part))
+        console.print(shown)
+
+
+def write(out: Path, title: str, table: list[Row], why: list[Row], notes: list[str]) -> None:
+    """Write court.csv, court-reasons.csv and court.md into a folder."""
+    for name, lines in (("court", table), ("court-reasons", why)):
+        with atomic(out / f"{name}.csv") as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(lines[0]) if lines else ["evaluator"])
+            writer.writeheader()
+            writer.writerows(lines)
+    parts = [f"# {title}", _markdown(table), "## Why they differ", _markdown(why), "\n".join(f"- {x}" for x in notes)]
+    write_text(out / "court.md", "\n\n".join(part for part in parts if part) + "\n")
+
+
+def _markdown(table: list[Row]) -> str:
+    if not table:
+        return ""
+    lines = [list(table[0]), ["---"] * len(table[0])] + [list(row.values()) for row in table]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _number(value: Any) -> str:
+    return NONE if value is None or not math.isfinite(value) else f"{value:.6g}"

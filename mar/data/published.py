@@ -1,0 +1,226 @@
+"""Published files by name: where they are, their checksums and licences (config/assets.csv), and fetching them.
+
+A checksum stands in the table only where somebody published it. Of a file without one, the checksum at the first
+fetch is locked in results/assets/lock.json: a later file of that name has to be the same. Imports no torch: the
+workflow reads the table when it is parsed.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+import urllib.request
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from mar.runtime.files import atomic, read_json, sha256, write_json
+from mar.runtime.folders import lock
+from mar.runtime.progress import Progress
+from mar.study import layout
+
+TABLE = layout.shipped("assets.csv")
+FOLDER = layout.ASSETS
+COLUMNS = ("name", "format", "url", "sha256", "size", "licence", "source", "note")
+BLOCK = 1 << 20  # bytes read at a time
+TIMEOUT = 60.0  # seconds without an answer
+# Dropbox hands out the file itself, and not a page about it, to a client of this name.
+AGENT = "Wget/1.16 (mar)"
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One row of the table; `sha256` is empty and `size` (bytes) None where nobody published them."""
+
+    name: str
+    format: str
+    url: str
+    sha256: str
+    size: int | None
+    licence: str
+    source: str
+    note: str
+
+    def path(self, folder: Path) -> Path:
+        """Where the file belongs under the folder of assets, whether fetched or put there by hand."""
+        return layout.downloads(folder) / f"{self.name}{PurePosixPath(urlsplit(self.url).path).suffix}"
+
+
+def table(file: Path) -> dict[str, Asset]:
+    """The rows of config/assets.csv by name.
+
+    Raises:
+        ValueError: the file is missing, a column is, or a row is malformed or there twice.
+    """
+    try:
+        with open(file, newline="") as lines:
+            reader = csv.DictReader(lines)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise ValueError(f"{file}: found columns {reader.fieldnames}; accepted: {', '.join(COLUMNS)}")
+            rows = list(reader)
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
+    assets: dict[str, Asset] = {}
+    for number, row in enumerate(rows, start=2):
+        where = f"{file}:{number}"
+        if None in row or None in row.values():
+            raise ValueError(f"{where}: found {len(row)} columns; accepted: {len(COLUMNS)}")
+        if row["name"] in assets:
+            raise ValueError(f"{where}: name {row['name']!r} is there twice")
+        digest = row["sha256"]
+        if digest and (len(digest) != 64 or not set(digest) <= set("0123456789abcdef")):
+            raise ValueError(f"{where}: sha256 {digest!r}; accepted: 64 hex digits, or nothing")
+        if row["size"] and not row["size"].isdigit():
+            raise ValueError(f"{where}: size {row['size']!r}; accepted: a number of bytes, or nothing")
+        size = row.pop("size")
+        assets[row["name"]] = Asset(size=int(size) if size else None, **row)
+    return assets
+
+
+def find(name: str, file: Path) -> Asset:
+    """The asset of that name.
+
+    Raises:
+        ValueError: the table has none.
+    """
+    assets = table(file)
+    if name not in assets:
+        raise ValueError(f"{file}: found no asset {name!r}; accepted: {', '.join(assets)}")
+    return assets[name]
+
+
+def only(format: str, name: str, file: Path) -> Asset:
+    """The asset of that name, or without a name the only one of that format.
+
+    Raises:
+        ValueError: it is of another format, or there is not exactly one.
+    """
+    assets = table(file)
+    of_format = [asset for asset in assets.values() if asset.format == format]
+    if not name and len(of_format) == 1:
+        return of_format[0]
+    if not name:
+        names = ", ".join(asset.name for asset in of_format) or "none of that format in the table"
+        raise ValueError(f"format {format} without FILE: --as is needed; accepted: {names}")
+    asset = find(name, file)
+    if asset.format != format:
+        raise ValueError(f"{file}: {name} is of format {asset.format}; found {format}; accepted: {asset.format}")
+    return asset
+
+
+def fetch(asset: Asset, folder: Path) -> Path:
+    """The file of an asset under `folder`: downloaded unless it is there already, and checked in either case.
+
+    Raises:
+        ValueError: there is no network, or the file is another one than the table or the lock says.
+    """
+    path = asset.path(folder)
+    with lock(path.parent):
+        if path.exists():
+            print(f"{path}: there already", flush=True)
+            _check(asset, path, folder)
+            return path
+        print(f"{asset.url}\n  to {path}; licence: {asset.licence}", flush=True)
+        with atomic(path) as temporary:
+            _download(asset, path, temporary)
+            _check(asset, temporary, folder, path)
+    print(f"{path}: complete", flush=True)
+    return path
+
+
+def places(asset: Asset, folder: Path) -> list[Path]:
+    """Where a file is looked for: under `folder`, then in torch's cache, which is found as torch.hub finds it."""
+    cache = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
+    name = PurePosixPath(urlsplit(asset.url).path).name
+    return [asset.path(folder), Path(cache).expanduser() / "hub" / "checkpoints" / name]
+
+
+def locate(name: str, file: Path, folder: Path) -> tuple[Path, str]:
+    """A published file that has to be on disk already, and its SHA-256, checked as a fetched file is.
+
+    Args:
+        name: in the table.
+        file: the table.
+        folder: of the assets, results/assets.
+
+    Raises:
+        ValueError: it is at neither of its places, or another file than the table or the lock says.
+    """
+    asset = find(name, file)
+    for path in (searched := places(asset, folder)):
+        if path.exists():
+            return path, _check(asset, path, folder)
+    raise ValueError(
+        f"{searched[0]}: missing, and {searched[1]} too; run `mar fetch {name}` where there is a network, or put "
+        f"{asset.url} at either place"
+    )
+
+
+def _download(asset: Asset, path: Path, temporary: Path) -> None:
+    by_hand = f"fetch it elsewhere and put it at {path}, where it is checked in the same way"
+    request = urllib.request.Request(asset.url, headers={"User-Agent": AGENT})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, open(temporary, "wb") as file:
+            if answer.headers.get_content_type() == "text/html":
+                raise ValueError(f"{asset.url}: answered with a web page instead of the file; {by_hand}")
+            said = answer.headers.get("Content-Length")
+            total = int(said) if said else asset.size
+            progress = Progress(f"fetch {asset.name}", total or 0, unit="bytes")
+            last = time.monotonic()
+            while block := answer.read(BLOCK):
+                file.write(block)
+                if total:
+                    progress.update(len(block))
+                elif time.monotonic() - last > progress.every:
+                    last = time.monotonic()
+                    print(f"fetch {asset.name}: {file.tell()} bytes", flush=True)
+            if said and file.tell() != int(said):
+                raise ValueError(f"{asset.url}: ended after {file.tell()} of {said} bytes; run the command again")
+    except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
+        raise ValueError(f"{asset.url}: cannot be fetched ({error}); {by_hand}") from None
+
+
+def compare(file: Path, name: str, path: Path) -> None:
+    """Say whether a local file that is imported under the name of a published one is that file.
+
+    Raises:
+        ValueError: the table has a checksum for the name, and the file has another.
+    """
+    asset = table(path).get(name)
+    if asset is None or not asset.sha256:
+        return
+    if (digest := sha256(file)) != asset.sha256:
+        raise ValueError(
+            f"{file}: sha256 {digest}; {name} in {path} has {asset.sha256}: another file; accepted: that one, or "
+            "another name (--as)"
+        )
+
+
+def _check(asset: Asset, file: Path, folder: Path, path: Path | None = None) -> str:
+    """Compare size and checksum with the table or the lock, lock what has neither; the checksum. `path`: its place."""
+    path = path or file
+    size = file.stat().st_size
+    if asset.size is not None and size != asset.size:
+        raise ValueError(f"{path}: {size} bytes; config/assets.csv says {asset.size}; delete it and fetch it again")
+    digest, locks = sha256(file), folder / "lock.json"
+    if asset.sha256:
+        if digest != asset.sha256:
+            raise ValueError(f"{path}: sha256 {digest}; accepted: {asset.sha256} (config/assets.csv: {asset.source})")
+        return digest
+    with lock(folder):
+        known = read_json(locks) if locks.exists() else {}
+        if asset.name not in known:
+            write_json(locks, known | {asset.name: {"sha256": digest, "size": size, "url": asset.url}})
+            print(f"{path}: nobody published its sha256; {digest} is locked in {locks}", flush=True)
+        elif known[asset.name]["sha256"] != digest:
+            raise ValueError(
+                f"{path}: sha256 {digest}; at the first fetch it was {known[asset.name]['sha256']} ({locks}). If the "
+                f"authors replaced the file on purpose, remove {asset.name} from {locks}"
+            )
+    return digest
+
+
+# published networks that judge: names of their files in config/assets.csv
+WEIGHTS = {"inception": "inception", "clean": "inception", "dinov2": "dinov2-vitl14"}

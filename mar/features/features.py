@@ -1,0 +1,298 @@
+"""Step 1 of an evaluation: images to features, a file a piece, so that a run that was stopped goes on.
+
+A folder features/<extractor>/<set>/ holds part-00000.npz, ... with `features` (N, F), where the network has them
+`logits` (N, K) and `spatial` (N, 2023), where they are known `labels` (N,), of the study's first extractor `nearest`
+(N,), and last manifest.json, which says what went in. A set is `train`, `heldout`, `reference`, or
+<variant>/seed<k>/<setting>.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mar.data.read_ahead import WORKER_IMAGES
+from mar.features import image_sets, references
+from mar.runtime.files import atomic, read_json, sha256, write_json
+from mar.runtime.folders import claim, lock, still_ours
+from mar.runtime.progress import Progress
+from mar.runtime.provenance import record
+from mar.study import layout
+from mar.study.compatibility import known
+from mar.study.limits import LOOKED_AT
+from mar.study.stage_keys import features_slice
+from mar.study.study import Study
+
+if TYPE_CHECKING:
+    import torch
+
+    from mar.features.networks.extractors import Extractor
+
+SPLITS = ("train", "heldout", "reference")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features on disk, read part by part or as a whole."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def count(self) -> int:
+        """Images."""
+        return int(self.manifest["count"])
+
+    @property
+    def keys(self) -> list[str]:
+        """What each part holds."""
+        return list(self.manifest["keys"])
+
+    @cached_property
+    def sha256(self) -> str:
+        """Checksum of the manifest, which has those of all parts."""
+        return sha256(self.folder / layout.MANIFEST)
+
+    def parts(self, key: str) -> Iterator[np.ndarray]:
+        """One kind of number, part by part.
+
+        Raises:
+            ValueError: a part is missing or damaged, or holds no such numbers.
+        """
+        for entry in self.manifest["parts"]:
+            yield self._part(entry, key)
+
+    def array(self, key: str) -> np.ndarray:
+        """The same of all images at once; raises as `parts`."""
+        return np.concatenate(list(self.parts(key)))
+
+    def rows(self, key: str, indices: np.ndarray) -> np.ndarray:
+        """The same of the images at these ascending indices, a part at a time; raises as `parts`."""
+        found, start = [], 0
+        for entry in self.manifest["parts"]:
+            first, last = np.searchsorted(indices, [start, start + entry["count"]])
+            if first < last:
+                found.append(self._part(entry, key)[indices[first:last] - start])
+            start += entry["count"]
+        return np.concatenate(found)
+
+    def _part(self, entry: dict[str, Any], key: str) -> np.ndarray:
+        path = self.folder / entry["file"]
+        if wrong := _wrong(path, entry):
+            raise ValueError(f"{path}: {wrong}; run `mar features` again, which makes it again")
+        with np.load(path) as arrays:
+            if key not in arrays:
+                raise ValueError(f"{path}: has no {key}; found {', '.join(arrays)}")
+            found: np.ndarray = arrays[key]
+            return found
+
+
+def read(root: Path, extractor: str, where: str, role: str) -> Features:
+    """Features of a set, which has to be on the side of a comparison that it belongs to.
+
+    Args:
+        root: results of the study.
+        extractor: name of the network.
+        where: name of the set.
+        role: generated or real.
+
+    Raises:
+        ValueError: they are missing, or of the other side.
+    """
+    folder = layout.features(root, extractor, where)
+    manifest = read_json(folder / layout.MANIFEST)
+    if manifest["role"] != role:
+        raise ValueError(
+            f"{folder / 'manifest.json'}: holds features of {manifest['role']} images; accepted here: {role} ones. "
+            "Swapping both sides of a comparison swaps precision and recall"
+        )
+    return Features(folder, manifest)
+
+
+def open_images(study: Study, root: Path, where: str) -> image_sets.Images | None:
+    """The images of a set by its name; None of a reference that is statistics alone.
+
+    Raises:
+        ValueError: there is no such set, or it cannot be judged.
+    """
+    if where == "reference":
+        if study.metrics.reference is None:
+            raise ValueError("--set reference: belongs to a study with metrics.reference; accepted: train")
+        found = references.load(study.metrics.reference, layout.assets(root))
+        return image_sets.of_reference(found) if found.count else None
+    if where in SPLITS:
+        return image_sets.of_split(study, root, where)
+    variant, seed, setting = name(study, where)
+    return image_sets.of_samples(study, root, variant, seed, setting)
+
+
+def name(study: Study, where: str) -> tuple[str, int, str]:
+    """Variant, seed and setting of the name of a sample set.
+
+    Raises:
+        ValueError: it is no such name, or the study has no such set.
+    """
+    variant, _, rest = where.partition("/seed")
+    seed, _, setting = rest.partition("/")
+    if not seed.isdigit() or not setting:
+        raise ValueError(f"--set {where}: accepted: {', '.join(SPLITS)}, VARIANT/seedK/SETTING")
+    known("--set: variant", variant, study.variants)
+    known(f"--set: setting of {variant}", setting, study.variants[variant].sampling)
+    return variant, int(seed), setting
+
+
+def features(study: Study, root: str | Path, extractor: str, where: str, shard: tuple[int, int] = (0, 1)) -> None:
+    """Write features/<extractor>/<set>/, or a share beside other workers; parts on disk are kept, the manifest is last.
+
+    Args:
+        study: the study.
+        root: its results folder.
+        extractor: name of the network.
+        where: name of the set.
+        shard: (i, n) makes parts i, i + n, i + 2 n, ...; whoever completes the set writes the manifest.
+
+    Raises:
+        ValueError: the set cannot be judged (`mar.features.image_sets`), the network has no weights, or features are
+        not
+            finite.
+    """
+    import torch
+
+    from mar.features.networks import extractors
+
+    root = Path(root)
+    known("--extractor", extractor, study.metrics.extractors)
+    images = open_images(study, root, where)
+    folder = layout.features(root, extractor, where)
+    network = extractors.load(extractor, study, root, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    recipe: dict[str, Any] = {"slice": features_slice(study, extractor), "weights": network.weights}
+    main = extractor == study.metrics.extractors[0]
+    recipe |= {"source": images.sha256 if images else "statistics alone"}
+    report = folder / layout.MANIFEST
+    with lock(folder):
+        claim(folder, recipe, report.name, layout.twin(study, root, folder))
+        if report.exists() and _whole_set(folder, read_json(report)["parts"]):
+            print(f"{folder}: complete", flush=True)
+            return
+        report.unlink(missing_ok=True)
+    if images:
+        train = _neighbours(study, root) if main and where not in ("train", "reference") else None
+        with lock(folder / f"shard-{shard[0]}-of-{shard[1]}"):
+            extract(images, network, folder, train, shard)
+    with lock(folder):
+        still_ours(folder, recipe)
+        files = _files(images, folder) if images else []
+        if report.exists() or not all(_whole(file, network.name) for file in files):
+            return
+        parts = entries(images, folder) if images else []
+        write_json(
+            report,
+            {
+                "extractor": {"name": network.name, "weights": network.weights, "note": network.note},
+                "role": images.role if images else "real",
+                "source": images.identity if images else None,
+                "count": sum(part["count"] for part in parts),
+                "keys": _keys(files[0]) if files else [],
+                "parts": parts,
+                "provenance": record(),
+            },
+        )
+        print(f"{folder}: {sum(part['count'] for part in parts)} images", flush=True)
+
+
+def _neighbours(study: Study, root: Path) -> torch.Tensor | None:
+    """The train split in which the nearest image is looked for; None where it is too large to hold."""
+    import torch
+
+    train = image_sets.of_split(study, root, "train")
+    return torch.cat(list(train.batches())) if train.count * 3 * study.data.image_size**2 <= LOOKED_AT else None
+
+
+def extract(
+    images: image_sets.Images,
+    network: Extractor,
+    folder: Path,
+    train: torch.Tensor | None,
+    shard: tuple[int, int] = (0, 1),
+) -> None:
+    """Write the parts of a shard that are not there yet."""
+    import torch
+
+    from mar.features.neighbours import nearest
+
+    files = _files(images, folder)
+    mine = range(shard[0], len(files), shard[1])
+    missing = [number for number in mine if not _whole(files[number], network.name)]
+    total = sum(images.sizes[n] for n in missing)
+    progress = Progress(f"features {network.name} of {images.source}", total)
+    if missing:
+        left = range(missing[0], len(files), shard[1])
+        workers = min(torch.get_num_threads(), total // WORKER_IMAGES)
+        for number, rows in zip(left, images.pieces(left.start, left.step, workers), strict=True):
+            if number not in missing:
+                continue
+            batch = torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
+            arrays = {key: value.numpy() for key, value in network(batch).items()}
+            for key, values in arrays.items():
+                bad = ~np.isfinite(values).all(axis=1)
+                if bad.any():
+                    first = number * images.piece + bad.argmax()
+                    raise ValueError(
+                        f"{images.source}: {key} by {network.name} of {bad.sum()} images are not finite; the first is "
+                        f"image {first}"
+                    )
+            if images.labels is not None:
+                arrays["labels"] = images.labels[number * images.piece :][: len(rows)]
+            if train is not None:
+                arrays["nearest"] = nearest(batch, train.split(image_sets.PIECE))
+            with atomic(files[number]) as temporary, open(temporary, "wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+            progress.update(len(rows))
+
+
+def entries(images: image_sets.Images, folder: Path) -> list[dict[str, Any]]:
+    """What a manifest says of each part."""
+    files = zip(_files(images, folder), images.sizes, strict=True)
+    return [{"file": file.name, "count": count, "sha256": sha256(file)} for file, count in files]
+
+
+def _files(images: image_sets.Images, folder: Path) -> list[Path]:
+    return [folder / f"part-{number:05d}.npz" for number in range(len(images.sizes))]
+
+
+def _whole_set(folder: Path, parts: list[dict[str, Any]]) -> bool:
+    """Whether all parts are as the manifest says; those that are not are named and removed."""
+    damaged = {folder / entry["file"]: wrong for entry in parts if (wrong := _wrong(folder / entry["file"], entry))}
+    for file, wrong in damaged.items():
+        print(f"{file}: {wrong}; made again", flush=True)
+        file.unlink(missing_ok=True)
+    return not damaged
+
+
+def _wrong(file: Path, entry: dict[str, Any]) -> str:
+    """What is wrong with a part by the manifest's entry of it; nothing if it is whole."""
+    if not file.exists():
+        return "missing"
+    return "" if sha256(file) == entry["sha256"] else "differs from its checksum in the manifest"
+
+
+def _whole(file: Path, network: str) -> bool:
+    """Whether a part is there and can be read to its end."""
+    if not file.exists():
+        return False
+    try:
+        with np.load(file) as arrays:
+            return all(len(arrays[key]) for key in arrays)
+    except Exception as error:
+        print(f"{file}: features by {network} cannot be read ({error}); made again", flush=True)
+        return False
+
+
+def _keys(file: Path) -> list[str]:
+    with np.load(file) as arrays:
+        return list(arrays)

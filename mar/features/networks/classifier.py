@@ -1,0 +1,173 @@
+"""The small network, trained on the study's own real images, whose features and logits the metrics use.
+
+It stands where Inception stands in the ADM suite: natural-image features say little about handwritten digits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional
+
+from mar.data.images import ImageSet, open_split, sha256_of_data, shuffled, to_float
+from mar.runtime.files import atomic, read_json, write_json
+from mar.runtime.folders import RECIPE, claim, lock
+from mar.runtime.progress import Progress
+from mar.runtime.provenance import record
+from mar.study import layout
+from mar.study.sections import Classifier as ClassifierConfig
+from mar.study.stage_keys import classifier_slice
+from mar.study.study import Study
+
+SHIFT = 1 / 16  # augmentation: largest shift, as a share of the side
+NOISE = 0.1  # augmentation: largest standard deviation of pixel noise, images being in [-1, 1]
+
+
+class Classifier(nn.Module):
+    """Strided convolutions, a 4x4 map, a feature layer and a linear layer on top."""
+
+    def __init__(self, config: ClassifierConfig, classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = 3
+        for channels in config.channels:
+            groups = next(n for n in (8, 4, 2, 1) if channels % n == 0)
+            layers += [nn.Conv2d(width, channels, 3, stride=2, padding=1), nn.GroupNorm(groups, channels), nn.ReLU()]
+            width = channels
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        self.features = nn.Linear(width * 16, config.features)
+        self.logits = nn.Linear(config.features, classes)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (B, 3, H, W) in [-1, 1] to features (B, F) and logits (B, K)."""
+        features = functional.relu(self.features(self.body(images)))
+        return features, self.logits(features)
+
+
+def train(study: Study, root: str | Path) -> None:
+    """Train on the train split; writes classifier/{model.safetensors,classifier.json,metrics.jsonl}.
+
+    Raises:
+        ValueError: the study has none, `prepare` has not run, or the loss is not finite.
+    """
+    root, config = Path(root), section(study)
+    folder = layout.classifier(root)
+    with lock(folder):
+        claim(
+            folder,
+            {"slice": classifier_slice(study), "data": sha256_of_data(root)},
+            "classifier.json",
+            layout.twin(study, root, folder),
+        )
+        report = folder / layout.CLASSIFIER
+        if report.exists() and (folder / layout.WEIGHTS).exists():
+            print(f"{folder}: complete", flush=True)
+            return
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        images, heldout = open_split(study, root, "train"), open_split(study, root, "heldout")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(study.seed)
+            model = Classifier(config, len(images.classes)).to(device)
+        fit(model, study, images, folder / layout.LOG, device)
+        model.eval()
+        right = accuracy(model, heldout, config.batch, device)
+        with atomic(folder / layout.WEIGHTS) as temporary:
+            save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, temporary)
+        result = {
+            "accuracy": right,
+            "split": "heldout",
+            "count": len(heldout),
+            "classes": images.classes,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "provenance": record(),
+        }
+        write_json(report, result)
+        print(f"{folder}: accuracy {right:.4f} on {len(heldout)} held-out images", flush=True)
+
+
+def section(study: Study) -> ClassifierConfig:
+    """What the study says of its classifier.
+
+    Raises:
+        ValueError: nothing; published networks judge it.
+    """
+    if study.classifier is None:
+        raise ValueError(f"study {study.study} has no classifier; metrics.extractors: {study.metrics.extractors}")
+    return study.classifier
+
+
+def fit(model: Classifier, study: Study, images: ImageSet, log: Path, device: torch.device) -> None:
+    """Train in place: AdamW, cosine to zero, small shifts and noise."""
+    config = section(study)
+    generator = torch.Generator().manual_seed(study.seed)
+    labels = torch.from_numpy(images.labels)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.05)
+    steps = math.ceil(config.images / config.batch)
+    progress = Progress("classifier", config.images)
+    with open(log, "w") as lines:
+        for step, indices in enumerate(shuffled(len(images), config.batch, config.images, generator)):
+            rate = config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch = augment(to_float(images.batch(indices)), study.data.flip, generator).to(device)
+            loss = functional.cross_entropy(model(batch)[1], labels[indices].to(device))
+            if not torch.isfinite(loss):
+                raise ValueError(f"{log}: loss {loss.item()} at image {progress.done}; a lower learning_rate may help")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            progress.update(len(batch), loss=loss.item())
+            if step % max(1, steps // 100) == 0 or step == steps - 1:
+                values = {"images": progress.done, "loss": loss.item(), "learning_rate": rate, "time": time.time()}
+                lines.write(json.dumps(values) + "\n")
+                lines.flush()
+
+
+def augment(images: torch.Tensor, flip: bool, generator: torch.Generator) -> torch.Tensor:
+    """Shift each image (B, 3, H, W) by up to SHIFT of its side, add noise; mirror half of them if the study flips."""
+    batch, _, height, width = images.shape
+    most = round(SHIFT * height)
+    padded = functional.pad(images, (most, most, most, most), mode="replicate")
+    offsets = torch.randint(2 * most + 1, (batch, 2), generator=generator).tolist()
+    images = torch.stack([x[:, i : i + height, j : j + width] for x, (i, j) in zip(padded, offsets, strict=True)])
+    if flip:
+        mirrored = torch.rand(batch, generator=generator) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    strength = NOISE * torch.rand((batch, 1, 1, 1), generator=generator)
+    return images + strength * torch.randn(images.shape, generator=generator)
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, images: ImageSet, batch: int, device: torch.device) -> float:
+    """Share of images whose class is named."""
+    right = 0
+    for start in range(0, len(images), batch):
+        indices = range(start, min(start + batch, len(images)))
+        found = model(to_float(images.batch(indices)).to(device))[1].argmax(1).cpu()
+        right += int((found == torch.from_numpy(images.labels[start : indices.stop])).sum())
+    return right / len(images)
+
+
+def load(root: str | Path, study: Study) -> Classifier:
+    """The trained classifier of a study, in eval mode, on the CPU.
+
+    Raises:
+        ValueError: it is not trained, or was trained for another study section; or its file does not fit.
+    """
+    folder = layout.classifier(Path(root))
+    classes = read_json(folder / layout.CLASSIFIER)["classes"]
+    if read_json(folder / RECIPE).get("slice") != classifier_slice(study):
+        raise ValueError(f"{folder}: was trained by another recipe; run `mar classifier` again")
+    model = Classifier(section(study), len(classes))
+    try:
+        model.load_state_dict(load_file(folder / layout.WEIGHTS))
+    except Exception as error:
+        raise ValueError(f"{folder / 'model.safetensors'}: cannot be loaded: {error}") from error
+    return model.eval().requires_grad_(False)

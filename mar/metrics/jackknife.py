@@ -1,0 +1,98 @@
+"""How far each image moves a metric of its set: what intervals are made of.
+
+All are values of the jackknife, (n - 1) times what the metric loses without the image, less their mean.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import xlogy
+
+from mar.metrics import formulas, moments
+from mar.metrics.moments import Statistics
+
+BLOCK = 1000  # images at a time
+NODES = np.exp(np.arange(-50.0, 31.0))  # of the integral over t, in units of the largest eigenvalue
+WITNESSES = 5000  # images of either set, at most, that an image's mean kernel of KID is taken with
+
+
+def fid(features: np.ndarray, real: Statistics) -> tuple[float, np.ndarray]:
+    """FID of features (n, F), and how far each image moves it: (n - 1) times what FID loses without the image.
+
+    These are the values of the jackknife, exact: FID without image i takes no eigenvalues of its own. With
+    R = sqrt(S2), M = R S1 R and u = R (x_i - mu1), leaving out image i turns M into
+    (n-1)/(n-2) (M - n/(n-1)^2 u u^T), and since sqrt(a) = 1/(2 pi) int_0^inf t^(-1/2) log(1 + a/t) dt, by the
+    determinant lemma
+
+        tr sqrt(M - c u u^T) = tr sqrt(M) + 1/(2 pi) int_0^inf t^(-1/2) log(1 - c u^T (M + t)^-1 u) dt.
+
+    The integral is a sum over log t. For n >> F the values tend to the influence function
+    2 (mu1 - mu2).(x_i - mu1) + (x_i - mu1)^T (I - R M^(-1/2) R) (x_i - mu1) - its mean. That derivative is too small
+    where images are few: a direction in which only one image lies has a weight of its square root.
+
+    Args:
+        features: of the judged set, (n, F), n > 2.
+        real: statistics of the real images.
+
+    Returns:
+        FID; float64 (n,) with mean 0.
+
+    Raises:
+        ValueError: fewer than three images.
+    """
+    n = len(features)
+    if n < 3:
+        raise ValueError(f"FID of {n} images has no interval; accepted: at least 3")
+    generated, root = moments.of(features), formulas.symmetric_root(real["sigma"])
+    mean, shift = generated["mu"], generated["mu"] - real["mu"]
+    eigenvalues, vectors = np.linalg.eigh(root @ generated["sigma"] @ root)
+    eigenvalues = eigenvalues.clip(min=0.0)
+    nodes = NODES * (eigenvalues[-1] or 1.0)
+    projection, resolvent = root @ vectors, 1.0 / (eigenvalues[:, None] + nodes)  # (F, F), (F, Q)
+    traces = np.sqrt(eigenvalues).sum(), np.trace(generated["sigma"])
+    without = np.empty(n)
+    for start in range(0, n, BLOCK):
+        rows = features[start : start + BLOCK].astype(np.float64) - mean  # (B, F)
+        square = (rows**2).sum(1)
+        left = 1.0 - n / (n - 1) ** 2 * (rows @ projection) ** 2 @ resolvent  # (B, Q)
+        change = np.log(left.clip(min=1e-15)) @ np.sqrt(nodes) / (2.0 * np.pi)
+        distance = shift @ shift - 2.0 / (n - 1) * rows @ shift + square / (n - 1) ** 2
+        trace = ((n - 1) * traces[1] - n / (n - 1) * square) / (n - 2)
+        without[start : start + BLOCK] = distance + trace - 2.0 * np.sqrt((n - 1) / (n - 2)) * (traces[0] + change)
+    value = shift @ shift + traces[1] + np.trace(real["sigma"]) - 2.0 * traces[0]
+    return float(value), (n - 1) * (without.mean() - without)
+
+
+def inception_score(logits: np.ndarray) -> np.ndarray:
+    """How far each image moves the Inception score of logits (n, K): float64 (n,) with mean 0.
+
+    An image moves the score of its split only; one that is alone in it moves nothing.
+    """
+    moves = np.zeros(len(logits))
+    for rows in formulas.shuffled_splits(len(logits)):
+        n = len(rows)
+        if n > 1:
+            probabilities, negentropies = formulas.probabilities_of(logits[rows])
+            rest = ((probabilities.sum(0) - probabilities) / (n - 1)).clip(min=0.0)  # (n_s, K): p(y) without the image
+            without = np.exp((negentropies.sum() - negentropies) / (n - 1) - xlogy(rest, rest).sum(1))
+            moves[rows] = (n - 1) * (without.mean() - without)
+    return moves
+
+
+def kid(generated: np.ndarray, real: np.ndarray, seed: int) -> np.ndarray:
+    """How far each image moves KID of features (n, F) against (M, F): float64 (n,) with mean 0.
+
+    Twice the witness function: the image's mean kernel with the other generated images, less that with the real ones.
+    Of more than WITNESSES images in a set as many are taken, drawn with `seed`, and the mean is about right.
+    """
+    rng, n = np.random.default_rng(seed), len(generated)
+    chosen = [rng.permutation(len(x))[:WITNESSES] for x in (generated, real)]
+    own, other = (x[rows].astype(np.float64) for x, rows in zip((generated, real), chosen, strict=True))
+    among = np.isin(np.arange(n), chosen[0])  # an image is no witness of itself
+    witness = np.empty(n)
+    for start in range(0, n, BLOCK):
+        rows, itself = generated[start : start + BLOCK].astype(np.float64), among[start : start + BLOCK]
+        sums = formulas.kernel(rows, own).sum(1) - itself * formulas.kernel_diagonal(rows)
+        within = sums / (len(own) - itself) * (n - 1) / max(1, n - 2)  # without the image there are fewer pairs
+        witness[start : start + BLOCK] = within - formulas.kernel(rows, other).mean(1)
+    return 2.0 * (witness - witness.mean())

@@ -1,0 +1,82 @@
+"""Categorical head: cross-entropy on token ids, the baseline that Diffusion Loss is compared with."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mar.runtime.noise import Noise
+from mar.study.parts import Head, Sampling
+
+
+class Categorical(nn.Module):
+    """p(id given z) as a softmax over the codebook."""
+
+    def __init__(self, config: Head, width: int, codebook_size: int) -> None:
+        super().__init__()
+        self.logits = nn.Linear(width, codebook_size)
+        nn.init.xavier_uniform_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
+
+    def draw(self, count: int, rows: Tensor, noise: Noise) -> None:
+        """Cross-entropy needs no random numbers."""
+
+    def loss(self, z: Tensor, target: Tensor, noise: None = None) -> Tensor:
+        """Mean cross-entropy of the tokens, in nats.
+
+        Args:
+            z: (n, W) conditions.
+            target: (n,) ids.
+            noise: nothing, see `draw`.
+        """
+        return F.cross_entropy(self.logits(z).float(), target)
+
+    def guided(self, z: Tensor, z_null: Tensor | None, scale: float) -> Tensor:
+        """Logits (n, V) of conditions (n, W), guided: null + scale (conditional - null)."""
+        logits = self.logits(z).float()
+        if z_null is not None:
+            null = self.logits(z_null).float()
+            logits = null + scale * (logits - null)
+        return logits
+
+    def sample(
+        self, z: Tensor, z_null: Tensor | None, settings: Sampling, scale: float, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """Draw ids (n,) with their log probabilities (n,).
+
+        Guidance acts on logits; temperature divides the guided logits, and top-k and top-p leave some out (VAR). The
+        authors of MAR published no formula for cross-entropy; these are the usual ones.
+        """
+        logits = self.guided(z, z_null, scale) / settings.temperature
+        if settings.top_k or settings.top_p:
+            logits = logits.masked_fill(~kept(logits, settings.top_k, settings.top_p), -torch.inf)
+        log_p = F.log_softmax(logits, dim=1)
+        ids = draw_index(log_p, noise)
+        return ids, log_p.gather(1, ids[:, None])[:, 0]
+
+
+def kept(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """Which ids (n, V) may be drawn: the `top_k` likeliest, and of these the likeliest that have `top_p` together.
+
+    As VAR's code has it: ids as likely as the last of the k stay, and p is of the distribution over those that stay.
+    The likeliest always stays.
+    """
+    if top_k and top_k < logits.shape[1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k, dim=1).values[:, -1:], -torch.inf)
+    if top_p:
+        ascending, ids = logits.sort(dim=1)
+        drop = ascending.softmax(dim=1).cumsum(dim=1) <= 1 - top_p
+        drop[:, -1] = False
+        logits = logits.masked_fill(drop.scatter(1, ids, drop), -torch.inf)
+    return logits > -torch.inf
+
+
+def draw_index(log_p: Tensor, noise: Noise) -> Tensor:
+    """One index (n,) from each row of log probabilities (n, V).
+
+    Inverse of the cumulative distribution: one uniform number a row, whatever V.
+    """
+    cumulative = log_p.double().exp().cumsum(1)
+    u = noise.uniform(len(log_p), 1).double() * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, u, right=True)[:, 0].clamp(max=log_p.shape[1] - 1)

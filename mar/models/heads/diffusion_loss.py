@@ -1,0 +1,224 @@
+"""Diffusion Loss (section 3.2): a small denoising MLP conditioned on z models each continuous token.
+
+Names of parameters are those of the published code, so that its weights load as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mar.models.blocks import NORM_EPS
+from mar.models.diffusion import gaussian, solvers
+from mar.runtime.noise import Noise
+from mar.study.parts import Head, Sampling
+
+FREQUENCIES = 256  # size of the sinusoidal timestep features
+ROWS = 512  # a matrix product of fewer rows is slower for each: small batches modulate several diffusion steps at once
+
+Modulation = tuple[Tensor, ...]  # of a layer: shift, 1 + scale and, in a block, gate, (n, width) each
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoidal features of the timestep through two layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """(n,) -> (n, width)."""
+        features = gaussian.timestep_features(t, FREQUENCIES)
+        out: Tensor = self.mlp(features.to(next(self.parameters()).dtype))
+        return out
+
+
+class ResBlock(nn.Module):
+    """Residual block modulated by the condition (AdaLN)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.in_ln = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        # The published SiLU, computed by `Denoiser` for all blocks; it stays for the names of the parameters.
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
+
+    def modulation(self, y: Tensor) -> Modulation:
+        """Shift, 1 + scale and gate (n, width) of activated conditions (n, width); x has no part in them."""
+        shift, scale, gate = self.adaLN_modulation[1](y).chunk(3, dim=1)
+        return shift, 1 + scale, gate
+
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        """(n, width) -> (n, width)."""
+        shift, scale, gate = modulation
+        return torch.addcmul(x, gate, self.mlp(torch.addcmul(shift, self.in_ln(x), scale)))
+
+
+class FinalLayer(nn.Module):
+    """Modulated norm and the linear layer to epsilon and variance values."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.norm_final = nn.LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
+        self.linear = nn.Linear(width, out)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def modulation(self, y: Tensor) -> Modulation:
+        """Shift and 1 + scale (n, width) of activated conditions (n, width)."""
+        shift, scale = self.adaLN_modulation[1](y).chunk(2, dim=1)
+        return shift, 1 + scale
+
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        """(n, width) -> (n, out)."""
+        shift, scale = modulation
+        out: Tensor = self.linear(torch.addcmul(shift, self.norm_final(x), scale))
+        return out
+
+
+class Denoiser(nn.Module):
+    """The MLP: input projection, residual blocks, condition = time embedding + projected z."""
+
+    def __init__(self, token_dim: int, z_width: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.time_embed = TimeEmbedding(width)
+        self.cond_embed = nn.Linear(z_width, width)
+        self.input_proj = nn.Linear(token_dim, width)
+        self.res_blocks = nn.ModuleList(ResBlock(width) for _ in range(depth))
+        self.final_layer = FinalLayer(width, 2 * token_dim)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for name, parameter in self.named_parameters():
+            # AdaLN-zero: every block starts as the identity, the output as zero.
+            zero = "adaLN_modulation" in name or name.startswith("final_layer.linear")
+            if name.startswith("time_embed") and name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("in_ln.weight"):
+                nn.init.ones_(parameter)
+            elif zero or name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.xavier_uniform_(parameter)
+
+    @property
+    def layers(self) -> tuple[Any, ...]:  # ResBlock, ..., FinalLayer
+        """What is modulated, in order."""
+        return (*self.res_blocks, self.final_layer)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Noisy tokens (n, D), conditions time_embed(t) + cond_embed(z) (n, width) -> (n, 2 D)."""
+        y = F.silu(y)  # with it every modulation begins, so once for all
+        x = self.input_proj(x)
+        for layer in self.layers:
+            x = layer(x, layer.modulation(y))  # no more than one layer's in memory
+        return x
+
+    def modulations(self, times: Tensor, condition: Tensor) -> list[list[Modulation]]:
+        """Those of all layers for each of some steps, from time embeddings (k, width) and conditions (n, width)."""
+        y = F.silu((times[:, None] + condition).flatten(0, 1))  # (k n, width)
+        by_layer = [
+            [part.unflatten(0, (len(times), -1)).unbind() for part in layer.modulation(y)] for layer in self.layers
+        ]
+        return [[tuple(part[k] for part in layer) for layer in by_layer] for k in range(len(times))]
+
+    def modulated(self, x: Tensor, modulations: list[Modulation]) -> Tensor:
+        """`forward` with the modulations of a step already there."""
+        x = self.input_proj(x)
+        for layer, modulation in zip(self.layers, modulations, strict=True):
+            x = layer(x, modulation)
+        return x
+
+
+class DiffusionLoss(nn.Module):
+    """p(token given z) as a diffusion process on the token's D numbers."""
+
+    def __init__(self, config: Head, width: int, token_dim: int) -> None:
+        super().__init__()
+        assert config.width and config.depth and config.noise_draws  # checked when the study was read
+        self.net = Denoiser(token_dim, width, config.width, config.depth)
+        self.draws, self.token_dim = config.noise_draws, token_dim
+        self.train_process = gaussian.cosine_schedule()
+
+    def draw(self, count: int, rows: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Timesteps (k, n) and noise (k, n, D): k independent draws for each of the rows (n,) of `count` tokens.
+
+        All tokens get theirs, so that the numbers of one do not depend on which others are masked.
+        """
+        t = noise.integers(len(self.train_process), self.draws, count)
+        return t[:, rows], noise.normal(self.draws, count, self.token_dim)[:, rows]
+
+    def loss(self, z: Tensor, target: Tensor, noise: tuple[Tensor, Tensor]) -> Tensor:
+        """Mean over tokens and draws of the epsilon error plus the variational term.
+
+        Args:
+            z: (n, W) conditions.
+            target: (n, D) tokens.
+            noise: timesteps (k, n) and noise (k, n, D), see `draw`.
+        """
+        mse, vb = self.terms(z, target, *noise)
+        return (mse + vb).mean()
+
+    def terms(self, z: Tensor, x0: Tensor, t: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
+        """Both loss terms, (k n,) each, of n tokens with k timesteps and noises each, shapes as for `loss`."""
+        y = (self.embedded(t) + self.net.cond_embed(z)).flatten(0, 1)  # z is projected once for all draws
+        x0, t, epsilon = x0.repeat(len(t), 1), t.flatten(), epsilon.flatten(0, 1)
+        x = gaussian.diffuse(self.train_process, x0, t, epsilon)
+        output = self.net(x, y).to(x0.dtype)
+        return gaussian.losses(self.train_process, output, x0, x, t, epsilon)
+
+    def embedded(self, t: Tensor) -> Tensor:
+        """Time embeddings (k, n, width) of timesteps (k, n): from a table of all, where that is the fewer."""
+        steps = self.train_process.table("timesteps", torch.int64, t.device)
+        if t.numel() < len(steps):
+            return self.net.time_embed(t.flatten()).view(*t.shape, -1)
+        return F.embedding(t, self.net.time_embed(steps))
+
+    def sample(
+        self, z: Tensor, z_null: Tensor | None, settings: Sampling, scale: float, noise: Noise
+    ) -> tuple[Tensor, None]:
+        """Draw tokens (n, D) by respaced ancestral sampling, or by a solver of `mar/models/diffusion/solvers.py`.
+
+        Guidance acts on epsilon only, null + scale (conditional - null), and both branches share x_t; the variance
+        is the conditional one. Temperature scales the noise of the steps, not the first noise.
+        """
+        assert settings.diffusion_steps is not None  # checked when the study was read
+        ancestral, steps = settings.solver == "ancestral", settings.diffusion_steps
+        process = self.train_process.respaced(steps) if ancestral else solvers.grid(self.train_process, steps)
+        # What does not depend on x_t comes before the loop, which has no look-ups, no copies and fixed shapes.
+        times = self.net.time_embed(process.table("timesteps", torch.int64, z.device))  # (T, width)
+        condition = self.net.cond_embed(z if z_null is None else torch.cat([z, z_null]))  # (n or 2 n, width)
+        together = ROWS // len(condition)
+        ready: list[list[Modulation]] = []  # of the steps that come next, the next one last
+
+        def network(x: Tensor, step: int) -> Tensor:
+            if together < 2:
+                return self.net(x, times[step] + condition)
+            if not ready:
+                ready.extend(self.net.modulations(times[max(0, step + 1 - together) : step + 1], condition))
+            return self.net.modulated(x, ready.pop())
+
+        def denoise(x: Tensor, step: int) -> Tensor:
+            return self.guided(lambda x: network(x, step), x, None if z_null is None else scale)
+
+        x = noise.normal(len(z), self.token_dim).to(z.dtype)
+        if not ancestral:
+            return solvers.solve(lambda x, step: denoise(x, step).chunk(2, dim=1)[0], process, x, settings, noise), None
+        for step in reversed(range(len(process))):
+            output, drawn = denoise(x, step), noise.normal(*x.shape).to(x.dtype)
+            x = gaussian.reverse_step(process, output, x, step, drawn, settings.temperature, settings.clamp)
+        return x, None
+
+    def guided(self, network: Callable[[Tensor], Tensor], x: Tensor, scale: float | None) -> Tensor:
+        """Denoiser output (n, 2 D) at tokens x (n, D).
+
+        With a scale the network has conditions for both branches, (2 n, ...), and the epsilon half is guided.
+        """
+        if scale is None:
+            return network(x).to(x.dtype)
+        output, null = network(torch.cat([x, x])).to(x.dtype).chunk(2)
+        epsilon, values = output.chunk(2, dim=1)
+        return torch.cat([torch.lerp(null[:, : self.token_dim], epsilon, scale), values], dim=1)

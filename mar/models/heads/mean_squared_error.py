@@ -1,0 +1,50 @@
+"""L2 baseline (appendix D): a token is the mean that a linear map predicts from z, nothing is drawn."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mar.runtime.noise import Noise
+from mar.study.parts import Head, Sampling
+
+
+class MeanSquaredError(nn.Module):
+    """A point in place of p(token given z): its mean.
+
+    The paper says no more than that predictions are compared with targets; one linear map from z is the plainest
+    reading, and the head of the cross-entropy baseline has the same form.
+    """
+
+    def __init__(self, config: Head, width: int, token_dim: int) -> None:
+        super().__init__()
+        self.mean = nn.Linear(width, token_dim)
+        nn.init.xavier_uniform_(self.mean.weight)
+        nn.init.zeros_(self.mean.bias)
+
+    def draw(self, count: int, rows: Tensor, noise: Noise) -> None:
+        """The squared error needs no random numbers."""
+
+    def loss(self, z: Tensor, target: Tensor, noise: None = None) -> Tensor:
+        """Squared error, mean over tokens and their D numbers.
+
+        Args:
+            z: (n, W) conditions.
+            target: (n, D) tokens.
+            noise: nothing, see `draw`.
+        """
+        return F.mse_loss(self.mean(z).float(), target)
+
+    def sample(
+        self, z: Tensor, z_null: Tensor | None, settings: Sampling, scale: float, noise: Noise
+    ) -> tuple[Tensor, None]:
+        """The predicted tokens (n, D): no noise is used, so images of a class differ by the order alone.
+
+        Guidance extrapolates the means, null + scale (conditional - null). Temperature has no meaning here and is
+        refused when the study is read.
+        """
+        mean = self.mean(z)
+        if z_null is not None:
+            null = self.mean(z_null)
+            mean = null + scale * (mean - null)
+        return mean, None

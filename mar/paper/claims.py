@@ -1,0 +1,213 @@
+"""Claims of the paper as checkable predicates: the vocabulary (told in config/claims.yaml) and its reading.
+
+`mar/analysis/verdicts.py` judges them by a study's numbers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from mar.paper.numbers import paper_rows
+from mar.study.parts import Name, Section
+
+Metric = Literal["fid", "inception_score", "precision", "recall", "agreement"]
+
+
+class Better(Section):
+    """Row a beats row b in a metric."""
+
+    kind: Literal["better"]
+    table: Name
+    metric: Metric
+    guided: bool
+    a: Name
+    b: Name
+
+
+class Close(Section):
+    """Row a has at most `within` times the FID of row b; below 1, a cuts it to that share."""
+
+    kind: Literal["close"]
+    table: Name
+    metric: Literal["fid"]
+    guided: bool
+    a: Name
+    b: Name
+    within: float = Field(gt=0.0)
+
+
+class Ordered(Section):
+    """Each of the rows beats the one before it in a metric."""
+
+    kind: Literal["ordered"]
+    table: Name
+    metric: Metric
+    guided: bool
+    rows: tuple[Name, ...] = Field(min_length=2)
+
+
+class Guidance(Section):
+    """A row's guided samples beat its unguided ones.
+
+    Where a study sweeps, these are the best with guidance against the best without it. Scale and temperature of both
+    were chosen by FID on the sweep's samples, the claim is judged on others: the better of two equals is not favoured.
+    The weights that the sweep drew from are those of the first training seed, which are among the weights judged.
+    """
+
+    kind: Literal["guidance"]
+    table: Name
+    metric: Metric
+    row: Name
+
+
+class Faster(Section):
+    """Row a takes fewer seconds per image than row b."""
+
+    kind: Literal["faster"]
+    table: Name
+    guided: bool
+    a: Name
+    b: Name
+
+
+class Cheaper(Section):
+    """Row a takes fewer device seconds to train than row b."""
+
+    kind: Literal["cheaper"]
+    table: Name
+    a: Name
+    b: Name
+
+
+class Share(Section):
+    """The head draws tokens for less than `below` of a row's sampling time."""
+
+    kind: Literal["share"]
+    table: Name
+    guided: bool
+    row: Name
+    below: float = Field(gt=0.0, lt=1.0)
+
+
+class Improves(Section):
+    """The last point of a curve beats its first, and no point is worse than the one before it."""
+
+    kind: Literal["improves"]
+    metric: Metric
+    curve: str
+
+
+class Dominates(Section):
+    """For each point of curve b, a point of curve a is faster and better."""
+
+    kind: Literal["dominates"]
+    metric: Metric
+    a: str
+    b: str
+
+
+class Reaches(Section):
+    """A point of a trade-off curve has a FID below `fid` in less than `seconds` an image."""
+
+    kind: Literal["reaches"]
+    curve: str
+    fid: PositiveFloat
+    seconds: PositiveFloat
+
+
+class Saturates(Section):
+    """From `at` diffusion steps on, no point of a curve improves FID by more than the factor `within`."""
+
+    kind: Literal["saturates"]
+    metric: Literal["fid"]
+    curve: str
+    at: PositiveInt
+    within: float = Field(gt=1.0)
+
+
+class Optimum(Section):
+    """A temperature inside the range of a curve beats both ends of it."""
+
+    kind: Literal["optimum"]
+    metric: Metric
+    curve: str
+
+
+OfRows = Better | Close | Ordered | Guidance | Faster | Cheaper | Share
+OfCurves = Improves | Dominates | Reaches | Saturates | Optimum
+Check = OfRows | OfCurves
+
+
+class Claim(Section):
+    """One claim of the paper, in our words, and what decides it."""
+
+    id: Name
+    text: str
+    source: str
+    decides: Literal["any", "imagenet"] = "any"  # imagenet: its images and Inception's features, nothing else
+    because: str | None = None  # why no other study decides it
+    check: Annotated[Check, Field(discriminator="kind")]
+
+    @model_validator(mode="after")
+    def _check(self) -> Claim:
+        if (self.decides == "any") != (self.because is None):
+            raise ValueError(f"because belongs to decides: imagenet and is needed there; found decides {self.decides}")
+        return self
+
+
+class Claims(Section):
+    """The root of a claims file."""
+
+    claims: tuple[Claim, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Claims:
+        ids = [claim.id for claim in self.claims]
+        for name in ids:
+            if ids.count(name) > 1:
+                raise ValueError(f"claim {name}: id: {ids.count(name)} claims have it; accepted: one")
+        return self
+
+
+def load(path: str | Path) -> tuple[Claim, ...]:
+    """Read a claims file.
+
+    Raises:
+        ValueError: it cannot be read, or names the claim and key that say what is not accepted, or a row that
+            the paper's table does not have.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text())
+        claims = Claims.model_validate(values).claims
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: no valid YAML: {error}") from None
+    except ValidationError as error:
+        raise ValueError("\n".join(_describe(path, values, e) for e in error.errors())) from None
+    for claim in claims:
+        table = getattr(claim.check, "table", None)
+        rows = paper_rows(table, f"{path}: claim {claim.id}: check.table: ") if table else {}
+        named = {key: getattr(claim.check, key, None) for key in ("a", "b", "row")}
+        named |= {f"rows[{i}]": row for i, row in enumerate(getattr(claim.check, "rows", ()))}
+        for key, row in named.items():
+            if table and row is not None and row not in rows:
+                raise ValueError(f"{path}: claim {claim.id}: check.{key}: found {row!r}; accepted: {', '.join(rows)}")
+    return claims
+
+
+def _describe(path: Path, values: Any, error: Any) -> str:
+    loc, message = list(error["loc"]), error["msg"].removeprefix("Value error, ")
+    where = f"{path}: "
+    if loc[:1] == ["claims"] and len(loc) > 1 and isinstance(loc[1], int):
+        entry = values["claims"][loc[1]]
+        where += f"claim {entry.get('id', loc[1]) if isinstance(entry, dict) else loc[1]}: "
+        # pydantic puts the kind of the predicate between `check` and its key
+        loc = [part for i, part in enumerate(loc[2:]) if not (i == 1 and loc[2] == "check")]
+    found = "" if error["type"] in ("value_error", "missing") else f"; found {error['input']!r}"
+    return f"{where}{'.'.join(map(str, loc)) + ': ' if loc else ''}{message}{found}"

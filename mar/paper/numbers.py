@@ -1,0 +1,44 @@
+"""The paper's numbers, as config/paper/ has them."""
+
+from __future__ import annotations
+
+import csv
+
+from mar.study import layout
+
+FOLDER = layout.shipped("paper")
+
+
+def paper_lines(name: str, where: str = "") -> list[dict[str, str]]:
+    """Lines of config/paper/<name>.csv by their column names.
+
+    Raises:
+        ValueError: there is no such file, or nothing in it; `where` says who asked for it.
+    """
+    path = FOLDER / f"{name}.csv"
+    if not path.exists():
+        known = sorted(p.stem for p in FOLDER.glob("*.csv"))
+        raise ValueError(f"{where}paper table {name!r}: {path} is missing; accepted: {', '.join(known)}")
+    with open(path, newline="") as file:
+        lines = list(csv.DictReader(file))
+    if not lines:
+        raise ValueError(f"{where}{path}: found no rows; accepted: a line of column names and a line a row")
+    return lines
+
+
+def paper_rows(name: str, where: str = "") -> dict[str, dict[str, str]]:
+    """Rows of config/paper/<name>.csv by their `row` key, in the paper's order.
+
+    Raises:
+        ValueError: there is no such file, or it has no column `row`.
+    """
+    lines = paper_lines(name, where)
+    if "row" not in lines[0]:
+        raise ValueError(f"{where}{FOLDER / name}.csv: found columns {', '.join(lines[0])}; accepted: row among them")
+    return {line["row"]: line for line in lines}
+
+
+def paper_samples() -> int:
+    """Images in a sample set of the paper: FID at another number is biased otherwise."""
+    (line,) = (line for line in paper_lines("mar_recipe") if (line["section"], line["key"]) == ("metrics", "samples"))
+    return int(line["published"])

@@ -1,0 +1,208 @@
+"""The drill: each distinct shape of a study once at its true size, before GPU-hours are spent on it.
+
+A *shape* is what decides about memory and time: the architecture of a tokenizer, of a variant on its tokens, or of the
+metrics. Variants that differ in order, length of training or settings of sampling have one shape. Here is which shapes
+a study has, the small study that each is run with, and the table; `mar/planning/drill.py` runs one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from mar.planning.plan import count_images
+from mar.runtime.files import read_json, write_json, write_text
+from mar.study import layout
+from mar.study.canonical import canonical
+from mar.study.study import Study
+
+# Two images, two autoregressive and two diffusion steps: the least that has a first step and another.
+SAMPLES = STEPS = 2
+METRICS = "metrics"  # the shape of the networks that judge, and of what is computed from their features
+# What a tokenizer's weights, memory and time do not depend on.
+TOKENIZER_REST = ("group", "continuous", "scale", "weights", "images", "batch", "learning_rate", "adversarial_start")
+NOTES = (
+    "Random weights stand where published ones would be installed: sizes and times are true, images are noise.",
+    "The data are generated pictures, one in each split; class tables have their true number of rows.",
+    "Batches are one image; memory of a training grows with recipes.micro_batch. compile is left out.",
+)
+COLUMNS = (
+    "shape",
+    "covers",
+    "parameters",
+    "stage",
+    "seconds",
+    "cpu_seconds",
+    "memory_gb",
+    "resident_gb",
+    "disk_gb",
+    "note",
+)
+
+
+def shapes(study: Study) -> dict[str, list[str]]:
+    """The distinct shapes of a study, and the tokenizers or variants that have each; the first of them is run.
+
+    Declared but unused tokenizers and variants count: who gives them a seed should know that they fit.
+    """
+    found: dict[str, list[str]] = {}
+    for name in study.tokenizers:
+        found.setdefault(tokenizer_shape(study, name), []).append(name)
+    named = {f"tokenizer-{names[0]}": names for names in found.values()}
+    found = {}
+    for name in study.variants:
+        found.setdefault(variant_shape(study, name), []).append(name)
+    return {**named, **{f"variant-{names[0]}": names for names in found.values()}, METRICS: []}
+
+
+def tokenizer_shape(study: Study, name: str) -> str:
+    """What decides about the memory and time of a tokenizer, as text."""
+    values = study.tokenizers[name].model_dump(mode="json", exclude_defaults=True)
+    values = {key: value for key, value in values.items() if key not in TOKENIZER_REST}
+    return canonical({"tokenizer": values, "image_size": study.data.image_size, "flip": study.data.flip})
+
+
+def variant_shape(study: Study, name: str) -> str:
+    """What decides about the memory and time of a variant, as text: backbone, head, arithmetic, form of its tokens."""
+    v = study.variants[name]
+    tok, recipe = study.tokenizers[v.tokenizer], study.recipes[v.recipe]
+    kind = "latents" if tok.continuous or tok.kind == "pixels" else "ids" if tok.ids else "moments"
+    tokens: dict[str, Any] = {
+        "kind": kind,
+        "codes": tok.codebook_size if tok.ids else None,
+        "dim": tok.token_dim,
+        "group": tok.group,
+    }
+    if tok.scales:
+        tokens["scales"] = list(tok.scales)
+    arithmetic = {"dtype": recipe.dtype, "gradient_checkpointing": recipe.gradient_checkpointing}
+    values = {"backbone": study.backbones[v.backbone], "head": study.heads[v.head], "tokens": tokens, **arithmetic}
+    return canonical(values | {"count": study.tokens(v.tokenizer), "classes": count_images(study).classes})
+
+
+def shape_slice(study: Study, shape: str) -> str:
+    """What the result of a shape depends on: `params` of its rule."""
+    kind, _, name = shape.partition("-")
+    if shape == METRICS:
+        judges = {"classifier": study.classifier, "extractors": study.metrics.extractors}
+        return canonical({"image_size": study.data.image_size, **judges})
+    return tokenizer_shape(study, name) if kind == "tokenizer" else variant_shape(study, name)
+
+
+def drill_study(study: Study, shape: str, images: Path) -> Study:
+    """The small study of a shape: its factors at their true size on the images at `images`, one image to train on."""
+    kind, _, name = shape.partition("-")
+    values: dict[str, Any] = study.model_dump(mode="json", exclude_none=True, exclude={"budget", "reuse"})
+    values = {key: values[key] for key in ("study", "seed", "classifier", "speed") if key in values}
+    values["data"] = {"kind": "imagefolder", "path": str(images), "image_size": study.data.image_size}
+    values["data"]["flip"] = study.data.flip and kind == "tokenizer"  # a model sees one view of an image
+    if study.classifier:
+        values["classifier"] |= {"images": 1, "batch": 1}
+    values["metrics"] = {"samples": SAMPLES, "chunk": SAMPLES, "extractors": study.metrics.extractors}
+    parts: dict[str, dict[str, Any]] = {
+        key: {} for key in ("tokenizers", "backbones", "heads", "recipes", "sampling", "variants")
+    }
+    if kind == "tokenizer":
+        parts["tokenizers"][name] = _tokenizer(study, name)
+    elif shape != METRICS:
+        v = study.variants[name]
+        parts["tokenizers"][v.tokenizer] = _tokenizer(study, v.tokenizer) | (
+            # of these the tokenizer's own shape has the cost
+            {"perceptual_weight": 0.0, "adversarial_weight": 0.0, "adversarial_start": 0}
+        )
+        parts["backbones"][v.backbone] = _plain(study.backbones[v.backbone])
+        parts["heads"][v.head] = _plain(study.heads[v.head])
+        counts = dict.fromkeys(("images", "batch", "micro_batch", "checkpoint_images", "log_images"), 1)
+        recipe = _plain(study.recipes[v.recipe]) | counts | {"warmup_images": 0, "compile": False}
+        parts["recipes"][v.recipe] = recipe
+        parts["sampling"]["drill"] = _setting(study, name)
+        chosen = _plain(v) | {"sampling": ["drill"], "seeds": [0], "pretrained": False}
+        parts["variants"][name] = {key: value for key, value in chosen.items() if key not in ("weights", "resources")}
+    return Study.model_validate({**values, **parts})
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    values: dict[str, Any] = section.model_dump(mode="json", exclude_defaults=True)
+    return values
+
+
+def _tokenizer(study: Study, name: str) -> dict[str, Any]:
+    values = _plain(study.tokenizers[name])
+    if study.tokenizers[name].trained:
+        values |= {"images": 1, "batch": 1, "adversarial_start": 0}
+    return values
+
+
+def _setting(study: Study, variant: str) -> dict[str, Any]:
+    """A sampling setting of a variant, guided if it has such a one, cut to two steps of each kind.
+
+    Causal and scales backbones take all their steps, of one token or one scale: that is what their kv-cache is for.
+    """
+    v = study.variants[variant]
+    kind, head = study.backbones[v.backbone].kind, study.heads[v.head].kind
+    settings = [study.sampling[s].points[-1] for s in v.sampling]  # of a sweep one point
+    chosen = max(settings, key=lambda s: (s.guidance != 1.0, s.kv_cache), default=None)
+    values = _plain(chosen) if chosen else {"steps": 1}
+    tokens, scales = study.tokens(v.tokenizer), study.tokenizers[v.tokenizer].scales or ()
+    values["steps"] = {"causal": tokens, "dit": 1, "scales": len(scales)}.get(kind, min(STEPS, tokens))
+    return values | ({"diffusion_steps": STEPS} if head in ("diffusion", "joint") else {})
+
+
+def gather(study: Study, root: Path) -> str:
+    """Write drill/{drill.json,drill.csv,drill.md} from the files of all shapes; returns the Markdown.
+
+    Raises:
+        ValueError: a shape has not run.
+    """
+    found = [read_json(layout.drill_shape(root, shape)) for shape in shapes(study)]
+    write_json(layout.drill_table(root, "json"), {"study": study.study, "notes": NOTES, "shapes": found})
+    lines = [
+        {**{key: shape.get(key, "") for key in ("shape", "parameters")}, "covers": " ".join(shape["covers"]), **stage}
+        for shape in found
+        for stage in shape["stages"]
+    ]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_text(layout.drill_table(root, "csv"), table.getvalue())
+    text = markdown(study, found)
+    write_text(layout.drill_table(root, "md"), text)
+    return text
+
+
+def markdown(study: Study, found: list[dict[str, Any]]) -> str:
+    """The table: a row for each shape, a column for each stage with its seconds, and the peaks."""
+    stages = list(dict.fromkeys(stage["stage"] for shape in found for stage in shape["stages"]))
+    titles = ["shape", "parameters", *stages, "seconds", "CPU seconds", "memory GB", "resident GB", "disk GB"]
+    rows = []
+    for shape in found:
+        of = {stage["stage"]: stage for stage in shape["stages"]}
+        peaks = [f"{max(s[key] for s in of.values()):.1f}" for key in ("memory_gb", "resident_gb", "disk_gb")]
+        seconds = [f"{of[stage]['seconds']:.1f}" if stage in of else "" for stage in stages]
+        totals = [f"{sum(stage[key] for stage in of.values()):.0f}" for key in ("seconds", "cpu_seconds")]
+        rows.append([shape["shape"], f"{shape['parameters']:,}", *seconds, *totals, *peaks])
+    widths = [max(len(row[i]) for row in (titles, *rows)) for i in range(len(titles))]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (titles, *rows)]
+    lines.insert(1, " | ".join("-" * width for width in widths))
+    seconds_all = sum(stage["seconds"] for shape in found for stage in shape["stages"])
+    peak = max(stage["memory_gb"] for shape in found for stage in shape["stages"])
+    machine = found[0]["machine"] if found else ""
+    notes = list(NOTES)
+    notes += sorted({f"{s['shape']}, {e['stage']}: {e['note']}" for s in found for e in s["stages"] if e.get("note")})
+    also = [f"{s['shape']} stands for {', '.join(s['covers'])}" for s in found if len(s["covers"]) > 1]
+    return "\n".join(
+        [
+            f"# Drill of {study.study}",
+            "",
+            f"{len(found)} shapes, {seconds_all / 60:.1f} minutes, at most {peak:.1f} GB of memory; {machine}.",
+            "Seconds of each stage; memory is what the process itself held, resident counts files that it had mapped.",
+            "",
+            *[f"| {line} |" for line in lines],
+            "",
+            *[f"- {note}" for note in (*notes, *also)],
+            "",
+        ]
+    )

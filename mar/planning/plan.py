@@ -1,0 +1,313 @@
+"""What a study costs before it runs: images, parameters, operations, A100 hours and disk of every job.
+
+The workflow asks `check` when it is parsed, so nothing here imports torch. Formulas are in `mar/planning/costs.py` and
+`mar/planning/convolutions.py`.
+
+GPU hours are operations / (peak x utilisation). The peaks are those of an A100 for the arithmetic that a stage uses.
+The utilisation is one number for all stages, by default that of the authors' fastest reported training; a probe of
+the reader's own machine replaces it (`utilisation_of`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from mar.data import imagenet
+from mar.planning import convolutions, costs
+from mar.runtime.files import read_json
+from mar.sampling.sweep import most
+from mar.study import layout
+from mar.study.compatibility import known
+from mar.study.limits import LOOKED_AT, REAL, REBUILT
+from mar.study.products import speed_settings
+from mar.study.stage_keys import real_side
+from mar.study.study import Study
+
+# A100 SXM, dense, operations a second: tensor cores in bf16; convolutions in fp32 (TF32, torch's default for them);
+# matrix products in fp32, which torch leaves without TF32.
+PEAK = {"bf16": 312e12, "tf32": 156e12, "fp32": 19.5e12}
+
+# Authors' README: MAR-L (denoiser 8x1280), 400 epochs on cached latents, 16 H100 for 1 day and 11 hours: 0.467e21
+# operations / (560 h x 989e12 a second). On images, tokenizer included, 32 H100 for 31 hours are 0.15, and the paper's
+# 128 V100 (125e12 a second) for 2.6 days 0.15 as well.
+UTILISATION = 0.23
+
+DIGITS = (1797, 10)  # images and classes of scikit-learn's digits
+CHECKPOINTS = 2  # kept of a training, each with weights, average and Adam's two moments: 16 bytes a parameter
+HOURS = 3600.0
+TITLES = ("job", "images", "parameters", "operations", "A100 hours", "tokens GB", "weights GB", "samples GB")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of the workflow. `flops` are operations, sizes are bytes on disk when it is done."""
+
+    stage: str
+    name: str
+    images: int
+    parameters: int = 0
+    flops: float = 0.0
+    arithmetic: str = "fp32"
+    tokens: float = 0.0
+    weights: float = 0.0
+    samples: float = 0.0
+
+    def hours(self, utilisation: float) -> float:
+        """A100 hours."""
+        return self.flops / (PEAK[self.arithmetic] * utilisation) / HOURS
+
+    @property
+    def disk(self) -> float:
+        """Bytes on disk."""
+        return self.tokens + self.weights + self.samples
+
+
+@dataclass(frozen=True)
+class Images:
+    """How many there are: told by `prepare`, by `expect`, or by what digits are."""
+
+    train: int
+    heldout: int
+    classes: int
+    known: bool = True
+
+
+def count_images(study: Study, root: Path | None = None) -> Images:
+    """Images of a study. Of an own folder that `prepare` has not counted yet nothing is known: no images."""
+    manifest = layout.data_manifest(root) if root else None
+    if manifest and manifest.exists():
+        said = read_json(manifest)
+        return Images(
+            said["splits"]["train"]["count"], said["splits"]["heldout"]["count"], classes=len(said["classes"])
+        )
+    if study.data.expect == "imagenet":
+        return Images(imagenet.TOTALS["train"][0], imagenet.TOTALS["val"][0], imagenet.CLASSES)
+    if study.data.kind == "digits":
+        heldout = round(DIGITS[0] * study.data.holdout)
+        return Images(DIGITS[0] - heldout, heldout, DIGITS[1])
+    return Images(0, 0, imagenet.CLASSES, known=False)
+
+
+def jobs(study: Study, root: Path | None = None) -> list[Job]:
+    """Every job of the study that computes, in the order of the stages; figures and tables cost nothing.
+
+    Variants without seeds, and tokenizers that no other variant uses, are declared and not run. Files that a study
+    takes over from another one (`reuse`) count as if they were made here.
+    """
+    images = count_images(study, root)
+    trained = {name: v for name, v in study.variants.items() if v.seeds}
+    found = list(_judge_jobs(study, images))
+    for name in sorted({v.tokenizer for v in trained.values()}):
+        found += _tokenizer_jobs(study, name, images)
+    order = (
+        *("prepare", "classifier", "tokenizer", "encode", "train", "sweep", "sample", "features", "statistics"),
+        *("reference", "rfid", "evaluate", "speed"),
+    )
+    for name in trained:
+        found += _variant_jobs(study, name, images)
+    return sorted(found, key=lambda job: order.index(job.stage))
+
+
+def _judge_jobs(study: Study, images: Images) -> Iterator[Job]:
+    yield Job("prepare", "", images.train + images.heldout)
+    main = study.metrics.extractors[0]
+    if "classifier" in study.metrics.extractors and study.classifier:
+        judge = convolutions.classifier_costs(study.classifier, study.data.image_size, images.classes)
+        count, seen = int(judge["parameters"]), study.classifier.images
+        yield Job("classifier", "", seen, count, 3 * seen * judge["forward"], weights=4.0 * count)
+    for name in study.metrics.extractors:
+        side = real_side(study, name)
+        real = images.train if side == "train" else REAL  # ADM's batch has as many
+        yield from _features_jobs(study, name, side, real, images)
+        yield from _features_jobs(study, name, "heldout", images.heldout, images)
+    judged = min(study.metrics.samples, images.heldout)
+    yield Job("reference", "", judged, flops=_distances(study, judged, main, images))
+
+
+def _features_jobs(study: Study, extractor: str, name: str, n: int, images: Images) -> Iterator[Job]:
+    """Features and statistics of one set of images by one network."""
+    judge = costs.extractor_costs(study, extractor, images.classes)
+    nearest = extractor == study.metrics.extractors[0] and name not in ("train", "reference")
+    flops = n * (judge["forward"] + (_nearest(study, images) if nearest else 0.0))
+    kept = 4.0 * n * (judge["features"] + judge["logits"] + judge["spatial"])
+    where = f"{extractor}/{name}"
+    yield Job("features", where, n, int(judge["parameters"]), flops, samples=kept)
+    squares = judge["features"] ** 2 + judge["spatial"] ** 2
+    yield Job("statistics", where, n, flops=2.0 * n * squares, samples=8.0 * squares)
+
+
+def _distances(study: Study, n: int, extractor: str, images: Images) -> float:
+    """Operations of precision and recall: distances of n images to each other and, twice, to the real ones."""
+    return 2.0 * costs.extractor_costs(study, extractor, images.classes)["features"] * n * (n + 2 * REAL)
+
+
+def _nearest(study: Study, images: Images) -> float:
+    """Operations of the distances between one image and all of the train split, where they are looked at."""
+    size = 3 * study.data.image_size**2
+    return 2.0 * size * images.train if size * images.train <= LOOKED_AT else 0.0
+
+
+def _tokenizer_jobs(study: Study, name: str, images: Images) -> Iterator[Job]:
+    config, side = study.tokenizers[name], study.data.image_size
+    cost = convolutions.tokenizer_costs(config, side)
+    count, seen = int(cost["parameters"]), config.images or 0
+    # an import lies in results/assets, and installed in the study
+    weights = 4.0 * count * (2 if config.pretrained else 1)
+    flops = seen * convolutions.tokenizer_training_flops(config, side) if config.trained else 0.0
+    yield Job("tokenizer", name, seen, count, flops, "tf32", weights=weights)
+    rebuilt = min(images.train, REBUILT) + min(images.heldout, REBUILT)
+    judge = costs.extractor_costs(study, study.metrics.extractors[0], images.classes)["forward"]
+    flops = rebuilt * (cost["encode"] + cost["decode"] + 2 * judge)  # the images themselves are judged too
+    yield Job("rfid", name, rebuilt, count, flops, "tf32")
+    views = (images.train + images.heldout) * (2 if study.data.flip else 1)
+    numbers = config.token_dim * (2 if config.kind in ("kl", "consistency") else 1)  # mean and log variance
+    stored = views * 4.0 * study.tokens(name) * (1 if config.ids else numbers)
+    yield Job("encode", name, views, count, views * cost["encode"], "tf32", tokens=stored)
+
+
+def _variant_jobs(study: Study, name: str, images: Images) -> Iterator[Job]:
+    v, metrics, side = study.variants[name], study.metrics, study.data.image_size
+    backbone, head, recipe, tokens = costs.parts(study, name, images.classes)
+    count = costs.model_parameters(backbone, head, tokens)
+    decode = convolutions.tokenizer_costs(study.tokenizers[v.tokenizer], side)["decode"]
+    main = metrics.extractors[0]
+    judge = costs.extractor_costs(study, main, images.classes)["forward"]
+    # a sweep may choose any of its points, and the last is guided if any is
+    drawn = {s: costs.sampling_flops(backbone, head, study.sampling[s].points[-1], tokens) for s in v.sampling}
+    for setting in v.sampling if v.seeds else ():
+        if (sweep := study.sampling[setting].sweep) is None:
+            continue
+        n = sweep.samples * most(sweep)
+        flops, dtype = n * (drawn[setting] + decode + judge), study.sampling[setting].dtype
+        yield Job("sweep", f"{name}/{setting}", n, count, flops, dtype)
+    for seed in v.seeds:
+        run = f"{name}/seed{seed}"
+        if v.pretrained:
+            yield Job("train", run, 0, count, weights=8.0 * count)
+        else:
+            flops = recipe.images * costs.training_flops(backbone, head, recipe, tokens)
+            weights = (4.0 + 16.0 * CHECKPOINTS) * count
+            yield Job("train", run, recipe.images, count, flops, recipe.dtype, weights=weights)
+        for setting in v.sampling:
+            n = metrics.samples
+            stored = 3.0 * n * side**2
+            flops, dtype = n * (drawn[setting] + decode), study.sampling[setting].dtype
+            yield Job("sample", f"{run}/{setting}", n, count, flops, dtype, samples=stored)
+            for extractor in metrics.extractors:
+                yield from _features_jobs(study, extractor, f"{run}/{setting}", n, images)
+            yield Job("evaluate", f"{run}/{setting}", n, flops=_distances(study, n, main, images))
+    if v.seeds and (timed := speed_settings(study, name)):
+        n = study.speed.batch * (study.speed.batches + 1)
+        flops = n * sum(drawn[s] + decode for s in timed)
+        yield Job("speed", name, n * len(timed), count, flops, study.sampling[timed[0]].dtype)
+
+
+def total(found: list[Job], name: str = "total") -> Job:
+    """The sum of jobs; `hours` of it has no meaning, since their arithmetic differs: add theirs up."""
+    sums = {key: sum(getattr(job, key) for job in found) for key in ("images", "flops", "tokens", "weights", "samples")}
+    return replace(Job("", name, 0), **sums)
+
+
+def utilisation_of(study: Study, probe: str) -> float:
+    """Utilisation from a measured training: `VARIANT=IMAGES_PER_SECOND` on one A100.
+
+    Raises:
+        ValueError: the probe is not of that form, or the study has no such variant.
+    """
+    name, _, rate = probe.partition("=")
+    try:
+        per_second = float(rate)
+    except ValueError:
+        per_second = 0.0
+    if not per_second > 0:
+        raise ValueError(f"--measured {probe}: accepted: VARIANT=IMAGES_PER_SECOND, in training on one A100")
+    known("--measured", name, study.variants)
+    backbone, head, recipe, tokens = costs.parts(study, name, count_images(study).classes)
+    return per_second * costs.training_flops(backbone, head, recipe, tokens) / PEAK[recipe.dtype]
+
+
+def check(study: Study, root: Path | None = None, utilisation: float = UTILISATION) -> None:
+    """Refuse a study that costs more than its budget.
+
+    Raises:
+        ValueError: with the estimate, the cap and its key.
+    """
+    budget = study.budget
+    if budget is None:
+        return
+    found = jobs(study, root)
+    hours, disk = sum(job.hours(utilisation) for job in found), total(found).disk / 1e9
+    for key, cap, need, unit in (
+        ("gpu_hours", budget.gpu_hours, hours, "A100 hours"),
+        ("disk_gb", budget.disk_gb, disk, "GB"),
+    ):
+        if cap is not None and need > cap:
+            raise ValueError(
+                f"study {study.study}: budget.{key} {cap:,g}: the estimate is {need:,.0f} {unit} (`mar plan --study "
+                f"{study.study}` shows each job); accepted: a budget above it, or a smaller study"
+            )
+
+
+def rows(found: list[Job], utilisation: float) -> list[dict[str, float | int | str]]:
+    """The jobs with their hours, as a CSV file has them."""
+    return [
+        {**asdict(job), "gpu_hours": job.hours(utilisation), "disk": job.disk, "utilisation": utilisation}
+        for job in found
+    ]
+
+
+def text(study: Study, found: list[Job], images: Images, utilisation: float) -> str:
+    """The table: every job, the sum of each stage, the total, and what the hours rest on."""
+    lines = [_line(f"{job.stage} {job.name}".strip(), job, job.hours(utilisation)) for job in found]
+    sums = []
+    for stage in dict.fromkeys(job.stage for job in found):
+        of_stage = [job for job in found if job.stage == stage]
+        label = f"{stage}: {len(of_stage)} {'job' if len(of_stage) == 1 else 'jobs'}"
+        sums.append(_line(label, total(of_stage), sum(job.hours(utilisation) for job in of_stage)))
+    hours, everything = sum(job.hours(utilisation) for job in found), total(found)
+    last = _line("total", everything, hours)
+    widths = [max(len(row[i]) for row in (*lines, *sums, last, TITLES)) for i in range(len(TITLES))]
+
+    def show(row: tuple[str, ...]) -> str:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        return "  ".join(cells).rstrip()
+
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    out = [show(TITLES), rule, *map(show, lines), rule, *map(show, sums), rule, show(last), ""]
+    out.append(
+        f"disk: {everything.disk / 1e9:,.1f} GB (weights: {CHECKPOINTS} checkpoints of each training and its average)"
+    )
+    out.append(
+        f"A100 hours: operations / (peak x utilisation {utilisation:.3g}); peaks {PEAK['bf16'] / 1e12:g} (bf16), "
+        f"{PEAK['tf32'] / 1e12:g} (convolutions in fp32) and {PEAK['fp32'] / 1e12:g} TFLOP/s (fp32)"
+    )
+    if not images.known:
+        out.append("images: `mar prepare` has not counted them yet; tokens and their encoding are left out")
+    if study.reuse:
+        out.append(f"reuse {study.reuse}: finished files of equal recipe are taken over, and still counted here")
+    budget = study.budget
+    caps = [] if budget is None else [("gpu_hours", budget.gpu_hours), ("disk_gb", budget.disk_gb)]
+    said = ", ".join(f"{key} {cap:,g}" for key, cap in caps if cap is not None)
+    out.append(f"budget: {said or 'none'}")
+    return "\n".join(out)
+
+
+def _line(label: str, job: Job, hours: float) -> tuple[str, ...]:
+    sizes = [_number(value / 1e9) for value in (job.tokens, job.weights, job.samples)]
+    return label, f"{job.images:,}", _big(job.parameters), _big(job.flops), _number(hours), *sizes
+
+
+def _number(value: float) -> str:
+    return "" if value == 0 else f"{value:,.1f}" if value >= 0.1 else "<0.1"
+
+
+def _big(value: float) -> str:
+    """A number with a unit: 942.4M, 1.87Z."""
+    if value == 0:
+        return ""
+    for unit, size in (("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:,.4g}{unit}"
+    return f"{value:g}"

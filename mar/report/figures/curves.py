@@ -1,0 +1,300 @@
+"""Figures made of curves: the trade-off (Figure 6), diffusion steps (Figure 4) and temperature (Figure 5).
+
+A curve is a variant at several sampling settings; what is varied is read from the settings. Points that the paper
+prints as numbers are drawn only where our numbers are on its scale, and are rows of the CSV everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mar.analysis.curve_points import along
+from mar.analysis.estimates import Results
+from mar.analysis.paper_columns import FLOOR, printed
+from mar.analysis.result_files import Estimate
+from mar.paper.numbers import paper_lines
+from mar.report.figures.style import COLOURS, LINES, MARKERS, SMALL, WIDTH, Rows
+from mar.runtime.files import read_json
+from mar.study import layout
+from mar.study.sections import Curve
+from mar.study.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+PLACES = ((5, -10), (5, 5), (-5, 5), (-5, -10))  # of labels, in points: curves that cross keep them apart
+ANCHORS = "mar_figure_anchors"
+METRICS = (("fid", "FID"), ("inception_score", "Inception Score"))  # the panels of Figures 4 and 5
+
+
+def tradeoff(study: Study, root: Path) -> tuple[Figure, Rows]:
+    """FID against measured seconds per image, a line per curve of the study (the paper's Figure 6).
+
+    Reads every metric file of the study, since the intervals contain the seed spread pooled over all of them.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
+
+    results = Results(study, root)
+    rows: Rows = []
+    absent: list[str] = []
+    handles: list[tuple[Any, str]] = []
+    figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
+    axes: Axes = figure.add_subplot()
+    for i, curve in enumerate(study.tradeoff):
+        line = []
+        for setting in curve.sampling:
+            fid, seconds = results.cell(curve.variant, setting, "fid"), results.seconds(curve.variant, setting)
+            if fid is None or seconds is None:
+                absent.append(curve.label)
+                break
+            line.append((seconds, fid, _steps(study, curve, setting)))
+            row = _row(results, curve, setting) | {"steps": line[-1][2]}
+            row |= {"seconds_per_image": seconds.value, "seconds_low": seconds.low, "seconds_high": seconds.high}
+            rows.append(row | _numbers("fid", fid) | {"n": fid.n, "seeds": " ".join(map(str, fid.seeds))})
+        if not line:
+            continue
+        drawn = _line(axes, i, [s for s, _, _ in line], [f for _, f, _ in line])
+        handles.append((drawn, curve.label))
+        for seconds, fid, steps in line:
+            axes.annotate(
+                str(steps),
+                (seconds.value, fid.value),
+                xytext=PLACES[i % len(PLACES)],
+                ha="left" if i % 4 < 2 else "right",
+                textcoords="offset points",
+                color=_dark(_look(i)["color"]),
+                fontsize=SMALL,
+                path_effects=[withStroke(linewidth=2, foreground="white")],  # readable where it crosses a line
+                zorder=5,
+            )
+    rows += _paper(axes, "tradeoff", "fid", results, handles, rows)
+    floor = _floor(axes, results, "fid", handles)
+    rows.append({"curve": FLOOR, **_numbers("fid", floor), "n": floor.n})
+    for axis in (axes.xaxis, axes.yaxis):
+        _log(axis)
+    axes.set_xlabel("seconds per image (measured, log scale)")
+    axes.set_ylabel(f"FID{_guided(results)}, {study.metrics.samples} images (log scale)")
+    # above the axes, where no point can lie
+    figure.legend(*zip(*handles, strict=True), loc="outside upper center", ncols=2, fontsize=SMALL)
+    figure.supxlabel(_protocol(study, root, absent), fontsize=SMALL, color="#444444")
+    return figure, rows
+
+
+def diffusion_steps(study: Study, root: Path) -> tuple[Figure, Rows]:
+    """FID and Inception Score against the steps of the reverse process (the paper's Figure 4)."""
+    return _against(study, root, "diffusion_steps", "diffusion steps (log scale)")
+
+
+def temperature(study: Study, root: Path) -> tuple[Figure, Rows]:
+    """FID and Inception Score against the temperature, a curve per guidance scale (the paper's Figure 5)."""
+    return _against(study, root, "temperature", "temperature")
+
+
+def _against(study: Study, root: Path, name: str, label: str) -> tuple[Figure, Rows]:
+    """Two panels, FID and Inception Score, against what the curves of a figure vary."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    results = Results(study, root)
+    curves: Sequence[Curve] = getattr(study, name)
+    panels = [(metric, title) for metric, title in METRICS if metric in results.names]  # DINOv2 has no score
+    figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
+    rows: Rows = []
+    absent = [c.label for c in curves if not study.variants[c.variant].seeds]
+    handles: dict[str, Any] = {}
+    found = [(i, curve, along(results, name, curve)) for i, curve in enumerate(curves) if curve.label not in absent]
+    for curve, x, setting in ((curve, x, setting) for _, curve, points in found for x, setting in points):
+        row = _row(results, curve, setting) | {name: x}
+        for metric, _ in panels:
+            cell = _cell(results, curve, setting, metric)
+            row |= _numbers(metric, cell) | {"n": cell.n, "seeds": " ".join(map(str, cell.seeds))}
+        rows.append(row)
+    trained = list(rows)
+    floors: dict[str, Any] = {"curve": FLOOR}
+    for panel, (metric, title) in enumerate(panels):
+        axes: Axes = figure.add_subplot(1, len(panels), panel + 1)
+        drawn: list[tuple[Any, str]] = []
+        for i, curve, points in found:
+            quality = [_cell(results, curve, setting, metric) for _, setting in points]
+            place = [Estimate(value, value, value, 0) for value, _ in points]
+            drawn.append((_line(axes, i, place, quality, 3 * (i - (len(curves) - 1) / 2)), curve.label))
+        theirs = _paper(axes, name, metric, results, drawn, trained)
+        if panel == 0:
+            rows += theirs
+        floor = _floor(axes, results, metric, drawn)
+        floors |= _numbers(metric, floor) | {"n": floor.n}
+        handles |= {label: handle for handle, label in drawn}
+        values = sorted({x for _, _, points in found for x, _ in points})
+        if name == "diffusion_steps":
+            axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(values))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.2f}" if name == "temperature" else f"{value:g}")
+        high, low = (pick((row[metric] for row in trained), default=1.0) for pick in (max, min))
+        log = metric == "fid" and high > 10 * low  # a curve that falls far shows its end on a log scale only
+        if log:
+            _log(axes.yaxis)
+        axes.set_xlabel(label)
+        axes.set_title(f"{title}, {study.metrics.samples} images" + (" (log scale)" if log else ""), loc="left")
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2, fontsize=SMALL)
+    text = "bars: 95% intervals; points of one place are drawn side by side" + (
+        f"; not run: {', '.join(absent)}" if absent else ""
+    )
+    figure.supxlabel(text, fontsize=SMALL, color="#444444")
+    return figure, [*rows, floors]
+
+
+def _cell(results: Results, curve: Curve, setting: str, metric: str) -> Estimate:
+    cell = results.cell(curve.variant, setting, metric)
+    assert cell is not None, "curves of untrained variants are left out before"
+    return cell
+
+
+def _row(results: Results, curve: Curve, setting: str) -> dict[str, Any]:
+    used = results.sampling(curve.variant, setting)
+    where = {"curve": curve.label, "variant": curve.variant, "setting": setting}
+    return where | {"guidance": used.guidance, "temperature": used.temperature}
+
+
+def _numbers(metric: str, estimate: Estimate) -> dict[str, Any]:
+    return {metric: estimate.value, f"{metric}_low": estimate.low, f"{metric}_high": estimate.high}
+
+
+def _steps(study: Study, curve: Curve, setting: str) -> int:
+    """What a point of the trade-off varies: autoregressive steps, DiT's reverse steps."""
+    sampling = study.sampling[setting]
+    joint = study.backbones[study.variants[curve.variant].backbone].kind == "dit"
+    return (sampling.diffusion_steps or 1) if joint else sampling.steps
+
+
+def _look(i: int) -> dict[str, Any]:
+    """Colour, marker and line of the i-th curve."""
+    style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+    return style | {"linestyle": LINES[i // len(COLOURS) % len(LINES)]}
+
+
+def _line(axes: Axes, i: int, x: Sequence[Estimate], y: Sequence[Estimate], aside: float = 0.0) -> Any:
+    """A curve with the intervals of both axes as bars, `aside` points to the right, so that bars do not hide others.
+
+    Returns line and marker, which the legend shows.
+    """
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = axes.get_figure()
+    assert figure is not None
+    bars: dict[str, Any] = {
+        key: [[e.value - e.low for e in side], [e.high - e.value for e in side]]
+        for key, side in (("xerr", x), ("yerr", y))
+        if any(e.low < e.high for e in side)
+    }
+    drawn = axes.errorbar(
+        [e.value for e in x],
+        [e.value for e in y],
+        markersize=5,
+        linewidth=1.4,
+        elinewidth=0.9,
+        capsize=2.5,
+        **bars,
+        **_look(i),
+    )
+    shifted = axes.transData + ScaledTranslation(aside / 72, 0, figure.dpi_scale_trans)
+    for artist in drawn.get_children() if aside else ():
+        artist.set_transform(shifted)
+    return drawn.lines[0]
+
+
+def _floor(axes: Axes, results: Results, metric: str, handles: list[tuple[Any, str]]) -> Estimate:
+    """Draw the line of real versus real."""
+    floor = results.floor(metric)
+    drawn = axes.axhline(floor.value, color="#555555", linestyle="--", linewidth=1)
+    handles.append((drawn, f"{FLOOR}, n = {floor.n}"))
+    return floor
+
+
+def _paper(axes: Axes, figure: str, metric: str, results: Results, handles: list[tuple[Any, str]], ours: Rows) -> Rows:
+    """Rows of the points that the paper prints as numbers; drawn as stars where they are on our scale.
+
+    There, too, the rows of ours that answer a point get how far they are above it, as `<metric>_minus_paper`.
+    """
+    rows: Rows = []
+    varied = "steps" if figure == "tradeoff" else figure
+    for line in paper_lines(ANCHORS):
+        across = line["seconds_per_image"] if figure == "tradeoff" else line["x"]
+        if line["figure"] != figure:
+            continue
+        for kind, said in (("nocfg", "no guidance"), ("cfg", "guidance")):
+            values = {m: line[f"{column}_{kind}"] for m, column in (("fid", "fid"), ("inception_score", "is"))}
+            if not any(values.values()):
+                continue
+            label = f"the paper: {line['label']}, {said}"
+            row = {"curve": label, varied: line["x"]}
+            row |= {f"paper_{m}": printed(value, m) for m, value in values.items()}
+            rows.append(row | {"paper_seconds_per_image": line["seconds_per_image"], "source": line["source"]})
+            for own in ours if results.comparable and values[metric] else ():
+                alike = own["curve"].startswith(line["label"]) and own[varied] == float(line["x"])
+                if alike and (own["guidance"] > 1) == (kind == "cfg"):
+                    own[f"{metric}_minus_paper"] = own[metric] - float(values[metric])
+            if results.comparable and across and values[metric]:
+                filled = "full" if kind == "cfg" else "none"
+                place = [float(across)], [float(values[metric])]
+                (star,) = axes.plot(
+                    *place, "*", color="#000000", markersize=10, fillstyle=filled, linestyle="none", zorder=6
+                )
+                handles.append((star, label))
+    return rows
+
+
+def _log(axis: Any) -> None:
+    """A log axis with plain numbers: at 1, 2 and 5 of each decade, closer where it spans little."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+    formatter: Callable[[float, Any], str] = lambda value, _: f"{value:g}"  # noqa: E731
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = axis.get_view_interval()
+    if high > 8 * low:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    else:
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(formatter)
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _dark(colour: str) -> tuple[float, float, float]:
+    """A colour for text: yellow and sky blue are too light on white."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = (0.65 * part for part in to_rgb(colour))
+    return red, green, blue
+
+
+def _guided(results: Results) -> str:
+    curves = results.study.tradeoff
+    trained = [c for c in curves if results.study.variants[c.variant].seeds]
+    scales = {results.sampling(c.variant, s).guidance for c in trained for s in c.sampling}
+    return " without guidance" if scales <= {1.0} else " with guidance" if 1.0 not in scales else ""
+
+
+def _protocol(study: Study, root: Path, absent: list[str]) -> str:
+    """The protocol of the timings in a line; more lines if the variants were not timed alike."""
+    texts = []
+    for curve in study.tradeoff:
+        if not study.variants[curve.variant].seeds:
+            continue
+        p = read_json(layout.speed(root, curve.variant))["protocol"]
+        threads = f", {p['threads']} threads" if p["threads"] else ""
+        texts.append(
+            f"batch {p['batch']}, median of {p['batches']} batches after {p['warmup_batches']} for warm-up, "
+            f"{'decoding included' if p['decode'] else 'without decoding'}\n"
+            f"{p['dtype']} on {p['device']}{threads}, {p['machine']}, torch {p['torch']}"
+        )
+    joint = any(study.backbones[study.variants[c.variant].backbone].kind == "dit" for c in study.tradeoff)
+    steps = "labels: autoregressive steps" + (" (DiT: diffusion steps)" if joint else "")
+    lines = [*dict.fromkeys(texts), f"{steps}; bars: 95% intervals of FID, range of seconds"]
+    return "\n".join(lines + ([f"not run: {', '.join(dict.fromkeys(absent))}"] if absent else []))

@@ -1,0 +1,61 @@
+"""`mar figure`: one figure of a study as PDF and PNG, and its numbers as CSV.
+
+Files carry no dates, so drawing again from the same numbers gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mar.report.figures.curves import diffusion_steps, temperature, tradeoff
+from mar.report.figures.losses import losses
+from mar.report.figures.samples import samples
+from mar.report.figures.style import STYLE, Rows
+from mar.report.figures.sweeps import sweep
+from mar.runtime.files import atomic, write_text
+from mar.study.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw(study: Study, root: Path, name: str, out: Path) -> None:
+    """Write <out>/<name>.{pdf,png,csv}.
+
+    Args:
+        study: the study.
+        root: its results folder.
+        name: tradeoff, diffusion_steps, temperature, sweep, samples or losses.
+        out: folder of the figure files.
+
+    Raises:
+        ValueError: the name is another one, or a file that the figure shows is missing.
+    """
+    figures: dict[str, Callable[[Study, Path], tuple[Figure, Rows]]] = {
+        "tradeoff": tradeoff,
+        "diffusion_steps": diffusion_steps,
+        "temperature": temperature,
+        "sweep": sweep,
+        "samples": samples,
+        "losses": losses,
+    }
+    if name not in figures:
+        raise ValueError(f"figure {name!r}: accepted: {', '.join(figures)}")
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        figure, rows = figures[name](study, Path(root))
+        for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
+            with atomic(out / f"{name}.{suffix}") as path:
+                figure.savefig(path, format=suffix, metadata=metadata)
+    text = io.StringIO()
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, keys, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / f"{name}.csv", text.getvalue())
+    print(f"{out / name}.pdf, .png, .csv: {len(rows)} rows", flush=True)

@@ -1,0 +1,110 @@
+"""The figure of samples, and the grids that it is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mar.report.figures.style import SMALL, WIDTH, Rows
+from mar.runtime.files import read_json
+from mar.study import layout
+from mar.study.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+COLUMNS, CLASSES, SIDE = 8, 10, 64  # of a grid: images a class, classes at most, pixels an image at most
+
+
+def samples(study: Study, root: Path) -> tuple[Figure, Rows]:
+    """A grid of samples per trained variant, a row a class, beside held-out real images."""
+    from matplotlib.figure import Figure
+
+    names = read_json(layout.data_manifest(root))["classes"][:CLASSES]
+    images, labels = real(study, root, len(names))
+    blocks, rows = [("real, held out", grid(images, labels, len(names)))], []
+    for variant, v in study.variants.items():
+        if not v.seeds:
+            continue
+        setting = shown_setting(study, variant)
+        block, chosen = sample_grid(root, variant, v.seeds[0], setting, len(names))
+        blocks.append((f"{variant}\n{setting}, seed {v.seeds[0]}", block))
+        for row, column, index in chosen:
+            line = {"variant": variant, "seed": v.seeds[0], "setting": setting, "class": names[row]}
+            rows.append(line | {"column": column, "image": index})
+    across = min(4, len(blocks))
+    down = -(-len(blocks) // across)
+    height = WIDTH / 4 * len(names) / COLUMNS + 0.4
+    figure = Figure(figsize=(WIDTH / 4 * across, height * down), layout="constrained")
+    for i, (title, block) in enumerate(blocks):
+        axes: Axes = figure.add_subplot(down, across, i + 1)
+        axes.imshow(block, interpolation="antialiased")
+        side = block.shape[0] / len(names)
+        axes.set_yticks(
+            [(row + 0.5) * side for row in range(len(names))], names if i % across == 0 else [""] * len(names)
+        )
+        axes.set_xticks([])
+        axes.tick_params(length=0, labelsize=SMALL)
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        axes.set_title(title, fontsize=SMALL)
+    return figure, rows
+
+
+def shown_setting(study: Study, variant: str) -> str:
+    """The setting whose samples stand for a variant: its last guided one, else its last."""
+    settings = study.variants[variant].sampling
+    guided = [s for s in settings if study.sampling[s].points[-1].guidance > 1]
+    return (guided or list(settings))[-1]
+
+
+def sample_grid(
+    root: Path, variant: str, seed: int, setting: str, classes: int
+) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    """Grid of the first images of each class of a sample set, and (row, column, image index) of what it shows.
+
+    Raises:
+        ValueError: the samples are missing.
+    """
+    folder = layout.samples(root, layout.sample_set(variant, seed, setting))
+    manifest = read_json(folder / layout.MANIFEST)
+    labels = np.load(folder / layout.LABELS)
+    wanted = [np.flatnonzero(labels == c)[:COLUMNS] for c in range(classes)]
+    chunks, start, images = manifest["chunks"], 0, {}
+    for chunk in chunks:  # mmap: only the pages of the shown images are read
+        pixels = np.load(folder / chunk["file"], mmap_mode="r")  # (n, H, W, 3)
+        for index in np.concatenate(wanted):
+            if start <= index < start + chunk["count"]:
+                images[int(index)] = np.asarray(pixels[index - start])
+        start += chunk["count"]
+    chosen = [(row, column, int(i)) for row, found in enumerate(wanted) for column, i in enumerate(found)]
+    pictures = np.stack([images[i] for _, _, i in chosen])
+    return grid(pictures, np.array([row for row, _, _ in chosen]), classes), chosen
+
+
+def grid(images: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Images (N, H, W, 3) uint8 as one picture: a row a class, COLUMNS images a row, white where there are fewer."""
+    from PIL import Image
+
+    side = min(images.shape[1], SIDE)
+    picture = np.full((classes * (side + 1), COLUMNS * (side + 1), 3), 255, np.uint8)
+    for row in range(classes):
+        for column, image in enumerate(images[labels == row][:COLUMNS]):
+            if image.shape[0] != side:
+                image = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BOX))
+            top, left = row * (side + 1), column * (side + 1)
+            picture[top : top + side, left : left + side] = image
+    return picture
+
+
+def real(study: Study, root: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first held-out images of each class, (N, H, W, 3) uint8, and their labels."""
+    from mar.data.images import open_split
+
+    held = open_split(study, root, "heldout")
+    chosen = np.concatenate([np.flatnonzero(held.labels == c)[:COLUMNS] for c in range(classes)])
+    return held.arrays(chosen), held.labels[chosen]

@@ -1,0 +1,231 @@
+"""The report of a study as one HTML page that needs nothing but itself: images are inside, links go to its files."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mar.analysis.estimates import Results
+from mar.analysis.metric_kinds import title
+from mar.analysis.paper_columns import FLOOR, Column, describing, headings
+from mar.analysis.result_files import short
+from mar.paper.deviations import deviations
+from mar.paper.numbers import paper_lines, paper_rows
+from mar.report import evidence, page_sections
+from mar.report.evidence import file, server_of, set_id
+from mar.report.figures.curves import ANCHORS
+from mar.report.page_sections import JUDGES
+from mar.report.tables.paper_tables import NONE, cell_text, frame, note, remarks, shown
+from mar.runtime.files import read_json, write_text
+from mar.study import layout
+from mar.study.products import figure_names
+from mar.study.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CAPTIONS = {
+    "tradeoff": "FID against measured seconds per image. The paper's Figure 6 is this plot on ImageNet with one A100.",
+    "diffusion_steps": "FID and Inception Score against the steps of the reverse process. The paper's Figure 4 is this "
+    "plot on ImageNet.",
+    "temperature": "FID and Inception Score against the temperature of the head. The paper's Figure 5 is this plot on "
+    "ImageNet.",
+    "sweep": "FID on the grid of guidance scale and temperature that a swept setting is chosen from.",
+    "samples": "Samples of the first seed, a row a class, in the guided setting; held-out real images first.",
+    "losses": "Training loss. Losses of different heads do not compare.",
+}
+VERDICTS = ("replicated", "not replicated", "inconclusive", "not run", "not decidable here")
+WIDTH = 1600  # pixels of an embedded figure at most: twice its width on the page
+LARGE = 1_000_000  # bytes from which a figure is embedded with losses: grids of samples
+SIZE = "@size of the page@"
+
+
+def report(study: Study, root: Path, figures: Path) -> None:
+    """Write report.html: verdicts, tables, figures, deviations, costs and where every number comes from.
+
+    Raises:
+        ValueError: a file that it shows is missing; the message names it.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    root, figures, results = Path(root), Path(figures), Results(study, root)
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    variants = evidence.variants(study, root, results)
+    frames = {name: frame(study, root, name, results) for name in study.tables}
+    columns = dict.fromkeys(column for values in frames.values() for column in shown(values, infinite=True))
+    html = environment.get_template("report.html").render(
+        study=study,
+        folder=root.name,
+        size=SIZE,
+        warnings=_warnings(results, variants),
+        verdicts=_verdicts(claims(root)),
+        claims=[{**claim, "evidence": _evidence(root, claim)} for claim in claims(root)],
+        tables=[_table(study, root, name, values) for name, values in frames.items()],
+        note=f"{note(study, results)} {remarks(columns)}".strip(),
+        figures=[_figure(root, figures, name) for name in figure_names(study)],
+        metrics=page_sections.metrics(study, root, results),
+        sweeps=page_sections.sweeps(study, root),
+        listed=[part for of in (page_sections.fast, page_sections.sources) if (part := of(study, root, results))],
+        tokenizers=page_sections.tokenizers(study, root),
+        speed=page_sections.speed(study, root),
+        deviations=deviations(study),
+        costs=page_sections.costs(study, variants),
+        provenance=page_sections.provenance(study, root, results),
+        variants=variants,
+        judges=JUDGES,
+        study_file=file(root, layout.study(root)),
+        tracked=layout.tracked(root).exists(),
+        server=server_of(root),
+    )
+    html = html.replace(SIZE, f"{len(html.encode()) / 1e6:.1f} MB")
+    write_text(layout.report(root), html)
+    print(f"{layout.report(root)}: {len(html.encode()) / 1e6:.1f} MB", flush=True)
+
+
+def claims(root: Path) -> list[dict[str, Any]]:
+    """Content of claims.json, with `shown`: the verdict as it is printed, one seed said."""
+    found: list[dict[str, Any]] = read_json(layout.claims(root))
+    for claim in found:
+        one = claim["verdict"] == "inconclusive" and "inconclusive (1 seed)" in claim["reason"]
+        claim["shown"] = claim["verdict"] + (" (1 seed)" if one else "")
+    return found
+
+
+def _verdicts(found: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """How many claims have each verdict; those that none has are left out."""
+    counts = Counter(claim["verdict"] for claim in found)
+    return [(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]]
+
+
+def _evidence(root: Path, claim: dict[str, Any]) -> list[dict[str, Any]]:
+    """The numbers that a verdict rests on: where the page tells about each, and its files."""
+    found = []
+    for entry in claim.get("evidence", []):
+        where = set_id(entry["variant"], entry["setting"]) if entry["setting"] else f"variant:{entry['variant']}"
+        files = [file(root, path, _short_name(path)) for path in entry["files"]]
+        found.append({**entry, "id": where, "title": title(entry["metric"]).replace("_", " "), "files": files})
+    return found
+
+
+def _short_name(path: str) -> str:
+    """Seed of a file where its path has one, else its first folder: `seed 0`, `speed`."""
+    parts = Path(path).parts
+    return next((part.replace("seed", "seed ") for part in parts if part.startswith("seed")), parts[0])
+
+
+def _warnings(results: Results, variants: list[dict[str, Any]]) -> list[str]:
+    """What a reader has to know before the numbers."""
+    said = [
+        f"{JUDGES[name]} with random weights: its numbers prove that it runs, and nothing else."
+        for name in results.random
+    ]
+    sets = [(f"{v['name']} {s['name']}", x) for v in variants for s in v["settings"] for x in s["seeds"]]
+    broken = [f"{name} seed {x['seed']}" for name, x in sets if not x["agree"]]
+    if broken:
+        said.append(f"Of {', '.join(broken)} the hashes do not agree with the files: run the workflow again.")
+    commits = [c for _, x in sets for c in (x["sampled"], x["evaluated"]) if c]
+    commits += [run["commit"] for v in variants for run in v["runs"]]
+    if dirty := sum(c["dirty"] for c in commits):
+        said.append(f"{dirty} files were made from a checkout with changes that are in no commit: marked dirty below.")
+    return said
+
+
+def _table(study: Study, root: Path, name: str, values: pd.DataFrame) -> dict[str, Any]:
+    """A table of the paper: of each cell ours with its interval and the place that tells more, the paper's, the gap."""
+    columns, keys = shown(values, infinite=True), describing(paper_rows(study.tables[name].paper))
+    heads = [{"title": c.heading, "paper": c.paper, "gap": f"{c.name}_minus_paper" in values.columns} for c in columns]
+    rows = []
+    for _, row in values.iterrows():
+        cells = [
+            {
+                **head,
+                "ours": cell_text(row, c),
+                "href": _place(study, row, c),
+                "theirs": row.get(f"paper_{c.name}", ""),
+                "difference": _signed(row.get(f"{c.name}_minus_paper", "")),
+            }
+            for c, head in zip(columns, heads, strict=True)
+        ]
+        used = [
+            " / ".join(f"{row[k]:g}" for k in (key, f"{key}_guided") if isinstance(row[k], float))
+            for key in ("guidance", "temperature")
+        ]
+        rows.append(
+            {
+                "describe": [row[k] for k in keys],
+                "floor": row["row"] == FLOOR,
+                "cells": cells,
+                "used": used,
+                "swept": row["swept"] not in ("", NONE),
+                "seeds": row["seeds"],
+            }
+        )
+    files = [file(root, layout.table(root, name, suffix), suffix) for suffix in layout.TABLE_FORMATS]
+    return {
+        "id": name,
+        "title": study.tables[name].title,
+        "head": headings(keys),
+        "columns": heads,
+        "rows": rows,
+        "files": files,
+    }
+
+
+def _signed(gap: Any) -> str:
+    if not isinstance(gap, float):
+        return ""  # nothing to compare with
+    return ("+" if gap > 0 else "-" if gap < 0 else "") + short(abs(gap))
+
+
+def _place(study: Study, row: Any, column: Column) -> str:
+    """Where the page tells what one of our numbers was made of; empty where there is no number."""
+    if row["row"] == FLOOR:
+        return "" if row[column.name] == "" else "#floor"
+    if isinstance(row[column.name], str):
+        return ""
+    variant = row["ours"]
+    if column.metric in ("parameters", "head_parameters", "training"):
+        return f"#variant:{variant}"
+    if column.metric == "rfid":
+        return f"#tokenizer:{study.variants[variant].tokenizer}"
+    if column.metric == "seconds":
+        return f"#speed:{variant}"
+    return f"#{set_id(variant, row['setting_guided'] if column.guided else row['setting'])}"
+
+
+def _figure(root: Path, figures: Path, name: str) -> dict[str, Any]:
+    from PIL import Image
+
+    path = figures / f"{name}.png"
+    if not path.exists():
+        raise ValueError(f"{path}: missing; draw it with `mar figure`")
+    with Image.open(path) as image:
+        # the PNG says its dots an inch; its text of 8 points comes out as large as the page's
+        width = round(1.25 * 96 * image.width / image.info.get("dpi", (150,))[0])
+        height = round(image.height * width / image.width)
+        if image.width > WIDTH or path.stat().st_size > LARGE:  # the file itself is linked below
+            smaller = image.convert("RGB")
+            smaller.thumbnail((WIDTH, 16_000))  # WebP has no higher pictures
+            data = evidence.embed(smaller, "WEBP", quality=90)
+        else:
+            data = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    files = [file(root, figures / f"{name}.{suffix}", suffix) for suffix in layout.FIGURE_FORMATS]
+    caption = CAPTIONS.get(name, "") + _printed(name)
+    return {"name": name, "caption": caption, "data": data, "width": width, "height": height, "files": files}
+
+
+def _printed(figure: str) -> str:
+    """The points of a figure that the paper prints as numbers, in words."""
+    said = []
+    for line in paper_lines(ANCHORS):
+        pairs = ((line["fid_nocfg"], "without guidance"), (line["fid_cfg"], "with guidance"))
+        fid = ", ".join(f"{value} {how}" for value, how in pairs if value)
+        if line["figure"] == figure and fid:
+            seconds = f", {line['seconds_per_image']} seconds an image" if line["seconds_per_image"] else ""
+            said.append(f"{line['label']} at {line['x']} steps: FID {fid}{seconds}")
+    return f" The paper prints of it: {'; '.join(said)}." if said else ""

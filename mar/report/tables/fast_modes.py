@@ -1,0 +1,92 @@
+"""The table `fast`: fast sampling modes of one variant, accepted or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mar.analysis.acceptance import MARGIN, Mode, modes, percent, section_of
+from mar.analysis.estimates import Results
+from mar.analysis.metric_kinds import title
+from mar.analysis.result_files import short
+from mar.report.tables.typeset import Head, latex, markdown
+from mar.runtime.files import write_text
+from mar.study import layout
+from mar.study.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+NAME, TITLE = "fast", "Fast sampling modes"
+
+
+def frame(found: list[Mode]) -> pd.DataFrame:
+    """A row for the default and each mode: seconds, speed-up, metrics and difference with intervals, verdict."""
+    import pandas as pd
+
+    lines = []
+    for mode in found:
+        line: dict[str, Any] = {"setting": mode.setting, "differs": mode.differs}
+        numbers = {"seconds": mode.seconds, **mode.metrics, "fid_difference": mode.difference}
+        for name, number in numbers.items():
+            ends = (number.value, number.low, number.high) if number else ("", "", "")
+            line |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+        line |= {"speedup": mode.speedup or "", "n": mode.metrics["fid"].n}
+        line |= {"accepted": "" if mode.difference is None else not mode.refused, "refused": "; ".join(mode.refused)}
+        lines.append(line)
+    return pd.DataFrame(lines, dtype=object)
+
+
+def texts(found: list[Mode]) -> tuple[list[Head], list[list[str]]]:
+    """Headings and rows to read."""
+    names = list(found[0].metrics) if found else []
+    heads = [Head("setting"), Head("differs by"), Head("seconds an image", align="r"), Head("times as fast", align="r")]
+    heads += [Head(title(metric), align="r") for metric in names] + [
+        Head("FID difference", align="r"),
+        Head("accepted"),
+    ]
+    rows = []
+    for mode in found:
+        difference = ""
+        if mode.difference:
+            low, high = percent(mode.difference.low), percent(mode.difference.high)
+            difference = f"{percent(mode.difference.value)} [{low}, {high}]"
+        verdict = "" if mode.difference is None else f"no: {'; '.join(mode.refused)}" if mode.refused else "yes"
+        cells = [mode.setting, mode.differs or "the default", str(mode.seconds or "")]
+        cells += [short(mode.speedup) if mode.speedup else "", *(str(mode.metrics[metric]) for metric in names)]
+        rows.append([*cells, difference, verdict])
+    return heads, rows
+
+
+def note(results: Results, found: list[Mode]) -> str:
+    """What the numbers are, and how many images the rule takes."""
+    study, asked = results.study, section_of(results.study)
+    differences = [mode.difference for mode in found if mode.difference]
+    if not differences:
+        return f"Not run: {asked.variant} has no training seeds."
+    widest = max((d.high - d.low) / 2 for d in differences)
+    enough = int(-(-study.metrics.samples * (widest / MARGIN) ** 2 // 100) * 100)
+    return (
+        f"Variant {asked.variant}, {study.metrics.samples} images a set, same weights, labels and noise seeds. FID "
+        f"difference: from the default's, in percent of it, with its 95% interval from {study.metrics.bootstrap} "
+        f"resamples of pairs. Accepted: its upper end is at most {100 * MARGIN:g}%, and IS, precision and recall lie "
+        f"inside the default's intervals. The widest interval is +-{100 * widest:.1f}%: a mode of exactly the "
+        f"default's FID passes from about {enough} images on. Seconds: median and range of timed batches, by the "
+        f"protocol of the trade-off figure. FID of real images held out: {results.floor('fid')}."
+    )
+
+
+def table(study: Study, root: Path) -> None:
+    """Write tables/fast.{csv,md,tex}."""
+    results = Results(study, root)
+    found = modes(results)
+    heads, rows = texts(found)
+    write_text(layout.table(root, NAME, "tex"), latex(TITLE, heads, rows, note(results, found)))
+    write_text(layout.table(root, NAME, "md"), markdown(TITLE, heads, rows, note(results, found)))
+    write_text(layout.table(root, NAME, "csv"), frame(found).to_csv(index=False, lineterminator="\n"))
+    accepted = sum(mode.difference is not None and not mode.refused for mode in found)
+    print(
+        f"{layout.table(root, NAME, 'csv')}, .md, .tex: {accepted} of {max(0, len(found) - 1)} modes accepted",
+        flush=True,
+    )

@@ -1,0 +1,51 @@
+"""Files that a table reads, beside the metrics of the sample sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mar.analysis.acceptance import section_of
+from mar.analysis.paper_columns import columns_of
+from mar.paper.numbers import paper_rows
+from mar.report.tables import fast_modes
+from mar.report.tables.paper_tables import table_of
+from mar.study import layout
+from mar.study.products import speed_settings, swept, table_names
+from mar.study.stage_keys import real_side
+from mar.study.study import Study
+
+
+def inputs(study: Study, root: Path, name: str) -> list[Path]:
+    """Files that a table reads beside the metric files: what its columns ask for."""
+    if name not in study.tables and name in table_names(study):
+        made = _fast_inputs(study, root) if name == fast_modes.NAME else []
+        return [*made, *(layout.sweep(root, variant, setting) for variant, setting in swept(study))]
+    table = table_of(study, name)
+    asked = {column.name for column in columns_of(paper_rows(table.paper, f"tables.{name}.paper: "))}
+    trained = [row.variant for row in table.rows if row.variant and study.variants[row.variant].seeds]
+    files: list[Path] = []
+    counted = asked & {"params", "head_params", "training_days"}
+    for variant in dict.fromkeys(trained):
+        if "rfid" in asked:
+            files.append(layout.rfid(root, study.variants[variant].tokenizer))
+        seeds = study.variants[variant].seeds
+        files += [
+            layout.run_record(root, variant, k) for k in (seeds if "training_days" in asked else seeds[:1]) if counted
+        ]
+        if "seconds" in asked and speed_settings(study, variant):
+            files.append(layout.speed(root, variant))
+    for row in table.rows:
+        used = [s for s in (row.without, row.guided) if s and row.variant in trained]
+        files += [layout.sweep(root, row.variant, s) for s in used if row.variant and study.sampling[s].sweep]
+    return list(dict.fromkeys(files))
+
+
+def _fast_inputs(study: Study, root: Path) -> list[Path]:
+    """Files that the table of fast modes reads beside the metric files."""
+    asked, main = section_of(study), study.metrics.extractors[0]
+    seeds = study.variants[asked.variant].seeds
+    settings = (asked.default, *asked.modes) if seeds else ()
+    sets = [layout.sample_set(asked.variant, seed, setting) for seed in seeds for setting in settings]
+    timed = [layout.speed(root, asked.variant)] if seeds else []
+    real = layout.statistics(root, main, real_side(study, main))
+    return [*(layout.features_manifest(root, main, name) for name in sets), real, *timed]

@@ -1,0 +1,293 @@
+"""Tables of the paper with our numbers beside: CSV with everything, Markdown and LaTeX to read.
+
+A table has the columns that the paper's file has (config/paper/<name>.csv), in the order of COLUMNS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mar.analysis.estimates import Results
+from mar.analysis.paper_columns import (
+    COLUMNS,
+    COUNTED,
+    FLOOR,
+    NOT_RUN,
+    SAMPLED,
+    Column,
+    columns_of,
+    describing,
+    headings,
+    printed,
+)
+from mar.analysis.result_files import Estimate, short
+from mar.analysis.seed_variance import decompose
+from mar.paper.numbers import paper_rows, paper_samples
+from mar.report.tables.typeset import SIDEWAYS, Head, latex, markdown, width
+from mar.runtime.files import write_text
+from mar.study import layout
+from mar.study.products import table_names
+from mar.study.sections import Table, TableRow
+from mar.study.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+DAY = 24 * 60 * 60  # seconds
+NONE = "-"  # the study has no such number: another system's row, or a setting that the row does not name
+
+
+def millions(count: float) -> str:
+    """A parameter count as 479M, 1.23M, 0.0456M."""
+    return f"{count / 1e6:.0f}M" if count >= 1e8 else f"{short(count / 1e6)}M"
+
+
+def frame(study: Study, root: Path, name: str, results: Results | None = None) -> pd.DataFrame:
+    """One row per row of the study's table, and the real-versus-real floor as the last one where samples are judged.
+
+    Columns: the paper's description of the row, our variant and settings with the guidance scale and temperature used
+    (`swept`: those that a sweep chose), and for each number of the paper's file ours with its interval (value, low,
+    high; "not run" for an untrained variant, "-" where the study has no such number) and the paper's. FID at infinitely
+    many images is ours alone. `<column>_minus_paper` is there only where both are on one scale (`Results.comparable`).
+
+    Raises:
+        ValueError: the study has no such table, the table names a row that the paper's file lacks, or a metric file
+            is missing or stale.
+    """
+    import pandas as pd
+
+    table = table_of(study, name)
+    results = results or Results(study, root)
+    paper = paper_rows(table.paper, f"tables.{name}.paper: ")
+    columns, describe = columns_of(paper), describing(paper)
+    extra = [c for c in COLUMNS if not c.paper and c.metric in results.names]
+    with_fid = {c.guided for c in columns if c.metric == "fid"}
+    columns = [c for c in COLUMNS if c in columns or (c in extra and c.guided in with_fid)]
+    lines: list[dict[str, Any]] = []
+    for i, row in enumerate(table.rows):
+        if row.paper not in paper:
+            raise ValueError(f"tables.{name}.rows[{i}].paper: found {row.paper!r}; accepted: {', '.join(paper)}")
+        theirs = paper[row.paper]
+        line: dict[str, Any] = {"row": row.paper, **{key: theirs[key] for key in describe}}
+        line |= {"ours": row.variant or NONE, "setting": row.without or NONE, "setting_guided": row.guided or NONE}
+        line |= _used(results, row)
+        seeds = study.variants[row.variant].seeds if row.variant else ()
+        none = NOT_RUN if row.variant else NONE
+        line |= {"seeds": " ".join(map(str, seeds)) or none, "n": study.metrics.samples if seeds else none}
+        for column in columns:
+            ours = _ours(results, row, column)
+            line |= _numbers(column, ours)
+            if not column.paper:
+                continue
+            published = printed(theirs[column.paper], column.metric)
+            if results.comparable and column.metric not in COUNTED | {"training"}:
+                number, gap = theirs[column.paper], f"{column.name}_minus_paper"
+                line[gap] = ours.value - float(number) if isinstance(ours, Estimate) and number else ""
+                if column.metric == "seconds" and line[gap] != "" and not results.timed_as_published(row.variant or ""):
+                    line[gap] = ""  # of another device
+            line[f"paper_{column.name}"] = published
+        lines.append(line)
+    sampled = [column for column in columns if column.metric in SAMPLED]
+    lines += [{"row": FLOOR}] if sampled else []
+    for column in sampled:
+        if column.metric in results.measured:
+            floor = results.floor(column.metric)
+            lines[-1] |= _numbers(column, floor) | {"n": floor.n}
+    return pd.DataFrame(lines, columns=list(lines[0]), dtype=object).fillna("")
+
+
+def _used(results: Results, row: TableRow) -> dict[str, Any]:
+    """Guidance scale and temperature of a row's samples, and which of them a sweep chose."""
+    used: dict[str, Any] = {}
+    swept = []
+    for suffix, setting in (("", row.without), ("_guided", row.guided)):
+        sampled = row.variant and setting and results.study.variants[row.variant].seeds
+        s = results.sampling(row.variant, setting) if row.variant and setting and sampled else None
+        used |= {f"guidance{suffix}": s.guidance if s else NONE, f"temperature{suffix}": s.temperature if s else NONE}
+        swept += [setting] if s and setting and results.study.sampling[setting].sweep else []
+    return used | {"swept": " ".join(swept) or NONE}
+
+
+def _ours(results: Results, row: TableRow, column: Column) -> Estimate | str:
+    """Our number for a cell, or why there is none."""
+    if row.variant is None:
+        return NONE
+    if not results.study.variants[row.variant].seeds:
+        return NOT_RUN
+    if column.metric == "parameters":
+        return results.parameters(row.variant)
+    if column.metric == "head_parameters":
+        return results.head_parameters(row.variant) or NONE
+    if column.metric == "training":
+        cost = results.training(row.variant)
+        return replace(cost, **{k: getattr(cost, k) / DAY for k in ("value", "low", "high")}) if cost else NONE
+    if column.metric == "rfid":
+        return results.rfid(row.variant) or NONE
+    if column.metric == "seconds":  # of the guided samples where they are timed: the paper's are, by their FID
+        timed = (results.seconds(row.variant, s) for s in (row.guided, row.without) if s)
+        return next((found for found in timed if found is not None), NONE)
+    if column.metric not in results.names:  # as precision where the reference has statistics and no images
+        return NONE
+    setting = row.guided if column.guided else row.without
+    return (results.cell(row.variant, setting, column.metric) if setting else None) or NONE
+
+
+def note(study: Study, results: Results) -> str:
+    """What the numbers of a table are and what they are not."""
+    data = "scikit-learn's handwritten digits" if study.data.kind == "digits" else f"the images of {study.data.path}"
+    size, spread, why = study.data.image_size, results.spread("fid"), results.incomparable
+    seeds = (
+        f"the seed spread that the study measured (log FID: {short(spread.sd)}, {spread.dof} degrees of freedom)"
+        if spread.dof
+        else "no seed spread, since the study trains no variant twice"
+    )
+    features = "the study's own classifier" if results.extractor == "classifier" else results.extractor
+    about = f"; {said}" if (said := results.reference.get("note")) else ""
+    random = f"Random weights: {', '.join(results.random)}; such numbers show that it runs and mean nothing else. "
+    return (
+        f"Ours: {data} at {size}x{size}, {study.metrics.samples} images a sample set, features and probabilities of "
+        f"{features}, compared with {results.reference['name']} ({results.reference['sha256'][:12]}{about}); the mean "
+        "over training seeds (geometric for FID) "
+        f"with its 95% interval from resampled images and {seeds}. "
+        f"{FLOOR.capitalize()}: as many held-out images, or all if there are fewer{_fewer(results)}. "
+        + (random if results.random else "")
+        + f"The paper: ImageNet, {paper_samples():,} images, Inception features. "
+        + (f"Ours have {why}: not comparable with the paper's; orderings are. " if why else "")
+        + _foreseen(results)
+    ).strip()
+
+
+def _fewer(results: Results) -> str:
+    """What fewer held-out images than a sample set do to the floor, where that is so."""
+    count = results.floor("fid").n
+    if count >= results.study.metrics.samples:
+        return ""
+    return f": {count} here, which makes its FID rather too high, its IS and KID rather too low"
+
+
+def _foreseen(results: Results) -> str:
+    """Whether sampling seeds scatter as the intervals foresee, where they were measured and do not."""
+    parts = decompose(results, "fid") if results.cells else None
+    if parts is None or parts.agrees is not False:
+        return ""
+    return (
+        f"Over sampling seeds, log FID has {short(parts.ratio)} times the variance that the resampled images foresee "
+        f"(expected {short(parts.ratio_low)} to {short(parts.ratio_high)}): the intervals are "
+        f"{'too narrow' if parts.ratio > 1 else 'too wide'}, see the table of the variance."
+    )
+
+
+def remarks(columns: Iterable[Column]) -> str:
+    """What the columns beside the metrics of the samples are, where a table has them."""
+    said = {
+        "rfid": "rFID: of the reconstructed train split, as the paper's; ours by the features of the other numbers.",
+        "params": "Parameters: without the tokenizer.",
+        "seconds": "Seconds an image: the median and range of timed batches, by the protocol of the trade-off figure; "
+        "the paper's on one A100 with batch 256.",
+        "training_days": "Days of training: ours on one device each, least and most of the seeds; the paper's on all.",
+        "fid_infinity": "FID∞: extrapolated to infinitely many images.",
+    }
+    return " ".join(said[column.name] for column in columns if column.name in said)
+
+
+def table(study: Study, root: Path, name: str) -> None:
+    """Write tables/<name>.{csv,md,tex}. Reads every metric file of the study: the seed spread is pooled over it."""
+    results = Results(study, root)
+    values = frame(study, root, name, results)
+    title = table_of(study, name).title
+    text = f"{note(study, results)} {_chosen(study, name)}".strip()
+    last = int(values["row"].iloc[-1] == FLOOR)
+    parts = [(columns, *texts(values, columns)) for columns in (shown(values, infinite=True), shown(values))]
+    columns, heads, rows = next((part for part in parts if width(*part[1:]) <= SIDEWAYS), parts[-1])
+    write_text(layout.table(root, name, "tex"), latex(title, heads, rows, f"{text} {remarks(columns)}".strip(), last))
+    columns, heads, rows = parts[0]
+    write_text(layout.table(root, name, "md"), markdown(title, heads, rows, f"{text} {remarks(columns)}".strip()))
+    write_text(layout.table(root, name, "csv"), values.to_csv(index=False, lineterminator="\n"))
+    print(f"{layout.table(root, name, 'csv')}, .md, .tex: {len(values) - last} rows", flush=True)
+
+
+def shown(values: pd.DataFrame, infinite: bool = False) -> list[Column]:
+    """The numbers that a frame has: those of the paper, and FID at infinitely many images if asked for."""
+    ours = {column.name for column in COLUMNS if not column.paper and infinite}
+    return [c for c in COLUMNS if f"paper_{c.name}" in values.columns or (c.name in ours and c.name in values.columns)]
+
+
+def texts(values: pd.DataFrame, columns: Sequence[Column]) -> tuple[list[Head], list[list[str]]]:
+    """Headings and rows to read: the description, ours with its interval, the paper's beside, what was used."""
+    describe = _description(values)
+    heads = [Head(name) for name in headings(describe)]
+    for column in columns:
+        if column.paper:
+            heads += [Head("ours", column.heading, "r"), Head("paper", column.heading, "r")]
+        else:
+            heads.append(Head("FID∞", heads[-1].group, "r"))  # beside the FID that it extrapolates
+    used = ("guidance", "temperature") if any(column.metric in SAMPLED for column in columns) else ()
+    heads += [*map(Head, used), Head("seeds")]
+    rows = []
+    for _, row in values.iterrows():
+        cells = [str(row[key]) for key in describe] if row["row"] != FLOOR else [FLOOR, *[""] * (len(describe) - 1)]
+        for column in columns:
+            cells += [cell_text(row, column), *([paper_text(row, column)] if column.paper else [])]
+        for key in used:
+            cells.append(" / ".join(f"{row[k]:g}" for k in (key, f"{key}_guided") if isinstance(row[k], float)))
+        rows.append([*cells, str(row["seeds"])])
+    return heads, rows
+
+
+def cell_text(row: Any, column: Column) -> str:
+    """`value [low, high]` of one cell (a count: the value alone), `not run`, or `-`."""
+    value = row[column.name]
+    if isinstance(value, str):
+        return value
+    if column.metric in COUNTED:
+        return millions(value)
+    return f"{short(value)} [{short(row[column.name + '_low'])}, {short(row[column.name + '_high'])}]"
+
+
+def paper_text(row: Any, column: Column) -> str:
+    """The paper's number as it prints it, and behind it how far ours is above it (+) or below, where both compare."""
+    gap = row.get(f"{column.name}_minus_paper", "")
+    signed = f" ({'+' if gap > 0 else '-'}{short(abs(gap))})" if isinstance(gap, float) else ""
+    return f"{row[f'paper_{column.name}']}{signed}"
+
+
+def _chosen(study: Study, name: str) -> str:
+    """What the columns of guidance and temperature are."""
+    if not any(column.metric in SAMPLED for column in columns_of(paper_rows(study.tables[name].paper))):
+        return ""
+    rows = [row for row in study.tables[name].rows if row.variant and study.variants[row.variant].seeds]
+    settings = [s for row in rows for s in (row.without, row.guided) if s]
+    sweeps = [sweep for s in settings if (sweep := study.sampling[s].sweep)]
+    said = "Guidance scale and temperature: of the samples without / with guidance"
+    if not sweeps:
+        return f"{said}."
+    counts = ", ".join(f"{n:,}" for n in sorted({sweep.samples for sweep in sweeps}))
+    return f"{said}, chosen for each model by FID on {counts} other samples where the study has a sweep."
+
+
+def _description(values: pd.DataFrame) -> list[str]:
+    columns = list(values.columns)
+    return columns[1 : columns.index("ours")]
+
+
+def table_of(study: Study, name: str) -> Table:
+    """A table of a study by its name.
+
+    Raises:
+        ValueError: it has none of this name.
+    """
+    if name not in study.tables:
+        accepted = ", ".join(table_names(study))
+        raise ValueError(f"study {study.study}: table {name!r}: not in tables; accepted: {accepted}")
+    return study.tables[name]
+
+
+def _numbers(column: Column, ours: Estimate | str) -> dict[str, Any]:
+    keys = (column.name, f"{column.name}_low", f"{column.name}_high")[: 1 if column.metric in COUNTED else 3]
+    if isinstance(ours, str):
+        return dict.fromkeys(keys, ours)
+    return dict(zip(keys, (ours.value, ours.low, ours.high), strict=False))

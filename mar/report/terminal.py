@@ -1,0 +1,83 @@
+"""The summary of a study on the terminal: tables beside the paper's, verdicts, and where to look further."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mar.analysis.estimates import Results
+from mar.analysis.paper_columns import FLOOR
+from mar.report.evidence import server_of
+from mar.report.page import claims
+from mar.report.tables.paper_tables import cell_text, frame, note, shown
+from mar.study import layout
+from mar.study.study import Study
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def summary(study: Study, root: Path) -> None:
+    """Print every table beside the paper's, the verdict of each claim, where the report is, and the run browser.
+
+    Raises:
+        ValueError: the metrics or claims.json are missing.
+    """
+    from rich.console import Console
+
+    # a terminal says how wide it is; a log file or pipe has no width, and a table cut to 80 columns helps nobody
+    console = Console(width=None if os.isatty(1) else 200, highlight=False)
+    root, results = Path(root), Results(study, root)
+    for name, table in study.tables.items():
+        console.print(_rich_table(frame(study, root, name, results), table.title))
+    console.print(note(study, results), style="dim")
+    console.print()
+    console.print(_rich_claims(claims(root)))
+    report_file = layout.report(root)
+    console.print(f"Report: {report_file}" + ("" if report_file.exists() else " (not written yet)"), soft_wrap=True)
+    runs = server_of(root) or f"mlflow ui --backend-store-uri sqlite:///{layout.mlflow_database(root)}"
+    console.print(f"Runs:   {runs}", soft_wrap=True)
+
+
+def _rich_table(values: Any, title: str) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    columns = shown(values)
+    apart = "\n" if len(columns) > 4 else " "  # of a number and its interval: many columns are narrow ones
+    lines = "number, interval and the paper's" if len(columns) > 4 else "first line ours, second line the paper's"
+    table = Table(title=f"{title}  ({lines})", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("row", no_wrap=True)
+    for column in columns:
+        table.add_column(column.heading, no_wrap=len(columns) <= 4)
+    table.add_column("seeds", no_wrap=True)
+    for _, row in values.iterrows():
+        floor, cells = row["row"] == FLOOR, []
+        for column in columns:
+            number, bracket, interval = cell_text(row, column).partition(" [")
+            ours = number + (apart + "[" + interval if bracket else "\n" * (len(columns) > 4))
+            cells.append(escape(ours) + ("" if floor else f"\n{row[f'paper_{column.name}']}"))
+        table.add_row(
+            row["row"] + ("" if floor else ("\n\npaper" if len(columns) > 4 else "\npaper")), *cells, row["seeds"]
+        )
+    return table
+
+
+def _rich_claims(found: list[dict[str, Any]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    colours = {"replicated": "green", "not replicated": "red", "inconclusive": "yellow"}
+    table = Table(title="Claims of the paper", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("claim")
+    table.add_column("because")
+    for claim in found:
+        table.add_row(
+            f"[{colours.get(claim['verdict'], 'dim')}]{claim['shown']}[/]",
+            claim["text"],
+            claim["reason"].replace("[", r"\["),
+        )
+    return table

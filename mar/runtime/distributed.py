@@ -1,0 +1,127 @@
+"""One training on several processes: torchrun's variables, Slurm's, or neither of them for a single process.
+
+Each process computes every W-th micro-batch of a step and all of them sum their gradients. A micro-batch is a
+function of its name (mar/runtime/noise.py), so what is computed does not depend on W, but for the order of summation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+BUCKET = 16_000_000  # numbers that are summed in one message: 64 MB of float32
+PATIENCE = timedelta(hours=6)  # the others wait while the first process verifies tokens or writes a checkpoint
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a training; by default this one alone."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0  # number of this process, hence of its GPU, on its machine
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes. Slurm may show each process all GPUs of a machine, or its own alone."""
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", self.local % torch.cuda.device_count())
+
+    def sum(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes; many small ones go in one message."""
+        if self.size == 1:
+            return
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.flatten() for tensor in bucket])
+            dist.all_reduce(flat)
+            for tensor, total in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+                tensor.copy_(total.view_as(tensor))
+
+    def first(self, function: Callable[[], Any]) -> Any:
+        """What `function` returns in the first process, which alone calls it; all wait for it.
+
+        Raises:
+            ValueError: it failed in the first process (there: its own error).
+        """
+        if self.size == 1:
+            return function()
+        answer: list[Any] = [None, ""]
+        if self.rank == 0:
+            try:
+                answer[0] = function()
+            except Exception as error:
+                dist.broadcast_object_list([None, f"the first process failed: {error}"], src=0)
+                raise
+        dist.broadcast_object_list(answer, src=0)
+        if answer[1]:
+            raise ValueError(answer[1])
+        return answer[0]
+
+
+ALONE = World()
+
+
+def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and sum(t.numel() for t in bucket) + tensor.numel() > BUCKET:
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+def from_environment(variables: Mapping[str, str]) -> World:
+    """The world that RANK, WORLD_SIZE and LOCAL_RANK describe, or else the step of Slurm that this process is in.
+
+    Raises:
+        ValueError: some of the variables are set and others are not, or they contradict each other.
+    """
+    names = ["RANK", "WORLD_SIZE", "LOCAL_RANK"]
+    # Only srun sets SLURM_STEP_NUM_TASKS: the batch script itself runs once, however many tasks its job has.
+    if not any(name in variables for name in names) and "SLURM_STEP_NUM_TASKS" in variables:
+        names = ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"]
+    said = {name: variables.get(name) for name in names}
+    if not any(said.values()):
+        return ALONE
+    try:
+        rank, size, local = (int(value or "") for value in said.values())
+    except ValueError:
+        raise ValueError(f"environment: found {said}; accepted: a number for each, or none of them") from None
+    if not 0 <= local <= rank < size:
+        raise ValueError(f"environment: found {said}; accepted: 0 <= {names[2]} <= {names[0]} < {names[1]}")
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if size > 1 and not variables.get(name)]
+    if missing:
+        raise ValueError(
+            f"environment: {' and '.join(missing)} not set, with {names[1]} {size}; accepted: the machine of process 0 "
+            "and a free port there (torchrun and `mar launch` set them; under a bare srun export them yourself)"
+        )
+    return World(rank, size, local)
+
+
+@contextlib.contextmanager
+def join() -> Iterator[World]:
+    """The world of this process, with its process group while the context lasts: NCCL on GPUs, gloo on CPUs."""
+    world = from_environment(os.environ)
+    if world.size == 1:
+        yield world
+        return
+    backend = "gloo"
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+        backend = "nccl"
+    dist.init_process_group(backend, "env://", rank=world.rank, world_size=world.size, timeout=PATIENCE)
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,144 @@
+"""Files that survive a crash: atomic writes, checksums, and typed records as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+UMASK = os.umask(0o022)
+os.umask(UMASK)  # there is no other way to read it
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]  # beside the file that names it
+
+
+class Part(BaseModel):
+    """A part of a record. Never changed after reading; numbers are numbers and texts are texts."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class Record(Part):
+    """What one stage writes and another reads.
+
+    A key that is added to a record later has a default, so that older files stay readable. Keys that are not known are
+    those of a newer version and are passed over. `format` becomes 2 when an old reader would misread a new file.
+    """
+
+    format: Literal[1] = 1
+
+
+R = TypeVar("R", bound=Record)
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed, on failure removed.
+
+    Raises:
+        OSError: the disk is full; torch and numpy raise errors that do not say so.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~UMASK)  # safetensors makes files that a group cannot read
+        os.replace(temporary, path)
+    except Exception as error:
+        if path.parent.exists() and os.statvfs(path.parent).f_bavail == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_if_changed(path: str | Path, text: str) -> None:
+    """Write text atomically unless the file says the same already (its time stays)."""
+    path = Path(path)
+    if not path.exists() or path.read_text() != text:
+        write_text(path, text)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON atomically, indented, keys in the given order."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        ValueError: the file is missing or is no JSON; the message names it.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing; the stage that writes it has not run") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: no valid JSON ({error}); delete it and run the same command again") from None
+
+
+def read(path: str | Path, record: type[R]) -> R:
+    """Read a record.
+
+    Raises:
+        ValueError: the file is missing or is not such a record; the message names file, key, what was found and what is
+            accepted.
+    """
+    try:
+        return record.model_validate_json(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing; the stage that writes it has not run") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False)
+        key = ".".join(map(str, first["loc"]))
+        found = "" if first["type"] in ("missing", "json_invalid") else f"; found {str(first['input'])[:80]!r}"
+        more = f" (and {len(others)} more)" * bool(others)
+        raise ValueError(
+            f"{path}: {key + ': ' if key else ''}{first['msg']}{found}{more}; accepted: a {record.__name__} as this "
+            "project writes it; delete the file and run the same command again"
+        ) from None
+
+
+def write(path: str | Path, record: Record) -> None:
+    """Write a record atomically, its keys in the order in which they are declared."""
+    write_json(path, record.model_dump(mode="json"))
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
+    """Whether an array is on disk and uncut, its dimensions beginning with `shape`; a bad file is named."""
+    import numpy as np
+
+    try:
+        array = np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        return False
+    except (ValueError, OSError, EOFError) as error:
+        print(f"{path}: truncated or no .npy file ({error}); making it again", flush=True)
+        return False
+    return bool(array.shape[: len(shape)] == shape and array.dtype == dtype)

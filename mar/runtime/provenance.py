@@ -1,0 +1,77 @@
+"""What a result was made with: commit, versions, machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mar.runtime.files import Part
+
+
+@cache
+def git_commit() -> str:
+    """Commit of the checkout that this package runs from, with `-dirty` if tracked files differ; or `unknown`."""
+    if os.environ.get("MAR_GIT_COMMIT"):
+        return os.environ["MAR_GIT_COMMIT"]  # a job on a cluster runs a copy, made when it was submitted
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def processor() -> str:
+    """Name of the processor as the kernel tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+class Provenance(Part):
+    """Commit, versions and machine of a result; threads and device are those of torch, none where it was not used."""
+
+    git_commit: str  # ends with -dirty where tracked files differed
+    time: str
+    python: str
+    torch: str
+    machine: str
+    cores: int | None
+    device: str
+    threads: int | None
+
+
+def provenance() -> Provenance:
+    """What this process makes its results with."""
+    torch = sys.modules.get("torch")
+    device = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
+    return Provenance(
+        git_commit=git_commit(),
+        time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        python=platform.python_version(),
+        torch=version("torch"),
+        machine=processor(),
+        cores=os.cpu_count(),
+        device=device,
+        threads=torch.get_num_threads() if torch is not None else None,
+    )
+
+
+def record() -> dict[str, Any]:
+    """Provenance of a result, ready for JSON."""
+    return provenance().model_dump(mode="json")

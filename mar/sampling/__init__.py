@@ -1,0 +1,7 @@
+"""Weights -> images: the generation loop, sample sets, sweeps, timings.
+
+generate: the loop. sampler: a trained variant that draws. sample_sets: `mar sample`. sweep: guidance and temperature.
+speed: seconds per image. token_cache: conditions reused between steps.
+
+May import: runtime, study, data, models, tokenizers, training, features, metrics.
+"""

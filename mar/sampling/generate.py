@@ -1,0 +1,95 @@
+"""The generation loop: one for every backbone, order and head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mar.models.blocks import KVCache
+from mar.models.masked import Masked
+from mar.models.model import Model
+from mar.models.order import by_confidence, by_scale, checkerboard, guidance_at, guidance_at_scale, schedule
+from mar.models.scales import Scales
+from mar.runtime.noise import Noise
+from mar.sampling.token_cache import Reuse
+from mar.study.parts import Sampling
+
+if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
+    from mar.models.dit import DiT
+
+
+@torch.no_grad()
+def generate(
+    model: Model | DiT, labels: Tensor, order: Tensor, blank: Tensor, settings: Sampling, noise: Noise
+) -> Tensor:
+    """Draw the tokens of a batch of images.
+
+    Args:
+        model: a model in eval mode.
+        labels: (B,) classes.
+        order: (B, L) positions in generation order; with order confidence any order of them: what is generated when is
+            decided by the drawn ids.
+        blank: (L, D) zeros or (L,) zero ids: shape and dtype of one image's tokens.
+        settings: steps, guidance, temperature and what else the head takes.
+        noise: stream of this batch.
+
+    Returns:
+        (B, L, D) tokens or (B, L) ids.
+    """
+    if model.joint:  # DiT: no order, no steps
+        return model.sample(labels, settings, noise)
+    batch, length = order.shape
+    guided = settings.guidance != 1.0
+    tokens = blank.expand(batch, *blank.shape).clone()
+    cache = model.backbone.start(2 * batch if guided else batch) if settings.kv_cache else None
+    reuse = Reuse(model.backbone, labels, settings) if settings.token_cache or settings.condition_cache else None
+    if settings.order == "checkerboard":
+        order = checkerboard(order)
+    sizes = model.backbone.sizes if isinstance(model.backbone, Scales) else None
+    steps = by_scale(sizes) if sizes else schedule(length, settings.steps, settings.late_steps)
+    for k, (start, stop) in enumerate(steps):
+        if sizes:
+            scale = guidance_at_scale(settings.guidance, settings.guidance_schedule, k, len(sizes))
+        else:
+            scale = guidance_at(settings.guidance, settings.guidance_schedule, stop, length)
+        # Order confidence predicts all that is unknown and keeps the surest; the others predict what they keep.
+        end = length if settings.order == "confidence" else stop
+        # Ascending positions: rows of the head are then in (image, position) order.
+        where = order[:, start:end].sort(1).values
+        order = torch.cat([order[:, :start], where, order[:, end:]], 1)
+        if reuse is not None:
+            z, z_null = reuse.predict(tokens, order, start, end)
+        else:
+            z, z_null = conditions(model.backbone, tokens, labels, order, start, end, guided, cache)
+        rows = z.flatten(0, 1), z_null.flatten(0, 1) if z_null is not None else None  # (B n, W)
+        drawn, log_p = model.head.sample(*rows, settings, scale, noise)
+        drawn = drawn.view(batch, end - start, *blank.shape[1:]).to(tokens.dtype)
+        if settings.confidence_noise is not None:
+            left = 1 - (k + 1) / settings.steps
+            surest = by_confidence(log_p.view(batch, -1), settings.confidence_noise, left, noise)
+            order = torch.cat([order[:, :start], where.gather(1, surest)], 1)
+            where, drawn = order[:, start:stop], drawn.gather(1, surest[:, : stop - start])
+        tokens.scatter_(1, where if tokens.ndim == 2 else where[:, :, None].expand_as(drawn), drawn)
+    return tokens
+
+
+def conditions(
+    backbone: Any,
+    tokens: Tensor,
+    labels: Tensor,
+    order: Tensor,
+    start: int,
+    stop: int,
+    guided: bool,
+    cache: KVCache | None,
+) -> tuple[Tensor, Tensor | None]:
+    """z and, guided, z_null of the n tokens at `order[:, start:stop]`, (B, n, W) each."""
+    if not guided:
+        return backbone.predict(tokens, labels, order, start, stop, cache), None
+    if start == 0 and isinstance(backbone, Masked):
+        return backbone.predict(tokens, labels, order, 0, stop), backbone.null_start(tokens, order, stop)
+    twice = torch.cat([tokens, tokens]), torch.cat([labels, torch.full_like(labels, -1)]), torch.cat([order, order])
+    z, z_null = backbone.predict(*twice, start, stop, cache).chunk(2)
+    return z, z_null

@@ -1,0 +1,129 @@
+"""Seconds per image by a stated protocol: warm-up batch dropped, decoding included, device synchronised."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mar.runtime.files import read_json, write_json
+from mar.runtime.folders import lock
+from mar.runtime.noise import Noise
+from mar.runtime.progress import Progress
+from mar.runtime.provenance import record
+from mar.sampling.sampler import Sampler, chunk_labels
+from mar.study import layout
+from mar.study.chosen_settings import resolved
+from mar.study.parts import Sampling
+from mar.study.products import speed_settings
+from mar.study.stage_keys import speed_slice
+from mar.study.study import Study
+
+WARMUP = 1  # batches that are drawn and not counted
+
+
+def measure(study: Study, root: Path, variant: str) -> None:
+    """Time each sampling setting of a variant that the trade-off figure shows; first seed; writes speed/<variant>.json.
+
+    The figure of a point is the median over batches of batch time / batch size, its range the fastest and the
+    slowest batch; `head_share` is the part of a batch's time in which the head draws tokens. Settings are interleaved,
+    so that a machine that slows down slows all of them.
+    """
+    seed = study.variants[variant].seeds[0]
+    batch, repeats = study.speed.batch, study.speed.batches
+    file = layout.speed(root, variant)
+    with lock(root / "speed" / f".{variant}"):
+        sampler = Sampler(study, root, variant, seed)
+        settings = {name: resolved(study, root, variant, name) for name in speed_settings(study, variant)}
+        chosen = {s: [used.guidance, used.temperature] for s, used in settings.items() if study.sampling[s].sweep}
+        recipe = {
+            "speed": speed_slice(study, variant),
+            "threads": torch.get_num_threads(),
+            "checkpoint": sampler.checkpoint,
+        } | ({"chosen": chosen} if chosen else {})
+        if file.exists() and read_json(file).get("recipe") == recipe:
+            print(f"{file}: complete", flush=True)
+            return
+        labels = chunk_labels(0, batch, sampler.manifest["classes"])
+        seconds: dict[str, list[float]] = {setting: [] for setting in settings}
+        shares: dict[str, list[float]] = {setting: [] for setting in settings}
+        progress = Progress(f"speed {variant}", len(settings) * (repeats + WARMUP) * batch)
+        for repeat in range(repeats + WARMUP):
+            for setting in settings:
+                noise = Noise("speed", study.seed, repeat, device=sampler.device)
+                elapsed, head = timed(sampler, settings[setting], labels, noise)
+                if repeat >= WARMUP:
+                    seconds[setting].append(elapsed / batch)
+                    shares[setting].append(head / elapsed)
+                progress.update(batch)
+        made = record()
+        write_json(
+            file,
+            {
+                "variant": variant,
+                "protocol": {
+                    "batch": batch,
+                    "batches": repeats,
+                    "warmup_batches": WARMUP,
+                    "threads": made["threads"],
+                    "dtype": ", ".join(sorted({used.dtype for used in settings.values()})),
+                    "device": made["device"],
+                    "machine": made["machine"],
+                    "torch": made["torch"],
+                    "decode": True,
+                },
+                "points": {
+                    setting: {
+                        "seconds_per_image": statistics.median(times),
+                        "low": min(times),
+                        "high": max(times),
+                        "head_share": {
+                            "value": statistics.median(shares[setting]),
+                            "low": min(shares[setting]),
+                            "high": max(shares[setting]),
+                        },
+                        "steps": settings[setting].steps,
+                    }
+                    for setting, times in seconds.items()
+                },
+                "checkpoint": sampler.checkpoint,
+                "recipe": recipe,
+                "provenance": made,
+            },
+        )
+
+
+def timed(sampler: Sampler, settings: Sampling, labels: torch.Tensor, noise: Noise) -> tuple[float, float]:
+    """Wall seconds of one batch, images back in main memory, and those of them that the head drew tokens in."""
+    head, cuda = getattr(sampler.model, "head", None), sampler.device.type == "cuda"  # DiT has no head
+    calls: list[tuple[Any, Any]] = []
+
+    def now() -> Any:
+        """A moment. On a GPU an event in its queue: waiting for it here would slow down what is timed."""
+        if not cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def counted(*inputs: Any) -> Any:
+        begin = now()
+        drawn = draw(*inputs)
+        calls.append((begin, now()))
+        return drawn
+
+    if head is not None:
+        draw, head.sample = head.sample, counted
+    try:
+        if cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        sampler.draw(settings, labels, noise).cpu()
+        elapsed = time.perf_counter() - start
+        return elapsed, sum(a.elapsed_time(b) / 1000 if cuda else b - a for a, b in calls)
+    finally:
+        if head is not None:
+            del head.sample  # of this instance: its class has the method

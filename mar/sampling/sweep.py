@@ -1,0 +1,217 @@
+"""Guidance scale and temperature of a setting, chosen for each model by FID on a grid (the paper, appendix B).
+
+Every point of the grid is drawn from the same random numbers, so that differences between points are paired; from
+other ones than the sample sets, so that the chosen point is judged on images that did not choose it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mar.runtime.files import read_json, sha256, write_json
+from mar.runtime.folders import claim, lock
+from mar.study import layout
+from mar.study.chosen_settings import AXES
+from mar.study.parts import Sampling
+from mar.study.parts import Sweep as Grid
+from mar.study.stage_keys import point_slice, real_side, sweep_slice
+from mar.study.study import Study
+
+if TYPE_CHECKING:
+    from mar.features.networks.extractors import Extractor
+    from mar.metrics.evaluate import Real
+    from mar.sampling.sampler import Sampler
+
+
+POINT = "guidance{}-temperature{}.json"
+RESAMPLES = 200  # for the intervals; not the study's, of which another number would draw every point again
+Point = tuple[float, float]
+Entry = dict[str, Any]  # of one point: guidance, temperature, round; fid and inception_score, or error
+Done = Callable[[int], None]
+
+
+def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
+    """Judge every point of a setting's grid with the first seed's weights; writes sweeps/<variant>/<setting>.json.
+
+    Points are kept in a folder beside it as soon as they are done, and the same command goes on with the others, also
+    after the grid has been extended. A point whose images or features are not finite is recorded with its error and
+    cannot win.
+
+    Raises:
+        ValueError: the setting has no sweep, a stage before has not run, the real images were judged by other weights,
+            or no point has a FID.
+    """
+    root = Path(root)
+    grid = study.sampling[setting].sweep
+    if grid is None:
+        raise ValueError(f"--setting {setting}: sampling.{setting} has no sweep; accepted: a setting with one")
+    from mar.features.networks import extractors
+    from mar.metrics import evaluate
+    from mar.runtime.progress import Progress
+    from mar.runtime.provenance import record
+    from mar.sampling.sampler import Sampler
+
+    seed, main = study.variants[variant].seeds[0], study.metrics.extractors[0]
+    run = read_json(layout.run_record(root, variant, seed))
+    tokens = layout.token_manifest(root, study.variants[variant].tokenizer)
+    real = evaluate.real(study, root, main, images=False)
+    inputs = {"checkpoint": run["checkpoint"], "tokens": sha256(tokens), "weights": real.extractor["weights"]}
+    inputs |= {"real": sha256(layout.statistics(root, main, real_side(study, main)))}
+    recipe = {"slice": sweep_slice(study, variant, setting), **inputs}
+    report = layout.sweep(root, variant, setting)
+    folder = report.with_suffix("")
+    with lock(folder):
+        if report.exists() and read_json(report).get("recipe") == recipe:
+            print(f"{report}: complete", flush=True)
+            return
+        claim(
+            folder,
+            {"point": point_slice(study, variant, setting), **inputs},
+            "recipe.json",
+            layout.twin(study, root, folder),
+        )
+        sampler = Sampler(study, root, variant, seed)
+        network = extractors.load(main, study, root, sampler.device)
+        if network.weights != inputs["weights"]:
+            raise ValueError(
+                f"{main}: weights {network.weights[:12]}, {real.name} was judged with {inputs['weights'][:12]}; "
+                "accepted: the same; run `mar features` and `mar statistics` again"
+            )
+        left = most(grid) - len(list(folder.glob(POINT.format("*", "*"))))
+        done = Progress(f"sweep {variant} {setting}", max(left, 0) * grid.samples).update
+
+        def judge(place: Point) -> Entry:
+            settings = study.sampling[setting].at(*place)
+            path = folder / POINT.format(*map(float, place))
+            return kept(path, lambda: measure(sampler, network, real, settings, grid.samples, done))
+
+        points = search(grid, judge)
+        best = winner(points)
+        if best is None:
+            raise ValueError(f"{report}: no point of the grid has a FID; the first says: {points[0]['error']}")
+        write_json(
+            report,
+            {
+                "variant": variant,
+                "setting": setting,
+                "seed": seed,
+                "samples": grid.samples,
+                "extractor": main,
+                "reference": real.identity,
+                "grid": points,
+                "best": {axis: best[axis] for axis in AXES},
+                "edge": edge(points, best),
+                "recipe": recipe,
+                "provenance": record(),
+            },
+        )
+        said = ", ".join(f"{axis} {best[axis]:g}" for axis in AXES)
+        print(f"{report}: {len(points)} points, best {said}: FID {best['fid']['value']:.4g}", flush=True)
+
+
+def search(grid: Grid, judge: Callable[[Point], Entry]) -> list[Entry]:
+    """Judge the grid, then around the best point what lies halfway to its neighbours, `refine` times.
+
+    Args:
+        grid: the values of both axes.
+        judge: what it says of a point, without the round.
+
+    Returns:
+        an entry a point, in the order in which they were judged; round 0 is the grid.
+    """
+    asked = [(g, t) for g in grid.guidance for t in grid.temperature]
+    entries: list[Entry] = []
+    for number in range(grid.refine + 1):
+        entries += [{"guidance": g, "temperature": t, "round": number, **judge((g, t))} for g, t in asked]
+        best = winner(entries)
+        if best is None:
+            break
+        asked = halfway(entries, best)
+    return entries
+
+
+def halfway(entries: list[Entry], best: Entry) -> list[Point]:
+    """The points between the best one and its neighbours on either axis, at most four."""
+    found: list[Point] = []
+    for axis in AXES:
+        values = sorted({entry[axis] for entry in entries})
+        place = values.index(best[axis])
+        for other in (place - 1, place + 1):
+            if 0 <= other < len(values):
+                point = {key: best[key] for key in AXES} | {axis: round((values[other] + best[axis]) / 2, 6)}
+                found.append((point["guidance"], point["temperature"]))
+    return found
+
+
+def most(grid: Grid) -> int:
+    """How many points a sweep has at most."""
+    around = sum(2 for values in (grid.guidance, grid.temperature) if len(values) > 1)
+    return len(grid.guidance) * len(grid.temperature) + grid.refine * around
+
+
+def winner(entries: list[Entry]) -> Entry | None:
+    """The point of lowest FID, of equals that with the least guidance, then temperature; None if none has a FID."""
+    judged = [entry for entry in entries if "fid" in entry]
+    return min(judged, key=lambda entry: (entry["fid"]["value"], *(entry[axis] for axis in AXES)), default=None)
+
+
+def edge(entries: list[Entry], best: Entry) -> list[str]:
+    """The axes at whose end the best point lies: a better one may lie beyond. A scale of 1 has nothing below."""
+    found = []
+    for axis in AXES:
+        values = {entry[axis] for entry in entries}
+        low = best[axis] == min(values) and not (axis == "guidance" and best[axis] == 1.0)
+        if len(values) > 1 and (low or best[axis] == max(values)):
+            found.append(axis)
+    return found
+
+
+def kept(path: Path, measure: Callable[[], Entry]) -> Entry:
+    """What a point's file says; measured and written if there is none. A point that cannot be measured is its error."""
+    if not path.exists():
+        try:
+            values = measure()
+        except ValueError as error:
+            values = {"error": str(error)}
+            print(f"{path.stem}: {error}", flush=True)
+        write_json(path, values)
+    found: Entry = read_json(path)
+    return found
+
+
+def measure(sampler: Sampler, network: Extractor, real: Real, settings: Sampling, samples: int, done: Done) -> Entry:
+    """FID and Inception Score at one point.
+
+    Args:
+        sampler: the model.
+        network: what judges.
+        real: what it compares with.
+        settings: the point.
+        samples: images.
+        done: told of each chunk.
+
+    Raises:
+        ValueError: images or features are not finite.
+    """
+    import numpy as np
+    import torch
+
+    from mar.metrics.bootstrap import Bootstrap
+    from mar.runtime.noise import Noise
+    from mar.sampling.sampler import chunk_labels
+
+    study, labels = sampler.study, chunk_labels(0, samples, sampler.manifest["classes"])
+    parts: list[dict[str, torch.Tensor]] = []
+    for number, asked in enumerate(labels.split(study.metrics.chunk)):
+        # named by the chunk and not by the point: differences of points are paired
+        noise = Noise("sweep", study.seed, sampler.seed, number, device=sampler.device)
+        parts.append(network(sampler.draw(settings, asked, noise)))
+        done(len(asked))
+    arrays = {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0] if key != "spatial"}
+    if not all(np.isfinite(values).all() for values in arrays.values()):
+        raise ValueError(f"{network.name}: features are not finite")
+    draw = Bootstrap(labels.numpy(), RESAMPLES, study.seed)
+    found = {"fid": draw.fid(arrays["features"], real.statistics)}
+    return found | ({"inception_score": draw.inception_score(arrays["logits"])} if "logits" in arrays else {})

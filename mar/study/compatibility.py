@@ -1,0 +1,61 @@
+"""What parts of a study accept of each other: refused here when a study is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mar.study.parts import Backbone, Head, Sampling
+
+
+def check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, name: str, tokens: int) -> None:
+    """Refuse what this backbone or head cannot honour: a setting without effect would be a wrong label on a number."""
+    if sampling.kv_cache and backbone.kind not in ("causal", "scales"):
+        raise ValueError(f"{at}.kv_cache true with a {backbone.kind} backbone: attends both ways; accepted: false")
+    if backbone.kind == "causal" and sampling.steps != tokens:
+        raise ValueError(f"{at}.steps {sampling.steps}: a causal backbone takes one token a step; accepted: {tokens}")
+    if sampling.steps > tokens:
+        raise ValueError(f"{at}.steps {sampling.steps}: {tokens} tokens; accepted: 1 to {tokens}")
+    if sampling.order == "confidence" and (head.kind, backbone.kind) != ("categorical", "masked"):
+        raise ValueError(
+            f"{at}.order confidence with a {head.kind} head on a {backbone.kind} backbone: only a categorical head "
+            "says how sure it is, and only a masked backbone takes any order; accepted: none"
+        )
+    for key in ("order", "late_steps", "token_cache", "condition_cache"):
+        if backbone.kind != "masked" and (value := getattr(sampling, key)) is not None:
+            raise ValueError(f"{at}.{key} {value} with a {backbone.kind} backbone: belongs to masked; accepted: none")
+    if sampling.condition_cache and sampling.guidance == 1.0:
+        raise ValueError(
+            f"{at}.condition_cache {sampling.condition_cache} without guidance: there is no null condition; "
+            "accepted: none, or a guidance above 1"
+        )
+    if sampling.late_steps and max(sampling.late_steps, sampling.steps - sampling.late_steps) > tokens // 2:
+        raise ValueError(
+            f"{at}.late_steps {sampling.late_steps} of steps {sampling.steps}: each half of {tokens} tokens has "
+            f"{tokens // 2}; accepted: at most as many steps for each"
+        )
+    if sampling.solver != "ancestral" and head.kind != "diffusion":
+        raise ValueError(
+            f"{at}.solver {sampling.solver} with a {head.kind} head: belongs to diffusion; accepted: ancestral"
+        )
+    for key, kinds in (
+        ("diffusion_steps", ("diffusion", "joint")),
+        ("clamp", ("diffusion",)),
+        ("top_k", ("categorical",)),
+        ("top_p", ("categorical",)),
+        ("guidance_channels", ("joint",)),
+    ):
+        if head.kind not in kinds and getattr(sampling, key) is not None:
+            raise ValueError(f"{at}.{key} {getattr(sampling, key)} with a {head.kind} head; accepted: none")
+    if head.kind in ("diffusion", "joint") and sampling.diffusion_steps is None:
+        raise ValueError(f"{at}.diffusion_steps is needed by head {name}; published: 100, DiT 250")
+    if head.kind == "mse" and sampling.temperature != 1.0:
+        raise ValueError(f"{at}.temperature {sampling.temperature} with a mse head: it draws nothing; accepted: 1.0")
+    if head.kind == "joint" and sampling.guidance_schedule != "constant" and sampling.guidance != 1.0:
+        raise ValueError(f"{at}.guidance_schedule {sampling.guidance_schedule} with DiT: one step; accepted: constant")
+
+
+def known(where: str, name: str, accepted: Any) -> Any:
+    """The entry of that name, or a ValueError that says where it was asked for and what is accepted."""
+    if name not in accepted:
+        raise ValueError(f"{where}: found {name!r}; accepted: {', '.join(accepted) or 'none'}")
+    return accepted[name] if isinstance(accepted, dict) else name

@@ -1,0 +1,57 @@
+"""The JSON schema of a study file, for editors."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mar.study.study import FACTORS, Study
+
+
+def json_schema() -> str:
+    """JSON schema of a study *file*, for editors: the text of `workflow/schemas/study.schema.json`.
+
+    A file may be a part of a study (`extends`), so no key is required, and each may be null, which takes the
+    key of the base away. Completeness, names and combinations are judged where the whole study is read.
+    """
+    schema = Study.model_json_schema()
+    for name, section in {"Study": schema, **schema["$defs"]}.items():
+        if name not in ("TableRow", "Curve"):  # items of lists, which are replaced and never merged
+            section.pop("required", None)
+            section["properties"] = {key: _or_null(rule) for key, rule in section["properties"].items()}
+    variant = {key: rule for key, rule in schema["$defs"]["Variant"]["properties"].items() if key not in FACTORS}
+    name_or_list = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+    matrix = {
+        "name": {"type": "string", "description": "name of a variant, as {tokenizer}-{head}"},
+        **{key: {**name_or_list, "description": "a list is crossed, one name is shared"} for key in FACTORS},
+        "exclude": {
+            "type": "array",
+            "items": {"type": "object", "properties": {key: {"type": "string"} for key in FACTORS}, "minProperties": 1},
+            "description": "combinations to leave out: those that agree with all factors of an entry",
+        },
+        **variant,
+    }
+    schema["properties"] |= {
+        "extends": {"type": "string", "description": "study file that this one changes, relative to this file"},
+        "matrix": _or_null(
+            {
+                "type": "object",
+                "description": "variants from a cross product of factors; entries of `variants` change or drop them",
+                "properties": matrix,
+                "additionalProperties": False,
+            }
+        ),
+    }
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Study file"}
+    return json.dumps({**head, **{k: v for k, v in schema.items() if k != "title"}}, indent=1) + "\n"
+
+
+def _or_null(rule: dict[str, Any]) -> dict[str, Any]:
+    """The same rule, or null; of a mapping, also for each entry."""
+    if {"type": "null"} in rule.get("anyOf", []):
+        return rule
+    told: dict[str, Any] = {key: rule[key] for key in ("description", "default") if key in rule}
+    rule = {key: value for key, value in rule.items() if key not in (*told, "title")}
+    if "patternProperties" in rule:
+        rule["patternProperties"] = {k: _or_null(v) for k, v in rule["patternProperties"].items()}
+    return {**told, "anyOf": [rule, {"type": "null"}]}

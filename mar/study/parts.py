@@ -1,0 +1,354 @@
+"""The factors of the paper as pydantic models: data, tokenizer, backbone, head, recipe, sampling.
+
+Each is one section of a study file, and says by itself what it accepts; what they accept of each other is judged in
+`mar/study/study.py`, where a study puts them together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A part of a study: unknown keys are refused with the accepted ones, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key, value in values.items():
+                if key not in cls.model_fields:
+                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                    hint = f" (did you mean {near[0]!r}?)" if near else ""
+                    raise ValueError(f"unknown key {key!r}{hint}; accepted: {', '.join(sorted(cls.model_fields))}")
+                if isinstance(value, bool) and cls.model_fields[key].annotation is not bool:
+                    # Python counts True as 1, and so would pydantic
+                    raise ValueError(f"{key}: found {str(value).lower()}; accepted: anything but true and false")
+        return values
+
+    def _belongs(self, key: str, kinds: str, needed: bool = True) -> None:
+        """Refuse `key` outside the kinds (names, space between) that it belongs to, or its absence within."""
+        kind, said = self.kind, getattr(self, key) is not None  # type: ignore[attr-defined]
+        if kind in kinds.split() and needed and not said:
+            raise ValueError(f"{key} belongs to kind {kinds.replace(' ', ', ')} and is needed there: kind {kind}")
+        if kind not in kinds.split() and said:
+            raise ValueError(f"{key} belongs to kind {kinds.replace(' ', ', ')}: kind {kind}")
+
+
+class Data(Section):
+    """The images of the study and how they become square RGB arrays."""
+
+    kind: Literal["digits", "imagefolder"] = Field(description="digits: shipped with scikit-learn; imagefolder: yours")
+    path: str | None = Field(None, description="imagefolder: root of <class>/<image>, or of train/ and val/ with those")
+    image_size: PositiveInt = Field(description="side in pixels after the ADM centre crop (digits: after resizing)")
+    flip: bool = Field(False, description="encode mirror images too and pick one of both in training")
+    holdout: float = Field(0.2, gt=0.0, lt=1.0, description="share of each class held out where the tree has no val/")
+    expect: Literal["imagenet"] | None = Field(
+        None, description="imagefolder: totals to check, ImageNet-1k's 1,000 classes, 1,281,167 and 50,000 images"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        if (self.kind == "imagefolder") != (self.path is not None):
+            raise ValueError(
+                f"path belongs to kind imagefolder and is needed there: kind {self.kind}, path {self.path}"
+            )
+        if self.kind == "digits" and self.flip:
+            raise ValueError("flip: true with kind digits: a mirrored 2 is no 2; accepted: false")
+        self._belongs("expect", "imagefolder", needed=False)
+        return self
+
+
+class Tokenizer(Section):
+    """Image <-> tokens: a convolutional autoencoder, trained here or imported, or pixels as they are (Table 2)."""
+
+    kind: Literal["kl", "vq", "msvq", "consistency", "pixels"] = Field(
+        description="msvq: ids of several scales, of which each adds to those before (VAR); "
+        "consistency: Stable Diffusion's KL-8 encoder with the consistency decoder; pixels: patches"
+    )
+    stride: PositiveInt = Field(description="pixels per latent position and axis, a power of two; pixels: 1")
+    channels: tuple[PositiveInt, ...] = Field((), description="width of each resolution level: log2(stride) + 1")
+    layers: PositiveInt = Field(1, description="residual blocks per level")
+    attention: Literal["middle", "encoder", "both"] = Field(
+        "middle", description="self-attention: in the middle blocks; also at the encoder's last level (MAR's KL-16); "
+        "or at that of the decoder too (LDM's KL-16 and VQ-16)"
+    )  # fmt: skip
+    latent_channels: PositiveInt = Field(
+        description="kl: numbers per latent position; vq, msvq: width of a code; pixels: 3"
+    )
+    group: PositiveInt = Field(1, description="group x group latent positions make one token (2: Table 2's KL-8)")
+    codebook_size: PositiveInt | None = Field(None, description="vq and msvq: number of codes")
+    scales: tuple[PositiveInt, ...] | None = Field(
+        None, min_length=2, description="msvq only: sides of the scales, ascending to that of the latents"
+    )
+    continuous: bool = Field(False, description="vq only: tokens are the latents before the quantiser, not ids")
+    scale: PositiveFloat | None = Field(None, description="factor on latents; default: 1/std over the train split")
+    pretrained: bool = Field(False, description="weights are imported (`mar import`), not trained")
+    weights: Name | None = Field(None, description="pretrained: name of the import; default: the tokenizer's")
+    kl_weight: PositiveFloat | None = Field(None, description="kl only: weight of the KL term (LDM: 1e-6)")
+    perceptual_weight: float = Field(0.0, ge=0.0, description="weight of LPIPS (LDM: 1); 0 leaves it out")
+    adversarial_weight: float = Field(0.0, ge=0.0, description="weight of the patch discriminator (LDM: 0.5)")
+    adversarial_start: int = Field(0, ge=0, description="images before the discriminator counts (LDM: 50,001 steps)")
+    images: PositiveInt | None = Field(None, description="images seen in training")
+    batch: PositiveInt = 64
+    learning_rate: PositiveFloat | None = Field(None, description="Adam, cosine to zero")
+
+    @model_validator(mode="after")
+    def _check(self) -> Tokenizer:
+        if self.stride & (self.stride - 1):
+            raise ValueError(f"stride {self.stride}: a power of two is accepted")
+        levels = 0 if self.kind in ("pixels", "consistency") else self.stride.bit_length()
+        if len(self.channels) != levels:
+            raise ValueError(
+                f"channels {list(self.channels)}: kind {self.kind} with stride {self.stride} has {levels} levels"
+            )
+        self._belongs("codebook_size", "vq msvq")
+        self._belongs("scales", "msvq")
+        if self.scales and list(self.scales) != sorted(set(self.scales)):
+            raise ValueError(f"scales {list(self.scales)}: accepted: ascending, each once")
+        self._belongs("kl_weight", "kl", needed=self.trained)
+        if self.kind == "pixels" and (self.stride, self.latent_channels) != (1, 3):
+            raise ValueError(f"stride {self.stride}, latent_channels {self.latent_channels}: pixels have 1 and 3")
+        if self.kind == "consistency" and (self.stride, self.latent_channels) != (8, 4):
+            raise ValueError(
+                f"stride {self.stride}, latent_channels {self.latent_channels}: the consistency decoder has 8 and 4"
+            )
+        if self.kind == "consistency" and not self.pretrained:
+            raise ValueError("pretrained: false with kind consistency: it is not trained here; accepted: true")
+        if self.pretrained and self.kind == "pixels":
+            raise ValueError("pretrained: true with kind pixels: there are no weights; accepted: false")
+        if self.weights and not self.pretrained:
+            raise ValueError(f"weights {self.weights}: belongs to pretrained: true")
+        if self.continuous and self.kind != "vq":
+            raise ValueError(f"continuous: true with kind {self.kind}: accepted with vq; the others always are")
+        if self.ids and self.group != 1:
+            raise ValueError(f"group {self.group} with kind {self.kind}: an id cannot be grouped; accepted: 1")
+        for key in ("images", "learning_rate"):
+            if (getattr(self, key) is not None) != self.trained:
+                why = "is needed to train" if self.trained else "has no meaning: nothing is trained"
+                raise ValueError(f"{key} {why}: kind {self.kind}, pretrained {str(self.pretrained).lower()}")
+        return self
+
+    @property
+    def trained(self) -> bool:
+        """Whether this project trains it."""
+        return not self.pretrained and self.kind != "pixels"
+
+    @property
+    def ids(self) -> bool:
+        """Whether its tokens are ids, for cross-entropy; else vectors."""
+        return self.kind == "msvq" or (self.kind == "vq" and not self.continuous)
+
+    @property
+    def token_dim(self) -> int:
+        """Numbers in one continuous token."""
+        return self.latent_channels * self.group**2
+
+
+class Backbone(Section):
+    """The transformer that turns the tokens so far into a condition z for each token to come; or DiT, apart."""
+
+    kind: Literal["causal", "masked", "scales", "dit"]
+    width: PositiveInt
+    depth: PositiveInt = Field(
+        description="masked: blocks of the encoder and again of the decoder; causal: twice this; scales: blocks"
+    )
+    heads: PositiveInt
+    mlp_ratio: PositiveFloat = 4.0
+    buffer: PositiveInt = Field(64, description="masked: copies of the class token in front of the sequence")
+    dropout: Fraction = Field(
+        0.1, description="attention and projection dropout; scales: stochastic depth of the last block; DiT has none"
+    )
+    patch: PositiveInt | None = Field(None, description="dit only: patch x patch latent positions make one token")
+    gate_init: PositiveFloat | None = Field(
+        None, description="scales only: factor on the first gates of the blocks (VAR: 1e-3 to 5e-6, less for deeper)"
+    )
+    shared_aln: bool = Field(False, description="scales only: one layer makes the modulations of all blocks (VAR-d36)")
+
+    @model_validator(mode="after")
+    def _check(self) -> Backbone:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        self._belongs("patch", "dit")
+        self._belongs("gate_init", "scales")
+        if self.shared_aln and self.kind != "scales":
+            raise ValueError(f"shared_aln: true with kind {self.kind}: belongs to scales; accepted: false")
+        return self
+
+
+class Head(Section):
+    """The per-token distribution p(x given z); `joint` is DiT's one diffusion process over the whole image."""
+
+    kind: Literal["categorical", "diffusion", "mse", "mixture", "joint"]
+    width: PositiveInt | None = Field(None, description="diffusion only: width of the denoising MLP")
+    depth: PositiveInt | None = Field(None, description="diffusion only: residual blocks of the denoising MLP")
+    noise_draws: PositiveInt | None = Field(None, description="diffusion only: (t, noise) draws per token and step")
+    components: PositiveInt | None = Field(None, description="mixture only: normal distributions per token (GIVT: 16)")
+
+    @model_validator(mode="after")
+    def _check(self) -> Head:
+        for key in ("width", "depth", "noise_draws"):
+            self._belongs(key, "diffusion")
+        self._belongs("components", "mixture")
+        return self
+
+
+class Recipe(Section):
+    """How a variant is trained. Everything counts in images, nothing in steps, epochs or devices."""
+
+    images: PositiveInt = Field(description="images seen in training")
+    batch: PositiveInt = Field(description="global batch in images")
+    micro_batch: PositiveInt | None = Field(None, description="images per forward pass, never split; default: batch")
+    base_learning_rate: PositiveFloat = Field(1e-4, description="per 256 images of global batch")
+    warmup_images: int = Field(0, ge=0, description="linear warm-up from zero")
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        "constant", description="after the warm-up; linear: constant for 5% of the rest, then down to final_rate (VAR)"
+    )
+    final_rate: Fraction | None = Field(None, description="linear only: share of the learning rate at the end")
+    weight_decay: float = Field(0.02, ge=0.0)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    clip: PositiveFloat | None = Field(3.0, description="global gradient norm; null: not clipped (DiT)")
+    ema: Fraction = Field(0.9999, description="decay of the weight average, per optimiser step")
+    label_drop: Fraction = Field(0.1, description="share of images trained without their class")
+    mask_ratio_min: Fraction = Field(0.7, description="masked backbones: lower end of the truncated normal")
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = Field(False, description="keep no activations inside blocks: less memory, slower")
+    compile: bool = Field(False, description="torch.compile the model; needs a C++ compiler on the CPU")
+    checkpoint_images: PositiveInt = Field(description="images between checkpoints")
+    log_images: PositiveInt = Field(description="images between lines of metrics.jsonl")
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        for key in ("images", "checkpoint_images", "log_images", "warmup_images"):
+            if getattr(self, key) % self.batch:
+                raise ValueError(f"{key} {getattr(self, key)} is not a multiple of batch {self.batch}")
+        if self.batch % (self.micro_batch or self.batch):
+            raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
+        if (self.schedule == "linear") != (self.final_rate is not None):
+            raise ValueError(f"final_rate belongs to schedule linear and is needed there; schedule {self.schedule}")
+        return self
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate: the base rate scaled linearly with the global batch."""
+        return self.base_learning_rate * self.batch / 256
+
+
+class Sweep(Section):
+    """Grid from which guidance scale and temperature are chosen for a model: by FID, on samples of its own."""
+
+    samples: PositiveInt = Field(description="images at each point of the grid")
+    guidance: tuple[Annotated[float, Field(ge=1.0)], ...] = Field((1.0,), min_length=1)
+    temperature: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
+    refine: int = Field(0, ge=0, description="times that the best point's surroundings are searched at half the step")
+
+    @model_validator(mode="after")
+    def _check(self) -> Sweep:
+        for key in ("guidance", "temperature"):
+            values = getattr(self, key)
+            if list(values) != sorted(set(values)):
+                raise ValueError(f"{key} {list(values)}: accepted: ascending, each once")
+        return self
+
+
+class Sampling(Section):
+    """One way to draw images from a trained variant. Defaults are the published ones."""
+
+    steps: PositiveInt = Field(
+        description="autoregressive steps; as many as tokens: one token a step; scales: one a scale; dit: 1"
+    )
+    order: Literal["confidence", "checkerboard"] | None = Field(
+        None,
+        description="masked backbones. confidence: the surest tokens first (MAGE, Table 5), categorical heads only; "
+        "checkerboard: every other position first, then the rest, each in a random order (GtR)",
+    )
+    confidence_noise: float | None = Field(
+        None, ge=0.0, description="order confidence: scale of the Gumbel noise on log p, falling to 0 (MaskGIT: 4.5)"
+    )
+    late_steps: PositiveInt | None = Field(
+        None, description="masked backbones: as many of the steps draw the second half of the tokens (GtR); "
+        "default: the cosine schedule over all tokens"
+    )  # fmt: skip
+    guidance: float = Field(1.0, ge=1.0, description="classifier-free guidance scale; 1 is none")
+    guidance_schedule: Literal["linear", "constant"] = "linear"
+    guidance_channels: PositiveInt | None = Field(None, description="dit only: guided channels (published: 3 of 4)")
+    temperature: PositiveFloat = Field(1.0, description="scales the noise (diffusion) or divides the logits")
+    top_k: PositiveInt | None = Field(
+        None, description="categorical heads: only as many of the likeliest ids are drawn"
+    )
+    top_p: Fraction | None = Field(
+        None, gt=0.0, description="categorical heads: of these, only the likeliest that have this probability together"
+    )
+    diffusion_steps: PositiveInt | None = Field(None, description="diffusion and joint heads, respaced from 1000")
+    solver: Literal["ancestral", "ddim", "dpm"] = Field(
+        "ancestral", description="diffusion heads: the published sampler, DDIM, or DPM-Solver++ of order 2"
+    )
+    eta: Fraction = Field(0.0, description="ddim only: share of the ancestral noise in each step")
+    clamp: PositiveFloat | None = Field(
+        None,
+        description="diffusion heads only: predicted x0 is held within this many standard deviations; not published",
+    )
+    kv_cache: bool = Field(False, description="causal and scales backbones only")
+    token_cache: int | None = Field(
+        None, ge=2, description="masked backbones: all tokens anew in each n-th step only (LazyMAR); not published"
+    )
+    condition_cache: int | None = Field(
+        None, ge=2, description="masked backbones: the null condition in each n-th step only (LazyMAR); not published"
+    )
+    dtype: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of the model and the decoder")
+    seed: int = Field(0, ge=0, description="sampling seed: another one draws other images with the same weights")
+    sweep: Sweep | None = Field(None, description="guidance and temperature are the best of this grid, for each model")
+
+    @model_validator(mode="after")
+    def _check(self) -> Sampling:
+        if self.sweep:
+            for key in ("guidance", "temperature"):
+                if key in self.model_fields_set and getattr(self, key) != 1.0:
+                    raise ValueError(
+                        f"{key} {getattr(self, key)} with a sweep, which chooses it; accepted: one of both"
+                    )
+        if (self.order == "confidence") != (self.confidence_noise is not None):
+            raise ValueError("confidence_noise belongs to order confidence and is needed there")
+        self._check_fast()
+        return self
+
+    def _check_fast(self) -> None:
+        """Refuse fast modes that would have no effect, or none that is known."""
+        if self.eta and self.solver != "ddim":
+            raise ValueError(f"eta {self.eta:g} with solver {self.solver}: belongs to ddim; accepted: 0")
+        if self.order == "confidence":
+            for key in ("late_steps", "token_cache", "condition_cache"):
+                if getattr(self, key) is not None:
+                    raise ValueError(
+                        f"{key} {getattr(self, key)} with order confidence, found out on the way; accepted: none"
+                    )
+        if self.late_steps and self.late_steps >= self.steps:
+            raise ValueError(f"late_steps {self.late_steps} of steps {self.steps}; accepted: fewer")
+        for key in ("token_cache", "condition_cache"):
+            if (every := getattr(self, key)) and every > self.steps:
+                raise ValueError(f"{key} {every}, steps {self.steps}; accepted: 2 to {self.steps}")
+        if self.condition_cache and self.condition_cache % (self.token_cache or 1):
+            raise ValueError(
+                f"condition_cache {self.condition_cache} with token_cache {self.token_cache}: the null condition is "
+                "computed where all tokens are; accepted: a multiple"
+            )
+
+    @property
+    def points(self) -> list[Sampling]:
+        """The setting itself, or those at the points of its sweep, the largest scale and temperature last."""
+        if not self.sweep:
+            return [self]
+        return [self.at(g, t) for g, t in itertools.product(self.sweep.guidance, self.sweep.temperature)]
+
+    def at(self, guidance: float, temperature: float) -> Sampling:
+        """This setting at one point of its sweep."""
+        return self.model_copy(update={"guidance": guidance, "temperature": temperature, "sweep": None})

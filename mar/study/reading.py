@@ -1,0 +1,147 @@
+"""Reading a study: `extends`, `matrix`, and validation with messages a person can act on."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mar.runtime.files import write_if_changed
+from mar.study import layout
+from mar.study.study import FACTORS, Study
+
+
+class StudyError(ValueError):
+    """A study file that cannot be used: names the file, the key, what was found and what is accepted."""
+
+
+def load(path: str | Path) -> Study:
+    """Read a study file (YAML, or the resolved study.json).
+
+    Raises:
+        StudyError: the file is missing, is no YAML mapping, or says something that is not accepted.
+    """
+    path = Path(path)
+    return resolve(read(path), path)
+
+
+def resolve(values: dict[str, Any], source: str | Path) -> Study:
+    """Turn the mapping of a study file into a checked study; `extends` is relative to the file's folder."""
+    source = Path(source)
+    values = _expand_matrix(_extend(values, source), source)
+    try:
+        return Study.model_validate(values)
+    except ValidationError as error:
+        raise StudyError("\n".join(_describe(source, e) for e in error.errors())) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key said twice in one mapping is an error: YAML itself keeps the last in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        said: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and str(key.value) in said:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is there twice", key.start_mark)
+            said.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping of a study file as it stands.
+
+    Raises:
+        StudyError: it cannot be read, is no YAML mapping, or says a key twice.
+    """
+    try:
+        values = yaml.load(path.read_text(), _Loader)
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: no valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise StudyError(f"{path}: found {type(values).__name__}; accepted: a mapping with the keys of a study")
+    return values
+
+
+def _extend(values: dict[str, Any], source: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    values = dict(values)
+    if "extends" not in values:
+        return values
+    name = values.pop("extends")
+    if not isinstance(name, str):
+        raise StudyError(f"{source}: extends: found {name!r}; accepted: the path of one study file")
+    base = Path(os.path.normpath(source.parent / name))
+    if base in seen:
+        raise StudyError(f"{source}: extends: {base.name} extends itself through {[p.name for p in seen]}")
+    if not base.is_file():
+        raise StudyError(f"{source}: extends: found {name!r}, and there is no file {base}; accepted: a study file")
+    return _merge(_extend(read(base), base, (*seen, base)), values)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Mappings merge key by key, everything else is replaced, null takes a key away."""
+    merged = dict(base)
+    for key, value in over.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _expand_matrix(values: dict[str, Any], source: Path) -> dict[str, Any]:
+    """Variants from a cross product: lists under `matrix` are crossed, `exclude` drops partial matches."""
+    matrix = values.get("matrix")
+    if matrix is None:
+        return values
+    if not isinstance(matrix, dict) or not isinstance(matrix.get("name"), str):
+        raise StudyError(f"{source}: matrix: needs name (a template as '{{backbone}}-{{head}}') and lists of factors")
+    variants = values.get("variants", {})
+    if not isinstance(variants, dict):
+        raise StudyError(f"{source}: variants: found {type(variants).__name__}; accepted: a mapping of variants")
+    name, exclude = matrix["name"], matrix.get("exclude", [])
+    rest = {k: v for k, v in matrix.items() if k not in ("name", "exclude")}
+    crossed = {k: v for k, v in rest.items() if k in FACTORS and isinstance(v, list)}
+    shared = {k: v for k, v in rest.items() if k not in crossed}
+    if not isinstance(exclude, list):
+        raise StudyError(f"{source}: matrix.exclude: found {exclude!r}; accepted: a list of mappings factor: value")
+    for rule in exclude:
+        if not isinstance(rule, dict) or not rule or not set(rule) <= set(crossed):
+            accepted = f"a mapping of crossed factors ({', '.join(crossed)})"
+            raise StudyError(f"{source}: matrix.exclude: found {rule!r}; accepted: {accepted}")
+    made: dict[str, Any] = {}
+    for combination in itertools.product(*crossed.values()):
+        factors = dict(zip(crossed, combination, strict=True))
+        if any(all(factors[k] == v for k, v in rule.items()) for rule in exclude):
+            continue
+        try:
+            variant = name.format(**factors)
+        except (KeyError, IndexError, AttributeError, ValueError) as error:
+            accepted = ", ".join(f"{{{factor}}}" for factor in crossed)
+            raise StudyError(f"{source}: matrix.name: {error} in {name!r}; accepted: {accepted}") from None
+        if variant in made:
+            raise StudyError(f"{source}: matrix.name: {name!r} calls two combinations {variant!r}; name every factor")
+        made[variant] = {**shared, **factors}
+    # an explicit variant of the same name is laid over the made one, null takes it away
+    return {**{k: v for k, v in values.items() if k != "matrix"}, "variants": _merge(made, variants)}
+
+
+def _describe(source: Path, error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    found = "" if error["type"] in ("value_error", "missing") else f"; found {error['input']!r}"
+    return f"{source}: {key + ': ' if key else ''}{message}{found}"
+
+
+def write_resolved(study: Study, results: Path = layout.RESULTS) -> Path:
+    """Write results/<study>/study.json when it differs: what every command of `mar` reads."""
+    path = layout.study(results / study.study)
+    write_if_changed(path, study.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+    return path

@@ -1,0 +1,120 @@
+"""Sections of a study beside its factors: metrics, speed, tables, curves, fast modes, budget."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from mar.study.parts import Name, Section
+
+
+class Resources(Section):
+    """What one training asks of a cluster, above the site's defaults. Science does not depend on it."""
+
+    nodes: PositiveInt = 1
+    gpus_per_node: PositiveInt = 1
+    hours: PositiveFloat = Field(description="time limit of a job; a longer training goes on in the next one")
+
+
+class Classifier(Section):
+    """The small network, trained on the study's own real images, whose features and logits the metrics use."""
+
+    channels: tuple[PositiveInt, ...] = (32, 64, 64)
+    features: PositiveInt = Field(64, description="width of the feature layer")
+    images: PositiveInt
+    batch: PositiveInt = 64
+    learning_rate: PositiveFloat = 2e-3
+
+
+Extractor = Literal["classifier", "inception", "dinov2", "clean"]
+EXTRACTORS: tuple[str, ...] = get_args(Extractor)
+
+
+class Reference(Section):
+    """Real images, or their statistics, that stand in for the study's train split when `inception` judges."""
+
+    file: str = Field(description="name in config/assets.csv, or path of an .npz (ADM batch, mu and sigma) or a folder")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="needed for a path, unless `unknown_hash`")
+    unknown_hash: bool = Field(False, description="use a file of whatever hash; the hash is recorded and shown")
+
+
+class Metrics(Section):
+    """How sample sets are drawn and judged."""
+
+    samples: PositiveInt = Field(description="images per sample set")
+    chunk: PositiveInt = Field(description="images per chunk: the unit of random numbers, files and restarts")
+    neighbours: PositiveInt = Field(3, description="k of precision and recall")
+    bootstrap: PositiveInt = Field(200, description="resamples of the images for the intervals")
+    extractors: tuple[Extractor, ...] = Field(
+        ("classifier",),
+        min_length=1,
+        description="networks whose features judge; the first one's numbers are those of tables, figures and claims",
+    )
+    reference: Reference | None = Field(None, description="what Inception's numbers compare with; default: train split")
+
+    @model_validator(mode="after")
+    def _check(self) -> Metrics:
+        if len(set(self.extractors)) != len(self.extractors):
+            raise ValueError(f"extractors {list(self.extractors)}: each once is accepted")
+        if self.reference and "inception" not in self.extractors:
+            raise ValueError(
+                f"reference {self.reference.file}: belongs to inception; extractors has {', '.join(self.extractors)}"
+            )
+        if self.samples % self.chunk:
+            raise ValueError(f"samples {self.samples} is not a multiple of chunk {self.chunk}")
+        return self
+
+
+class Speed(Section):
+    """Protocol of the seconds per image: a warm-up batch is dropped, decoding is included."""
+
+    batch: PositiveInt
+    batches: PositiveInt = Field(3, description="timed batches after the warm-up batch; the median counts")
+
+
+class TableRow(Section):
+    """One row of a table: the paper's row and the sample sets that answer it, if the study has any."""
+
+    paper: Name = Field(description="key of the row in config/paper/<table>.csv")
+    variant: Name | None = Field(None, description="ours; without one the row shows the paper's numbers alone")
+    without: Name | None = Field(None, description="sampling setting of the columns without guidance")
+    guided: Name | None = Field(None, description="sampling setting of the columns with guidance")
+
+    @model_validator(mode="after")
+    def _check(self) -> TableRow:
+        if (self.variant is None) != (self.without is None and self.guided is None):
+            raise ValueError(f"row {self.paper}: variant and one of without and guided belong together")
+        return self
+
+
+class Table(Section):
+    """A table of the paper and our rows for it."""
+
+    paper: Name = Field(description="config/paper/<paper>.csv")
+    title: str
+    timed: bool = Field(False, description="measure the seconds per image of its rows, as of the trade-off's points")
+    rows: tuple[TableRow, ...]
+
+
+class Curve(Section):
+    """One curve of a figure: a variant at several sampling settings."""
+
+    label: str
+    variant: Name
+    sampling: tuple[Name, ...]
+
+
+class Modes(Section):
+    """Fast sampling modes of one variant, and the setting that they are held against."""
+
+    variant: Name
+    default: Name = Field(description="sampling setting with which each mode is compared")
+    modes: tuple[Name, ...] = Field(min_length=1, description="sampling settings: accepted or refused (table fast)")
+
+
+class Budget(Section):
+    """What a whole study may cost by `mar plan`'s estimate; the workflow refuses to start above it."""
+
+    gpu_hours: PositiveFloat | None = Field(None, description="A100 hours")
+    disk_gb: PositiveFloat | None = Field(None, description="results on disk, 1e9 bytes")

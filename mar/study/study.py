@@ -1,0 +1,190 @@
+"""Study files as pydantic models: what a study may say, and what is refused when it is read.
+
+A study is one YAML file. It names the data set, tokenizers, backbones, heads, recipes and sampling settings
+(`mar/study/parts.py`), and then *variants*, each of which picks one of each by name: the factors of the paper are
+independent here as they are in the code. `mar/study/reading.py` reads the file; the JSON schema in `workflow/schemas/`
+is generated from these classes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mar.study.compatibility import check_sampling, known
+from mar.study.parts import Backbone, Data, Head, Name, Recipe, Sampling, Section, Tokenizer
+from mar.study.sections import Budget, Classifier, Curve, Metrics, Modes, Resources, Speed, Table
+
+FACTORS = ("tokenizer", "order", "backbone", "head")  # of a variant, that `matrix` crosses
+
+
+class Variant(Section):
+    """One choice of each factor of the paper, by name."""
+
+    tokenizer: Name
+    order: Literal["raster", "random", "scales", "joint"] = Field(
+        description="scales: from coarse to fine, VAR only; joint: all tokens at once, DiT only"
+    )
+    backbone: Name
+    head: Name
+    recipe: Name
+    sampling: tuple[Name, ...] = Field(description="sampling settings to draw samples with, for every seed")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0,), description="training seeds; an empty list declares the variant, untrained"
+    )
+    pretrained: bool = Field(False, description="weights are imported (`mar import`), not trained")
+    weights: Name | None = Field(None, description="pretrained: name of the import; default: the variant's")
+    resources: Resources | None = Field(None, description="nodes, GPUs and hours of the training on a cluster")
+
+    @model_validator(mode="after")
+    def _check(self) -> Variant:
+        for key in ("sampling", "seeds"):
+            values = getattr(self, key)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{key} {list(values)}: each entry once is accepted")
+        if self.weights and not self.pretrained:
+            raise ValueError(f"weights {self.weights}: belongs to pretrained: true")
+        if self.pretrained and self.seeds not in ((), (0,)):
+            raise ValueError(f"seeds {list(self.seeds)} with pretrained: true: one set of weights; accepted: [0]")
+        return self
+
+
+class Study(Section):
+    """A whole study: the root of a study file."""
+
+    study: Name
+    title: str = ""
+    seed: int = 0
+    data: Data
+    tokenizers: dict[Name, Tokenizer]
+    backbones: dict[Name, Backbone]
+    heads: dict[Name, Head]
+    recipes: dict[Name, Recipe]
+    sampling: dict[Name, Sampling]
+    variants: dict[Name, Variant]
+    classifier: Classifier | None = Field(None, description="needed where metrics.extractors has `classifier`")
+    metrics: Metrics
+    speed: Speed
+    tables: dict[Name, Table] = Field({}, description="tables of the paper and our rows for them")
+    tradeoff: tuple[Curve, ...] = Field((), description="curves of figures/tradeoff (Figure 6)")
+    diffusion_steps: tuple[Curve, ...] = Field((), description="curves of figures/diffusion_steps (Figure 4)")
+    temperature: tuple[Curve, ...] = Field((), description="curves of figures/temperature (Figure 5)")
+    fast: Modes | None = Field(None, description="fast sampling modes to accept or refuse: the table `fast`")
+    reuse: Name | None = Field(None, description="study whose finished files of equal recipe are taken over")
+    budget: Budget | None = Field(None, description="caps on the estimate of `mar plan`")
+
+    def tokens(self, tokenizer: str) -> int:
+        """Number of tokens of one image under a tokenizer."""
+        tok = self.tokenizers[tokenizer]
+        if tok.scales:
+            return sum(side**2 for side in tok.scales)
+        return (self.data.image_size // (tok.stride * tok.group)) ** 2
+
+    @model_validator(mode="after")
+    def _check(self) -> Study:
+        for name, tok in self.tokenizers.items():
+            step = tok.stride * tok.group
+            if self.data.image_size % step:
+                raise ValueError(
+                    f"tokenizers.{name}: stride {tok.stride} x group {tok.group} = {step} does not divide "
+                    f"data.image_size {self.data.image_size}"
+                )
+            side = self.data.image_size // step
+            if tok.scales and tok.scales[-1] != side:
+                raise ValueError(
+                    f"tokenizers.{name}: scales {list(tok.scales)} end at {tok.scales[-1]}, and image_size "
+                    f"{self.data.image_size} with stride {tok.stride} has {side} x {side} latents; accepted: {side}"
+                )
+        for name, variant in self.variants.items():
+            self._check_variant(name, variant)
+        for table_name, table in self.tables.items():
+            if table_name in ("metrics", "variance", "fast"):
+                raise ValueError(f"tables.{table_name}: every study has a table of this name; accepted: another")
+            for i, row in enumerate(table.rows):
+                if row.variant is not None:
+                    settings = tuple(s for s in (row.without, row.guided) if s is not None)
+                    self._check_settings(f"tables.{table_name}.rows[{i}]", row.variant, settings)
+        for figure in ("tradeoff", "diffusion_steps", "temperature"):
+            for i, curve in enumerate(getattr(self, figure)):
+                self._check_settings(f"{figure}[{i}]", curve.variant, curve.sampling)
+                for setting in curve.sampling if figure == "temperature" else ():
+                    if self.sampling[setting].sweep:
+                        raise ValueError(
+                            f"{figure}[{i}]: sampling.{setting} has a sweep, which chooses what this figure varies; "
+                            "accepted: settings with a temperature of their own"
+                        )
+        if self.fast:
+            self._check_settings("fast", self.fast.variant, (self.fast.default, *self.fast.modes))
+            if self.fast.default in self.fast.modes:
+                raise ValueError(f"fast.modes: {self.fast.default} is fast.default; accepted: other settings")
+        if self.classifier is None and "classifier" in self.metrics.extractors:
+            raise ValueError("classifier: is needed by metrics.extractors, which has classifier")
+        if self.reuse == self.study:
+            raise ValueError(f"reuse {self.reuse}: accepted: another study")
+        return self
+
+    def _check_settings(self, where: str, variant: str, settings: tuple[str, ...]) -> None:
+        known(where + ".variant", variant, self.variants)
+        for setting in settings:
+            known(f"{where}: sampling of variant {variant}", setting, self.variants[variant].sampling)
+
+    def _check_variant(self, name: str, variant: Variant) -> None:
+        where = f"variants.{name}"
+        tok = known(f"{where}.tokenizer", variant.tokenizer, self.tokenizers)
+        backbone = known(f"{where}.backbone", variant.backbone, self.backbones)
+        head = known(f"{where}.head", variant.head, self.heads)
+        known(f"{where}.recipe", variant.recipe, self.recipes)
+        if tok.ids != (head.kind == "categorical"):
+            raise ValueError(
+                f"{where}: head {variant.head} ({head.kind}) on tokenizer {variant.tokenizer} ({tok.kind}): "
+                f"{head.kind} takes {'ids' if head.kind == 'categorical' else 'continuous tokens'}; accepted: "
+                + (
+                    "kind vq, not continuous, or msvq"
+                    if head.kind == "categorical"
+                    else "kl, pixels, consistency, continuous vq"
+                )
+            )
+        joint = {f"backbone {variant.backbone} dit": backbone.kind == "dit"}
+        joint |= {f"head {variant.head} joint": head.kind == "joint", "order joint": variant.order == "joint"}
+        if len(set(joint.values())) > 1:
+            said = ", ".join(f"{what}: {'yes' if value else 'no'}" for what, value in joint.items())
+            raise ValueError(f"{where}: DiT is backbone, head and order together; found {said}; accepted: all or none")
+        scales = {f"tokenizer {variant.tokenizer} msvq": tok.kind == "msvq", "order scales": variant.order == "scales"}
+        scales |= {f"backbone {variant.backbone} scales": backbone.kind == "scales"}
+        if len(set(scales.values())) > 1:
+            said = ", ".join(f"{what}: {'yes' if value else 'no'}" for what, value in scales.items())
+            raise ValueError(
+                f"{where}: VAR is tokenizer, order and backbone together; found {said}; accepted: all or none"
+            )
+        recipe, asked = self.recipes[variant.recipe], variant.resources
+        parts = recipe.batch // (recipe.micro_batch or recipe.batch)
+        if asked and parts % (asked.nodes * asked.gpus_per_node):
+            raise ValueError(
+                f"{where}.resources: {asked.nodes} x {asked.gpus_per_node} GPUs share the {parts} micro-batches of a "
+                f"step (recipe {variant.recipe}: batch {recipe.batch}); accepted: a number of GPUs that divides {parts}"
+            )
+        if backbone.kind == "dit":
+            side = self.data.image_size // tok.stride
+            if tok.group != 1 or side % (backbone.patch or 1):
+                raise ValueError(
+                    f"{where}: dit groups by its own patch {backbone.patch}, on {side} x {side} latents; accepted: a "
+                    f"tokenizer with group 1 and a patch that divides {side}; found group {tok.group}"
+                )
+        for setting in variant.sampling:
+            sampling = known(f"{where}.sampling", setting, self.sampling)
+            at, tokens = f"{where}: sampling.{setting}", self.tokens(variant.tokenizer)
+            if sampling.order and variant.order == "raster":
+                raise ValueError(f"{at}.order {sampling.order} with order raster of the variant; accepted: none")
+            if tok.scales and sampling.steps != len(tok.scales):
+                raise ValueError(
+                    f"{at}.steps {sampling.steps}: a step draws a scale, and tokenizer {variant.tokenizer} has "
+                    f"{len(tok.scales)}; accepted: {len(tok.scales)}"
+                )
+            for point in sampling.points:
+                check_sampling(at, point, backbone, head, variant.head, 1 if backbone.kind == "dit" else tokens)
+            if sampling.sweep and sampling.sweep.samples % self.metrics.chunk:
+                raise ValueError(
+                    f"{at}.sweep.samples {sampling.sweep.samples} is not a multiple of metrics.chunk "
+                    f"{self.metrics.chunk}"
+                )

@@ -1,0 +1,71 @@
+"""`mar watch`: the trainings of a study as they run, on the terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mar.runtime.runlog import read
+from mar.study import layout
+from mar.study.study import Study
+from mar.tracking.mlflow_sync import _is_number, _sources
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def watch(study: Study, root: Path, every: float = 2.0) -> None:
+    """Show all trainings of a study live until Ctrl-C; without a terminal, print them once.
+
+    Args:
+        study: the study.
+        root: its results folder.
+        every: seconds between looks at the files.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    if not sys.stdout.isatty():
+        Console(width=120).print(_progress_table(study, Path(root)))
+        return
+    try:
+        with Live(_progress_table(study, Path(root)), refresh_per_second=4) as live:
+            while True:
+                time.sleep(every)
+                live.update(_progress_table(study, Path(root)))
+    except KeyboardInterrupt:
+        pass
+
+
+def _progress_table(study: Study, root: Path) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=f"{study.study}: {root}", box=box.SIMPLE_HEAD, title_justify="left")
+    for column in ("training", "images", "of", "loss", "images/s", "left"):
+        table.add_column(column, justify="left" if column == "training" else "right", no_wrap=True)
+    for source in _sources(study, root):
+        lines = read(source.folder / layout.LOG)
+        last = lines[-1] if lines else {"images": 0}
+        rate = _rate(lines)
+        left = "done" if source.done.exists() else "" if not rate else _clock((source.total - last["images"]) / rate)
+        loss = f"{last['loss']:.4f}" if _is_number(last.get("loss")) else ""
+        shown = source.key.removeprefix("runs/")
+        table.add_row(shown, f"{last['images']:,}", f"{source.total:,}", loss, f"{rate:,.0f}" if rate else "", left)
+    return table
+
+
+def _rate(lines: list[dict[str, Any]]) -> float:
+    """Images per second over the last ten lines, 0 where it is unknown."""
+    timed = [line for line in lines[-10:] if "time" in line]
+    if len(timed) < 2:
+        return 0.0
+    seconds = timed[-1]["time"] - timed[0]["time"]
+    return (timed[-1]["images"] - timed[0]["images"]) / seconds if seconds > 0 else 0.0
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

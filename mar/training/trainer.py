@@ -1,0 +1,314 @@
+"""One training loop for every variant. Run the same command again and it goes on where it was, to the bit.
+
+Nothing random is kept between steps: data order, mask ratio, orders, label drop, dropout and noise of a
+micro-batch are functions of (seed, index of the micro-batch), so a checkpoint is weights, moments, average and
+the number of images seen.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mar.data.latents import patchify, sample_posterior
+from mar.data.tokens import TokenSet
+from mar.models.model import build_model
+from mar.models.multiscale import load_quantizer
+from mar.models.order import draw_order, mask_ratio, num_masked
+from mar.runtime import checkpoint, distributed, runlog, stop_signals
+from mar.runtime.distributed import ALONE, World
+from mar.runtime.files import atomic, read_json, sha256, write_json
+from mar.runtime.folders import claim, lock
+from mar.runtime.noise import Noise, seed_of
+from mar.runtime.progress import Progress
+from mar.runtime.provenance import record
+from mar.study import layout
+from mar.study.stage_keys import train_slice
+from mar.study.study import Study
+from mar.training.schedule import learning_rate
+
+
+def train(study: Study, root: Path, variant: str, seed: int) -> None:
+    """Train a variant with one seed; writes ema.safetensors and, last, run.json. Several processes share the work.
+
+    Raises:
+        ValueError: tokens are missing or corrupt, or the loss is not finite.
+    """
+    folder = layout.run(root, variant, seed)
+    with distributed.join() as world, lock(folder) if world.rank == 0 else nullcontext():
+        tokens = TokenSet.open(layout.tokens(root, study.variants[variant].tokenizer), verify=world.rank == 0)
+        recipe = {"train": train_slice(study, variant, seed), "tokens": tokens.sha256}
+        if world.first(lambda: _claim_unfinished(folder, recipe, layout.twin(study, root, folder))):
+            Trainer(study, variant, seed, tokens, folder, world=world).run()
+
+
+def _claim_unfinished(folder: Path, recipe: dict[str, Any], other: Path | None) -> bool:
+    """Make the folder ours, and whether anything is left to do in it."""
+    claim(folder, recipe, "run.json", other)
+    weights = folder / layout.AVERAGE
+    if not (folder / layout.RECORD).exists() or not weights.exists():
+        return True
+    if read_json(folder / layout.RECORD)["checkpoint"] != sha256(weights):
+        return True
+    print(f"{folder}: trained already", flush=True)
+    return False
+
+
+class Trainer:
+    """State of a run: model, average, optimiser, images seen."""
+
+    def __init__(
+        self,
+        study: Study,
+        variant: str,
+        seed: int,
+        tokens: TokenSet,
+        folder: Path,
+        ema_folder: Path | None = None,
+        world: World = ALONE,
+    ) -> None:
+        """Start, or go on from the newest checkpoint in `folder`.
+
+        Args:
+            study: the study.
+            variant: what to train.
+            seed: training seed.
+            tokens: its training tokens.
+            folder: folder of the run.
+            ema_folder: keep the weight average in a file there, mapped into memory, instead of in memory.
+            world: the processes that share the work.
+
+        Raises:
+            ValueError: the micro-batches of a step cannot be shared equally, no checkpoint is intact, or there is no
+                compiler where the recipe needs one.
+        """
+        self.world, self.ema_folder = world, ema_folder
+        self.study, self.variant, self.seed, self.tokens, self.folder = study, variant, seed, tokens, folder
+        self.recipe = study.recipes[study.variants[variant].recipe]
+        self.order = study.variants[variant].order
+        self.micro = self.recipe.micro_batch or self.recipe.batch
+        if self.recipe.batch // self.micro % world.size:
+            raise ValueError(
+                f"recipes.{study.variants[variant].recipe}: batch {self.recipe.batch} / micro_batch {self.micro} = "
+                f"{self.recipe.batch // self.micro} on {world.size} processes; accepted: a multiple of their number"
+            )
+        self.device = world.device
+        self.name = (study.seed, seed)
+        torch.manual_seed(seed_of("init", *self.name))
+        quantizer = load_quantizer(tokens.folder, tokens.manifest)
+        self.model = build_model(study, variant, tokens.manifest, quantizer and quantizer.to(self.device)).to(
+            self.device
+        )
+        if self.recipe.gradient_checkpointing:
+            self.model.checkpoint_blocks()
+        if self.recipe.compile:
+            check_compiler()
+            self.model.compile_blocks()
+        self.ema = start_average(self.model, ema_folder)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, self.recipe.weight_decay), lr=0.0, betas=self.recipe.betas, fused=True
+        )
+        self.images, self.seconds, self.restarts, self.order_cache = 0, 0.0, 0, (-1, torch.empty(0))
+        self._resume()
+
+    def run(self) -> None:
+        """Train to the end of the recipe and write the declared outputs: the first process alone writes."""
+        recipe, start, before = self.recipe, time.monotonic(), self.seconds
+        log = self.folder / layout.LOG
+        progress = Progress(f"train {self.variant} seed {self.seed}", recipe.images, self.images)
+        loss, norm, rate = math.nan, math.nan, 0.0
+        while self.images < recipe.images:
+            rate = learning_rate(recipe, self.images)
+            loss, norm = self.step(rate)
+            self.images += recipe.batch
+            self.seconds = before + time.monotonic() - start
+            if self.world.rank == 0:
+                progress.update(recipe.batch, loss=loss)
+                if self.images % recipe.log_images == 0 or self.images == recipe.images:
+                    line = {"images": self.images, "loss": loss, "learning_rate": rate, "grad_norm": norm}
+                    runlog.append(log, {**line, "seconds": round(self.seconds, 3), "time": time.time()})
+                if self.images % recipe.checkpoint_images == 0 or self.images == recipe.images:
+                    checkpoint.save(self.folder / layout.CHECKPOINTS, self.images, self.state())
+            if self.images < recipe.images and self._asked_to_leave():
+                self.world.first(lambda: checkpoint.save(self.folder / layout.CHECKPOINTS, self.images, self.state()))
+                raise SystemExit(stop_signals.LEFT)
+        self.world.first(lambda: self._finish(last_loss(log)))
+
+    def _asked_to_leave(self) -> bool:
+        """Whether a signal asked any of the processes to leave: the same answer for all of them."""
+        asked = torch.tensor(float(stop_signals.asked()), device=self.device)
+        self.world.sum([asked])
+        return bool(asked)
+
+    def _finish(self, final_loss: float) -> None:
+        """Write the declared outputs, run.json last."""
+        with atomic(self.folder / layout.AVERAGE) as temporary:
+            save_file({k: v.cpu() for k, v in self.ema.items()}, temporary)
+        run = {
+            "variant": self.variant,
+            "seed": self.seed,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "head_parameters": count_head(self.model),
+            "images": self.images,
+            "seconds": round(self.seconds, 3),
+            "restarts": self.restarts,
+            "final_loss": final_loss,
+            "processes": self.world.size,
+            "checkpoint": sha256(self.folder / layout.AVERAGE),
+            "tokens": self.tokens.sha256,
+            "provenance": record(),
+        }
+        write_json(self.folder / layout.RECORD, run)
+
+    def step(self, rate: float) -> tuple[float, float]:
+        """One optimiser step on a global batch; returns the loss and the gradient norm before clipping."""
+        recipe, self.model = self.recipe, self.model.train()
+        start, stride = self.images + self.world.rank * self.micro, self.world.size * self.micro
+        total = torch.zeros((), device=self.device)
+        for first in range(start, self.images + recipe.batch, stride):
+            loss = self.micro_batch_loss(first, self.micro) * (self.micro / recipe.batch)
+            loss.backward()
+            total += loss.detach()
+        self.world.sum([total] + [p.grad for p in self.model.parameters() if p.grad is not None])
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip or math.inf)
+        if not (math.isfinite(total.item()) and math.isfinite(norm.item())):
+            raise ValueError(
+                f"{self.folder}: loss {total.item()}, gradient norm {norm.item()} after {self.images} images; the last "
+                "good checkpoint is kept. Usual causes: learning rate too high, bf16; change the recipe and run again"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():  # average from the first step on, without warm-up, as published
+            parameters = dict(self.model.named_parameters())
+            if self.ema_folder:
+                for name, average in self.ema.items():
+                    average.lerp_(parameters[name].to(average.device), 1 - recipe.ema)
+            else:
+                torch._foreach_lerp_(list(self.ema.values()), [parameters[k] for k in self.ema], 1 - recipe.ema)
+        return total.item(), norm.item()
+
+    def micro_batch_loss(self, first: int, count: int) -> Tensor:
+        """Loss of the images first..first+count-1 of the run, all random numbers from that name."""
+        recipe = self.recipe
+        noise = Noise("train", *self.name, first, device=self.device)
+        torch.manual_seed(seed_of("dropout", *self.name, first))
+        index = self.data_order(first, count)
+        labels = self.tokens.labels[index].to(self.device)
+        x = self.load(index, noise)
+        length = self.tokens.manifest["tokens"]
+        # One mask ratio for the whole micro-batch, as the published code has one for a device's batch.
+        ratio = mask_ratio(float(noise.uniform(1)), recipe.mask_ratio_min)
+        order = draw_order(self.order, count, length, noise)
+        labels = torch.where(noise.uniform(count) < recipe.label_drop, -1, labels)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.dtype == "bf16"):
+            loss: Tensor = self.model.loss(x, labels, order, length - num_masked(ratio, length), noise)
+        return loss
+
+    def load(self, index: Tensor, noise: Noise) -> Tensor:
+        """Tokens of images: ids (B, L), or latents (B, L, D), from their posterior if they have one, scaled."""
+        manifest = self.tokens.manifest
+        views = noise.integers(manifest["views"], len(index)).cpu()
+        x = self.tokens.batch(index, views).to(self.device)
+        if manifest["kind"] == "ids":
+            return x
+        if manifest["kind"] == "moments":
+            b, c, h, w = x.shape
+            x = sample_posterior(x, noise.normal(b, c // 2, h, w))
+        return patchify(x * manifest["scale"], manifest["group"])
+
+    def data_order(self, first: int, count: int) -> Tensor:
+        """Image indices of positions first..first+count-1 of the endless stream of shuffled epochs."""
+        n, positions = len(self.tokens), range(first, first + count)
+        return torch.stack([self.epoch(p // n)[p % n] for p in positions])
+
+    def epoch(self, number: int) -> Tensor:
+        """The shuffled image indices of an epoch."""
+        if self.order_cache[0] != number:
+            self.order_cache = (number, Noise("data", *self.name, number).permutations(1, len(self.tokens))[0])
+        return self.order_cache[1]
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on."""
+        return {
+            "images": self.images,
+            "model": self.model.state_dict(),
+            "ema": self.ema,
+            "optimizer": self.optimizer.state_dict(),
+            "seconds": self.seconds,
+            "restarts": self.restarts,
+        }
+
+    def _resume(self) -> None:
+        state = checkpoint.load_latest(self.folder / layout.CHECKPOINTS, self.world)
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        for name, average in self.ema.items():
+            average.copy_(state["ema"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for moments in self.optimizer.state.values():  # on the CPU they are still the file's
+            moments.update({name: tensor.clone() for name, tensor in moments.items()})
+        self.images, self.seconds, self.restarts = state["images"], state["seconds"], state["restarts"] + 1
+        print(f"{self.folder}: going on after {self.images} images", flush=True)
+
+
+def count_head(model: nn.Module) -> int:
+    """Parameters of the head alone; DiT has none."""
+    return sum(p.numel() for name, p in model.named_parameters() if name.startswith("head."))
+
+
+def start_average(model: nn.Module, folder: Path | None) -> dict[str, Tensor]:
+    """A copy of all parameters by name: in memory, or in one file of `folder` that is mapped into memory."""
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    if folder is None:
+        return {name: p.clone() for name, p in parameters.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = [p.numel() for p in parameters.values()]
+    whole = torch.from_file(str(folder / "ema.float32"), shared=True, size=sum(sizes))
+    parts = zip(parameters.items(), whole.split(sizes), strict=True)
+    return {name: part.view_as(p).copy_(p) for (name, p), part in parts}
+
+
+def check_compiler() -> None:
+    """Refuse `compile: true` without a C++ compiler now: the first step would fail in the middle of torch."""
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        raise ValueError(
+            f"compile: true in the recipe, and no C++ compiler {compiler!r} on the PATH; accepted: compile: false, or "
+            "install g++, or name another compiler in the variable CXX"
+        )
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The published groups: no decay for one-dimensional parameters and for everything in Diffusion Loss.
+
+    Position tables, mask token and embeddings have two dimensions or more and are decayed, but for VAR's. DiT is
+    published with weight decay 0, so that its groups are without effect.
+    """
+    apart = ("head.net.", *(f"backbone.{part}" for part in ("pos_start", "pos_1LC", "lvl_embed.")))
+    decayed: list[Tensor] = []
+    plain: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        is_plain = (
+            parameter.ndim == 1 or name.endswith((".bias", ".ada_gss", ".scale_mul_1H11")) or name.startswith(apart)
+        )
+        (plain if is_plain else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def last_loss(log: Path) -> float:
+    """Mean loss of the last tenth of the logged steps: one step's loss is mostly noise."""
+    losses = [line["loss"] for line in runlog.read(log)]
+    tail = losses[-max(1, len(losses) // 10) :]
+    return sum(tail) / len(tail)

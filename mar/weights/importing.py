@@ -1,0 +1,260 @@
+"""Import of published weights: read safely, map names, compare every shape, write safetensors under our names.
+
+`mar import FORMAT FILE` writes results/assets/NAME.safetensors and, last, NAME.json with the whole report. What the
+names become is in `mar/weights/names.py`, how a study takes them in `mar/weights/install.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import pickle
+import shutil
+import tempfile
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mar.data.published import Asset
+from mar.runtime.files import atomic, read_json, sha256, write_json
+from mar.runtime.folders import lock
+from mar.runtime.provenance import record
+from mar.weights.names import FORMATS, Mapped
+
+# Where a checkpoint keeps the tensors that count; the first that is there. Flat files have none of these keys.
+HOLDERS = {"official-mar": ("model_ema",), "dit": ("ema",)}
+SHOWN = 40  # tensors named in one message
+ARCHIVES = (".ckpt", ".pt", ".pth", ".safetensors")
+
+# Things beside tensors that such files carry: parsed arguments, callbacks of Lightning, its and omegaconf's
+# dictionaries, numpy numbers. They are read into empty shells: no code of theirs is run, none need be installed.
+SHELLS = ("argparse", "pytorch_lightning", "lightning", "omegaconf", "numpy", "_codecs", "typing")
+
+
+class Shell:
+    """Stands for an object that is not looked at: takes whatever the file says of it."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Shell:
+        """Whatever the arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def import_weights(format: str, file: Path, name: str, folder: Path, asset: Asset | None = None) -> dict[str, Any]:
+    """Read a published file, check it and write it under our names; returns the report, which NAME.json holds.
+
+    Args:
+        format: one of `FORMATS`.
+        file: torch checkpoint, safetensors, or a zip that holds one of them.
+        name: of the import; studies ask for it as `weights`.
+        folder: of the assets, results/assets.
+        asset: the row of config/assets.csv that the file was fetched by.
+
+    Raises:
+        ValueError: the file is of another format, holds what is not read from outside, or a tensor is missing,
+            unexpected or of another shape than our model of this architecture has.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format {format!r}: accepted: {', '.join(FORMATS)}")
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file")
+    result, report = folder / f"{name}.safetensors", folder / f"{name}.json"
+    with lock(folder):
+        digest = sha256(file)
+        if _done(result, report, format, digest):
+            print(f"{result}: imported already", flush=True)
+            return dict(read_json(report))
+        report.unlink(missing_ok=True)
+        with opened(file, folder) as path:
+            tensors, rest = pick(read(path), format, file)
+            mapped, architecture = checked(format, tensors, file)
+            dtypes = {source: str(t.dtype).removeprefix("torch.") for source, t in tensors.items()}
+            with atomic(result) as temporary:
+                save_file({k: _plain(t) for k, t in mapped.tensors.items()}, temporary)
+        values = {
+            "format": format,
+            "source": {"file": file.name, "sha256": digest, "size": file.stat().st_size},
+            "asset": asset.name if asset else None,
+            "licence": asset.licence if asset else None,
+            "sha256": sha256(result),
+            "architecture": architecture,
+            "parameters": sum(t.numel() for t in mapped.tensors.values()),
+            "counts": {"mapped": len(mapped.tensors), "dropped": len(mapped.dropped)},
+            "tensors": {k: _line(mapped, dtypes, k) for k in mapped.tensors},
+            "dropped": mapped.dropped,
+            "beside": rest,
+            "provenance": record(),
+        }
+        write_json(report, values)
+    _print(values, mapped, file, result)
+    return values
+
+
+def _done(result: Path, report: Path, format: str, digest: str) -> bool:
+    if not (result.exists() and report.exists()):
+        return False
+    said = read_json(report)
+    return bool((said["format"], said["source"]["sha256"], said["sha256"]) == (format, digest, sha256(result)))
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous()
+
+
+def _line(mapped: Mapped, dtypes: dict[str, str], name: str) -> str:
+    source = mapped.sources[name]
+    return f"{source} {'x'.join(map(str, mapped.tensors[name].shape)) or 'scalar'} {dtypes[source]}"
+
+
+def _print(values: dict[str, Any], mapped: Mapped, file: Path, result: Path) -> None:
+    width = max(len(source) for source in mapped.sources.values())
+    for name, source in mapped.sources.items():
+        print(f"{source:{width}}  {name}  {list(mapped.tensors[name].shape)}")
+    for why in sorted(set(mapped.dropped.values())):
+        print(f"dropped {sum(w == why for w in mapped.dropped.values())} tensors {why}")
+    for key, what in values["beside"].items():
+        print(f"not used: {key}: {what}")
+    sizes = ", ".join(f"{k} {v}" for k, v in values["architecture"].items())
+    counts = values["counts"]
+    print(f"{file}: {values['format']}: {sizes}")
+    print(
+        f"{result}: {counts['mapped']} tensors, {values['parameters']:,} parameters, {counts['dropped']} dropped, "
+        f"none missing, none unexpected; sha256 {values['sha256']}",
+        flush=True,
+    )
+
+
+@contextlib.contextmanager
+def opened(file: Path, scratch: Path) -> Iterator[Path]:
+    """The checkpoint itself: the file, or the one member of a plain zip that is one, unpacked for as long as needed.
+
+    Raises:
+        ValueError: a TorchScript archive, or a zip with none or several checkpoints.
+    """
+    if file.suffix == ".safetensors" or not zipfile.is_zipfile(file):
+        yield file
+        return
+    with zipfile.ZipFile(file) as archive:
+        members = archive.namelist()
+        if any(m.endswith("/constants.pkl") or "/code/" in m for m in members):
+            raise ValueError(
+                f"{file}: a TorchScript archive holds code, which is not run; accepted: safetensors or a checkpoint. "
+                "Of the consistency decoder take diffusers' diffusion_pytorch_model.safetensors: `mar import "
+                "consistency-decoder` fetches it (openai/consistency-decoder)"
+            )
+        if any(m.endswith("data.pkl") for m in members):
+            yield file
+            return
+        found = [m for m in members if m.endswith(ARCHIVES)]
+        if len(found) != 1:
+            raise ValueError(f"{file}: found {members[:SHOWN]}; accepted: a zip with one of {', '.join(ARCHIVES)}")
+        with tempfile.TemporaryDirectory(dir=scratch, prefix=".unzip-") as temporary:
+            inner = Path(temporary) / Path(found[0]).name
+            with archive.open(found[0]) as source, open(inner, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            with opened(inner, scratch) as path:
+                yield path
+
+
+def read(file: Path) -> Any:
+    """Content of a checkpoint; tensors are mapped from disk. No code from the file is run.
+
+    Raises:
+        ValueError: no checkpoint, or one that asks for more than tensors and the known shells.
+    """
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except Exception as error:
+            raise ValueError(f"{file}: no safetensors file: {error}") from None
+    mapped = zipfile.is_zipfile(file)  # files of torch before 1.6 are no zips
+    shells: list[Any] = []
+    if mapped:
+        try:
+            asked = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        except Exception as error:
+            raise ValueError(f"{file}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+        unknown = [g for g in asked if g.partition(".")[0] not in SHELLS]
+        if unknown:
+            raise ValueError(f"{file}: asks for {', '.join(sorted(unknown))}, {_why()}")
+        # torch fills nothing but plain dictionaries with items, which those of Lightning have
+        asked = [g for g in asked if g != "argparse.Namespace"]  # that one is shown in the report
+        shells += [(OrderedDict if g.endswith(".AttributeDict") else Shell, g) for g in asked]
+    try:
+        with torch.serialization.safe_globals([*shells, argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError, KeyError) as error:
+        said = str(error).partition("Please use")[0].partition("\n\n")[-1] or str(error)
+        raise ValueError(f"{file}: cannot be read: {' '.join(said.split())[:300]}; {_why()}") from None
+
+
+def _why() -> str:
+    return f"and no code of a file is run; accepted: tensors, and shells of {', '.join(SHELLS)}"
+
+
+def pick(content: Any, format: str, file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors that count, and a word on everything beside them."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: found {type(content).__name__}; accepted: a mapping of tensors")
+    holders = HOLDERS.get(format, ("state_dict", "model"))
+    held = next((key for key in holders if isinstance(content.get(key), dict)), None)
+    chosen = content if held is None else content[held]
+    if held is None and not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{file}: found keys {list(map(str, content))[:SHOWN]}; accepted: {' or '.join(holders)}")
+    odd = [str(key) for key, value in chosen.items() if not isinstance(value, Tensor)]
+    if odd or not chosen:
+        raise ValueError(f"{file}: {held or 'file'} holds {odd[:SHOWN] or 'nothing'}; accepted: tensors")
+    beside = {} if held is None else {str(k): _word(v) for k, v in content.items() if k != held}
+    return dict(chosen), beside
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, argparse.Namespace):
+        return ", ".join(f"{k}={v}" for k, v in vars(value).items() if isinstance(v, str | int | float | bool))
+    tensors = [v for v in value.values() if isinstance(v, Tensor)] if isinstance(value, dict) else []
+    return f"{len(tensors)} tensors" if tensors else type(value).__name__
+
+
+def checked(format: str, tensors: dict[str, Tensor], file: Path) -> tuple[Mapped, dict[str, Any]]:
+    """Tensors under our names, compared one by one with our model of the architecture that they tell.
+
+    Raises:
+        ValueError: listing what is missing, unexpected or of another shape.
+    """
+    names, sizes, model = FORMATS[format]
+    try:
+        mapped = names(tensors)
+        architecture = sizes(mapped)
+        kind = format.removeprefix("ldm-")
+        if kind in ("kl", "vq") and architecture["kind"] != kind:
+            raise ValueError(f"it is a {architecture['kind']} autoencoder; accepted: format ldm-{architecture['kind']}")
+        expected = {key: value.shape for key, value in model(architecture).state_dict().items()}
+    except ValueError as error:
+        raise ValueError(f"{file}: as {format}: {error}") from None
+    compare(expected, mapped, f"{file}: as {format} {architecture}")
+    return mapped, architecture
+
+
+def compare(expected: dict[str, torch.Size], mapped: Mapped, where: str) -> None:
+    """Refuse tensors that are missing, unexpected or of another shape, naming each."""
+    faults = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in mapped.tensors]
+    for name, tensor in mapped.tensors.items():
+        source = mapped.sources[name]
+        if name not in expected:
+            faults.append(f"unexpected: {source}, which becomes {name} {list(tensor.shape)}")
+        elif tensor.shape != expected[name]:
+            faults.append(f"shape: {source} is {list(tensor.shape)}; accepted: {list(expected[name])} ({name})")
+    if faults:
+        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        raise ValueError(f"{where}: {len(faults)} tensors do not fit\n  " + "\n  ".join(faults[:SHOWN] + more))

@@ -1,0 +1,167 @@
+"""Imported weights take the place of a training: checked against the study, then written as the stage would.
+
+What follows (encode, sample, evaluate, report) does not know the difference, except by `pretrained` in config.json and
+run.json.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from mar.models.model import build_model
+from mar.runtime.files import atomic, read_json, sha256, write_json
+from mar.runtime.folders import claim, lock
+from mar.runtime.provenance import record
+from mar.study import layout
+from mar.study.stage_keys import tokenizer_slice, train_slice
+from mar.study.study import Study
+from mar.tokenizers.autoencoder import build
+from mar.training.trainer import count_head
+
+# Of the published models; no tensor tells the number of attention heads.
+HEADS = {"masked": {768: 12, 1024: 16, 1280: 16}, "dit": {384: 6, 768: 12, 1024: 16, 1152: 16}}
+
+
+def install_tokenizer(study: Study, root: Path, name: str) -> None:
+    """Write tokenizers/<name>/{model.safetensors,config.json} from the import that the study names.
+
+    Raises:
+        ValueError: there is no such import, or its architecture is not the study's; the message names the key.
+    """
+    config, folder = study.tokenizers[name], layout.tokenizer(root, name)
+    with lock(folder):
+        file, said = _imported(root, config.weights or name, f"tokenizers.{name}")
+        wanted: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
+        _agree(file, said, {key: (f"tokenizers.{name}.{key}", wanted.get(key, "none")) for key in said["architecture"]})
+        with torch.device("meta"):
+            tokenizer = build(config, study.data.image_size)
+        _same_shapes(file, tokenizer.net.state_dict(), f"tokenizers.{name}")
+        claim(folder, {"slice": tokenizer_slice(study, name), "weights": said["sha256"]})
+        weights, report = folder / layout.WEIGHTS, folder / layout.TOKENIZER
+        if report.exists() and weights.exists() and sha256(weights) == said["sha256"]:
+            print(f"{folder}: complete", flush=True)
+            return
+        _copy(file, weights)
+        net = {k: v for k, v in tokenizer.net.config.items() if not k.startswith("_")}
+        values = {"kind": config.kind, "parameters": said["parameters"], "net": net, "pretrained": _origin(said)}
+        write_json(report, values | {"provenance": record()})
+        print(f"{folder}: weights of {file}", flush=True)
+
+
+def install_run(study: Study, root: Path, variant: str, seed: int) -> None:
+    """Write runs/<variant>/seed<k>/{ema.safetensors,run.json} from the import that the study names.
+
+    Raises:
+        ValueError: the tokens or the import are missing, or its architecture is not the study's; the message names the
+            key.
+    """
+    v, folder = study.variants[variant], layout.run(root, variant, seed)
+    manifest = read_json(layout.token_manifest(root, v.tokenizer))
+    with lock(folder):
+        file, said = _imported(root, v.weights or variant, f"variants.{variant}")
+        _agree(file, said, _wanted(study, variant, manifest))
+        with torch.device("meta"):
+            model = build_model(study, variant, manifest)
+        _same_shapes(file, model.state_dict(), f"variants.{variant}")
+        claim(folder, {"train": train_slice(study, variant, seed), "weights": said["sha256"]})
+        weights, report = folder / layout.AVERAGE, folder / layout.RECORD
+        if report.exists() and weights.exists() and sha256(weights) == said["sha256"]:
+            print(f"{folder}: complete", flush=True)
+            return
+        _copy(file, weights)
+        run = {
+            "variant": variant,
+            "seed": seed,
+            "parameters": said["parameters"],
+            "head_parameters": count_head(model),
+            "images": 0,
+            "seconds": 0.0,
+            "restarts": 0,
+            "checkpoint": said["sha256"],
+            "tokens": sha256(layout.token_manifest(root, v.tokenizer)),
+            "pretrained": _origin(said),
+            "provenance": record(),
+        }
+        write_json(report, run)
+        print(f"{folder}: weights of {file}", flush=True)
+
+
+def _imported(root: Path, weights: str, where: str) -> tuple[Path, dict[str, Any]]:
+    """The imported file and its report, whole."""
+    file = layout.import_weights(layout.assets(root), weights)
+    report = layout.import_record(layout.assets(root), weights)
+    if not (file.exists() and report.exists()):
+        raise ValueError(
+            f"{file if report.exists() else report}: missing, and {where} is pretrained; run `mar import FORMAT FILE "
+            f"--as {weights}` (config/assets.csv lists what is fetched without FILE)"
+        )
+    said = read_json(report)
+    if sha256(file) != said["sha256"]:
+        raise ValueError(f"{file}: not the file that {report} names; run `mar import` again")
+    return file, said
+
+
+def _wanted(study: Study, variant: str, manifest: dict[str, Any]) -> dict[str, tuple[str, Any]]:
+    """For each key of an imported architecture: where the study says it, and what it says."""
+    v = study.variants[variant]
+    backbone, head = study.backbones[v.backbone], study.heads[v.head]
+    at, tok = f"backbones.{v.backbone}", f"tokenizers.{v.tokenizer}"
+    keys = ("kind", "width", "depth", "mlp_ratio", "buffer", "shared_aln")
+    wanted = {key: (f"{at}.{key}", getattr(backbone, key)) for key in keys}
+    if backbone.kind == "scales":  # whose scales of attention tell the heads
+        wanted["heads"] = (f"{at}.heads", backbone.heads)
+    published = HEADS.get(backbone.kind, {}).get(backbone.width, backbone.heads)
+    if backbone.heads != published:
+        raise ValueError(
+            f"{at}.heads {backbone.heads}: the published models of width {backbone.width} have {published}"
+        )
+    return wanted | {
+        "patch": (f"{at}.patch", backbone.patch),
+        "head_width": (f"heads.{v.head}.width", head.width),
+        "head_depth": (f"heads.{v.head}.depth", head.depth),
+        "tokens": (f"data.image_size and {tok}.stride, group: tokens", manifest["tokens"]),
+        "grid": (f"data.image_size and {tok}.stride: side of the latents", manifest["grid"]),
+        "token_dim": (f"{tok}.latent_channels and group: numbers per token", manifest.get("token_dim", "ids")),
+        "scales": (f"{tok}.scales", manifest.get("scales")),
+        "code_width": (f"{tok}.latent_channels", manifest.get("code_width")),
+        "codebook_size": (f"{tok}.codebook_size", manifest.get("codebook_size")),
+        "classes": ("data: classes", manifest["classes"]),
+    }
+
+
+def _agree(file: Path, said: dict[str, Any], wanted: dict[str, tuple[str, Any]]) -> None:
+    sizes = said["architecture"]
+    faults = [
+        f"{where} {'none' if key not in wanted else ours}; the file has {theirs}"
+        for key, theirs in sizes.items()
+        for where, ours in [wanted.get(key, (key, None))]
+        if ours != theirs
+    ]
+    if faults:
+        raise ValueError(f"{file} ({said['format']}): not the architecture of the study\n  " + "\n  ".join(faults))
+
+
+def _same_shapes(file: Path, state: dict[str, torch.Tensor], where: str) -> None:
+    """Every tensor once more, by name: what a key of the study does not tell."""
+    with safe_open(file, framework="pt") as tensors:
+        found = {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    wanted = {name: list(tensor.shape) for name, tensor in state.items()}
+    faults = [name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
+    if faults:
+        lines = [f"{name}: file {found.get(name, 'none')}, {where} {wanted.get(name, 'none')}" for name in faults[:40]]
+        raise ValueError(f"{file}: {len(faults)} tensors do not fit {where}\n  " + "\n  ".join(lines))
+
+
+def _copy(file: Path, target: Path) -> None:
+    # Not linked: the workflow sets the times of its outputs, and the import is not its own.
+    with atomic(target) as temporary:
+        shutil.copyfile(file, temporary)
+
+
+def _origin(said: dict[str, Any]) -> dict[str, Any]:
+    return {key: said[key] for key in ("format", "source", "asset", "licence")}

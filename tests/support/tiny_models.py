@@ -1,0 +1,45 @@
+"""Models of a few hundred parameters, with weights that hide no mistake, and tokens for them."""
+
+import torch
+
+from mar.models.causal import Causal
+from mar.models.heads.head import build_head
+from mar.models.masked import Masked
+from mar.models.model import Model
+from mar.models.order import draw_order
+from mar.runtime.noise import Noise
+from mar.study.parts import Backbone, Head, Sampling
+
+B, L, D, V, CLASSES = 3, 9, 4, 11, 5
+HEADS = {
+    "categorical": Head(kind="categorical"),
+    "diffusion": Head(kind="diffusion", width=8, depth=1, noise_draws=2),
+    "mse": Head(kind="mse"),
+    "mixture": Head(kind="mixture", components=3),
+}
+
+
+def build(kind, head, dropout=0.0):
+    torch.manual_seed(0)
+    backbone = Backbone(kind=kind, width=16, depth=1, heads=2, buffer=3, dropout=dropout)
+    z_proj = torch.nn.Embedding(V, 16) if head == "categorical" else torch.nn.Linear(D, 16)
+    built = {"causal": Causal, "masked": Masked}[kind](backbone, z_proj, L, CLASSES)
+    model = Model(built, build_head(HEADS[head], 16, {"codebook_size": V, "token_dim": D}))
+    for parameter in model.parameters():  # AdaLN-zero would hide mistakes
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def batch(head, order):
+    noise = Noise("test")
+    tokens = noise.integers(V, B, L) if head == "categorical" else noise.normal(B, L, D)
+    return tokens, noise.integers(CLASSES, B), draw_order(order, B, L, noise)
+
+
+def settings(head, **more):
+    extra = {"diffusion_steps": 3} if head == "diffusion" else {}
+    return Sampling(**{"steps": L, **extra, **more})
+
+
+def blank(head):
+    return torch.zeros(L, dtype=torch.long) if head == "categorical" else torch.zeros(L, D)

@@ -1,0 +1,158 @@
+"""Fast modes accepted and refused on numbers that are known: the same features, moved ones, fewer seconds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fabricate import fabricate, small, write
+
+from mar.analysis import acceptance
+from mar.analysis.estimates import Results
+from mar.metrics import jackknife, moments
+from mar.report.tables import fast_modes
+from mar.report.tables.inputs import inputs
+from mar.runtime.files import read_json, sha256
+from mar.study.products import speed_settings, table_names
+from mar.study.reading import resolve
+from mar.study.study import Study
+
+N, WIDTH, SHIFT = 2000, 4, 0.5
+SECONDS = {"s4": 0.8, "s2": 0.2, "s4-cfg": 0.4}
+
+
+def study(samples: int = N, **more: Any) -> Study:
+    """The small study; s2 and s4-cfg of `diff` are held against s4."""
+    values = small({"ar": (0,), "ce": (0,), "diff": (0, 1)}).model_dump(mode="json", exclude_unset=True)
+    values["metrics"] |= {"samples": samples, "bootstrap": 400}
+    values["fast"] = {"variant": "diff", "default": "s4", "modes": ["s2", "s4-cfg"]} | more
+    return resolve(values, "fast.yaml")
+
+
+def keep(folder: Path, rows: np.ndarray, labels: np.ndarray, role: str) -> None:
+    """Features of a set as `mar features` leaves them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "part-00000.npz", features=rows, labels=labels)
+    part = {"file": "part-00000.npz", "count": len(rows), "sha256": sha256(folder / "part-00000.npz")}
+    about = {"role": role, "count": len(rows), "keys": ["features", "labels"], "parts": [part]}
+    write(folder / "manifest.json", about | {"extractor": {"name": "classifier", "weights": "0" * 64, "note": ""}})
+
+
+def made(root: Path, move: dict[str, float], samples: int = N, labels: dict[str, int] | None = None) -> Study:
+    """Results in which a setting's features are the default's and `move` of noise of their own, FID by their mean."""
+    found = study(samples)
+    fabricate(found, root, lambda variant, setting, seed: 2.0, lambda variant, setting: SECONDS.get(setting, 1.0))
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=(samples, WIDTH))
+    keep(root / "features" / "classifier" / "train", real, np.arange(samples) % 10, "real")
+    digest = sha256(root / "features" / "classifier" / "train" / "manifest.json")
+    source = {"kind": "split", "name": "train", "sha256": "a" * 64}
+    about = {"extractor": {"weights": "0" * 64, "note": ""}, "features": digest, "source": source}
+    path = root / "statistics" / "classifier" / "train.npz"
+    path.parent.mkdir(parents=True)
+    np.savez(path, **moments.of(real), about=np.array(json.dumps(about)))
+    for seed in (0, 1):
+        default = rng.normal(size=(samples, WIDTH)) + SHIFT
+        for setting in ("s4", "s2", "s4-cfg"):
+            rows = default + move.get(setting, 0.0) * rng.normal(size=default.shape)
+            classes = np.arange(samples) % 10 + (labels or {}).get(setting, 0)
+            keep(root / "features" / "classifier" / f"diff/seed{seed}/{setting}", rows, classes, "generated")
+    return found
+
+
+def set_metric(root: Path, setting: str, metric: str, **ends: float) -> None:
+    for seed in (0, 1):
+        path = root / "metrics" / "diff" / f"seed{seed}" / f"{setting}.json"
+        values = read_json(path)
+        values["metrics"][metric] |= ends
+        write(path, values)
+
+
+def judged(found: Study, root: Path) -> dict[str, acceptance.Mode]:
+    return {mode.setting: mode for mode in acceptance.modes(Results(found, root))}
+
+
+def test_the_same_images_differ_by_nothing_and_are_accepted(tmp_path: Path) -> None:
+    mode = judged(made(tmp_path, {}), tmp_path)["s2"]
+    assert mode.difference is not None
+    assert (mode.difference.value, mode.difference.low, mode.difference.high) == pytest.approx((0, 0, 0), abs=1e-12)
+    assert mode.refused == () and mode.speedup == pytest.approx(4.0)
+    assert mode.differs == "steps 2"
+
+
+def test_the_difference_is_that_of_fid_over_the_defaults_and_pairs_are_narrower(tmp_path: Path) -> None:
+    found = made(tmp_path, {"s2": 0.1, "s4-cfg": 1.0})
+    mode = judged(found, tmp_path)
+    want, alone = [], []
+    with np.load(tmp_path / "statistics" / "classifier" / "train.npz") as arrays:
+        real = {"mu": arrays["mu"], "sigma": arrays["sigma"]}
+    for seed in (0, 1):
+        folder = tmp_path / "features" / "classifier" / "diff" / f"seed{seed}"
+        rows = [np.load(folder / s / "part-00000.npz")["features"] for s in ("s2", "s4")]
+        (fid, moves), (default, theirs) = (jackknife.fid(x, real) for x in rows)
+        want.append((fid - default) / default)
+        alone.append((moves.var() + theirs.var()) / N / default**2)
+    close, far = mode["s2"].difference, mode["s4-cfg"].difference
+    assert close is not None and far is not None
+    assert close.value == pytest.approx(np.mean(want)) and close.low < close.value < close.high
+    # two seeds are averaged; unpaired, the interval would be that of two independent sets
+    assert close.high - close.low < 0.3 * 2 * 1.96 * np.sqrt(np.sum(alone)) / 2
+    assert far.low > acceptance.MARGIN, "twice the variance in every direction is far beyond it"
+    assert mode["s4-cfg"].refused == (f"FID difference up to {100 * far.high:+.1f}%",)
+    assert mode["s4"].difference is None and mode["s4"].speedup == 1.0
+
+
+def test_a_mode_that_is_as_good_is_refused_where_images_are_too_few(tmp_path: Path) -> None:
+    """The margin holds the end of the interval, so that few images prove nothing."""
+    mode = judged(made(tmp_path, {"s2": 0.3}, samples=40), tmp_path)["s2"]
+    assert mode.difference is not None and mode.difference.low < 0
+    assert mode.difference is not None and mode.difference.high > acceptance.MARGIN
+    assert mode.refused and "FID difference up to" in mode.refused[0]
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"), [("precision", "precision"), ("recall", "recall"), ("inception_score", "IS")]
+)
+@pytest.mark.parametrize(("value", "side"), [(0.2, "below"), (0.8, "above")])
+def test_other_metrics_have_to_lie_inside_the_defaults_interval(
+    tmp_path: Path, metric: str, said: str, value: float, side: str
+) -> None:
+    found = made(tmp_path, {})
+    set_metric(tmp_path, "s4", metric, value=0.5, low=0.4, high=0.6)
+    set_metric(tmp_path, "s2", metric, value=value, low=value, high=value)
+    set_metric(tmp_path, "s4-cfg", metric, value=0.55, low=0.1, high=0.9)
+    mode = judged(found, tmp_path)
+    assert mode["s2"].refused == (f"{said} {side} the default's interval",)
+    assert mode["s4-cfg"].refused == ()
+
+
+def test_other_labels_are_no_pairs(tmp_path: Path) -> None:
+    found = made(tmp_path, {}, labels={"s2": 1})
+    with pytest.raises(ValueError, match=r"s2: of other labels than .*s4; accepted: the same"):
+        judged(found, tmp_path)
+
+
+def test_the_table_says_verdict_reason_and_how_many_images_it_takes(tmp_path: Path) -> None:
+    found = made(tmp_path, {"s2": 0.02, "s4-cfg": 1.0})
+    fast_modes.table(found, tmp_path)
+    with open(tmp_path / "tables" / "fast.csv", newline="") as file:
+        rows = {row["setting"]: row for row in csv.DictReader(file)}
+    assert [rows[s]["accepted"] for s in ("s4", "s2", "s4-cfg")] == ["", "True", "False"]
+    assert float(rows["s2"]["speedup"]) == pytest.approx(4.0)
+    assert float(rows["s2"]["seconds_high"]) == pytest.approx(0.22)
+    text = (tmp_path / "tables" / "fast.md").read_text()
+    assert "| yes |" in text and "no: FID difference up to" in text and "passes from about" in text
+    assert (tmp_path / "tables" / "fast.tex").read_text().count(r"\\") >= 4
+
+
+def test_a_study_with_modes_times_them_and_has_the_table() -> None:
+    found = study()
+    assert table_names(found)[-1] == "fast" and speed_settings(found, "diff") == ["s2", "s4", "s4-cfg"]
+    assert speed_settings(found, "ce") == speed_settings(small(), "ce")
+    needed = inputs(found, "fast")
+    assert "features/classifier/diff/seed1/s4-cfg/manifest.json" in needed and "speed/diff.json" in needed
+    assert "fast" not in table_names(small())

@@ -1,0 +1,127 @@
+"""The commands: what they refuse, and that help needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mar.cli.__main__ import main
+from mar.study import reading as studies
+from mar.study import stage_keys
+
+VERBS = {"prepare", "classifier", "reference", "tokenizer", "rfid", "encode", "train", "sample", "evaluate", "speed"}
+VERBS |= {"table", "figure", "claims", "report", "summary", "track", "watch", "launch", "schema"}
+VERBS |= {
+    "features",
+    "statistics",
+    "sweep",
+    "import",
+    "fetch",
+    "plan",
+    "drill",
+    "jobs",
+    "cancel",
+    "court",
+    "export-adm",
+}
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.fixture
+def resolved(study_file: Path, tmp_path: Path) -> str:
+    return str(studies.write_resolved(studies.load(study_file), tmp_path / "results"))
+
+
+def test_every_stage_has_a_command_with_help() -> None:
+    assert set(main.commands) == VERBS
+    for verb in VERBS:
+        assert run(verb, "--help").exit_code == 0
+
+
+HEAVY = ("torch", "numpy", "pandas", "scipy", "PIL", "sklearn", "matplotlib", "diffusers", "mlflow", "snakemake")
+STUDY = str(Path(__file__).parents[3] / "config" / "digits.yaml")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["launch", "--help"], ["plan", "--study", STUDY], ["schema"], ["jobs"]],
+    ids=lambda arguments: " ".join(arguments[:1]),
+)
+def test_what_needs_no_torch_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    blocked = (*HEAVY, *(() if arguments == ["jobs"] else ("submitit",)))
+    for name in blocked:
+        (tmp_path / f"{name}.py").write_text(f"raise AssertionError('{name} was imported')")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[3]}"}
+    command = [sys.executable, "-m", "mar.cli", *arguments]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--variant", "nobody", "--seed", "0"), "--variant: found 'nobody'; accepted: ar, mar"),
+        (("sample", "--variant", "mar", "--seed", "0", "--setting", "ar"), "--setting: found 'ar'; accepted: mar"),
+        (("encode", "--tokenizer", "x"), "--tokenizer: found 'x'; accepted: kl, vq"),
+    ],
+)
+def test_a_name_that_the_study_lacks_is_refused(resolved: str, arguments: tuple[str, ...], message: str) -> None:
+    result = run(*arguments, "--study", resolved)
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {message}\n"
+
+
+def test_a_job_planned_with_another_recipe_is_refused(resolved: str, study_file: Path, tmp_path: Path) -> None:
+    """A dry run of an edited study rewrites study.json under the jobs of a running one."""
+    planned = stage_keys.train_slice(studies.load(study_file), "mar", 0)
+    edited = json.loads(Path(resolved).read_text())
+    next(iter(edited["recipes"].values()))["ema"] = 0.123
+    Path(resolved).write_text(json.dumps(edited))
+    result = run("train", "--study", resolved, "--variant", "mar", "--seed", "0", "--recipe", planned)
+    assert result.exit_code == 1
+    assert f"Error: {resolved}: changed since this job was planned" in result.stderr and "0.123" in result.stderr
+    assert not (Path(resolved).parent / "runs").exists()
+
+
+def test_a_study_file_is_not_taken_for_the_resolved_one(study_file: Path) -> None:
+    result = run("prepare", "--study", str(study_file))
+    assert result.exit_code == 1
+    assert "accepted: results/<study>/study.json" in result.stderr
+
+
+def test_a_mistake_is_one_line_and_a_bug_keeps_its_traceback(resolved: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistake(*_: Any) -> None:
+        studies.load("nowhere.yaml")
+
+    def bug(*_: Any) -> None:
+        __import__("numpy").linalg.norm([[1.0]], ord="nonsense")
+
+    monkeypatch.setattr("mar.analysis.verdicts.judge", mistake)
+    assert (
+        run("claims", "--study", resolved).stderr == "Error: nowhere.yaml: cannot be read: No such file or directory\n"
+    )
+    monkeypatch.setattr("mar.analysis.verdicts.judge", bug)
+    assert isinstance(run("claims", "--study", resolved).exception, ValueError)
+
+
+def test_threads_reach_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    code = "from mar.cli.__main__ import main; main(['--threads', '1', 'schema'], standalone_mode=False)"
+    code += "; import torch; assert torch.get_num_threads() == 1"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_schema_prints_the_file_of_the_project() -> None:
+    path = Path(__file__).parents[3] / "workflow" / "schemas" / "study.schema.json"
+    assert run("schema").stdout == path.read_text()

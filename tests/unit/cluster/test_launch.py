@@ -1,0 +1,253 @@
+"""`mar launch` on real processes: the package here is a copy whose commands only sleep, fail or say their process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mar.cluster import job_process, resources
+from mar.cluster.launch import Slurm, launch
+
+SOURCE = Path(__file__).parents[3] / "mar"
+CLI = """
+import os, sys, time
+
+def main(arguments, prog_name):
+    verb, *rest = arguments
+    with open("runs.txt", "a") as runs:
+        runs.write(f"start {os.getpid()} {time.monotonic()}\\n")
+    print("hello from", verb, os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+    if verb == "sleep" and not os.path.exists("done"):  # as every stage: nothing to do when it is complete
+        time.sleep(float(rest[0]))
+        open("done", "w").close()
+    if verb == "refuse":
+        print("Error: a mistake", file=sys.stderr)
+        raise SystemExit(1)
+    if verb == "break":
+        raise RuntimeError("a bug")
+    with open("runs.txt", "a") as runs:
+        runs.write(f"end {os.getpid()} {time.monotonic()}\\n")
+"""
+RUN = "import sys; from mar.cluster.launch import launch; sys.exit(launch(sys.argv[2:], 'job', recipe=sys.argv[1]))"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A working folder with the copy of the package."""
+    for package in ("cluster", "runtime"):
+        shutil.copytree(SOURCE / package, tmp_path / "mar" / package)
+    shutil.copy(SOURCE / "__init__.py", tmp_path / "mar")
+    (tmp_path / "mar" / "cli").mkdir()
+    (tmp_path / "mar" / "cli" / "__main__.py").write_text(CLI)
+    (tmp_path / "torch.py").write_text("raise AssertionError('the launcher imported torch')")
+    return tmp_path
+
+
+def start(place: Path, *command: str, recipe: str = "a") -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, recipe, *command],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(place), "CUDA_VISIBLE_DEVICES": "3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+def record(place: Path) -> dict[str, Any]:
+    return json.loads((place / "job" / "job.json").read_text())
+
+
+def runs(place: Path, what: str) -> list[int]:
+    """Processes that started or ended the command, in order."""
+    lines = (place / "runs.txt").read_text().split("\n")
+    return [int(line.split()[1]) for line in lines if line.startswith(what)]
+
+
+def wait_for_run(place: Path) -> int:
+    deadline = time.monotonic() + 20
+    while not (place / "runs.txt").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.1)
+    return runs(place, "start")[0]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_job_is_a_process_of_its_own_whose_output_is_shown(place: Path) -> None:
+    status, out, err = finish(start(place, "greet"))
+    assert (status, out, err) == (0, "hello from greet 3\n", "")  # the GPUs of the launcher, none of submitit's lines
+    job = record(place)
+    assert job["state"] == "finished" and job["cluster"] == "local" and job["command"] == "mar greet"
+    assert runs(place, "end") != [job["pid"]]
+
+
+def test_a_refusal_is_passed_on_in_one_line(place: Path) -> None:
+    status, out, err = finish(start(place, "refuse"))
+    assert status == 1
+    assert out == "hello from refuse 3\nError: a mistake\n"
+    assert err.startswith("launch: job ") and "failed: mar refuse; output: " in err
+    assert record(place)["state"] == "failed"
+
+
+def test_a_bug_keeps_its_traceback(place: Path) -> None:
+    status, out, _ = finish(start(place, "break"))
+    assert status == 1
+    assert "RuntimeError: a bug" in out and "Traceback" in out
+
+
+def test_after_kill_9_the_same_command_follows_the_running_job(place: Path) -> None:
+    first = start(place, "sleep", "3")
+    job = wait_for_run(place)
+    first.kill()
+    first.wait()
+    assert alive(job) and record(place)["state"] == "running"
+    status, out, _ = finish(start(place, "sleep", "3"))
+    assert status == 0
+    assert "of this command is running; following it" in out
+    # It ended in its own time, then the command ran once more, a no-op that makes sure of its outputs.
+    assert runs(place, "end")[0] == job and len(runs(place, "end")) == 2
+    assert record(place)["state"] == "finished"
+
+
+def test_a_running_job_of_another_recipe_is_ended(place: Path) -> None:
+    first = start(place, "sleep", "30")
+    job = wait_for_run(place)
+    first.kill()
+    first.wait()
+    status, out, _ = finish(start(place, "greet", recipe="b"))
+    assert status == 0
+    assert "works on another recipe; ending it" in out
+    assert not alive(job) and job not in runs(place, "end")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_job_too(place: Path, number: signal.Signals) -> None:
+    launcher = start(place, "sleep", "30")
+    job = wait_for_run(place)
+    launcher.send_signal(number)
+    status, _, err = finish(launcher)
+    assert status == 128 + number
+    assert "stopped; run the same command to go on" in err
+    assert not alive(job)
+    assert record(place)["state"] == "stopped"
+
+
+def test_two_launchers_never_run_two_jobs_at_once(place: Path) -> None:
+    both = [start(place, "sleep", "1"), start(place, "sleep", "1")]
+    assert [finish(launcher)[0] for launcher in both] == [0, 0]
+    lines = (place / "runs.txt").read_text().split("\n")[:-1]
+    events = [line.split()[0] for line in sorted(lines, key=lambda line: float(line.split()[2]))]
+    assert events[:2] == ["start", "end"] and events == ["start", "end"] * (len(events) // 2)
+
+
+def test_a_record_whose_process_id_came_again_is_no_running_job(place: Path) -> None:
+    assert finish(start(place, "greet"))[0] == 0
+    job = {**record(place), "state": "running", "pid": os.getpid()}  # alive, but not since then
+    (place / "job" / "job.json").write_text(json.dumps(job))
+    status, out, _ = finish(start(place, "greet"))
+    assert (status, out) == (0, "hello from greet 3\n")
+
+
+def test_debug_runs_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch(["schema", "--out", str(tmp_path / "schema.json")], tmp_path / "job", "debug") == 0
+    assert (tmp_path / "schema.json").exists()
+    job = json.loads((tmp_path / "job" / "job.json").read_text())
+    assert job["state"] == "finished" and job["pid"] == os.getpid()
+    assert launch(["schema", "--nothing"], tmp_path / "job", "debug") == 2
+    assert "No such option" in capsys.readouterr().err
+
+
+def test_slurm_settings_belong_to_slurm(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Slurm settings \{'partition': 'gpu'\} with --cluster local"):
+        launch(["schema"], tmp_path, "local", slurm=Slurm(partition="gpu"))
+
+
+def test_slurm_is_refused_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"--cluster slurm: .*srun.*accepted here: local, debug"):
+        launch(["schema"], tmp_path / "job", "slurm")
+    assert json.loads((tmp_path / "job" / "job.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("extra", "found"),
+    [("reservation=x", "'reservation=x'"), ("--comment=x", "--comment"), ("--partition=x", "--partition")],
+)
+def test_extra_lines_that_are_none_or_ours_are_refused(tmp_path: Path, extra: str, found: str) -> None:
+    with pytest.raises(ValueError, match=f"slurm extra: found {found}"):
+        launch(["schema"], tmp_path, "slurm", slurm=Slurm(extra=extra))
+
+
+def test_only_stages_in_shards_are_shared(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--slurm-shards 4 with train; accepted: encode, features, sample"):
+        launch(["--threads", "1", "train", "--study", "x"], tmp_path, "slurm", slurm=Slurm(shards=4))
+
+
+def test_slurm_settings_become_parameters_of_submitit() -> None:
+    site = Slurm(partition="gpu", constraint="a100|h100", nodes=2, gpus_per_node=8, time=60, mem=2048)
+    assert site.parameters() == {
+        "slurm_partition": "gpu",
+        "slurm_constraint": "a100|h100",
+        "nodes": 2,
+        "gpus_per_node": 8,
+        "tasks_per_node": 8,
+        "timeout_min": 60,
+        "mem_gb": 2.0,
+    }
+    assert Slurm().parameters() == {}
+    extra = Slurm(extra="--reservation='my jobs' --exclusive", signal=300).parameters()
+    assert extra["slurm_additional_parameters"] == {"reservation": "my jobs", "exclusive": True}
+    assert extra["slurm_signal_delay_s"] == 300
+
+
+def test_settings_that_would_have_no_effect_are_refused() -> None:
+    resources.check({"launcher": "slurm", "slurm_partition": "gpu", "mem_mb": 0}, {"train": ["nodes"]})
+    resources.check({"mem_mb": "some expression of Snakemake", "tmpdir": "x"}, {})
+    with pytest.raises(
+        ValueError, match=r"default-resources: unknown name 'slurm_partitoin' \(did you mean 'slurm_part"
+    ):
+        resources.check({"launcher": "slurm", "slurm_partitoin": "gpu"}, {})
+    with pytest.raises(ValueError, match=r"set-resources: train: unknown name 'node' \(did you mean 'nodes'\?\)"):
+        resources.check({"launcher": "slurm"}, {"train": ["node"]})
+    with pytest.raises(
+        ValueError, match=r"found slurm_partition, nodes with launcher 'local'.*repeat `launcher: slurm`"
+    ):
+        resources.check({"slurm_partition": "gpu", "nodes": 2}, {})
+
+
+def test_every_resource_is_an_option_of_the_command() -> None:
+    from mar.cli.__main__ import main
+
+    known = {name for option in main.commands["launch"].params for name in option.opts}
+    assert {option for option, _ in resources.LAUNCH.values()} <= known
+
+
+def test_threads_of_a_task_are_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", said)
+    job_process.cores_of_task()
+    assert not said, "the site says nothing"
+    said |= {"SLURM_CPUS_PER_TASK": "6", "MKL_NUM_THREADS": "2"}  # somebody's own choice stays
+    job_process.cores_of_task()
+    assert (said["OMP_NUM_THREADS"], said["MKL_NUM_THREADS"]) == ("6", "2")

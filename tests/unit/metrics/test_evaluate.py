@@ -1,0 +1,344 @@
+"""Step 3: sample sets that are judged, the floor beside them, and comparisons that are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import judged
+import numpy as np
+import pipeline
+import pytest
+import torch
+
+from mar.data.images import open_split
+from mar.data.prepare import prepare
+from mar.features import features, references
+from mar.features.networks import classifier, extractors
+from mar.metrics import evaluate, formulas, moments, statistics
+from mar.runtime.files import read_json, sha256
+from mar.study.study import Study
+
+WHERE = "mar/seed0/plain"
+NAMES = {"fid", "inception_score", "precision", "recall", "kid", "agreement", "nearest"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
+    """A study of classifier features, with the real side and one sample set judged."""
+    study = pipeline.study()
+    root = pipeline.root(tmp_path_factory.mktemp("evaluate"), study)
+    prepare(study, root)
+    classifier.train(study, root)
+    judged.write_samples(root, judged.images(study, root))
+    steps(study, root)
+    return study, root
+
+
+def steps(study: Study, root: Path, only: str = "") -> None:
+    """All three steps, of every set or of one."""
+    for name in study.metrics.extractors:
+        sides = {evaluate.real_side(study, name), "heldout"}
+        for where in [only] if only else [*sorted(sides), WHERE]:
+            features.features(study, root, name, where)
+            if where != "heldout":
+                statistics.statistics(study, root, name, where)
+    if not only:
+        evaluate.reference(study, root)
+    evaluate.evaluate(study, root, "mar", 0, "plain")
+
+
+@pytest.fixture
+def place(finished: tuple[Study, Path], tmp_path: Path) -> tuple[Study, Path]:
+    """A copy to be changed."""
+    shutil.copytree(finished[1], tmp_path / "pipeline")
+    return finished[0], tmp_path / "pipeline"
+
+
+def report(root: Path) -> dict[str, Any]:
+    return read_json(root / "metrics" / f"{WHERE}.json")
+
+
+def test_a_metric_file(finished: tuple[Study, Path]) -> None:
+    root = finished[1]
+    found = report(root)
+    assert set(found["metrics"]) == NAMES
+    for name, metric in found["metrics"].items():
+        assert metric["low"] <= metric["value"] <= metric["high"], name
+        assert (metric["n"], metric["bootstrap"], metric["seed"]) == (60, 10, 0), name
+    assert (found["variant"], found["seed"], found["setting"], found["samples"]) == ("mar", 0, "plain", 60)
+    weights = sha256(root / "classifier" / "model.safetensors")
+    side = {"name": "train split", "sha256": sha256(root / "data" / "manifest.json")}
+    assert found["extractor"] == "classifier" and found["reference"] == side
+    assert found["extractors"] == {"classifier": {"weights": weights, "note": "", "reference": side}}
+    assert found["notes"] == [evaluate.SHUFFLED] and "seed 2020" in evaluate.SHUFFLED
+    assert found["inputs"] == {
+        "samples": sha256(root / "samples" / WHERE / "manifest.json"),
+        "checkpoint": "c0ffee",
+        "features classifier": sha256(root / "features" / "classifier" / WHERE / "manifest.json"),
+        "real classifier": sha256(root / "statistics" / "classifier" / "train.npz"),
+    }
+
+
+def test_the_numbers_are_those_of_the_files(finished: tuple[Study, Path]) -> None:
+    study, root = finished
+    found = report(root)["metrics"]
+    drawn = features.read(root, "classifier", WHERE, "generated")
+    real = features.read(root, "classifier", "train", "real")
+    saved = [statistics.read(root, "classifier", where)[0] for where in (WHERE, "train")]
+    assert found["fid"]["value"] == pytest.approx(formulas.fid(*saved), rel=1e-6)
+    sides = drawn.array("features"), real.array("features")
+    expected = formulas.precision_recall(*sides, study.metrics.neighbours)
+    assert (found["precision"]["value"], found["recall"]["value"]) == pytest.approx(expected)
+    assert found["kid"]["value"] == pytest.approx(formulas.kid(*sides).mean())
+    assert found["inception_score"]["value"] == pytest.approx(formulas.inception_score(drawn.array("logits")))
+    right = drawn.array("logits").argmax(1) == np.arange(60) % 10
+    assert found["agreement"]["value"] == pytest.approx(right.mean())
+    assert found["nearest"]["value"] == pytest.approx(drawn.array("nearest").mean())
+
+
+def test_the_floor(finished: tuple[Study, Path]) -> None:
+    study, root = finished
+    found = read_json(root / "metrics" / "reference.json")
+    assert set(found["metrics"]) == NAMES and found["samples"] == 60
+    assert all(metric["n"] == 60 for metric in found["metrics"].values())
+    rows = features.read(root, "classifier", "heldout", "real").array("features")
+    real = statistics.read(root, "classifier", "train")[0]
+    labels = open_split(study, root, "heldout").labels
+    draws = [rows[evaluate.balanced(labels, 60, seed)] for seed in range(evaluate.DRAWS)]
+    values = [formulas.fid(moments.of(draw), real) for draw in draws]
+    assert found["metrics"]["fid"]["value"] == pytest.approx(np.mean(values))
+    assert found["metrics"]["fid"]["low"] < found["metrics"]["fid"]["value"] < found["metrics"]["fid"]["high"]
+    first = formulas.precision_recall(draws[0], features.read(root, "classifier", "train", "real").array("features"), 3)
+    shown = [found["metrics"][name]["value"] for name in ("precision", "recall")]
+    assert shown == pytest.approx(first)
+
+
+def test_images_of_the_floor_are_balanced_and_distinct() -> None:
+    labels = np.repeat([0, 1, 2], [50, 20, 5])
+    chosen = evaluate.balanced(labels, 60, seed=1)
+    assert np.bincount(labels[chosen]).tolist() == [20, 20, 5]  # of the last class there are no more
+    assert len(set(chosen)) == len(chosen) and (np.diff(chosen) > 0).all()
+    assert (chosen == evaluate.balanced(labels, 60, seed=1)).all()
+    assert (chosen != evaluate.balanced(labels, 60, seed=2)).any()
+    assert (evaluate.balanced(labels, 1000, seed=0) == np.arange(75)).all()
+
+
+def test_with_fewer_held_out_images_than_samples_all_are_judged_once(place: tuple[Study, Path]) -> None:
+    root = place[1]
+    more = pipeline.study(metrics={**pipeline.VALUES["metrics"], "samples": 990})
+    evaluate.reference(more, root)
+    found = read_json(root / "metrics" / "reference.json")
+    count = len(open_split(more, root, "heldout"))
+    assert any(f"of {count} images, all that are held out" in note for note in found["notes"])
+    assert found["samples"] == 990 and {m["n"] for m in found["metrics"].values()} == {count}
+    rows = features.read(root, "classifier", "heldout", "real").array("features")
+    real = statistics.read(root, "classifier", "train")[0]
+    assert found["metrics"]["fid"]["value"] == pytest.approx(formulas.fid(moments.of(rows), real))
+
+
+def test_copies_and_images_of_other_classes_show(place: tuple[Study, Path]) -> None:
+    study, root = place
+    train = open_split(study, root, "train")
+    right = [np.flatnonzero(train.labels == i % 10)[i // 10] for i in range(60)]
+    judged.write_samples(root, train.arrays(right[1:] + right[:1]))  # each has its neighbour's class
+    steps(study, root, WHERE)
+    found = report(root)["metrics"]
+    assert found["nearest"]["value"] == 0.0
+    assert found["agreement"]["value"] < 0.3
+
+
+def test_an_equal_evaluation_is_not_repeated(place: tuple[Study, Path]) -> None:
+    study, root = place
+    files = [root / "metrics" / "reference.json", root / "metrics" / f"{WHERE}.json"]
+
+    def run(study: Study) -> list[int]:
+        evaluate.reference(study, root)
+        evaluate.evaluate(study, root, "mar", 0, "plain")
+        return [file.stat().st_mtime_ns for file in files]
+
+    before = [file.stat().st_mtime_ns for file in files]
+    assert run(study) == before
+    after = run(pipeline.study(metrics={**pipeline.VALUES["metrics"], "bootstrap": 12}))
+    assert all(a > b for a, b in zip(after, before, strict=True))
+    assert report(root)["metrics"]["fid"]["bootstrap"] == 12
+
+
+def test_of_many_real_images_a_sample_is_compared_with(
+    place: tuple[Study, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, root = place
+    monkeypatch.setattr(evaluate, "REAL", 40)
+    there = evaluate.real(study, root, "classifier")
+    assert there.features is not None and there.features.shape == (40, 8)
+    whole = features.read(root, "classifier", "train", "real").array("features")
+    assert all((whole == row).all(1).any() for row in there.features)
+
+
+def test_among_too_many_training_images_the_nearest_is_not_looked_for(
+    place: tuple[Study, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, root = place
+    monkeypatch.setattr(features, "LOOKED_AT", 1000)
+    shutil.rmtree(root / "features" / "classifier" / WHERE)
+    steps(study, root, WHERE)
+    assert set(report(root)["metrics"]) == NAMES - {"nearest"}
+
+
+def test_step_3_needs_no_torch(place: tuple[Study, Path]) -> None:
+    root = place[1]
+    (root / "metrics" / f"{WHERE}.json").unlink()
+    code = (
+        "import sys; from mar.cli.__main__ import main\n"
+        "main(sys.argv[1:], standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    options = ["--study", str(root / "study.json"), "--variant", "mar", "--seed", "0", "--setting", "plain"]
+    subprocess.run([sys.executable, "-c", code, "evaluate", *options], check=True)
+    assert set(report(root)["metrics"]) == NAMES
+
+
+def refused(place: tuple[Study, Path], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate.evaluate(*place, "mar", 0, "plain")
+
+
+def edit(path: Path, **over: Any) -> None:
+    path.write_text(json.dumps(read_json(path) | over))
+
+
+def test_swapped_sides(place: tuple[Study, Path]) -> None:
+    study, root = place
+    kept = root / "features" / "classifier"
+    shutil.move(kept / "train", kept / "real")
+    shutil.copytree(kept / WHERE, kept / "train")
+    refused(place, r"train/manifest\.json: holds features of generated images; accepted here: real ones\. Swapping")
+    shutil.rmtree(kept / WHERE)
+    shutil.move(kept / "real", kept / WHERE)
+    refused(place, r"plain/manifest\.json: holds features of real images; accepted here: generated ones\. Swapping")
+    edit(kept / "heldout" / "manifest.json", role="generated")
+    with pytest.raises(ValueError, match=r"heldout/manifest\.json: holds features of generated images"):
+        evaluate.reference(study, root)
+
+
+def test_features_of_other_weights(place: tuple[Study, Path]) -> None:
+    root = place[1]
+    again = pipeline.study(seed=1)
+    prepare(again, root)
+    classifier.train(again, root)
+    features.features(again, root, "classifier", WHERE)
+    statistics.statistics(again, root, "classifier", WHERE)
+    with pytest.raises(ValueError, match=r"plain: features by classifier with weights \w{12}, those of train split wi"):
+        evaluate.evaluate(again, root, "mar", 0, "plain")
+
+
+def test_steps_that_are_behind(place: tuple[Study, Path]) -> None:
+    study, root = place
+    judged.write_samples(root, judged.images(study, root)[::-1].copy())
+    refused(place, r"features/classifier/mar/seed0/plain: of other samples than .*; run `mar features` again")
+    features.features(study, root, "classifier", WHERE)
+    refused(place, r"statistics/classifier/mar/seed0/plain\.npz: of other features; run `mar statistics` again")
+    statistics.statistics(study, root, "classifier", WHERE)
+    edit(root / "features" / "classifier" / "train" / "manifest.json", note="remade")
+    refused(place, r"statistics/classifier/train\.npz: of other features than .*; run `mar statistics` again")
+    statistics.statistics(study, root, "classifier", "train")
+    edit(root / "runs" / "mar" / "seed0" / "run.json", checkpoint="5ca1ab1e")
+    refused(place, r"manifest\.json: drawn from checkpoint c0ffee, .*run\.json says 5ca1ab1e")
+    edit(root / "runs" / "mar" / "seed0" / "run.json", checkpoint="c0ffee")
+    evaluate.evaluate(study, root, "mar", 0, "plain")
+    (root / "statistics" / "classifier" / "train.npz").unlink()
+    refused(place, r"statistics/classifier/train\.npz: missing; run `mar statistics` first")
+    shutil.rmtree(root / "features" / "classifier" / WHERE)
+    refused(place, r"features/classifier/mar/seed0/plain/manifest\.json: missing")
+
+
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of published names: random sums of pixels, by inception 12 features, 5 logits and 6 spatial ones."""
+
+    def load(name: str, *arguments: Any) -> Any:
+        widths = {"inception": {"features": 12, "logits": 5, "spatial": 6}, "dinov2": {"features": 9}}[name]
+
+        def judge(images: torch.Tensor) -> dict[str, torch.Tensor]:
+            flat, generator = images.flatten(1).float() / 255.0, torch.Generator().manual_seed(len(name))
+            return {k: flat @ torch.randn((flat.shape[1], w), generator=generator) for k, w in widths.items()}
+
+        network: Any = judge
+        network.name, network.weights, network.note = name, name[0] * 64, f"{name} of a test"
+        return network
+
+    monkeypatch.setattr(extractors, "load", load)
+    monkeypatch.setattr(references, "WIDTHS", {"mu": 12, "mu_s": 6})
+
+
+def published(root: Path, tmp_path: Path, images: bool, **over: Any) -> Study:
+    """A study without a classifier, judged by Inception against a file of statistics, and by DINOv2."""
+    real = open_split(pipeline.study(), root, "train").arrays(range(100))
+    content = {"mu": np.ones(12), "sigma": np.eye(12), "mu_s": np.zeros(6), "sigma_s": np.eye(6)}
+    path = tmp_path / "batch.npz"
+    np.savez(path, **content, **({"arr_0": real} if images else {}))
+    asked = {"file": str(path), "unknown_hash": True}
+    values = {**pipeline.VALUES["metrics"], "extractors": ["inception", "dinov2"], "reference": asked, **over}
+    return pipeline.study(classifier=None, metrics=values)
+
+
+WIDE = {"fid", "sfid", "inception_score", "nearest", "fid_dinov2"}
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_published_networks_and_a_reference(
+    place: tuple[Study, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: bool
+) -> None:
+    root = place[1]
+    shutil.rmtree(root / "classifier")
+    study = published(root, tmp_path, images)
+    fake(monkeypatch)
+    steps(study, root)
+    found, floor = report(root), read_json(root / "metrics" / "reference.json")
+    for record in (found, floor):
+        assert set(record["metrics"]) == WIDE | ({"precision", "recall", "kid"} if images else set())
+        file = str(tmp_path / "batch.npz")
+        digest = sha256(tmp_path / "batch.npz")
+        assert record["reference"] == {"name": file, "sha256": digest, "note": f"reference {file} of unknown hash"}
+        assert record["extractor"] == "inception" and list(record["extractors"]) == ["inception", "dinov2"]
+        train_split = {"name": "train split", "sha256": sha256(root / "data" / "manifest.json")}
+        own = {"weights": "d" * 64, "note": "dinov2 of a test", "reference": train_split}
+        assert record["extractors"]["dinov2"] == own
+        assert (evaluate.NO_IMAGES in record["notes"]) == (not images)
+    # Inception has looked at none of the train split, DINOv2 at all of it
+    assert not (root / "features" / "inception" / "train").exists()
+    drawn = features.read(root, "inception", WHERE, "generated")
+    stored = {"mu": np.zeros(6), "sigma": np.eye(6)}
+    assert found["metrics"]["sfid"]["value"] == pytest.approx(formulas.fid(moments.of(drawn.array("spatial")), stored))
+    train = statistics.read(root, "dinov2", "train")[0]
+    own = features.read(root, "dinov2", WHERE, "generated")
+    assert "nearest" not in own.keys
+    expected = formulas.fid(moments.of(own.array("features")), train)
+    assert found["metrics"]["fid_dinov2"]["value"] == pytest.approx(expected)
+    if images:
+        kept = features.read(root, "inception", "reference", "real").array("features")
+        expected = formulas.precision_recall(drawn.array("features"), kept, 3)
+        assert [found["metrics"][k]["value"] for k in ("precision", "recall")] == pytest.approx(expected)
+
+
+def test_another_reference_is_another_comparison(
+    place: tuple[Study, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = place[1]
+    study = published(root, tmp_path, images=True)
+    fake(monkeypatch)
+    steps(study, root)
+    first = report(root)
+    study = published(root, tmp_path, images=False)  # another file under the same name
+    features.features(study, root, "inception", "reference")
+    refused(
+        (study, root), r"statistics/inception/reference\.npz: of other features than .*; run `mar statistics` again"
+    )
+    statistics.statistics(study, root, "inception", "reference")
+    evaluate.evaluate(study, root, "mar", 0, "plain")
+    assert report(root)["reference"]["sha256"] != first["reference"]["sha256"]
+    with pytest.raises(ValueError, match="study pipeline has no classifier"):
+        classifier.train(study, root)

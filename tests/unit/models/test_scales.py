@@ -1,0 +1,202 @@
+"""Laws of the scales backbone: what may influence what, cache against no cache, depth that is dropped, steps taken."""
+
+import pytest
+import torch
+
+from mar.models.heads.categorical import kept
+from mar.models.heads.head import build_head
+from mar.models.model import Model
+from mar.models.multiscale import MultiScaleQuantizer
+from mar.models.order import by_scale, draw_order, guidance_at_scale
+from mar.models.scales import NextScale, Scales
+from mar.runtime.noise import Noise
+from mar.sampling.generate import conditions, generate
+from mar.study.parts import Backbone, Head, Recipe, Sampling
+from mar.training.schedule import learning_rate
+from mar.training.trainer import parameter_groups
+
+B, V, C, CLASSES, SIDES = 3, 11, 4, 5, (1, 2, 3)
+SIZES, L = [side**2 for side in SIDES], 14
+
+
+def build(dropout=0.0, shared_aln=False, sides=SIDES):
+    torch.manual_seed(0)
+    quantizer = MultiScaleQuantizer(V, C, sides)
+    for parameter in quantizer.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    backbone = Backbone(
+        kind="scales", width=16, depth=3, heads=2, dropout=dropout, shared_aln=shared_aln, gate_init=1.0
+    )
+    built = Scales(backbone, NextScale(quantizer.requires_grad_(False), C, 16), sides, CLASSES)
+    model = Model(built, build_head(Head(kind="categorical"), 16, {"codebook_size": V}))
+    for parameter in model.parameters():  # small gates would hide mistakes
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def batch(length=L):
+    noise = Noise("test")
+    return noise.integers(V, B, length), noise.integers(CLASSES, B), draw_order("scales", B, length, noise)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@torch.no_grad()
+def test_a_scale_is_told_by_those_before_alone(shared):
+    model = build(shared_aln=shared)
+    tokens, labels, order = batch()
+    z, where = model.backbone(tokens, labels, order, 0)
+    assert torch.equal(where, torch.arange(L).expand(B, L))
+    for start, stop in by_scale(SIZES):
+        for i in range(start, stop):
+            other = tokens.clone()
+            other[:, i] = (other[:, i] + 1) % V
+            same = (z == model.backbone(other, labels, order, 0)[0]).all(-1)
+            assert same[:, :stop].all()
+            assert not same[:, stop:].any()  # and it does reach all scales after
+
+
+@pytest.mark.parametrize("sides", [SIDES, (2, 3, 5)])
+@pytest.mark.parametrize("shared", [False, True])
+@torch.no_grad()
+def test_sampling_with_and_without_cache_is_teacher_forcing(shared, sides):
+    model = build(shared_aln=shared, sides=sides)
+    sizes = [side**2 for side in sides]
+    tokens, labels, order = batch(sum(sizes))
+    z, _ = model.backbone(tokens, labels, order, 0)
+    null, _ = model.backbone(tokens, torch.full_like(labels, -1), order, 0)
+    for cache in (None, model.backbone.start(2 * B)):
+        for start, stop in by_scale(sizes):
+            known = torch.where(torch.arange(sum(sizes)) < start, tokens, 0)  # nothing of what comes is read
+            got = conditions(model.backbone, known, labels, order, start, stop, True, cache)
+            torch.testing.assert_close(got[0], z[:, start:stop], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(got[1], null[:, start:stop], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_kv_cache_draws_the_same_ids(guidance):
+    model = build()
+    _, labels, order = batch()
+    settings = [Sampling(steps=3, guidance=guidance, top_k=5, kv_cache=cached) for cached in (True, False)]
+    blank = torch.zeros(L, dtype=torch.long)
+    drawn = [generate(model, labels, order, blank, one, Noise("draw")) for one in settings]
+    assert torch.equal(*drawn) and len(drawn[0].unique()) > 2
+
+
+def test_a_part_of_a_scale_is_refused():
+    tokens, labels, order = batch()
+    with pytest.raises(ValueError, match="a whole scale a step; asked for tokens 1 to 2"):
+        build().backbone.predict(tokens, labels, order, 1, 3)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_loss_reaches_every_parameter_and_no_tokenizer(shared):
+    model = build(shared_aln=shared)
+    tokens, labels, order = batch()
+    labels[0] = -1
+    model.loss(tokens, labels, order, 0, Noise("loss")).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+    assert not any("quantizer" in name for name in model.state_dict())
+
+
+@torch.no_grad()
+def test_null_condition_and_classes_matter():
+    model = build()
+    tokens, _, order = batch()
+    outputs = [model.backbone(tokens, torch.full((B,), label), order, 0)[0] for label in (-1, 0, 1)]
+    assert not torch.allclose(outputs[0], outputs[1]) and not torch.allclose(outputs[1], outputs[2])
+
+
+@torch.no_grad()
+def test_stochastic_depth_drops_whole_branches_of_images():
+    model = build(dropout=0.5)
+    assert [block.drop for block in model.backbone.blocks] == [0.0, 0.25, 0.5]
+    tokens, labels, order = batch()
+    whole = model.backbone(tokens, labels, order, 0)[0]
+    assert torch.equal(model.backbone(tokens, labels, order, 0)[0], whole)  # in evaluation nothing is dropped
+    block = model.backbone.blocks[2].train()
+    y = torch.ones(4000, 2, 3)
+    out = block._kept(y)
+    assert set(out.unique().tolist()) == {0.0, 2.0} and (out == out[:, :1, :1]).all()
+    assert out.mean().item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_gradient_checkpointing_changes_nothing():
+    grads = []
+    for checkpointed in (False, True):
+        model = build(dropout=0.5).train()
+        if checkpointed:
+            model.checkpoint_blocks()
+        torch.manual_seed(1)
+        tokens, labels, order = batch()
+        model.loss(tokens, labels, order, 0, Noise("loss")).backward()
+        grads.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_published_start():
+    torch.manual_seed(0)
+    config = Backbone(kind="scales", width=64, depth=4, heads=4, gate_init=1e-3)
+    backbone = Scales(config, NextScale(None, C, 64), SIDES, CLASSES)
+    std = (1 / 3 / 64) ** 0.5
+    for weight, factor in (
+        (backbone.class_emb.weight, 1.0),
+        (backbone.blocks[0].attn.mat_qkv.weight, 1.0),
+        (backbone.blocks[3].ffn.fc1.weight, 1.0),
+        (backbone.blocks[3].ffn.fc2.weight, 8**-0.5),
+        (backbone.blocks[0].attn.proj.weight, 8**-0.5),
+        (backbone.blocks[0].ada_lin[1].weight[: 2 * 64], 1e-3),
+        (backbone.blocks[0].ada_lin[1].weight[2 * 64 :], 0.5),
+        (backbone.head_nm.ada_lin[1].weight, 0.5),
+    ):
+        assert weight.std().item() == pytest.approx(std * factor, rel=0.1)
+    assert backbone.blocks[0].attn.scale_mul_1H11.exp().mean().item() == pytest.approx(4.0)
+    assert [block.drop for block in backbone.blocks] == pytest.approx([0.0, 0.1 / 3, 0.2 / 3, 0.1])
+
+
+def test_tables_and_scales_of_attention_are_not_decayed():
+    model = build(shared_aln=True)
+    _, plain = parameter_groups(model, 0.05)
+    left = {id(p) for p in plain["params"]}
+    tables = {name for name, p in model.named_parameters() if id(p) in left and p.ndim > 1}
+    assert tables == {
+        *("backbone.pos_start", "backbone.pos_1LC", "backbone.lvl_embed.weight"),
+        *(f"backbone.blocks.{i}.{part}" for i in range(3) for part in ("ada_gss", "attn.scale_mul_1H11")),
+    }
+
+
+def test_linear_rate():
+    recipe = Recipe(images=1280, batch=8, warmup_images=80, schedule="linear", final_rate=0.1, base_learning_rate=32.0,
+                    checkpoint_images=8, log_images=8)  # fmt: skip
+    assert [learning_rate(recipe, images) for images in (0, 40, 80, 140)] == pytest.approx([0.0, 0.5, 1.0, 1.0])
+    assert learning_rate(recipe, 710) == pytest.approx(0.55)
+    assert learning_rate(recipe, 1280) == pytest.approx(0.1)
+
+
+def test_guidance_grows_by_scale():
+    assert [guidance_at_scale(2.5, "linear", k, 4) for k in range(4)] == pytest.approx([1.0, 1.5, 2.0, 2.5])
+    assert [guidance_at_scale(2.5, "constant", k, 4) for k in range(4)] == [2.5] * 4
+
+
+def test_top_k_and_top_p():
+    p = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.7, 0.1, 0.1, 0.1]])
+    logits = p.log()
+    assert kept(logits, 2, None).tolist() == [[False, True, False, True], [True, True, True, True]]  # equals stay
+    assert kept(logits, 1, None)[0].tolist() == [False, True, False, False]
+    assert kept(logits, None, 0.65)[0].tolist() == [False, True, False, True]
+    assert kept(logits, None, 1e-9).sum(1).tolist() == [1, 1]  # the likeliest always
+    assert kept(logits, 99, 1.0).all()
+    # p is of what top-k has left: 0.4 of 0.7 is less than 0.6
+    assert kept(logits, 2, 0.6)[0].tolist() == [False, True, False, True]
+    assert kept(logits, 2, 0.5)[0].tolist() == [False, True, False, False]
+
+
+def test_only_kept_ids_are_drawn():
+    head = build_head(Head(kind="categorical"), 4, {"codebook_size": V})
+    z = torch.randn(500, 4)
+    settings = Sampling(steps=1, top_k=3, top_p=0.8, temperature=0.7)
+    ids, log_p = head.sample(z, None, settings, 1.0, Noise("draw"))
+    keep = kept(head.logits(z) / 0.7, 3, 0.8)
+    assert keep.gather(1, ids[:, None]).all() and (keep.sum(1) <= 3).all()
+    share = (head.logits(z) / 0.7).masked_fill(~keep, -torch.inf).log_softmax(1)
+    torch.testing.assert_close(log_p, share.gather(1, ids[:, None])[:, 0])

@@ -1,0 +1,44 @@
+"""The documents name every key of a study, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from mar.study import parts, sections, study
+
+DOCUMENTS = sorted(
+    [*Path().glob("*.md"), *Path("docs").glob("*.md"), Path("results/README.md"), Path("figures/README.md")]
+)
+SECTIONS = {
+    "Top level": study.Study,
+    "data": parts.Data,
+    "tokenizers": parts.Tokenizer,
+    "backbones": parts.Backbone,
+    "heads": parts.Head,
+    "recipes": parts.Recipe,
+    "sampling": parts.Sampling,
+    "variants": study.Variant,
+    "classifier": sections.Classifier,
+    "metrics": sections.Metrics,
+    "speed": sections.Speed,
+}
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_every_key_is_described(title: str) -> None:
+    model: type[BaseModel] = SECTIONS[title]
+    text = Path("docs/studies.md").read_text()
+    section = text.split(f"\n### {title}\n", 1)[1].split("\n##", 1)[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    described = {key for cell in cells for key in re.findall(r"`([a-z_]+)`", cell)}
+    assert described - {"extends", "matrix"} == set(model.model_fields)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=str)
+def test_links_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []

@@ -1,0 +1,347 @@
+"""Text of the tables."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from pathlib import Path
+
+import pytest
+from fabricate import fabricate, large, small, swept, write
+
+from mar.analysis.paper_columns import printed
+from mar.paper.numbers import paper_lines, paper_rows
+from mar.report.tables import all_metrics
+from mar.report.tables.inputs import inputs
+from mar.report.tables.paper_tables import frame, table
+from mar.report.tables.typeset import Head, escape, latex
+from mar.runtime.files import read_json
+from mar.study.reading import resolve
+from mar.study.study import Study
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    study = small({"ce": ()})
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0 + 5 * setting.endswith("cfg"), noise=0.1)
+    table(study, tmp_path, "table1")
+    return study
+
+
+def test_csv_has_ours_and_the_papers(study: Study, tmp_path: Path) -> None:
+    with open(tmp_path / "tables" / "table1.csv", newline="") as file:
+        rows = {row["row"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["ar-raster-crossent", "mar-default-crossent", "mar-default-diffloss", "real versus real"]
+    ours = rows["mar-default-diffloss"]
+    assert float(ours["fid"]) == pytest.approx(20.0) and float(ours["fid_guided"]) == pytest.approx(25.0)
+    half = math.log(float(ours["fid_high"]) / 20.0)
+    assert half == pytest.approx(4.302653 * 0.1 / math.sqrt(2), rel=1e-4)  # tau = 0, two degrees of freedom
+    assert (ours["paper_fid"], ours["paper_is_guided"]) == ("3.50", "290.3")
+    assert (ours["seeds"], ours["n"], ours["setting_guided"]) == ("0 1", "40", "s4-cfg")
+    untrained = rows["mar-default-crossent"]
+    assert {untrained[k] for k in ("fid", "fid_low", "is", "is_guided", "seeds", "n")} == {"not run"}
+    assert untrained["paper_fid"] == "8.79"
+    floor = rows["real versus real"]
+    assert (float(floor["fid"]), floor["paper_fid"], floor["n"]) == (10.0, "", "40")
+
+
+def test_markdown(study: Study, tmp_path: Path) -> None:
+    text = (tmp_path / "tables" / "table1.md").read_text()
+    low, high = 20 * math.exp(-0.304243), 20 * math.exp(0.304243)
+    described = "| MAR (default) | random | bidirectional | >1 (64 steps) | DiffLoss | KL-16 |"
+    assert f"{described} 20.0 [{low:.1f}, {high:.1f}] | 3.50 |" in text
+    assert "| not run | 8.79 | not run | not run | 146.1 |" in text
+    assert "| 1 / 2 | 1 / 1 | 0 1 |" in text and "| FID, guidance | paper | FID∞ |" in text
+    assert "| real versus real |" in text
+    assert "not comparable with the paper's; orderings are" in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+
+
+def columns(text: str) -> set[int]:
+    """How many columns the rows of a LaTeX table have."""
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+    spans = [sum(int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", row)) for row in rows]
+    return {len(re.findall(r"(?<!\\)&", row)) + 1 + span for row, span in zip(rows, spans, strict=True)}
+
+
+def test_latex_has_equal_columns_and_no_raw_specials(study: Study, tmp_path: Path) -> None:
+    text = (tmp_path / "tables" / "table1.tex").read_text()
+    assert columns(text) == {6 + 4 * 2 + 3}, "description, four pairs, what was used"
+    assert text.startswith(r"% \usepackage{booktabs,graphicx,rotating}")
+    assert r"\begin{tabular}[t]{@{}r@{}}20.0\\{[}" in text, "the interval stands below its number"
+    assert r"\caption{100\% of A\_B \& C." in text, "LaTeX numbers the table itself"
+    assert r"\textgreater{}1 (64 steps)" in text
+    assert text.count("{") == text.count("}") and text.count(r"\begin") == text.count(r"\end")
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Study:
+    study = large()
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0, lambda variant, setting: 0.25, noise=0.1)
+    return study
+
+
+def test_columns_are_those_of_the_papers_file(wide: Study, tmp_path: Path) -> None:
+    values = frame(wide, tmp_path, "table4").set_index("row")
+    for column in ("params", "precision", "recall", "precision_guided", "recall_guided"):
+        assert f"paper_{column}" in values
+    assert "seconds" not in values and "rfid" not in values and "source" not in values
+    ours = values.loc["mar-l"]
+    assert (ours["params"], ours["paper_params"]) == (1234567, "479M")
+    assert ours["recall"] == pytest.approx(0.78) and ours["recall_low"] < 0.78 < ours["recall_high"]
+    assert (ours["paper_recall"], ours["paper_precision_guided"]) == ("0.60", "0.81")
+    assert values.loc["real versus real", "recall"] == pytest.approx(0.79)
+    assert values.loc["real versus real", "params"] == ""
+    for name in wide.tables:
+        table(wide, tmp_path, name)
+        text = (tmp_path / "tables" / f"{name}.md").read_text()
+        assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+        text = (tmp_path / "tables" / f"{name}.tex").read_text()
+        assert r"\begin{sidewaystable}" in text and text.rstrip().endswith(r"\end{sidewaystable}")
+        assert "rotating" in text.splitlines()[0] and len(columns(text)) == 1
+    assert "| 1.23M | 479M |" in (tmp_path / "tables" / "table4.md").read_text()
+
+
+def test_rows_of_other_systems_and_settings_that_a_row_lacks(wide: Study, tmp_path: Path) -> None:
+    values = frame(wide, tmp_path, "table4").set_index("row")
+    other = values.loc["adm"]
+    assert {other[k] for k in ("ours", "setting", "seeds", "n", "params", "fid", "fid_low", "is_guided")} == {"-"}
+    assert (other["system"], other["paper_fid"], other["paper_recall_guided"]) == ("ADM", "10.94", "0.52")
+    dit = values.loc["dit-xl"]
+    assert (dit["fid_guided"], dit["setting_guided"], dit["paper_fid_guided"]) == ("-", "-", "2.27")
+    assert dit["fid"] == pytest.approx(20.0)
+
+
+def test_rfid_is_that_of_the_train_split(wide: Study, tmp_path: Path) -> None:
+    assert frame(wide, tmp_path, "table2").set_index("row").loc["kl16", "rfid"] == "-", (
+        "measured on held-out images only"
+    )
+    file = tmp_path / "tokenizers" / "kl" / "rfid.json"
+    values = read_json(file)
+    train = {"metrics": {"rfid": {"value": 1.5, "low": 1.4, "high": 1.6, "n": 1293}}}
+    write(file, values | {"train": train})
+    ours = frame(wide, tmp_path, "table2").set_index("row").loc["kl16"]
+    assert (ours["rfid"], ours["rfid_high"], ours["paper_rfid"]) == (1.5, 1.6, "1.43")
+    table(wide, tmp_path, "table2")
+    assert "1.50 [1.40, 1.60] | 1.43 |" in (tmp_path / "tables" / "table2.md").read_text()
+    assert "rFID: of the reconstructed train split" in (tmp_path / "tables" / "table2.tex").read_text()
+
+
+@pytest.mark.parametrize(("key", "named"), [("reference", "references"), ("extractor", "weights of classifier")])
+def test_rfid_of_another_reference_or_judge_is_refused(wide: Study, tmp_path: Path, key: str, named: str) -> None:
+    frame(wide, tmp_path, "table2")
+    file = tmp_path / "tokenizers" / "kl" / "rfid.json"
+    values = read_json(file)
+    write(file, values | {"inputs": values["inputs"] | {key: "x" * 64}})
+    with pytest.raises(ValueError, match=f"mixed {named} in one table: .*rfid.json has xxxxxxxxxxxx.*`mar rfid` again"):
+        frame(wide, tmp_path, "table2")
+
+
+def test_seconds_and_parameters_of_the_head(wide: Study, tmp_path: Path) -> None:
+    ours = frame(wide, tmp_path, "table3").set_index("row").loc["mlp-256"]
+    assert (ours["seconds"], ours["seconds_low"], ours["paper_seconds"]) == (0.25, 0.225, "0.286")
+    # by hand, width 8 and 4 numbers a token; a block is a norm, two linear layers and the modulation
+    time, condition, tokens = (256 * 8 + 8) + (8 * 8 + 8), 8 * 8 + 8, 4 * 8 + 8
+    block, output = 2 * 8 + 2 * (8 * 8 + 8) + (8 * 24 + 24), (8 * 16 + 16) + (8 * 8 + 8)
+    assert (ours["head_params"], ours["paper_head_params"]) == (time + condition + tokens + block + output, "2M")
+
+
+def test_files_that_a_table_reads_beside_the_metrics(wide: Study) -> None:
+    assert inputs(wide, "table1") == []
+    assert inputs(wide, "table2") == ["tokenizers/kl/rfid.json"]
+    assert inputs(wide, "table3") == ["speed/diff.json"]
+    assert inputs(wide, "table4") == [f"runs/{name}/seed0/run.json" for name in ("dit", "published", "diff")]
+
+
+def test_a_difference_is_printed_on_the_papers_scale_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = large(imagenet=True)
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0)
+    assert "fid_minus_paper" not in frame(study, tmp_path, "table4"), "too few images a sample set"
+    monkeypatch.setattr("mar.analysis.result_files.paper_samples", lambda: 40)
+    values = frame(study, tmp_path, "table4").set_index("row")
+    assert values.loc["mar-l", "fid_minus_paper"] == pytest.approx(20.0 - 2.60)
+    assert values.loc["adm", "fid_minus_paper"] == "" and "params_minus_paper" not in values
+    table(study, tmp_path, "table4")
+    assert "not comparable" not in (tmp_path / "tables" / "table4.md").read_text()
+
+
+def test_seconds_of_another_device_have_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = large(imagenet=True)
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0, lambda variant, setting: 0.25)
+    monkeypatch.setattr("mar.analysis.result_files.paper_samples", lambda: 40)
+    assert frame(study, tmp_path, "table3").set_index("row").loc["mlp-256", "seconds_minus_paper"] == ""
+    file = tmp_path / "speed" / "diff.json"
+    speed = read_json(file)
+    for device, batch, same in (("NVIDIA A100", 256, True), ("NVIDIA A100", 64, False), ("NVIDIA H100", 256, False)):
+        write(file, speed | {"protocol": speed["protocol"] | {"device": device, "batch": batch}})
+        gap = frame(study, tmp_path, "table3").set_index("row").loc["mlp-256", "seconds_minus_paper"]
+        assert gap == (pytest.approx(0.25 - 0.286) if same else "")
+
+
+def test_fid_at_infinitely_many_images_is_printed_where_there_is_room(tmp_path: Path) -> None:
+    study = small()
+    narrow = {
+        "paper": "mar_table5",
+        "title": "Table 5",
+        "rows": [{"paper": "random-crossent", "variant": "ce", "without": "c4"}],
+    }
+    study = resolve(study.model_dump(exclude_defaults=True) | {"tables": {"narrow": narrow, **study.tables}}, "s.yaml")
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0)
+    for name, room in (("narrow", True), ("table1", False)):
+        table(study, tmp_path, name)
+        tex, text = ((tmp_path / "tables" / f"{name}.{end}").read_text() for end in ("tex", "md"))
+        assert (r"FID$\infty$" in tex) == room and "| FID∞ |" in text and "FID∞: extrapolated" in text
+        with open(tmp_path / "tables" / f"{name}.csv", newline="") as file:
+            assert float(next(csv.DictReader(file))["fid_infinity"]) == pytest.approx(10.0)
+
+
+def test_the_difference_stands_behind_the_papers_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = large(imagenet=True)
+    fabricate(study, tmp_path, lambda variant, setting, seed: 2.1)
+    monkeypatch.setattr("mar.analysis.result_files.paper_samples", lambda: 40)
+    table(study, tmp_path, "table4")
+    text = (tmp_path / "tables" / "table4.md").read_text()
+    assert "| 2.60 (-0.500) |" in text and "| 1.78 (+0.320) |" in text and "| 479M |" in text
+    tex = (tmp_path / "tables" / "table4.tex").read_text()
+    assert r"2.60\\(-0.500)\end" in tex and len(columns(tex)) == 1
+
+
+def test_what_a_sweep_chose_is_in_the_table(tmp_path: Path) -> None:
+    study = swept()
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0)
+    ours = frame(study, tmp_path, "table1").set_index("row").loc["mar-default-diffloss"]
+    assert (ours["guidance"], ours["temperature"]) == (1.0, 1.0)
+    assert (ours["guidance_guided"], ours["temperature_guided"], ours["swept"]) == (3.0, 0.95, "s4-cfg")
+    table(study, tmp_path, "table1")
+    text = (tmp_path / "tables" / "table1.md").read_text()
+    assert "| 1 / 3 | 1 / 0.95 | 0 1 |" in text and "chosen for each model by FID on 20 other samples" in text
+    assert inputs(study, "table1") == inputs(study, "metrics") == ["sweeps/diff/s4-cfg.json"]
+
+
+def test_cost_of_training(tmp_path: Path) -> None:
+    study = large()
+    rows = [{"paper": "mar-l", "variant": "diff", "without": "s4"}, {"paper": "ldm-4"}]
+    cost = {"paper": "mar_training_cost", "title": "Cost", "rows": rows}
+    study = resolve(study.model_dump(exclude_defaults=True) | {"tables": {"cost": cost}}, "cost.yaml")
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0)
+    found = frame(study, tmp_path, "cost").set_index("row")
+    days = [found.loc["mar-l", f"training_days{end}"] * 24 * 60 * 60 for end in ("", "_low", "_high")]
+    assert days == pytest.approx([60.5, 60, 61])
+    assert (found.loc["mar-l", "paper_training_days"], found.loc["ldm-4", "training_days"]) == ("2.6", "-")
+    table(study, tmp_path, "cost")
+    text = (tmp_path / "tables" / "cost.md").read_text()
+    assert "real versus real |" not in text and "| guidance |" not in text, "of trainings there is no floor"
+    assert inputs(study, "cost") == ["runs/diff/seed0/run.json", "runs/diff/seed1/run.json"]
+
+
+def test_every_number_of_every_sample_set(tmp_path: Path) -> None:
+    study = swept()
+    fabricate(study, tmp_path, lambda variant, setting, seed: 21.0 if seed else 20.0, noise=0.01)
+    all_metrics.table(study, tmp_path)
+    with open(tmp_path / "tables" / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = ["fid", "fid_infinity", "kid", "inception_score", "precision", "recall", "agreement", "nearest"]
+    sets = [(name, s) for name, v in study.variants.items() for s in v.sampling]
+    # both training seeds together and each alone; then real images
+    assert [r["metric"] for r in rows if r["seeds"] == "0 1"] == names * len(sets)
+    assert len(rows) == 3 * len(sets) * len(names) + len(names)
+    together, first, second = (r for r in rows if (r["setting"], r["metric"]) == ("s4-cfg", "fid"))
+    assert float(together["value"]) == pytest.approx(math.sqrt(20 * 21)) and float(second["value"]) == 21
+    assert (together["interval"], second["interval"]) == ("images and training seeds", "images")
+    assert float(first["high"]) == pytest.approx(20 * (1 + 1.959964 * 0.01))
+    assert (first["guidance"], first["temperature"], first["swept"], first["sampling_seed"]) == (
+        "3.0",
+        "0.95",
+        "True",
+        "0",
+    )
+    assert (first["n"], first["higher_is_better"], first["extractor"]) == ("40", "False", "classifier")
+    assert (first["weights"], first["reference"], first["reference_sha256"]) == ("0" * 64, "train split", "a" * 64)
+    assert together["files"].split() == [f"metrics/diff/seed{k}/s4-cfg.json" for k in (0, 1)]
+    assert {r["variant"] for r in rows[-len(names) :]} == {"real versus real"}
+    text = (tmp_path / "tables" / "metrics.md").read_text()
+    assert "| FID ↓ | FID∞ ↓ | KID ↓ | IS ↑ |" in text and "| diff | s4-cfg | 3* | 0.95* |" in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+    assert len(columns((tmp_path / "tables" / "metrics.tex").read_text())) == 1
+
+
+def test_a_reference_of_statistics_alone_leaves_precision_out(tmp_path: Path) -> None:
+    study = large(imagenet=True)
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0, images=False)
+    for file in (tmp_path / "metrics").rglob("*.json"):
+        values = read_json(file)
+        gone = {"precision", "recall", "kid"}
+        values["metrics"] = {key: value for key, value in values["metrics"].items() if key not in gone}
+        values |= {"notes": ["the reference has no images"]}
+        values["reference"] |= {"note": "unknown hash"}
+        write(file, values)
+    ours = frame(study, tmp_path, "table4").set_index("row").loc["mar-l"]
+    assert (ours["precision"], ours["recall_guided"], ours["paper_recall"]) == ("-", "-", "0.60")
+    all_metrics.table(study, tmp_path)
+    text = (tmp_path / "tables" / "metrics.md").read_text()
+    assert (
+        "the reference has no images." in text and "unknown hash" in text and "precision" not in text.split("\n\n")[1]
+    )
+
+
+def test_random_weights_are_said(tmp_path: Path) -> None:
+    study = large(imagenet=True)
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0)
+    for file in (tmp_path / "metrics").rglob("*.json"):
+        values = read_json(file)
+        values["extractors"]["dinov2"] |= {"weights": "random", "note": "random weights"}
+        write(file, values)
+    all_metrics.table(study, tmp_path)
+    table(study, tmp_path, "table4")
+    for name in ("metrics", "table4"):
+        assert "Random weights: dinov2" in (tmp_path / "tables" / f"{name}.md").read_text()
+    with open(tmp_path / "tables" / "metrics.csv", newline="") as file:
+        weights = {(r["metric"], r["weights"]) for r in csv.DictReader(file)}
+    assert ("fid_dinov2", "random") in weights and ("fid", "0" * 64) in weights
+
+
+def test_a_long_table_goes_over_pages() -> None:
+    rows = [[str(i), f"{i}.5 [1.00, 2.00]"] for i in range(50)]
+    text = latex("Many", [Head("a"), Head("b", align="r")], rows, "Note.", last=1)
+    assert text.startswith(r"% \usepackage{booktabs,longtable,pdflscape}") and r"\endhead" in text
+    assert columns(text) == {2} and text.count(r"\midrule") == 2 and text.count("{") == text.count("}")
+    lines = text.splitlines()
+    assert lines[lines.index(r"\bottomrule") - 2] == r"\midrule", "in front of the last row"
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "said"),
+    [("3.5", "fid", "3.50"), ("290.30", "inception_score", "290.3"), ("", "fid", ""), ("2B", "parameters", "2B")],
+)
+def test_the_papers_numbers_are_printed_as_in_the_paper(text: str, metric: str, said: str) -> None:
+    assert printed(text, metric) == said
+
+
+def test_escape() -> None:
+    assert escape(r"a_b & 5% #1 $x$ {y} ~ ^ \z <3") == (
+        r"a\_b \& 5\% \#1 \$x\$ \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}z \textless{}3"
+    )
+
+
+def test_unknown_names_are_refused(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"table 'nope': not in tables; accepted: table1, metrics, variance"):
+        table(study, tmp_path, "nope")
+    with pytest.raises(ValueError, match=r"paper table 'nope'.*accepted: .*mar_table1"):
+        paper_rows("nope")
+    with pytest.raises(ValueError, match=r"mar_recipe.csv: found columns section, .*; accepted: row among them"):
+        paper_rows("mar_recipe")
+    assert paper_lines("mar_recipe")[0]["section"] == "data"
+
+
+def test_missing_metrics_are_named(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "metrics" / "ar" / "seed0" / "a4.json").unlink()
+    with pytest.raises(ValueError, match=r"metrics/ar/seed0/a4.json: missing"):
+        table(study, tmp_path, "table1")
+
+
+def test_the_papers_numbers_are_read_in_its_order() -> None:
+    rows = paper_rows("mar_table1")
+    assert len(rows) == 8
+    assert (rows["mar-one-diffloss"]["fid_cfg"], rows["ar-raster-crossent"]["is_nocfg"]) == ("1.84", "60.8")

@@ -1,0 +1,287 @@
+"""Sweeps: which points are judged and which wins, restarts, paired noise, and settings that take their numbers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from mar.features.networks import extractors
+from mar.metrics import evaluate, moments
+from mar.report.figures.sweeps import sweep as heatmaps
+from mar.runtime.files import sha256
+from mar.runtime.noise import Noise
+from mar.sampling import sample_sets, sweep
+from mar.sampling.sampler import Sampler
+from mar.study import chosen_settings
+from mar.study.parts import Sweep
+from mar.study.stage_keys import sample_slice, sweep_slice
+from mar.training.trainer import train
+
+GRID = {"samples": 12, "guidance": [1.0, 2.0, 4.0], "temperature": [0.9, 1.1], "refine": 1}
+
+
+def study(grid=GRID, **setting):
+    """The tiny study, whose only variant that is swept has 12 images a point in chunks of 6."""
+    swept = {"steps": 4, "diffusion_steps": 3, "clamp": 4.0, "sweep": grid, **setting}
+    variant = tiny.STUDY["variants"]["mar-diff"] | {"sampling": ["diff", "best"]}
+    return tiny.study(
+        sampling=tiny.STUDY["sampling"] | {"best": swept}, variants=tiny.STUDY["variants"] | {"mar-diff": variant}
+    )
+
+
+class Tokenizer(torch.nn.Module):
+    """Pixels of tokens, so that images differ as what was drawn does."""
+
+    def decode_latents(self, x, noise=None):
+        return torch.nn.functional.interpolate(x[:, :1].expand(-1, 3, -1, -1), scale_factor=2).tanh()
+
+
+class Network:
+    """Six numbers of an image as its features and logits."""
+
+    name, weights = "classifier", "w" * 64
+
+    def __call__(self, images):
+        rows = torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, (2, 3))[:, 0].flatten(1)
+        return {"features": rows, "logits": 5 * rows}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = tiny.make_root(tmp_path_factory.mktemp("trained"))
+    train(study(), root, "mar-diff", 0)
+    return root
+
+
+@pytest.fixture
+def root(trained, tmp_path, monkeypatch):
+    for name in ("runs", "tokens"):
+        (tmp_path / name).symlink_to(trained / name)
+    file = tmp_path / "statistics" / "classifier" / "train.npz"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"statistics")
+    rows = np.random.default_rng(0).normal(0.5, 0.1, (40, 6))
+    extractor = {"name": "classifier", "weights": Network.weights, "note": ""}
+    real = evaluate.Real("train split", "s" * 64, "", extractor, moments.of(rows), None, None)
+    monkeypatch.setattr(evaluate, "real", lambda *args, **options: real)
+    monkeypatch.setattr(extractors, "load", lambda *args: Network())
+    monkeypatch.setattr(sample_sets.tokenizers, "load", lambda root, name, study: Tokenizer())
+    return tmp_path
+
+
+def result(root):
+    return json.loads((root / "sweeps" / "mar-diff" / "best.json").read_text())
+
+
+def points(root):
+    folder = root / "sweeps" / "mar-diff" / "best"
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("guidance*.json")}
+
+
+def valley(guidance, temperature):
+    """A judge whose FID is least at one place."""
+    return lambda point: {
+        "fid": {"value": 1 + (np.log(point[0]) - np.log(guidance)) ** 2 + 100 * (point[1] - temperature) ** 2}
+    }
+
+
+def pairs(entries, number):
+    return {(e["guidance"], e["temperature"]) for e in entries if e["round"] == number}
+
+
+def test_grid_then_halfway_to_the_neighbours_of_the_best():
+    grid = Sweep(samples=1, guidance=(1.5, 2.0, 3.0, 5.0), temperature=(0.9, 1.0, 1.1), refine=2)
+    found = sweep.search(grid, valley(2.6, 0.96))
+    assert pairs(found, 0) == {(g, t) for g in grid.guidance for t in grid.temperature}
+    assert pairs(found, 1) == {(2.5, 1.0), (4.0, 1.0), (3.0, 0.95), (3.0, 1.05)}, "around 3.0, 1.0"
+    # then 3.0, 0.95 is the best: its neighbours are 2.5 and 4.0, 0.9 and 1.0
+    assert pairs(found, 2) == {(2.75, 0.95), (3.5, 0.95), (3.0, 0.925), (3.0, 0.975)}
+    assert len(found) == sweep.most(grid) == 20
+    best = sweep.winner(found)
+    assert (best["guidance"], best["temperature"]) == (2.75, 0.95) and sweep.edge(found, best) == []
+
+
+def test_one_axis_has_two_neighbours_and_an_end_has_one():
+    line = Sweep(samples=1, temperature=(0.8, 0.9, 1.0), refine=1)
+    assert pairs(sweep.search(line, valley(1.0, 0.9)), 1) == {(1.0, 0.85), (1.0, 0.95)}
+    assert sweep.most(line) == 5
+    found = sweep.search(line, valley(1.0, 0.5))
+    assert pairs(found, 1) == {(1.0, 0.85)}
+    assert sweep.edge(found, sweep.winner(found)) == ["temperature"]
+
+
+def test_a_scale_of_one_is_no_edge():
+    grid = Sweep(samples=1, guidance=(1.0, 2.0), temperature=(0.9, 1.0, 1.1))
+    found = sweep.search(grid, valley(1.0, 1.0))
+    assert sweep.edge(found, sweep.winner(found)) == []
+    found = sweep.search(grid, valley(9.0, 1.2))
+    assert sweep.edge(found, sweep.winner(found)) == ["guidance", "temperature"]
+
+
+def test_the_lowest_fid_wins_and_an_error_never():
+    entries = [
+        {"guidance": 3.0, "temperature": 1.0, "fid": {"value": 2.0}},
+        {"guidance": 1.5, "temperature": 1.0, "error": "not finite"},
+        {"guidance": 2.0, "temperature": 1.1, "fid": {"value": 2.0}},
+        {"guidance": 2.0, "temperature": 0.9, "fid": {"value": 2.0}},
+    ]
+    assert sweep.winner(entries) is entries[3], "of equals the least guidance, then temperature"
+    assert sweep.winner(entries[1:2]) is None
+
+
+def test_a_sweep_judges_and_chooses(root):
+    sweep.sweep(study(), root, "mar-diff", "best")
+    found = result(root)
+    assert [(p["guidance"], p["temperature"]) for p in found["grid"]][:6] == [
+        (g, t) for g in GRID["guidance"] for t in GRID["temperature"]
+    ]
+    best = min(found["grid"], key=lambda p: p["fid"]["value"])
+    assert found["best"] == {key: best[key] for key in ("guidance", "temperature")}
+    assert {p["fid"]["n"] for p in found["grid"]} == {12}
+    assert len({p["fid"]["value"] for p in found["grid"]}) >= 3, (
+        "one a temperature: so short a training knows no classes"
+    )
+    assert all(p["fid"]["low"] < p["fid"]["value"] < p["fid"]["high"] for p in found["grid"])
+    assert (found["samples"], found["seed"], found["extractor"]) == (12, 0, "classifier")
+    assert found["reference"] == {"name": "train split", "sha256": "s" * 64}
+    assert found["recipe"]["slice"] == sweep_slice(study(), "mar-diff", "best")
+    used = chosen_settings.resolved(study(), root, "mar-diff", "best")
+    assert used.model_dump(include={"guidance", "temperature"}) == found["best"] and used.sweep is None
+    assert (used.steps, used.clamp) == (4, 4.0)
+    _, rows = heatmaps(study(), root)
+    assert len(rows) == len(found["grid"]) and sum(row["best"] for row in rows) == 1
+
+
+def test_a_stopped_sweep_goes_on(root, monkeypatch, tmp_path_factory):
+    measure, calls = sweep.measure, []
+
+    def stopped(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return measure(*args)
+
+    monkeypatch.setattr(sweep, "measure", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.sweep(study(), root, "mar-diff", "best")
+    before = points(root)
+    assert len(before) == 3 and not (root / "sweeps" / "mar-diff" / "best.json").exists()
+    sweep.sweep(study(), root, "mar-diff", "best")
+    after = points(root)
+    assert {name: after[name] for name in before} == before and len(after) == len(calls) - 1
+    once = result(root)
+    (root / "sweeps" / "mar-diff" / "best.json").unlink()  # as Snakemake does before it runs a job again
+    for name in after:
+        (root / "sweeps" / "mar-diff" / "best" / name).unlink()
+    sweep.sweep(study(), root, "mar-diff", "best")
+    assert result(root)["grid"] == once["grid"] and result(root)["best"] == once["best"]
+    done = len(calls)
+    sweep.sweep(study(), root, "mar-diff", "best")
+    assert len(calls) == done, "complete"
+
+
+def test_an_extended_grid_keeps_its_points_and_other_samples_do_not(root):
+    sweep.sweep(study(GRID | {"refine": 0}), root, "mar-diff", "best")
+    before = points(root)
+    wider = study(GRID | {"refine": 0, "guidance": [1.0, 2.0, 4.0, 6.0]})
+    with pytest.raises(ValueError, match=r"best\.json: sampling\.best or metrics have changed"):
+        chosen_settings.resolved(wider, root, "mar-diff", "best")
+    sweep.sweep(wider, root, "mar-diff", "best")
+    after = points(root)
+    assert {name: after[name] for name in before} == before and len(after) == 8
+    sweep.sweep(study(GRID | {"refine": 0, "samples": 18}), root, "mar-diff", "best")
+    assert len(points(root)) == 6 and not set(points(root).values()) & set(before.values())
+
+
+def test_points_share_noise_that_no_sample_set_has(root, monkeypatch):
+    draw, seen = Sampler.draw, []
+
+    def recorded(self, settings, labels, noise):
+        state = noise.generator.get_state()
+        first = tuple(noise.normal(3).tolist())
+        noise.generator.set_state(state)
+        seen.append((settings.guidance, settings.temperature, first, tuple(labels.tolist())))
+        return draw(self, settings, labels, noise)
+
+    monkeypatch.setattr(Sampler, "draw", recorded)
+    sweep.sweep(study(GRID | {"refine": 0}), root, "mar-diff", "best")
+    streams = {}
+    for guidance, temperature, *drawn in seen:
+        streams.setdefault((guidance, temperature), []).append(drawn)
+    assert len(streams) == 6 and len({json.dumps(value) for value in streams.values()}) == 1
+    (a, _), (b, labels) = next(iter(streams.values()))
+    assert a != b and labels == (6, 7, 8, 9, 0, 1)
+    reported = [tuple(Noise("sample", 0, 0, number).normal(3).tolist()) for number in range(4)]
+    assert not {a, b} & set(reported)
+
+
+def test_a_point_that_is_not_finite_is_recorded_and_cannot_win(root, monkeypatch):
+    generate = sample_sets.generate
+
+    def broken(model, labels, order, blank, settings, noise):
+        tokens = generate(model, labels, order, blank, settings, noise)
+        return tokens * float("nan") if settings.guidance == 4.0 else tokens
+
+    monkeypatch.setattr(sample_sets, "generate", broken)
+    sweep.sweep(study(), root, "mar-diff", "best")
+    found = result(root)
+    failed = [p for p in found["grid"] if "error" in p]
+    assert {p["guidance"] for p in failed} == {4.0} and "6 of 6 images are not finite" in failed[0]["error"]
+    assert found["best"]["guidance"] != 4.0
+    _, rows = heatmaps(study(), root)
+    assert {row["fid"] for row in rows if row["guidance"] == 4.0} == {""}
+    only = study({"samples": 12, "guidance": [4.0], "temperature": [1.0]})
+    with pytest.raises(ValueError, match=r"best\.json: no point of the grid has a FID; the first says: .*not finite"):
+        sweep.sweep(only, root, "mar-diff", "best")
+
+
+def test_samples_are_drawn_at_the_chosen_point(root):
+    with pytest.raises(ValueError, match=r"best\.json: missing: sampling\.best is chosen by a sweep.*--setting best"):
+        sample_sets.sample(study(), root, "mar-diff", 0, "best")
+    sweep.sweep(study(), root, "mar-diff", "best")
+    best = result(root)["best"]
+    sample_sets.sample(study(), root, "mar-diff", 0, "best")
+    folder = root / "samples" / "mar-diff" / "seed0" / "best"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {key: manifest["sampling"][key] for key in best} == best and manifest["sampling"]["sweep"] is None
+    fixed = study(None, **best)  # by hand
+    first = sha256(folder / "chunk-00000.npy")
+    assert json.loads((folder / "recipe.json").read_text())["sample"] == sample_slice(fixed, "mar-diff", "best")
+    images, _ = Sampler(fixed, root, "mar-diff", 0).chunk("best", 0)
+    assert np.array_equal(np.load(folder / "chunk-00000.npy"), images)
+    file = root / "sweeps" / "mar-diff" / "best.json"
+    file.write_text(json.dumps(result(root) | {"best": {"guidance": 3.5, "temperature": 0.8}}))
+    sample_sets.sample(study(), root, "mar-diff", 0, "best")
+    assert sha256(folder / "chunk-00000.npy") != first and len(list(folder.parent.glob("best.old-*"))) == 1
+
+
+def test_a_sampling_seed_draws_other_images_at_the_same_point(root):
+    sampler = Sampler(study(None), root, "mar-diff", 0)
+    images, labels = sampler.chunk("best", 1)
+    again = sampler.draw(study(None).sampling["best"], torch.from_numpy(labels), Noise("sample", 0, 0, 1))
+    assert np.array_equal(images, again.permute(0, 2, 3, 1).numpy()), "seed 0 is the stream from before seeds"
+    other, same = Sampler(study(None, seed=1), root, "mar-diff", 0).chunk("best", 1)
+    assert not np.array_equal(images, other) and np.array_equal(labels, same)
+    assert sweep_slice(study(seed=1), "mar-diff", "best") == sweep_slice(study(), "mar-diff", "best")
+
+
+def test_refusals(root, monkeypatch):
+    with pytest.raises(ValueError, match=r"--setting diff: sampling\.diff has no sweep; accepted: a setting with one"):
+        sweep.sweep(study(), root, "mar-diff", "diff")
+    assert chosen_settings.resolved(study(), root, "mar-diff", "diff") == study().sampling["diff"]
+    monkeypatch.setattr(Network, "weights", "v" * 64)
+    with pytest.raises(ValueError, match="classifier: weights vvvvvvvvvvvv, train split was judged with wwwwwwwwwwww"):
+        sweep.sweep(study(), root, "mar-diff", "best")
+    (root / "runs").unlink()
+    with pytest.raises(ValueError, match=r"run\.json: missing"):
+        sweep.sweep(study(), root, "mar-diff", "best")
+
+
+def test_resolving_needs_no_torch():
+    code = "import sys, mar.study.chosen_settings; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])

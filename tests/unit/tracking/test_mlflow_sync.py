@@ -1,0 +1,166 @@
+"""metrics.jsonl, the way to MLflow and the live table."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from fabricate import fabricate, small
+
+from mar.runtime.runlog import append, read
+from mar.tracking.mlflow_sync import _flatten, sync
+from mar.tracking.watch import _clock, _rate, watch
+
+
+def test_append_and_read(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "metrics.jsonl"
+    assert read(path) == []
+    for images, loss in ((64, 3.0), (128, 2.0), (192, 1.5)):
+        append(path, {"images": images, "loss": loss})
+    append(path, {"images": 128, "loss": 2.5})  # done again after a restart
+    assert [(line["images"], line["loss"]) for line in read(path)] == [(64, 3.0), (128, 2.5), (192, 1.5)]
+
+
+def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    append(path, {"images": 64, "loss": 3.0})
+    with open(path, "a") as file:
+        file.write('{"images": 128, "lo')
+    assert [line["images"] for line in read(path)] == [64]
+    append(path, {"images": 192, "loss": 1.0})
+    assert [line["images"] for line in read(path)] == [64, 192]
+
+
+def test_import_is_cheap() -> None:
+    heavy = "mlflow", "pandas", "rich", "torch", "matplotlib", "numpy"
+    code = f"import sys, mar.track; print([m for m in {heavy!r} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_recipes_become_flat_parameters_with_defaults() -> None:
+    slice_ = json.dumps(
+        {"recipe": {"images": 640, "batch": 64, "checkpoint_images": 64, "log_images": 64}, "seed": [0, 1]}
+    )
+    flat = _flatten({"train": slice_, "tokens": "abc"})
+    assert flat["recipe.images"] == "640" and flat["recipe.clip"] == "3.0" and flat["recipe.dtype"] == "fp32"
+    assert (flat["tokens"], flat["seed"]) == ("abc", "[0, 1]")
+    assert _flatten({"train": '{"recipe":{"gone":1}}'}) == {"recipe.gone": "1"}, "of an older version: as it is"
+
+
+def checkpoint(folder: Path, images: int) -> None:
+    """As of a training that saved after so many images."""
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "checkpoints" / "index.json").write_text(json.dumps([{"file": "x.pt", "images": images, "sha256": ""}]))
+
+
+def counts(db: Path) -> dict[str, int]:
+    with sqlite3.connect(db) as connection:
+        tables = ("runs", "metrics", "params", "tags")
+        return {t: connection.execute(f"select count(*) from {t}").fetchone()[0] for t in tables}
+
+
+def test_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """One test for all: mlflow takes seconds to import and to make its tables."""
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    study, root, db = small({"ce": ()}), tmp_path / "results" / "small", tmp_path / "results" / "mlflow.db"
+    fabricate(study, root, lambda v, s, k: 20.0)
+    unfinished = root / "runs" / "diff" / "seed1"
+    (unfinished / "run.json").unlink()
+    checkpoint(unfinished, 512)
+    sync(study, root, db)
+    assert not (tmp_path / "mlruns").exists()
+    assert "INFO" not in capfd.readouterr().err, "MLflow's own log lines are off"
+    first = counts(db)
+    assert first["runs"] == 7  # two seeds of two variants, two tokenizers, the classifier
+    sync(study, root, db)
+    assert counts(db) == first
+
+    client = MlflowClient(f"sqlite:///{db}")
+    experiment = client.get_experiment_by_name("small")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    run = runs["diff/seed0"]
+    assert run.info.status == "FINISHED" and runs["diff/seed1"].info.status == "RUNNING"
+    assert run.data.metrics["s4-cfg/fid"] == 20.0 and run.data.metrics["final_loss"] == 0.5
+    expected = {
+        "study": "small",
+        "variant": "diff",
+        "seed": "0",
+        "stage": "train",
+        "mlflow.source.git.commit": "c0ffee",
+    }
+    assert expected.items() <= run.data.tags.items()
+    assert run.data.params["recipe.images"] == "640"
+    assert runs["tokenizers/kl"].data.metrics["rfid"] == 5.0
+    assert [a.path for a in client.list_artifacts(run.info.run_id, "samples")] == ["samples/s4-cfg.png"]
+    assert (tmp_path / "results" / "mlflow-artifacts" / "small" / run.info.run_id).is_dir()
+    said = json.loads((root / "mlflow.json").read_text())
+    assert said["experiment"] == experiment.experiment_id and len(said["runs"]) == 7
+    assert said["runs"]["runs/diff/seed0"] == run.info.run_id, "the report links to it"
+    assert not client.list_artifacts(runs["diff/seed1"].info.run_id)
+
+    # the unfinished run was requeued: what came after its checkpoint is done again, on fewer processes not to the bit
+    history = client.get_metric_history(runs["diff/seed1"].info.run_id, "loss")
+    assert [m.step for m in history] == list(range(64, 513, 64)), "steps that may be done again wait"
+    for images, loss in ((576, 0.45), (640, 0.4), (704, 0.3)):
+        append(unfinished / "metrics.jsonl", {"images": images, "loss": loss, "time": 1.8e9})
+    checkpoint(unfinished, 640)
+    for _ in range(2):
+        sync(study, root, db)
+    history = client.get_metric_history(runs["diff/seed1"].info.run_id, "loss")
+    assert [m.step for m in history] == list(range(64, 641, 64)), "no point twice"
+    assert [m.value for m in history[-2:]] == [0.45, 0.4], "the last time counts"
+    # another recipe in the same folder is another run, the old one stays
+    (unfinished / "recipe.json").write_text(json.dumps({"train": '{"recipe":{"images":320}}'}))
+    sync(study, root, db)
+    assert counts(db)["runs"] == 8
+
+
+def test_a_dead_server_is_told_in_one_line_and_leaves_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    study, root = small({"ce": ()}), tmp_path / "results" / "small"
+    fabricate(study, root, lambda v, s, k: 20.0)
+    with pytest.raises(ValueError, match=r"^http://127\.0\.0\.1:9: the tracking server fails \(.*Without MLFLOW_TRACK"):
+        sync(study, root, tmp_path / "results" / "mlflow.db", "http://127.0.0.1:9")
+    assert not (root / "mlflow.json").exists() and not (tmp_path / "results" / "mlflow.db").exists()
+
+
+def test_a_training_does_not_ask_the_server(tmp_path: Path) -> None:
+    root = tiny.make_root(tmp_path)
+    code = "import sys; from mar.cli.__main__ import main; main(standalone_mode=False); print('mlflow' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", "--study", str(root / "study.json"), "--variant", "ar-ce", "--seed", "0"],
+        env={**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "False"
+    assert (root / "runs" / "ar-ce" / "seed0" / "run.json").exists()
+
+
+def test_watch_prints_once_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = small({"ce": ()})
+    fabricate(study, tmp_path, lambda v, s, k: 20.0)
+    (tmp_path / "runs" / "diff" / "seed1" / "run.json").unlink()
+    curve = tmp_path / "runs" / "diff" / "seed1" / "metrics.jsonl"
+    curve.write_text("".join(curve.read_text().splitlines(keepends=True)[:5]))  # 320 of 640 images, 100 a second
+    watch(study, tmp_path)
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if "/" in line}
+    assert lines["diff/seed0"][1] == "640" and lines["diff/seed0"][-1] == "done"
+    assert lines["diff/seed1"][:2] == ["320", "640"] and lines["diff/seed1"][-2:] == ["100", "0:00:03"]
+
+
+def test_rate_and_clock() -> None:
+    assert _rate([{"images": 0, "time": 0.0}, {"images": 50, "time": 2.0}]) == 25.0
+    assert _rate([{"images": 0}]) == 0.0
+    assert _clock(3725) == "1:02:05"
