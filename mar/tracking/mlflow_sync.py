@@ -16,7 +16,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mar.runtime.checkpoint import INDEX
 from mar.runtime.files import read_json, sha256, write_json
 from mar.runtime.folders import RECIPE, lock
 from mar.runtime.provenance import git_commit
@@ -190,6 +189,8 @@ def _settled(source: _Source) -> list[dict[str, Any]]:
     lines = read(source.folder / layout.LOG)
     if source.done.exists() or source.tags["stage"] != "train":
         return lines
+    from mar.runtime.checkpoint import INDEX  # imports torch
+
     index = source.folder / layout.CHECKPOINTS / INDEX
     last = max((entry["images"] for entry in read_json(index)), default=0) if index.exists() else 0
     return [line for line in lines if line["images"] <= last]

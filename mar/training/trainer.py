@@ -103,8 +103,8 @@ class Trainer:
             )
         self.device = world.device
         self.name = (study.seed, seed)
+        quantizer = load_quantizer(tokens.folder, tokens.manifest)  # before the seed: its construction draws numbers
         torch.manual_seed(seed_of("init", *self.name))
-        quantizer = load_quantizer(tokens.folder, tokens.manifest)
         self.model = build_model(study, variant, tokens.manifest, quantizer and quantizer.to(self.device)).to(
             self.device
         )

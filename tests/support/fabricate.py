@@ -271,6 +271,7 @@ def fabricate(
                     "variant": name,
                     "seed": seed,
                     "parameters": 1234567,
+                    "head_parameters": 54321,
                     **record,
                     "checkpoint": "e" * 64,
                     "tokens": "t" * 64,

@@ -333,5 +333,6 @@ def test_the_command_shows_the_table_and_writes_it(tmp_path):
 
 
 def test_a_plan_needs_no_torch():
-    code = "import sys, mar.plan, mar.drill; sys.exit('torch' in sys.modules or 'snakemake' in sys.modules)"
+    code = "import sys, mar.planning.plan, mar.planning.drill_shapes\n"
+    code += "sys.exit('torch' in sys.modules or 'snakemake' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

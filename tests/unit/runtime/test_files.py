@@ -200,7 +200,7 @@ class TestClaim:
             with pytest.raises(KeyboardInterrupt):
                 folders.claim(folder, {"train": "y"})
         assert files.read_json(folder / "recipe.json") == {"train": "x"}
-        monkeypatch.setattr(files.time, "strftime", lambda _: "later")
+        monkeypatch.setattr(folders.time, "strftime", lambda _: "later")
         folders.claim(folder, {"train": "y"})
         assert kept(folder) == ["recipe.json"]
 

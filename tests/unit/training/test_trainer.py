@@ -59,7 +59,9 @@ def test_kill_and_resume_is_bitwise_equal(tmp_path, variant):
         for f in (ours, theirs)
     ]
     assert lines[0] == lines[1] and lines[0][-1]["images"] == 96
-    assert json.loads((ours / "run.json").read_text())["restarts"] == 1
+    record = json.loads((ours / "run.json").read_text())
+    head = [w.numel() for name, w in load_file(ours / "ema.safetensors").items() if name.startswith("head.")]
+    assert record["restarts"] == 1 and record["head_parameters"] == sum(head) > 0
 
 
 def test_training_learns_and_average_lags(tmp_path):
