@@ -18,16 +18,38 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-# What says when and by what a file was made, or is the checksum of a file that does.
-MADE = {"provenance", "seconds", "inputs", "recipe", "sha256", "data", "tokens", "source", "reference", "format"}
-TIMED = re.compile(r"seconds|head_share|training_days")
+# What says when and by what a file was made, is the checksum of a file that does, or was added by a later version.
+MADE = {
+    "provenance",
+    "seconds",
+    "inputs",
+    "recipe",
+    "sha256",
+    "data",
+    "source",
+    "reference",
+    "format",
+    "head_parameters",
+}
 
 
 def plain(value: Any) -> Any:
-    """A JSON value without what says when and by what it was made; null is as good as absent."""
+    """A JSON value without what says when and by what it was made; null is as good as absent.
+
+    Of claims those that rest on timings are left out, and so are checksums in place of a manifest.
+    """
     if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items() if v is not None and not (k in MADE and not isinstance(v, int))}
-    return [plain(v) for v in value] if isinstance(value, list) else value
+        kept = {k: v for k, v in value.items() if v is not None and k not in MADE}
+        return {k: plain(v) for k, v in kept.items() if not (k == "tokens" and isinstance(v, str))}
+    if isinstance(value, list):
+        return [plain(v) for v in value if not timed(v)]
+    return value
+
+
+def timed(entry: Any) -> bool:
+    """Whether an entry of claims.json rests on timings."""
+    evidence = entry.get("evidence", []) if isinstance(entry, dict) else []
+    return any(isinstance(e, dict) and e.get("metric") == "seconds" for e in evidence)
 
 
 def content(path: Path) -> Any:
