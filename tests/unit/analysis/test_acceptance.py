@@ -153,6 +153,6 @@ def test_a_study_with_modes_times_them_and_has_the_table() -> None:
     found = study()
     assert table_names(found)[-1] == "fast" and speed_settings(found, "diff") == ["s2", "s4", "s4-cfg"]
     assert speed_settings(found, "ce") == speed_settings(small(), "ce")
-    needed = inputs(found, "fast")
+    needed = [path.as_posix() for path in inputs(found, Path(), "fast")]
     assert "features/classifier/diff/seed1/s4-cfg/manifest.json" in needed and "speed/diff.json" in needed
     assert "fast" not in table_names(small())

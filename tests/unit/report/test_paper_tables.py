@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fabricate import fabricate, large, small, swept, write
+from safetensors.numpy import save_file
 
 from mar.analysis.paper_columns import printed
 from mar.paper.numbers import paper_lines, paper_rows
@@ -19,6 +22,8 @@ from mar.report.tables.typeset import Head, escape, latex
 from mar.runtime.files import read_json
 from mar.study.reading import resolve
 from mar.study.study import Study
+
+ROOT = Path("results/wide")
 
 
 @pytest.fixture
@@ -142,17 +147,25 @@ def test_rfid_of_another_reference_or_judge_is_refused(wide: Study, tmp_path: Pa
 def test_seconds_and_parameters_of_the_head(wide: Study, tmp_path: Path) -> None:
     ours = frame(wide, tmp_path, "table3").set_index("row").loc["mlp-256"]
     assert (ours["seconds"], ours["seconds_low"], ours["paper_seconds"]) == (0.25, 0.225, "0.286")
-    # by hand, width 8 and 4 numbers a token; a block is a norm, two linear layers and the modulation
-    time, condition, tokens = (256 * 8 + 8) + (8 * 8 + 8), 8 * 8 + 8, 4 * 8 + 8
-    block, output = 2 * 8 + 2 * (8 * 8 + 8) + (8 * 24 + 24), (8 * 16 + 16) + (8 * 8 + 8)
-    assert (ours["head_params"], ours["paper_head_params"]) == (time + condition + tokens + block + output, "2M")
+    assert (ours["head_params"], ours["paper_head_params"]) == (54321, "2M")
+
+
+def test_older_records_do_not_say_the_parameters_of_the_head(wide: Study, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "diff" / "seed0"
+    values = json.loads((run / "run.json").read_text())
+    del values["head_parameters"]
+    (run / "run.json").write_text(json.dumps(values))
+    weights = {"head.net.weight": np.zeros((3, 4), np.float32), "backbone.weight": np.zeros((5, 5), np.float32)}
+    save_file(weights, run / "ema.safetensors")
+    assert frame(wide, tmp_path, "table3").set_index("row").loc["mlp-256"]["head_params"] == 12
 
 
 def test_files_that_a_table_reads_beside_the_metrics(wide: Study) -> None:
-    assert inputs(wide, "table1") == []
-    assert inputs(wide, "table2") == ["tokenizers/kl/rfid.json"]
-    assert inputs(wide, "table3") == ["speed/diff.json"]
-    assert inputs(wide, "table4") == [f"runs/{name}/seed0/run.json" for name in ("dit", "published", "diff")]
+    assert inputs(wide, ROOT, "table1") == []
+    assert inputs(wide, ROOT, "table2") == [ROOT / "tokenizers/kl/rfid.json"]
+    assert inputs(wide, ROOT, "table3") == [ROOT / "runs/diff/seed0/run.json", ROOT / "speed/diff.json"]
+    runs = [ROOT / f"runs/{name}/seed0/run.json" for name in ("dit", "published", "diff")]
+    assert inputs(wide, ROOT, "table4") == runs
 
 
 def test_a_difference_is_printed_on_the_papers_scale_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +230,7 @@ def test_what_a_sweep_chose_is_in_the_table(tmp_path: Path) -> None:
     table(study, tmp_path, "table1")
     text = (tmp_path / "tables" / "table1.md").read_text()
     assert "| 1 / 3 | 1 / 0.95 | 0 1 |" in text and "chosen for each model by FID on 20 other samples" in text
-    assert inputs(study, "table1") == inputs(study, "metrics") == ["sweeps/diff/s4-cfg.json"]
+    assert inputs(study, ROOT, "table1") == inputs(study, ROOT, "metrics") == [ROOT / "sweeps/diff/s4-cfg.json"]
 
 
 def test_cost_of_training(tmp_path: Path) -> None:
@@ -233,7 +246,7 @@ def test_cost_of_training(tmp_path: Path) -> None:
     table(study, tmp_path, "cost")
     text = (tmp_path / "tables" / "cost.md").read_text()
     assert "real versus real |" not in text and "| guidance |" not in text, "of trainings there is no floor"
-    assert inputs(study, "cost") == ["runs/diff/seed0/run.json", "runs/diff/seed1/run.json"]
+    assert inputs(study, ROOT, "cost") == [ROOT / f"runs/diff/seed{k}/run.json" for k in (0, 1)]
 
 
 def test_every_number_of_every_sample_set(tmp_path: Path) -> None:
