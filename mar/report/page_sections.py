@@ -14,9 +14,10 @@ from mar.analysis.metric_kinds import title
 from mar.report.evidence import commit, file, interval, set_id
 from mar.report.tables import fast_modes, variance
 from mar.report.tables.typeset import Head
-from mar.runtime.files import read_json
+from mar.runtime.files import read, read_json
 from mar.study import layout
 from mar.study.products import speed_settings, swept, table_names
+from mar.study.records import RunRecord
 from mar.study.study import Study
 
 JUDGES = {
@@ -171,7 +172,7 @@ def provenance(study: Study, root: Path, results: Results) -> list[dict[str, Any
     records: list[tuple[str, dict[str, Any]]] = []
     for name, variant in study.variants.items():
         for seed in variant.seeds:
-            records.append(("training", read_json(layout.run_record(root, name, seed))["provenance"]))
+            records.append(("training", read(layout.run_record(root, name, seed), RunRecord).provenance.model_dump()))
             for setting in variant.sampling:
                 manifest = layout.sample_manifest(root, layout.sample_set(name, seed, setting))
                 records += [("sampling", read_json(manifest)["provenance"])] if manifest.exists() else []

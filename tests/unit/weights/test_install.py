@@ -6,10 +6,11 @@ import published
 import pytest
 import torch
 
-from mar.runtime.files import sha256
+from mar.runtime.files import read, sha256, write
 from mar.sampling.sample_sets import sample
 from mar.sampling.sampler import Sampler
 from mar.study.reading import resolve, write_resolved
+from mar.study.records import Piece, TokenManifest
 from mar.study.stage_keys import train_slice
 from mar.tracking.mlflow_sync import _sources
 from mar.training.trained import load_trained
@@ -59,9 +60,23 @@ def root(tmp_path_factory):
     import_weights("official-mar", published.mar_checkpoint(folder / "mar.pth"), "mar-tiny", assets)
     torch.save(published.weights("dit_tiny"), folder / "dit.pt")
     import_weights("dit", folder / "dit.pt", "dit", assets)
-    manifest = {"kind": "moments", "classes": 10, "tokens": 64, "token_dim": 4, "grid": 8, "group": 1, "scale": 0.5}
-    (root / "tokens" / "kl" / "train").mkdir(parents=True)
-    (root / "tokens" / "kl" / "train" / "manifest.json").write_text(json.dumps(manifest | {"tokenizer": "t"}))
+    manifest = TokenManifest(
+        kind="moments",
+        count=1,
+        classes=10,
+        class_names=tuple("0123456789"),
+        views=1,
+        grid=8,
+        tokens=64,
+        group=1,
+        tokenizer=64 * "1",
+        data=64 * "d",
+        token_dim=4,
+        labels_sha256=64 * "2",
+        shards=(Piece(file="shard-00000.npy", count=1, sha256=64 * "3"),),
+        scale=0.5,
+    )
+    write(root / "tokens" / "kl" / "train" / "manifest.json", manifest)
     return root
 
 
@@ -97,7 +112,7 @@ def test_installed_weights_draw_images_without_training(root, capsys, variant, s
 @torch.no_grad()
 def test_the_installed_model_is_the_published_one(root):
     install_run(study(), root, "mar", 0)
-    manifest = json.loads((root / "tokens" / "kl" / "train" / "manifest.json").read_text())
+    manifest = read(root / "tokens" / "kl" / "train" / "manifest.json", TokenManifest)
     model, _ = load_trained(study(), root, "mar", 0, manifest)
     golden = published.load_file(published.GOLDEN / "mar_tiny.safetensors")
     tokens = golden["out.patchify"]
