@@ -67,6 +67,9 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
     if study.data.kind == "digits":
         images, labels = (npz.read(folder / layout.DIGITS, f"{split}_{part}") for part in ("images", "labels"))
         return ImageSet(labels, classes, lambda i: images[i])
+    if study.data.kind in ("idx", "fashion-mnist"):
+        grey, labels = (npz.read(folder / layout.IDX, f"{split}_{part}") for part in ("images", "labels"))
+        return ImageSet(labels, classes, lambda i: np.repeat(grey[i][..., None], 3, axis=-1))
 
     lists = read(folder / layout.FILES, FileLists)
     files: tuple[Entry, ...] = lists.train if split == "train" else lists.heldout

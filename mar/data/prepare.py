@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mar.data import imagenet
+from mar.data import idx, imagenet
 from mar.data.images import SPLITS, _decode
 from mar.runtime.files import atomic, read, write, write_text
 from mar.runtime.folders import claim, lock
@@ -40,24 +41,33 @@ def prepare(study: Study, root: str | Path) -> None:
     folder = layout.data(root)
     with lock(folder):
         claim(folder, {"data": data_slice(study)}, "manifest.json", layout.twin(study, root, folder))
-        digits = study.data.kind == "digits"
-        found = None if digits else _scan(Path(str(study.data.path)))
-        if found is not None and study.data.expect == "imagenet":
-            imagenet.check(Path(str(study.data.path)), found)
-        listing = (
-            "sklearn" if found is None else _hash([(s, *entry) for s in sorted(found) for entry in found[s]["files"]])
-        )
+        listing, make = _source(study, layout.assets(root))
         manifest = folder / layout.MANIFEST
         if manifest.exists() and read(manifest, DataManifest).listing == listing:
             print(f"{manifest}: complete", flush=True)
             return
         manifest.unlink(missing_ok=True)
-        record = (
-            _prepare_digits(study, folder, listing) if found is None else _prepare_folder(study, folder, found, listing)
-        )
+        record = make(folder)
         write(manifest, record)
         counts = {split: value.count for split, value in record.splits.items()}
         print(f"{manifest}: {len(record.classes)} classes, images {counts}, skipped {len(record.skipped)}", flush=True)
+
+
+def _source(study: Study, assets: Path) -> tuple[str, Callable[[Path], DataManifest]]:
+    """What tells the images of the study from others, and what prepares them in a folder."""
+    path = Path(study.data.path) if study.data.path else None
+    if study.data.kind == "digits":
+        return "sklearn", lambda folder: _prepare_digits(study, folder, "sklearn")
+    if study.data.kind == "fashion-mnist" or study.data.kind == "idx":
+        fashion = study.data.kind == "fashion-mnist"
+        splits = idx.fashion_mnist(path, assets) if fashion else idx.load(Path(str(path)))
+        listing = _hash([[name, split.sha256] for name, split in splits.items()])
+        return listing, lambda folder: _prepare_idx(study, folder, splits, listing, idx.FASHION if fashion else None)
+    found = _scan(Path(str(path)))
+    if study.data.expect == "imagenet":
+        imagenet.check(Path(str(path)), found)
+    listing = _hash([(split, *entry) for split in sorted(found) for entry in found[split]["files"]])
+    return listing, lambda folder: _prepare_folder(study, folder, found, listing)
 
 
 def _prepare_digits(study: Study, folder: Path, listing: str) -> DataManifest:
@@ -82,6 +92,42 @@ def _prepare_digits(study: Study, folder: Path, listing: str) -> DataManifest:
     names = [str(name) for name in digits.target_names]
     entries = [(split, hashlib.sha256(grey[i]).hexdigest()) for split in SPLITS for i in sorted(kept[split])]
     return _record(study, listing, names, {s: [int(labels[i]) for i in kept[s]] for s in SPLITS}, entries, [])
+
+
+def _prepare_idx(
+    study: Study, folder: Path, splits: dict[str, idx.Labelled], listing: str, names: tuple[str, ...] | None
+) -> DataManifest:
+    """Images in black borders, up to the study's size; labels counted from 0; without a test set a share held out."""
+    size = study.data.image_size
+    values = np.unique(np.concatenate([split.labels for split in splits.values()]))
+    classes = list(names or (str(value) for value in values))
+    arrays: dict[str, np.ndarray] = {}
+    for name, split in splits.items():
+        height, width = split.images.shape[1:]
+        if max(height, width) > size:
+            raise ValueError(
+                f"data.image_size {size}: the images are {width} x {height} and are padded, not resized; accepted: "
+                f"{max(height, width)} or more"
+            )
+        borders = [((size - n) // 2, (size - n + 1) // 2) for n in (height, width)]
+        arrays[f"{name}_images"] = np.pad(split.images, [(0, 0), *borders])  # (N, H, W)
+        arrays[f"{name}_labels"] = np.searchsorted(values, split.labels).astype(np.int64)
+    if "heldout" not in splits:
+        images, labels = arrays["train_images"], arrays["train_labels"]
+        kept: dict[str, list[int]] = {split: [] for split in SPLITS}
+        for label, text in enumerate(classes):
+            train, heldout = _hold_out(np.flatnonzero(labels == label), study.data.holdout, text)
+            kept["train"] += train
+            kept["heldout"] += heldout
+        for name, rows in kept.items():
+            arrays[f"{name}_images"], arrays[f"{name}_labels"] = images[sorted(rows)], labels[sorted(rows)]
+    for name in SPLITS:
+        if missing := sorted(set(range(len(classes))) - set(arrays[f"{name}_labels"].tolist())):
+            raise ValueError(f"data.path {study.data.path}: class {classes[missing[0]]!r} has no image ({name})")
+    with atomic(folder / layout.IDX) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    labels_of = {split: arrays[f"{split}_labels"].tolist() for split in SPLITS}
+    return _record(study, listing, classes, labels_of, [listing], [])
 
 
 def _prepare_folder(study: Study, folder: Path, found: dict[str, Any], listing: str) -> DataManifest:

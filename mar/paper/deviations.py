@@ -29,9 +29,7 @@ def deviations(study: Study) -> list[dict[str, str]]:
     """Where the MAR and AR variants depart from config/paper/mar_recipe.csv: key, ours, published, source, why."""
     found = []
     if study.data.expect != "imagenet":
-        digits = study.data.kind == "digits"
-        ours = "scikit-learn's handwritten digits" if digits else f"images under {study.data.path}"
-        found.append(_departure("data", "data set", ours, "ImageNet", "MAR paper", ""))
+        found.append(_departure("data", "data set", study.data.title, "ImageNet", "MAR paper", ""))
     if (judge := study.metrics.extractors[0]) != "inception":
         ours = "the study's own classifier" if judge == "classifier" else judge
         why = "It knows the study's images. " * (judge == "classifier") + "FID is on its scale, not on Inception's."

@@ -36,6 +36,7 @@ PEAK = {"bf16": 312e12, "tf32": 156e12, "fp32": 19.5e12}
 UTILISATION = 0.23
 
 DIGITS = (1797, 10)  # images and classes of scikit-learn's digits
+FASHION_MNIST = (60_000, 10_000, 10)  # images of both splits, classes
 CHECKPOINTS = 2  # kept of a training, each with weights, average and Adam's two moments: 16 bytes a parameter
 HOURS = 3600.0
 TITLES = ("job", "images", "parameters", "operations", "A100 hours", "tokens GB", "weights GB", "samples GB")
@@ -86,6 +87,8 @@ def count_images(study: Study, root: Path | None = None) -> Images:
     if study.data.kind == "digits":
         heldout = round(DIGITS[0] * study.data.holdout)
         return Images(DIGITS[0] - heldout, heldout, DIGITS[1])
+    if study.data.kind == "fashion-mnist":
+        return Images(*FASHION_MNIST)
     return Images(0, 0, imagenet.CLASSES, known=False)
 
 

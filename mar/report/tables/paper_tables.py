@@ -138,7 +138,6 @@ def _ours(results: Results, row: TableRow, column: Column) -> Estimate | str:
 
 def note(study: Study, results: Results) -> str:
     """What the numbers of a table are and what they are not."""
-    data = "scikit-learn's handwritten digits" if study.data.kind == "digits" else f"the images of {study.data.path}"
     size, spread, why = study.data.image_size, results.spread("fid"), results.incomparable
     seeds = (
         f"the seed spread that the study measured (log FID: {short(spread.sd)}, {spread.dof} degrees of freedom)"
@@ -149,9 +148,9 @@ def note(study: Study, results: Results) -> str:
     about = f"; {said}" if (said := results.reference.get("note")) else ""
     random = f"Random weights: {', '.join(results.random)}; such numbers show that it runs and mean nothing else. "
     return (
-        f"Ours: {data} at {size}x{size}, {study.metrics.samples} images a sample set, features and probabilities of "
-        f"{features}, compared with {results.reference['name']} ({results.reference['sha256'][:12]}{about}); the mean "
-        "over training seeds (geometric for FID) "
+        f"Ours: {study.data.title} at {size}x{size}, {study.metrics.samples} images a sample set, features and "
+        f"probabilities of {features}, compared with {results.reference['name']} "
+        f"({results.reference['sha256'][:12]}{about}); the mean over training seeds (geometric for FID) "
         f"with its 95% interval from resampled images and {seeds}. "
         f"{FLOOR.capitalize()}: as many held-out images, or all if there are fewer{_fewer(results)}. "
         + (random if results.random else "")
