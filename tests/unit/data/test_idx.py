@@ -173,16 +173,16 @@ def test_nowhere_says_every_place(fabricated: Path, tmp_path: Path, monkeypatch:
 
 
 def test_prepared_images_have_black_borders_and_are_not_resized(fabricated: Path, tmp_path: Path) -> None:
-    data = {"kind": "fashion-mnist", "path": str(fabricated), "image_size": 36, "flip": True}
+    data = {"kind": "fashion-mnist", "path": str(fabricated), "image_size": 40, "flip": True}
     study = pipeline.study(data=data)
     root = pipeline.root(tmp_path, study)
     prepare(study, root)
     held = open_split(study, root, "heldout")
     raw = idx.load(fabricated)["heldout"]
     images = held.arrays(range(20))
-    assert images.shape == (20, 36, 36, 3) and held.classes == list(idx.FASHION)
-    assert (images[:, 4:32, 4:32] == raw.images[..., None]).all()
-    assert not images[:, :4].any() and not images[:, 32:].any() and not images[:, :, 32:].any()
+    assert images.shape == (20, 40, 40, 3) and held.classes == list(idx.FASHION)
+    assert (images[:, 6:34, 6:34] == raw.images[..., None]).all()
+    assert not images[:, :6].any() and not images[:, 34:].any() and not images[:, :, 34:].any()
     assert held.labels.tolist() == raw.labels.tolist()
     before = (root / "data" / "manifest.json").stat().st_mtime_ns
     prepare(study, root)
