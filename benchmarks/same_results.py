@@ -20,6 +20,8 @@ from safetensors.numpy import load_file
 
 # What says when and by what a file was made, or is the checksum of a file that does.
 MADE = {"provenance", "seconds", "inputs", "recipe", "sha256", "data", "tokens", "source", "reference", "format"}
+RULE = re.compile(r"\\midrule|\\cmidrule\(lr\)\{[\d-]+\}|^\|[-:| ]+\|$", re.MULTILINE)
+SPAN = re.compile(r"\\multicolumn\{(\d+)\}\{c\}\{(.*?)\}(?= [&\\])")  # a heading above several columns
 TIMED = re.compile(r"seconds|head_share|training_days")
 
 
@@ -45,9 +47,10 @@ def content(path: Path) -> Any:
 
 
 def cells(text: str) -> list[list[str]]:
-    """The cells of a table in Markdown or LaTeX; lines without any are words joined."""
-    lines = [line.strip() for line in text.splitlines() if re.search(r"[|&]", line)]
-    return [[" ".join(cell.split()) for cell in re.split(r"(?<!\\)[|&]", line.rstrip("\\")) if cell] for line in lines]
+    """The cells of each line of a table in Markdown or LaTeX, without rules and alignment; other lines are one cell."""
+    text = SPAN.sub(lambda span: span[2] + " & " * (int(span[1]) - 1), RULE.sub("", text))
+    lines = (line.strip().rstrip("\\") for line in text.splitlines())
+    return [[" ".join(cell.split()) for cell in re.split(r"(?<!\\)[|&]", line)] for line in lines if line]
 
 
 def files(root: Path) -> Iterator[Path]:
