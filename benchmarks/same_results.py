@@ -31,6 +31,8 @@ MADE = {
     "format",
     "head_parameters",
 }
+RULE = re.compile(r"\\midrule|\\cmidrule\(lr\)\{[\d-]+\}|^\|[-:| ]+\|$", re.MULTILINE)
+SPAN = re.compile(r"\\multicolumn\{(\d+)\}\{c\}\{(.*?)\}(?= [&\\])")  # a heading above several columns
 
 
 def plain(value: Any) -> Any:
@@ -67,9 +69,10 @@ def content(path: Path) -> Any:
 
 
 def cells(text: str) -> list[list[str]]:
-    """The cells of a table in Markdown or LaTeX; lines without any are words joined."""
-    lines = [line.strip() for line in text.splitlines() if re.search(r"[|&]", line)]
-    return [[" ".join(cell.split()) for cell in re.split(r"(?<!\\)[|&]", line.rstrip("\\")) if cell] for line in lines]
+    """The cells of each line of a table in Markdown or LaTeX, without rules and alignment; other lines are one cell."""
+    text = SPAN.sub(lambda span: span[2] + " & " * (int(span[1]) - 1), RULE.sub("", text))
+    lines = (line.strip().rstrip("\\") for line in text.splitlines())
+    return [[" ".join(cell.split()) for cell in re.split(r"(?<!\\)[|&]", line)] for line in lines if line]
 
 
 def files(root: Path) -> Iterator[Path]:
