@@ -227,9 +227,12 @@ def fabricate(
         {
             "kind": "digits",
             "classes": [str(i) for i in range(10)],
-            "splits": {"train": {"count": 1293}, "heldout": {"count": 504}},
+            "splits": {"train": {"count": 1293, "per_class": []}, "heldout": {"count": 504, "per_class": []}},
             "files": "f" * 64,
             "skipped": [],
+            "image_size": study.data.image_size,
+            "flip": False,
+            "listing": "sklearn",
         },
     )
     write(
@@ -237,13 +240,14 @@ def fabricate(
         {
             **judged,
             "metrics": metrics(10.0, noise, n, names),
-            "counts": {"train": 1293, "heldout": 504},
             "inputs": {},
+            "recipe": {"slice": "{}", "inputs": {}},
             "provenance": PROVENANCE,
         },
     )
     write(root / "study.json", {})
-    write(root / "classifier" / "classifier.json", {"accuracy": 0.99, "provenance": PROVENANCE})
+    judge = {"accuracy": 0.99, "split": "heldout", "count": 504, "classes": [str(i) for i in range(10)]}
+    write(root / "classifier" / "classifier.json", judge | {"parameters": 12345, "provenance": PROVENANCE})
     write(root / "classifier" / "recipe.json", {"slice": "{}"})
     curve(root / "classifier" / "metrics.jsonl", 640, 64, rng)
     for name, tok in study.tokenizers.items():
@@ -252,7 +256,9 @@ def fabricate(
         if tok.kind == "vq":
             values |= {"codebook_usage": cell(0.9, 0.01, n), "perplexity": cell(12.0, 0.5, n)}
         judged_by = {"reference": REFERENCE["sha256"], "extractor": judges[names[0]]["weights"]}
-        write(folder / "rfid.json", {"metrics": values, "split": "heldout", "count": 504, "inputs": judged_by})
+        judged_by |= {"tokenizer": "1" * 64, "slice": "{}"}
+        rebuilt = {"metrics": values, "split": "heldout", "count": 504, "extractor": names[0], "reference": REFERENCE}
+        write(folder / "rfid.json", {**rebuilt, "inputs": judged_by, "provenance": PROVENANCE})
         write(folder / "recipe.json", {"tokenizer": json.dumps({"tokenizer": {"kind": tok.kind}})})
         curve(folder / "metrics.jsonl", 640, 64, rng)
     for name, variant in study.variants.items():
@@ -260,11 +266,13 @@ def fabricate(
             run = root / "runs" / name / f"seed{seed}"
             seen = 0 if variant.pretrained else study.recipes[variant.recipe].images
             record = {"images": seen, "seconds": 0.0 if variant.pretrained else 60.0 + seed, "restarts": 0}
-            record |= {"pretrained": {"file": "f"}} if variant.pretrained else {"final_loss": 0.5}
+            source = {"file": "f", "sha256": "5" * 64, "size": 1}
+            origin = {"format": "official-mar", "source": source, "asset": None, "licence": None}
+            record |= {"pretrained": origin} if variant.pretrained else {"final_loss": 0.5}
             recipe = study.recipes[variant.recipe]
             if not variant.pretrained:
                 curve(run / "metrics.jsonl", recipe.images, recipe.log_images, rng)
-            write(run / "recipe.json", {"train": json.dumps({"recipe": {"images": recipe.images}}), "tokens": "t" * 64})
+            write(run / "recipe.json", {"train": json.dumps({"recipe": {"images": recipe.images}}), "tokens": "7" * 64})
             write(
                 run / "run.json",
                 {
@@ -273,7 +281,7 @@ def fabricate(
                     "parameters": 1234567,
                     **record,
                     "checkpoint": "e" * 64,
-                    "tokens": "t" * 64,
+                    "tokens": "7" * 64,
                     "provenance": PROVENANCE,
                 },
             )
@@ -291,7 +299,7 @@ def fabricate(
                         side = study.data.image_size
                         pixels = rng.integers(0, 60, (len(part), side, side, 3)) + 15 * part[:, None, None, None]
                         np.save(folder / f"chunk-{i:05d}.npy", pixels.astype(np.uint8))
-                    chunks.append({"file": f"chunk-{i:05d}.npy", "count": len(part), "sha256": ""})
+                    chunks.append({"file": f"chunk-{i:05d}.npy", "count": len(part), "sha256": "0" * 64})
                 write(
                     folder / "manifest.json",
                     {
@@ -301,8 +309,8 @@ def fabricate(
                         "count": n,
                         "chunks": chunks,
                         "checkpoint": "e" * 64,
-                        "tokenizer": "k" * 64,
-                        "sampling": {},
+                        "tokenizer": "1" * 64,
+                        "sampling": {"steps": 4},
                         "seconds": 3.0,
                         "provenance": PROVENANCE,
                     },
@@ -317,10 +325,10 @@ def fabricate(
                         "metrics": metrics(fid(name, setting, seed), noise, n, names),
                         "inputs": {
                             "samples": sha256(folder / "manifest.json"),
-                            "reference": "r" * 64,
+                            "reference": "a" * 64,
                             "checkpoint": "e" * 64,
                         },
-                        "recipe": {},
+                        "recipe": {"slice": "{}", "inputs": {}},
                         "provenance": PROVENANCE,
                     },
                 )
@@ -351,6 +359,7 @@ def fabricate(
                     },
                     "points": points,
                     "checkpoint": "e" * 64,
+                    "recipe": {"speed": "{}", "threads": 2, "checkpoint": "e" * 64},
                     "provenance": PROVENANCE,
                 },
             )
@@ -377,10 +386,17 @@ def sweep(study: Study, root: Path, variant: str, setting: str, judged: dict[str
             "variant": variant,
             "setting": setting,
             "seed": study.variants[variant].seeds[0],
-            **judged,
+            **{key: value for key, value in judged.items() if key != "extractors"},
             "grid": points,
             "best": BEST,
-            "recipe": {"slice": sweep_slice(study, variant, setting), "checkpoint": "e" * 64},
+            "edge": [],
+            "recipe": {
+                "slice": sweep_slice(study, variant, setting),
+                "checkpoint": "e" * 64,
+                "tokens": "7" * 64,
+                "weights": "0" * 64,
+                "real": "a" * 64,
+            },
             "provenance": PROVENANCE,
         },
     )

@@ -76,8 +76,9 @@ def make_root(tmp_path, images=20):
         "grid": 4,
         "tokens": 16,
         "group": 1,
-        "tokenizer": "t",
-        "data": "d",
+        "class_names": [str(i) for i in range(10)],
+        "tokenizer": "1" * 64,
+        "data": "d" * 64,
     }
     kinds = {
         "kl": {"kind": "moments", "token_dim": 2, "scale": 1.3},
