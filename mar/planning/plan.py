@@ -16,12 +16,13 @@ from pathlib import Path
 
 from mar.data import imagenet
 from mar.planning import convolutions, costs
-from mar.runtime.files import read_json
+from mar.runtime.files import read
 from mar.sampling.sweep import most
 from mar.study import layout
 from mar.study.compatibility import known
 from mar.study.limits import LOOKED_AT, REAL, REBUILT
 from mar.study.products import speed_settings
+from mar.study.records import DataManifest
 from mar.study.stage_keys import real_side
 from mar.study.study import Study
 
@@ -78,10 +79,9 @@ def count_images(study: Study, root: Path | None = None) -> Images:
     """Images of a study. Of an own folder that `prepare` has not counted yet nothing is known: no images."""
     manifest = layout.data_manifest(root) if root else None
     if manifest and manifest.exists():
-        said = read_json(manifest)
-        return Images(
-            said["splits"]["train"]["count"], said["splits"]["heldout"]["count"], classes=len(said["classes"])
-        )
+        found = read(manifest, DataManifest)
+        counts = {name: split.count for name, split in found.splits.items()}
+        return Images(counts["train"], counts["heldout"], classes=len(found.classes))
     if study.data.expect == "imagenet":
         return Images(imagenet.TOTALS["train"][0], imagenet.TOTALS["val"][0], imagenet.CLASSES)
     if study.data.kind == "digits":

@@ -18,10 +18,12 @@ from mar.models.model import build_model
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import draw_order, mask_ratio, num_masked
 from mar.planning import convolutions, costs, plan
+from mar.runtime.files import write
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
 from mar.study.parts import Backbone, Head, Recipe, Sampling, Tokenizer
 from mar.study.reading import resolve
+from mar.study.records import DataManifest, Split
 from mar.tokenizers.autoencoder import build
 from mar.tokenizers.discriminator import discriminator
 
@@ -294,9 +296,9 @@ def test_images_are_counted_where_prepare_has_run(tmp_path):
     own = {"kind": "imagefolder", "path": "somewhere", "image_size": 8}
     assert not plan.count_images(study(data=own), tmp_path).known
     assert plan.count_images(study(data=own | {"expect": "imagenet"}), tmp_path).train == 1_281_167
-    (tmp_path / "data").mkdir()
-    splits = {"train": {"count": 30}, "heldout": {"count": 10}}
-    (tmp_path / "data" / "manifest.json").write_text(json.dumps({"splits": splits, "classes": ["a", "b"]}))
+    splits = {name: Split(count=count, per_class=()) for name, count in (("train", 30), ("heldout", 10))}
+    found = {"kind": "imagefolder", "classes": ("a", "b"), "splits": splits, "files": "f" * 64, "skipped": ()}
+    write(tmp_path / "data" / "manifest.json", DataManifest(**found, image_size=8, flip=False, listing="l"))
     assert plan.count_images(study(data=own), tmp_path) == plan.Images(30, 10, 2)
 
 
