@@ -12,8 +12,8 @@ from __future__ import annotations
 import platform
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -28,6 +28,7 @@ from mar.features.networks.extractors import Extractor
 from mar.metrics import fid_infinity, jackknife, statistics
 from mar.metrics.bootstrap import Bootstrap, dealt
 from mar.planning.drill import Stages
+from mar.study.records import Metric
 from mar.study.sections import EXTRACTORS
 
 CLASSES = 10
@@ -49,8 +50,8 @@ def main(images: int, side: int, extractor: str, work: Path | None) -> None:
     print(f"\n{images} images of {side}x{side} on either side, {extractor}; {machine}\n")
     print("| step | seconds | CPU seconds | peak memory GB | files GB | result |\n|---|---|---|---|---|---|")
     for row in stages.rows:
-        cells = (row["stage"], row["seconds"], row["cpu_seconds"], row["memory_gb"], row["disk_gb"])
-        print("| " + " | ".join(map(str, (*cells, numbers.get(row["stage"], row["note"])))) + " |")
+        cells = (row.stage, row.seconds, row.cpu_seconds, row.memory_gb, row.disk_gb)
+        print("| " + " | ".join(map(str, (*cells, numbers.get(row.stage, row.note)))) + " |")
 
 
 def run(folder: Path, stages: Stages, count: int, side: int, name: str) -> dict[str, str]:
@@ -121,16 +122,14 @@ def load(name: str) -> tuple[Extractor, str]:
 
 def extract(folder: Path, role: str, network: Extractor) -> Features:
     """Features of a set, written part by part as `mar features` does."""
-    images = image_sets.open_set(folder / f"{role}.npz")
+    images = replace(image_sets.open_set(folder / f"{role}.npz"), role=role)
     features.extract(images, network, folder / role, None)
-    parts = features.entries(images, folder / role)
-    with np.load(folder / role / parts[0]["file"]) as arrays:
-        return Features(folder / role, {"count": images.count, "parts": parts, "keys": list(arrays)})
+    return Features(folder / role, features.manifest_of(images, network, folder / role))
 
 
-def shown(metric: dict[str, Any] | None) -> str:
+def shown(metric: Metric | None) -> str:
     """A metric with its interval."""
-    return f"{metric['value']:.4g} ({metric['low']:.4g} to {metric['high']:.4g})" if metric else ""
+    return f"{metric.value:.4g} ({metric.low:.4g} to {metric.high:.4g})" if metric else ""
 
 
 if __name__ == "__main__":

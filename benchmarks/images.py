@@ -213,7 +213,7 @@ def ours(of: Study, network: Extractor) -> None:
     with tempfile.TemporaryDirectory(dir=root) as folder:
         found = image_sets.of_split(of, root, "train")
         features.extract(found, network, Path(folder), None)
-        kept = features.Features(Path(folder), {"parts": features.entries(found, Path(folder))})
+        kept = features.Features(Path(folder), features.manifest_of(found, network, Path(folder)))
         formulas.inception_score(kept.array("logits"))
 
 

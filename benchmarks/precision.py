@@ -51,7 +51,7 @@ def main() -> None:
     drawn, real = features(count, 0), features(min(count, REAL), 1)
     wall, cpu = time.monotonic(), time.process_time()
     found = Bootstrap(np.arange(count) % CLASSES, 200, 0).precision_recall(drawn, real, 3)
-    print(*(f"{metric['value']:.4f} ({metric['low']:.4f} to {metric['high']:.4f})" for metric in found))
+    print(*(f"{metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f})" for metric in found))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(
         f"{count:,} x {FEATURES} against {len(real):,}: {time.monotonic() - wall:.0f} s, "

@@ -17,7 +17,10 @@ from statistics import fmean
 from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
 from mar.analysis.result_files import Estimate
+from mar.runtime.files import sha256
+from mar.study import layout
 from mar.study.sections import Modes
+from mar.study.stage_keys import real_side
 from mar.study.study import Study
 
 MARGIN = 0.05  # of the default's FID
@@ -80,11 +83,19 @@ def _differences(results: Results, asked: Modes, setting: str) -> Estimate:
     study, root = results.study, results.root
     main, seeds = study.metrics.extractors[0], study.variants[asked.variant].seeds
     there = evaluate.real(study, root, main, images=False).statistics
+    path = layout.statistics(root, main, real_side(study, main))
+    digest = sha256(path)
     values, resampled = [], []
     for seed in seeds:
         sets = [
             features.read(root, main, f"{asked.variant}/seed{seed}/{s}", "generated") for s in (setting, asked.default)
         ]
+        for name in (setting, asked.default):
+            if results.metrics(asked.variant, seed, name).inputs.get(f"real {main}", digest) != digest:
+                raise ValueError(
+                    f"{path}: not the file that {results.metric_file(asked.variant, seed, name)} was made with; "
+                    "accepted: the same; run `mar evaluate` again"
+                )
         labels, theirs = (found.array("labels") for found in sets)
         if not np.array_equal(labels, theirs):
             raise ValueError(f"{sets[0].folder}: of other labels than {sets[1].folder}; accepted: the same, in pairs")

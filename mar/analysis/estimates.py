@@ -148,8 +148,8 @@ class Results(Files):
 
     def floor(self, metric: str) -> Estimate:
         """The metric of held-out real images, resampled to as many as a sample set: real versus real."""
-        values = self.floor_entry(metric)
-        return Estimate(values["value"], values["low"], values["high"], values["n"])
+        found = self.floor_entry(metric)
+        return Estimate(found.value, found.low, found.high, found.n)
 
     def spread(self, metric: str, paired: bool = False) -> Spread:
         """Pooled seed spread of a metric, or of the paired differences between settings (module docstring)."""
@@ -193,15 +193,15 @@ class Results(Files):
         for seed, path in zip(seeds, paths, strict=True):
             values = self.metrics(variant, seed, setting)
             found = entry(values, path, metric)
-            error, value = (found["high"] - found["low"]) / (2 * Z), found["value"]
+            error, value = (found.high - found.low) / (2 * Z), found.value
             if by_ratio(metric):
                 # a FID of zero happens with copies of the reference only; the bound keeps its logarithm finite
                 value = max(value, 1e-6)
                 value, error = math.log(value), error / value
             y.append(value)
             noise.append(error**2)
-            units.append(max(entry(values, path, "fid")["value"], 1e-6) if metric in SIGNED else 1.0)
-            n = found["n"]
+            units.append(max(entry(values, path, "fid").value, 1e-6) if metric in SIGNED else 1.0)
+            n = found.n
         files = tuple(path.relative_to(self.root).as_posix() for path in paths)
         return Sets(seeds, tuple(y), tuple(noise), n, fmean(units), files)
 
@@ -210,7 +210,7 @@ class Results(Files):
         if x is None or y is None:
             return None
         low, effect, high = (math.log(r) for r in (x.low / y.high, x.value / y.value, x.high / y.low))
-        mixed = self.protocol(a[0]) != self.protocol(b[0])
+        mixed = self.protocol(a[0]).compared != self.protocol(b[0]).compared
         return Comparison("seconds", x, y, effect, low, high, few=mixed)
 
     def _distinct(self, variant: str) -> list[str]:

@@ -7,16 +7,29 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TypeVar
 
+from mar.analysis.metric_kinds import by_ratio
 from mar.data import published
 from mar.paper.numbers import paper_samples
-from mar.runtime.files import read, read_json
+from mar.runtime.files import Record, read
 from mar.study import layout
 from mar.study.parts import Sampling
 from mar.study.products import speed_settings
-from mar.study.records import RunRecord
+from mar.study.records import (
+    JudgedBy,
+    Metric,
+    MetricsFile,
+    RealSide,
+    RfidRecord,
+    RunRecord,
+    SpeedRecord,
+    TimingProtocol,
+)
 from mar.study.study import Study
+
+R = TypeVar("R", bound=Record)
+LEAST = -1e-3  # of a Frechet distance, which rounding can bring below 0 where both sides are the same images
 
 
 @dataclass(frozen=True)
@@ -59,23 +72,22 @@ class Files:
 
     def __init__(self, study: Study, root: Path) -> None:
         self.study, self.root = study, Path(root)
-        self._files: dict[Path, dict[str, Any]] = {}
-        self._runs: dict[Path, RunRecord] = {}
+        self._files: dict[Path, Record] = {}
         self._settings: dict[tuple[str, str], Sampling] = {}
-        self._first: tuple[Path, dict[str, Any]] | None = None  # of the metric files, with which the others must agree
+        self._first: tuple[Path, MetricsFile] | None = None  # of the metric files, with which the others must agree
 
     def metric_file(self, variant: str, seed: int, setting: str) -> Path:
         """Where the metrics of one sample set are."""
         return layout.metrics(self.root, layout.sample_set(variant, seed, setting))
 
-    def metrics(self, variant: str, seed: int, setting: str) -> dict[str, Any]:
+    def metrics(self, variant: str, seed: int, setting: str) -> MetricsFile:
         """Content of one metric file.
 
         Raises:
-            ValueError: it is missing, or was made with another number of samples or extractor than the study asks
-                for, or with another reference or other weights of an extractor than a file read before.
+            ValueError: it is missing or damaged, or was made with another number of samples or extractor than the
+                study asks for, or with another reference or other weights of an extractor than a file read before.
         """
-        return self._read(self.metric_file(variant, seed, setting))
+        return self._metrics(self.metric_file(variant, seed, setting))
 
     def sampling(self, variant: str, setting: str) -> Sampling:
         """A sampling setting with the guidance scale and temperature used, those that its sweep chose if it has one."""
@@ -85,6 +97,14 @@ class Files:
             self._settings[variant, setting] = resolved(self.study, self.root, variant, setting)
         return self._settings[variant, setting]
 
+    def run(self, variant: str, seed: int) -> RunRecord:
+        """Record of one training."""
+        return self._record(layout.run_record(self.root, variant, seed), RunRecord)
+
+    def speed(self, variant: str) -> SpeedRecord:
+        """Timings of a variant."""
+        return self._record(layout.speed(self.root, variant), SpeedRecord)
+
     def seconds(self, variant: str, setting: str) -> Estimate | None:
         """Seconds per image with the measured range; None where none is trained or timed."""
         return self._timing(variant, setting, "seconds_per_image")
@@ -93,23 +113,22 @@ class Files:
         """Part of the sampling time in which the head draws tokens, with the measured range; None as for seconds."""
         return self._timing(variant, setting, "head_share")
 
-    def protocol(self, variant: str) -> dict[str, Any]:
-        """What timings of a variant must share with others to be compared: device, machine, threads, batch."""
-        said = self._json(layout.speed(self.root, variant))["protocol"]
-        return {key: said.get(key) for key in ("device", "machine", "threads", "batch")}
+    def protocol(self, variant: str) -> TimingProtocol:
+        """How a variant was timed."""
+        return self.speed(variant).protocol
 
     def timed_as_published(self, variant: str) -> bool:
         """Whether the seconds of a variant are of the paper's device and batch: one A100, 256 images."""
-        said = self.protocol(variant)
-        return "A100" in str(said["device"]) + str(said["machine"]) and said["batch"] == 256
+        protocol = self.protocol(variant)
+        return "A100" in protocol.device + protocol.machine and protocol.batch == 256
 
     def training(self, variant: str) -> Estimate | None:
         """Device seconds of a training: mean over seeds, least and most; None if there was none, as for imports."""
-        files = [layout.run_record(self.root, variant, seed) for seed in self.study.variants[variant].seeds]
-        runs = [self._run(file) for file in files]
-        if not runs or any(run.pretrained for run in runs):
+        seeds = self.study.variants[variant].seeds
+        files, runs = [layout.run_record(self.root, variant, k) for k in seeds], [self.run(variant, k) for k in seeds]
+        if not runs or any(run.pretrained is not None for run in runs):
             return None
-        found, seeds = [run.seconds * run.processes for run in runs], self.study.variants[variant].seeds
+        found = [run.seconds * run.processes for run in runs]
         source = Source(variant, None, "training_seconds", self._below(*files))
         return Estimate(fmean(found), min(found), max(found), 0, seeds, source)
 
@@ -117,7 +136,7 @@ class Files:
         """Parameters of a trained variant, as its training counted them: a number without scatter."""
         seeds = self.study.variants[variant].seeds[:1]
         file = layout.run_record(self.root, variant, seeds[0])
-        count = self._run(file).parameters
+        count = self.run(variant, seeds[0]).parameters
         return Estimate(count, count, count, 0, seeds, Source(variant, None, "parameters", self._below(file)))
 
     def head_parameters(self, variant: str) -> Estimate | None:
@@ -125,8 +144,8 @@ class Files:
         v = self.study.variants[variant]
         if self.study.heads[v.head].kind == "joint":
             return None
-        file = layout.run_record(self.root, variant, v.seeds[0])
-        count = self._run(file).head_parameters or _head_in(file.with_name(layout.AVERAGE))
+        weights = layout.run(self.root, variant, v.seeds[0]) / layout.AVERAGE
+        count = self.run(variant, v.seeds[0]).head_parameters or _head_in(weights)
         return Estimate(count, count, count, 0, v.seeds[:1])
 
     def rfid(self, variant: str, split: str = "train") -> Estimate | None:
@@ -136,17 +155,17 @@ class Files:
             ValueError: it was measured against another reference, or by other weights, than the sample sets.
         """
         file = layout.rfid(self.root, self.study.variants[variant].tokenizer)
-        values = self._json(file)
+        record = self._record(file, RfidRecord)
         judge, floor = self.extractors[self.extractor], layout.reference_metrics(self.root)
-        pairs = [("references", values["inputs"]["reference"], judge["reference"]["sha256"])]
-        pairs.append((f"weights of {self.extractor}", values["inputs"]["extractor"], judge["weights"]))
+        pairs = [("references", record.inputs.reference, judge.reference.sha256)]
+        pairs.append((f"weights of {self.extractor}", record.inputs.extractor, judge.weights))
         _one_kind(file, floor, pairs, "run `mar rfid` again")
-        measured = values if values.get("split") == split else values.get(split)
-        if measured is None:
+        found = next((part.metrics["rfid"] for part in (record, record.train) if part and part.split == split), None)
+        if found is None:
             return None
-        found = measured["metrics"]["rfid"]
-        source = Source(variant, None, "rfid", self._below(file))
-        return Estimate(found["value"], found["low"], found["high"], found["n"], (), source)
+        return Estimate(
+            found.value, found.low, found.high, found.n, (), Source(variant, None, "rfid", self._below(file))
+        )
 
     def each(self, variant: str, setting: str, metric: str) -> list[Estimate]:
         """A metric of each sample set, one a training seed, as its file has it: the interval is of its images alone."""
@@ -155,35 +174,33 @@ class Files:
             path = self.metric_file(variant, seed, setting)
             m = entry(self.metrics(variant, seed, setting), path, metric)
             source = Source(variant, setting, metric, self._below(path))
-            found.append(Estimate(m["value"], m["low"], m["high"], m["n"], (seed,), source))
+            found.append(Estimate(m.value, m.low, m.high, m.n, (seed,), source))
         return found
 
     @property
     def extractor(self) -> str:
         """Whose features the main metrics are made of, as `classifier`, the study's own, or `inception`."""
-        return str(self._reference["extractor"])
+        return self._reference.extractor
 
     @property
-    def extractors(self) -> dict[str, dict[str, Any]]:
-        """Every extractor that judged: the checksum of its `weights`, or "random", its `note`, and its `reference`."""
-        found: dict[str, dict[str, Any]] = self._reference["extractors"]
-        return found
+    def extractors(self) -> dict[str, JudgedBy]:
+        """Every extractor that judged: its weights, its note and its real side."""
+        return self._reference.extractors
 
     @property
     def notes(self) -> list[str]:
         """What is to be said of the metrics of the sample sets and of real images."""
-        return list(dict.fromkeys([*self._any.get("notes", []), *self._reference.get("notes", [])]))
+        return list(dict.fromkeys([*self._any.notes, *self._reference.notes]))
 
     @property
-    def reference(self) -> dict[str, str]:
-        """`name` and `sha256` of the real side that the main extractor's metrics compare with."""
-        found: dict[str, str] = self._reference["reference"]
-        return found
+    def reference(self) -> RealSide:
+        """The real side that the main extractor's metrics compare with."""
+        return self._reference.reference
 
     @property
     def random(self) -> tuple[str, ...]:
         """Extractors of random weights: their numbers prove that the machinery runs, and mean nothing else."""
-        return tuple(name for name, values in self.extractors.items() if values["weights"] == "random")
+        return tuple(name for name, judge in self.extractors.items() if judge.weights == "random")
 
     @property
     def cells(self) -> list[tuple[str, str]]:
@@ -194,12 +211,12 @@ class Files:
     @property
     def names(self) -> list[str]:
         """Metrics of every sample set, in the order of their files."""
-        return list(self._any["metrics"])
+        return list(self._any.metrics)
 
     @property
     def measured(self) -> list[str]:
         """Metrics of the held-out real images, in the order of the file."""
-        return list(self._reference["metrics"])
+        return list(self._reference.metrics)
 
     @property
     def comparable(self) -> bool:
@@ -230,82 +247,72 @@ class Files:
 
     def higher_is_better(self, metric: str) -> bool | None:
         """As the metric files say; None where neither is, as of the distance to the nearest training image."""
-        value: bool | None = self._any["metrics"][metric]["higher_is_better"]
-        return value
+        return self._any.metrics[metric].higher_is_better
 
-    def floor_entry(self, metric: str) -> dict[str, Any]:
+    def floor_entry(self, metric: str) -> Metric:
         """A metric of the held-out real images, as its file has it."""
         return entry(self._reference, layout.reference_metrics(self.root), metric)
 
     @cached_property
-    def _any(self) -> dict[str, Any]:
+    def _any(self) -> MetricsFile:
         """The metrics of one sample set: all have the same. Of real images where nothing is trained."""
         seeds = {name: variant.seeds for name, variant in self.study.variants.items()}
         sets = (self.metrics(variant, seeds[variant][0], setting) for variant, setting in self.cells)
         return next(sets, self._reference)
 
     @cached_property
-    def _reference(self) -> dict[str, Any]:
-        return self._read(layout.reference_metrics(self.root))
+    def _reference(self) -> MetricsFile:
+        return self._metrics(layout.reference_metrics(self.root))
 
     def _timing(self, variant: str, setting: str, key: str) -> Estimate | None:
         """A number of a timed setting; None where none is trained or timed, or this was not measured yet then."""
         seeds = self.study.variants[variant].seeds[:1]
         if not seeds or setting not in speed_settings(self.study, variant):
             return None
-        file = layout.speed(self.root, variant)
-        values = self._json(file)
-        if setting not in values["points"]:
-            raise ValueError(f"{file}: points: {setting!r} is missing; found {', '.join(values['points'])}")
-        if key not in (point := values["points"][setting]):
+        file, record = layout.speed(self.root, variant), self.speed(variant)
+        if setting not in record.points:
+            raise ValueError(f"{file}: points: {setting!r} is missing; found {', '.join(record.points)}")
+        point, n = record.points[setting], record.protocol.batch * record.protocol.batches
+        found = point.seconds if key == "seconds_per_image" else point.head_share
+        if found is None:
             return None
-        # seconds and their range stand in the point itself, a share is a part of it
-        found = point[key] if isinstance(point[key], dict) else {**point, "value": point[key]}
-        n = values["protocol"]["batch"] * values["protocol"]["batches"]
-        return Estimate(
-            found["value"], found["low"], found["high"], n, seeds, Source(variant, setting, key, self._below(file))
-        )
+        return Estimate(found.value, found.low, found.high, n, seeds, Source(variant, setting, key, self._below(file)))
 
     def _below(self, *files: Path) -> tuple[str, ...]:
         """Files by their paths from the results folder."""
         return tuple(file.relative_to(self.root).as_posix() for file in files)
 
-    def _json(self, path: Path) -> dict[str, Any]:
+    def _record(self, path: Path, kind: type[R]) -> R:
+        """A record, read once."""
         if path not in self._files:
-            self._files[path] = read_json(path)
-        return self._files[path]
+            self._files[path] = read(path, kind)
+        found = self._files[path]
+        assert isinstance(found, kind)  # a path has one kind of record
+        return found
 
-    def _run(self, path: Path) -> RunRecord:
-        if path not in self._runs:
-            self._runs[path] = read(path, RunRecord)
-        return self._runs[path]
-
-    def _read(self, path: Path) -> dict[str, Any]:
+    def _metrics(self, path: Path) -> MetricsFile:
         """A metric file that is of this study and of one kind with those read before."""
         if path in self._files:
-            return self._files[path]
-        values = read_json(path)
-        again = "run its sample and evaluate stages again"
-        if values["samples"] != (asked := self.study.metrics.samples):
-            raise ValueError(f"{path}: samples: found {values['samples']}; the study asks for {asked}: {again}")
-        missing = [key for key in ("extractor", "extractors", "reference") if key not in values]
-        missing += [
-            f"extractors.{name}.reference" for name, v in values.get("extractors", {}).items() if "reference" not in v
-        ]
-        if missing:
-            raise ValueError(f"{path}: {missing[0]} is missing, so it was measured before they were recorded: {again}")
-        if values["extractor"] != (main := self.study.metrics.extractors[0]):
-            raise ValueError(f"{path}: extractor: found {values['extractor']!r}; the study asks for {main!r}: {again}")
-        first, there = self._first or (path, values)
+            return self._record(path, MetricsFile)
+        record, again = read(path, MetricsFile), "run its sample and evaluate stages again"
+        if record.samples != (asked := self.study.metrics.samples):
+            raise ValueError(f"{path}: samples: found {record.samples}; the study asks for {asked}: {again}")
+        if record.extractor != (main := self.study.metrics.extractors[0]):
+            raise ValueError(f"{path}: extractor: found {record.extractor!r}; the study asks for {main!r}: {again}")
+        for name, metric in record.metrics.items():
+            if by_ratio(name) and metric.value < LEAST:
+                raise ValueError(f"{path}: metrics.{name}: found {metric.value:g}; accepted: at least 0: {again}")
+        first, there = self._first or (path, record)
         self._first = first, there
-        pairs = [("references", values["reference"]["sha256"], there["reference"]["sha256"])]
-        for name, theirs in there["extractors"].items():
-            ours = values["extractors"].get(name, {"weights": "none", "reference": {"sha256": "none"}})
-            pairs.append((f"weights of {name}", ours["weights"], theirs["weights"]))
-            pairs.append((f"references of {name}", ours["reference"]["sha256"], theirs["reference"]["sha256"]))
+        pairs = [("references", record.reference.sha256, there.reference.sha256)]
+        for name, theirs in there.extractors.items():
+            ours = record.extractors.get(name)
+            pairs.append((f"weights of {name}", ours.weights if ours else "none", theirs.weights))
+            real = ours.reference.sha256 if ours else "none"
+            pairs.append((f"references of {name}", real, theirs.reference.sha256))
         _one_kind(path, first, pairs, "run `mar reference` and `mar evaluate` again")
-        self._files[path] = values
-        return values
+        self._files[path] = record
+        return record
 
 
 def _head_in(weights: Path) -> int:
@@ -327,13 +334,12 @@ def _one_kind(path: Path, first: Path, pairs: list[tuple[str, str, str]], again:
             )
 
 
-def entry(values: dict[str, Any], path: Path, metric: str) -> dict[str, Any]:
+def entry(record: MetricsFile, path: Path, metric: str) -> Metric:
     """A metric of a metric file.
 
     Raises:
         ValueError: the file lacks it.
     """
-    if metric not in values["metrics"]:
-        raise ValueError(f"{path}: metrics: {metric!r} is missing; found {', '.join(values['metrics'])}")
-    found: dict[str, Any] = values["metrics"][metric]
-    return found
+    if metric not in record.metrics:
+        raise ValueError(f"{path}: metrics: {metric!r} is missing; found {', '.join(record.metrics)}")
+    return record.metrics[metric]

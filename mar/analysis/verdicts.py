@@ -34,41 +34,41 @@ from mar.paper.claims import (
     load,
 )
 from mar.paper.numbers import paper_rows
-from mar.runtime.files import write_json
+from mar.runtime.files import write
 from mar.study import layout
+from mar.study.records import Evidence, Verdict, Verdicts
 from mar.study.study import Study
 
 RELATIVE = "it compares numbers of one study with each other, whatever its size"
 
 
 class Finding(NamedTuple):
-    """A verdict, the comparison that shows it, the reason in words, and every number that it rests on."""
+    """A verdict, the comparison that shows it, the reason in words, and every number that it rests on.
+
+    `one_seed`: the reason says of a comparison that one training seed a side left it open.
+    """
 
     verdict: str
     comparison: Comparison | None
     reason: str
     evidence: Sequence[Estimate] = ()
+    one_seed: bool = False
 
 
-def judge(study: Study, root: Path, claims_file: str | Path) -> list[dict[str, Any]]:
+def judge(study: Study, root: Path, claims_file: str | Path) -> tuple[Verdict, ...]:
     """Judge every claim, write claims.json and return its content.
-
-    An entry: id, text, source, `decides` (which studies can: any, or imagenet) and `because` (why), verdict
-    (replicated, not replicated, inconclusive, not run, not decidable here), effect with low and high (`scale` says log
-    ratio or difference; null where nothing was compared), reason, seeds of both sides, and `evidence`: the cells that
-    it rests on, each with variant, setting, metric, seeds and files below the results folder.
 
     Raises:
         ValueError: the claims file is not accepted, or a metric or speed file of a trained variant is missing.
     """
     results = Results(study, root)
-    verdicts = [_judge(claim, results) for claim in load(claims_file)]
-    write_json(layout.claims(Path(root)), verdicts)
+    verdicts = tuple(_judge(claim, results) for claim in load(claims_file))
+    write(layout.claims(Path(root)), Verdicts(verdicts))
     print(f"{Path(root) / 'claims.json'}: {len(verdicts)} claims", flush=True)
     return verdicts
 
 
-def _judge(claim: Claim, results: Results) -> dict[str, Any]:
+def _judge(claim: Claim, results: Results) -> Verdict:
     check: Any = claim.check  # one of Check
     if results.extractor in results.random and not isinstance(check, Faster | Cheaper | Share):
         return _entry(claim, Finding("not decidable here", None, f"{results.extractor} has random weights"))
@@ -110,11 +110,12 @@ def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Fi
     else:
         verdict = _verdict(comparison.better, comparison.worse)
     reason = _reason(comparison, verdict) + _published(check) + confounds.unequal(results.study, a, b)
+    one_seed = _one_seed(comparison, verdict)
     if verdict != "inconclusive" and metric != "seconds" and confounds.longer_wins(results.study, a, b, comparison):
         verdict, reason = "inconclusive", f"inconclusive (trained unequally): {reason}"
     if isinstance(check, Close):
         reason += f"; accepted up to ratio {short(check.within)}"
-    return Finding(verdict, comparison, reason, _sides(comparison))
+    return Finding(verdict, comparison, reason, _sides(comparison), one_seed)
 
 
 def _ordered(check: Ordered, results: Results) -> Finding:
@@ -131,7 +132,8 @@ def _ordered(check: Ordered, results: Results) -> Finding:
     # the step to show: the one that decides, that is the least improvement
     sign = 1 if lower_is_better(check.metric) else -1
     shown = max(found, key=lambda step: sign * step.effect)
-    return Finding(_all(verdicts), shown, "; ".join(reasons) + _published(check), _sides(*found))
+    one_seed = any(map(_one_seed, found, verdicts))
+    return Finding(_all(verdicts), shown, "; ".join(reasons) + _published(check), _sides(*found), one_seed)
 
 
 def _saturates(check: Saturates, results: Results) -> Finding:
@@ -149,8 +151,8 @@ def _saturates(check: Saturates, results: Results) -> Finding:
     x, shown = max(found, key=lambda point: point[1].effect)  # the later point that improves most
     verdict = _all(verdicts)
     reason = f"{check.at} diffusion steps against {x:g}: {_reason(shown, verdict)}"
-    evidence = _sides(*(c for _, c in found))
-    return Finding(verdict, shown, f"{reason}; accepted up to ratio {short(check.within)}", evidence)
+    reason += f"; accepted up to ratio {short(check.within)}"
+    return Finding(verdict, shown, reason, _sides(*(c for _, c in found)), _one_seed(shown, verdict))
 
 
 def _optimum(check: Optimum, results: Results) -> Finding:
@@ -168,7 +170,8 @@ def _optimum(check: Optimum, results: Results) -> Finding:
     verdict = _verdict(all(c.better for _, c in ends), any(c.worse for _, c in ends))
     reasons = [f"temperature {best:g} against {x:g}: {_reason(c, verdict)}" for x, c in ends]
     shown = max((c for _, c in ends), key=lambda c: sign * c.effect)
-    return Finding(verdict, shown, "; ".join(reasons), [*_sides(*(c for _, c in ends)), *others])
+    evidence = [*_sides(*(c for _, c in ends)), *others]
+    return Finding(verdict, shown, "; ".join(reasons), evidence, any(_one_seed(c, verdict) for _, c in ends))
 
 
 def _reaches(check: Reaches, results: Results) -> Finding:
@@ -209,12 +212,12 @@ def _improves(check: Improves, results: Results) -> Finding:
     verdict = _verdict(whole.better and not back, whole.worse or bool(back))
     reason = f"{curve[-1][1]} against {curve[0][1]}: " + _reason(whole, verdict)
     reason += f"; worse than the point before: {', '.join(back)}" if back else ""
-    return Finding(verdict, whole, reason, _sides(*steps))
+    return Finding(verdict, whole, reason, _sides(*steps), _one_seed(whole, verdict))
 
 
 def _dominates(check: Dominates, results: Results) -> Finding:
     ours, theirs = _curve(results, check.a), _curve(results, check.b)
-    verdicts, reasons, shown = [], [], None
+    verdicts, reasons, shown, one_seed = [], [], None, False
     evidence: list[Estimate] = []
     for b in theirs:
         pairs = []
@@ -234,14 +237,14 @@ def _dominates(check: Dominates, results: Results) -> Finding:
         verdicts.append(
             _verdict(any(q.better and s.better for _, s, q in pairs), all(q.worse or s.worse for _, s, q in pairs))
         )
-        shown = quality
+        shown, one_seed = quality, one_seed or _one_seed(quality, verdicts[-1])
         reasons.append(
             f"{a[1]} against {b[1]}: {_reason(quality, verdicts[-1])}; seconds per image {speed.a} against {speed.b}"
             + confounds.unequal(results.study, a, b)
         )
     if not verdicts:
         return Finding(NOT_RUN, None, f"the study has no curve {check.b!r}")
-    return Finding(_all(verdicts), shown, "; ".join(reasons), evidence)
+    return Finding(_all(verdicts), shown, "; ".join(reasons), evidence, one_seed)
 
 
 def _cheaper(check: Cheaper, results: Results) -> Finding:
@@ -251,7 +254,8 @@ def _cheaper(check: Cheaper, results: Results) -> Finding:
         return Finding(NOT_RUN, None, "the study does not train both: imported weights cost it nothing")
     reason = f"{a} against {b} device seconds of training, least and most of the seeds{_published(check)}"
     if min(len(a.seeds), len(b.seeds)) == 1:
-        return Finding("inconclusive", None, f"inconclusive (1 seed): {reason}; one training has no range", (a, b))
+        reason = f"inconclusive (1 seed): {reason}; one training has no range"
+        return Finding("inconclusive", None, reason, (a, b), one_seed=True)
     return Finding(_verdict(a.high < b.low, a.low > b.high), None, reason, (a, b))
 
 
@@ -298,9 +302,14 @@ def _reason(c: Comparison, verdict: str) -> str:
         return text + ("; timed by different protocols, which decides nothing" if c.few else "")
     seeds = sorted({len(c.a.seeds), len(c.b.seeds)})
     text += f", {' and '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''} a side"
-    if c.few and not c.far and verdict == "inconclusive":
+    if _one_seed(c, verdict):
         return f"inconclusive (1 seed): {text}"
     return text + (", far outside the measured seed spread" if c.few and c.far else "")
+
+
+def _one_seed(c: Comparison, verdict: str) -> bool:
+    """Whether a comparison of quality is open because a side has one training seed."""
+    return c.metric != "seconds" and c.few and not c.far and verdict == "inconclusive"
 
 
 def _published(check: Check) -> str:
@@ -351,17 +360,25 @@ def _points(results: Results, figure: str, label: str) -> list[tuple[float, Cell
     return [(x, (c.variant, setting)) for c in curves for x, setting in along(results, figure, c)]
 
 
-def _entry(claim: Claim, found: Finding) -> dict[str, Any]:
-    numbers: dict[str, Any] = dict.fromkeys(("effect", "low", "high", "scale"))
-    sides: tuple[Estimate, ...] = ()
-    if (c := found.comparison) is not None:
-        numbers = {"effect": c.effect, "low": c.low, "high": c.high, "scale": "log ratio" if c.log else "difference"}
-        sides = (c.a, c.b)
-    said: dict[str, Any] = {"id": claim.id, "text": claim.text, "source": claim.source, "decides": claim.decides}
-    said |= {"because": claim.because or RELATIVE, "verdict": found.verdict, **numbers, "reason": found.reason}
+def _entry(claim: Claim, found: Finding) -> Verdict:
+    c = found.comparison
     cells = {e.source: e.seeds for e in found.evidence if e.source}
-    evidence = [
-        {"variant": s.variant, "setting": s.setting, "metric": s.metric, "seeds": list(seeds), "files": list(s.files)}
-        for s, seeds in cells.items()
-    ]
-    return said | {"seeds": [len(side.seeds) for side in sides], "evidence": evidence}
+    return Verdict(
+        id=claim.id,
+        text=claim.text,
+        source=claim.source,
+        decides=claim.decides,
+        because=claim.because or RELATIVE,
+        verdict=found.verdict,
+        effect=c.effect if c else None,
+        low=c.low if c else None,
+        high=c.high if c else None,
+        scale=None if c is None else "log ratio" if c.log else "difference",
+        reason=found.reason,
+        seeds=(len(c.a.seeds), len(c.b.seeds)) if c else (),
+        one_seed=found.one_seed,
+        evidence=tuple(
+            Evidence(variant=s.variant, setting=s.setting, metric=s.metric, seeds=seeds, files=s.files)
+            for s, seeds in cells.items()
+        ),
+    )

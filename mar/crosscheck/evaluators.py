@@ -16,6 +16,7 @@ from mar.metrics import formulas, moments
 from mar.metrics.moments import Statistics
 
 MAIN, CLEAN, LEGACY = "main", "clean", "legacy_pytorch"  # how the network is shown the images
+OURS, FIDELITY, CLEAN_FID, ADM = "ours", "torch-fidelity", "clean-fid", "ADM suite"
 METRICS = ("fid", "sfid", "inception_score", "precision", "recall", "kid")
 SUBSETS, SUBSET = 100, 1000  # of KID, in torch-fidelity and in clean-fid
 SPLITS = 10
@@ -111,13 +112,15 @@ class Evaluator:
     """A row of the court's table.
 
     Attributes:
-        name: of the evaluator.
+        kind: whose code it runs: OURS, FIDELITY, CLEAN_FID or ADM.
+        name: kind with version or mode, as the table shows it.
         shown: how the network is shown the images.
         resize, real, splits, balls: its conventions in words: resize; real side of FID; splits of the Inception
             score; real images, order of the inputs and dtype of precision and recall.
         judge: its numbers; None or missing where it has none.
     """
 
+    kind: str
     name: str
     shown: str
     resize: str
@@ -141,13 +144,14 @@ def evaluators(case: Case, size: int) -> list[Evaluator]:
     shuffled = f"{SPLITS} of equal size, shuffled by seed 2020" if case.logits() is not None else none
     ordered = f"of {formulas.ADM_SPLIT} images, in file order" if case.logits() is not None else none
 
-    rows = [Evaluator("ours", MAIN, resize, stored, shuffled, each + "float64" if count else none, ours)]
+    rows = [Evaluator(OURS, OURS, MAIN, resize, stored, shuffled, each + "float64" if count else none, ours)]
     if case.real:
-        name = f"torch-fidelity {fidelity}"
-        rows.append(Evaluator(name, MAIN, resize, images, shuffled, every + "float32", torch_fidelity))
+        name = f"{FIDELITY} {fidelity}"
+        rows.append(Evaluator(FIDELITY, name, MAIN, resize, images, shuffled, every + "float32", torch_fidelity))
         for shown, mode, how in _clean_modes(case, resize, size):
-            rows.append(Evaluator(f"clean-fid {mode}", shown, how, images, none, none, partial(clean_fid, shown=shown)))
-    rows.append(Evaluator("ADM suite", MAIN, resize, stored, ordered, each + "float16" if count else none, adm_suite))
+            judge = partial(clean_fid, shown=shown)
+            rows.append(Evaluator(CLEAN_FID, f"{CLEAN_FID} {mode}", shown, how, images, none, none, judge))
+    rows.append(Evaluator(ADM, ADM, MAIN, resize, stored, ordered, each + "float16" if count else none, adm_suite))
     return rows
 
 

@@ -7,7 +7,6 @@ drawn from a seed that the file says.
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -48,7 +47,7 @@ def export(images: Images, out: Path, seed: int = SEED) -> None:
                 np.lib.format.write_array_header_1_0(member, header)
                 pixels.seek(0)
                 shutil.copyfileobj(pixels, member, 1 << 20)
-            members: dict[str, Any] = {"order": order, "order_seed": seed, "source": json.dumps(images.identity)}
+            members: dict[str, Any] = {"order": order, "order_seed": seed, "source": images.identity.model_dump_json()}
             if images.labels is not None:
                 members["arr_1"] = images.labels[order]
                 if images.asked:

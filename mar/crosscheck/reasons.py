@@ -8,7 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from mar.crosscheck import adm
-from mar.crosscheck.evaluators import CLEAN_SEED, LEGACY, MAIN, METRICS, SUBSET, SUBSETS, Case, Evaluator, global_seed
+from mar.crosscheck.evaluators import (
+    ADM,
+    CLEAN_FID,
+    CLEAN_SEED,
+    FIDELITY,
+    LEGACY,
+    MAIN,
+    METRICS,
+    SUBSET,
+    SUBSETS,
+    Case,
+    Evaluator,
+    global_seed,
+)
 from mar.metrics import formulas
 
 ROUNDING = 1e-5  # relative difference of two implementations of one formula
@@ -78,34 +91,33 @@ def differences(case: Case, rows: list[tuple[Evaluator, dict[str, float | None]]
 
 
 def _steps(case: Case, evaluator: Evaluator, metric: str) -> tuple[list[tuple[str, float]], str]:
-    kind = evaluator.name.split()[0]
     if metric in ("fid", "sfid"):
-        return _frechet(case, evaluator, kind)
+        return _frechet(case, evaluator)
     if metric == "inception_score":
-        return (_ordered(case), "") if kind == "ADM" else ([], "torch's softmax instead of scipy's")
+        return (_ordered(case), "") if evaluator.kind == ADM else ([], "torch's softmax instead of scipy's")
     if metric == "kid":
-        return _kid(case, evaluator, kind)
-    return _balls(case, kind, 0 if metric == "precision" else 1)
+        return _kid(case, evaluator)
+    return _balls(case, evaluator, 0 if metric == "precision" else 1)
 
 
-def _kid(case: Case, evaluator: Evaluator, kind: str) -> tuple[list[tuple[str, float]], str]:
+def _kid(case: Case, evaluator: Evaluator) -> tuple[list[tuple[str, float]], str]:
     steps = []
     if case.near is not None:
         steps.append((_all_real(case), float(formulas.kid(*case.features(), SUBSETS, SUBSET).mean())))
-    if kind == "clean-fid":
+    if evaluator.kind == CLEAN_FID:
         steps.append(("the subsets that clean-fid draws", kid_of_clean_fid(*case.features())))
     if evaluator.shown != MAIN:
         steps.append((_resized(evaluator), kid_of_clean_fid(*case.features(evaluator.shown))))
     return steps, "features in float32 instead of float64"
 
 
-def _balls(case: Case, kind: str, place: int) -> tuple[list[tuple[str, float]], str]:
+def _balls(case: Case, evaluator: Evaluator, place: int) -> tuple[list[tuple[str, float]], str]:
     """Precision (place 0) and recall (1): which real images, and the dtype of distances."""
 
     def adms(half: bool) -> float:
         return case.once(("adm", half), lambda: adm.precision_recall(*case.balls(), case.neighbours, half))[place]
 
-    if kind == "ADM":
+    if evaluator.kind == ADM:
         return [("squared distances in float32", adms(False)), ("in float16 where all are finite", adms(True))], ""
     steps = []
     if case.near is not None:
@@ -118,19 +130,19 @@ def _all_real(case: Case) -> str:
     return f"all {len(case.real[MAIN]['features'])} real images instead of {len(case.balls()[1])}"
 
 
-def _frechet(case: Case, evaluator: Evaluator, kind: str) -> tuple[list[tuple[str, float]], str]:
+def _frechet(case: Case, evaluator: Evaluator) -> tuple[list[tuple[str, float]], str]:
     roots = {
-        "torch-fidelity": "eigenvalues of the unsymmetric product, mean in float32",
-        "clean-fid": "scipy's sqrtm, mean in float32",
-        "ADM": "scipy's sqrtm",
+        FIDELITY: "eigenvalues of the unsymmetric product, mean in float32",
+        CLEAN_FID: "scipy's sqrtm, mean in float32",
+        ADM: "scipy's sqrtm",
     }
     steps = []
-    if kind != "ADM":
+    if evaluator.kind != ADM:
         count = len(case.real[MAIN]["features"])
         steps.append((f"statistics of the {count} real images instead of the stored ones", case.frechet(images=True)))
     if evaluator.shown != MAIN:
         steps.append((_resized(evaluator), case.frechet(True, evaluator.shown)))
-    return [(said, value) for said, value in steps if value is not None], roots[kind]
+    return [(said, value) for said, value in steps if value is not None], roots[evaluator.kind]
 
 
 def _resized(evaluator: Evaluator) -> str:

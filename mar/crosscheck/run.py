@@ -29,11 +29,11 @@ from mar.features.networks import extractors
 from mar.features.networks.extractors import Extractor
 from mar.features.references import Reference
 from mar.metrics.moments import Statistics
-from mar.runtime.files import read, read_json
+from mar.runtime.files import read
 from mar.runtime.progress import Progress
 from mar.study import layout
 from mar.study.limits import REAL
-from mar.study.records import DataManifest
+from mar.study.records import DataManifest, MetricsFile
 from mar.study.study import Study
 
 BATCH = 50  # images
@@ -234,11 +234,11 @@ def said_before(samples: Images, root: Path, network: str, ours: dict[str, float
     file = layout.metrics(root, folder.relative_to(base).as_posix())
     if not file.exists():
         return []
-    record = read_json(file)
-    if record["extractor"] != network or record["inputs"]["samples"] != samples.sha256:
+    record = read(file, MetricsFile)
+    if record.extractor != network or record.inputs.get("samples") != samples.sha256:
         return []
-    both = [(name, record["metrics"].get(name), value) for name, value in ours.items()]
-    there = [f"{name} {old['value']:.6g} (here {new:.6g})" for name, old, new in both if old and new is not None]
+    both = [(name, record.metrics.get(name), value) for name, value in ours.items()]
+    there = [f"{name} {old.value:.6g} (here {new:.6g})" for name, old, new in both if old and new is not None]
     return [f"{file} says {', '.join(there)}"]
 
 

@@ -9,7 +9,7 @@ A folder features/<extractor>/<set>/ holds part-00000.npz, ... with `features` (
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,15 @@ import numpy as np
 
 from mar.data.read_ahead import WORKER_IMAGES
 from mar.features import image_sets, references
-from mar.runtime.files import atomic, read_json, sha256, write_json
+from mar.runtime import files, npz
+from mar.runtime.files import atomic, sha256
 from mar.runtime.folders import claim, lock, still_ours
 from mar.runtime.progress import Progress
-from mar.runtime.provenance import record
+from mar.runtime.provenance import provenance
 from mar.study import layout
 from mar.study.compatibility import known
 from mar.study.limits import LOOKED_AT
+from mar.study.records import FeaturesManifest, Judge, Piece
 from mar.study.stage_keys import features_slice
 from mar.study.study import Study
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from mar.features.networks.extractors import Extractor
 
 SPLITS = ("train", "heldout", "reference")
+SINGLE = ("labels", "nearest")  # one number for an image
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,18 @@ class Features:
     """Features on disk, read part by part or as a whole."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: FeaturesManifest
+    _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False)  # of one image's numbers
 
     @property
     def count(self) -> int:
         """Images."""
-        return int(self.manifest["count"])
+        return self.manifest.count
 
     @property
-    def keys(self) -> list[str]:
+    def keys(self) -> tuple[str, ...]:
         """What each part holds."""
-        return list(self.manifest["keys"])
+        return self.manifest.keys
 
     @cached_property
     def sha256(self) -> str:
@@ -64,8 +68,8 @@ class Features:
         Raises:
             ValueError: a part is missing or damaged, or holds no such numbers.
         """
-        for entry in self.manifest["parts"]:
-            yield self._part(entry, key)
+        for part in self.manifest.parts:
+            yield self._part(part, key)
 
     def array(self, key: str) -> np.ndarray:
         """The same of all images at once; raises as `parts`."""
@@ -74,22 +78,38 @@ class Features:
     def rows(self, key: str, indices: np.ndarray) -> np.ndarray:
         """The same of the images at these ascending indices, a part at a time; raises as `parts`."""
         found, start = [], 0
-        for entry in self.manifest["parts"]:
-            first, last = np.searchsorted(indices, [start, start + entry["count"]])
+        for part in self.manifest.parts:
+            first, last = np.searchsorted(indices, [start, start + part.count])
             if first < last:
-                found.append(self._part(entry, key)[indices[first:last] - start])
-            start += entry["count"]
+                found.append(self._part(part, key)[indices[first:last] - start])
+            start += part.count
         return np.concatenate(found)
 
-    def _part(self, entry: dict[str, Any], key: str) -> np.ndarray:
-        path = self.folder / entry["file"]
-        if wrong := _wrong(path, entry):
+    def _part(self, part: Piece, key: str) -> np.ndarray:
+        path = self.folder / part.file
+        if wrong := _wrong(path, part):
             raise ValueError(f"{path}: {wrong}; run `mar features` again, which makes it again")
-        with np.load(path) as arrays:
-            if key not in arrays:
-                raise ValueError(f"{path}: has no {key}; found {', '.join(arrays)}")
-            found: np.ndarray = arrays[key]
-            return found
+        try:
+            found = npz.read(path, key)
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it and run `mar features` again") from None
+        dimensions, kinds = (1, "iu" if key == "labels" else "f") if key in SINGLE else (2, "f")
+        shape = self._shapes.setdefault(key, found.shape[1:])
+        if (
+            found.ndim != dimensions
+            or len(found) != part.count
+            or found.shape[1:] != shape
+            or found.dtype.kind not in kinds
+        ):
+            accepted = " x ".join(map(str, (part.count, *shape)))
+            raise ValueError(
+                f"{path}: {key} is {found.dtype} {found.shape}; accepted: "
+                f"{'whole' if kinds == 'iu' else 'floating point'} numbers, {accepted}; delete it and run "
+                "`mar features` again"
+            )
+        if not np.isfinite(found).all():
+            raise ValueError(f"{path}: {key} holds numbers that are not finite; delete it and run `mar features` again")
+        return found
 
 
 def read(root: Path, extractor: str, where: str, role: str) -> Features:
@@ -105,10 +125,10 @@ def read(root: Path, extractor: str, where: str, role: str) -> Features:
         ValueError: they are missing, or of the other side.
     """
     folder = layout.features(root, extractor, where)
-    manifest = read_json(folder / layout.MANIFEST)
-    if manifest["role"] != role:
+    manifest = files.read(folder / layout.MANIFEST, FeaturesManifest)
+    if manifest.role != role:
         raise ValueError(
-            f"{folder / 'manifest.json'}: holds features of {manifest['role']} images; accepted here: {role} ones. "
+            f"{folder / 'manifest.json'}: holds features of {manifest.role} images; accepted here: {role} ones. "
             "Swapping both sides of a comparison swaps precision and recall"
         )
     return Features(folder, manifest)
@@ -176,7 +196,7 @@ def features(study: Study, root: str | Path, extractor: str, where: str, shard: 
     report = folder / layout.MANIFEST
     with lock(folder):
         claim(folder, recipe, report.name, layout.twin(study, root, folder))
-        if report.exists() and _whole_set(folder, read_json(report)["parts"]):
+        if report.exists() and _whole_set(folder, files.read(report, FeaturesManifest).parts):
             print(f"{folder}: complete", flush=True)
             return
         report.unlink(missing_ok=True)
@@ -186,23 +206,12 @@ def features(study: Study, root: str | Path, extractor: str, where: str, shard: 
             extract(images, network, folder, train, shard)
     with lock(folder):
         still_ours(folder, recipe)
-        files = _files(images, folder) if images else []
-        if report.exists() or not all(_whole(file, network.name) for file in files):
+        paths = _files(images, folder) if images else []
+        if report.exists() or not all(_whole(path, network.name) for path in paths):
             return
-        parts = entries(images, folder) if images else []
-        write_json(
-            report,
-            {
-                "extractor": {"name": network.name, "weights": network.weights, "note": network.note},
-                "role": images.role if images else "real",
-                "source": images.identity if images else None,
-                "count": sum(part["count"] for part in parts),
-                "keys": _keys(files[0]) if files else [],
-                "parts": parts,
-                "provenance": record(),
-            },
-        )
-        print(f"{folder}: {sum(part['count'] for part in parts)} images", flush=True)
+        manifest = manifest_of(images, network, folder)
+        files.write(report, manifest)
+        print(f"{folder}: {manifest.count} images", flush=True)
 
 
 def _neighbours(study: Study, root: Path) -> torch.Tensor | None:
@@ -225,13 +234,13 @@ def extract(
 
     from mar.features.neighbours import nearest
 
-    files = _files(images, folder)
-    mine = range(shard[0], len(files), shard[1])
-    missing = [number for number in mine if not _whole(files[number], network.name)]
+    paths = _files(images, folder)
+    mine = range(shard[0], len(paths), shard[1])
+    missing = [number for number in mine if not _whole(paths[number], network.name)]
     total = sum(images.sizes[n] for n in missing)
     progress = Progress(f"features {network.name} of {images.source}", total)
     if missing:
-        left = range(missing[0], len(files), shard[1])
+        left = range(missing[0], len(paths), shard[1])
         workers = min(torch.get_num_threads(), total // WORKER_IMAGES)
         for number, rows in zip(left, images.pieces(left.start, left.step, workers), strict=True):
             if number not in missing:
@@ -250,35 +259,45 @@ def extract(
                 arrays["labels"] = images.labels[number * images.piece :][: len(rows)]
             if train is not None:
                 arrays["nearest"] = nearest(batch, train.split(image_sets.PIECE))
-            with atomic(files[number]) as temporary, open(temporary, "wb") as file:
+            with atomic(paths[number]) as temporary, open(temporary, "wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
             progress.update(len(rows))
 
 
-def entries(images: image_sets.Images, folder: Path) -> list[dict[str, Any]]:
-    """What a manifest says of each part."""
-    files = zip(_files(images, folder), images.sizes, strict=True)
-    return [{"file": file.name, "count": count, "sha256": sha256(file)} for file, count in files]
+def manifest_of(images: image_sets.Images | None, network: Extractor, folder: Path) -> FeaturesManifest:
+    """What the parts in a folder are, all of which are there; of statistics alone (no images) there are none."""
+    paths = _files(images, folder) if images else []
+    sizes = images.sizes if images else []
+    parts = [Piece(file=p.name, count=n, sha256=sha256(p)) for p, n in zip(paths, sizes, strict=True)]
+    return FeaturesManifest(
+        extractor=Judge(name=network.name, weights=network.weights, note=network.note),
+        role=images.role if images else "real",
+        source=images.identity if images else None,
+        count=sum(sizes),
+        keys=_keys(paths[0]) if paths else (),
+        parts=tuple(parts),
+        provenance=provenance(),
+    )
 
 
 def _files(images: image_sets.Images, folder: Path) -> list[Path]:
     return [folder / f"part-{number:05d}.npz" for number in range(len(images.sizes))]
 
 
-def _whole_set(folder: Path, parts: list[dict[str, Any]]) -> bool:
+def _whole_set(folder: Path, parts: tuple[Piece, ...]) -> bool:
     """Whether all parts are as the manifest says; those that are not are named and removed."""
-    damaged = {folder / entry["file"]: wrong for entry in parts if (wrong := _wrong(folder / entry["file"], entry))}
+    damaged = {folder / part.file: wrong for part in parts if (wrong := _wrong(folder / part.file, part))}
     for file, wrong in damaged.items():
         print(f"{file}: {wrong}; made again", flush=True)
         file.unlink(missing_ok=True)
     return not damaged
 
 
-def _wrong(file: Path, entry: dict[str, Any]) -> str:
+def _wrong(file: Path, part: Piece) -> str:
     """What is wrong with a part by the manifest's entry of it; nothing if it is whole."""
     if not file.exists():
         return "missing"
-    return "" if sha256(file) == entry["sha256"] else "differs from its checksum in the manifest"
+    return "" if sha256(file) == part.sha256 else "differs from its checksum in the manifest"
 
 
 def _whole(file: Path, network: str) -> bool:
@@ -293,6 +312,6 @@ def _whole(file: Path, network: str) -> bool:
         return False
 
 
-def _keys(file: Path) -> list[str]:
+def _keys(file: Path) -> tuple[str, ...]:
     with np.load(file) as arrays:
-        return list(arrays)
+        return tuple(arrays)

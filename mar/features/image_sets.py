@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ import numpy as np
 from mar.data.read_ahead import read_ahead
 from mar.features import references
 from mar.runtime import npz
-from mar.runtime.files import load_array, read, read_json, sha256
+from mar.runtime.files import load_array, parse, read, sha256
 from mar.study import layout
-from mar.study.records import DataManifest, RunRecord
+from mar.study.records import DataManifest, ImageSource, Piece, RunRecord, SampleManifest
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -59,9 +58,9 @@ class Images:
     asked: bool = False
 
     @property
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> ImageSource:
         """How records name the set."""
-        return {"kind": self.kind, "name": self.source, "sha256": self.sha256}
+        return ImageSource(kind=self.kind, name=self.source, sha256=self.sha256)
 
     @property
     def sizes(self) -> list[int]:
@@ -126,18 +125,18 @@ def of_samples(study: Study, root: Path, variant: str, seed: int, setting: str) 
     """
     folder = layout.samples(root, layout.sample_set(variant, seed, setting))
     path, run_file = folder / layout.MANIFEST, layout.run_record(root, variant, seed)
-    manifest, run = read_json(path), read(run_file, RunRecord)
-    if manifest["count"] != study.metrics.samples:
-        raise ValueError(f"{path}: holds {manifest['count']} images; accepted: metrics.samples {study.metrics.samples}")
+    manifest, run = read(path, SampleManifest), read(run_file, RunRecord)
+    if manifest.count != study.metrics.samples:
+        raise ValueError(f"{path}: holds {manifest.count} images; accepted: metrics.samples {study.metrics.samples}")
     if not run.images and run.pretrained is None:
         raise ValueError(f"{run_file}: says 0 images of training; accepted: samples of a model that was trained")
-    if manifest["checkpoint"] != run.checkpoint:
+    if manifest.checkpoint != run.checkpoint:
         raise ValueError(
-            f"{path}: drawn from checkpoint {manifest['checkpoint'][:12]}, {run_file} says {run.checkpoint[:12]}; "
+            f"{path}: drawn from checkpoint {manifest.checkpoint[:12]}, {run_file} says {run.checkpoint[:12]}; "
             f"run `mar sample` again"
         )
     weights = layout.tokenizer_weights(root, study.variants[variant].tokenizer)
-    if weights.exists() and manifest["tokenizer"] != sha256(weights):
+    if weights.exists() and manifest.tokenizer != sha256(weights):
         raise ValueError(f"{path}: decoded by another tokenizer than {weights}; run `mar train` and `mar sample` again")
     return of_chunks(folder, study.data.image_size, list(read(layout.data_manifest(root), DataManifest).classes))
 
@@ -153,12 +152,8 @@ def of_chunks(folder: Path, side: int | None = None, names: list[str] | None = N
     Raises:
         ValueError: the manifest is missing, or the labels are not those that were asked for.
     """
-    manifest = read_json(folder / layout.MANIFEST)
-    if not {"checkpoint", "chunks", "count"} <= set(manifest):
-        raise ValueError(
-            f"{folder / 'manifest.json'}: is no manifest of samples; accepted: one that `mar sample` wrote"
-        )
-    labels, count, asked_for = _labels(folder, manifest), manifest["count"], "labels_sha256" in manifest
+    manifest = read(folder / layout.MANIFEST, SampleManifest)
+    labels, count, asked_for = labels_of(folder, manifest), manifest.count, manifest.labels_sha256 is not None
     classes = len(names) if names else int(labels.max()) + 1
     asked = np.arange(count) % classes
     if (labels != asked).any():
@@ -168,38 +163,57 @@ def of_chunks(folder: Path, side: int | None = None, names: list[str] | None = N
             f"has class i mod {classes}): mislabelled; delete manifest.json beside it and run `mar sample` again"
         )
 
-    def read_chunk(entry: dict[str, Any]) -> np.ndarray:
-        return _chunk(folder / entry["file"], entry, side)
+    def chunk(piece: Piece) -> np.ndarray:
+        return chunk_of(folder, piece, side)
 
     def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:
-        return read_ahead(read_chunk, manifest["chunks"][first::step], workers)
+        return read_ahead(chunk, manifest.chunks[first::step], workers)
 
     digest = sha256(folder / layout.MANIFEST)
-    piece = manifest["chunks"][0]["count"]
+    piece = manifest.chunks[0].count
     return Images(str(folder), "samples", "generated", digest, count, labels, names, piece, stream, asked_for)
 
 
-def _labels(folder: Path, manifest: dict[str, Any]) -> np.ndarray:
-    path = folder / layout.LABELS
-    labels = load_array(path, "run `mar sample` again")
-    if labels.shape != (manifest["count"],):
-        raise ValueError(f"{path}: labels {labels.shape}; the manifest says {manifest['count']} images")
-    if "labels_sha256" in manifest and sha256(path) != manifest["labels_sha256"]:  # older manifests have none
-        raise ValueError(f"{path}: differs from its checksum in the manifest: mislabelled; run `mar sample` again")
+def labels_of(folder: Path, manifest: SampleManifest) -> np.ndarray:
+    """Classes of the images of a sample set, int64 (N,).
+
+    Raises:
+        ValueError: labels.npy is missing or no such array, or differs from its checksum.
+    """
+    path, again = folder / layout.LABELS, "run `mar sample` again"
+    labels = load_array(path, f"delete manifest.json beside it and {again}")
+    if labels.shape != (manifest.count,):
+        raise ValueError(f"{path}: labels {labels.shape}; the manifest says {manifest.count} images; {again}")
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"{path}: labels are {labels.dtype}; accepted: whole numbers; {again}")
+    if manifest.labels_sha256 and sha256(path) != manifest.labels_sha256:
+        raise ValueError(f"{path}: differs from its checksum in the manifest: mislabelled; {again}")
     return labels.astype(np.int64)
 
 
-def _chunk(path: Path, entry: dict[str, Any], side: int | None) -> np.ndarray:
-    again = "delete it and the manifest, and run `mar sample` again"
+def chunk_of(folder: Path, piece: Piece, side: int | None = None, mapped: bool = False) -> np.ndarray:
+    """A chunk of a sample set, uint8 (B, H, W, 3).
+
+    Args:
+        folder: of the sample set.
+        piece: the manifest's entry of it.
+        side: of the images in pixels; None takes what is there.
+        mapped: read no more than what is looked at, so that the checksum is not compared.
+
+    Raises:
+        ValueError: it is missing or damaged, or of another shape.
+    """
+    path, again = folder / piece.file, "delete it and the manifest, and run `mar sample` again"
     if not path.exists():
         raise ValueError(f"{path}: missing; run `mar sample` again")
-    if sha256(path) != entry["sha256"]:
+    if not mapped and sha256(path) != piece.sha256:
         raise ValueError(f"{path}: differs from its checksum in the manifest (damaged or cut off); {again}")
-    chunk = load_array(path, again)
-    height, width = (side, side) if side else chunk.shape[1:3]
-    shape = (entry["count"], height, width, 3)
+    chunk = load_array(path, again, mapped)
+    height, width = (side, side) if side else chunk.shape[1:3] if chunk.ndim == 4 else (0, 0)
+    shape = (piece.count, height, width, 3)
     if chunk.shape != shape or chunk.dtype != np.uint8:
-        raise ValueError(f"{path}: holds {chunk.dtype} {chunk.shape}; accepted: uint8 {shape}")
+        accepted = shape if height else f"({piece.count}, H, W, 3)"
+        raise ValueError(f"{path}: holds {chunk.dtype} {chunk.shape}; accepted: uint8 {accepted}; {again}")
     return chunk
 
 
@@ -302,7 +316,7 @@ def _of_npz(path: Path) -> Images:
     def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:  # one after the other, by no worker
         yield from itertools.islice(npz.stream(path, "arr_0", PIECE), first, None, step)
 
-    source = json.loads(str(npz.read(path, "source")))["name"] if "source" in there else ""
+    source = parse(f"{path}: source", str(npz.read(path, "source")), ImageSource).name if "source" in there else ""
     shown = f"{path} (exported from {source})" if source else str(path)
     return Images(shown, "npz", role, sha256(path), shape[0], labels, None, PIECE, stream, asked)
 

@@ -20,7 +20,7 @@ from mar.study.sections import Reference as Asked
 
 WIDTHS = {"mu": 2048, "mu_s": 2023}  # of Inception's features: of the last pooling, and spatial (sFID)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-SYMMETRY = 1e-6  # largest difference of a covariance from its transpose, as a share of its largest entry
+ROUNDING = 1e-6  # how far a covariance may be from its transpose and from positive, as a share of its trace
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def images_in(folder: Path) -> list[Path]:
         ValueError: there are none, or the folder holds samples of a study.
     """
     manifest = folder / layout.MANIFEST
-    if manifest.exists() and "checkpoint" in read_json(manifest):
+    said = read_json(manifest) if manifest.exists() else None
+    if isinstance(said, dict) and "checkpoint" in said:
         raise ValueError(f"{folder}: holds images that a study generated; accepted as a reference: real ones")
     found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
     found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
@@ -138,8 +139,18 @@ def _statistic(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
     value = value.astype(np.float64)
     if not np.isfinite(value).all():
         raise ValueError(f"{path}: {name} holds numbers that are not finite")
-    if value.ndim == 2 and (
-        np.abs(value - value.T).max() > SYMMETRY * np.abs(value).max() or (np.diag(value) < 0).any()
-    ):
-        raise ValueError(f"{path}: {name} is no covariance: not symmetric, or negative on its diagonal")
+    if value.ndim == 2 and not is_covariance(value):
+        raise ValueError(f"{path}: {name} is no covariance: not symmetric, or not positive semi-definite")
     return value
+
+
+def is_covariance(matrix: np.ndarray) -> bool:
+    """Whether a finite matrix (F, F) is symmetric and positive semi-definite, beyond rounding."""
+    slack = ROUNDING * np.trace(matrix)
+    if slack < 0 or np.abs(matrix - matrix.T).max() > slack:
+        return False
+    try:
+        np.linalg.cholesky(matrix + (slack or 1.0) * np.eye(len(matrix)))
+    except np.linalg.LinAlgError:
+        return False
+    return True

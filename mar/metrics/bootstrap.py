@@ -14,8 +14,7 @@ import numpy as np
 
 from mar.metrics import fid_infinity, formulas, jackknife
 from mar.metrics.moments import Statistics
-
-Metric = dict[str, Any]  # value, low, high, n, bootstrap, seed, higher_is_better
+from mar.study.records import Metric
 
 
 class Bootstrap:
@@ -96,10 +95,7 @@ class Bootstrap:
         whole = np.ones((1, self.n), bool)
         covered = formulas.inside(real, generated, neighbours, np.concatenate([whole, halves])).mean(1)
         recall = self._metric(covered[0], covered[1:], higher_is_better=True)
-        return self.share(within, higher_is_better=True), recall | {
-            "low": max(0.0, recall["low"]),
-            "high": min(1.0, recall["high"]),
-        }
+        return self.share(within, higher_is_better=True), moved(recall, max(0.0, recall.low), min(1.0, recall.high))
 
     def kid(self, generated: np.ndarray, real: np.ndarray) -> Metric:
         """KID of features (n, F) against (M, F).
@@ -127,14 +123,13 @@ class Bootstrap:
         Where it holds for all or none, all resamples are alike; the interval is then that of Clopper and Pearson.
         """
         metric, far = self.mean(values, higher_is_better), 1.0 - 0.025 ** (1.0 / self.n)
-        if metric["value"] in (0.0, 1.0):
-            metric |= {"low": max(0.0, metric["value"] - far), "high": min(1.0, metric["value"] + far)}
+        if metric.value in (0.0, 1.0):
+            return moved(metric, max(0.0, metric.value - far), min(1.0, metric.value + far))
         return metric
 
     def single(self, value: float, higher_is_better: bool | None) -> Metric:
         """A value without an interval: low and high are the value, bootstrap is 0."""
-        metric = self._metric(value, [value], higher_is_better)
-        return metric | {"bootstrap": 0}
+        return self._metric(value, [value], higher_is_better).model_copy(update={"bootstrap": 0})
 
     def _rng(self) -> np.random.Generator:
         return np.random.default_rng([self.seed, 1])  # whichever metrics were asked for before
@@ -142,15 +137,20 @@ class Bootstrap:
     def _metric(self, value: float, resampled: Any, higher_is_better: bool | None) -> Metric:
         resampled = np.asarray(resampled)
         low, high = value + np.percentile(resampled, [2.5, 97.5]) - resampled.mean()
-        return {
-            "value": float(value),
-            "low": float(low),
-            "high": float(high),
-            "n": self.n,
-            "bootstrap": self.resamples,
-            "seed": self.seed,
-            "higher_is_better": higher_is_better,
-        }
+        return Metric(
+            value=float(value),
+            low=float(low),
+            high=float(high),
+            n=self.n,
+            bootstrap=self.resamples,
+            seed=self.seed,
+            higher_is_better=higher_is_better,
+        )
+
+
+def moved(metric: Metric, low: float, high: float) -> Metric:
+    """The metric with other ends of its interval."""
+    return metric.model_copy(update={"low": low, "high": high})
 
 
 def dealt(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mar.features import features, image_sets
 from mar.features.features import Features
 from mar.metrics import formulas, moments, statistics
-from mar.metrics.bootstrap import Bootstrap, Metric
+from mar.metrics.bootstrap import Bootstrap
 from mar.metrics.moments import Statistics
-from mar.runtime.files import read_json, sha256, write_json
+from mar.runtime.files import read, sha256, write
 from mar.runtime.folders import lock
-from mar.runtime.provenance import record
+from mar.runtime.provenance import provenance
 from mar.study import layout
 from mar.study.limits import REAL
+from mar.study.records import Judge, JudgedBy, Metric, MetricsFile, MetricsRecipe, RealSide, SampleManifest
 from mar.study.stage_keys import metrics_slice, real_side, reference_slice
 from mar.study.study import Study
 
@@ -35,43 +35,32 @@ NO_IMAGES = "precision, recall and kid are left out: the reference has statistic
 class Real:
     """The real side of a comparison: what is compared with, by one extractor."""
 
-    name: str
-    sha256: str
-    note: str
-    extractor: dict[str, str]
+    identity: RealSide
+    extractor: Judge
     statistics: Statistics
     spatial: Statistics | None
     features: np.ndarray | None  # at most REAL images, for precision, recall and KID
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """How records name it."""
-        return {"name": self.name, "sha256": self.sha256} | ({"note": self.note} if self.note else {})
 
 
 def real(study: Study, root: Path, extractor: str, images: bool = True) -> Real:
     """What an extractor's numbers compare with.
 
     Raises:
-        ValueError: `mar features` or `mar statistics` has not run for it.
+        ValueError: `mar features` or `mar statistics` has not run for it, or the statistics are not those of the
+            features.
     """
     where = real_side(study, extractor)
-    arrays, about = statistics.read(root, extractor, where)
     found = features.read(root, extractor, where, "real")
-    if found.sha256 != about["features"]:
-        raise ValueError(
-            f"{root / 'statistics' / extractor / where}.npz: of other features than {found.folder}; run "
-            "`mar statistics` again"
-        )
+    arrays, about = statistics.of_real(study, root, extractor, where, found)
     rows = None
     if images and found.count:
         chosen = np.random.default_rng(study.seed).choice(found.count, min(REAL, found.count), replace=False)
         rows = found.rows("features", np.sort(chosen))
     spatial = {key[:-2]: arrays[key] for key in ("mu_s", "sigma_s")} if "mu_s" in arrays else None
-    name = "train split" if where == "train" else about["source"]["name"]
+    name = "train split" if where == "train" else about.source.name
     main = {"mu": arrays["mu"], "sigma": arrays["sigma"]}
-    digest = about["source"]["sha256"]
-    return Real(name, digest, about.get("note", ""), about["extractor"], main, spatial, rows)
+    identity = RealSide(name=name, sha256=about.source.sha256, **({"note": about.note} if about.note else {}))
+    return Real(identity, about.extractor, main, spatial, rows)
 
 
 def reference(study: Study, root: str | Path) -> None:
@@ -87,9 +76,9 @@ def reference(study: Study, root: str | Path) -> None:
     }
     against = _against(study, root, heldout)
     inputs = {name: found.sha256 for name, found in heldout.items()} | _sides(study, root)
-    recipe = {"slice": reference_slice(study), "inputs": inputs}
+    recipe = MetricsRecipe(slice=reference_slice(study), inputs=inputs)
     with lock(layout.reference_metrics(root).with_name(".reference")):
-        if report.exists() and read_json(report).get("recipe") == recipe:
+        if report.exists() and read(report, MetricsFile).recipe == recipe:
             print(f"{report}: complete", flush=True)
             return
         main = study.metrics.extractors[0]
@@ -107,7 +96,7 @@ def reference(study: Study, root: str | Path) -> None:
                 values[key] = floor(study, values[key], found.array("features"), labels, against[name].statistics)
             if "sfid" in values and (target := against[main].spatial) is not None:
                 values["sfid"] = floor(study, values["sfid"], heldout[main].array("spatial"), labels, target)
-        write_json(report, _result(study, against, values, notes, inputs, recipe))
+        write(report, _result(study, against, values, notes, recipe))
         print(f"{report}: {_shown(values)}", flush=True)
 
 
@@ -126,29 +115,28 @@ def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: s
     }
     for name, kept in found.items():
         _, about = statistics.read(root, name, where)
-        if about["features"] != kept.sha256:
+        if about.features != kept.sha256:
             raise ValueError(f"{root / 'statistics' / name / where}.npz: of other features; run `mar statistics` again")
     samples = image_sets.of_samples(study, root, variant, seed, setting)
     for kept in found.values():
-        if kept.manifest["source"]["sha256"] != samples.sha256:
+        if kept.manifest.source is None or kept.manifest.source.sha256 != samples.sha256:
             raise ValueError(f"{kept.folder}: of other samples than {samples.source}; run `mar features` again")
     against = _against(study, root, found)
     inputs = {
         "samples": samples.sha256,
-        "checkpoint": read_json(layout.sample_manifest(root, where))["checkpoint"],
+        "checkpoint": read(layout.sample_manifest(root, where), SampleManifest).checkpoint,
         **{f"features {name}": kept.sha256 for name, kept in found.items()},
         **_sides(study, root),
     }
-    recipe = {"slice": metrics_slice(study), "inputs": inputs}
+    recipe = MetricsRecipe(slice=metrics_slice(study), inputs=inputs)
     with lock(report.parent / f".{setting}"):
-        if report.exists() and read_json(report).get("recipe") == recipe:
+        if report.exists() and read(report, MetricsFile).recipe == recipe:
             print(f"{report}: complete", flush=True)
             return
         main = study.metrics.extractors[0]
         against[main] = real(study, root, main)
         values, notes = judge(study, found, against)
-        head = {"variant": variant, "seed": seed, "setting": setting}
-        write_json(report, head | _result(study, against, values, notes, inputs, recipe))
+        write(report, _result(study, against, values, notes, recipe, variant, seed, setting))
         print(f"{report}: {_shown(values)}", flush=True)
 
 
@@ -170,6 +158,7 @@ def judge(
     labels = arrays.get("labels")
     assert labels is not None  # samples and splits of a study always have them
     draw, there, notes = Bootstrap(labels, study.metrics.bootstrap, study.seed), against[names[0]], []
+    _check_width(main, arrays["features"], there)
     values: dict[str, Metric] = {"fid": draw.fid(arrays["features"], there.statistics)}
     if (endless := draw.fid_infinity(arrays["features"], there.statistics)) is not None:
         values["fid_infinity"] = endless
@@ -189,6 +178,7 @@ def judge(
         values["nearest"] = draw.mean(arrays["nearest"], higher_is_better=None)
     for name in names[1:]:
         rows = found[name].rows("features", chosen)
+        _check_width(found[name], rows, against[name])
         values[f"fid_{name}"] = draw.fid(rows, against[name].statistics)
     return values, notes
 
@@ -206,8 +196,8 @@ def floor(study: Study, first: Metric, rows: np.ndarray, labels: np.ndarray, tar
     root = formulas.symmetric_root(target["sigma"])
     draws = [rows[balanced(labels, study.metrics.samples, seed)] for seed in range(DRAWS)]
     value = float(np.mean([formulas.frechet(moments.of(drawn), target, root) for drawn in draws]))
-    low, high = (value + first[end] - first["value"] for end in ("low", "high"))
-    return first | {"value": value, "low": low, "high": high}
+    low, high = (value + end - first.value for end in (first.low, first.high))
+    return first.model_copy(update={"value": value, "low": low, "high": high})
 
 
 def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -239,11 +229,21 @@ def _sides(study: Study, root: Path) -> dict[str, str]:
 
 
 def _check_weights(found: Features, there: Real) -> None:
-    here, other = found.manifest["extractor"], there.extractor
-    if here["weights"] != other["weights"]:
+    """Refuse features that are not of the network which made the real side."""
+    here, other = found.manifest.extractor, there.extractor
+    if here.weights != other.weights:
         raise ValueError(
-            f"{found.folder}: features by {here['name']} with weights {here['weights'][:12]}, those of {there.name} "
-            f"with {other['weights'][:12]}; accepted: the same; run `mar features` again"
+            f"{found.folder}: features by {here.name} with weights {here.weights[:12]}, those of "
+            f"{there.identity.name} with {other.weights[:12]}; accepted: the same; run `mar features` again"
+        )
+
+
+def _check_width(found: Features, rows: np.ndarray, there: Real) -> None:
+    """Refuse rows (n, F) of features that are of another width than the real side."""
+    if rows.shape[1] != (width := len(there.statistics["mu"])):
+        raise ValueError(
+            f"{found.folder}: {rows.shape[1]} features an image, those of {there.identity.name} have {width}; "
+            "accepted: the same; run `mar features` and `mar statistics` again"
         )
 
 
@@ -252,25 +252,30 @@ def _result(
     against: dict[str, Real],
     values: dict[str, Metric],
     notes: list[str],
-    inputs: dict[str, str],
-    recipe: dict[str, Any],
-) -> dict[str, Any]:
+    recipe: MetricsRecipe,
+    variant: str = "",
+    seed: int = 0,
+    setting: str = "",
+) -> MetricsFile:
     main = study.metrics.extractors[0]
-    return {
-        "samples": study.metrics.samples,
-        "extractor": main,
-        "extractors": {
-            name: {key: there.extractor[key] for key in ("weights", "note")} | {"reference": there.identity}
+    return MetricsFile(
+        variant=variant,
+        seed=seed,
+        setting=setting,
+        samples=study.metrics.samples,
+        extractor=main,
+        extractors={
+            name: JudgedBy(weights=there.extractor.weights, note=there.extractor.note, reference=there.identity)
             for name, there in against.items()
         },
-        "reference": against[main].identity,
-        "notes": notes,
-        "metrics": values,
-        "inputs": inputs,
-        "recipe": recipe,
-        "provenance": record(),
-    }
+        reference=against[main].identity,
+        notes=tuple(notes),
+        metrics=values,
+        inputs=recipe.inputs,
+        recipe=recipe,
+        provenance=provenance(),
+    )
 
 
 def _shown(values: dict[str, Metric]) -> str:
-    return ", ".join(f"{key} {m['value']:.4g} ({m['low']:.4g} to {m['high']:.4g})" for key, m in values.items())
+    return ", ".join(f"{key} {m.value:.4g} ({m.low:.4g} to {m.high:.4g})" for key, m in values.items())

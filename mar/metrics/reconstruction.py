@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +12,14 @@ import torch
 from mar.data.images import ImageSet, open_split, to_float, to_uint8
 from mar.features.networks import extractors
 from mar.metrics import bootstrap, evaluate
-from mar.runtime.files import read_json, sha256, write_json
+from mar.runtime.files import read, sha256, write
 from mar.runtime.folders import lock
 from mar.runtime.noise import Noise
 from mar.runtime.progress import Progress
-from mar.runtime.provenance import record
+from mar.runtime.provenance import provenance
 from mar.study import layout
 from mar.study.limits import REBUILT
+from mar.study.records import Rebuilt, RfidInputs, RfidRecord
 from mar.study.stage_keys import metrics_slice
 from mar.study.study import Study
 from mar.tokenizers.autoencoder import Tokenizer, load
@@ -44,22 +44,34 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
         if not weights.exists():
             raise ValueError(f"{weights}: missing; run `mar tokenizer` first")
         there = evaluate.real(study, root, main, images=False)
-        inputs = {"reference": there.sha256, "extractor": there.extractor["weights"], "tokenizer": sha256(weights)}
-        inputs["slice"] = metrics_slice(study)
-        if report.exists() and read_json(report)["inputs"] == inputs and "train" in read_json(report):
+        inputs = RfidInputs(
+            reference=there.identity.sha256,
+            extractor=there.extractor.weights,
+            tokenizer=sha256(weights),
+            slice=metrics_slice(study),
+        )
+        done = read(report, RfidRecord) if report.exists() else None
+        if done and done.inputs == inputs and done.train:
             print(f"{report}: complete", flush=True)
             return
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         tokenizer = load(root, name, study).to(device)
         judge = extractors.load(main, study, root, device)
-        if judge.weights != there.extractor["weights"]:
+        if judge.weights != there.extractor.weights:
             raise ValueError(f"{main}: other weights than those of the real images; run `mar features` again")
         heldout, train = (measure(tokenizer, judge, there, study, root, s, device) for s in ("heldout", "train"))
-        head = {"extractor": main, "reference": there.identity}
-        write_json(report, {**heldout, "train": train, **head, "inputs": inputs, "provenance": record()})
-        for found in (heldout, train):
-            shown = ", ".join(f"{key} {m['value']:.4g}" for key, m in found["metrics"].items())
-            print(f"{report}: {shown} ({found['split']}, {found['count']} images)", flush=True)
+        found = RfidRecord(
+            **dict(heldout),
+            train=train,
+            extractor=main,
+            reference=there.identity,
+            inputs=inputs,
+            provenance=provenance(),
+        )
+        write(report, found)
+        for part in (heldout, train):
+            shown = ", ".join(f"{key} {m.value:.4g}" for key, m in part.metrics.items())
+            print(f"{report}: {shown} ({part.split}, {part.count} images)", flush=True)
 
 
 def measure(
@@ -70,7 +82,7 @@ def measure(
     root: Path,
     split: str,
     device: torch.device,
-) -> dict[str, Any]:
+) -> Rebuilt:
     """rFID, PSNR, agreement and codebook usage on a split, or on REBUILT images of it, drawn once and for all.
 
     "floor" is the FID of the same images, not rebuilt, against the same statistics: what no tokenizer can better. It
@@ -101,7 +113,7 @@ def measure(
         perplexity = math.exp(-(share * share.clamp(min=1e-300).log()).sum().item())
         values["codebook_usage"] = draw.single((share > 0).double().mean().item(), higher_is_better=True)
         values["perplexity"] = draw.single(perplexity, higher_is_better=True)
-    return {"metrics": values, "split": split, "count": len(chosen)}
+    return Rebuilt(metrics=values, split=split, count=len(chosen))
 
 
 def _judged(judge: extractors.Extractor, batches: Iterable[torch.Tensor]) -> dict[str, np.ndarray]:

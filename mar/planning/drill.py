@@ -29,16 +29,24 @@ from mar.features.networks import classifier, extractors
 from mar.features.networks.extractors import Extractor
 from mar.metrics import moments
 from mar.metrics.bootstrap import Bootstrap
-from mar.planning.drill_shapes import METRICS, drill_study, shapes
+from mar.planning.drill_shapes import METRICS, TOKENIZER, drill_study, shape_named
 from mar.planning.plan import count_images
 from mar.runtime import checkpoint, runlog
-from mar.runtime.files import read, sha256, write, write_json
+from mar.runtime.files import read, sha256, write
 from mar.runtime.folders import claim
 from mar.runtime.noise import Noise, seed_of
 from mar.runtime.provenance import provenance
 from mar.sampling.sample_sets import sample
 from mar.study import layout
-from mar.study.records import DataManifest, ImportCounts, ImportedFile, ImportRecord, TokenizerRecord
+from mar.study.records import (
+    DataManifest,
+    ImportCounts,
+    ImportedFile,
+    ImportRecord,
+    ShapeRecord,
+    StageCost,
+    TokenizerRecord,
+)
 from mar.study.stage_keys import train_slice
 from mar.study.study import Study
 from mar.tokenizers import autoencoder, perceptual
@@ -56,7 +64,7 @@ class Stages:
     """Seconds, peak memory and disk of each stage."""
 
     def __init__(self, work: Path) -> None:
-        self.work, self.rows = work, list[dict[str, Any]]()
+        self.work, self.rows = work, list[StageCost]()
 
     @contextlib.contextmanager
     def stage(self, name: str, note: str = "") -> Iterator[None]:
@@ -79,17 +87,17 @@ class Stages:
         finally:
             done.set()
             watcher.join()
-        row = {
-            "stage": name,
-            "seconds": round(time.perf_counter() - start, 2),
-            "cpu_seconds": round(time.process_time() - busy, 2),
-            "memory_gb": round(max(peak[0], own_memory()) / 1e9, 3),
-            "resident_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3),
-            "disk_gb": round(sum(f.stat().st_size for f in self.work.rglob("*") if f.is_file()) / 1e9, 3),
-            "note": note,
-        }
+        row = StageCost(
+            stage=name,
+            seconds=round(time.perf_counter() - start, 2),
+            cpu_seconds=round(time.process_time() - busy, 2),
+            memory_gb=round(max(peak[0], own_memory()) / 1e9, 3),
+            resident_gb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3),
+            disk_gb=round(sum(f.stat().st_size for f in self.work.rglob("*") if f.is_file()) / 1e9, 3),
+            note=note,
+        )
         self.rows.append(row)
-        print(f"  {name}: {row['seconds']} s, {row['memory_gb']} GB", flush=True)
+        print(f"  {name}: {row.seconds} s, {row.memory_gb} GB", flush=True)
 
 
 def own_memory() -> int:
@@ -101,41 +109,44 @@ def own_memory() -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
 
 
-def run(study: Study, root: Path, shape: str) -> None:
-    """Run one shape in a folder of its own, which is deleted afterwards; writes drill/shapes/<shape>.json.
+def run(study: Study, root: Path, name: str) -> None:
+    """Run one shape in a folder of its own, which is deleted afterwards; writes drill/shapes/<name>.json.
 
     Raises:
         ValueError: the study has no such shape; or what a stage has to complain about.
     """
-    known = shapes(study)
-    if shape not in known:
-        raise ValueError(f"--shape {shape}: accepted: {', '.join(known)}")
-    work = layout.drill(root) / f"work-{shape}"
+    shape = shape_named(study, name)
+    work = layout.drill(root) / f"work-{name}"
     shutil.rmtree(work, ignore_errors=True)
     inner = work / "results" / study.study
     stages = Stages(work)
-    print(f"drill {shape}", flush=True)
+    print(f"drill {name}", flush=True)
     import_libraries(study)
     try:
         small = drill_study(study, shape, work / "images")
         with stages.stage("prepare"):
             draw_images(work / "images", count_images(study, root).classes, small, inner)
-        kind, _, name = shape.partition("-")
-        if shape == METRICS:
+        if shape.kind == METRICS:
             parameters = measure(small, inner, stages)
-        elif kind == "tokenizer":
-            parameters = run_tokenizer(small, inner, name, stages)
+        elif shape.kind == TOKENIZER:
+            parameters = run_tokenizer(small, inner, shape.first, stages)
             with stages.stage("decode one"):
-                decode(small, inner, name)
+                decode(small, inner, shape.first)
         else:
-            run_tokenizer(small, inner, small.variants[name].tokenizer, stages)
-            parameters = run_variant(small, inner, name, stages)
+            run_tokenizer(small, inner, small.variants[shape.first].tokenizer, stages)
+            parameters = run_variant(small, inner, shape.first, stages)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     made = provenance()
-    machine = f"{platform.processor() or platform.machine()}, {made.threads} threads, torch {made.torch}"
-    found = {"shape": shape, "covers": known[shape], "parameters": parameters, "stages": stages.rows}
-    write_json(layout.drill_shape(root, shape), {**found, "machine": machine, "provenance": made.model_dump()})
+    found = ShapeRecord(
+        shape=name,
+        covers=shape.covers,
+        parameters=parameters,
+        stages=tuple(stages.rows),
+        machine=f"{platform.processor() or platform.machine()}, {made.threads} threads, torch {made.torch}",
+        provenance=made,
+    )
+    write(layout.drill_shape(root, name), found)
 
 
 def import_libraries(study: Study) -> None:
@@ -163,8 +174,8 @@ def draw_images(folder: Path, classes: int, study: Study, root: Path) -> None:
         Image.fromarray(pixels).save(path)
     prepare(study, root)
     manifest = read(layout.data_manifest(root), DataManifest)
-    names = (*manifest.classes, *(f"{i:04d}" for i in range(1, classes)))
-    write(layout.data_manifest(root), manifest.model_copy(update={"classes": names}))
+    more = tuple(f"{i:04d}" for i in range(1, classes))
+    write(layout.data_manifest(root), manifest.model_copy(update={"classes": manifest.classes + more}))
 
 
 def run_tokenizer(study: Study, root: Path, name: str, stages: Stages) -> int:

@@ -8,16 +8,18 @@ a study has, the small study that each is run with, and the table; `mar/planning
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mar.planning.plan import count_images
-from mar.runtime.files import read_json, write_json, write_text
+from mar.runtime.files import read, write, write_text
 from mar.study import layout
 from mar.study.canonical import canonical
+from mar.study.records import DrillRecord, ShapeRecord
 from mar.study.study import Study
 
 # Two images, two autoregressive and two diffusion steps: the least that has a first step and another.
 SAMPLES = STEPS = 2
+TOKENIZER, VARIANT = "tokenizer", "variant"  # kinds of shapes
 METRICS = "metrics"  # the shape of the networks that judge, and of what is computed from their features
 # What a tokenizer's weights, memory and time do not depend on.
 TOKENIZER_REST = ("group", "continuous", "scale", "weights", "images", "batch", "learning_rate", "adversarial_start")
@@ -40,19 +42,35 @@ COLUMNS = (
 )
 
 
-def shapes(study: Study) -> dict[str, list[str]]:
-    """The distinct shapes of a study, and the tokenizers or variants that have each; the first of them is run.
+class Shape(NamedTuple):
+    """What decides about memory and time: of a tokenizer, a variant or the metrics (kind), which all of `covers` have.
+
+    The first of them is run.
+    """
+
+    kind: str  # TOKENIZER, VARIANT or METRICS
+    covers: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> str:
+        """The tokenizer or variant that is run."""
+        return self.covers[0]
+
+
+def shapes(study: Study) -> dict[str, Shape]:
+    """The distinct shapes of a study by their names.
 
     Declared but unused tokenizers and variants count: who gives them a seed should know that they fit.
     """
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}  # tokenizers or variants by what decides
     for name in study.tokenizers:
         found.setdefault(tokenizer_shape(study, name), []).append(name)
-    named = {f"tokenizer-{names[0]}": names for names in found.values()}
+    same = [Shape(TOKENIZER, tuple(names)) for names in found.values()]
     found = {}
     for name in study.variants:
         found.setdefault(variant_shape(study, name), []).append(name)
-    return {**named, **{f"variant-{names[0]}": names for names in found.values()}, METRICS: []}
+    same += [Shape(VARIANT, tuple(names)) for names in found.values()]
+    return {**{f"{shape.kind}-{shape.first}": shape for shape in same}, METRICS: Shape(METRICS)}
 
 
 def tokenizer_shape(study: Study, name: str) -> str:
@@ -80,32 +98,43 @@ def variant_shape(study: Study, name: str) -> str:
     return canonical(values | {"count": study.tokens(v.tokenizer), "classes": count_images(study).classes})
 
 
-def shape_slice(study: Study, shape: str) -> str:
+def shape_named(study: Study, name: str) -> Shape:
+    """The shape of a study that has this name.
+
+    Raises:
+        ValueError: the study has no such shape.
+    """
+    known = shapes(study)
+    if name not in known:
+        raise ValueError(f"--shape {name}: accepted: {', '.join(known)}")
+    return known[name]
+
+
+def shape_slice(study: Study, shape: Shape) -> str:
     """What the result of a shape depends on: `params` of its rule."""
-    kind, _, name = shape.partition("-")
-    if shape == METRICS:
+    if shape.kind == METRICS:
         judges = {"classifier": study.classifier, "extractors": study.metrics.extractors}
         return canonical({"image_size": study.data.image_size, **judges})
-    return tokenizer_shape(study, name) if kind == "tokenizer" else variant_shape(study, name)
+    decides = tokenizer_shape if shape.kind == TOKENIZER else variant_shape
+    return decides(study, shape.first)
 
 
-def drill_study(study: Study, shape: str, images: Path) -> Study:
+def drill_study(study: Study, shape: Shape, images: Path) -> Study:
     """The small study of a shape: its factors at their true size on the images at `images`, one image to train on."""
-    kind, _, name = shape.partition("-")
     values: dict[str, Any] = study.model_dump(mode="json", exclude_none=True, exclude={"budget", "reuse"})
     values = {key: values[key] for key in ("study", "seed", "classifier", "speed") if key in values}
     values["data"] = {"kind": "imagefolder", "path": str(images), "image_size": study.data.image_size}
-    values["data"]["flip"] = study.data.flip and kind == "tokenizer"  # a model sees one view of an image
+    values["data"]["flip"] = study.data.flip and shape.kind == TOKENIZER  # a model sees one view of an image
     if study.classifier:
         values["classifier"] |= {"images": 1, "batch": 1}
     values["metrics"] = {"samples": SAMPLES, "chunk": SAMPLES, "extractors": study.metrics.extractors}
     parts: dict[str, dict[str, Any]] = {
         key: {} for key in ("tokenizers", "backbones", "heads", "recipes", "sampling", "variants")
     }
-    if kind == "tokenizer":
-        parts["tokenizers"][name] = _tokenizer(study, name)
-    elif shape != METRICS:
-        v = study.variants[name]
+    if shape.kind == TOKENIZER:
+        parts["tokenizers"][shape.first] = _tokenizer(study, shape.first)
+    elif shape.kind == VARIANT:
+        v = study.variants[shape.first]
         parts["tokenizers"][v.tokenizer] = _tokenizer(study, v.tokenizer) | (
             # of these the tokenizer's own shape has the cost
             {"perceptual_weight": 0.0, "adversarial_weight": 0.0, "adversarial_start": 0}
@@ -115,9 +144,11 @@ def drill_study(study: Study, shape: str, images: Path) -> Study:
         counts = dict.fromkeys(("images", "batch", "micro_batch", "checkpoint_images", "log_images"), 1)
         recipe = _plain(study.recipes[v.recipe]) | counts | {"warmup_images": 0, "compile": False}
         parts["recipes"][v.recipe] = recipe
-        parts["sampling"]["drill"] = _setting(study, name)
+        parts["sampling"]["drill"] = _setting(study, shape.first)
         chosen = _plain(v) | {"sampling": ["drill"], "seeds": [0], "pretrained": False}
-        parts["variants"][name] = {key: value for key, value in chosen.items() if key not in ("weights", "resources")}
+        parts["variants"][shape.first] = {
+            key: value for key, value in chosen.items() if key not in ("weights", "resources")
+        }
     return Study.model_validate({**values, **parts})
 
 
@@ -156,12 +187,12 @@ def gather(study: Study, root: Path) -> str:
     """
     import pandas as pd
 
-    found = [read_json(layout.drill_shape(root, shape)) for shape in shapes(study)]
-    write_json(layout.drill_table(root, "json"), {"study": study.study, "notes": NOTES, "shapes": found})
+    found = tuple(read(layout.drill_shape(root, shape), ShapeRecord) for shape in shapes(study))
+    write(layout.drill_table(root, "json"), DrillRecord(study=study.study, notes=NOTES, shapes=found))
     lines = [
-        {**{key: shape.get(key, "") for key in ("shape", "parameters")}, "covers": " ".join(shape["covers"]), **stage}
+        {"shape": shape.shape, "parameters": shape.parameters, "covers": " ".join(shape.covers), **dict(stage)}
         for shape in found
-        for stage in shape["stages"]
+        for stage in shape.stages
     ]
     table = pd.DataFrame(lines, columns=COLUMNS, dtype=object)
     write_text(layout.drill_table(root, "csv"), table.to_csv(index=False, lineterminator="\n"))
@@ -170,25 +201,25 @@ def gather(study: Study, root: Path) -> str:
     return text
 
 
-def markdown(study: Study, found: list[dict[str, Any]]) -> str:
+def markdown(study: Study, found: tuple[ShapeRecord, ...]) -> str:
     """The table: a row for each shape, a column for each stage with its seconds, and the peaks."""
     import pandas as pd
 
-    stages = list(dict.fromkeys(stage["stage"] for shape in found for stage in shape["stages"]))
-    titles = ["shape", "parameters", *stages, "seconds", "CPU seconds", "memory GB", "resident GB", "disk GB"]
+    names = list(dict.fromkeys(stage.stage for shape in found for stage in shape.stages))
+    titles = ["shape", "parameters", *names, "seconds", "CPU seconds", "memory GB", "resident GB", "disk GB"]
     rows = []
     for shape in found:
-        of = {stage["stage"]: stage for stage in shape["stages"]}
-        peaks = [f"{max(s[key] for s in of.values()):.1f}" for key in ("memory_gb", "resident_gb", "disk_gb")]
-        seconds = [f"{of[stage]['seconds']:.1f}" if stage in of else "" for stage in stages]
-        totals = [f"{sum(stage[key] for stage in of.values()):.0f}" for key in ("seconds", "cpu_seconds")]
-        rows.append([shape["shape"], f"{shape['parameters']:,}", *seconds, *totals, *peaks])
-    seconds_all = sum(stage["seconds"] for shape in found for stage in shape["stages"])
-    peak = max(stage["memory_gb"] for shape in found for stage in shape["stages"])
-    machine = found[0]["machine"] if found else ""
+        of = {stage.stage: stage for stage in shape.stages}
+        seconds = [f"{of[name].seconds:.1f}" if name in of else "" for name in names]
+        totals = [f"{sum(getattr(stage, key) for stage in of.values()):.0f}" for key in ("seconds", "cpu_seconds")]
+        peaks = [f"{max(getattr(s, key) for s in of.values()):.1f}" for key in ("memory_gb", "resident_gb", "disk_gb")]
+        rows.append([shape.shape, f"{shape.parameters:,}", *seconds, *totals, *peaks])
+    seconds_all = sum(stage.seconds for shape in found for stage in shape.stages)
+    peak = max(stage.memory_gb for shape in found for stage in shape.stages)
+    machine = found[0].machine if found else ""
     notes = list(NOTES)
-    notes += sorted({f"{s['shape']}, {e['stage']}: {e['note']}" for s in found for e in s["stages"] if e.get("note")})
-    also = [f"{s['shape']} stands for {', '.join(s['covers'])}" for s in found if len(s["covers"]) > 1]
+    notes += sorted({f"{s.shape}, {e.stage}: {e.note}" for s in found for e in s.stages if e.note})
+    also = [f"{s.shape} stands for {', '.join(s.covers)}" for s in found if len(s.covers) > 1]
     return "\n".join(
         [
             f"# Drill of {study.study}",

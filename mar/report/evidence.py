@@ -14,13 +14,15 @@ import numpy as np
 
 from mar.analysis.estimates import Results
 from mar.analysis.result_files import short
+from mar.features.image_sets import labels_of
 from mar.report.figures.samples import sample_grid
-from mar.runtime.files import read, read_json, sha256
+from mar.runtime.files import read, sha256
 from mar.runtime.folders import RECIPE
+from mar.runtime.provenance import Provenance
 from mar.study import layout
 from mar.study.commands import command
 from mar.study.parts import Sampling
-from mar.study.records import RunRecord
+from mar.study.records import Range, RunRecord, SampleManifest, TrackedRuns
 from mar.study.study import Study
 
 CLASSES = 10  # of a strip of samples: one image each
@@ -52,12 +54,12 @@ def set_id(variant: str, setting: str) -> str:
 
 def variants(study: Study, root: Path, results: Results) -> list[dict[str, Any]]:
     """Every trained variant with its runs, and every sample set of it with all that its numbers came from."""
-    tracked = read_json(layout.tracked(root)) if layout.tracked(root).exists() else {}
+    tracked = tracked_runs(root)
     found = []
     for name, variant in study.variants.items():
         if not variant.seeds:
             continue
-        runs = {seed: read(layout.run_record(root, name, seed), RunRecord) for seed in variant.seeds}
+        runs = {seed: results.run(name, seed) for seed in variant.seeds}
         factors = ("tokenizer", "order", "backbone", "head", "recipe")
         settings = [
             {
@@ -83,74 +85,75 @@ def variants(study: Study, root: Path, results: Results) -> list[dict[str, Any]]
     return found
 
 
-def _run(study: Study, root: Path, run: RunRecord, tracked: dict[str, Any]) -> dict[str, Any]:
+def _run(study: Study, root: Path, run: RunRecord, tracked: TrackedRuns | None) -> dict[str, Any]:
     """One training: its record, weights, recipe and curve, tokens and tokenizer, commit and MLflow run."""
     folder = layout.run(root, run.variant, run.seed)
     tokenizer = study.variants[run.variant].tokenizer
-    number = tracked.get("runs", {}).get(folder.relative_to(root).as_posix())
+    number = tracked.runs.get(folder.relative_to(root).as_posix()) if tracked else None
     return {
-        **run.model_dump(exclude_unset=True),
+        **dict(run),
         "record": file(root, folder / layout.RECORD),
         "recipe": file(root, folder / RECIPE),
-        "curve": None if run.pretrained else file(root, folder / layout.LOG),
+        "curve": None if run.pretrained is not None else file(root, folder / layout.LOG),
         "weights": file(root, folder / layout.AVERAGE),
         "tokens_manifest": file(root, layout.token_manifest(root, tokenizer)),
         "tokenizer": tokenizer,
         "tokenizer_weights": file(root, layout.tokenizer_weights(root, tokenizer)),
-        "commit": commit(run.provenance.model_dump()),
-        "mlflow": {"id": number, "experiment": tracked["experiment"]} if number else None,
+        "commit": commit(run.provenance),
+        "mlflow": {"id": number, "experiment": tracked.experiment} if tracked and number else None,
     }
 
 
-def _set(root: Path, results: Results, run: RunRecord, setting: str, tracked: dict[str, Any]) -> dict[str, Any]:
+def _set(root: Path, results: Results, run: RunRecord, setting: str, tracked: TrackedRuns | None) -> dict[str, Any]:
     """One sample set: files from the metrics back to the images, and whether their hashes agree link by link."""
     variant, seed = run.variant, run.seed
     key = layout.sample_set(variant, seed, setting)
-    values, samples = results.metrics(variant, seed, setting), layout.samples(root, key)
-    inputs, manifest = values["inputs"], layout.sample_manifest(root, key)
-    made = read_json(manifest) if manifest.exists() else None
+    judged, samples = results.metrics(variant, seed, setting), layout.samples(root, key)
+    manifest = layout.sample_manifest(root, key)
+    made = read(manifest, SampleManifest) if manifest.exists() else None
     # manifests stay when sample chunks of large studies are deleted; what is not there is not checked
-    features = {name: layout.features_manifest(root, name, key) for name in values["extractors"]}
+    features = {name: layout.features_manifest(root, name, key) for name in judged.extractors}
     links = {"samples": manifest, **{f"features {name}": path for name, path in features.items()}}
-    broken = [link for link, path in links.items() if path.exists() and inputs.get(link, "") not in ("", sha256(path))]
-    logged = tracked.get("runs", {}).get(layout.run(root, variant, seed).relative_to(root).as_posix(), "none")
+    sums = {link: judged.inputs.get(link, "") for link in links}
+    broken = [link for link, path in links.items() if path.exists() and sums[link] not in ("", sha256(path))]
+    number = tracked.runs.get(layout.run(root, variant, seed).relative_to(root).as_posix()) if tracked else None
     grid = (
         layout.mlflow_artifacts(layout.mlflow_database(root))
         / results.study.study
-        / logged
+        / (number or "none")
         / "artifacts"
         / "samples"
         / f"{setting}.png"
     )
-    whole = made is not None and all((samples / c["file"]).exists() for c in made["chunks"])
+    whole = made is not None and all((samples / chunk.file).exists() for chunk in made.chunks)
     return {
         "seed": seed,
         "id": f"{set_id(variant, setting)}/{seed}",
-        "fid": interval(values["metrics"]["fid"]),
+        "fid": interval(judged.metrics["fid"]),
         "metrics": file(root, layout.metrics(root, key)),
         "features": [file(root, path, name) for name, path in features.items()],
-        "statistics": [file(root, layout.statistics(root, name, key), name) for name in values["extractors"]],
+        "statistics": [file(root, layout.statistics(root, name, key), name) for name in judged.extractors],
         "manifest": file(root, manifest),
-        "samples": inputs["samples"],
+        "samples": sums["samples"],
         "images": whole,
         "strip": strip(root, variant, seed, setting) if whole else None,
         "grid": file(root, grid, "grid") if grid.exists() else None,
-        "sampled": commit(made["provenance"]) if made else None,
-        "evaluated": commit(values["provenance"]),
-        "seconds": made["seconds"] if made else None,
-        "agree": not broken and inputs["checkpoint"] == run.checkpoint,
+        "sampled": commit(made.provenance) if made else None,
+        "evaluated": commit(judged.provenance),
+        "seconds": made.seconds if made else None,
+        "agree": not broken and judged.inputs.get("checkpoint") == run.checkpoint,
     }
 
 
-def interval(metric: dict[str, Any]) -> str:
-    """A metric of a file as `value [low, high]`, or the value alone where its interval is empty."""
-    value, low, high = (short(metric[key]) for key in ("value", "low", "high"))
-    return value if metric["low"] == metric["high"] else f"{value} [{low}, {high}]"
+def interval(number: Range) -> str:
+    """A number of a file as `value [low, high]`, or the value alone where its interval is empty."""
+    value, low, high = map(short, (number.value, number.low, number.high))
+    return value if number.low == number.high else f"{value} [{low}, {high}]"
 
 
-def commit(provenance: dict[str, Any]) -> dict[str, Any]:
+def commit(provenance: Provenance) -> dict[str, Any]:
     """A git commit: its first letters, and whether the checkout had changes that are not in it."""
-    name = provenance["git_commit"]
+    name = provenance.git_commit
     return {"name": name.removesuffix("-dirty")[:12], "dirty": name.endswith("-dirty")}
 
 
@@ -193,7 +196,7 @@ def strip(root: Path, variant: str, seed: int, setting: str) -> str | None:
     from PIL import Image
 
     folder = layout.samples(root, layout.sample_set(variant, seed, setting))
-    labels = np.load(folder / layout.LABELS)
+    labels = labels_of(folder, read(folder / layout.MANIFEST, SampleManifest))
     classes = min(int(labels.max()) + 1, CLASSES)
     if len(np.unique(labels[labels < classes])) < classes:
         return None
@@ -210,7 +213,12 @@ def embed(image: Any, format: str, **options: Any) -> str:
     return f"data:image/{format.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
+def tracked_runs(root: Path) -> TrackedRuns | None:
+    """Which run of MLflow is which result; None where `mar track` has not run."""
+    return read(layout.tracked(root), TrackedRuns) if layout.tracked(root).exists() else None
+
+
 def server_of(root: Path) -> str:
     """URI of the tracking server that holds the runs of a study; nothing where a file does."""
-    record = layout.tracked(root)
-    return str(read_json(record).get("server", "")) if record.exists() else ""
+    tracked = tracked_runs(root)
+    return tracked.server if tracked else ""

@@ -18,9 +18,10 @@ from mar.report.evidence import file, server_of, set_id
 from mar.report.figures.curves import ANCHORS
 from mar.report.page_sections import JUDGES
 from mar.report.tables.paper_tables import NONE, cell_text, frame, note, remarks, shown
-from mar.runtime.files import read_json, write_text
+from mar.runtime.files import read, write_text
 from mar.study import layout
 from mar.study.products import figure_names
+from mar.study.records import Verdict, Verdicts
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -57,14 +58,15 @@ def report(study: Study, root: Path, figures: Path) -> None:
     )
     variants = evidence.variants(study, root, results)
     frames = {name: frame(study, root, name, results) for name in study.tables}
+    found = claims(root)
     columns = dict.fromkeys(column for values in frames.values() for column in shown(values, infinite=True))
     html = environment.get_template("report.html").render(
         study=study,
         folder=root.name,
         size=SIZE,
         warnings=_warnings(results, variants),
-        verdicts=_verdicts(claims(root)),
-        claims=[{**claim, "evidence": _evidence(root, claim)} for claim in claims(root)],
+        verdicts=_verdicts(found),
+        claims=[{**dict(claim), "shown": claim.shown, "evidence": _evidence(root, claim)} for claim in found],
         tables=[_table(study, root, name, values) for name, values in frames.items()],
         note=f"{note(study, results)} {remarks(columns)}".strip(),
         figures=[_figure(root, figures, name) for name in figure_names(study)],
@@ -72,7 +74,7 @@ def report(study: Study, root: Path, figures: Path) -> None:
         sweeps=page_sections.sweeps(study, root),
         listed=[part for of in (page_sections.fast, page_sections.sources) if (part := of(study, root, results))],
         tokenizers=page_sections.tokenizers(study, root),
-        speed=page_sections.speed(study, root),
+        speed=page_sections.speed(study, root, results),
         deviations=deviations(study),
         costs=page_sections.costs(study, variants),
         provenance=page_sections.provenance(study, root, results),
@@ -87,28 +89,24 @@ def report(study: Study, root: Path, figures: Path) -> None:
     print(f"{layout.report(root)}: {len(html.encode()) / 1e6:.1f} MB", flush=True)
 
 
-def claims(root: Path) -> list[dict[str, Any]]:
-    """Content of claims.json, with `shown`: the verdict as it is printed, one seed said."""
-    found: list[dict[str, Any]] = read_json(layout.claims(root))
-    for claim in found:
-        one = claim["verdict"] == "inconclusive" and "inconclusive (1 seed)" in claim["reason"]
-        claim["shown"] = claim["verdict"] + (" (1 seed)" if one else "")
-    return found
+def claims(root: Path) -> tuple[Verdict, ...]:
+    """The verdicts of claims.json."""
+    return read(layout.claims(root), Verdicts).root
 
 
-def _verdicts(found: list[dict[str, Any]]) -> list[tuple[str, int]]:
+def _verdicts(found: tuple[Verdict, ...]) -> list[tuple[str, int]]:
     """How many claims have each verdict; those that none has are left out."""
-    counts = Counter(claim["verdict"] for claim in found)
+    counts = Counter(claim.verdict for claim in found)
     return [(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]]
 
 
-def _evidence(root: Path, claim: dict[str, Any]) -> list[dict[str, Any]]:
+def _evidence(root: Path, claim: Verdict) -> list[dict[str, Any]]:
     """The numbers that a verdict rests on: where the page tells about each, and its files."""
     found = []
-    for entry in claim.get("evidence", []):
-        where = set_id(entry["variant"], entry["setting"]) if entry["setting"] else f"variant:{entry['variant']}"
-        files = [file(root, root / path, _short_name(path)) for path in entry["files"]]
-        found.append({**entry, "id": where, "title": title(entry["metric"]).replace("_", " "), "files": files})
+    for number in claim.evidence:
+        where = set_id(number.variant, number.setting) if number.setting else f"variant:{number.variant}"
+        files = [file(root, root / path, _short_name(path)) for path in number.files]
+        found.append({**dict(number), "id": where, "title": title(number.metric).replace("_", " "), "files": files})
     return found
 
 

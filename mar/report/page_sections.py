@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,11 @@ from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
 from mar.report.evidence import commit, file, interval, set_id
 from mar.report.tables import fast_modes, variance
-from mar.runtime.files import read, read_json
+from mar.runtime.files import read
+from mar.runtime.provenance import Provenance
 from mar.study import layout
 from mar.study.products import speed_settings, swept, table_names
-from mar.study.records import RunRecord
+from mar.study.records import RfidRecord, SampleManifest, SweepRecord, TimingProtocol
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def metrics(study: Study, root: Path, results: Results) -> dict[str, Any]:
         "variants": found,
         "floor": [str(results.floor(m)) if m in results.measured else "" for m in names],
         "measured": names,
-        "judges": [{"name": name, **judge} for name, judge in results.extractors.items()],
+        "judges": [{"name": name, **dict(judge)} for name, judge in results.extractors.items()],
         "notes": results.notes,
         "file": file(root, layout.reference_metrics(root)),
     }
@@ -63,19 +64,18 @@ def sweeps(study: Study, root: Path) -> list[dict[str, Any]]:
     """Every swept setting with its whole grid and the point that was chosen."""
     found = []
     for name, setting in swept(study):
-        values = read_json(layout.sweep(root, name, setting))
-        best = values["best"]
+        record = read(layout.sweep(root, name, setting), SweepRecord)
+        best = record.best
         points = [
             {
-                **point,
-                "numbers": [interval(point[m]) if m in point else "" for m in ("fid", "inception_score")],
-                "error": point.get("error", ""),
-                "best": all(point[key] == best[key] for key in ("guidance", "temperature")),
+                **dict(point),
+                "numbers": [interval(number) if number else "" for number in (point.fid, point.inception_score)],
+                "best": (point.guidance, point.temperature) == (best.guidance, best.temperature),
             }
-            for point in values["grid"]
+            for point in record.grid
         ]
         links = {"id": set_id(name, setting), "file": file(root, layout.sweep(root, name, setting))}
-        found.append({"edge": [], **values, **links, "points": points})
+        found.append({**dict(record), **links, "points": points})
     return found
 
 
@@ -116,41 +116,41 @@ def tokenizers(study: Study, root: Path) -> list[dict[str, Any]]:
     """What every tokenizer in use loses."""
     rows = []
     for name in dict.fromkeys(v.tokenizer for v in study.variants.values() if v.seeds):
-        values = read_json(layout.rfid(root, name))
-        numbers = {key: interval(m) for key, m in values["metrics"].items()}
+        record = read(layout.rfid(root, name), RfidRecord)
+        numbers = {key: interval(metric) for key, metric in record.metrics.items()}
         files = [
             file(root, layout.tokenizer(root, name) / kept) for kept in (layout.RFID, layout.TOKENIZER, layout.WEIGHTS)
         ]
-        row = {"name": name, "kind": study.tokenizers[name].kind, "count": values["count"], "metrics": numbers}
+        row = {"name": name, "kind": study.tokenizers[name].kind, "count": record.count, "metrics": numbers}
         rows.append({**row, "files": [*files, file(root, layout.token_manifest(root, name), "tokens")]})
     return rows
 
 
-def speed(study: Study, root: Path) -> dict[str, Any]:
+def speed(study: Study, root: Path, results: Results) -> dict[str, Any]:
     """Timed settings by variant, and the protocols they were timed by with the variants of each."""
     variants = []
-    protocols: dict[str, dict[str, Any]] = {}
+    protocols: dict[TimingProtocol, list[str]] = {}
     for name, variant in study.variants.items():
         if not variant.seeds or not speed_settings(study, name):
             continue
-        values = read_json(layout.speed(root, name))
-        same = protocols.setdefault(json.dumps(values["protocol"]), {"protocol": values["protocol"], "variants": []})
-        same["variants"].append(name)
+        record = results.speed(name)
+        protocols.setdefault(record.protocol, []).append(name)
         variants.append(
             [
                 {
                     "variant": name,
                     "setting": setting,
                     "href": f"#{set_id(name, setting)}" if setting in variant.sampling else "",
-                    "steps": point["steps"],
-                    "seconds": interval({**point, "value": point["seconds_per_image"]}),
-                    "share": interval(point["head_share"]) if "head_share" in point else "",
+                    "steps": point.steps,
+                    "seconds": interval(point.seconds),
+                    "share": interval(point.head_share) if point.head_share else "",
                     "file": file(root, layout.speed(root, name)),
                 }
-                for setting, point in values["points"].items()
+                for setting, point in record.points.items()
             ]
         )
-    return {"variants": variants, "protocols": list(protocols.values())}
+    timed = [{"protocol": protocol, "variants": names} for protocol, names in protocols.items()]
+    return {"variants": variants, "protocols": timed}
 
 
 def costs(study: Study, variants: list[dict[str, Any]]) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def costs(study: Study, variants: list[dict[str, Any]]) -> dict[str, Any]:
         for run in variant["runs"]:
             drawn = [s["seconds"] for x in variant["settings"] for s in x["seeds"] if s["seed"] == run["seed"]]
             sampling = sum(s for s in drawn if s is not None) if any(s is not None for s in drawn) else None
-            training = None if "pretrained" in run else run["seconds"] * run.get("processes", 1)
+            training = None if run["pretrained"] is not None else run["seconds"] * run["processes"]
             rows.append({**run, "training": training, "sampling": sampling})
     totals = {key: sum(row[key] or 0 for row in rows) for key in ("training", "sampling")}
     return {"rows": rows, "trainings": sum(row["training"] is not None for row in rows), **totals}
@@ -168,23 +168,24 @@ def costs(study: Study, variants: list[dict[str, Any]]) -> dict[str, Any]:
 
 def provenance(study: Study, root: Path, results: Results) -> list[dict[str, Any]]:
     """Distinct conditions that results were made under, and how many files each has."""
-    records: list[tuple[str, dict[str, Any]]] = []
+    records: list[tuple[str, Provenance]] = []
     for name, variant in study.variants.items():
         for seed in variant.seeds:
-            records.append(("training", read(layout.run_record(root, name, seed), RunRecord).provenance.model_dump()))
+            records.append(("training", results.run(name, seed).provenance))
             for setting in variant.sampling:
                 manifest = layout.sample_manifest(root, layout.sample_set(name, seed, setting))
-                records += [("sampling", read_json(manifest)["provenance"])] if manifest.exists() else []
-                records.append(("evaluation", results.metrics(name, seed, setting)["provenance"]))
+                if manifest.exists():
+                    records.append(("sampling", read(manifest, SampleManifest).provenance))
+                records.append(("evaluation", results.metrics(name, seed, setting).provenance))
         if variant.seeds and speed_settings(study, name):
-            records.append(("timing", read_json(layout.speed(root, name))["provenance"]))
+            records.append(("timing", results.speed(name).provenance))
     return _distinct(records)
 
 
-def _distinct(records: Iterable[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for stage, record in sorted(records, key=lambda r: ("training", "sampling", "evaluation", "timing").index(r[0])):
-        same = {key: value for key, value in record.items() if key != "time"}
-        entry = found.setdefault(json.dumps([stage, same], sort_keys=True), {"stage": stage, "count": 0, **same})
-        entry["count"] += 1
-    return [{**entry, "commit": commit(entry)} for entry in found.values()]
+def _distinct(records: Iterable[tuple[str, Provenance]]) -> list[dict[str, Any]]:
+    stages = ("training", "sampling", "evaluation", "timing")
+    timeless = ((stage, made.model_copy(update={"time": ""})) for stage, made in records)
+    found = Counter(sorted(timeless, key=lambda record: stages.index(record[0])))
+    return [
+        {"stage": stage, "count": count, **dict(made), "commit": commit(made)} for (stage, made), count in found.items()
+    ]

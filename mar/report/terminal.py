@@ -12,6 +12,7 @@ from mar.report.evidence import server_of
 from mar.report.page import claims
 from mar.report.tables.paper_tables import cell_text, frame, note, shown
 from mar.study import layout
+from mar.study.records import Verdict
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _rich_table(values: Any, title: str) -> Table:
     return table
 
 
-def _rich_claims(found: list[dict[str, Any]]) -> Table:
+def _rich_claims(found: tuple[Verdict, ...]) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -76,8 +77,8 @@ def _rich_claims(found: list[dict[str, Any]]) -> Table:
     table.add_column("because")
     for claim in found:
         table.add_row(
-            f"[{colours.get(claim['verdict'], 'dim')}]{claim['shown']}[/]",
-            claim["text"],
-            claim["reason"].replace("[", r"\["),
+            f"[{colours.get(claim.verdict, 'dim')}]{claim.shown}[/]",
+            claim.text,
+            claim.reason.replace("[", r"\["),
         )
     return table

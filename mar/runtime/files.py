@@ -106,11 +106,21 @@ def read(path: str | Path, record: type[R]) -> R:
             accepted.
     """
     try:
-        return record.model_validate_json(Path(path).read_bytes())
+        return parse(path, Path(path).read_bytes(), record)
     except FileNotFoundError:
         raise ValueError(f"{path}: missing; the stage that writes it has not run") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def parse(where: str | Path, text: str | bytes, record: type[R]) -> R:
+    """A record from its text, which is a file or a part of one.
+
+    Raises:
+        ValueError: it is not such a record; the message begins with `where`.
+    """
+    try:
+        return record.model_validate_json(text)
     except ValidationError as error:
         first, *others = error.errors(include_url=False)
         key = ".".join(map(str, first["loc"]))
@@ -120,7 +130,7 @@ def read(path: str | Path, record: type[R]) -> R:
             found = ""
         more = f" (and {len(others)} more)" * bool(others)
         raise ValueError(
-            f"{path}: {key + ': ' if key else ''}{said}{found}{more}; accepted: a {record.__name__} as this "
+            f"{where}: {key + ': ' if key else ''}{said}{found}{more}; accepted: a {record.__name__} as this "
             "project writes it; delete the file and run the same command again"
         ) from None
 

@@ -43,7 +43,10 @@ def read(path: Path, name: str) -> np.ndarray:
         with _open(path, archive, name) as member:
             _header(path, name, member)
         with _open(path, archive, name) as member:
-            return np.lib.format.read_array(member, allow_pickle=False)
+            try:
+                return np.lib.format.read_array(member, allow_pickle=False)
+            except ValueError as error:
+                raise ValueError(f"{path}: {name} is cut off ({error})") from None
 
 
 def stream(path: Path, name: str, rows: int) -> Iterator[np.ndarray]:

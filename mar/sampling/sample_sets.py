@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mar.runtime.files import atomic, read, sha256, whole, write_json
+from mar.runtime.files import atomic, read, sha256, whole, write
 from mar.runtime.folders import claim, lock, still_ours
 from mar.runtime.progress import Progress
-from mar.runtime.provenance import record
+from mar.runtime.provenance import provenance
 from mar.sampling.sampler import Sampler, chunk_labels
 from mar.study import layout
 from mar.study.chosen_settings import resolved
 from mar.study.parts import Sampling
-from mar.study.records import RunRecord, TokenManifest
+from mar.study.records import Piece, RunRecord, SampleManifest, TokenManifest
 from mar.study.stage_keys import sample_slice
 from mar.study.study import Study
 
@@ -86,25 +86,23 @@ def write_manifest(
     seconds: float,
 ) -> None:
     """Write labels.npy and, last, manifest.json with the checksum of every chunk."""
-    size, manifest = study.metrics.chunk, read(tokens, TokenManifest)
+    size, encoded = study.metrics.chunk, read(tokens, TokenManifest)
     count = study.metrics.samples // size
-    labels = torch.cat([chunk_labels(c, size, manifest.classes) for c in range(count)])
+    labels = torch.cat([chunk_labels(c, size, encoded.classes) for c in range(count)])
     with atomic(folder / layout.LABELS) as temporary, open(temporary, "wb") as file:
         np.save(file, labels.numpy())
-    chunks = [{"file": chunk_name(c), "count": size, "sha256": sha256(folder / chunk_name(c))} for c in range(count)]
-    write_json(
-        folder / layout.MANIFEST,
-        {
-            "variant": variant,
-            "seed": seed,
-            "setting": setting,
-            "count": count * size,
-            "chunks": chunks,
-            "labels_sha256": sha256(folder / layout.LABELS),
-            "checkpoint": checkpoint,
-            "tokenizer": manifest.tokenizer,
-            "sampling": used.model_dump(mode="json"),
-            "seconds": round(seconds, 3),
-            "provenance": record(),
-        },
+    names = [chunk_name(c) for c in range(count)]
+    manifest = SampleManifest(
+        variant=variant,
+        seed=seed,
+        setting=setting,
+        count=count * size,
+        chunks=tuple(Piece(file=name, count=size, sha256=sha256(folder / name)) for name in names),
+        labels_sha256=sha256(folder / layout.LABELS),
+        checkpoint=checkpoint,
+        tokenizer=encoded.tokenizer,
+        sampling=Sampling.model_validate(used.model_dump()),  # all keys given, so that all are written
+        seconds=round(seconds, 3),
+        provenance=provenance(),
     )
+    write(folder / layout.MANIFEST, manifest)

@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 
-from mar.runtime.files import read_json, write_json
+from mar.runtime.files import read, write
 from mar.runtime.folders import lock
 from mar.runtime.noise import Noise
 from mar.runtime.progress import Progress
-from mar.runtime.provenance import record
+from mar.runtime.provenance import provenance
 from mar.sampling.sampler import Sampler, chunk_labels
 from mar.study import layout
 from mar.study.chosen_settings import resolved
 from mar.study.parts import Sampling
 from mar.study.products import speed_settings
+from mar.study.records import Range, SpeedRecipe, SpeedRecord, Timing, TimingProtocol
 from mar.study.stage_keys import speed_slice
 from mar.study.study import Study
 
@@ -38,13 +39,14 @@ def measure(study: Study, root: Path, variant: str) -> None:
     with lock(root / "speed" / f".{variant}"):
         sampler = Sampler(study, root, variant, seed)
         settings = {name: resolved(study, root, variant, name) for name in speed_settings(study, variant)}
-        chosen = {s: [used.guidance, used.temperature] for s, used in settings.items() if study.sampling[s].sweep}
-        recipe = {
-            "speed": speed_slice(study, variant),
-            "threads": torch.get_num_threads(),
-            "checkpoint": sampler.checkpoint,
-        } | ({"chosen": chosen} if chosen else {})
-        if file.exists() and read_json(file).get("recipe") == recipe:
+        chosen = {s: (used.guidance, used.temperature) for s, used in settings.items() if study.sampling[s].sweep}
+        recipe = SpeedRecipe(
+            speed=speed_slice(study, variant),
+            threads=torch.get_num_threads(),
+            checkpoint=sampler.checkpoint,
+            chosen=chosen,
+        )
+        if file.exists() and read(file, SpeedRecord).recipe == recipe:
             print(f"{file}: complete", flush=True)
             return
         labels = chunk_labels(0, batch, sampler.manifest.classes)
@@ -59,41 +61,32 @@ def measure(study: Study, root: Path, variant: str) -> None:
                     seconds[setting].append(elapsed / batch)
                     shares[setting].append(head / elapsed)
                 progress.update(batch)
-        made = record()
-        write_json(
-            file,
-            {
-                "variant": variant,
-                "protocol": {
-                    "batch": batch,
-                    "batches": repeats,
-                    "warmup_batches": WARMUP,
-                    "threads": made["threads"],
-                    "dtype": ", ".join(sorted({used.dtype for used in settings.values()})),
-                    "device": made["device"],
-                    "machine": made["machine"],
-                    "torch": made["torch"],
-                    "decode": True,
-                },
-                "points": {
-                    setting: {
-                        "seconds_per_image": statistics.median(times),
-                        "low": min(times),
-                        "high": max(times),
-                        "head_share": {
-                            "value": statistics.median(shares[setting]),
-                            "low": min(shares[setting]),
-                            "high": max(shares[setting]),
-                        },
-                        "steps": settings[setting].steps,
-                    }
-                    for setting, times in seconds.items()
-                },
-                "checkpoint": sampler.checkpoint,
-                "recipe": recipe,
-                "provenance": made,
-            },
+        made = provenance()
+        found = SpeedRecord(
+            variant=variant,
+            protocol=TimingProtocol(
+                batch=batch,
+                batches=repeats,
+                warmup_batches=WARMUP,
+                threads=made.threads,
+                dtype=", ".join(sorted({used.dtype for used in settings.values()})),
+                device=made.device,
+                machine=made.machine,
+                torch=made.torch,
+                decode=True,
+            ),
+            points={s: _timing(seconds[s], shares[s], used.steps) for s, used in settings.items()},
+            checkpoint=sampler.checkpoint,
+            recipe=recipe,
+            provenance=made,
         )
+        write(file, found)
+
+
+def _timing(seconds: list[float], shares: list[float], steps: int) -> Timing:
+    share = Range(value=statistics.median(shares), low=min(shares), high=max(shares))
+    middle = statistics.median(seconds)
+    return Timing(seconds_per_image=middle, low=min(seconds), high=max(seconds), head_share=share, steps=steps)
 
 
 def timed(sampler: Sampler, settings: Sampling, labels: torch.Tensor, noise: Noise) -> tuple[float, float]:

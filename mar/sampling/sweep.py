@@ -8,15 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mar.runtime.files import read, read_json, sha256, write_json
+from mar.runtime.files import read, sha256, write
 from mar.runtime.folders import claim, lock
 from mar.study import layout
 from mar.study.chosen_settings import AXES
 from mar.study.parts import Sampling
 from mar.study.parts import Sweep as Grid
-from mar.study.records import RunRecord
+from mar.study.records import (
+    RunRecord,
+    SweepNumbers,
+    SweepPlace,
+    SweepPoint,
+    SweepPointRecord,
+    SweepRecipe,
+    SweepRecord,
+)
 from mar.study.stage_keys import point_slice, real_side, sweep_slice
 from mar.study.study import Study
 
@@ -29,7 +37,6 @@ if TYPE_CHECKING:
 POINT = "guidance{}-temperature{}.json"
 RESAMPLES = 200  # for the intervals; not the study's, of which another number would draw every point again
 Point = tuple[float, float]
-Entry = dict[str, Any]  # of one point: guidance, temperature, round; fid and inception_score, or error
 Done = Callable[[int], None]
 
 
@@ -51,20 +58,20 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
     from mar.features.networks import extractors
     from mar.metrics import evaluate
     from mar.runtime.progress import Progress
-    from mar.runtime.provenance import record
+    from mar.runtime.provenance import provenance
     from mar.sampling.sampler import Sampler
 
     seed, main = study.variants[variant].seeds[0], study.metrics.extractors[0]
     run = read(layout.run_record(root, variant, seed), RunRecord)
     tokens = layout.token_manifest(root, study.variants[variant].tokenizer)
     real = evaluate.real(study, root, main, images=False)
-    inputs = {"checkpoint": run.checkpoint, "tokens": sha256(tokens), "weights": real.extractor["weights"]}
+    inputs = {"checkpoint": run.checkpoint, "tokens": sha256(tokens), "weights": real.extractor.weights}
     inputs |= {"real": sha256(layout.statistics(root, main, real_side(study, main)))}
-    recipe = {"slice": sweep_slice(study, variant, setting), **inputs}
+    recipe = SweepRecipe(slice=sweep_slice(study, variant, setting), **inputs)
     report = layout.sweep(root, variant, setting)
     folder = report.with_suffix("")
     with lock(folder):
-        if report.exists() and read_json(report).get("recipe") == recipe:
+        if report.exists() and read(report, SweepRecord).recipe == recipe:
             print(f"{report}: complete", flush=True)
             return
         claim(
@@ -75,74 +82,75 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
         )
         sampler = Sampler(study, root, variant, seed)
         network = extractors.load(main, study, root, sampler.device)
-        if network.weights != inputs["weights"]:
+        if network.weights != recipe.weights:
             raise ValueError(
-                f"{main}: weights {network.weights[:12]}, {real.name} was judged with {inputs['weights'][:12]}; "
+                f"{main}: weights {network.weights[:12]}, {real.identity.name} was judged with {recipe.weights[:12]}; "
                 "accepted: the same; run `mar features` and `mar statistics` again"
             )
         left = most(grid) - len(list(folder.glob(POINT.format("*", "*"))))
         done = Progress(f"sweep {variant} {setting}", max(left, 0) * grid.samples).update
 
-        def judge(place: Point) -> Entry:
+        def judge(place: Point) -> SweepNumbers:
             settings = study.sampling[setting].at(*place)
             path = folder / POINT.format(*map(float, place))
             return kept(path, lambda: measure(sampler, network, real, settings, grid.samples, done))
 
         points = search(grid, judge)
         best = winner(points)
-        if best is None:
-            raise ValueError(f"{report}: no point of the grid has a FID; the first says: {points[0]['error']}")
-        write_json(
-            report,
-            {
-                "variant": variant,
-                "setting": setting,
-                "seed": seed,
-                "samples": grid.samples,
-                "extractor": main,
-                "reference": real.identity,
-                "grid": points,
-                "best": {axis: best[axis] for axis in AXES},
-                "edge": edge(points, best),
-                "recipe": recipe,
-                "provenance": record(),
-            },
+        if best is None or best.fid is None:
+            raise ValueError(f"{report}: no point of the grid has a FID; the first says: {points[0].error}")
+        found = SweepRecord(
+            variant=variant,
+            setting=setting,
+            seed=seed,
+            samples=grid.samples,
+            extractor=main,
+            reference=real.identity,
+            grid=tuple(points),
+            best=SweepPlace(guidance=best.guidance, temperature=best.temperature),
+            edge=edge(points, best),
+            recipe=recipe,
+            provenance=provenance(),
         )
-        said = ", ".join(f"{axis} {best[axis]:g}" for axis in AXES)
-        print(f"{report}: {len(points)} points, best {said}: FID {best['fid']['value']:.4g}", flush=True)
+        write(report, found)
+        said = f"guidance {best.guidance:g}, temperature {best.temperature:g}"
+        print(f"{report}: {len(points)} points, best {said}: FID {best.fid.value:.4g}", flush=True)
 
 
-def search(grid: Grid, judge: Callable[[Point], Entry]) -> list[Entry]:
+def search(grid: Grid, judge: Callable[[Point], SweepNumbers]) -> list[SweepPoint]:
     """Judge the grid, then around the best point what lies halfway to its neighbours, `refine` times.
 
     Args:
         grid: the values of both axes.
-        judge: what it says of a point, without the round.
+        judge: the numbers of a point.
 
     Returns:
-        an entry a point, in the order in which they were judged; round 0 is the grid.
+        The points in the order in which they were judged; round 0 is the grid.
     """
     asked = [(g, t) for g in grid.guidance for t in grid.temperature]
-    entries: list[Entry] = []
+    points: list[SweepPoint] = []
     for number in range(grid.refine + 1):
-        entries += [{"guidance": g, "temperature": t, "round": number, **judge((g, t))} for g, t in asked]
-        best = winner(entries)
+        for guidance, temperature in asked:
+            found = {key: value for key, value in judge((guidance, temperature)) if value is not None}
+            points.append(SweepPoint(guidance=guidance, temperature=temperature, round=number, **found))
+        best = winner(points)
         if best is None:
             break
-        asked = halfway(entries, best)
-    return entries
+        asked = halfway(points, best)
+    return points
 
 
-def halfway(entries: list[Entry], best: Entry) -> list[Point]:
+def halfway(points: list[SweepPoint], best: SweepPoint) -> list[Point]:
     """The points between the best one and its neighbours on either axis, at most four."""
     found: list[Point] = []
     for axis in AXES:
-        values = sorted({entry[axis] for entry in entries})
-        place = values.index(best[axis])
+        here: float = getattr(best, axis)
+        values = sorted({getattr(point, axis) for point in points})
+        place = values.index(here)
         for other in (place - 1, place + 1):
             if 0 <= other < len(values):
-                point = {key: best[key] for key in AXES} | {axis: round((values[other] + best[axis]) / 2, 6)}
-                found.append((point["guidance"], point["temperature"]))
+                middle = best.model_copy(update={axis: round((values[other] + here) / 2, 6)})
+                found.append((middle.guidance, middle.temperature))
     return found
 
 
@@ -152,37 +160,38 @@ def most(grid: Grid) -> int:
     return len(grid.guidance) * len(grid.temperature) + grid.refine * around
 
 
-def winner(entries: list[Entry]) -> Entry | None:
+def winner(points: list[SweepPoint]) -> SweepPoint | None:
     """The point of lowest FID, of equals that with the least guidance, then temperature; None if none has a FID."""
-    judged = [entry for entry in entries if "fid" in entry]
-    return min(judged, key=lambda entry: (entry["fid"]["value"], *(entry[axis] for axis in AXES)), default=None)
+    judged = [(point.fid.value, point.guidance, point.temperature, point) for point in points if point.fid]
+    return min(judged, key=lambda entry: entry[:3])[3] if judged else None
 
 
-def edge(entries: list[Entry], best: Entry) -> list[str]:
+def edge(points: list[SweepPoint], best: SweepPoint) -> tuple[str, ...]:
     """The axes at whose end the best point lies: a better one may lie beyond. A scale of 1 has nothing below."""
     found = []
     for axis in AXES:
-        values = {entry[axis] for entry in entries}
-        low = best[axis] == min(values) and not (axis == "guidance" and best[axis] == 1.0)
-        if len(values) > 1 and (low or best[axis] == max(values)):
+        here, values = getattr(best, axis), {getattr(point, axis) for point in points}
+        low = here == min(values) and not (axis == "guidance" and here == 1.0)
+        if len(values) > 1 and (low or here == max(values)):
             found.append(axis)
-    return found
+    return tuple(found)
 
 
-def kept(path: Path, measure: Callable[[], Entry]) -> Entry:
+def kept(path: Path, measure: Callable[[], SweepNumbers]) -> SweepNumbers:
     """What a point's file says; measured and written if there is none. A point that cannot be measured is its error."""
     if not path.exists():
         try:
-            values = measure()
+            numbers = measure()
         except ValueError as error:
-            values = {"error": str(error)}
+            numbers = SweepNumbers(error=str(error))
             print(f"{path.stem}: {error}", flush=True)
-        write_json(path, values)
-    found: Entry = read_json(path)
-    return found
+        write(path, SweepPointRecord(**{key: value for key, value in numbers if value is not None}))
+    return read(path, SweepPointRecord)
 
 
-def measure(sampler: Sampler, network: Extractor, real: Real, settings: Sampling, samples: int, done: Done) -> Entry:
+def measure(
+    sampler: Sampler, network: Extractor, real: Real, settings: Sampling, samples: int, done: Done
+) -> SweepNumbers:
     """FID and Inception Score at one point.
 
     Args:
@@ -214,5 +223,5 @@ def measure(sampler: Sampler, network: Extractor, real: Real, settings: Sampling
     if not all(np.isfinite(values).all() for values in arrays.values()):
         raise ValueError(f"{network.name}: features are not finite")
     draw = Bootstrap(labels.numpy(), RESAMPLES, study.seed)
-    found = {"fid": draw.fid(arrays["features"], real.statistics)}
-    return found | ({"inception_score": draw.inception_score(arrays["logits"])} if "logits" in arrays else {})
+    score = draw.inception_score(arrays["logits"]) if "logits" in arrays else None
+    return SweepNumbers(fid=draw.fid(arrays["features"], real.statistics), inception_score=score)

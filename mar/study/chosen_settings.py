@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mar.runtime.files import read, read_json
+from mar.runtime.files import read
 from mar.study import layout
 from mar.study.parts import Sampling
-from mar.study.records import RunRecord
+from mar.study.records import RunRecord, SweepRecord
 from mar.study.stage_keys import sweep_slice
 from mar.study.study import Study
 
@@ -27,10 +27,10 @@ def resolved(study: Study, root: str | Path, variant: str, setting: str) -> Samp
     again = f"run `mar sweep --study {Path(root) / 'study.json'} --variant {variant} --setting {setting}`"
     if not path.exists():
         raise ValueError(f"{path}: missing: sampling.{setting} is chosen by a sweep, which has not run; {again}")
-    values = read_json(path)
-    if values["recipe"]["slice"] != sweep_slice(study, variant, setting):
+    found = read(path, SweepRecord)
+    if found.recipe.slice != sweep_slice(study, variant, setting):
         raise ValueError(f"{path}: sampling.{setting} or metrics have changed since; {again} again")
     run = layout.run_record(Path(root), variant, study.variants[variant].seeds[0])
-    if read(run, RunRecord).checkpoint != values["recipe"]["checkpoint"]:
+    if read(run, RunRecord).checkpoint != found.recipe.checkpoint:
         raise ValueError(f"{path}: was drawn from other weights than {run} names; {again} again")
-    return sampling.at(**values["best"])
+    return sampling.at(found.best.guidance, found.best.temperature)

@@ -7,7 +7,7 @@ passed over.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     ConfigDict,
@@ -28,6 +28,14 @@ from mar.study.parts import Sampling
 Weights = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64}|random)$")]
 
 
+# Side of a comparison that images belong to.
+Role = Annotated[str, StringConstraints(pattern=r"^(generated|real)$")]
+
+Ruling = Annotated[
+    str, StringConstraints(pattern=r"^(replicated|not replicated|inconclusive|not run|not decidable here)$")
+]
+
+
 class Piece(Part):
     """One of the files that a set is cut into."""
 
@@ -36,12 +44,28 @@ class Piece(Part):
     sha256: Sha256
 
 
-class Metric(Part):
-    """A number with its 95% interval: from how many images, by how many resamples with which seed."""
+def _check_count(count: int, pieces: tuple[Piece, ...]) -> None:
+    if count != (held := sum(piece.count for piece in pieces)):
+        raise ValueError(f"count: found {count}; accepted: {held}, as its pieces hold together")
+
+
+class Range(Part):
+    """A number between the ends of its interval; of timed batches the median, the fastest and the slowest."""
 
     value: FiniteFloat
     low: FiniteFloat
     high: FiniteFloat
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+        return self
+
+
+class Metric(Range):
+    """A number with its 95% interval: from how many images, by how many resamples with which seed."""
+
     n: NonNegativeInt
     bootstrap: NonNegativeInt
     seed: int
@@ -258,6 +282,11 @@ class SampleManifest(Record):
     seconds: FiniteFloat
     provenance: Provenance
 
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        _check_count(self.count, self.chunks)
+        return self
+
 
 class Judge(Part):
     """A network whose features judge."""
@@ -279,12 +308,17 @@ class FeaturesManifest(Record):
     """features/<extractor>/<set>/manifest.json: the features of a set of images by one network."""
 
     extractor: Judge
-    role: str  # generated or real
+    role: Role
     source: ImageSource | None  # None: statistics alone
     count: NonNegativeInt
     keys: tuple[str, ...]
     parts: tuple[Piece, ...]
     provenance: Provenance
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        _check_count(self.count, self.parts)
+        return self
 
 
 class JudgedBy(Part):
@@ -293,6 +327,25 @@ class JudgedBy(Part):
     weights: Weights
     note: str
     reference: RealSide
+
+
+class StatisticsRecord(Record):
+    """The text `about` inside statistics/<extractor>/<set>.npz: what its mean and covariance are of."""
+
+    extractor: Judge
+    role: Role
+    source: ImageSource
+    n: NonNegativeInt  # images; 0 where a reference does not say
+    note: str = ""
+    features: Sha256  # of the manifest of the features
+    arrays: Sha256 | None = None  # of mean and covariance themselves; None: of before it was recorded
+
+
+class MetricsRecipe(Part):
+    """What the numbers of a metric file depend on: where it is another one, they are measured again."""
+
+    slice: str
+    inputs: dict[str, str]
 
 
 class MetricsFile(Record):
@@ -308,19 +361,8 @@ class MetricsFile(Record):
     notes: tuple[str, ...] = ()
     metrics: dict[str, Metric]
     inputs: dict[str, str]  # checksums
-    recipe: dict[str, Any]
+    recipe: MetricsRecipe
     provenance: Provenance
-
-
-class SweepPoint(Part):
-    """A point of a grid: its numbers, or the error that kept it from having any."""
-
-    guidance: FiniteFloat
-    temperature: FiniteFloat
-    round: NonNegativeInt  # 0: the grid; 1, 2, ...: refinements around the best point
-    fid: Metric | None = None
-    inception_score: Metric | None = None
-    error: str | None = None
 
 
 class SweepPlace(Part):
@@ -328,6 +370,40 @@ class SweepPlace(Part):
 
     guidance: FiniteFloat
     temperature: FiniteFloat
+
+
+class SweepNumbers(Part):
+    """The numbers of one point, or the error that kept it from having any."""
+
+    fid: Metric | None = None
+    inception_score: Metric | None = None
+    error: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.fid is None) == (self.error is None):
+            raise ValueError("found neither fid nor error, or both; accepted: one of them")
+        return self
+
+
+class SweepPointRecord(Record, SweepNumbers):
+    """sweeps/<variant>/<setting>/guidance<g>-temperature<t>.json: one point, as soon as it is judged."""
+
+
+class SweepPoint(SweepPlace, SweepNumbers):
+    """A point of a grid. Round 0 is the grid; 1, 2, ... are refinements around the best point."""
+
+    round: NonNegativeInt
+
+
+class SweepRecipe(Part):
+    """What the points of a sweep depend on, and where one of it is another, they are judged again."""
+
+    slice: str
+    checkpoint: Sha256  # of the weights that drew the images
+    tokens: Sha256  # of the manifest of the tokens
+    weights: Weights  # of the network that judged
+    real: Sha256  # of the statistics of the real side
 
 
 class SweepRecord(Record):
@@ -342,26 +418,39 @@ class SweepRecord(Record):
     grid: tuple[SweepPoint, ...]
     best: SweepPlace
     edge: tuple[str, ...]  # axes at whose end the best point lies
-    recipe: dict[str, Any]
+    recipe: SweepRecipe
     provenance: Provenance
 
-
-class Range(Part):
-    """The median of timed batches, the fastest and the slowest."""
-
-    value: FiniteFloat
-    low: FiniteFloat
-    high: FiniteFloat
+    @model_validator(mode="after")
+    def _best_is_judged(self) -> Self:
+        judged = {(point.guidance, point.temperature) for point in self.grid if point.fid is not None}
+        if (self.best.guidance, self.best.temperature) not in judged:
+            raise ValueError(
+                f"best: guidance {self.best.guidance:g}, temperature {self.best.temperature:g} is no point of `grid` "
+                "that has a FID"
+            )
+        return self
 
 
 class Timing(Part):
-    """One timed setting."""
+    """One timed setting. Low and high are of the seconds per image."""
 
     seconds_per_image: FiniteFloat
     low: FiniteFloat
     high: FiniteFloat
     head_share: Range | None = None  # None: of before it was measured
     steps: PositiveInt
+
+    @property
+    def seconds(self) -> Range:
+        """Seconds per image with the measured range."""
+        return Range(value=self.seconds_per_image, low=self.low, high=self.high)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not 0 < self.low <= self.high or self.seconds_per_image <= 0:
+            raise ValueError("found seconds that are not positive, or low above high")
+        return self
 
 
 class TimingProtocol(Part):
@@ -377,6 +466,22 @@ class TimingProtocol(Part):
     torch: str
     decode: bool
 
+    @property
+    def compared(self) -> tuple[str, str, int | None, int]:
+        """What two protocols must share, so that their timings decide about each other."""
+        return self.device, self.machine, self.threads, self.batch
+
+
+class SpeedRecipe(Part):
+    """What the timings of a variant depend on: where it is another one, they are measured again."""
+
+    speed: str  # of the study
+    threads: PositiveInt
+    checkpoint: Sha256
+    chosen: dict[str, tuple[float, float]] = Field(
+        default_factory=dict
+    )  # guidance scale and temperature of each swept setting
+
 
 class SpeedRecord(Record):
     """speed/<variant>.json: seconds per image of a variant at each timed setting."""
@@ -385,7 +490,7 @@ class SpeedRecord(Record):
     protocol: TimingProtocol
     points: dict[str, Timing]
     checkpoint: Sha256
-    recipe: dict[str, Any]
+    recipe: SpeedRecipe
     provenance: Provenance
 
 
@@ -396,18 +501,79 @@ class Rebuilt(Part):
     split: str
     count: PositiveInt
 
+    @model_validator(mode="after")
+    def _has_rfid(self) -> Self:
+        if "rfid" not in self.metrics:
+            raise ValueError(f"metrics: rfid is missing; found {', '.join(self.metrics) or 'none'}")
+        return self
 
-class RfidRecord(Record):
+
+class RfidInputs(Part):
+    """What the numbers of a tokenizer depend on: where it is another one, they are measured again."""
+
+    reference: str  # checksum of the real images
+    extractor: Weights
+    tokenizer: Sha256
+    slice: str
+
+
+class RfidRecord(Record, Rebuilt):
     """tokenizers/<name>/rfid.json: what a tokenizer loses on the held-out split, and on the train split."""
 
-    metrics: dict[str, Metric]  # of the held-out split, as `split` and `count`
-    split: str
-    count: PositiveInt
     train: Rebuilt | None = None  # None: of before it was measured
     extractor: str
     reference: RealSide
-    inputs: dict[str, str]
+    inputs: RfidInputs
     provenance: Provenance
+
+
+class Evidence(Part):
+    """One number that a verdict rests on: where it is from. A training has no setting."""
+
+    variant: str
+    setting: str | None
+    metric: str
+    seeds: tuple[int, ...]
+    files: tuple[str, ...]  # below the results folder
+
+
+class Verdict(Part):
+    """One claim of the paper, judged.
+
+    Attributes:
+        decides: which studies can decide it, `any` or `imagenet`, `because` of what.
+        effect: of the comparison that shows it with its interval, log ratio or difference by `scale`; None where
+            nothing was compared.
+        seeds: how many training seeds each side of that comparison has.
+        one_seed: a comparison with one training seed on a side was left open; None of before it was recorded.
+    """
+
+    id: str
+    text: str
+    source: str
+    decides: str
+    because: str
+    verdict: Ruling
+    effect: FiniteFloat | None
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+    scale: str | None
+    reason: str
+    seeds: tuple[NonNegativeInt, ...]
+    one_seed: bool | None = None
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """The verdict as it is printed, one seed said."""
+        one = 1 in self.seeds if self.one_seed is None else self.one_seed
+        return self.verdict + " (1 seed)" * (one and self.verdict == "inconclusive")
+
+
+class Verdicts(RootModel[tuple[Verdict, ...]]):
+    """claims.json: a list, an entry for each claim."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
 
 
 class TrackedRuns(Record):
@@ -416,3 +582,37 @@ class TrackedRuns(Record):
     experiment: str
     runs: dict[str, str]
     server: str = ""  # URI; none where a file holds the runs
+
+
+Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class StageCost(Part):
+    """What one stage of a shape took; gigabytes are 10^9 bytes."""
+
+    stage: str
+    seconds: Cost
+    cpu_seconds: Cost
+    memory_gb: Cost  # that the process held itself
+    resident_gb: Cost  # with the files that it had mapped
+    disk_gb: Cost
+    note: str
+
+
+class ShapeRecord(Record):
+    """drill/shapes/<shape>.json: one shape of a study, run once at its true size."""
+
+    shape: str
+    covers: tuple[str, ...]  # tokenizers or variants of this shape
+    parameters: NonNegativeInt
+    stages: tuple[StageCost, ...]
+    machine: str
+    provenance: Provenance
+
+
+class DrillRecord(Record):
+    """drill/drill.json: all shapes of a study."""
+
+    study: str
+    notes: tuple[str, ...]
+    shapes: tuple[ShapeRecord, ...]

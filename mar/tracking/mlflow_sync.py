@@ -12,21 +12,30 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from mar.runtime import files
-from mar.runtime.files import read_json, sha256, write_json
+from mar.runtime import runlog
+from mar.runtime.files import Record, read, sha256, write
 from mar.runtime.folders import RECIPE, lock, recipe_of
-from mar.runtime.provenance import git_commit
-from mar.runtime.runlog import read
+from mar.runtime.provenance import Provenance, git_commit
 from mar.study import layout
 from mar.study.parts import Backbone, Data, Head, Recipe, Section, Tokenizer
-from mar.study.records import ClassifierRecord, DataManifest, RunRecord
+from mar.study.records import (
+    ClassifierRecord,
+    DataManifest,
+    Metric,
+    MetricsFile,
+    RfidRecord,
+    RunRecord,
+    SampleManifest,
+    TrackedRuns,
+)
 from mar.study.sections import Classifier
 from mar.study.study import Study
 
+R = TypeVar("R", bound=Record)
 SECTIONS: dict[str, type[Section]] = {
     "data": Data,
     "tokenizer": Tokenizer,
@@ -79,7 +88,7 @@ def sync(study: Study, root: Path, db: Path, server: str = "") -> None:
                 "without it, and the same command goes on with what it lacks. Without MLFLOW_TRACKING_URI the runs go "
                 f"to {db}"
             ) from None
-    write_json(layout.tracked(root), {"experiment": experiment, "runs": runs} | ({"server": server} if server else {}))
+    write(layout.tracked(root), TrackedRuns(experiment=experiment, runs=runs, server=server))
     print(f"{server or db}: experiment {study.study}, {len(sources)} runs", flush=True)
 
 
@@ -96,6 +105,7 @@ class _Source:
     total: int  # images of the whole training
     done: Path  # exists when it is complete
     final: dict[str, float]
+    provenance: Provenance | None  # None: not complete
     picture: tuple[str, int, str] | None = None  # variant, seed, setting of the sample grid
 
 
@@ -106,34 +116,39 @@ def _sources(study: Study, root: Path) -> Iterator[_Source]:
     folder = layout.classifier(root)
     if study.classifier and (folder / RECIPE).exists():
         done = folder / layout.CLASSIFIER
-        final = _numbers("", files.read(done, ClassifierRecord).model_dump() if done.exists() else {})
-        yield _Source(_key(root, folder), folder, {"stage": "classifier"}, study.classifier.images, done, final)
+        judge, total = _optional(done, ClassifierRecord), study.classifier.images
+        final = _numbers({k: getattr(judge, k) for k in ("accuracy", "count", "parameters")}) if judge else {}
+        tags = {"stage": "classifier"}
+        yield _Source(_key(root, folder), folder, tags, total, done, final, judge.provenance if judge else None)
     for name, tokenizer in study.tokenizers.items():
         folder = layout.tokenizer(root, name)
         if (folder / RECIPE).exists():
             done = folder / layout.RFID
-            final = _numbers("", _optional(done).get("metrics", {}))
+            rfid = _optional(done, RfidRecord)
+            final = _values("", rfid.metrics) if rfid else {}
             tags = {"stage": "tokenizer", "tokenizer": name}
-            yield _Source(_key(root, folder), folder, tags, tokenizer.images or 0, done, final)
+            total = tokenizer.images or 0
+            yield _Source(_key(root, folder), folder, tags, total, done, final, rfid.provenance if rfid else None)
     for name, variant in study.variants.items():
         for seed in variant.seeds:
             folder = layout.run(root, name, seed)
             if not (folder / RECIPE).exists():
                 continue
-            done = folder / layout.RECORD
-            run = files.read(done, RunRecord) if done.exists() else None
-            final = _numbers("", run.model_dump(include=FINAL) if run else {})
-            for setting in variant.sampling:
-                values = _optional(layout.metrics(root, layout.sample_set(name, seed, setting)))
-                if run and values.get("inputs", {}).get("checkpoint") == run.checkpoint:  # not of an older training
-                    final |= _numbers(f"{setting}/", values["metrics"])
-            setting = shown_setting(study, name)
-            samples = layout.samples(root, layout.sample_set(name, seed, setting))
-            fresh = run and _optional(samples / layout.MANIFEST).get("checkpoint") == run.checkpoint
-            picture = (name, seed, setting) if fresh else None
+            done, final, picture = folder / layout.RECORD, {}, None
+            if run := _optional(done, RunRecord):
+                final = _numbers({k: getattr(run, k) for k in ("seconds", "restarts", "parameters", "final_loss")})
+                for setting in variant.sampling:
+                    judged = _optional(layout.metrics(root, layout.sample_set(name, seed, setting)), MetricsFile)
+                    if judged and judged.inputs.get("checkpoint") == run.checkpoint:  # not of an older training
+                        final |= _values(f"{setting}/", judged.metrics)
+                setting = shown_setting(study, name)
+                drawn = _optional(layout.sample_manifest(root, layout.sample_set(name, seed, setting)), SampleManifest)
+                picture = (name, seed, setting) if drawn and drawn.checkpoint == run.checkpoint else None
             tags = {"stage": "train", "variant": name, "seed": str(seed), "tokenizer": variant.tokenizer}
-            images = 0 if variant.pretrained else study.recipes[variant.recipe].images
-            yield _Source(_key(root, folder), folder, tags, images, done, final, picture)
+            total = 0 if variant.pretrained else study.recipes[variant.recipe].images
+            yield _Source(
+                _key(root, folder), folder, tags, total, done, final, run.provenance if run else None, picture
+            )
 
 
 def _key(root: Path, folder: Path) -> str:
@@ -158,8 +173,8 @@ def _sync_run(client: Any, experiment: str, study: Study, source: _Source) -> st
         title = source.key.removeprefix("runs/")
         run_id = client.create_run(experiment, start, {"mar.key": source.key, "mar.recipe": name}, title).info.run_id
     run = client.get_run(run_id)
-    provenance = _optional(source.done).get("provenance", {})
-    commit = str(provenance.get("git_commit", git_commit())).removesuffix("-dirty")
+    made = source.provenance.git_commit if source.provenance else git_commit()
+    commit = made.removesuffix("-dirty")
     tags = source.tags | {"study": study.study, "mlflow.source.git.commit": commit}
     params = [Param(k, v) for k, v in _flatten(recipe).items() if k not in run.data.params]
     now = int(1000 * time.time())  # later than what an earlier evaluation left, so that MLflow shows this one
@@ -192,7 +207,7 @@ def _settled(source: _Source) -> list[dict[str, Any]]:
 
     Steps done again are the same to the bit only on as many processes as before, and MLflow cannot take a point back.
     """
-    lines = read(source.folder / layout.LOG)
+    lines = runlog.read(source.folder / layout.LOG)
     if source.done.exists() or source.tags["stage"] != "train":
         return lines
     from mar.runtime.checkpoint import checkpoints  # imports torch
@@ -213,25 +228,28 @@ def _sync_picture(client: Any, run: Any, source: _Source) -> None:
     manifest = sha256(layout.sample_manifest(root, layout.sample_set(variant, seed, setting)))
     if run.data.tags.get("mar.samples") == manifest:
         return
-    classes = min(len(files.read(layout.data_manifest(root), DataManifest).classes), CLASSES)
+    classes = min(len(read(layout.data_manifest(root), DataManifest).classes), CLASSES)
     picture, _ = sample_grid(root, variant, seed, setting, classes)
     client.log_image(run.info.run_id, Image.fromarray(picture), artifact_file=f"samples/{setting}.png")
     client.set_tag(run.info.run_id, "mar.samples", manifest)
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    """JSON of a stage that may not have run yet."""
-    return read_json(path) if path.exists() else {}
+def _optional(path: Path, kind: type[R]) -> R | None:
+    """Record of a stage that may not have run yet."""
+    return read(path, kind) if path.exists() else None
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _numbers(prefix: str, values: dict[str, Any]) -> dict[str, float]:
-    """Numbers, plain or as {"value": number, ...}, under names that MLflow accepts."""
-    plain = {k: v.get("value") if isinstance(v, dict) else v for k, v in values.items()}
-    return {re.sub(r"[^\w./ -]", "_", prefix + k): v for k, v in plain.items() if isinstance(v, int | float)}
+def _values(prefix: str, metrics: dict[str, Metric]) -> dict[str, float]:
+    return _numbers({f"{prefix}{name}": metric.value for name, metric in metrics.items()})
+
+
+def _numbers(values: dict[str, float | None]) -> dict[str, float]:
+    """The numbers that are there, under names that MLflow accepts."""
+    return {re.sub(r"[^\w./ -]", "_", name): value for name, value in values.items() if value is not None}
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, str]:

@@ -136,6 +136,7 @@ def from_dit(tensors: dict[str, Tensor]) -> Mapped:
             table = get_2d_sincos_pos_embed(tensor.shape[2], side, base_size=side).float()
             if table.shape != tensor[0].shape or not torch.allclose(tensor[0].float(), table, atol=1e-5):
                 raise ValueError("pos_embed is not the published table of sines and cosines of a square grid")
+            mapped.notes["side"] = side
             mapped.dropped[source] = f"constant in our model, and equal to it: positions of {side} x {side} patches"
     return mapped
 
@@ -228,15 +229,14 @@ def masked_model(sizes: Architecture) -> nn.Module:
 def dit_architecture(mapped: Mapped) -> Architecture:
     """Sizes of a DiT. The number of attention heads does not show in any shape."""
     width, channels, patch, _ = _shape(mapped, "net.pos_embed.proj.weight")
-    patches = re.search(r"positions of (\d+) x", mapped.dropped.get("pos_embed", ""))
-    if patches is None:
+    if "side" not in mapped.notes:
         raise ValueError("found no tensor pos_embed, which tells the size of the image")
     return {
         "kind": "dit",
         "width": width,
         "depth": count(mapped.tensors, r"net\.transformer_blocks\.(\d+)\."),
         "patch": patch,
-        "grid": int(patches[1]) * patch,
+        "grid": mapped.notes["side"] * patch,
         "token_dim": channels,
         "classes": _shape(mapped, "embed.class_embedder.embedding_table.weight")[0] - 1,
     }

@@ -53,7 +53,7 @@ def test_fid_of_the_evaluators() -> None:
 
 def test_fid_of_the_intervals_is_the_value() -> None:
     draw = Bootstrap(np.zeros(len(GENERATED), int), 10, seed=0)
-    found = draw.fid(GENERATED, moments.of(REAL))["value"]
+    found = draw.fid(GENERATED, moments.of(REAL)).value
     assert found == pytest.approx(formulas.fid(moments.of(GENERATED), moments.of(REAL)), rel=1e-9)
 
 

@@ -240,8 +240,8 @@ def fabricate(
         {
             **judged,
             "metrics": metrics(10.0, noise, n, names),
-            "counts": {"train": 1293, "heldout": 504},
             "inputs": {},
+            "recipe": {"slice": "{}", "inputs": {}},
             "provenance": PROVENANCE,
         },
     )
@@ -256,7 +256,9 @@ def fabricate(
         if tok.kind == "vq":
             values |= {"codebook_usage": cell(0.9, 0.01, n), "perplexity": cell(12.0, 0.5, n)}
         judged_by = {"reference": REFERENCE["sha256"], "extractor": judges[names[0]]["weights"]}
-        write(folder / "rfid.json", {"metrics": values, "split": "heldout", "count": 504, "inputs": judged_by})
+        judged_by |= {"tokenizer": "1" * 64, "slice": "{}"}
+        rebuilt = {"metrics": values, "split": "heldout", "count": 504, "extractor": names[0], "reference": REFERENCE}
+        write(folder / "rfid.json", {**rebuilt, "inputs": judged_by, "provenance": PROVENANCE})
         write(folder / "recipe.json", {"tokenizer": json.dumps({"tokenizer": {"kind": tok.kind}})})
         curve(folder / "metrics.jsonl", 640, 64, rng)
     for name, variant in study.variants.items():
@@ -298,7 +300,7 @@ def fabricate(
                         side = study.data.image_size
                         pixels = rng.integers(0, 60, (len(part), side, side, 3)) + 15 * part[:, None, None, None]
                         np.save(folder / f"chunk-{i:05d}.npy", pixels.astype(np.uint8))
-                    chunks.append({"file": f"chunk-{i:05d}.npy", "count": len(part), "sha256": ""})
+                    chunks.append({"file": f"chunk-{i:05d}.npy", "count": len(part), "sha256": "0" * 64})
                 write(
                     folder / "manifest.json",
                     {
@@ -308,8 +310,8 @@ def fabricate(
                         "count": n,
                         "chunks": chunks,
                         "checkpoint": "e" * 64,
-                        "tokenizer": "k" * 64,
-                        "sampling": {},
+                        "tokenizer": "1" * 64,
+                        "sampling": {"steps": 4},
                         "seconds": 3.0,
                         "provenance": PROVENANCE,
                     },
@@ -324,10 +326,10 @@ def fabricate(
                         "metrics": metrics(fid(name, setting, seed), noise, n, names),
                         "inputs": {
                             "samples": sha256(folder / "manifest.json"),
-                            "reference": "r" * 64,
+                            "reference": "a" * 64,
                             "checkpoint": "e" * 64,
                         },
-                        "recipe": {},
+                        "recipe": {"slice": "{}", "inputs": {}},
                         "provenance": PROVENANCE,
                     },
                 )
@@ -358,6 +360,7 @@ def fabricate(
                     },
                     "points": points,
                     "checkpoint": "e" * 64,
+                    "recipe": {"speed": "{}", "threads": 2, "checkpoint": "e" * 64},
                     "provenance": PROVENANCE,
                 },
             )
@@ -384,10 +387,17 @@ def sweep(study: Study, root: Path, variant: str, setting: str, judged: dict[str
             "variant": variant,
             "setting": setting,
             "seed": study.variants[variant].seeds[0],
-            **judged,
+            **{key: value for key, value in judged.items() if key != "extractors"},
             "grid": points,
             "best": BEST,
-            "recipe": {"slice": sweep_slice(study, variant, setting), "checkpoint": "e" * 64},
+            "edge": [],
+            "recipe": {
+                "slice": sweep_slice(study, variant, setting),
+                "checkpoint": "e" * 64,
+                "tokens": "7" * 64,
+                "weights": "0" * 64,
+                "real": "a" * 64,
+            },
             "provenance": PROVENANCE,
         },
     )

@@ -62,6 +62,8 @@ def write_samples(root: Path, rows: np.ndarray, **over: Any) -> Path:
         path = folder / f"chunk-{number:05d}.npy"
         np.save(path, rows[start : start + CHUNK])
         chunks.append({"file": path.name, "count": len(rows[start : start + CHUNK]), "sha256": sha256(path)})
-    manifest = {"count": len(rows), "chunks": chunks, "checkpoint": RUN.checkpoint, "tokenizer": "t", **over}
+    manifest = {"variant": "mar", "seed": 0, "setting": "plain", "count": len(rows), "chunks": chunks}
+    manifest |= {"checkpoint": RUN.checkpoint, "tokenizer": "1" * 64, "sampling": {"steps": 1}, "seconds": 1.0}
+    manifest |= {"provenance": RUN.provenance.model_dump(), **over}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

@@ -373,4 +373,4 @@ SHAPES = drill_shapes.shapes(STUDY)
 
 
 def shape_recipe(wildcards):
-    return drill_shapes.shape_slice(STUDY, wildcards.shape)
+    return drill_shapes.shape_slice(STUDY, SHAPES[wildcards.shape])

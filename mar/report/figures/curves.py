@@ -16,8 +16,6 @@ from mar.analysis.paper_columns import FLOOR, printed
 from mar.analysis.result_files import Estimate
 from mar.paper.numbers import paper_lines
 from mar.report.figures.style import COLOURS, LINES, MARKERS, SMALL, WIDTH, Rows
-from mar.runtime.files import read_json
-from mar.study import layout
 from mar.study.sections import Curve
 from mar.study.study import Study
 
@@ -81,7 +79,7 @@ def tradeoff(study: Study, root: Path) -> tuple[Figure, Rows]:
     axes.set_ylabel(f"FID{_guided(results)}, {study.metrics.samples} images (log scale)")
     # above the axes, where no point can lie
     figure.legend(*zip(*handles, strict=True), loc="outside upper center", ncols=2, fontsize=SMALL)
-    figure.supxlabel(_protocol(study, root, absent), fontsize=SMALL, color="#444444")
+    figure.supxlabel(_protocol(results, absent), fontsize=SMALL, color="#444444")
     return figure, rows
 
 
@@ -281,18 +279,18 @@ def _guided(results: Results) -> str:
     return " without guidance" if scales <= {1.0} else " with guidance" if 1.0 not in scales else ""
 
 
-def _protocol(study: Study, root: Path, absent: list[str]) -> str:
+def _protocol(results: Results, absent: list[str]) -> str:
     """The protocol of the timings in a line; more lines if the variants were not timed alike."""
-    texts = []
+    study, texts = results.study, []
     for curve in study.tradeoff:
         if not study.variants[curve.variant].seeds:
             continue
-        p = read_json(layout.speed(root, curve.variant))["protocol"]
-        threads = f", {p['threads']} threads" if p["threads"] else ""
+        p = results.protocol(curve.variant)
+        threads = f", {p.threads} threads" if p.threads else ""
         texts.append(
-            f"batch {p['batch']}, median of {p['batches']} batches after {p['warmup_batches']} for warm-up, "
-            f"{'decoding included' if p['decode'] else 'without decoding'}\n"
-            f"{p['dtype']} on {p['device']}{threads}, {p['machine']}, torch {p['torch']}"
+            f"batch {p.batch}, median of {p.batches} batches after {p.warmup_batches} for warm-up, "
+            f"{'decoding included' if p.decode else 'without decoding'}\n"
+            f"{p.dtype} on {p.device}{threads}, {p.machine}, torch {p.torch}"
         )
     joint = any(study.backbones[study.variants[c.variant].backbone].kind == "dit" for c in study.tradeoff)
     steps = "labels: autoregressive steps" + (" (DiT: diffusion steps)" if joint else "")

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mar.features.image_sets import chunk_of, labels_of
 from mar.report.figures.style import SMALL, WIDTH, Rows
-from mar.runtime.files import read, read_json
+from mar.runtime.files import read
 from mar.study import layout
-from mar.study.records import DataManifest
+from mar.study.records import DataManifest, SampleManifest
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -69,19 +70,19 @@ def sample_grid(
     """Grid of the first images of each class of a sample set, and (row, column, image index) of what it shows.
 
     Raises:
-        ValueError: the samples are missing.
+        ValueError: the samples are missing or damaged.
     """
     folder = layout.samples(root, layout.sample_set(variant, seed, setting))
-    manifest = read_json(folder / layout.MANIFEST)
-    labels = np.load(folder / layout.LABELS)
+    manifest = read(folder / layout.MANIFEST, SampleManifest)
+    labels = labels_of(folder, manifest)
     wanted = [np.flatnonzero(labels == c)[:COLUMNS] for c in range(classes)]
-    chunks, start, images = manifest["chunks"], 0, {}
-    for chunk in chunks:  # mmap: only the pages of the shown images are read
-        pixels = np.load(folder / chunk["file"], mmap_mode="r")  # (n, H, W, 3)
+    start, images = 0, {}
+    for chunk in manifest.chunks:
+        pixels = chunk_of(folder, chunk, mapped=True)  # (n, H, W, 3); only the pages of the shown images are read
         for index in np.concatenate(wanted):
-            if start <= index < start + chunk["count"]:
+            if start <= index < start + chunk.count:
                 images[int(index)] = np.asarray(pixels[index - start])
-        start += chunk["count"]
+        start += chunk.count
     chosen = [(row, column, int(i)) for row, found in enumerate(wanted) for column, i in enumerate(found)]
     pictures = np.stack([images[i] for _, _, i in chosen])
     return grid(pictures, np.array([row for row, _, _ in chosen]), classes), chosen

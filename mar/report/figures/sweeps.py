@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mar.analysis.result_files import short
 from mar.report.figures.style import SMALL, WIDTH, Rows
-from mar.runtime.files import read_json
+from mar.runtime.files import read
 from mar.study import layout
 from mar.study.chosen_settings import AXES
 from mar.study.products import swept
+from mar.study.records import SweepPoint, SweepRecord
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -31,97 +32,97 @@ def sweep(study: Study, root: Path) -> tuple[Figure, Rows]:
     """
     from matplotlib.figure import Figure
 
-    found = [read_json(layout.sweep(root, variant, setting)) for variant, setting in swept(study)]
-    lines = [values for values in found if len(_varied(values)) < 2]
-    maps = [values for values in found if len(_varied(values)) == 2]
+    found = [read(layout.sweep(root, variant, setting), SweepRecord) for variant, setting in swept(study)]
+    lines = [record for record in found if len(_varied(record)) < 2]
+    maps = [record for record in found if len(_varied(record)) == 2]
     heights = [1.6] * -(-len(lines) // ACROSS)
     pairs = [maps[i : i + ACROSS // 2] for i in range(0, len(maps), ACROSS // 2)]
-    heights += [CELL * max(len(_values(values, "temperature")) for values in pair) + 0.65 for pair in pairs]
+    heights += [CELL * max(len(_values(record, "temperature")) for record in pair) + 0.65 for pair in pairs]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), layout="constrained")
     places = figure.add_gridspec(len(heights), ACROSS, height_ratios=heights)
-    for i, values in enumerate(lines):
+    for i, record in enumerate(lines):
         axes = figure.add_subplot(places[i // ACROSS, i % ACROSS])
-        _line(axes, values)
+        _line(axes, record)
         axes.set_ylabel("" if i % ACROSS else "FID", fontsize=SMALL)
-    for i, values in enumerate(maps):
+    for i, record in enumerate(maps):
         row, column = len(heights) - len(pairs) + i // 2, ACROSS // 2 * (i % 2)
-        _map(figure.add_subplot(places[row, column : column + ACROSS // 2]), values)
+        _map(figure.add_subplot(places[row, column : column + ACROSS // 2]), record)
     said = (
         "FID; framed or starred: chosen; in italics or hollow: refinement; x: no FID; lines: log scale, 95% intervals"
     )
     figure.supxlabel(said, fontsize=SMALL, color="#444444")
-    return figure, [row for values in found for row in _rows(values)]
+    return figure, [row for record in found for row in _rows(record)]
 
 
-def _varied(values: dict[str, Any]) -> list[str]:
-    return [axis for axis in AXES if len(_values(values, axis)) > 1]
+def _varied(record: SweepRecord) -> list[str]:
+    return [axis for axis in AXES if len(_values(record, axis)) > 1]
 
 
-def _values(values: dict[str, Any], axis: str) -> list[float]:
-    return sorted({point[axis] for point in values["grid"]})
+def _values(record: SweepRecord, axis: str) -> list[float]:
+    return sorted({getattr(point, axis) for point in record.grid})
 
 
-def _best(values: dict[str, Any], point: dict[str, Any]) -> bool:
-    return all(point[axis] == values["best"][axis] for axis in AXES)
+def _best(record: SweepRecord, point: SweepPoint) -> bool:
+    return all(getattr(point, axis) == getattr(record.best, axis) for axis in AXES)
 
 
-def _title(axes: Axes, values: dict[str, Any]) -> None:
-    beyond = [f"{' and '.join(values['edge'])} at the edge"] if values["edge"] else []
-    axes.set_title("\n".join([values["variant"], values["setting"], *beyond]), fontsize=SMALL, loc="left")
+def _title(axes: Axes, record: SweepRecord) -> None:
+    beyond = [f"{' and '.join(record.edge)} at the edge"] if record.edge else []
+    axes.set_title("\n".join([record.variant, record.setting, *beyond]), fontsize=SMALL, loc="left")
     axes.tick_params(labelsize=SMALL)
 
 
-def _line(axes: Axes, values: dict[str, Any]) -> None:
+def _line(axes: Axes, record: SweepRecord) -> None:
     """FID against the one axis that is varied."""
     from matplotlib.ticker import MaxNLocator, NullLocator
 
-    axis = (_varied(values) or ["temperature"])[0]
-    points = sorted((p for p in values["grid"] if "fid" in p), key=lambda p: p[axis])
-    where, fids = [p[axis] for p in points], [p["fid"] for p in points]
-    bars = [[f["value"] - f["low"] for f in fids], [f["high"] - f["value"] for f in fids]]
-    middle = [f["value"] for f in fids]
+    axis = (_varied(record) or ["temperature"])[0]
+    points = sorted((point for point in record.grid if point.fid), key=lambda point: getattr(point, axis))
+    where, fids = [getattr(point, axis) for point in points], [point.fid for point in points if point.fid]
+    bars = [[fid.value - fid.low for fid in fids], [fid.high - fid.value for fid in fids]]
+    middle = [fid.value for fid in fids]
     axes.errorbar(where, middle, bars, color="#0072B2", linewidth=1, elinewidth=0.7, capsize=1.5)
     for point, value in zip(points, middle, strict=True):
-        best = _best(values, point)
+        best = _best(record, point)
         axes.plot(
-            point[axis],
+            getattr(point, axis),
             value,
             "*" if best else "o",
             markersize=9 if best else 4,
             color="#D55E00" if best else "#0072B2",
-            markerfacecolor=("#D55E00" if best else "#0072B2") if best or not point["round"] else "white",
+            markerfacecolor=("#D55E00" if best else "#0072B2") if best or not point.round else "white",
             zorder=4 if best else 3,
         )
-    for point in values["grid"]:
-        if "fid" not in point:
-            axes.plot(point[axis], 0.05, "x", color="black", transform=axes.get_xaxis_transform())
+    for point in record.grid:
+        if point.fid is None:
+            axes.plot(getattr(point, axis), 0.05, "x", color="black", transform=axes.get_xaxis_transform())
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel(axis, fontsize=SMALL)
     axes.margins(x=0.12)
-    _title(axes, values)
+    _title(axes, record)
 
 
-def _map(axes: Axes, values: dict[str, Any]) -> None:
+def _map(axes: Axes, record: SweepRecord) -> None:
     """FID as colours and numbers, a column a scale, a row a temperature; points that were not asked for stay white."""
     import numpy as np
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
 
-    columns, rows = _values(values, "guidance"), _values(values, "temperature")
+    columns, rows = _values(record, "guidance"), _values(record, "temperature")
     shown = np.full((len(rows), len(columns)), np.nan)
-    places = {(p["guidance"], p["temperature"]): p for p in values["grid"]}
+    places = {(point.guidance, point.temperature): point for point in record.grid}
     for (guidance, temperature), point in places.items():
-        if "fid" in point:
-            shown[rows.index(temperature), columns.index(guidance)] = point["fid"]["value"]
+        if point.fid:
+            shown[rows.index(temperature), columns.index(guidance)] = point.fid.value
     norm = LogNorm(np.nanmin(shown), np.nanmax(shown))
     axes.imshow(shown, cmap=COLOURS, norm=norm, origin="lower", aspect="auto")
     for (guidance, temperature), point in places.items():
         place = columns.index(guidance), rows.index(temperature)
-        text = short(point["fid"]["value"]) if "fid" in point else "x"
-        light = "fid" not in point or float(norm(point["fid"]["value"])) > LIGHT
+        text = short(point.fid.value) if point.fid else "x"
+        light = point.fid is None or float(norm(point.fid.value)) > LIGHT
         axes.text(
             *place,
             text,
@@ -129,10 +130,10 @@ def _map(axes: Axes, values: dict[str, Any]) -> None:
             va="center",
             fontsize=SMALL,
             color="black" if light else "white",
-            fontstyle="italic" if point["round"] else "normal",
-            fontweight="bold" if _best(values, point) else "normal",
+            fontstyle="italic" if point.round else "normal",
+            fontweight="bold" if _best(record, point) else "normal",
         )
-        if _best(values, point):
+        if _best(record, point):
             corner = place[0] - 0.5, place[1] - 0.5
             axes.add_patch(
                 Rectangle(corner, 1, 1, fill=False, edgecolor="#D55E00", linewidth=2.5, clip_on=False, zorder=4)
@@ -144,18 +145,17 @@ def _map(axes: Axes, values: dict[str, Any]) -> None:
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    _title(axes, values)
+    _title(axes, record)
 
 
-def _rows(values: dict[str, Any]) -> Rows:
+def _rows(record: SweepRecord) -> Rows:
     """Every point of a sweep, as it was judged."""
-    head = {key: values[key] for key in ("variant", "setting", "seed", "samples", "extractor")}
+    head = {key: getattr(record, key) for key in ("variant", "setting", "seed", "samples", "extractor")}
     rows: Rows = []
-    for point in values["grid"]:
-        row = head | {key: point[key] for key in (*AXES, "round")}
-        for metric in ("fid", "inception_score"):
-            number = point.get(metric, {})
-            names = {"value": metric, "low": f"{metric}_low", "high": f"{metric}_high"}
-            row |= {name: number.get(key, "") for key, name in names.items()}
-        rows.append(row | {"best": int(_best(values, point)), "error": point.get("error", "")})
+    for point in record.grid:
+        row = head | {key: getattr(point, key) for key in (*AXES, "round")}
+        for metric, number in (("fid", point.fid), ("inception_score", point.inception_score)):
+            ends = (number.value, number.low, number.high) if number else ("", "", "")
+            row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), ends, strict=True))
+        rows.append(row | {"best": int(_best(record, point)), "error": point.error or ""})
     return rows

@@ -74,9 +74,9 @@ def remarks(results: Results) -> str:
     said += ["FID∞: extrapolated to infinitely many images."] if "fid_infinity" in results.names else []
     if any(sampling.sweep for sampling in results.study.sampling.values()):
         said.append("*: chosen by a sweep.")
-    judges = [f"{name} {values['weights'][:12]}" for name, values in results.extractors.items()]
+    judges = [f"{name} {judge.weights[:12]}" for name, judge in results.extractors.items()]
     said.append(f"Extractors and the checksums of their weights: {', '.join(judges)}.")
-    said += [f"{name}: {values['note']}." for name, values in results.extractors.items() if values["note"]]
+    said += [f"{name}: {judge.note}." for name, judge in results.extractors.items() if judge.note]
     said += [f"{text}." for text in results.notes]
     return " ".join(said)
 
@@ -85,7 +85,7 @@ def _line(results: Results, metric: str, found: Estimate, held: str) -> dict[str
     source, judge = found.source, metric.removeprefix("fid_")
     judge = judge if judge in results.extractors else results.extractor
     used = results.sampling(source.variant, source.setting) if source and source.setting else None
-    better, real = results.higher_is_better(metric), results.extractors[judge]["reference"]
+    better, real = results.higher_is_better(metric), results.extractors[judge].reference
     return {
         "variant": source.variant if source else "",
         "setting": source.setting if source else "",
@@ -102,8 +102,8 @@ def _line(results: Results, metric: str, found: Estimate, held: str) -> dict[str
         "n": found.n,
         "higher_is_better": "" if better is None else better,
         "extractor": judge,
-        "weights": results.extractors[judge]["weights"],
-        "reference": real["name"],
-        "reference_sha256": real["sha256"],
+        "weights": results.extractors[judge].weights,
+        "reference": real.name,
+        "reference_sha256": real.sha256,
         "files": " ".join(source.files) if source else "metrics/reference.json",
     }

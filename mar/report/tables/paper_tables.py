@@ -145,12 +145,12 @@ def note(study: Study, results: Results) -> str:
         else "no seed spread, since the study trains no variant twice"
     )
     features = "the study's own classifier" if results.extractor == "classifier" else results.extractor
-    about = f"; {said}" if (said := results.reference.get("note")) else ""
+    about = f"; {said}" if (said := results.reference.note) else ""
     random = f"Random weights: {', '.join(results.random)}; such numbers show that it runs and mean nothing else. "
     return (
         f"Ours: {study.data.title} at {size}x{size}, {study.metrics.samples} images a sample set, features and "
-        f"probabilities of {features}, compared with {results.reference['name']} "
-        f"({results.reference['sha256'][:12]}{about}); the mean over training seeds (geometric for FID) "
+        f"probabilities of {features}, compared with {results.reference.name} "
+        f"({results.reference.sha256[:12]}{about}); the mean over training seeds (geometric for FID) "
         f"with its 95% interval from resampled images and {seeds}. "
         f"{FLOOR.capitalize()}: as many held-out images, or all if there are fewer{_fewer(results)}. "
         + (random if results.random else "")

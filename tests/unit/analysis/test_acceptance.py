@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fabricate import fabricate, small, write
+from fabricate import PROVENANCE, fabricate, small, write
 
 from mar.analysis import acceptance
 from mar.analysis.estimates import Results
@@ -22,6 +22,8 @@ from mar.study.products import speed_settings, table_names
 from mar.study.reading import resolve
 from mar.study.study import Study
 
+JUDGE = {"name": "classifier", "weights": "0" * 64, "note": ""}
+SOURCE = {"kind": "split", "name": "train", "sha256": "a" * 64}
 N, WIDTH, SHIFT = 2000, 4, 0.5
 SECONDS = {"s4": 0.8, "s2": 0.2, "s4-cfg": 0.4}
 
@@ -39,8 +41,8 @@ def keep(folder: Path, rows: np.ndarray, labels: np.ndarray, role: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "part-00000.npz", features=rows, labels=labels)
     part = {"file": "part-00000.npz", "count": len(rows), "sha256": sha256(folder / "part-00000.npz")}
-    about = {"role": role, "count": len(rows), "keys": ["features", "labels"], "parts": [part]}
-    write(folder / "manifest.json", about | {"extractor": {"name": "classifier", "weights": "0" * 64, "note": ""}})
+    about = {"role": role, "source": SOURCE, "count": len(rows), "keys": ["features", "labels"], "parts": [part]}
+    write(folder / "manifest.json", about | {"extractor": JUDGE, "provenance": PROVENANCE})
 
 
 def made(root: Path, move: dict[str, float], samples: int = N, labels: dict[str, int] | None = None) -> Study:
@@ -51,8 +53,7 @@ def made(root: Path, move: dict[str, float], samples: int = N, labels: dict[str,
     real = rng.normal(size=(samples, WIDTH))
     keep(root / "features" / "classifier" / "train", real, np.arange(samples) % 10, "real")
     digest = sha256(root / "features" / "classifier" / "train" / "manifest.json")
-    source = {"kind": "split", "name": "train", "sha256": "a" * 64}
-    about = {"extractor": {"weights": "0" * 64, "note": ""}, "features": digest, "source": source}
+    about = {"extractor": JUDGE, "role": "real", "source": SOURCE, "n": samples, "features": digest}
     path = root / "statistics" / "classifier" / "train.npz"
     path.parent.mkdir(parents=True)
     np.savez(path, **moments.of(real), about=np.array(json.dumps(about)))
@@ -83,6 +84,20 @@ def test_the_same_images_differ_by_nothing_and_are_accepted(tmp_path: Path) -> N
     assert (mode.difference.value, mode.difference.low, mode.difference.high) == pytest.approx((0, 0, 0), abs=1e-12)
     assert mode.refused == () and mode.speedup == pytest.approx(4.0)
     assert mode.differs == "steps 2"
+
+
+def test_another_real_side_than_that_of_the_metrics_is_refused(tmp_path: Path) -> None:
+    found = made(tmp_path, {})
+    path = tmp_path / "metrics" / "diff" / "seed1" / "s2.json"
+    values = read_json(path)
+    real = sha256(tmp_path / "statistics" / "classifier" / "train.npz")
+    write(path, values | {"inputs": values["inputs"] | {"real classifier": real}})
+    assert judged(found, tmp_path)["s2"].refused == ()
+    write(path, values | {"inputs": values["inputs"] | {"real classifier": "b" * 64}})
+    with pytest.raises(
+        ValueError, match=r"train\.npz: not the file that .*seed1/s2\.json was made with; accepted: the"
+    ):
+        judged(found, tmp_path)
 
 
 def test_the_difference_is_that_of_fid_over_the_defaults_and_pairs_are_narrower(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from fabricate import BEST, fabricate, large, replicated, small, write
 
 from mar.analysis.estimates import Results
 from mar.analysis.result_files import short
-from mar.runtime.files import read_json
+from mar.runtime.files import read, read_json
 from mar.study.reading import resolve
 
 T2, T3 = 4.302653, 3.182446  # 97.5% quantiles of Student's t
@@ -324,22 +324,22 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         Results(study, tmp_path).cell("diff", "s4", "fid")
     del values["reference"]
     write(file, values)
-    with pytest.raises(ValueError, match=r"s4.json: reference is missing, so it was measured before"):
+    with pytest.raises(ValueError, match=r"s4.json: reference: Field required; accepted: a MetricsFile"):
         Results(study, tmp_path).cell("diff", "s4", "fid")
 
 
 def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = small()
     fabricate(study, tmp_path, shifted(0.1))
-    read: list[Path] = []
-    monkeypatch.setattr("mar.analysis.result_files.read_json", lambda path: (read.append(path), read_json(path))[1])
+    seen: list[Path] = []
+    monkeypatch.setattr("mar.analysis.result_files.read", lambda path, kind: (seen.append(path), read(path, kind))[1])
     found = Results(study, tmp_path)
     for _ in range(2):
         for metric in found.measured:
             found.compare(("diff", "s4"), ("ar", "a4"), metric)
         found.compare(("diff", "s4"), ("ar", "a4"), "seconds")
         found.parameters("diff"), found.training("diff"), found.rfid("diff")
-    assert len(read) == len(set(read)) > 10
+    assert len(seen) == len(set(seen)) > 10
 
 
 def test_a_number_knows_its_files(tmp_path: Path) -> None:

@@ -13,12 +13,24 @@ from fabricate import fabricate, large, small, write
 
 from mar.analysis.verdicts import RELATIVE, judge
 from mar.paper.claims import load
-from mar.runtime.files import read_json
+from mar.runtime.files import read, read_json
 from mar.study.reading import resolve
+from mar.study.records import Verdicts
 from mar.study.sections import Reference
 from mar.study.study import Study
 
 ROWS = {"ar": "ar-raster-crossent", "ce": "mar-default-crossent", "diff": "mar-default-diffloss"}
+
+
+def judged(study: Study, root: Path, file: Path) -> list[dict[str, Any]]:
+    """Content of claims.json, which is what was returned; one seed is said where the reason says it."""
+    found = judge(study, root, file)
+    assert read(root / "claims.json", Verdicts).root == found
+    entries: list[dict[str, Any]] = json.loads((root / "claims.json").read_text())
+    for verdict, entry in zip(found, entries, strict=True):
+        one = entry["verdict"] == "inconclusive" and "inconclusive (1 seed)" in entry["reason"]
+        assert verdict.shown == entry["verdict"] + " (1 seed)" * one
+    return entries
 
 
 def verdict(
@@ -35,8 +47,7 @@ def verdict(
     fabricate(study, root, lambda v, s, k: fid(v, s) * (1.01 if k else 0.99), seconds, noise=0.002, images=False)
     file = root / "claims.yaml"
     file.write_text(f"claims: [{{id: c, text: t, source: s, {more}check: {check}}}]")
-    (found,) = judge(study, root, file)
-    assert json.loads((root / "claims.json").read_text()) == [found]
+    (found,) = judged(study, root, file)
     return found
 
 
@@ -253,7 +264,7 @@ def test_timings_of_different_devices_decide_nothing(tmp_path: Path) -> None:
     speed = read_json(file)
     speed["protocol"]["device"] = "NVIDIA H100"
     write(file, speed)
-    (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
+    (found,) = judged(study, tmp_path, tmp_path / "claims.yaml")
     assert found["verdict"] == "inconclusive" and "timed by different protocols" in found["reason"]
 
 
@@ -265,7 +276,7 @@ def test_a_model_that_recites_decides_nothing(tmp_path: Path, reciting: str, set
         values = read_json(file)
         values["metrics"]["nearest"] |= {"value": 0.02, "low": 0.019, "high": 0.021}  # of held-out images 0.06
         write(file, values)
-    (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
+    (found,) = judged(study, tmp_path, tmp_path / "claims.yaml")
     assert found["verdict"] == "inconclusive"
     assert found["reason"].startswith("inconclusive (memorised): FID")
     assert f"recites training images: distance to the nearest of {reciting} {setting} 0.0200" in found["reason"]
@@ -293,7 +304,7 @@ def test_share(tmp_path: Path, share: float, said: str) -> None:
     speed = read_json(file)
     speed["points"]["s4"]["head_share"] = {"value": share, "low": share - 0.01, "high": share + 0.01}
     write(file, speed)
-    (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
+    (found,) = judged(study, tmp_path, tmp_path / "claims.yaml")
     assert found["verdict"] == said and "of the sampling time; asked for less than 0.150" in found["reason"]
 
 
@@ -304,7 +315,7 @@ def test_cheaper(tmp_path: Path, seconds: float, said: str) -> None:
     for seed in (0, 1):
         file = tmp_path / "runs" / "diff" / f"seed{seed}" / "run.json"
         write(file, read_json(file) | {"seconds": seconds / 2, "processes": 2})
-    (found,) = judge(small(), tmp_path, tmp_path / "claims.yaml")
+    (found,) = judged(small(), tmp_path, tmp_path / "claims.yaml")
     assert found["verdict"] == said and "device seconds of training" in found["reason"]
     assert cells(found) == [("diff", None, "training_seconds"), ("ce", None, "training_seconds")]
 
@@ -322,7 +333,7 @@ def test_one_training_has_no_range(tmp_path: Path) -> None:
         for seed in seeds:
             file = tmp_path / "runs" / "ce" / f"seed{seed}" / "run.json"
             write(file, read_json(file) | {"seconds": 1000.0})
-        (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
+        (found,) = judged(study, tmp_path, tmp_path / "claims.yaml")
         assert found["verdict"] == said and "the paper: 2.6 days on 128 V100 against 4.6" in found["reason"]
     assert "inconclusive (1 seed)" not in found["reason"]
 
@@ -344,14 +355,14 @@ def test_what_only_imagenet_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found["verdict"] == "not decidable here" and "40 images a sample set" in found["reason"]
     monkeypatch.setattr("mar.analysis.result_files.paper_samples", lambda: 40)
     monkeypatch.setattr("mar.analysis.verdicts.Results.timed_as_published", lambda results, variant: True)
-    (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
+    (found,) = judged(study, tmp_path, tmp_path / "claims.yaml")
     assert found["verdict"] == "inconclusive" and "FID 1.00" in found["reason"]  # judged, with one seed
     for own in (Reference(file="mine.npz", sha256="a" * 64), Reference(file="adm-imagenet512", unknown_hash=True)):
         metrics = study.metrics.model_copy(update={"reference": own})
-        (other,) = judge(study.model_copy(update={"metrics": metrics}), tmp_path, tmp_path / "claims.yaml")
+        (other,) = judged(study.model_copy(update={"metrics": metrics}), tmp_path, tmp_path / "claims.yaml")
         assert other["verdict"] == "not decidable here" and f"a reference of its own, {own.file}" in other["reason"]
     pinned = study.metrics.model_copy(update={"reference": Reference(file="adm-imagenet512", sha256="a" * 64)})
-    (other,) = judge(study.model_copy(update={"metrics": pinned}), tmp_path, tmp_path / "claims.yaml")
+    (other,) = judged(study.model_copy(update={"metrics": pinned}), tmp_path, tmp_path / "claims.yaml")
     assert other["verdict"] == "inconclusive"
     assert (found["decides"], found["because"]) == ("imagenet", "both numbers are absolute")
 
@@ -369,7 +380,7 @@ def test_features_of_random_weights_decide_nothing_about_quality(tmp_path: Path)
             values = read_json(file)
             values["extractors"]["inception"] |= {"weights": "random", "note": "random weights"}
             write(file, values)
-        (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
+        (found,) = judged(study, tmp_path, tmp_path / "claims.yaml")
         assert found["verdict"] == said and ("random weights" in found["reason"]) == (said != "replicated")
 
 

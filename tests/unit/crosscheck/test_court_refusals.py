@@ -16,7 +16,9 @@ from PIL import Image
 
 from mar.cli.__main__ import main
 from mar.data.images import open_split
-from mar.runtime.files import sha256
+from mar.runtime.files import sha256, write
+from mar.runtime.provenance import provenance
+from mar.study.records import JudgedBy, Metric, MetricsFile, MetricsRecipe, RealSide
 from mar.study.study import Study
 
 
@@ -65,10 +67,32 @@ def rows_of(samples: Path) -> np.ndarray:
 
 
 def test_the_table_of_a_sample_set(court: Callable[..., Result], root: Path, samples: Path, tmp_path: Path) -> None:
-    record = {"extractor": "classifier", "inputs": {"samples": sha256(samples / "manifest.json")}}
+    metrics = {
+        name: {
+            "value": value,
+            "low": value,
+            "high": value,
+            "n": 60,
+            "bootstrap": 0,
+            "seed": 0,
+            "higher_is_better": None,
+        }
+        for name, value in (("fid", 1.5), ("nearest", 0.1))
+    }
+    real = RealSide(name="train split", sha256="a" * 64)
+    inputs = {"samples": sha256(samples / "manifest.json")}
+    record = MetricsFile(
+        samples=60,
+        extractor="classifier",
+        extractors={"classifier": JudgedBy(weights="0" * 64, note="", reference=real)},
+        reference=real,
+        metrics={name: Metric(**metric) for name, metric in metrics.items()},
+        inputs=inputs,
+        recipe=MetricsRecipe(slice="{}", inputs=inputs),
+        provenance=provenance(),
+    )
     file = root / "metrics" / "mar" / "seed0" / "plain.json"
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(record | {"metrics": {"fid": {"value": 1.5}, "nearest": {"value": 0.1}}}))
+    write(file, record)
     result = court("--samples", samples, "--out", tmp_path / "out", "--count", 60)
     assert result.exit_code == 0, result.output
     assert "NOT ACCOUNTED FOR" not in result.output

@@ -21,7 +21,6 @@ from torch_fidelity.metric_fid import fid_features_to_statistics
 from mar.data.images import open_split
 from mar.data.prepare import prepare
 from mar.features import features, image_sets, neighbours, references
-from mar.features.features import Features
 from mar.features.networks import classifier, extractors
 from mar.metrics import moments, statistics
 from mar.runtime.files import read_json, sha256
@@ -296,8 +295,8 @@ def test_statistics_of_a_set(place: tuple[Study, Path], monkeypatch: pytest.Monk
         for name in ("mu", "sigma"):
             assert arrays[name + suffix].dtype == np.float64
             np.testing.assert_allclose(arrays[name + suffix], expected[name], rtol=1e-10, atol=1e-12)
-    assert about["n"] == kept.count == len(open_split(study, root, "train"))
-    assert about["extractor"]["weights"] == "f" * 64 and about["features"] == kept.sha256
+    assert about.n == kept.count == len(open_split(study, root, "train"))
+    assert about.extractor.weights == "f" * 64 and about.features == kept.sha256
     path = root / "statistics" / "inception" / "train.npz"
     with np.load(path, allow_pickle=False) as file:
         assert (int(file["n"]), str(file["extractor"]), str(file["weights"])) == (kept.count, "inception", "f" * 64)
@@ -340,7 +339,7 @@ def test_statistics_of_a_reference_are_its_own(
     arrays, about = statistics.read(root, "inception", "reference")
     for name, value in stored.items():
         assert (arrays[name] == value).all()
-    assert about["source"]["sha256"] == sha256(path) and about["n"] == 0  # the file does not say of how many
+    assert about.source.sha256 == sha256(path) and about.n == 0  # the file does not say of how many
 
 
 def test_step_2_needs_no_torch(place: tuple[Study, Path]) -> None:
@@ -353,7 +352,7 @@ def test_step_2_needs_no_torch(place: tuple[Study, Path]) -> None:
     )
     arguments = ["statistics", "--study", str(root / "study.json"), "--extractor", "classifier", "--set", WHERE]
     subprocess.run([sys.executable, "-c", code, *arguments], check=True)
-    assert statistics.read(root, "classifier", WHERE)[1]["n"] == 60
+    assert statistics.read(root, "classifier", WHERE)[1].n == 60
 
 
 def test_what_another_study_has_finished_is_taken_over(place: tuple[Study, Path]) -> None:
@@ -366,4 +365,4 @@ def test_what_another_study_has_finished_is_taken_over(place: tuple[Study, Path]
     features.features(again, other, "classifier", WHERE)
     theirs, ours = (read_json(folder(r) / "manifest.json") for r in (root, other))
     assert ours == theirs  # the provenance too: they are the same features
-    assert Features(folder(other), ours).array("features").shape == (60, 8)
+    assert features.read(other, "classifier", WHERE, "generated").array("features").shape == (60, 8)

@@ -121,7 +121,7 @@ def test_fewer_images_than_asked_for(prepared: tuple[Study, Path], rows: np.ndar
     with pytest.raises(ValueError, match=r"plain: holds 60 images; accepted: at least the 61 asked for"):
         image_sets.at_least(opened(prepared), 61)
     judged.write_samples(prepared[1], rows[:45], count=60)
-    refused(prepared, r"labels\.npy: labels \(45,\); the manifest says 60 images")
+    refused(prepared, r"manifest\.json: count: found 60; accepted: 45, as its pieces hold together")
 
 
 def test_other_size_or_type(prepared: tuple[Study, Path], rows: np.ndarray) -> None:
@@ -240,7 +240,9 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     for entry in chunks:
         entry["sha256"] = sha256(tmp_path / entry["file"])
     np.save(tmp_path / "labels.npy", np.arange(4000) % 10)
-    manifest = {"count": 4000, "chunks": chunks, "checkpoint": "c", "tokenizer": "t"}
+    manifest = {"variant": "mar", "seed": 0, "setting": "plain", "count": 4000, "chunks": chunks}
+    manifest |= {"checkpoint": "c" * 64, "tokenizer": "1" * 64, "sampling": {"steps": 1}, "seconds": 1.0}
+    manifest |= {"provenance": judged.RUN.provenance.model_dump()}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     code = (
         "import resource, sys; from pathlib import Path; from mar.features import image_sets\n"
@@ -254,3 +256,32 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, env={**os.environ}
     )
     assert int(found.stdout) < 40, found.stdout  # megabytes; all chunks have 196
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "said"),
+    [
+        ("chunk-00001.npy", np.array([{}] * 30), r"\.npy file of numbers \(Object arrays.*`mar sample` again"),
+        (
+            "chunk-00001.npy",
+            np.zeros((30, 16, 16, 3)),
+            r"holds float64 .*; accepted: uint8 \(30, 16, 16, 3\)",
+        ),
+        ("chunk-00001.npy", np.zeros((7, 16, 16, 3), np.uint8), r"holds uint8 \(7, 16, 16, 3\); accepted"),
+        ("chunk-00001.npy", np.zeros(30, np.uint8), r"holds uint8 \(30,\); accepted"),
+        ("labels.npy", np.array([{}] * 60), r"\.npy file of numbers \(Object arrays.*`mar sample` again"),
+        ("labels.npy", np.full(60, np.nan), "labels are float64; accepted: whole numbers"),
+        ("labels.npy", np.zeros((60, 2), int), r"labels \(60, 2\); the manifest says 60 images"),
+    ],
+)
+def test_arrays_that_are_no_samples(
+    prepared: tuple[Study, Path], samples: Path, name: str, array: np.ndarray, said: str
+) -> None:
+    """The checksums are right: whoever wrote them is to blame."""
+    np.save(samples / name, array, allow_pickle=True)
+    manifest = read_json(samples / "manifest.json")
+    for chunk in manifest["chunks"]:
+        chunk["sha256"] = sha256(samples / chunk["file"])
+    (samples / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=rf"{name}: .*{said}"):
+        all_of(opened(prepared))

@@ -87,10 +87,10 @@ def test_interval_of_fid_agrees_with_that_of_repeated_rows() -> None:
     draw = Bootstrap(np.zeros(2000, int), 200, seed=0)
     found = draw.fid(rows, real)
     repeated = [formulas.fid(moments.of(np.repeat(rows, c.astype(int), axis=0)), real) for c in draw.counts]
-    low, high = found["value"] + np.percentile(repeated, [2.5, 97.5]) - np.mean(repeated)
+    low, high = found.value + np.percentile(repeated, [2.5, 97.5]) - np.mean(repeated)
     width = high - low
-    assert found["high"] - found["low"] == pytest.approx(width, rel=0.15)
-    assert [found["low"], found["high"]] == pytest.approx([low, high], abs=0.1 * width)
+    assert found.high - found.low == pytest.approx(width, rel=0.15)
+    assert [found.low, found.high] == pytest.approx([low, high], abs=0.1 * width)
     assert np.corrcoef(draw.counts @ jackknife.fid(rows, real)[1], repeated)[0, 1] > 0.97  # resample by resample
 
 
@@ -125,9 +125,9 @@ def test_intervals_cover(metric: Callable[[int], Metric]) -> None:
     Percentiles of 200 resamples cover 93% to 97% here (400 sets); 0.88 is 2.5 standard errors of 100 below 94%.
     """
     found = [metric(seed) for seed in range(100)]
-    values = np.array([m["value"] for m in found])
-    covered = np.mean([m["low"] <= values.mean() <= m["high"] for m in found])
-    wide = np.mean([m["high"] - m["low"] for m in found]) / (2 * 1.96 * values.std(ddof=1))
+    values = np.array([m.value for m in found])
+    covered = np.mean([m.low <= values.mean() <= m.high for m in found])
+    wide = np.mean([m.high - m.low for m in found]) / (2 * 1.96 * values.std(ddof=1))
     assert covered >= 0.88
     assert 0.8 < wide < 1.6  # the jackknife is too wide rather than too narrow; most at the floor of FID
 
@@ -143,10 +143,10 @@ def test_fid_of_infinitely_many_images_is_nearer_the_truth_and_covers_it(shift: 
         rows, real, truth = gaussian(seed, 1000, 64, shift)
         draw = draws(1000)
         metric = draw.fid_infinity(rows, real)
-        assert metric is not None and metric["n"] == 1000
-        values.append(metric["value"])
-        finite.append(draw.fid(rows, real)["value"])
-        covered.append(metric["low"] <= truth <= metric["high"])
+        assert metric is not None and metric.n == 1000
+        values.append(metric.value)
+        finite.append(draw.fid(rows, real).value)
+        covered.append(metric.low <= truth <= metric.high)
     nearer = np.abs(np.array(values) - truth) < np.abs(np.array(finite) - truth)
     assert nearer.mean() > 0.9  # not where the images happen to make up for the bias
     assert abs(np.mean(values) - truth) < 0.1 * abs(np.mean(finite) - truth)
@@ -200,8 +200,8 @@ def test_a_number_does_not_depend_on_what_was_asked_before() -> None:
 def test_share_of_all_or_none() -> None:
     draw = draws(100)
     all_, none = draw.share(np.ones(100, bool), True), draw.share(np.zeros(100, bool), True)
-    assert [all_[k] for k in ("low", "value", "high")] == pytest.approx([0.025**0.01, 1.0, 1.0])
-    assert [none[k] for k in ("low", "value", "high")] == pytest.approx([0.0, 0.0, 1 - 0.025**0.01])
+    assert [getattr(all_, k) for k in ("low", "value", "high")] == pytest.approx([0.025**0.01, 1.0, 1.0])
+    assert [getattr(none, k) for k in ("low", "value", "high")] == pytest.approx([0.0, 0.0, 1 - 0.025**0.01])
     half = np.arange(100) < 50
     assert draw.share(half, True) == draw.mean(half, True)
 
@@ -213,10 +213,10 @@ def test_intervals_hold_the_value_and_narrow_with_n() -> None:
     for n in (200, 2000):
         rows = rng.normal(size=(n, 8)).astype(np.float32)
         metric = Bootstrap(np.zeros(n, int), 100, seed=0).fid(rows, real)
-        assert metric["low"] < metric["value"] < metric["high"]
-        assert metric["value"] == pytest.approx(formulas.fid(moments.of(rows), real))
-        assert (metric["n"], metric["bootstrap"], metric["seed"], metric["higher_is_better"]) == (n, 100, 0, False)
-        widths.append(metric["high"] - metric["low"])
+        assert metric.low < metric.value < metric.high
+        assert metric.value == pytest.approx(formulas.fid(moments.of(rows), real))
+        assert (metric.n, metric.bootstrap, metric.seed, metric.higher_is_better) == (n, 100, 0, False)
+        widths.append(metric.high - metric.low)
     assert widths[1] < 0.5 * widths[0]
 
 
@@ -224,8 +224,8 @@ def test_interval_of_a_mean_is_the_textbook_one() -> None:
     values = np.random.default_rng(0).normal(size=1000)
     metric = Bootstrap(np.zeros(1000, int), 400, seed=1).mean(values, higher_is_better=None)
     error = values.std() / 1000**0.5
-    assert metric["value"] == pytest.approx(values.mean())
-    assert metric["high"] - metric["low"] == pytest.approx(2 * 1.96 * error, rel=0.15)
+    assert metric.value == pytest.approx(values.mean())
+    assert metric.high - metric.low == pytest.approx(2 * 1.96 * error, rel=0.15)
 
 
 def test_precision_and_recall_intervals() -> None:
@@ -233,10 +233,10 @@ def test_precision_and_recall_intervals() -> None:
     real = rng.normal(size=(300, 4)).astype(np.float32)
     generated = (0.6 * rng.normal(size=(200, 4))).astype(np.float32)
     precision, recall = Bootstrap(np.zeros(200, int), 50, seed=0).precision_recall(generated, real, 3)
-    assert (precision["value"], recall["value"]) == pytest.approx(formulas.precision_recall(generated, real, 3))
-    assert precision["value"] > recall["value"]
+    assert (precision.value, recall.value) == pytest.approx(formulas.precision_recall(generated, real, 3))
+    assert precision.value > recall.value
     for metric in (precision, recall):
-        assert 0.0 <= metric["low"] <= metric["value"] <= metric["high"] <= 1.0
+        assert 0.0 <= metric.low <= metric.value <= metric.high <= 1.0
 
 
 def test_bootstrap_of_the_studies_takes_seconds() -> None:
@@ -260,7 +260,7 @@ def test_bootstrap_keeps_the_classes_balanced() -> None:
         assert (draw.counts[:, labels == label].sum(axis=1) == 20).all()
     share = draw.mean(labels == 1, higher_is_better=None)
     # what the design fixes has no interval
-    assert [share[key] for key in ("low", "high")] == pytest.approx([share["value"]] * 2, abs=1e-12)
+    assert [share.low, share.high] == pytest.approx([share.value] * 2, abs=1e-12)
 
 
 @pytest.mark.parametrize("each", [1, 2, 10])

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,9 @@ def test_steps_that_are_behind(place: tuple[Study, Path]) -> None:
     refused(place, r"features/classifier/mar/seed0/plain/manifest\.json: missing")
 
 
+WEIGHTS = {"inception": "a" * 64, "dinov2": "d" * 64}
+
+
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of published names: random sums of pixels, by inception 12 features, 5 logits and 6 spatial ones."""
 
@@ -267,7 +271,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
             return {k: flat @ torch.randn((flat.shape[1], w), generator=generator) for k, w in widths.items()}
 
         network: Any = judge
-        network.name, network.weights, network.note = name, name[0] * 64, f"{name} of a test"
+        network.name, network.weights, network.note = name, WEIGHTS[name], f"{name} of a test"
         return network
 
     monkeypatch.setattr(extractors, "load", load)
@@ -305,7 +309,7 @@ def test_published_networks_and_a_reference(
         assert record["reference"] == {"name": file, "sha256": digest, "note": f"reference {file} of unknown hash"}
         assert record["extractor"] == "inception" and list(record["extractors"]) == ["inception", "dinov2"]
         train_split = {"name": "train split", "sha256": sha256(root / "data" / "manifest.json")}
-        own = {"weights": "d" * 64, "note": "dinov2 of a test", "reference": train_split}
+        own = {"weights": WEIGHTS["dinov2"], "note": "dinov2 of a test", "reference": train_split}
         assert record["extractors"]["dinov2"] == own
         assert (evaluate.NO_IMAGES in record["notes"]) == (not images)
     # Inception has looked at none of the train split, DINOv2 at all of it
@@ -342,3 +346,111 @@ def test_another_reference_is_another_comparison(
     assert report(root)["reference"]["sha256"] != first["reference"]["sha256"]
     with pytest.raises(ValueError, match="study pipeline has no classifier"):
         classifier.train(study, root)
+
+
+Change = Callable[[dict[str, np.ndarray]], None]
+
+
+def rewrite(path: Path, change: Change) -> None:
+    """Another .npz in its place, with the arrays changed and all else as it was."""
+    with np.load(path) as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    change(found)
+    np.savez(path, **found)
+
+
+def without_checksum(arrays: dict[str, np.ndarray]) -> None:
+    """As statistics were written before they had one."""
+    about = json.loads(str(arrays["about"]))
+    del about["arrays"]
+    arrays["about"] = np.array(json.dumps(about))
+
+
+def indefinite(arrays: dict[str, np.ndarray]) -> None:
+    arrays["sigma"] = arrays["sigma"] - 2 * np.eye(len(arrays["sigma"])) * np.trace(arrays["sigma"])
+
+
+NO_COVARIANCE = "sigma is no covariance: not symmetric, or not positive semi-definite"
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    ("change", "said", "told"),
+    [
+        (lambda x: x.update(mu=x["mu"] + 1), "differ from their checksum", "are not those of the features in"),
+        (lambda x: x.update(sigma=2 * x["sigma"]), "differ from their checksum", "are not those of the features in"),
+        (
+            lambda x: x.update(mu=x["mu"][:5], sigma=x["sigma"][:5, :5]),
+            "differ from their checksum",
+            "are not those of the features in",
+        ),
+        (lambda x: x.update(sigma=np.tril(x["sigma"]) + 1), NO_COVARIANCE, NO_COVARIANCE),
+        (indefinite, NO_COVARIANCE, NO_COVARIANCE),
+        (lambda x: x.update(mu=x["mu"][:5]), r"mu is float64 \(5,\), sigma float64 \(8, 8\)", r"mu is float64 \(5,\)"),
+        (lambda x: x.update(mu=x["mu"].astype("f4")), r"mu is float32 \(8,\)", r"mu is float32 \(8,\)"),
+        (lambda x: x.update(mu=x["mu"] * np.nan), "mu or sigma holds numbers that are not", "mu or sigma holds"),
+        (lambda x: x.pop("sigma"), "found mu; accepted: mu with sigma", "found mu; accepted: mu with sigma"),
+        (lambda x: x.update(mu=np.array([{}])), "no file of statistics .*Object arrays", "no file of statistics"),
+        (lambda x: x.update(about=np.array("[1]")), "about: Input should be an object", "about: Input should be"),
+        (lambda x: x.pop("about"), "no file of statistics .*about", "no file of statistics"),
+    ],
+)
+def test_statistics_that_are_not_those_of_the_features(
+    place: tuple[Study, Path], change: Change, said: str, told: str, old: bool
+) -> None:
+    path = place[1] / "statistics" / "classifier" / "train.npz"
+    if old:
+        rewrite(path, without_checksum)
+    rewrite(path, change)
+    refused(place, rf"statistics/classifier/train\.npz: .*{told if old else said}.*(`mar statistics`|the same command)")
+
+
+def test_old_statistics_are_read(place: tuple[Study, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a checksum they are computed once more, unless the metrics of real images were made with that file."""
+    study, root = place
+    path, first = root / "statistics" / "classifier" / "train.npz", report(place[1])["metrics"]
+    rewrite(path, without_checksum)
+    evaluate.evaluate(study, root, "mar", 0, "plain")
+    assert report(root)["metrics"] == first
+    evaluate.reference(study, root)
+    monkeypatch.setattr(statistics, "streamed", None)
+    evaluate.evaluate(study, root, "mar", 0, "plain")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: x.update(features=x["features"] * np.nan), "features holds numbers that are not finite"),
+        (lambda x: x.update(features=x["features"][:7]), r"features is float32 \(7, 8\); accepted: .*numbers, 30 x 8"),
+        (lambda x: x.update(features=x["features"][:, :3]), r"features is float32 \(30, 3\); accepted: .*, 30 x 8"),
+        (lambda x: x.update(features=x["features"][:, 0]), r"features is float32 \(30,\); accepted"),
+        (lambda x: x.update(features=np.full((30, 8), "a")), r"features is <U1 \(30, 8\); accepted: floating point"),
+        (lambda x: x.update(features=np.array([{}] * 30)), "features holds Python objects, which are not unpickled"),
+        (lambda x: x.update(labels=x["labels"] + 0.5), r"labels is float64 \(30,\); accepted: whole numbers, 30"),
+        (lambda x: x.pop("logits"), "has no logits; found"),
+    ],
+)
+def test_features_that_are_none(place: tuple[Study, Path], change: Change, said: str) -> None:
+    """The checksum is right: whoever wrote them is to blame."""
+    folder = place[1] / "features" / "classifier" / WHERE
+    rewrite(folder / "part-00001.npz", change)
+    parts = read_json(folder / "manifest.json")["parts"]
+    parts[1]["sha256"] = sha256(folder / "part-00001.npz")
+    edit(folder / "manifest.json", parts=parts)
+    about = place[1] / "statistics" / "classifier" / f"{WHERE}.npz"
+    with np.load(about) as arrays:
+        values = json.loads(str(arrays["about"])) | {"features": sha256(folder / "manifest.json")}
+    rewrite(about, lambda x: x.update(about=np.array(json.dumps(values))))
+    refused(place, rf"plain/part-00001\.npz: {said}.*; delete it and run `mar features` again")
+
+
+def test_features_of_another_width_than_the_real_side(place: tuple[Study, Path]) -> None:
+    study, root = place
+    folder = root / "features" / "classifier" / WHERE
+    parts = read_json(folder / "manifest.json")["parts"]
+    for part in parts:
+        rewrite(folder / part["file"], lambda x: x.update(features=x["features"][:, :3]))
+        part["sha256"] = sha256(folder / part["file"])
+    edit(folder / "manifest.json", parts=parts)
+    statistics.statistics(study, root, "classifier", WHERE)
+    refused(place, r"plain: 3 features an image, those of train split have 8; accepted: the same")

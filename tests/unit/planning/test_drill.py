@@ -19,12 +19,20 @@ def variants(**more):
     return study(variants={"mar-diff": diff} | {name: diff | over for name, over in more.items()})
 
 
+def slice_of(study, name):
+    return drill_shapes.shape_slice(study, drill_shapes.shape_named(study, name))
+
+
+def small_study(study, name, images):
+    return drill_shapes.drill_study(study, drill_shapes.shape_named(study, name), images)
+
+
 def test_a_shape_is_run_once():
     found = drill_shapes.shapes(
         variants(raster={"order": "raster"}, unused={"seeds": []}, wide={"backbone": "causal", "sampling": []})
     )
-    assert found["variant-mar-diff"] == ["mar-diff", "raster", "unused"]
-    assert found["variant-wide"] == ["wide"] and "metrics" in found
+    assert found["variant-mar-diff"] == ("variant", ("mar-diff", "raster", "unused"))
+    assert found["variant-wide"] == ("variant", ("wide",)) and "metrics" in found
     assert [name for name in found if name.startswith("tokenizer")] == [
         *("tokenizer-kl", "tokenizer-vq", "tokenizer-msvq")
     ]
@@ -32,22 +40,22 @@ def test_a_shape_is_run_once():
 
 def test_what_decides_about_memory_is_a_shape_of_its_own():
     base, settings = variants(), STUDY["recipes"]["short"]
-    shape = drill_shapes.shape_slice(base, "variant-mar-diff")
+    shape = slice_of(base, "variant-mar-diff")
     other = study(recipes={"short": settings | {"dtype": "bf16"}})
-    assert drill_shapes.shape_slice(other, "variant-mar-diff") != shape
+    assert slice_of(other, "variant-mar-diff") != shape
     longer = study(recipes={"short": settings | {"images": 192}}, title="Longer", metrics={"samples": 48, "chunk": 6})
-    assert drill_shapes.shape_slice(longer, "variant-mar-diff") == shape
+    assert slice_of(longer, "variant-mar-diff") == shape
     grouped = STUDY["tokenizers"]["kl"] | {"group": 2}
     settings = {"diff": STUDY["sampling"]["diff"], "ce": {"steps": 4}}  # as many as tokens now
     two = {"mar-diff": STUDY["variants"]["mar-diff"]}
     other = study(tokenizers=STUDY["tokenizers"] | {"kl": grouped}, variants=two, sampling=settings)
-    assert drill_shapes.shape_slice(other, "variant-mar-diff") != shape
-    assert drill_shapes.shape_slice(other, "tokenizer-kl") == drill_shapes.shape_slice(base, "tokenizer-kl")
+    assert slice_of(other, "variant-mar-diff") != shape
+    assert slice_of(other, "tokenizer-kl") == slice_of(base, "tokenizer-kl")
 
 
 def test_the_small_study_keeps_every_size(tmp_path):
     base = study()
-    small = drill_shapes.drill_study(base, "variant-mar-diff", tmp_path)
+    small = small_study(base, "variant-mar-diff", tmp_path)
     assert small.backbones["masked"] == base.backbones["masked"] and small.heads["diffloss"] == base.heads["diffloss"]
     assert small.tokens("kl") == base.tokens("kl")
     recipe = small.recipes["short"]
@@ -55,15 +63,15 @@ def test_the_small_study_keeps_every_size(tmp_path):
     assert (recipe.ema, recipe.clip) == (base.recipes["short"].ema, base.recipes["short"].clip)
     setting = small.sampling["drill"]
     assert (setting.steps, setting.diffusion_steps, setting.guidance, setting.clamp) == (2, 2, 2.0, 4.0)
-    causal = drill_shapes.drill_study(base, "variant-ar-ce", tmp_path)
+    causal = small_study(base, "variant-ar-ce", tmp_path)
     assert causal.sampling["drill"].steps == 16  # as many as tokens
-    scales = drill_shapes.drill_study(base, "variant-var", tmp_path)
+    scales = small_study(base, "variant-var", tmp_path)
     assert scales.sampling["drill"].steps == 3 and scales.tokenizers["msvq"].scales == (1, 2, 4)
 
 
 def test_an_imported_variant_is_trained_for_a_step(tmp_path):
     base = variants(official={"pretrained": True, "weights": "given", "backbone": "causal", "sampling": []})
-    small = drill_shapes.drill_study(base, "variant-official", tmp_path).variants["official"]
+    small = small_study(base, "variant-official", tmp_path).variants["official"]
     assert not small.pretrained and small.weights is None and small.seeds == (0,)
 
 
@@ -104,8 +112,8 @@ def test_the_networks_that_judge_are_run_once(tmp_path):
     stages = ["prepare", "classifier", "features classifier", "metrics classifier"]
     assert [stage["stage"] for stage in found["stages"]] == stages and found["parameters"] > 0
     other = study(metrics=judges, classifier=None)
-    assert drill_shapes.shape_slice(other, "metrics") != drill_shapes.shape_slice(base, "metrics")
-    small = drill_shapes.drill_study(other, "variant-mar-diff", tmp_path)
+    assert slice_of(other, "metrics") != slice_of(base, "metrics")
+    small = small_study(other, "variant-mar-diff", tmp_path)
     assert small.classifier is None and small.metrics.extractors == ("dinov2",)
 
 

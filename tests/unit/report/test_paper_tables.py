@@ -139,7 +139,8 @@ def test_rfid_is_that_of_the_train_split(wide: Study, tmp_path: Path) -> None:
     )
     file = tmp_path / "tokenizers" / "kl" / "rfid.json"
     values = read_json(file)
-    train = {"metrics": {"rfid": {"value": 1.5, "low": 1.4, "high": 1.6, "n": 1293}}}
+    rfid = values["metrics"]["rfid"] | {"value": 1.5, "low": 1.4, "high": 1.6, "n": 1293}
+    train = {"metrics": {"rfid": rfid}, "split": "train", "count": 1293}
     write(file, values | {"train": train})
     ours = frame(wide, tmp_path, "table2").set_index("row").loc["kl16"]
     assert (ours["rfid"], ours["rfid_high"], ours["paper_rfid"]) == (1.5, 1.6, "1.43")
@@ -153,8 +154,8 @@ def test_rfid_of_another_reference_or_judge_is_refused(wide: Study, tmp_path: Pa
     frame(wide, tmp_path, "table2")
     file = tmp_path / "tokenizers" / "kl" / "rfid.json"
     values = read_json(file)
-    write(file, values | {"inputs": values["inputs"] | {key: "x" * 64}})
-    with pytest.raises(ValueError, match=f"mixed {named} in one table: .*rfid.json has xxxxxxxxxxxx.*`mar rfid` again"):
+    write(file, values | {"inputs": values["inputs"] | {key: "b" * 64}})
+    with pytest.raises(ValueError, match=f"mixed {named} in one table: .*rfid.json has bbbbbbbbbbbb.*`mar rfid` again"):
         frame(wide, tmp_path, "table2")
 
 

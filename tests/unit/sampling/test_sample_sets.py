@@ -61,7 +61,7 @@ def test_bytes_do_not_depend_on_who_draws(trained, tmp_path, variant, setting):
     sample_sets.sample(tiny.study(), one, variant, 0, setting)
     script = (
         "import sys, torch; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
-        "import tiny; from mar.sampling import sample_sets, sampler, sampler\n"
+        "import tiny; from mar.sampling import sample_sets, sampler\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n{FAKE}\n"
         "shard = (int(sys.argv[3]), 3)\n"
         f"sample_sets.sample(tiny.study(), Path(sys.argv[1]), '{variant}', 0, '{setting}', shard)\n"

@@ -19,6 +19,7 @@ from mar.sampling import sample_sets, sampler, sweep
 from mar.sampling.sampler import Sampler
 from mar.study import chosen_settings
 from mar.study.parts import Sweep
+from mar.study.records import Judge, Metric, RealSide, SweepNumbers, SweepPoint
 from mar.study.stage_keys import sample_slice, sweep_slice
 from mar.training.trainer import train
 
@@ -44,7 +45,7 @@ class Tokenizer(torch.nn.Module):
 class Network:
     """Six numbers of an image as its features and logits."""
 
-    name, weights = "classifier", "w" * 64
+    name, weights = "classifier", "e" * 64
 
     def __call__(self, images):
         rows = torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, (2, 3))[:, 0].flatten(1)
@@ -66,8 +67,8 @@ def root(trained, tmp_path, monkeypatch):
     file.parent.mkdir(parents=True)
     file.write_bytes(b"statistics")
     rows = np.random.default_rng(0).normal(0.5, 0.1, (40, 6))
-    extractor = {"name": "classifier", "weights": Network.weights, "note": ""}
-    real = evaluate.Real("train split", "s" * 64, "", extractor, moments.of(rows), None, None)
+    extractor = Judge(name="classifier", weights=Network.weights, note="")
+    real = evaluate.Real(RealSide(name="train split", sha256="5" * 64), extractor, moments.of(rows), None, None)
     monkeypatch.setattr(evaluate, "real", lambda *args, **options: real)
     monkeypatch.setattr(extractors, "load", lambda *args: Network())
     monkeypatch.setattr(sampler.autoencoder, "load", lambda root, name, study: Tokenizer())
@@ -85,13 +86,25 @@ def points(root):
 
 def valley(guidance, temperature):
     """A judge whose FID is least at one place."""
-    return lambda point: {
-        "fid": {"value": 1 + (np.log(point[0]) - np.log(guidance)) ** 2 + 100 * (point[1] - temperature) ** 2}
-    }
+    return lambda point: SweepNumbers(
+        fid=metric(1 + (np.log(point[0]) - np.log(guidance)) ** 2 + 100 * (point[1] - temperature) ** 2)
+    )
 
 
-def pairs(entries, number):
-    return {(e["guidance"], e["temperature"]) for e in entries if e["round"] == number}
+def metric(value):
+    return Metric(
+        value=float(value),
+        low=float(value),
+        high=float(value),
+        n=1,
+        bootstrap=0,
+        seed=0,
+        higher_is_better=False,
+    )
+
+
+def pairs(points, number):
+    return {(point.guidance, point.temperature) for point in points if point.round == number}
 
 
 def test_grid_then_halfway_to_the_neighbours_of_the_best():
@@ -103,7 +116,7 @@ def test_grid_then_halfway_to_the_neighbours_of_the_best():
     assert pairs(found, 2) == {(2.75, 0.95), (3.5, 0.95), (3.0, 0.925), (3.0, 0.975)}
     assert len(found) == sweep.most(grid) == 20
     best = sweep.winner(found)
-    assert (best["guidance"], best["temperature"]) == (2.75, 0.95) and sweep.edge(found, best) == []
+    assert (best.guidance, best.temperature) == (2.75, 0.95) and sweep.edge(found, best) == ()
 
 
 def test_one_axis_has_two_neighbours_and_an_end_has_one():
@@ -112,23 +125,23 @@ def test_one_axis_has_two_neighbours_and_an_end_has_one():
     assert sweep.most(line) == 5
     found = sweep.search(line, valley(1.0, 0.5))
     assert pairs(found, 1) == {(1.0, 0.85)}
-    assert sweep.edge(found, sweep.winner(found)) == ["temperature"]
+    assert sweep.edge(found, sweep.winner(found)) == ("temperature",)
 
 
 def test_a_scale_of_one_is_no_edge():
     grid = Sweep(samples=1, guidance=(1.0, 2.0), temperature=(0.9, 1.0, 1.1))
     found = sweep.search(grid, valley(1.0, 1.0))
-    assert sweep.edge(found, sweep.winner(found)) == []
+    assert sweep.edge(found, sweep.winner(found)) == ()
     found = sweep.search(grid, valley(9.0, 1.2))
-    assert sweep.edge(found, sweep.winner(found)) == ["guidance", "temperature"]
+    assert sweep.edge(found, sweep.winner(found)) == ("guidance", "temperature")
 
 
 def test_the_lowest_fid_wins_and_an_error_never():
     entries = [
-        {"guidance": 3.0, "temperature": 1.0, "fid": {"value": 2.0}},
-        {"guidance": 1.5, "temperature": 1.0, "error": "not finite"},
-        {"guidance": 2.0, "temperature": 1.1, "fid": {"value": 2.0}},
-        {"guidance": 2.0, "temperature": 0.9, "fid": {"value": 2.0}},
+        SweepPoint(guidance=3.0, temperature=1.0, round=0, fid=metric(2.0)),
+        SweepPoint(guidance=1.5, temperature=1.0, round=0, error="not finite"),
+        SweepPoint(guidance=2.0, temperature=1.1, round=0, fid=metric(2.0)),
+        SweepPoint(guidance=2.0, temperature=0.9, round=0, fid=metric(2.0)),
     ]
     assert sweep.winner(entries) is entries[3], "of equals the least guidance, then temperature"
     assert sweep.winner(entries[1:2]) is None
@@ -148,7 +161,7 @@ def test_a_sweep_judges_and_chooses(root):
     )
     assert all(p["fid"]["low"] < p["fid"]["value"] < p["fid"]["high"] for p in found["grid"])
     assert (found["samples"], found["seed"], found["extractor"]) == (12, 0, "classifier")
-    assert found["reference"] == {"name": "train split", "sha256": "s" * 64}
+    assert found["reference"] == {"name": "train split", "sha256": "5" * 64}
     assert found["recipe"]["slice"] == sweep_slice(study(), "mar-diff", "best")
     used = chosen_settings.resolved(study(), root, "mar-diff", "best")
     assert used.model_dump(include={"guidance", "temperature"}) == found["best"] and used.sweep is None
@@ -255,15 +268,16 @@ def test_samples_are_drawn_at_the_chosen_point(root):
     images, _ = Sampler(fixed, root, "mar-diff", 0).chunk("best", 0)
     assert np.array_equal(np.load(folder / "chunk-00000.npy"), images)
     file = root / "sweeps" / "mar-diff" / "best.json"
-    file.write_text(json.dumps(result(root) | {"best": {"guidance": 3.5, "temperature": 0.8}}))
+    place = next(p for p in result(root)["grid"] if p["guidance"] != best["guidance"])
+    file.write_text(json.dumps(result(root) | {"best": {key: place[key] for key in best}}))
     sample_sets.sample(study(), root, "mar-diff", 0, "best")
     assert sha256(folder / "chunk-00000.npy") != first and len(list(folder.parent.glob("best.old-*"))) == 1
 
 
 def test_a_sampling_seed_draws_other_images_at_the_same_point(root):
-    sampler = Sampler(study(None), root, "mar-diff", 0)
-    images, labels = sampler.chunk("best", 1)
-    again = sampler.draw(study(None).sampling["best"], torch.from_numpy(labels), Noise("sample", 0, 0, 1))
+    drawing = Sampler(study(None), root, "mar-diff", 0)
+    images, labels = drawing.chunk("best", 1)
+    again = drawing.draw(study(None).sampling["best"], torch.from_numpy(labels), Noise("sample", 0, 0, 1))
     assert np.array_equal(images, again.permute(0, 2, 3, 1).numpy()), "seed 0 is the stream from before seeds"
     other, same = Sampler(study(None, seed=1), root, "mar-diff", 0).chunk("best", 1)
     assert not np.array_equal(images, other) and np.array_equal(labels, same)
@@ -274,8 +288,8 @@ def test_refusals(root, monkeypatch):
     with pytest.raises(ValueError, match=r"--setting diff: sampling\.diff has no sweep; accepted: a setting with one"):
         sweep.sweep(study(), root, "mar-diff", "diff")
     assert chosen_settings.resolved(study(), root, "mar-diff", "diff") == study().sampling["diff"]
-    monkeypatch.setattr(Network, "weights", "v" * 64)
-    with pytest.raises(ValueError, match="classifier: weights vvvvvvvvvvvv, train split was judged with wwwwwwwwwwww"):
+    monkeypatch.setattr(Network, "weights", "f" * 64)
+    with pytest.raises(ValueError, match="classifier: weights ffffffffffff, train split was judged with eeeeeeeeeeee"):
         sweep.sweep(study(), root, "mar-diff", "best")
     (root / "runs").unlink()
     with pytest.raises(ValueError, match=r"run\.json: missing"):

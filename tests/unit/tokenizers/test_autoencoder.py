@@ -119,8 +119,8 @@ def test_no_more_of_the_train_split_than_a_sample_set_of_the_paper(
     judge = extractors.load("classifier", study, root, device)
     there = evaluate.real(study, root, "classifier", images=False)
     found = reconstruction.measure(tokenizer, judge, there, study, root, "train", device)
-    assert found["count"] == found["metrics"]["rfid"]["n"] == 600
-    assert found["metrics"]["floor"]["value"] > 1e-5  # of those 600 against all
+    assert found.count == found.metrics["rfid"].n == 600
+    assert found.metrics["floor"].value > 1e-5  # of those 600 against all
 
 
 def test_an_unfinished_training_starts_again(made: tuple[Study, Path]) -> None:
