@@ -8,14 +8,16 @@ import shlex
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import submitit
 
+from mar.cluster.records import Outcome, SlurmJob, outcome_file, read_job
 from mar.runtime import stop_signals
-from mar.runtime.files import atomic, read_json
+from mar.runtime.files import atomic, write
 
 ENTRY = "mar.cli.__main__:main"  # the commands of `mar`
 SUPERSEDED = 76  # exit status of a job in whose place another was submitted
@@ -33,26 +35,40 @@ class Command:
     outputs: tuple[str, ...] = ()  # files of the command that are linked into the folder when it is done
 
     def __call__(self) -> int:
-        """Run the command in this process; an unexpected exception passes through, with its traceback."""
-        if self.cluster == "slurm":
-            return self._slurm()
-        if self.cluster == "local":
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit passes it over
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # submitit hides the GPUs that were not asked for
-            if self.devices is not None:
-                os.environ["CUDA_VISIBLE_DEVICES"] = self.devices
+        """Run the command in this process and put on record how it ended.
+
+        In the launcher's own process (`debug`) nothing is put on record, and what the command raises passes through.
+        """
+        if self.cluster == "debug":
+            return run(self.arguments)
+        environment = submitit.JobEnvironment()
+        file = outcome_file(Path(self.folder), environment.job_id, environment.global_rank)
+        file.unlink(missing_ok=True)  # an outcome from before a requeue
+        try:
+            status = self._slurm(environment) if self.cluster == "slurm" else self._local()
+        except Exception:
+            raised = traceback.format_exc()
+            print(raised, end="", file=sys.stderr, flush=True)  # first: whoever reads the outcome shows the log's end
+            write(file, Outcome(status=1, traceback=raised))
+            sys.exit(1)  # a status other than 0 lets Slurm end the other tasks
+        write(file, Outcome(status=status))
+        return status
+
+    def _local(self) -> int:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit passes it over
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # submitit hides the GPUs that were not asked for
+        if self.devices is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.devices
         return run(self.arguments)
 
-    def _slurm(self) -> int:
-        if read_json(Path(self.folder) / "job.json").get("token") != self.token:
+    def _slurm(self, environment: submitit.JobEnvironment) -> int:
+        record = read_job(Path(self.folder))
+        if not isinstance(record, SlurmJob) or record.token != self.token:
             print("another job was submitted in the place of this one; nothing to do", flush=True)
             return SUPERSEDED
-        environment = submitit.JobEnvironment()
         rank, training = environment.global_rank, verb(self.arguments) == "train"
         stop_signals.listen(at_once=not training)
         cores_of_task()
-        if rank == 0:
-            environment.paths.result_pickle.unlink(missing_ok=True)  # of the time before a requeue
         if environment.num_tasks > 1:
             # One task per GPU. A training shares its batches among them (mar/runtime/distributed.py); any other command
             # is the first task's work.

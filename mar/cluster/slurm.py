@@ -6,7 +6,6 @@ import contextlib
 import getpass
 import hashlib
 import os
-import pickle
 import re
 import shlex
 import shutil
@@ -22,6 +21,7 @@ import submitit
 
 import mar
 from mar.cluster.job_process import Command
+from mar.cluster.records import read_outcome
 from mar.runtime.provenance import git_commit
 from mar.runtime.stop_signals import LEFT
 
@@ -263,16 +263,6 @@ def snapshot(folder: Path) -> Path:
     return copy
 
 
-def result(folder: Path, job: str, task: int = 0) -> int | str | None:
-    """Exit status of a task's command, the traceback of what it raised, or None while it has none."""
-    path = submitit.core.utils.JobPaths(folder.absolute(), job, task).result_pickle
-    try:
-        outcome, value = pickle.loads(path.read_bytes())
-    except (FileNotFoundError, EOFError, pickle.UnpicklingError):
-        return None
-    return int(value) if outcome == "success" else str(value)
-
-
 def log(folder: Path, job: str, task: int = 0) -> Path:
     """File of what a task prints."""
     return Path(submitit.core.utils.JobPaths(folder.absolute(), job, task).stdout)
@@ -286,12 +276,12 @@ def warned_early(folder: Path, job: str) -> bool:
 def why(folder: Path, job: str, state: State, lines: int = 12) -> str:
     """Why a job failed, what to change, and the last lines of the log that says most."""
     task, reason = 0, f"{state}: {ADVICE.get(state.state, 'see the log')}"
-    for path in sorted(folder.glob(f"{job}_*_result.pkl")):
-        number = int(path.name.removeprefix(f"{job}_").removesuffix("_result.pkl"))
-        value = result(folder, job, number)
-        if isinstance(value, str):
-            task, reason = number, f"rank {number} raised {value.strip().splitlines()[-1]}"
-            if "No space left on device" in value:
+    ranks = sorted(int(path.name.split("_")[-2]) for path in folder.glob(f"{job}_*_outcome.json"))
+    for rank in ranks:
+        outcome = read_outcome(folder, job, rank)
+        if outcome and outcome.traceback:
+            task, reason = rank, f"rank {rank} raised {outcome.traceback.strip().splitlines()[-1]}"
+            if "No space left on device" in outcome.traceback:
                 reason += "; make space, then run the same command to go on"
             break
     else:
@@ -300,9 +290,9 @@ def why(folder: Path, job: str, state: State, lines: int = 12) -> str:
         if re.search(r"[Ee]xceeded job memory limit|oom.kill", text):
             reason = f"OUT_OF_MEMORY ({state.where}): {ADVICE['OUT_OF_MEMORY']}"
         elif ended and state.state in ("FAILED", "COMPLETED"):  # the others end because of the first
-            node, ranks, how = ended[0]
-            task = int(re.split(r"[,-]", ranks)[0])
-            reason = f"rank {ranks} on {node}: {how}; {ADVICE['FAILED']}"
+            node, tasks, how = ended[0]
+            task = int(re.split(r"[,-]", tasks)[0])
+            reason = f"rank {tasks} on {node}: {how}; {ADVICE['FAILED']}"
     file = log(folder, job, task)
     shown = [line for line in _tail(file).splitlines() if line.strip() and not line.startswith("submitit ")][-lines:]
     return "\n".join([reason, f"last lines of {file}:", *(f"  {line}" for line in shown)])
