@@ -55,10 +55,11 @@ def launch(
         arguments: the command and its options, as after `mar`.
         folder: folder of this job alone, for job.json and the job's output.
         cluster: local (a process of its own), debug (this process) or slurm.
-        recipe: what the result depends on beside the command, to tell a live job of another recipe from ours.
+        recipe: what the result depends on beside the command; a live job of another recipe is ended.
         slurm: site settings, for cluster slurm only.
-        outputs: files that are there when the command is done, and `inputs` what it reads: a job of Slurm that ended
-            while nobody watched then needs no second one.
+        outputs: files that exist when the command is done.
+        inputs: files that the command reads. By both the launcher sees that a job of Slurm that ended while no launcher
+            followed it needs no second one.
 
     Returns:
         Exit status of the command; 128 + signal number when a signal ended the launcher.
@@ -80,25 +81,25 @@ def launch(
             if cluster == "slurm":
                 return launch_slurm(arguments, folder, digest, slurm, outputs, inputs)
             while True:
-                with lock(folder):  # of two launchers one submits, the other finds its job
+                with lock(folder):  # of two launchers one submits a job, and the other finds that job and follows it
                     record = _running(folder)
                     if record and record.hash != digest:
                         print(f"launch: job {record.job} works on another recipe; ending it", flush=True)
                         stop(record)
                         record = None
-                    ours = record is None
+                    submitted_here = record is None
                     if record is None:
                         devices = os.environ.get("CUDA_VISIBLE_DEVICES")
                         command = Command(tuple(arguments), cluster, devices, str(folder.absolute()))
                         record = _submit(command, folder, digest)
-                if not ours:
+                if not submitted_here:
                     print(f"launch: job {record.job} of this command is running; following it", flush=True)
-                if ours and cluster == "debug":
+                if submitted_here and cluster == "debug":
                     status = command()
                     _close(folder, record, "finished" if status == 0 else "failed")
                     return status
                 _follow(folder, record)
-                if ours:
+                if submitted_here:
                     return _outcome(folder, record)
         except _Interrupted as interrupt:
             return _interrupted(folder, record, cluster, interrupt.number)
@@ -171,7 +172,7 @@ def _follow(folder: Path, record: LocalJob) -> None:
     """Print the job's output as it comes, until the job ends."""
     position = 0
     while True:
-        running = alive(record)  # asked before reading: what a job wrote before its end is then read
+        running = alive(record)  # before reading, so that all that a job printed before its end is read
         if record.output:
             position = print_lines(folder / record.output, position, last=not running)
         if not running:

@@ -1,4 +1,4 @@
-"""Processes of this machine: whether a job's runs, how it is ended, what it printed."""
+"""Processes of this machine: whether the process of a job runs, how it is ended, what it printed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mar.cluster.records import LocalJob
 
 
 def started(pid: int) -> int | None:
-    """Start of a process in clock ticks since boot, None when it is gone (or a zombie)."""
+    """Start of a process in clock ticks since boot, None when the process is gone (or a zombie)."""
     fields = stat_fields(pid)
     return None if not fields or fields[0] == "Z" else int(fields[19])  # field 22 of proc(5); the name was field 2
 
@@ -28,7 +28,10 @@ def stat_fields(pid: int) -> list[str]:
 
 
 def print_lines(path: Path, position: int, last: bool, prefix: str = "") -> int:
-    """Print whole lines from a byte position on, without submitit's own; returns the new position."""
+    """Print what a file says from byte `position` on, without submitit's own lines; returns the new position.
+
+    An unfinished line is printed only if it is the `last` call; each line begins with `prefix`.
+    """
     if not path.exists():
         return position
     with open(path, "rb") as file:
@@ -43,7 +46,7 @@ def print_lines(path: Path, position: int, last: bool, prefix: str = "") -> int:
 
 
 def alive(job: LocalJob) -> bool:
-    """Whether a job of this machine runs. A process id alone proves nothing, with its start time it does."""
+    """Whether a job of this machine runs. The process id alone proves nothing: ids come again, start times do not."""
     since = started(job.pid) if job.host == socket.gethostname() else None
     return since is not None and since == job.started
 
@@ -56,7 +59,7 @@ def stop(job: LocalJob) -> None:
     """
     if job.pid == os.getpid():
         return
-    for _ in range(3):  # a job that is just starting may pass over the first
+    for _ in range(3):  # a job that is just starting may ignore the first SIGTERM
         with contextlib.suppress(ProcessLookupError):
             os.kill(job.pid, signal.SIGTERM)
         deadline = time.monotonic() + 3.0

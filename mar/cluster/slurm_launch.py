@@ -1,4 +1,4 @@
-"""A command of `mar` as a job of Slurm: submitted once, followed to its end, found again after any crash of the head.
+"""A command of `mar` as a job of Slurm: submitted once, followed to its end, found again after the launcher crashed.
 
 The record, job.json, says `submitting` before sbatch is called and `running` from the job's id on until the launcher
 has seen its end. A submission carries a token as its comment: a job whose id was never written is found by it, and a
@@ -28,9 +28,10 @@ from mar.runtime.folders import lock
 from mar.runtime.stop_signals import LEFT
 
 GRACE = 20.0  # seconds in which a job whose submission was cut off may still arrive
-SEEN_OVER = 3  # looks in a row that a job without a result has to be over: results come late over a network, and a
-# requeued job seems to be over for a moment
-LOSSES = 3  # times in one call that a job may vanish, or be warned too early, before that is an error
+# How many answers of Slurm in a row must say that a job without an outcome is over: outcomes come late over a network
+# file system, and a requeued job seems to be over for a moment.
+SEEN_OVER = 3
+LOSSES = 3  # how often in one call a job may vanish, or be warned too early, before that is an error
 SHARDED = ("encode", "features", "sample")  # commands that take --shard I N
 
 Answer = TypeVar("Answer")
@@ -51,8 +52,8 @@ def launch_slurm(
         folder: the job's folder.
         digest: names command and recipe.
         slurm: settings of the site.
-        outputs: files that are there when the command is done.
-        inputs: files that it reads; newer than a job, they make what that job did old.
+        outputs: files that exist when the command is done.
+        inputs: files that the command reads. Results of a job that was submitted before one of them changed are stale.
 
     Raises:
         ValueError: sbatch refuses, or the command cannot be shared.
@@ -61,62 +62,65 @@ def launch_slurm(
         raise ValueError(
             f"launch: --slurm-shards {slurm.shards} with {verb(arguments)}; accepted: {', '.join(SHARDED)}"
         )
-    everything = list(range(slurm.shards or 1))
+    all_shards = list(range(slurm.shards or 1))
     callers = _callers()
-    shards, lost, ours = _left(folder, digest) or everything, 0, False
+    shards, losses, submitted_here = _unfinished_shards(folder, digest) or all_shards, 0, False
     while True:
         with lock(folder):
-            record, watched = _open(folder, digest)
+            record, live = _unfinished(folder, digest)
             if record is None:
-                record, watched, ours = _submit(arguments, folder, digest, slurm, outputs, shards), True, True
-                print(f"launch: job {record.job} submitted{_of(record)}", flush=True)
-            elif not ours:
+                record = _submit(arguments, folder, digest, slurm, outputs, shards)
+                live = submitted_here = True
+                size = f", an array of {len(record.jobs)}" if len(record.jobs) > 1 else ""
+                print(f"launch: job {record.job} submitted{size}", flush=True)
+            elif not submitted_here:
                 print(f"launch: job {record.job} of this command was submitted before; following it", flush=True)
         ends = follow(folder, record)
         undone = {job: end for job, end in ends.items() if isinstance(end, State) or end.status != 0}
         left = [shard for job, shard in zip(record.jobs, record.shards, strict=True) if job in undone]
         if not left and any(started(pid) != since for pid, since in callers.items()):
-            # Nobody hears of this end. The next head deletes the outputs as incomplete; its launcher puts them back.
+            # The workflow does not learn of this end. When it runs again, it deletes the outputs as incomplete, and the
+            # launcher that it then starts puts them back.
             print(f"launch: job {record.job} is done, but the workflow that asked for it is gone", flush=True)
             return 0
         if not left:
             complete = put_back(folder, outputs) if _newer(record, inputs) else all(Path(o).exists() for o in outputs)
             _close(folder, record, "finished")
             forget(folder)
-            if complete or (ours and shards == everything):
+            if complete or (submitted_here and shards == all_shards):
                 return 0
             print(f"launch: job {record.job} is done, but not all outputs are there; submitting again", flush=True)
-            shards, ours = everything, False
+            shards, submitted_here = all_shards, False
             continue
         shards = left
         failed = {job: end for job, end in undone.items() if isinstance(end, Outcome) or end.state not in site.AGAIN}
         _close(folder, record, "failed" if failed else "left", left)
-        lost += any(isinstance(end, State) and end.state in (site.VANISHED, site.EARLY) for end in ends.values())
-        if (failed and (ours or watched)) or lost > LOSSES:
-            return _tell(folder, record, failed or undone)
+        losses += any(isinstance(end, State) and end.state in (site.VANISHED, site.EARLY) for end in ends.values())
+        if (failed and (submitted_here or live)) or losses > LOSSES:
+            return _report(folder, record, failed or undone)
         for job, end in undone.items():
-            print(f"launch: job {job} ended before: {_word(end)}; submitting again", flush=True)
+            print(f"launch: job {job} ended before: {_describe(end)}; submitting again", flush=True)
 
 
 def _callers() -> dict[int, int | None]:
-    """The processes of Snakemake above this one, with their starts."""
-    found, pid = {}, os.getppid()
+    """The processes of Snakemake that started this one, by process id, with the start time of each."""
+    callers, pid = {}, os.getppid()
     while pid > 1 and (fields := stat_fields(pid)):
         with contextlib.suppress(OSError):
             if b"snakemake" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found[pid] = started(pid)
+                callers[pid] = started(pid)
         pid = int(fields[1])
-    return found
+    return callers
 
 
-def _left(folder: Path, digest: str) -> list[int]:
+def _unfinished_shards(folder: Path, digest: str) -> list[int]:
     """The shards that an earlier call of this command did not bring to their end."""
     record = read_job(folder)
     return list(record.left) if isinstance(record, SlurmJob) and record.hash == digest else []
 
 
-def _open(folder: Path, digest: str) -> tuple[SlurmJob | None, bool]:
-    """The submission whose end nobody saw yet, if it is of this command and recipe, and whether a job of it goes on.
+def _unfinished(folder: Path, digest: str) -> tuple[SlurmJob | None, bool]:
+    """The submission whose end no launcher saw, if it is of this command and recipe, and whether one of its jobs lives.
 
     Called under the lock.
 
@@ -134,7 +138,7 @@ def _open(folder: Path, digest: str) -> tuple[SlurmJob | None, bool]:
             )
         return None, False
     if record.state == "submitting":
-        record = _found(folder, record)
+        record = _recover(folder, record)
         if record is None:
             return None, False
     if record.hash != digest:
@@ -142,15 +146,15 @@ def _open(folder: Path, digest: str) -> tuple[SlurmJob | None, bool]:
         site.cancel(record.jobs)
         write_job(folder, record.model_copy(update={"state": "stopped"}))
         return None, False
-    states = _patiently(site.queue)
+    states = _answer(site.queue)
     return record, any(job in states and states[job].state not in site.OVER for job in record.jobs)
 
 
-def _found(folder: Path, record: SlurmJob) -> SlurmJob | None:
-    """A record whose launcher was killed while it submitted, with the ids that Slurm knows; None if nothing arrived."""
+def _recover(folder: Path, record: SlurmJob) -> SlurmJob | None:
+    """A record whose launcher was killed while it submitted, with the ids that Slurm knows; None if no job arrived."""
     since = datetime.fromisoformat(record.submitted).timestamp()
     while True:
-        jobs = _patiently(lambda: site.find(record.token, since))
+        jobs = _answer(lambda: site.find(record.token, since))
         if jobs or time.time() > since + GRACE:
             break
         print(f"launch: a submission was cut off; looking for its job for {GRACE:.0f} s", flush=True)
@@ -196,9 +200,9 @@ def _submit(
         shards=tuple(shards),
     )
     write_job(folder, record)
-    kept = tuple(str(Path(output).absolute()) for output in outputs)
-    shares = [["--shard", str(i), str(slurm.shards)] if slurm.shards > 1 else [] for i in shards]
-    commands = [Command((*arguments, *share), "slurm", None, str(folder.absolute()), token, kept) for share in shares]
+    files = tuple(str(Path(output).absolute()) for output in outputs)
+    options = [["--shard", str(i), str(slurm.shards)] if slurm.shards > 1 else [] for i in shards]
+    commands = [Command((*arguments, *more), "slurm", None, str(folder.absolute()), token, files) for more in options]
     try:
         jobs = site.submit(commands, folder, slurm)
     except ValueError:
@@ -207,12 +211,8 @@ def _submit(
     return _arrived(folder, record, jobs)
 
 
-def _of(record: SlurmJob) -> str:
-    return f", an array of {len(record.jobs)}" if len(record.jobs) > 1 else ""
-
-
 def follow(folder: Path, record: SlurmJob) -> dict[str, Outcome | State]:
-    """Print what the jobs print until they end; the outcome of each, or the state in which it ended without one."""
+    """Print what the jobs print until they end; returns the outcome of each, or the state in which it ended without."""
     ends: dict[str, Outcome | State] = {}
     positions = dict.fromkeys(record.jobs, 0)
     over: Counter[str] = Counter()
@@ -243,7 +243,7 @@ def follow(folder: Path, record: SlurmJob) -> dict[str, Outcome | State]:
                 outcome = read_outcome(folder, job)
                 if over[job] >= SEEN_OVER and (outcome is None or outcome.status == LEFT):
                     ends[job] = _end(folder, job, states.get(job))  # type: ignore[union-attr]
-            # Often while little has passed or an end is near, rarely for a long training: the controller serves all.
+            # The controller of Slurm serves all users: ask often at first and near an end, rarely in a long training.
             pause = 2.0 if any(over[job] for job in waiting) else (time.monotonic() - start) / 20
             next_look = time.monotonic() + min(30.0, max(2.0, pause))
         time.sleep(0.5)
@@ -277,7 +277,7 @@ def _progress(record: SlurmJob, states: dict[str, State] | None, waiting: Sequen
     return f"jobs {record.job}_*: {', '.join([f'{done} ended', *(f'{n} {s}' for s, n in sorted(counts.items()))])}"
 
 
-def _tell(folder: Path, record: SlurmJob, failed: dict[str, Outcome | State]) -> int:
+def _report(folder: Path, record: SlurmJob, failed: dict[str, Outcome | State]) -> int:
     """Say on stderr why jobs failed; returns the exit status."""
     status = 1
     for job, end in failed.items():
@@ -288,7 +288,7 @@ def _tell(folder: Path, record: SlurmJob, failed: dict[str, Outcome | State]) ->
     return status
 
 
-def _word(end: Outcome | State) -> str:
+def _describe(end: Outcome | State) -> str:
     if isinstance(end, State):
         return str(end)
     return end.traceback.strip().splitlines()[-1] if end.traceback else f"exit status {end.status}"
@@ -310,12 +310,12 @@ def _close(folder: Path, record: SlurmJob, state: str, left: Sequence[int] = ())
             path.unlink(missing_ok=True)
 
 
-def _patiently(question: Callable[[], Answer | None]) -> Answer:
+def _answer(question: Callable[[], Answer | None]) -> Answer:
     """The answer of Slurm, asked until there is one: without it nothing may be submitted."""
-    told = False
+    announced = False
     while (answer := question()) is None:
-        if not told:
+        if not announced:
             print("launch: Slurm does not answer; asking on", flush=True)
-            told = True
+            announced = True
         time.sleep(5.0)
     return answer
