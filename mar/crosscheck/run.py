@@ -269,18 +269,18 @@ def networks(study: Study | None, root: Path | None, random: bool) -> dict[str, 
         ) from None
     network: Any = main.network
     clean = dataclasses.replace(
-        main, name=CLEAN, judge=lambda images: inception.judge(network, inception.clean(images))
+        main, name=CLEAN, extract=lambda images: inception.extract(network, inception.clean(images))
     )
     legacy = dataclasses.replace(
-        main, name=LEGACY, judge=lambda images: inception.judge(network, legacy_pytorch(images))
+        main, name=LEGACY, extract=lambda images: inception.extract(network, legacy_pytorch(images))
     )
     return {MAIN: main, CLEAN: clean, LEGACY: legacy}
 
 
 def legacy_pytorch(images: torch.Tensor) -> torch.Tensor:
-    """What clean-fid's legacy_pytorch shows the network, in the units of `inception.judge`.
+    """What clean-fid's legacy_pytorch shows the network, in the units of `inception.extract`.
 
-    It resizes with PyTorch's bilinear without antialiasing and scales by 2/255 x - 1, `judge` by (x - 128) / 128.
+    It resizes with PyTorch's bilinear without antialiasing and scales by 2/255 x - 1, `extract` by (x - 128) / 128.
 
     Args:
         images: uint8 (B, 3, H, W).
