@@ -48,11 +48,12 @@ test-slurm: install ## tests on a real Slurm; installs it (root, Debian or Ubunt
 bench: install ## speed against the published algorithm: tables in Markdown, minutes on two cores
 	$(RUN) python -m benchmarks
 
-lint: install ## style, types, workflow, and that the JSON schema is the one of mar/study/study.py
+lint: install ## style, types, layers of the package, workflow, drift of the JSON schema
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) snakefmt --check Snakefile workflow
 	$(RUN) mypy
+	$(RUN) lint-imports --no-cache
 	$(RUN) snakemake --lint
 	$(RUN) mar schema | diff - workflow/schemas/study.schema.json
 
@@ -61,7 +62,7 @@ format: install ## write the style that lint asks for
 	$(RUN) ruff format .
 	$(RUN) snakefmt Snakefile workflow
 
-schema: install ## write workflow/schemas/study.schema.json after a change of mar/study/study.py
+schema: install ## write workflow/schemas/study.schema.json after a change of mar/study
 	$(RUN) mar schema --out workflow/schemas/study.schema.json
 
 clean: ## delete results/ and figures/, trained models too, but for their READMEs

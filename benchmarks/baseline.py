@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mar.models.diffusion import gaussian
 from mar.models.diffusion.gaussian import Schedule, discretized_log_likelihood, normal_kl, timestep_features
 from mar.models.model import Model
 from mar.runtime.noise import Noise
@@ -120,7 +119,7 @@ def draw_tokens(head: Any, z: Tensor, settings: Sampling, scale: float, noise: N
             epsilon = doubled(half)
         else:
             epsilon, values = denoise(head.net, x, original, z).chunk(2, dim=1)
-        deviation = torch.exp(0.5 * gaussian.log_variance(t, values))
+        deviation = torch.exp(0.5 * process.log_variance(t, values))
         nonzero = (t != 0).to(x.dtype)[:, None]
         step_noise = doubled(noise.normal(rows, dim).to(x.dtype))
         x = process.mean(x, t, epsilon) + nonzero * deviation * step_noise * settings.temperature
@@ -175,7 +174,7 @@ def loss(model: Model, tokens: Tensor, labels: Tensor, order: Tensor, known: int
     predicted, values = denoise(head.net, x, t, z).chunk(2, dim=1)
     mse = (predicted - epsilon).square().mean(1)
     true_mean, mean = process.posterior(x0, x, t), process.mean(x, t, predicted.detach())
-    log_variance = gaussian.log_variance(t, values)
+    log_variance = process.log_variance(t, values)
     kl = normal_kl(true_mean, process.at("posterior_log_variance", t, x), mean, log_variance).mean(1) / math.log(2)
     nll = -discretized_log_likelihood(x0, mean, 0.5 * log_variance).mean(1) / math.log(2)
     terms = mse + torch.where(t == 0, nll, kl)

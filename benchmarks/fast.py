@@ -11,6 +11,7 @@ from mar.models.order import draw_order
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
 from mar.study import reading as studies
+from mar.study.records import Tokens
 
 BATCH, PAIRS = 16, 2
 FAST = ("mar-16-dpm10", "mar-64-dpm10-kept4")
@@ -23,8 +24,8 @@ def report() -> str:
     variant = study.variants[study.fast.variant]
     length, dim = study.tokens(variant.tokenizer), study.tokenizers[variant.tokenizer].token_dim
     torch.manual_seed(0)
-    manifest = {"kind": "moments", "token_dim": dim, "tokens": length, "classes": 10}
-    model = build_model(study, study.fast.variant, manifest).eval()
+    tokens = Tokens.model_construct(kind="moments", token_dim=dim, tokens=length, classes=10)
+    model = build_model(study, study.fast.variant, tokens).eval()
     labels, blank = torch.arange(BATCH) % 10, torch.zeros(length, dim)
     order = draw_order(variant.order, BATCH, length, Noise("benchmark"))
     rows = []

@@ -33,8 +33,12 @@ from mar.features import features, image_sets
 from mar.features.networks import extractors, inception
 from mar.features.networks.extractors import Extractor
 from mar.metrics import formulas
-from mar.runtime.files import write_json
+from mar.runtime.files import write
+from mar.runtime.folders import claim
+from mar.runtime.provenance import provenance
+from mar.study import layout
 from mar.study.reading import resolve
+from mar.study.records import TokenizerRecord
 from mar.study.stage_keys import tokenizer_slice
 from mar.study.study import Study
 from mar.tokenizers.autoencoder import build
@@ -233,8 +237,9 @@ def encoded(of: Study) -> None:
     folder = root / "tokenizers" / "kl"
     folder.mkdir(parents=True)
     save_file(build(of.tokenizers["kl"], SIDE).net.state_dict(), folder / "model.safetensors")
-    write_json(folder / "recipe.json", {"slice": tokenizer_slice(of, "kl")})
-    write_json(folder / "config.json", {})
+    claim(folder, {"slice": tokenizer_slice(of, "kl")})
+    record = TokenizerRecord(kind="kl", parameters=0, net={}, provenance=provenance())
+    write(folder / layout.TOKENIZER, record)
     encode(of, root, "kl")
 
 

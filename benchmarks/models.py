@@ -31,7 +31,7 @@ def build(kind: str) -> Model:
     backbone = {"masked": Masked, "causal": Causal}[kind]
     model = Model(
         backbone(BACKBONES[kind], nn.Linear(TOKEN_DIM, WIDTH), TOKENS, CLASSES),
-        build_head(HEAD, WIDTH, {"token_dim": TOKEN_DIM}),
+        build_head(HEAD, WIDTH, TOKEN_DIM),
     )
     for name, parameter in model.named_parameters():
         if "adaLN" in name or "final_layer.linear" in name:

@@ -18,16 +18,40 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-# What says when and by what a file was made, or is the checksum of a file that does.
-MADE = {"provenance", "seconds", "inputs", "recipe", "sha256", "data", "tokens", "source", "reference", "format"}
-TIMED = re.compile(r"seconds|head_share|training_days")
+# What says when and by what a file was made, is the checksum of a file that does, or was added by a later version.
+MADE = {
+    "provenance",
+    "seconds",
+    "inputs",
+    "recipe",
+    "sha256",
+    "data",
+    "source",
+    "reference",
+    "format",
+    "head_parameters",
+}
+RULE = re.compile(r"\\midrule|\\cmidrule\(lr\)\{[\d-]+\}|^\|[-:| ]+\|$", re.MULTILINE)
+SPAN = re.compile(r"\\multicolumn\{(\d+)\}\{c\}\{(.*?)\}(?= [&\\])")  # a heading above several columns
 
 
 def plain(value: Any) -> Any:
-    """A JSON value without what says when and by what it was made; null is as good as absent."""
+    """A JSON value without what says when and by what it was made; null is as good as absent.
+
+    Of claims those that rest on timings are left out, and so are checksums in place of a manifest.
+    """
     if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items() if v is not None and not (k in MADE and not isinstance(v, int))}
-    return [plain(v) for v in value] if isinstance(value, list) else value
+        kept = {k: v for k, v in value.items() if v is not None and k not in MADE}
+        return {k: plain(v) for k, v in kept.items() if not (k == "tokens" and isinstance(v, str))}
+    if isinstance(value, list):
+        return [plain(v) for v in value if not timed(v)]
+    return value
+
+
+def timed(entry: Any) -> bool:
+    """Whether an entry of claims.json rests on timings."""
+    evidence = entry.get("evidence", []) if isinstance(entry, dict) else []
+    return any(isinstance(e, dict) and "seconds" in str(e.get("metric")) for e in evidence)
 
 
 def content(path: Path) -> Any:
@@ -45,9 +69,10 @@ def content(path: Path) -> Any:
 
 
 def cells(text: str) -> list[list[str]]:
-    """The cells of a table in Markdown or LaTeX; lines without any are words joined."""
-    lines = [line.strip() for line in text.splitlines() if re.search(r"[|&]", line)]
-    return [[" ".join(cell.split()) for cell in re.split(r"(?<!\\)[|&]", line.rstrip("\\")) if cell] for line in lines]
+    """The cells of each line of a table in Markdown or LaTeX, without rules and alignment; other lines are one cell."""
+    text = SPAN.sub(lambda span: span[2] + " & " * (int(span[1]) - 1), RULE.sub("", text))
+    lines = (line.strip().rstrip("\\") for line in text.splitlines())
+    return [[" ".join(cell.split()) for cell in re.split(r"(?<!\\)[|&]", line)] for line in lines if line]
 
 
 def files(root: Path) -> Iterator[Path]:

@@ -89,7 +89,7 @@ def model(tokens: int, width: int) -> tuple[Model, Backbone, Head, costs.Tokens]
     """A model, and its parts as the formulas take them."""
     backbone = Backbone(kind="masked", width=width, depth=2, heads=4, buffer=64, dropout=0.0)
     head = Head(kind="diffusion", width=width, depth=2, noise_draws=1)
-    made = Model(Masked(backbone, nn.Linear(DIM, width), tokens, CLASSES), build_head(head, width, {"token_dim": DIM}))
+    made = Model(Masked(backbone, nn.Linear(DIM, width), tokens, CLASSES), build_head(head, width, DIM))
     return made, backbone, head, costs.Tokens(tokens, DIM, None, round(tokens**0.5), CLASSES)
 
 

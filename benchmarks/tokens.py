@@ -9,7 +9,6 @@ this process sees each image for the first time. Again: as in every epoch after 
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from torch import Tensor
 
 from benchmarks.paired import Row, paired, table
 from mar.data.tokens import TokenSet
+from mar.runtime.files import write
+from mar.study.records import Piece, TokenManifest
 
 IMAGES, SHARD, FILES = 100_000, 10_000, 5000
 GROWTH = (1, 10)  # shards whose memory is compared
@@ -112,9 +113,24 @@ def write_shards(folder: Path, count: int) -> None:
 def describe(folder: Path, count: int) -> None:
     """Labels and manifest of that many shards."""
     np.save(folder / "labels.npy", np.zeros(count * SHARD, np.int64))
-    manifest = {"kind": "moments", "count": count * SHARD, "views": 2, "grid": 16, "group": 1, "token_dim": 16}
-    shards = [{"file": f"shard-{number:05d}.npy", "count": SHARD, "sha256": ""} for number in range(count)]
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"labels_sha256": "", "shards": shards}))
+    shards = (Piece(file=f"shard-{number:05d}.npy", count=SHARD, sha256="0" * 64) for number in range(count))
+    manifest = TokenManifest(
+        kind="moments",
+        count=count * SHARD,
+        classes=1,
+        class_names=("a",),
+        views=2,
+        grid=16,
+        tokens=256,
+        group=1,
+        tokenizer="0" * 64,
+        data="0" * 64,
+        token_dim=16,
+        labels_sha256="0" * 64,
+        shards=tuple(shards),
+        scale=1.0,
+    )
+    write(folder / "manifest.json", manifest)
 
 
 def write_files(folder: Path) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from mar.data import published
 from mar.paper.numbers import paper_samples
-from mar.runtime.files import read_json
+from mar.runtime.files import read, read_json
 from mar.study import layout
 from mar.study.parts import Sampling
 from mar.study.products import speed_settings
+from mar.study.records import RunRecord
 from mar.study.study import Study
 
 
@@ -59,6 +60,7 @@ class Files:
     def __init__(self, study: Study, root: Path) -> None:
         self.study, self.root = study, Path(root)
         self._files: dict[Path, dict[str, Any]] = {}
+        self._runs: dict[Path, RunRecord] = {}
         self._settings: dict[tuple[str, str], Sampling] = {}
         self._first: tuple[Path, dict[str, Any]] | None = None  # of the metric files, with which the others must agree
 
@@ -104,10 +106,10 @@ class Files:
     def training(self, variant: str) -> Estimate | None:
         """Device seconds of a training: mean over seeds, least and most; None if there was none, as for imports."""
         files = [layout.run_record(self.root, variant, seed) for seed in self.study.variants[variant].seeds]
-        runs = [self._json(file) for file in files]
-        if not runs or any("pretrained" in run for run in runs):
+        runs = [self._run(file) for file in files]
+        if not runs or any(run.pretrained for run in runs):
             return None
-        found, seeds = [run["seconds"] * run.get("processes", 1) for run in runs], self.study.variants[variant].seeds
+        found, seeds = [run.seconds * run.processes for run in runs], self.study.variants[variant].seeds
         source = Source(variant, None, "training_seconds", self._below(*files))
         return Estimate(fmean(found), min(found), max(found), 0, seeds, source)
 
@@ -115,7 +117,7 @@ class Files:
         """Parameters of a trained variant, as its training counted them: a number without scatter."""
         seeds = self.study.variants[variant].seeds[:1]
         file = layout.run_record(self.root, variant, seeds[0])
-        count = self._json(file)["parameters"]
+        count = self._run(file).parameters
         return Estimate(count, count, count, 0, seeds, Source(variant, None, "parameters", self._below(file)))
 
     def head_parameters(self, variant: str) -> Estimate | None:
@@ -124,8 +126,7 @@ class Files:
         if self.study.heads[v.head].kind == "joint":
             return None
         file = layout.run_record(self.root, variant, v.seeds[0])
-        run = self._json(file)
-        count = run.get("head_parameters") or _head_in(file.with_name(layout.AVERAGE))
+        count = self._run(file).head_parameters or _head_in(file.with_name(layout.AVERAGE))
         return Estimate(count, count, count, 0, v.seeds[:1])
 
     def rfid(self, variant: str, split: str = "train") -> Estimate | None:
@@ -273,6 +274,11 @@ class Files:
         if path not in self._files:
             self._files[path] = read_json(path)
         return self._files[path]
+
+    def _run(self, path: Path) -> RunRecord:
+        if path not in self._runs:
+            self._runs[path] = read(path, RunRecord)
+        return self._runs[path]
 
     def _read(self, path: Path) -> dict[str, Any]:
         """A metric file that is of this study and of one kind with those read before."""

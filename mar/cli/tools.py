@@ -103,10 +103,8 @@ def court(
 @click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write the jobs there too.")
 def plan(study: str, utilisation: float | None, measured: str | None, file: Path | None) -> None:
     """Show what a study costs: operations, A100 hours and disk of every job."""
-    import csv
-
     from mar.planning import plan as plans
-    from mar.runtime.files import atomic
+    from mar.runtime.files import write_text
     from mar.study.reading import load
 
     if utilisation and measured:
@@ -118,11 +116,10 @@ def plan(study: str, utilisation: float | None, measured: str | None, file: Path
     found = plans.jobs(loaded, root)
     click.echo(plans.text(loaded, found, plans.count_images(loaded, root), share))
     if file:
-        lines = plans.rows(found, share)
-        with atomic(file) as temporary, open(temporary, "w", newline="") as out:
-            writer = csv.DictWriter(out, list(lines[0]))
-            writer.writeheader()
-            writer.writerows(lines)
+        import pandas as pd
+
+        lines = pd.DataFrame(plans.rows(found, share), dtype=object)
+        write_text(file, lines.to_csv(index=False, lineterminator="\r\n"))
     try:
         plans.check(loaded, root, share)
     except ValueError as error:

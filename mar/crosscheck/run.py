@@ -29,10 +29,11 @@ from mar.features.networks import extractors
 from mar.features.networks.extractors import Extractor
 from mar.features.references import Reference
 from mar.metrics.moments import Statistics
-from mar.runtime.files import read_json
+from mar.runtime.files import read, read_json
 from mar.runtime.progress import Progress
 from mar.study import layout
 from mar.study.limits import REAL
+from mar.study.records import DataManifest
 from mar.study.study import Study
 
 BATCH = 50  # images
@@ -94,7 +95,7 @@ def court(
     """
     samples = inputs.open_samples(source, study, root)
     image_sets.at_least(samples, count)
-    classes = read_json(layout.data_manifest(root))["classes"] if root else None
+    classes = list(read(layout.data_manifest(root), DataManifest).classes) if root else None
     labels = inputs.class_numbers(samples, classes)
     if samples.kind == "npz" and labels is not None:
         inputs.check_order(samples, labels)

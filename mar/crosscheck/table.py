@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 from typing import Any
 
 from mar.crosscheck.evaluators import METRICS, Evaluator
 from mar.crosscheck.reasons import Difference
-from mar.runtime.files import atomic, write_text
+from mar.runtime.files import write_text
 
 # Heads of the columns of metrics.
 TITLES = {
@@ -81,20 +80,20 @@ def show(title: str, table: list[Row], wide: int, first: int = 0) -> None:
 
 def write(out: Path, title: str, table: list[Row], why: list[Row], notes: list[str]) -> None:
     """Write court.csv, court-reasons.csv and court.md into a folder."""
+    import pandas as pd
+
     for name, lines in (("court", table), ("court-reasons", why)):
-        with atomic(out / f"{name}.csv") as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(lines[0]) if lines else ["evaluator"])
-            writer.writeheader()
-            writer.writerows(lines)
+        values = pd.DataFrame(lines, columns=list(lines[0]) if lines else ["evaluator"])
+        write_text(out / f"{name}.csv", values.to_csv(index=False, lineterminator="\r\n"))
     parts = [f"# {title}", _markdown(table), "## Why they differ", _markdown(why), "\n".join(f"- {x}" for x in notes)]
     write_text(out / "court.md", "\n\n".join(part for part in parts if part) + "\n")
 
 
 def _markdown(table: list[Row]) -> str:
-    if not table:
-        return ""
-    lines = [list(table[0]), ["---"] * len(table[0])] + [list(row.values()) for row in table]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    import pandas as pd
+
+    values = pd.DataFrame(table).map(lambda cell: cell.replace("|", r"\|"))
+    return values.to_markdown(index=False, disable_numparse=True)
 
 
 def _number(value: Any) -> str:

@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mar.runtime.files import read_json
-from mar.runtime.folders import RECIPE
+from mar.runtime import npz
+from mar.runtime.files import read, sha256
+from mar.runtime.folders import recipe_of
 from mar.study import layout
+from mar.study.records import DataManifest, Entry, FileLists
 from mar.study.stage_keys import data_slice
 from mar.study.study import Study
 
 if TYPE_CHECKING:  # `prepare` and the figures read images without waiting for torch
     import torch
-import torch
-
-from mar.runtime.files import sha256
 
 SPLITS = ("train", "heldout")
-Entry = tuple[str, int, int]  # path relative to the root of the data, class, bytes
 
 
 class ImageSet:
@@ -33,7 +31,9 @@ class ImageSet:
         classes: names of the classes.
     """
 
-    def __init__(self, labels: Sequence[int], classes: list[str], read: Callable[[int], np.ndarray]) -> None:
+    def __init__(
+        self, labels: Sequence[int] | np.ndarray, classes: list[str], read: Callable[[int], np.ndarray]
+    ) -> None:
         self.labels = np.asarray(labels, dtype=np.int64)
         self.classes = classes
         self._read = read
@@ -61,25 +61,28 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
     if split not in SPLITS:
         raise ValueError(f"split {split!r}; accepted: {', '.join(SPLITS)}")
     folder, size = layout.data(Path(root)), study.data.image_size
-    manifest = read_json(folder / layout.MANIFEST)
-    if read_json(folder / RECIPE) != {"data": data_slice(study)}:
+    classes = list(read(folder / layout.MANIFEST, DataManifest).classes)
+    if recipe_of(folder) != {"data": data_slice(study)}:
         raise ValueError(f"{folder}: was made for another data section of the study; run `mar prepare` again")
     if study.data.kind == "digits":
-        with np.load(folder / layout.DIGITS) as arrays:
-            images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        return ImageSet(labels, manifest["classes"], lambda i: images[i])
+        images, labels = (npz.read(folder / layout.DIGITS, f"{split}_{part}") for part in ("images", "labels"))
+        return ImageSet(labels, classes, lambda i: images[i])
+    if study.data.kind in ("idx", "fashion-mnist"):
+        grey, labels = (npz.read(folder / layout.IDX, f"{split}_{part}") for part in ("images", "labels"))
+        return ImageSet(labels, classes, lambda i: np.repeat(grey[i][..., None], 3, axis=-1))
 
-    files: list[Entry] = [(path, label, count) for path, label, count in read_json(folder / layout.FILES)[split]]
+    lists = read(folder / layout.FILES, FileLists)
+    files: tuple[Entry, ...] = lists.train if split == "train" else lists.heldout
     base = Path(str(study.data.path))
 
-    def read(i: int) -> np.ndarray:
+    def read_image(i: int) -> np.ndarray:
         path = base / files[i][0]
         try:
             return np.asarray(center_crop(_decode(path), size))
         except Exception as error:
             raise ValueError(f"{path}: cannot be read any more ({error}); run `mar prepare` again") from error
 
-    return ImageSet([label for _, label, _ in files], manifest["classes"], read)
+    return ImageSet([label for _, label, _ in files], classes, read_image)
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
@@ -135,5 +138,5 @@ def _decode(path: Path) -> Image.Image:
 def sha256_of_data(root: Path) -> str:
     """Checksum of the data manifest, which names every image of the study."""
     manifest = layout.data_manifest(root)
-    read_json(manifest)
+    read(manifest, DataManifest)
     return sha256(manifest)

@@ -9,25 +9,23 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mar.data import imagenet
-from mar.data.images import SPLITS, Entry, _decode
-from mar.runtime.files import atomic, read_json, write_json, write_text
+from mar.data import idx, imagenet
+from mar.data.images import SPLITS, _decode
+from mar.runtime.files import atomic, read, write, write_text
 from mar.runtime.folders import claim, lock
 from mar.runtime.progress import Progress
 from mar.study import layout
+from mar.study.records import DataManifest, Entry, FileLists, Skipped, Split
 from mar.study.stage_keys import data_slice
 from mar.study.study import Study
-
-if TYPE_CHECKING:  # `prepare` and the figures read images without waiting for torch
-    pass
-
 
 SPLIT_SEED = 2024  # of the held-out share; fixed, so that every study of a data set holds out the same images
 
@@ -43,28 +41,36 @@ def prepare(study: Study, root: str | Path) -> None:
     folder = layout.data(root)
     with lock(folder):
         claim(folder, {"data": data_slice(study)}, "manifest.json", layout.twin(study, root, folder))
-        digits = study.data.kind == "digits"
-        found = None if digits else _scan(Path(str(study.data.path)))
-        if found is not None and study.data.expect == "imagenet":
-            imagenet.check(Path(str(study.data.path)), found)
-        listing = (
-            "sklearn" if found is None else _hash([(s, *entry) for s in sorted(found) for entry in found[s]["files"]])
-        )
+        listing, make = _source(study, layout.assets(root))
         manifest = folder / layout.MANIFEST
-        if manifest.exists() and read_json(manifest)["listing"] == listing:
+        if manifest.exists() and read(manifest, DataManifest).listing == listing:
             print(f"{manifest}: complete", flush=True)
             return
         manifest.unlink(missing_ok=True)
-        record = _prepare_digits(study, folder) if found is None else _prepare_folder(study, folder, found)
-        write_json(manifest, {"kind": study.data.kind, **record, "listing": listing})
-        counts = {split: value["count"] for split, value in record["splits"].items()}
-        print(
-            f"{manifest}: {len(record['classes'])} classes, images {counts}, skipped {len(record['skipped'])}",
-            flush=True,
-        )
+        record = make(folder)
+        write(manifest, record)
+        counts = {split: value.count for split, value in record.splits.items()}
+        print(f"{manifest}: {len(record.classes)} classes, images {counts}, skipped {len(record.skipped)}", flush=True)
 
 
-def _prepare_digits(study: Study, folder: Path) -> dict[str, Any]:
+def _source(study: Study, assets: Path) -> tuple[str, Callable[[Path], DataManifest]]:
+    """What tells the images of the study from others, and what prepares them in a folder."""
+    path = Path(study.data.path) if study.data.path else None
+    if study.data.kind == "digits":
+        return "sklearn", lambda folder: _prepare_digits(study, folder, "sklearn")
+    if study.data.kind == "fashion-mnist" or study.data.kind == "idx":
+        fashion = study.data.kind == "fashion-mnist"
+        splits = idx.fashion_mnist(path, assets) if fashion else idx.load(Path(str(path)))
+        listing = _hash([[name, split.sha256] for name, split in splits.items()])
+        return listing, lambda folder: _prepare_idx(study, folder, splits, listing, idx.FASHION if fashion else None)
+    found = _scan(Path(str(path)))
+    if study.data.expect == "imagenet":
+        imagenet.check(Path(str(path)), found)
+    listing = _hash([(split, *entry) for split in sorted(found) for entry in found[split]["files"]])
+    return listing, lambda folder: _prepare_folder(study, folder, found, listing)
+
+
+def _prepare_digits(study: Study, folder: Path, listing: str) -> DataManifest:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -85,17 +91,53 @@ def _prepare_digits(study: Study, folder: Path) -> dict[str, Any]:
         np.savez(file, allow_pickle=False, **arrays)
     names = [str(name) for name in digits.target_names]
     entries = [(split, hashlib.sha256(grey[i]).hexdigest()) for split in SPLITS for i in sorted(kept[split])]
-    return _record(study, names, {s: [int(labels[i]) for i in kept[s]] for s in SPLITS}, entries, [])
+    return _record(study, listing, names, {s: [int(labels[i]) for i in kept[s]] for s in SPLITS}, entries, [])
 
 
-def _prepare_folder(study: Study, folder: Path, found: dict[str, Any]) -> dict[str, Any]:
+def _prepare_idx(
+    study: Study, folder: Path, splits: dict[str, idx.Labelled], listing: str, names: tuple[str, ...] | None
+) -> DataManifest:
+    """Images in black borders, up to the study's size; labels counted from 0; without a test set a share held out."""
+    size = study.data.image_size
+    values = np.unique(np.concatenate([split.labels for split in splits.values()]))
+    classes = list(names or (str(value) for value in values))
+    arrays: dict[str, np.ndarray] = {}
+    for name, split in splits.items():
+        height, width = split.images.shape[1:]
+        if max(height, width) > size:
+            raise ValueError(
+                f"data.image_size {size}: the images are {width} x {height} and are padded, not resized; accepted: "
+                f"{max(height, width)} or more"
+            )
+        borders = [((size - n) // 2, (size - n + 1) // 2) for n in (height, width)]
+        arrays[f"{name}_images"] = np.pad(split.images, [(0, 0), *borders])  # (N, H, W)
+        arrays[f"{name}_labels"] = np.searchsorted(values, split.labels).astype(np.int64)
+    if "heldout" not in splits:
+        images, labels = arrays["train_images"], arrays["train_labels"]
+        kept: dict[str, list[int]] = {split: [] for split in SPLITS}
+        for label, text in enumerate(classes):
+            train, heldout = _hold_out(np.flatnonzero(labels == label), study.data.holdout, text)
+            kept["train"] += train
+            kept["heldout"] += heldout
+        for name, rows in kept.items():
+            arrays[f"{name}_images"], arrays[f"{name}_labels"] = images[sorted(rows)], labels[sorted(rows)]
+    for name in SPLITS:
+        if missing := sorted(set(range(len(classes))) - set(arrays[f"{name}_labels"].tolist())):
+            raise ValueError(f"data.path {study.data.path}: class {classes[missing[0]]!r} has no image ({name})")
+    with atomic(folder / layout.IDX) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    labels_of = {split: arrays[f"{split}_labels"].tolist() for split in SPLITS}
+    return _record(study, listing, classes, labels_of, [listing], [])
+
+
+def _prepare_folder(study: Study, folder: Path, found: dict[str, Any], listing: str) -> DataManifest:
     base = Path(str(study.data.path))
     classes = found["train"]["classes"]
     if "val" in found and found["val"]["classes"] != classes:
         differing = sorted(set(classes) ^ set(found["val"]["classes"]))
         raise ValueError(f"data.path {base}: train/ and val/ differ in these classes: {', '.join(differing[:10])}")
     readable: dict[str, list[Entry]] = {}
-    skipped: list[dict[str, str]] = []
+    skipped: list[Skipped] = []
     for split, listed in found.items():
         readable[split] = []
         progress = Progress(f"prepare {split}", len(listed["files"]), unit="files")
@@ -105,14 +147,14 @@ def _prepare_folder(study: Study, folder: Path, found: dict[str, Any]) -> dict[s
             for entry, reason in zip(listed["files"], reasons, strict=True):
                 if reason:
                     print(f"skipped {base / entry[0]}: {reason}", flush=True)
-                    skipped.append({"file": entry[0], "reason": reason})
+                    skipped.append(Skipped(file=entry[0], reason=reason))
                 else:
                     readable[split].append(entry)
                 progress.update(1)
     if study.data.expect and skipped:
         raise ValueError(
             f"data.path {base} with expect: {study.data.expect}: {len(skipped)} images cannot be read: "
-            f"{imagenet.first([entry['file'] for entry in skipped])}; get them anew"
+            f"{imagenet.first([entry.file for entry in skipped])}; get them anew"
         )
     for split, entries in readable.items():
         counts = np.bincount([label for _, label, _ in entries], minlength=len(classes))
@@ -129,23 +171,32 @@ def _prepare_folder(study: Study, folder: Path, found: dict[str, Any]) -> dict[s
             train, heldout = _hold_out(np.flatnonzero(labels == i), study.data.holdout, name)
             files["train"] += [readable["train"][row] for row in sorted(train)]
             files["heldout"] += [readable["train"][row] for row in sorted(heldout)]
-    write_text(folder / layout.FILES, json.dumps(files))
+    lists = FileLists(train=tuple(files["train"]), heldout=tuple(files["heldout"]))
+    write_text(folder / layout.FILES, json.dumps(lists.model_dump(mode="json", exclude_unset=True)))  # one long line
     entries_of = [(path, count, split) for split in SPLITS for path, _, count in files[split]]
-    return _record(study, classes, {s: [entry[1] for entry in files[s]] for s in SPLITS}, sorted(entries_of), skipped)
+    labels_of = {s: [entry[1] for entry in files[s]] for s in SPLITS}
+    return _record(study, listing, classes, labels_of, sorted(entries_of), skipped)
 
 
 def _record(
-    study: Study, classes: list[str], labels: dict[str, list[int]], entries: list[Any], skipped: list[dict[str, str]]
-) -> dict[str, Any]:
+    study: Study,
+    listing: str,
+    classes: list[str],
+    labels: dict[str, list[int]],
+    entries: list[Any],
+    skipped: list[Skipped],
+) -> DataManifest:
     per_class = {s: np.bincount(labels[s], minlength=len(classes)).tolist() for s in SPLITS}
-    return {
-        "classes": classes,
-        "splits": {s: {"count": len(labels[s]), "per_class": per_class[s]} for s in SPLITS},
-        "files": _hash(entries),
-        "skipped": skipped,
-        "image_size": study.data.image_size,
-        "flip": study.data.flip,
-    }
+    return DataManifest(
+        kind=study.data.kind,
+        classes=tuple(classes),
+        splits={s: Split(count=len(labels[s]), per_class=tuple(per_class[s])) for s in SPLITS},
+        files=_hash(entries),
+        skipped=tuple(skipped),
+        image_size=study.data.image_size,
+        flip=study.data.flip,
+        listing=listing,
+    )
 
 
 def _hold_out(indices: np.ndarray, share: float, name: str) -> tuple[list[int], list[int]]:

@@ -16,10 +16,11 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from mar.runtime.files import atomic, read_json, sha256, write_json
+from mar.runtime.files import atomic, read, sha256, write
 from mar.runtime.folders import lock
 from mar.runtime.progress import Progress
 from mar.study import layout
+from mar.study.records import LockedFile, LockedFiles
 
 TABLE = layout.shipped("assets.csv")
 FOLDER = layout.ASSETS
@@ -210,13 +211,14 @@ def _check(asset: Asset, file: Path, folder: Path, path: Path | None = None) -> 
             raise ValueError(f"{path}: sha256 {digest}; accepted: {asset.sha256} (config/assets.csv: {asset.source})")
         return digest
     with lock(folder):
-        known = read_json(locks) if locks.exists() else {}
+        known = read(locks, LockedFiles).root if locks.exists() else {}
         if asset.name not in known:
-            write_json(locks, known | {asset.name: {"sha256": digest, "size": size, "url": asset.url}})
+            found = LockedFile(sha256=digest, size=size, url=asset.url)
+            write(locks, LockedFiles({**known, asset.name: found}))
             print(f"{path}: nobody published its sha256; {digest} is locked in {locks}", flush=True)
-        elif known[asset.name]["sha256"] != digest:
+        elif known[asset.name].sha256 != digest:
             raise ValueError(
-                f"{path}: sha256 {digest}; at the first fetch it was {known[asset.name]['sha256']} ({locks}). If the "
+                f"{path}: sha256 {digest}; at the first fetch it was {known[asset.name].sha256} ({locks}). If the "
                 f"authors replaced the file on purpose, remove {asset.name} from {locks}"
             )
     return digest

@@ -6,13 +6,13 @@ import math
 import mmap
 import resource
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from mar.runtime.files import read_json, sha256
+from mar.runtime.files import load_array, read, sha256
 from mar.study import layout
+from mar.study.records import TokenManifest, Tokens
 
 QUANTIZER = "quantizer.safetensors"  # beside the shards of a multi-scale tokenizer
 
@@ -29,7 +29,7 @@ class TokenSet:
 
     def __init__(
         self,
-        manifest: dict[str, Any],
+        manifest: TokenManifest,
         digest: str,
         labels: np.ndarray,
         shards: list[np.memmap],
@@ -55,22 +55,14 @@ class TokenSet:
         """
         folder = Path(folder)
         file = folder / layout.MANIFEST
-        manifest = read_json(file)
+        manifest = read(file, TokenManifest)
         again = f"delete {folder} and run `mar encode` again"
-        labels = _load(folder / layout.LABELS, (manifest["count"],), "int64", manifest["labels_sha256"] * verify, again)
-        shards = [
-            _load(
-                folder / s["file"],
-                (s["count"], *shard_shape(manifest)),
-                shard_dtype(manifest),
-                s["sha256"] * verify,
-                again,
-            )
-            for s in manifest["shards"]
-        ]
+        labels = _load(folder / layout.LABELS, (manifest.count,), "int64", manifest.labels_sha256 * verify, again)
+        shape, dtype = shard_shape(manifest), shard_dtype(manifest)
+        shards = [_load(folder / s.file, (s.count, *shape), dtype, s.sha256 * verify, again) for s in manifest.shards]
         count = sum(len(shard) for shard in shards)
-        if count != manifest["count"]:
-            raise ValueError(f"{file}: the shards hold {count} images, count says {manifest['count']}; {again}")
+        if count != manifest.count:
+            raise ValueError(f"{file}: the shards hold {count} images, count says {manifest.count}; {again}")
         check_quantizer(folder, manifest)
         return cls(manifest, sha256(file), np.array(labels), shards, folder)
 
@@ -94,7 +86,7 @@ class TokenSet:
         for i, (shard, place) in enumerate(wanted):
             found[i] = self._shards[shard][place]
         tokens = torch.from_numpy(found).view(-1, *shape[1:])
-        return tokens.long() if self.manifest["kind"] == "ids" else tokens
+        return tokens.long() if self.manifest.kind == "ids" else tokens
 
     def _ask_for(self, wanted: list[tuple[int, int]], size: int) -> None:
         """Let the system read these (shard, place in it) of `size` bytes each, without waiting."""
@@ -105,39 +97,35 @@ class TokenSet:
             mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
 
-def check_quantizer(folder: Path, manifest: dict[str, Any]) -> None:
+def check_quantizer(folder: Path, manifest: TokenManifest) -> None:
     """Refuse ids of a multi-scale tokenizer whose quantiser is not beside them.
 
     Raises:
         ValueError: it is missing, or not the one that the manifest names.
     """
     file = folder / QUANTIZER
-    if "scales" in manifest and not (file.exists() and sha256(file) == manifest["quantizer_sha256"]):
+    if manifest.scales and not (file.exists() and sha256(file) == manifest.quantizer_sha256):
         raise ValueError(
             f"{file}: missing or differs from its checksum in the manifest; delete {folder} and run `mar encode` again"
         )
 
 
-def shard_shape(manifest: dict[str, Any]) -> tuple[int, ...]:
+def shard_shape(tokens: Tokens) -> tuple[int, ...]:
     """Shape of one image in a shard: (views, L) of ids, (views, 2C, h, w) of moments or (views, C, h, w) of latents."""
-    if manifest["kind"] == "ids":
-        return (manifest["views"], manifest["tokens"])
-    side, channels = manifest["grid"] * manifest["group"], manifest["token_dim"] // manifest["group"] ** 2
-    return (manifest["views"], 2 * channels if manifest["kind"] == "moments" else channels, side, side)
+    if tokens.kind == "ids":
+        return (tokens.views, tokens.tokens)
+    side, channels = tokens.grid * tokens.group, tokens.token_dim // tokens.group**2
+    return (tokens.views, 2 * channels if tokens.kind == "moments" else channels, side, side)
 
 
-def shard_dtype(manifest: dict[str, Any]) -> str:
+def shard_dtype(tokens: Tokens) -> str:
     """Number type of a shard."""
-    return "int32" if manifest["kind"] == "ids" else "float32"
+    return "int32" if tokens.kind == "ids" else "float32"
 
 
 def _load(path: Path, shape: tuple[int, ...], dtype: str, digest: str, again: str) -> np.memmap:
-    if not path.exists():
-        raise ValueError(f"{path}: missing; {again}")
-    try:
-        array: np.memmap = np.load(path, mmap_mode="r")
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: truncated or no .npy file ({error}); {again}") from None
+    array = load_array(path, again, mapped=True)
+    assert isinstance(array, np.memmap)
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"{path}: holds {array.dtype} {array.shape}, the manifest says {dtype} {shape}; {again}")
     if digest and sha256(path) != digest:

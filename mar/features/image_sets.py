@@ -19,8 +19,9 @@ import numpy as np
 from mar.data.read_ahead import read_ahead
 from mar.features import references
 from mar.runtime import npz
-from mar.runtime.files import read_json, sha256
+from mar.runtime.files import load_array, read, read_json, sha256
 from mar.study import layout
+from mar.study.records import DataManifest, RunRecord
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -125,20 +126,20 @@ def of_samples(study: Study, root: Path, variant: str, seed: int, setting: str) 
     """
     folder = layout.samples(root, layout.sample_set(variant, seed, setting))
     path, run_file = folder / layout.MANIFEST, layout.run_record(root, variant, seed)
-    manifest, run = read_json(path), read_json(run_file)
+    manifest, run = read_json(path), read(run_file, RunRecord)
     if manifest["count"] != study.metrics.samples:
         raise ValueError(f"{path}: holds {manifest['count']} images; accepted: metrics.samples {study.metrics.samples}")
-    if not run["images"] and "pretrained" not in run:
+    if not run.images and run.pretrained is None:
         raise ValueError(f"{run_file}: says 0 images of training; accepted: samples of a model that was trained")
-    if manifest["checkpoint"] != run["checkpoint"]:
+    if manifest["checkpoint"] != run.checkpoint:
         raise ValueError(
-            f"{path}: drawn from checkpoint {manifest['checkpoint'][:12]}, {run_file} says {run['checkpoint'][:12]}; "
+            f"{path}: drawn from checkpoint {manifest['checkpoint'][:12]}, {run_file} says {run.checkpoint[:12]}; "
             f"run `mar sample` again"
         )
     weights = layout.tokenizer_weights(root, study.variants[variant].tokenizer)
     if weights.exists() and manifest["tokenizer"] != sha256(weights):
         raise ValueError(f"{path}: decoded by another tokenizer than {weights}; run `mar train` and `mar sample` again")
-    return of_chunks(folder, study.data.image_size, read_json(layout.data_manifest(root))["classes"])
+    return of_chunks(folder, study.data.image_size, list(read(layout.data_manifest(root), DataManifest).classes))
 
 
 def of_chunks(folder: Path, side: int | None = None, names: list[str] | None = None) -> Images:
@@ -167,11 +168,11 @@ def of_chunks(folder: Path, side: int | None = None, names: list[str] | None = N
             f"has class i mod {classes}): mislabelled; delete manifest.json beside it and run `mar sample` again"
         )
 
-    def read(entry: dict[str, Any]) -> np.ndarray:
+    def read_chunk(entry: dict[str, Any]) -> np.ndarray:
         return _chunk(folder / entry["file"], entry, side)
 
     def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:
-        return read_ahead(read, manifest["chunks"][first::step], workers)
+        return read_ahead(read_chunk, manifest["chunks"][first::step], workers)
 
     digest = sha256(folder / layout.MANIFEST)
     piece = manifest["chunks"][0]["count"]
@@ -180,7 +181,7 @@ def of_chunks(folder: Path, side: int | None = None, names: list[str] | None = N
 
 def _labels(folder: Path, manifest: dict[str, Any]) -> np.ndarray:
     path = folder / layout.LABELS
-    labels = np.load(path) if path.exists() else np.empty(0)
+    labels = load_array(path, "run `mar sample` again")
     if labels.shape != (manifest["count"],):
         raise ValueError(f"{path}: labels {labels.shape}; the manifest says {manifest['count']} images")
     if "labels_sha256" in manifest and sha256(path) != manifest["labels_sha256"]:  # older manifests have none
@@ -194,7 +195,7 @@ def _chunk(path: Path, entry: dict[str, Any], side: int | None) -> np.ndarray:
         raise ValueError(f"{path}: missing; run `mar sample` again")
     if sha256(path) != entry["sha256"]:
         raise ValueError(f"{path}: differs from its checksum in the manifest (damaged or cut off); {again}")
-    chunk: np.ndarray = np.load(path)
+    chunk = load_array(path, again)
     height, width = (side, side) if side else chunk.shape[1:3]
     shape = (entry["count"], height, width, 3)
     if chunk.shape != shape or chunk.dtype != np.uint8:
@@ -260,7 +261,7 @@ def _of_folder(folder: Path) -> Images:
     names = None if "." in parents else sorted(set(parents))
     labels = np.array([names.index(parent) for parent in parents], dtype=np.int64) if names else None
 
-    def read(start: int) -> np.ndarray:
+    def read_piece(start: int) -> np.ndarray:
         rows = []
         for path in files[start : start + PIECE]:
             try:
@@ -273,7 +274,7 @@ def _of_folder(folder: Path) -> Images:
         return np.stack(rows)
 
     def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:
-        return read_ahead(read, range(first * PIECE, len(files), step * PIECE), workers)
+        return read_ahead(read_piece, range(first * PIECE, len(files), step * PIECE), workers)
 
     digest = references.sha256_of_folder(folder)
     return Images(str(folder), "folder", "unknown", digest, len(files), labels, names, PIECE, stream)

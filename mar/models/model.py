@@ -15,6 +15,7 @@ from mar.models.masked import Masked
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.scales import AdaLNBlock, NextScale, Scales
 from mar.runtime.noise import Noise
+from mar.study.records import Tokens
 from mar.study.study import Study
 
 if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
@@ -65,9 +66,9 @@ class Model(nn.Module):
 
 
 def build_model(
-    study: Study, variant: str, manifest: dict[str, Any], quantizer: MultiScaleQuantizer | None = None
+    study: Study, variant: str, tokens: Tokens, quantizer: MultiScaleQuantizer | None = None
 ) -> Model | DiT:
-    """The untrained model of a variant, on the tokens that `manifest` describes (tokens/<tok>/train).
+    """The untrained model of a variant, on these tokens (the manifest of tokens/<tok>/train).
 
     A scales backbone takes what the tokenizer's `quantizer` makes of ids; without one it has shapes only.
     """
@@ -76,16 +77,17 @@ def build_model(
     if config.kind == "dit":
         from mar.models.dit import DiT
 
-        return DiT(config, manifest["grid"], manifest["token_dim"], manifest["classes"])
+        return DiT(config, tokens.grid, tokens.token_dim, tokens.classes)
     backbone: nn.Module
     if config.kind == "scales":
-        next_scale = NextScale(quantizer, manifest["code_width"], config.width)
-        backbone = Scales(config, next_scale, tuple(manifest["scales"]), manifest["classes"])
+        next_scale = NextScale(quantizer, tokens.code_width, config.width)
+        backbone = Scales(config, next_scale, tokens.scales, tokens.classes)
     else:
-        if manifest["kind"] == "ids":
-            z_proj: nn.Module = nn.Embedding(manifest["codebook_size"], config.width)
+        if tokens.kind == "ids":
+            z_proj: nn.Module = nn.Embedding(tokens.codebook_size, config.width)
         else:
-            z_proj = nn.Linear(manifest["token_dim"], config.width)
+            z_proj = nn.Linear(tokens.token_dim, config.width)
         kind = {"causal": Causal, "masked": Masked}[config.kind]
-        backbone = kind(config, z_proj, manifest["tokens"], manifest["classes"])
-    return Model(backbone, build_head(study.heads[v.head], config.width, manifest))
+        backbone = kind(config, z_proj, tokens.tokens, tokens.classes)
+    head = build_head(study.heads[v.head], config.width, tokens.token_dim, tokens.codebook_size)
+    return Model(backbone, head)

@@ -12,15 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mar.data.tokens import QUANTIZER, check_quantizer
+from mar.runtime.checkpoint import load_weights
+from mar.study.records import TokenManifest
 
 PHIS = 4  # convolutions, each shared by the scales around its place
 SMOOTHED = 0.5  # share of phi's output that has passed the convolution
@@ -128,15 +128,15 @@ def nearest_phi(k: int, scales: int) -> int:
     return int(np.abs(places - k / (scales - 1)).argmin())
 
 
-def load_quantizer(folder: Path, manifest: dict[str, Any]) -> MultiScaleQuantizer | None:
+def load_quantizer(folder: Path, manifest: TokenManifest) -> MultiScaleQuantizer | None:
     """The quantiser that `mar encode` put beside the ids of a multi-scale tokenizer; None with other tokens.
 
     Raises:
-        ValueError: it is missing, or not the one that the manifest names.
+        ValueError: it is missing, not the one that the manifest names, or does not fit the manifest.
     """
-    if "scales" not in manifest:
+    if not manifest.scales:
         return None
     check_quantizer(folder, manifest)
-    quantizer = MultiScaleQuantizer(manifest["codebook_size"], manifest["code_width"], tuple(manifest["scales"]))
-    quantizer.load_state_dict(load_file(folder / QUANTIZER))
+    quantizer = MultiScaleQuantizer(manifest.codebook_size, manifest.code_width, manifest.scales)
+    load_weights(quantizer, folder / QUANTIZER, f"delete {folder} and run `mar encode` again")
     return quantizer.eval().requires_grad_(False)

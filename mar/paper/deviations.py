@@ -29,9 +29,7 @@ def deviations(study: Study) -> list[dict[str, str]]:
     """Departures of MAR and AR variants from config/paper/mar_recipe.csv: where, key, ours, published, source, why."""
     departures = []
     if study.data.expect != "imagenet":
-        digits = study.data.kind == "digits"
-        ours = "scikit-learn's handwritten digits" if digits else f"images under {study.data.path}"
-        departures.append(_departure("data", "data set", ours, "ImageNet", "MAR paper", ""))
+        departures.append(_departure("data", "data set", study.data.title, "ImageNet", "MAR paper", ""))
     if (extractor := study.metrics.extractors[0]) != "inception":
         ours = "the study's own classifier" if extractor == "classifier" else extractor
         why = "It knows the study's images. " * (extractor == "classifier") + "FID is on its scale, not on Inception's."

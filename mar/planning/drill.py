@@ -32,12 +32,13 @@ from mar.metrics.bootstrap import Bootstrap
 from mar.planning.drill_shapes import METRICS, drill_study, shapes
 from mar.planning.plan import count_images
 from mar.runtime import checkpoint, runlog
-from mar.runtime.files import read_json, sha256, write_json
+from mar.runtime.files import read, sha256, write, write_json
 from mar.runtime.folders import claim
 from mar.runtime.noise import Noise, seed_of
-from mar.runtime.provenance import record
+from mar.runtime.provenance import provenance
 from mar.sampling.sample_sets import sample
 from mar.study import layout
+from mar.study.records import DataManifest, ImportCounts, ImportedFile, ImportRecord, TokenizerRecord
 from mar.study.stage_keys import train_slice
 from mar.study.study import Study
 from mar.tokenizers import autoencoder, perceptual
@@ -131,10 +132,10 @@ def run(study: Study, root: Path, shape: str) -> None:
             parameters = run_variant(small, inner, name, stages)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    made = record()
-    machine = f"{platform.processor() or platform.machine()}, {made['threads']} threads, torch {made['torch']}"
+    made = provenance()
+    machine = f"{platform.processor() or platform.machine()}, {made.threads} threads, torch {made.torch}"
     found = {"shape": shape, "covers": known[shape], "parameters": parameters, "stages": stages.rows}
-    write_json(layout.drill_shape(root, shape), {**found, "machine": machine, "provenance": made})
+    write_json(layout.drill_shape(root, shape), {**found, "machine": machine, "provenance": made.model_dump()})
 
 
 def import_libraries(study: Study) -> None:
@@ -161,9 +162,9 @@ def draw_images(folder: Path, classes: int, study: Study, root: Path) -> None:
         path.parent.mkdir(parents=True)
         Image.fromarray(pixels).save(path)
     prepare(study, root)
-    manifest = read_json(layout.data_manifest(root))
-    manifest["classes"] += [f"{i:04d}" for i in range(1, classes)]
-    write_json(layout.data_manifest(root), manifest)
+    manifest = read(layout.data_manifest(root), DataManifest)
+    names = (*manifest.classes, *(f"{i:04d}" for i in range(1, classes)))
+    write(layout.data_manifest(root), manifest.model_copy(update={"classes": names}))
 
 
 def run_tokenizer(study: Study, root: Path, name: str, stages: Stages) -> int:
@@ -182,7 +183,7 @@ def run_tokenizer(study: Study, root: Path, name: str, stages: Stages) -> int:
             train_tokenizer(study, root, name, lpips)
     with stages.stage("encode"):
         encode(study, root, name)
-    return int(read_json(layout.tokenizer(root, name) / layout.TOKENIZER)["parameters"])
+    return read(layout.tokenizer(root, name) / layout.TOKENIZER, TokenizerRecord).parameters
 
 
 def install_random(study: Study, root: Path, name: str) -> None:
@@ -190,12 +191,25 @@ def install_random(study: Study, root: Path, name: str) -> None:
     config, folder = study.tokenizers[name], layout.assets(root)
     torch.manual_seed(study.seed)
     tokenizer = build(config, study.data.image_size)
-    file = folder / f"{config.weights or name}.safetensors"
+    file = layout.import_weights(folder, config.weights or name)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({key: value.contiguous() for key, value in tokenizer.net.state_dict().items()}, file)
-    said: dict[str, Any] = {"format": "drill", "source": "random", "asset": None, "licence": None, "architecture": {}}
-    parameters = sum(p.numel() for p in tokenizer.parameters())
-    write_json(file.with_suffix(".json"), {**said, "sha256": sha256(file), "parameters": parameters})
+    digest = sha256(file)
+    record = ImportRecord(
+        format="drill",
+        source=ImportedFile(file="random", sha256=digest, size=file.stat().st_size),
+        asset=None,
+        licence=None,
+        sha256=digest,
+        architecture={},
+        parameters=sum(p.numel() for p in tokenizer.parameters()),
+        counts=ImportCounts(mapped=len(tokenizer.net.state_dict()), dropped=0),
+        tensors={},
+        dropped={},
+        beside={},
+        provenance=provenance(),
+    )
+    write(layout.import_record(folder, config.weights or name), record)
 
 
 def any_lpips(root: Path) -> tuple[Any, str]:

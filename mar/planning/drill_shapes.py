@@ -7,8 +7,6 @@ a study has, the small study that each is run with, and the table; `mar/planning
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +154,8 @@ def gather(study: Study, root: Path) -> str:
     Raises:
         ValueError: a shape has not run.
     """
+    import pandas as pd
+
     found = [read_json(layout.drill_shape(root, shape)) for shape in shapes(study)]
     write_json(layout.drill_table(root, "json"), {"study": study.study, "notes": NOTES, "shapes": found})
     lines = [
@@ -163,11 +163,8 @@ def gather(study: Study, root: Path) -> str:
         for shape in found
         for stage in shape["stages"]
     ]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(layout.drill_table(root, "csv"), table.getvalue())
+    table = pd.DataFrame(lines, columns=COLUMNS, dtype=object)
+    write_text(layout.drill_table(root, "csv"), table.to_csv(index=False, lineterminator="\n"))
     text = markdown(study, found)
     write_text(layout.drill_table(root, "md"), text)
     return text
@@ -175,6 +172,8 @@ def gather(study: Study, root: Path) -> str:
 
 def markdown(study: Study, found: list[dict[str, Any]]) -> str:
     """The table: a row for each shape, a column for each stage with its seconds, and the peaks."""
+    import pandas as pd
+
     stages = list(dict.fromkeys(stage["stage"] for shape in found for stage in shape["stages"]))
     titles = ["shape", "parameters", *stages, "seconds", "CPU seconds", "memory GB", "resident GB", "disk GB"]
     rows = []
@@ -184,9 +183,6 @@ def markdown(study: Study, found: list[dict[str, Any]]) -> str:
         seconds = [f"{of[stage]['seconds']:.1f}" if stage in of else "" for stage in stages]
         totals = [f"{sum(stage[key] for stage in of.values()):.0f}" for key in ("seconds", "cpu_seconds")]
         rows.append([shape["shape"], f"{shape['parameters']:,}", *seconds, *totals, *peaks])
-    widths = [max(len(row[i]) for row in (titles, *rows)) for i in range(len(titles))]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (titles, *rows)]
-    lines.insert(1, " | ".join("-" * width for width in widths))
     seconds_all = sum(stage["seconds"] for shape in found for stage in shape["stages"])
     peak = max(stage["memory_gb"] for shape in found for stage in shape["stages"])
     machine = found[0]["machine"] if found else ""
@@ -200,7 +196,7 @@ def markdown(study: Study, found: list[dict[str, Any]]) -> str:
             f"{len(found)} shapes, {seconds_all / 60:.1f} minutes, at most {peak:.1f} GB of memory; {machine}.",
             "Seconds of each stage; memory is what the process itself held, resident counts files that it had mapped.",
             "",
-            *[f"| {line} |" for line in lines],
+            pd.DataFrame(rows, columns=titles).to_markdown(index=False, disable_numparse=True),
             "",
             *[f"- {note}" for note in (*notes, *also)],
             "",

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from mar.data import imagenet
 from mar.planning import convolutions, costs
-from mar.runtime.files import read_json
+from mar.runtime.files import read
 from mar.sampling.sweep import most
 from mar.study import layout
 from mar.study.compatibility import known
 from mar.study.limits import LOOKED_AT, REAL, REBUILT
 from mar.study.products import speed_settings
+from mar.study.records import DataManifest
 from mar.study.stage_keys import real_side
 from mar.study.study import Study
 
@@ -35,6 +36,7 @@ PEAK = {"bf16": 312e12, "tf32": 156e12, "fp32": 19.5e12}
 UTILISATION = 0.23
 
 DIGITS = (1797, 10)  # images and classes of scikit-learn's digits
+FASHION_MNIST = (60_000, 10_000, 10)  # images of both splits, classes
 CHECKPOINTS = 2  # kept of a training, each with weights, average and Adam's two moments: 16 bytes a parameter
 HOURS = 3600.0
 TITLES = ("job", "images", "parameters", "operations", "A100 hours", "tokens GB", "weights GB", "samples GB")
@@ -78,15 +80,15 @@ def count_images(study: Study, root: Path | None = None) -> Images:
     """Images of a study. Of an own folder that `prepare` has not counted yet nothing is known: no images."""
     manifest = layout.data_manifest(root) if root else None
     if manifest and manifest.exists():
-        said = read_json(manifest)
-        return Images(
-            said["splits"]["train"]["count"], said["splits"]["heldout"]["count"], classes=len(said["classes"])
-        )
+        found = read(manifest, DataManifest)
+        return Images(found.splits["train"].count, found.splits["heldout"].count, classes=len(found.classes))
     if study.data.expect == "imagenet":
         return Images(imagenet.TOTALS["train"][0], imagenet.TOTALS["val"][0], imagenet.CLASSES)
     if study.data.kind == "digits":
         heldout = round(DIGITS[0] * study.data.holdout)
         return Images(DIGITS[0] - heldout, heldout, DIGITS[1])
+    if study.data.kind == "fashion-mnist":
+        return Images(*FASHION_MNIST)
     return Images(0, 0, imagenet.CLASSES, known=False)
 
 

@@ -15,11 +15,12 @@ import numpy as np
 from mar.analysis.estimates import Results
 from mar.analysis.result_files import short
 from mar.report.figures.samples import sample_grid
-from mar.runtime.files import read_json, sha256
+from mar.runtime.files import read, read_json, sha256
 from mar.runtime.folders import RECIPE
 from mar.study import layout
 from mar.study.commands import command
 from mar.study.parts import Sampling
+from mar.study.records import RunRecord
 from mar.study.study import Study
 
 CLASSES = 10  # of a strip of samples: one image each
@@ -56,7 +57,7 @@ def variants(study: Study, root: Path, results: Results) -> list[dict[str, Any]]
     for name, variant in study.variants.items():
         if not variant.seeds:
             continue
-        runs = {seed: read_json(layout.run_record(root, name, seed)) for seed in variant.seeds}
+        runs = {seed: read(layout.run_record(root, name, seed), RunRecord) for seed in variant.seeds}
         factors = ("tokenizer", "order", "backbone", "head", "recipe")
         settings = [
             {
@@ -82,28 +83,28 @@ def variants(study: Study, root: Path, results: Results) -> list[dict[str, Any]]
     return found
 
 
-def _run(study: Study, root: Path, run: dict[str, Any], tracked: dict[str, Any]) -> dict[str, Any]:
+def _run(study: Study, root: Path, run: RunRecord, tracked: dict[str, Any]) -> dict[str, Any]:
     """One training: its record, weights, recipe and curve, tokens and tokenizer, commit and MLflow run."""
-    folder = layout.run(root, run["variant"], run["seed"])
-    tokenizer = study.variants[run["variant"]].tokenizer
+    folder = layout.run(root, run.variant, run.seed)
+    tokenizer = study.variants[run.variant].tokenizer
     number = tracked.get("runs", {}).get(folder.relative_to(root).as_posix())
     return {
-        **run,
+        **run.model_dump(exclude_unset=True),
         "record": file(root, folder / layout.RECORD),
         "recipe": file(root, folder / RECIPE),
-        "curve": None if "pretrained" in run else file(root, folder / layout.LOG),
+        "curve": None if run.pretrained else file(root, folder / layout.LOG),
         "weights": file(root, folder / layout.AVERAGE),
         "tokens_manifest": file(root, layout.token_manifest(root, tokenizer)),
         "tokenizer": tokenizer,
         "tokenizer_weights": file(root, layout.tokenizer_weights(root, tokenizer)),
-        "commit": commit(run["provenance"]),
+        "commit": commit(run.provenance.model_dump()),
         "mlflow": {"id": number, "experiment": tracked["experiment"]} if number else None,
     }
 
 
-def _set(root: Path, results: Results, run: dict[str, Any], setting: str, tracked: dict[str, Any]) -> dict[str, Any]:
+def _set(root: Path, results: Results, run: RunRecord, setting: str, tracked: dict[str, Any]) -> dict[str, Any]:
     """One sample set: files from the metrics back to the images, and whether their hashes agree link by link."""
-    variant, seed = run["variant"], run["seed"]
+    variant, seed = run.variant, run.seed
     key = layout.sample_set(variant, seed, setting)
     values, samples = results.metrics(variant, seed, setting), layout.samples(root, key)
     inputs, manifest = values["inputs"], layout.sample_manifest(root, key)
@@ -137,7 +138,7 @@ def _set(root: Path, results: Results, run: dict[str, Any], setting: str, tracke
         "sampled": commit(made["provenance"]) if made else None,
         "evaluated": commit(values["provenance"]),
         "seconds": made["seconds"] if made else None,
-        "agree": not broken and inputs["checkpoint"] == run["checkpoint"],
+        "agree": not broken and inputs["checkpoint"] == run.checkpoint,
     }
 
 

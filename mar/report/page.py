@@ -107,7 +107,7 @@ def _evidence(root: Path, claim: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for entry in claim.get("evidence", []):
         where = set_id(entry["variant"], entry["setting"]) if entry["setting"] else f"variant:{entry['variant']}"
-        files = [file(root, path, _short_name(path)) for path in entry["files"]]
+        files = [file(root, root / path, _short_name(path)) for path in entry["files"]]
         found.append({**entry, "id": where, "title": title(entry["metric"]).replace("_", " "), "files": files})
     return found
 

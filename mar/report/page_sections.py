@@ -6,18 +6,21 @@ import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mar.analysis import acceptance
 from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
 from mar.report.evidence import commit, file, interval, set_id
 from mar.report.tables import fast_modes, variance
-from mar.report.tables.typeset import Head
-from mar.runtime.files import read_json
+from mar.runtime.files import read, read_json
 from mar.study import layout
 from mar.study.products import speed_settings, swept, table_names
+from mar.study.records import RunRecord
 from mar.study.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 JUDGES = {
     "classifier": "the study's classifier",
@@ -81,7 +84,7 @@ def sources(study: Study, root: Path, results: Results) -> dict[str, Any] | None
     if variance.NAME not in table_names(study):
         return None
     about = "How far a metric moves with its images, with the sampling seed and with the training seed."
-    return _made(root, variance.NAME, "Sources of error", about, *variance.texts(results), variance.note(results))
+    return _made(root, variance.NAME, "Sources of error", about, variance.texts(results), variance.note(results))
 
 
 def fast(study: Study, root: Path, results: Results) -> dict[str, Any] | None:
@@ -90,23 +93,20 @@ def fast(study: Study, root: Path, results: Results) -> dict[str, Any] | None:
         return None
     found = acceptance.modes(results)
     about = "Each mode against the default, the same weights, labels and noise seeds."
-    return _made(
-        root, fast_modes.NAME, fast_modes.TITLE, about, *fast_modes.texts(found), fast_modes.note(results, found)
-    )
+    made = fast_modes.texts(found), fast_modes.note(results, found)
+    return _made(root, fast_modes.NAME, fast_modes.TITLE, about, *made)
 
 
-def _made(
-    root: Path, name: str, title: str, about: str, heads: list[Head], rows: list[list[str]], note: str
-) -> dict[str, Any]:
+def _made(root: Path, name: str, title: str, about: str, values: pd.DataFrame, note: str) -> dict[str, Any]:
     """A table that is made of no rows of the paper, with the spans of its groups of columns."""
-    groups = [(group, len(list(of))) for group, of in itertools.groupby(heads, key=lambda head: head.group or head)]
+    groups = [(group, len(list(of))) for group, of in itertools.groupby(values.columns, lambda head: head[0] or head)]
     return {
         "id": name,
         "title": title,
         "about": about,
-        "heads": heads,
+        "heads": list(values.columns),
         "groups": [(group if isinstance(group, str) else "", n) for group, n in groups],
-        "rows": rows,
+        "rows": values.to_numpy().tolist(),
         "note": note,
         "files": [file(root, layout.table(root, name, suffix), suffix) for suffix in layout.TABLE_FORMATS],
     }
@@ -171,7 +171,7 @@ def provenance(study: Study, root: Path, results: Results) -> list[dict[str, Any
     records: list[tuple[str, dict[str, Any]]] = []
     for name, variant in study.variants.items():
         for seed in variant.seeds:
-            records.append(("training", read_json(layout.run_record(root, name, seed))["provenance"]))
+            records.append(("training", read(layout.run_record(root, name, seed), RunRecord).provenance.model_dump()))
             for setting in variant.sampling:
                 manifest = layout.sample_manifest(root, layout.sample_set(name, seed, setting))
                 records += [("sampling", read_json(manifest)["provenance"])] if manifest.exists() else []

@@ -1,17 +1,44 @@
-"""Checkpoints of a training run: atomic, checksummed, the last two kept, the newest intact one resumed."""
+"""Checkpoints of a training run: atomic, checksummed, the last two kept, the newest intact one resumed.
+
+Weights and checkpoints that do not fit are refused in one message, whatever torch and safetensors raise.
+"""
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, NonNegativeInt, RootModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
 
 from mar.runtime.distributed import ALONE, World
-from mar.runtime.files import atomic, read_json, sha256, write_json
+from mar.runtime.files import FileName, Part, Sha256, atomic, read, sha256, write
 
 KEPT = 2
 INDEX = "index.json"  # names the checkpoints of a folder
+# What torch raises where a file is no checkpoint, would have to be unpickled, or is of another model.
+MISFITS = (pickle.UnpicklingError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+class Checkpoint(Part):
+    """A checkpoint after so many images."""
+
+    file: FileName
+    images: NonNegativeInt
+    sha256: Sha256
+
+
+class Index(RootModel[tuple[Checkpoint, ...]]):
+    """index.json: the checkpoints of a folder, oldest first."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
 
 
 def save(folder: Path, images: int, state: dict[str, Any]) -> None:
@@ -19,40 +46,57 @@ def save(folder: Path, images: int, state: dict[str, Any]) -> None:
 
     A crash at any point leaves an index whose files are all complete.
     """
-    index = _index(folder)
+    before = [entry for entry in checkpoints(folder) if entry.images < images]
     name = f"{images:010d}.pt"
     with atomic(folder / name) as temporary:
         torch.save(state, temporary)
-    entries = [e for e in index if e["images"] < images] + [
-        {"file": name, "images": images, "sha256": sha256(folder / name)}
-    ]
-    write_json(folder / INDEX, entries[-KEPT:])
+    entries = (*before, Checkpoint(file=name, images=images, sha256=sha256(folder / name)))
+    write(folder / INDEX, Index(entries[-KEPT:]))
     for entry in entries[:-KEPT]:
-        (folder / entry["file"]).unlink(missing_ok=True)
+        (folder / entry.file).unlink(missing_ok=True)
 
 
-def load_latest(folder: Path, world: World = ALONE) -> dict[str, Any] | None:
-    """State of the newest intact checkpoint; None if none was ever written.
+@contextmanager
+def latest(folder: Path, world: World = ALONE) -> Iterator[dict[str, Any] | None]:
+    """State of the newest intact checkpoint, to be copied inside the context; None if none was ever written.
 
-    Its tensors are mapped from the file, not read: copy them, and only what is copied takes memory. The first process
-    looks which one is intact, for all.
+    Its tensors are mapped from the file, not read: only what is copied takes memory. The first process looks which one
+    is intact, for all.
 
     Raises:
-        ValueError: there are checkpoints, but none is intact.
+        ValueError: there are checkpoints, but none is intact; or the newest intact one is of something else than what
+            the context copies it to.
     """
     path: Path | None = world.first(lambda: _newest(folder))
     if path is None:
-        return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return state
+        yield None
+        return
+    try:
+        yield torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except torch.OutOfMemoryError:
+        raise
+    except MISFITS as error:
+        raise ValueError(
+            f"{path}: no checkpoint of this training ({shorten(f'{type(error).__name__}: {error}', 200)}); accepted: "
+            f"one that this command wrote for this study; move {folder} away and run the same command again"
+        ) from None
+
+
+def checkpoints(folder: Path) -> tuple[Checkpoint, ...]:
+    """What the index of a folder names, oldest first; nothing where there is none.
+
+    Raises:
+        ValueError: the index is damaged.
+    """
+    return read(folder / INDEX, Index).root if (folder / INDEX).exists() else ()
 
 
 def _newest(folder: Path) -> Path | None:
     """The newest intact checkpoint; a corrupt one is named and passed over for the one before."""
-    entries = _index(folder)
+    entries = checkpoints(folder)
     for entry in reversed(entries):
-        path = folder / entry["file"]
-        if path.exists() and sha256(path) == entry["sha256"]:
+        path = folder / entry.file
+        if path.exists() and sha256(path) == entry.sha256:
             return path
         print(
             f"{path}: corrupt or missing (checksum differs from index.json); going back to the one before", flush=True
@@ -64,7 +108,30 @@ def _newest(folder: Path) -> Path | None:
     return None
 
 
-def _index(folder: Path) -> list[dict[str, Any]]:
-    file = folder / INDEX
-    entries: list[dict[str, Any]] = read_json(file) if file.exists() else []
-    return entries
+def load_weights(network: nn.Module, file: Path, again: str, assign: bool = False) -> None:
+    """Load a file of safetensors into a network, every tensor of it and no other.
+
+    Args:
+        network: what they belong to.
+        file: the weights.
+        again: how a user gets the file made again.
+        assign: take the tensors themselves, as a network on the meta device needs it.
+
+    Raises:
+        ValueError: the file is missing or no safetensors file, or its tensors are not those of the network.
+    """
+    try:
+        found = load_file(file)
+    except FileNotFoundError:
+        raise ValueError(f"{file}: missing; {again}") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file}: found {error}; accepted: a safetensors file; {again}") from None
+    theirs, ours = ({k: list(v.shape) for k, v in state.items()} for state in (found, network.state_dict()))
+    odd = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
+    if odd:
+        name = odd[0]
+        raise ValueError(
+            f"{file}: {len(odd)} tensors do not fit the model: {name}: found {theirs.get(name, 'none')}; accepted: "
+            f"{ours.get(name, 'none')}; {again}"
+        )
+    network.load_state_dict(found, assign=assign)

@@ -9,9 +9,12 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+if TYPE_CHECKING:  # most stages write files without numpy
+    import numpy as np
 
 UMASK = os.umask(0o022)
 os.umask(UMASK)  # there is no other way to read it
@@ -36,7 +39,7 @@ class Record(Part):
     format: Literal[1] = 1
 
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=BaseModel)
 
 
 @contextlib.contextmanager
@@ -111,17 +114,24 @@ def read(path: str | Path, record: type[R]) -> R:
     except ValidationError as error:
         first, *others = error.errors(include_url=False)
         key = ".".join(map(str, first["loc"]))
-        found = "" if first["type"] in ("missing", "json_invalid") else f"; found {str(first['input'])[:80]!r}"
+        said = first["msg"].removeprefix("Value error, ")
+        found = f"; found {str(first['input'])[:80]!r}"
+        if first["type"] in ("missing", "json_invalid", "value_error"):  # these say it, or there is nothing to show
+            found = ""
         more = f" (and {len(others)} more)" * bool(others)
         raise ValueError(
-            f"{path}: {key + ': ' if key else ''}{first['msg']}{found}{more}; accepted: a {record.__name__} as this "
+            f"{path}: {key + ': ' if key else ''}{said}{found}{more}; accepted: a {record.__name__} as this "
             "project writes it; delete the file and run the same command again"
         ) from None
 
 
-def write(path: str | Path, record: Record) -> None:
-    """Write a record atomically, its keys in the order in which they are declared."""
-    write_json(path, record.model_dump(mode="json"))
+def write(path: str | Path, record: BaseModel) -> None:
+    """Write a record atomically: the keys that were given, in the order in which they are declared.
+
+    Defaults are left out. The checksum of a manifest names it in the results after it, so one that a later version
+    makes again has to have the same bytes.
+    """
+    write_json(path, record.model_dump(mode="json", exclude_unset=True))
 
 
 def sha256(path: str | Path) -> str:
@@ -130,15 +140,32 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
-    """Whether an array is on disk and uncut, its dimensions beginning with `shape`; a bad file is named."""
+def load_array(path: Path, again: str, mapped: bool = False) -> np.ndarray:
+    """An .npy file; `mapped`: its numbers are read from disk when they are used. No object in it is unpickled.
+
+    Raises:
+        ValueError: it is missing, cut off, no .npy file, or holds Python objects; the message ends with `again`.
+    """
     import numpy as np
 
     try:
-        array = np.load(path, mmap_mode="r")
+        with open(path, "rb") as file:
+            np.lib.format.read_magic(file)  # np.load takes a zip too
+        array: np.ndarray = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError:
-        return False
+        raise ValueError(f"{path}: missing; {again}") from None
     except (ValueError, OSError, EOFError) as error:
-        print(f"{path}: truncated or no .npy file ({error}); making it again", flush=True)
+        raise ValueError(f"{path}: truncated or no .npy file of numbers ({error}); {again}") from None
+    return array
+
+
+def whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
+    """Whether an array is on disk and uncut, its dimensions beginning with `shape`; a bad file is named."""
+    if not path.exists():
+        return False
+    try:
+        array = load_array(path, "making it again", mapped=True)
+    except ValueError as error:
+        print(error, flush=True)
         return False
     return bool(array.shape[: len(shape)] == shape and array.dtype == dtype)

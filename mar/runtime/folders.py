@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from mar.runtime.files import atomic, read_json, write_json
+from pydantic import ConfigDict, RootModel
+
+from mar.runtime.files import atomic, read, write
 
 RECIPE = "recipe.json"  # what the content of a folder depends on
+
+
+class Recipe(RootModel[dict[str, str | int]]):
+    """recipe.json: slices of the study and checksums of inputs."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
 
 
 @contextlib.contextmanager
@@ -40,7 +46,16 @@ def lock(folder: str | Path, wait: bool = True) -> Iterator[None]:
         yield
 
 
-def claim(folder: str | Path, recipe: dict[str, Any], last: str = "", twin: Path | None = None) -> None:
+def recipe_of(folder: str | Path) -> dict[str, str | int]:
+    """What the content of a folder was made from.
+
+    Raises:
+        ValueError: nobody has claimed it, or its recipe.json is damaged.
+    """
+    return read(Path(folder) / RECIPE, Recipe).root
+
+
+def claim(folder: str | Path, recipe: Mapping[str, str | int], last: str = "", twin: Path | None = None) -> None:
     """Make a folder ours: same recipe, go on in it; another recipe, move its content aside, never resume it.
 
     The recipe (slices and hashes of inputs) is kept in recipe.json. Call it under `lock`.
@@ -54,8 +69,7 @@ def claim(folder: str | Path, recipe: dict[str, Any], last: str = "", twin: Path
     """
     folder = Path(folder)
     file = folder / RECIPE
-    recipe = json.loads(json.dumps(recipe))
-    if file.exists() and read_json(file) != recipe:
+    if file.exists() and recipe_of(folder) != recipe:
         aside = folder.with_name(f"{folder.name}.old-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
         aside.mkdir()
         # recipe.json goes last: killed in between, the next claim still sees the old recipe and moves the rest
@@ -63,19 +77,19 @@ def claim(folder: str | Path, recipe: dict[str, Any], last: str = "", twin: Path
             if entry.name != ".lock":
                 os.replace(entry, aside / entry.name)
         print(f"{folder}: was made by another recipe; moved to {aside}", flush=True)
-    if twin and not (folder / last).exists() and (twin / last).exists() and read_json(twin / file.name) == recipe:
+    if twin and not (folder / last).exists() and (twin / last).exists() and recipe_of(twin) == recipe:
         _take_over(folder, twin, last)
     if not file.exists():
-        write_json(file, recipe)
+        write(file, Recipe(dict(recipe)))
 
 
-def still_ours(folder: str | Path, recipe: dict[str, Any]) -> None:
+def still_ours(folder: str | Path, recipe: Mapping[str, str | int]) -> None:
     """Refuse to go on in a folder that somebody claimed for another recipe meanwhile.
 
     Raises:
         ValueError: it is of another recipe.
     """
-    if read_json(Path(folder) / RECIPE) != json.loads(json.dumps(recipe)):
+    if recipe_of(folder) != recipe:
         raise ValueError(f"{folder}: another recipe took this folder over; run the command again")
 
 

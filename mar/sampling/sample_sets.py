@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mar.runtime.files import atomic, read_json, sha256, whole, write_json
+from mar.runtime.files import atomic, read, sha256, whole, write_json
 from mar.runtime.folders import claim, lock, still_ours
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import record
@@ -16,6 +16,7 @@ from mar.sampling.sampler import Sampler, chunk_labels
 from mar.study import layout
 from mar.study.chosen_settings import resolved
 from mar.study.parts import Sampling
+from mar.study.records import RunRecord, TokenManifest
 from mar.study.stage_keys import sample_slice
 from mar.study.study import Study
 
@@ -36,11 +37,11 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
     """
     used = resolved(study, root, variant, setting)
     folder = layout.samples(root, layout.sample_set(variant, seed, setting))
-    run = read_json(layout.run_record(root, variant, seed))
+    run = read(layout.run_record(root, variant, seed), RunRecord)
     tokens = layout.token_manifest(root, study.variants[variant].tokenizer)
     recipe = {
         "sample": sample_slice(study, variant, setting, used),
-        "checkpoint": run["checkpoint"],
+        "checkpoint": run.checkpoint,
         "tokens": sha256(tokens),
     }
     with lock(folder):
@@ -65,7 +66,7 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
     with lock(folder):
         if not (folder / layout.MANIFEST).exists() and all(there(c) for c in range(count)):
             seconds = time.monotonic() - start
-            write_manifest(study, folder, variant, seed, setting, used, run["checkpoint"], tokens, seconds)
+            write_manifest(study, folder, variant, seed, setting, used, run.checkpoint, tokens, seconds)
 
 
 def chunk_name(number: int) -> str:
@@ -85,9 +86,9 @@ def write_manifest(
     seconds: float,
 ) -> None:
     """Write labels.npy and, last, manifest.json with the checksum of every chunk."""
-    size, manifest = study.metrics.chunk, read_json(tokens)
+    size, manifest = study.metrics.chunk, read(tokens, TokenManifest)
     count = study.metrics.samples // size
-    labels = torch.cat([chunk_labels(c, size, manifest["classes"]) for c in range(count)])
+    labels = torch.cat([chunk_labels(c, size, manifest.classes) for c in range(count)])
     with atomic(folder / layout.LABELS) as temporary, open(temporary, "wb") as file:
         np.save(file, labels.numpy())
     chunks = [{"file": chunk_name(c), "count": size, "sha256": sha256(folder / chunk_name(c))} for c in range(count)]
@@ -101,7 +102,7 @@ def write_manifest(
             "chunks": chunks,
             "labels_sha256": sha256(folder / layout.LABELS),
             "checkpoint": checkpoint,
-            "tokenizer": manifest["tokenizer"],
+            "tokenizer": manifest.tokenizer,
             "sampling": used.model_dump(mode="json"),
             "seconds": round(seconds, 3),
             "provenance": record(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +10,13 @@ import torch
 from mar.data.images import to_uint8
 from mar.data.latents import unpatchify
 from mar.models.order import draw_order
-from mar.runtime.files import read_json
+from mar.runtime.files import read
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
 from mar.study import layout
 from mar.study.chosen_settings import resolved
 from mar.study.parts import Sampling
+from mar.study.records import TokenManifest
 from mar.study.study import Study
 from mar.tokenizers import autoencoder
 from mar.training.trained import load_trained
@@ -28,7 +28,7 @@ class Sampler:
     def __init__(self, study: Study, root: Path, variant: str, seed: int) -> None:
         self.study, self.root, self.variant, self.seed = study, root, variant, seed
         name = study.variants[variant].tokenizer
-        self.manifest: dict[str, Any] = read_json(layout.token_manifest(root, name))
+        self.manifest = read(layout.token_manifest(root, name), TokenManifest)
         self.model, self.checkpoint = load_trained(study, root, variant, seed, self.manifest)
         self.device = next(self.model.parameters()).device
         self.tokenizer = autoencoder.load(root, name, study).to(self.device)
@@ -40,10 +40,10 @@ class Sampler:
         Raises:
             ValueError: they are not finite.
         """
-        manifest, length = self.manifest, self.manifest["tokens"]
+        manifest, length = self.manifest, self.manifest.tokens
         order = draw_order(self.study.variants[self.variant].order, len(labels), length, noise)
-        ids = manifest["kind"] == "ids"
-        shape = (length,) if ids else (length, manifest["token_dim"])
+        ids = manifest.kind == "ids"
+        shape = (length,) if ids else (length, manifest.token_dim)
         blank = torch.zeros(shape, dtype=torch.long if ids else torch.float32, device=self.device)
         # Decoding is under autocast too, as published.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.dtype == "bf16"):
@@ -51,8 +51,8 @@ class Sampler:
             if ids:
                 images = self.tokenizer.decode_ids(tokens).float()
             else:
-                channels = manifest["token_dim"] // manifest["group"] ** 2
-                latents = unpatchify(tokens, manifest["group"], channels) / manifest["scale"]
+                channels = manifest.token_dim // manifest.group**2
+                latents = unpatchify(tokens, manifest.group, channels) / manifest.scale
                 images = self.tokenizer.decode_latents(latents, noise).float()
         bad = int((~torch.isfinite(images).flatten(1).all(1)).sum())
         if bad:
@@ -64,7 +64,7 @@ class Sampler:
 
     def chunk(self, setting: str, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Chunk `number` of the sample set: images uint8 (n, H, W, 3) and labels int64 (n,), classes balanced."""
-        labels = chunk_labels(number, self.study.metrics.chunk, self.manifest["classes"])
+        labels = chunk_labels(number, self.study.metrics.chunk, self.manifest.classes)
         settings = resolved(self.study, self.root, self.variant, setting)
         named = (settings.seed,) if settings.seed else ()  # seed 0 has the name from before there were others
         noise = Noise("sample", self.study.seed, self.seed, number, *named, device=self.device)

@@ -47,7 +47,7 @@ def measure(study: Study, root: Path, variant: str) -> None:
         if file.exists() and read_json(file).get("recipe") == recipe:
             print(f"{file}: complete", flush=True)
             return
-        labels = chunk_labels(0, batch, sampler.manifest["classes"])
+        labels = chunk_labels(0, batch, sampler.manifest.classes)
         seconds: dict[str, list[float]] = {setting: [] for setting in settings}
         shares: dict[str, list[float]] = {setting: [] for setting in settings}
         progress = Progress(f"speed {variant}", len(settings) * (repeats + WARMUP) * batch)

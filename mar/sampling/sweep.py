@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mar.runtime.files import read_json, sha256, write_json
+from mar.runtime.files import read, read_json, sha256, write_json
 from mar.runtime.folders import claim, lock
 from mar.study import layout
 from mar.study.chosen_settings import AXES
 from mar.study.parts import Sampling
 from mar.study.parts import Sweep as Grid
+from mar.study.records import RunRecord
 from mar.study.stage_keys import point_slice, real_side, sweep_slice
 from mar.study.study import Study
 
@@ -54,10 +55,10 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
     from mar.sampling.sampler import Sampler
 
     seed, main = study.variants[variant].seeds[0], study.metrics.extractors[0]
-    run = read_json(layout.run_record(root, variant, seed))
+    run = read(layout.run_record(root, variant, seed), RunRecord)
     tokens = layout.token_manifest(root, study.variants[variant].tokenizer)
     real = evaluate.real(study, root, main, images=False)
-    inputs = {"checkpoint": run["checkpoint"], "tokens": sha256(tokens), "weights": real.extractor["weights"]}
+    inputs = {"checkpoint": run.checkpoint, "tokens": sha256(tokens), "weights": real.extractor["weights"]}
     inputs |= {"real": sha256(layout.statistics(root, main, real_side(study, main)))}
     recipe = {"slice": sweep_slice(study, variant, setting), **inputs}
     report = layout.sweep(root, variant, setting)
@@ -202,7 +203,7 @@ def measure(sampler: Sampler, network: Extractor, real: Real, settings: Sampling
     from mar.runtime.noise import Noise
     from mar.sampling.sampler import chunk_labels
 
-    study, labels = sampler.study, chunk_labels(0, samples, sampler.manifest["classes"])
+    study, labels = sampler.study, chunk_labels(0, samples, sampler.manifest.classes)
     parts: list[dict[str, torch.Tensor]] = []
     for number, asked in enumerate(labels.split(study.metrics.chunk)):
         # named by the chunk and not by the point: differences of points are paired

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mar.runtime.files import read_json
+from mar.runtime.files import read, read_json
 from mar.study import layout
 from mar.study.parts import Sampling
+from mar.study.records import RunRecord
 from mar.study.stage_keys import sweep_slice
 from mar.study.study import Study
 
@@ -30,6 +31,6 @@ def resolved(study: Study, root: str | Path, variant: str, setting: str) -> Samp
     if values["recipe"]["slice"] != sweep_slice(study, variant, setting):
         raise ValueError(f"{path}: sampling.{setting} or metrics have changed since; {again} again")
     run = layout.run_record(Path(root), variant, study.variants[variant].seeds[0])
-    if read_json(run)["checkpoint"] != values["recipe"]["checkpoint"]:
+    if read(run, RunRecord).checkpoint != values["recipe"]["checkpoint"]:
         raise ValueError(f"{path}: was drawn from other weights than {run} names; {again} again")
     return sampling.at(**values["best"])

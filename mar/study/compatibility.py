@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic_core import ErrorDetails
+
 from mar.study.parts import Backbone, Head, Sampling
 
 
@@ -59,3 +61,11 @@ def known(where: str, name: str, accepted: Any) -> Any:
     if name not in accepted:
         raise ValueError(f"{where}: found {name!r}; accepted: {', '.join(accepted) or 'none'}")
     return accepted[name] if isinstance(accepted, dict) else name
+
+
+def describe(error: ErrorDetails) -> str:
+    """One mistake that pydantic found in a section: the key, what is accepted and what was found."""
+    key = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    found = "" if error["type"] in ("value_error", "missing") else f"; found {error['input']!r}"
+    return f"{key + ': ' if key else ''}{message}{found}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from mar.study.shorthand import VARYING
 from mar.study.study import FACTORS, Study
 
 
@@ -15,6 +16,20 @@ def json_schema() -> str:
     key of the base away. Completeness, names and combinations are judged where the whole study is read.
     """
     schema = Study.model_json_schema()
+    curve, keys = schema["$defs"]["Curve"], [key for key in schema["$defs"]["Sampling"]["properties"] if key != "sweep"]
+    curve["properties"] |= {
+        "base": {"type": "string", "description": "setting of which the points of the curve differ in `vary` alone"},
+        "vary": {
+            "type": "object",
+            "description": "keys of a setting: one with a list, a value for each point, others with one value for all",
+            "properties": {key: _or_list(f"#/$defs/Sampling/properties/{key}") for key in keys},
+            "additionalProperties": False,
+            "minProperties": 1,
+        },
+        "name": {"type": "string", "description": "name of the setting at a point, as mar-{steps}"},
+    }
+    curve["required"] = ["label", "variant"]
+    curve["oneOf"] = [{"required": ["sampling"]}, {"required": list(VARYING)}]
     for name, section in {"Study": schema, **schema["$defs"]}.items():
         if name not in ("TableRow", "Curve"):  # items of lists, which are replaced and never merged
             section.pop("required", None)
@@ -44,6 +59,11 @@ def json_schema() -> str:
     }
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Study file"}
     return json.dumps({**head, **{k: v for k, v in schema.items() if k != "title"}}, indent=1) + "\n"
+
+
+def _or_list(rule: str) -> dict[str, Any]:
+    """One value that fits the rule at this place of the schema, or a list of them."""
+    return {"anyOf": [{"$ref": rule}, {"type": "array", "items": {"$ref": rule}, "minItems": 1}]}
 
 
 def _or_null(rule: dict[str, Any]) -> dict[str, Any]:

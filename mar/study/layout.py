@@ -30,6 +30,7 @@ RFID = "rfid.json"  # what a tokenizer loses
 CLASSIFIER = "classifier.json"  # record of the classifier
 FILES = "files.json"  # image files of each split
 DIGITS = "digits.npz"  # scikit-learn's images, prepared
+IDX = "idx.npz"  # images of idx files, prepared
 QUANTIZER = "quantizer.safetensors"  # of a multi-scale tokenizer, beside its ids
 
 TABLE_FORMATS = ("csv", "md", "tex")

@@ -47,25 +47,44 @@ class Section(BaseModel):
 class Data(Section):
     """The images of the study and how they become square RGB arrays."""
 
-    kind: Literal["digits", "imagefolder"] = Field(description="digits: shipped with scikit-learn; imagefolder: yours")
-    path: str | None = Field(None, description="imagefolder: root of <class>/<image>, or of train/ and val/ with those")
-    image_size: PositiveInt = Field(description="side in pixels after the ADM centre crop (digits: after resizing)")
+    kind: Literal["digits", "fashion-mnist", "idx", "imagefolder"] = Field(
+        description="digits: shipped with scikit-learn; fashion-mnist: 70,000 photographs, from Debian's package or "
+        "fetched; idx: MNIST's format, yours; imagefolder: yours"
+    )
+    path: str | None = Field(
+        None,
+        description="imagefolder: root of <class>/<image>, or of train/ and val/ with those; idx and fashion-mnist: "
+        "folder of train-images-idx3-ubyte[.gz] and its labels",
+    )
+    image_size: PositiveInt = Field(
+        description="side in pixels after the ADM centre crop (digits: after resizing; idx: padded, not resized)"
+    )
     flip: bool = Field(False, description="encode mirror images too and pick one of both in training")
-    holdout: float = Field(0.2, gt=0.0, lt=1.0, description="share of each class held out where the tree has no val/")
+    holdout: float = Field(
+        0.2, gt=0.0, lt=1.0, description="share of each class held out where the data have no val/ or test set"
+    )
     expect: Literal["imagenet"] | None = Field(
         None, description="imagefolder: totals to check, ImageNet-1k's 1,000 classes, 1,281,167 and 50,000 images"
     )
 
     @model_validator(mode="after")
     def _check(self) -> Data:
-        if (self.kind == "imagefolder") != (self.path is not None):
+        needed, accepted = self.kind in ("imagefolder", "idx"), self.kind != "digits"
+        if (needed and self.path is None) or (self.path is not None and not accepted):
             raise ValueError(
-                f"path belongs to kind imagefolder and is needed there: kind {self.kind}, path {self.path}"
+                "path belongs to kind imagefolder and idx and is needed there, and accepted by fashion-mnist: kind "
+                f"{self.kind}, path {self.path}"
             )
         if self.kind == "digits" and self.flip:
             raise ValueError("flip: true with kind digits: a mirrored 2 is no 2; accepted: false")
         self._belongs("expect", "imagefolder", needed=False)
         return self
+
+    @property
+    def title(self) -> str:
+        """What the images are, in words."""
+        known = {"digits": "scikit-learn's handwritten digits", "fashion-mnist": "Fashion-MNIST"}
+        return known.get(self.kind, f"the images of {self.path}")
 
 
 class Tokenizer(Section):

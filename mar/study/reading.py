@@ -1,4 +1,4 @@
-"""Reading a study: `extends`, `matrix`, and validation with messages a person can act on."""
+"""Reading a study: `extends`, `matrix`, shorthands, and validation with messages a person can act on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from mar.runtime.files import write_if_changed
 from mar.study import layout
+from mar.study.compatibility import describe
+from mar.study.shorthand import write_out
 from mar.study.study import FACTORS, Study
 
 
@@ -32,11 +34,11 @@ def load(path: str | Path) -> Study:
 def resolve(values: dict[str, Any], source: str | Path) -> Study:
     """Turn the mapping of a study file into a checked study; `extends` is relative to the file's folder."""
     source = Path(source)
-    values = _expand_matrix(_extend(values, source), source)
+    values = _write_out(_expand_matrix(_extend(values, source), source), source)
     try:
         return Study.model_validate(values)
     except ValidationError as error:
-        raise StudyError("\n".join(_describe(source, e) for e in error.errors())) from None
+        raise StudyError("\n".join(f"{source}: {describe(e)}" for e in error.errors())) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -71,7 +73,7 @@ def read(path: Path) -> dict[str, Any]:
 def _extend(values: dict[str, Any], source: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     values = dict(values)
     if "extends" not in values:
-        return values
+        return _write_out(values, source)
     name = values.pop("extends")
     if not isinstance(name, str):
         raise StudyError(f"{source}: extends: found {name!r}; accepted: the path of one study file")
@@ -80,7 +82,15 @@ def _extend(values: dict[str, Any], source: Path, seen: tuple[Path, ...] = ()) -
         raise StudyError(f"{source}: extends: {base.name} extends itself through {[p.name for p in seen]}")
     if not base.is_file():
         raise StudyError(f"{source}: extends: found {name!r}, and there is no file {base}; accepted: a study file")
-    return _merge(_extend(read(base), base, (*seen, base)), values)
+    return _write_out(_merge(_extend(read(base), base, (*seen, base)), values), source)
+
+
+def _write_out(values: dict[str, Any], source: Path) -> dict[str, Any]:
+    """Shorthands become names in the file that says them: a file that extends it changes what they stand for."""
+    try:
+        return write_out(values)
+    except ValueError as error:
+        raise StudyError(f"{source}: {error}") from None
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -131,13 +141,6 @@ def _expand_matrix(values: dict[str, Any], source: Path) -> dict[str, Any]:
         made[variant] = {**shared, **factors}
     # an explicit variant of the same name is laid over the made one, null takes it away
     return {**{k: v for k, v in values.items() if k != "matrix"}, "variants": _merge(made, variants)}
-
-
-def _describe(source: Path, error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    message = error["msg"].removeprefix("Value error, ")
-    found = "" if error["type"] in ("value_error", "missing") else f"; found {error['input']!r}"
-    return f"{source}: {key + ': ' if key else ''}{message}{found}"
 
 
 def write_resolved(study: Study, results: Path = layout.RESULTS) -> Path:

@@ -7,9 +7,18 @@ passed over.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import FiniteFloat, NonNegativeInt, PositiveInt, StringConstraints
+from pydantic import (
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    RootModel,
+    StringConstraints,
+    model_validator,
+)
 
 from mar.runtime.files import FileName, Part, Record, Sha256
 from mar.runtime.provenance import Provenance
@@ -74,13 +83,83 @@ class DataManifest(Record):
     listing: str  # checksum of all names, classes and sizes; `sklearn` of digits
 
 
+Entry = tuple[str, int, int]  # an image file: path relative to the root of the data, class, bytes
+
+
+class FileLists(Record):
+    """data/files.json: the readable image files of each split."""
+
+    train: tuple[Entry, ...]
+    heldout: tuple[Entry, ...]
+
+
+class LockedFile(Part):
+    """What a published file without a published checksum was at its first fetch."""
+
+    sha256: Sha256
+    size: NonNegativeInt
+    url: str
+
+
+class LockedFiles(RootModel[dict[str, LockedFile]]):
+    """assets/lock.json: fetched files by name."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class ImportedFile(Part):
+    """The file that weights were imported from."""
+
+    file: str
+    sha256: Sha256
+    size: NonNegativeInt
+
+
+class Origin(Part):
+    """Where imported weights are from: format, file, row of config/assets.csv (none of a file of one's own)."""
+
+    format: str
+    source: ImportedFile
+    asset: str | None
+    licence: str | None
+
+
+class ImportCounts(Part):
+    """How many tensors an import took and left."""
+
+    mapped: NonNegativeInt
+    dropped: NonNegativeInt
+
+
+class ImportRecord(Part):
+    """assets/<name>.json: imported weights, beside them as safetensors. Its `format` is that of the published file."""
+
+    format: str
+    source: ImportedFile
+    asset: str | None
+    licence: str | None
+    sha256: Sha256
+    architecture: dict[str, str | bool | int | float | list[int] | None]
+    parameters: NonNegativeInt
+    counts: ImportCounts
+    tensors: dict[str, str]  # by our names: published name, shape and number type
+    dropped: dict[str, str]  # by published names: why
+    beside: dict[str, str]  # what else the file holds
+    provenance: Provenance
+
+    @property
+    def origin(self) -> Origin:
+        """What the record of a study's own network keeps of it."""
+        return Origin(format=self.format, source=self.source, asset=self.asset, licence=self.licence)
+
+
 class TokenizerRecord(Record):
     """tokenizers/<name>/config.json: a finished tokenizer."""
 
     kind: str
     parameters: NonNegativeInt
     net: dict[str, Any]  # diffusers' configuration
-    pretrained: dict[str, Any] | None = None
+    pretrained: Origin | None = None
     provenance: Provenance
 
 
@@ -95,20 +174,20 @@ class ClassifierRecord(Record):
     provenance: Provenance
 
 
-class TokenManifest(Record):
-    """tokens/<tokenizer>/<split>/manifest.json: what the tokens of a split are.
+class Tokens(Record):
+    """What the tokens of a split are, whichever files hold them.
 
     Attributes:
         kind: moments of a posterior, latents, or ids.
         views: 2 where mirror images are encoded too.
         grid: positions of an image's latents on a side, after grouping.
         tokens: length L of the sequence.
-        token_dim: numbers D in a continuous token.
-        scale: factor on latents, so that they have unit variance.
         scales: sides of the scales of a multi-scale tokenizer, with `code_width`.
+        codebook_size: number of ids; 0 with continuous tokens.
+        token_dim: numbers D in a continuous token; 0 with ids.
     """
 
-    kind: str
+    kind: Literal["moments", "latents", "ids"]
     count: PositiveInt
     classes: PositiveInt
     class_names: tuple[str, ...]
@@ -118,14 +197,32 @@ class TokenManifest(Record):
     group: PositiveInt
     tokenizer: Sha256
     data: Sha256
-    token_dim: PositiveInt | None = None
-    scale: FiniteFloat | None = None
-    codebook_size: PositiveInt | None = None
-    scales: tuple[PositiveInt, ...] | None = None
-    code_width: PositiveInt | None = None
+    scales: tuple[PositiveInt, ...] = ()
+    code_width: NonNegativeInt = 0
+    codebook_size: NonNegativeInt = 0
+    token_dim: NonNegativeInt = 0
+
+
+class TokenManifest(Tokens):
+    """tokens/<tokenizer>/<split>/manifest.json: the tokens of a split and their files.
+
+    Attributes:
+        quantizer_sha256: of the quantiser that lies beside the ids of a multi-scale tokenizer.
+        scale: factor on latents, so that they have unit variance; 0 with ids.
+    """
+
     quantizer_sha256: Sha256 | None = None
     labels_sha256: Sha256
     shards: tuple[Piece, ...]
+    scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> TokenManifest:
+        needed = ["codebook_size"] if self.kind == "ids" else ["token_dim", "scale"]
+        needed += ["code_width", "quantizer_sha256"] if self.scales else []
+        if missing := [key for key in needed if not getattr(self, key)]:
+            raise ValueError(f"found kind {self.kind} without {', '.join(missing)}")
+        return self
 
 
 class RunRecord(Record):
@@ -142,7 +239,7 @@ class RunRecord(Record):
     processes: PositiveInt = 1
     checkpoint: Sha256  # of the averaged weights
     tokens: Sha256  # of the manifest of its tokens
-    pretrained: dict[str, Any] | None = None
+    pretrained: Origin | None = None
     provenance: Provenance
 
 

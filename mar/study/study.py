@@ -29,7 +29,10 @@ class Variant(Section):
     backbone: Name
     head: Name
     recipe: Name
-    sampling: tuple[Name, ...] = Field(description="sampling settings to draw samples with, for every seed")
+    sampling: tuple[Name, ...] = Field(
+        description="sampling settings to draw samples with, for every seed; in a file also figures and tables, "
+        "for the settings that they show of the variant"
+    )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0,), description="training seeds; an empty list declares the variant, untrained"
     )
@@ -172,7 +175,10 @@ class Study(Section):
                     f"tokenizer with group 1 and a patch that divides {side}; found group {tok.group}"
                 )
         for setting in variant.sampling:
-            sampling = known(f"{where}.sampling", setting, self.sampling)
+            if setting not in self.sampling:
+                accepted = f"{', '.join(self.sampling) or 'none'}, or a figure or table of the study"
+                raise ValueError(f"{where}.sampling: found {setting!r}; accepted: {accepted}")
+            sampling = self.sampling[setting]
             at, tokens = f"{where}: sampling.{setting}", self.tokens(variant.tokenizer)
             if sampling.order and variant.order == "raster":
                 raise ValueError(f"{at}.order {sampling.order} with order raster of the variant; accepted: none")

@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from mar.models.multiscale import MultiScaleQuantizer
-from mar.runtime.files import read_json
-from mar.runtime.folders import RECIPE
+from mar.runtime.checkpoint import load_weights
+from mar.runtime.files import read
+from mar.runtime.folders import recipe_of
 from mar.runtime.noise import Noise
 from mar.study import layout
 from mar.study.parts import Tokenizer as TokenizerConfig
+from mar.study.records import TokenizerRecord
 from mar.study.stage_keys import tokenizer_slice
 from mar.study.study import Study
 
@@ -140,15 +142,11 @@ def load(root: str | Path, name: str, study: Study) -> Tokenizer:
     Raises:
         ValueError: it is not finished, or was made for another study section; or its files do not fit.
     """
-    from safetensors.torch import load_file
-
     folder = layout.tokenizer(Path(root), name)
-    read_json(folder / layout.TOKENIZER)  # written after the weights: says that they are whole
-    if read_json(folder / RECIPE).get("slice") != tokenizer_slice(study, name):
+    read(folder / layout.TOKENIZER, TokenizerRecord)  # written after the weights: says that they are whole
+    if recipe_of(folder).get("slice") != tokenizer_slice(study, name):
         raise ValueError(f"{folder}: was trained by another recipe; run `mar tokenizer --tokenizer {name}` again")
     tokenizer = build(study.tokenizers[name], study.data.image_size)
-    try:
-        tokenizer.net.load_state_dict(load_file(folder / layout.WEIGHTS))
-    except Exception as error:
-        raise ValueError(f"{folder / 'model.safetensors'}: cannot be loaded: {error}") from error
+    again = f"delete it and run `mar tokenizer --tokenizer {name}` again"
+    load_weights(tokenizer.net, folder / layout.WEIGHTS, again)
     return tokenizer.eval().requires_grad_(False)

@@ -20,10 +20,11 @@ from mar.data.images import SPLITS, ImageSet, open_split, to_float
 from mar.data.latents import sample_posterior
 from mar.data.read_ahead import WORKER_IMAGES, read_ahead
 from mar.data.tokens import QUANTIZER, TokenSet, shard_dtype, shard_shape
-from mar.runtime.files import atomic, read_json, sha256, whole, write_json
+from mar.runtime.files import atomic, read, sha256, whole, write
 from mar.runtime.folders import claim, lock, still_ours
 from mar.runtime.progress import Progress
 from mar.study import layout
+from mar.study.records import Piece, TokenManifest, Tokens
 from mar.study.stage_keys import tokenizer_slice
 from mar.study.study import Study
 from mar.tokenizers import autoencoder
@@ -48,7 +49,7 @@ def encode(study: Study, root: str | Path, name: str, shard: tuple[int, int] = (
         ValueError: the data or the tokenizer is missing, or a latent is not finite.
     """
     root = Path(root)
-    recipe = {
+    recipe: dict[str, str | int] = {
         "slice": tokenizer_slice(study, name),
         "data": sha256(layout.data_manifest(root)),
         "tokenizer": _digest(layout.tokenizer_weights(root, name)),
@@ -86,7 +87,7 @@ def encode(study: Study, root: str | Path, name: str, shard: tuple[int, int] = (
 def _finish(
     folder: Path,
     recipe: dict[str, Any],
-    record: dict[str, Any],
+    tokens: Tokens,
     images: ImageSet,
     tokenizer: Tokenizer,
     scale: float | None,
@@ -99,24 +100,25 @@ def _finish(
     still_ours(folder, recipe)
     manifest, train = folder / layout.MANIFEST, folder.with_name("train") / layout.MANIFEST
     shards = _shards(folder, images)
-    shape, dtype = shard_shape(record), shard_dtype(record)
+    shape, dtype = shard_shape(tokens), shard_dtype(tokens)
     if manifest.exists() or not all(whole(path, (len(rows), *shape), dtype) for path, rows in shards):
         return
     if train != manifest and not train.exists():
         return
     with atomic(folder / layout.LABELS) as temporary, open(temporary, "wb") as file:
         np.save(file, images.labels)
-    if "scales" in record:  # what a scales backbone needs of the tokenizer
+    values: dict[str, Any] = tokens.model_dump(exclude_unset=True)
+    if tokens.scales:  # what a scales backbone needs of the tokenizer
         weights = {name: weight.cpu() for name, weight in tokenizer.net.quantize.state_dict().items()}
         with atomic(folder / QUANTIZER) as temporary:
             save_file(weights, temporary)
-        record["quantizer_sha256"] = sha256(folder / QUANTIZER)
-    record["labels_sha256"] = sha256(folder / layout.LABELS)
-    record["shards"] = [{"file": path.name, "count": len(rows), "sha256": sha256(path)} for path, rows in shards]
-    if record["kind"] != "ids":
-        scale = scale or (read_json(train)["scale"] if train != manifest else None)
-        record["scale"] = scale or _scale(folder, record, seed)
-    write_json(manifest, record)
+        values["quantizer_sha256"] = sha256(folder / QUANTIZER)
+    values["labels_sha256"] = sha256(folder / layout.LABELS)
+    values["shards"] = tuple(Piece(file=path.name, count=len(rows), sha256=sha256(path)) for path, rows in shards)
+    if tokens.kind != "ids":
+        scale = scale or (read(train, TokenManifest).scale if train != manifest else None)
+        values["scale"] = scale or _scale([path for path, _ in shards], tokens.kind == "moments", seed)
+    write(manifest, TokenManifest(**values))
 
 
 def _digest(path: Path) -> str:
@@ -133,32 +135,35 @@ def _complete(folder: Path) -> bool:
         TokenSet.open(folder)
     except ValueError as error:
         print(f"{error}\n{folder}: making the bad files again", flush=True)
-        for entry in read_json(folder / layout.MANIFEST)["shards"]:
-            file = folder / entry["file"]
-            if file.exists() and sha256(file) != entry["sha256"]:
+        for entry in read(folder / layout.MANIFEST, TokenManifest).shards:
+            file = folder / entry.file
+            if file.exists() and sha256(file) != entry.sha256:
                 file.unlink()
         (folder / layout.MANIFEST).unlink()
         return False
     return True
 
 
-def _describe(study: Study, name: str, recipe: dict[str, Any], images: ImageSet, kind: str) -> dict[str, Any]:
+def _describe(study: Study, name: str, recipe: dict[str, Any], images: ImageSet, kind: Any) -> Tokens:
     config = study.tokenizers[name]
-    record = {
-        "kind": kind,
-        "count": len(images),
-        "classes": len(images.classes),
-        "class_names": images.classes,
-        "views": 2 if study.data.flip else 1,
-        "grid": math.isqrt(study.tokens(name)),
-        "tokens": study.tokens(name),
-        "group": config.group,
-        "tokenizer": recipe["tokenizer"],
-        "data": recipe["data"],
-    }
+    values: dict[str, Any] = {"codebook_size": config.codebook_size}
+    if kind != "ids":
+        values = {"token_dim": config.token_dim}
     if config.scales:
-        record |= {"grid": config.scales[-1], "scales": list(config.scales), "code_width": config.latent_channels}
-    return record | ({"codebook_size": config.codebook_size} if kind == "ids" else {"token_dim": config.token_dim})
+        values |= {"scales": config.scales, "code_width": config.latent_channels}
+    return Tokens(
+        kind=kind,
+        count=len(images),
+        classes=len(images.classes),
+        class_names=tuple(images.classes),
+        views=2 if study.data.flip else 1,
+        grid=config.scales[-1] if config.scales else math.isqrt(study.tokens(name)),
+        tokens=study.tokens(name),
+        group=config.group,
+        tokenizer=recipe["tokenizer"],
+        data=recipe["data"],
+        **values,
+    )
 
 
 def _shards(folder: Path, images: ImageSet) -> list[tuple[Path, range]]:
@@ -174,13 +179,13 @@ def _write_shards(
     folder: Path,
     shards: list[tuple[Path, range]],
     recipe: dict[str, Any],
-    manifest: dict[str, Any],
+    record: Tokens,
     images: ImageSet,
     tokenizer: Tokenizer,
     workers: int,
 ) -> None:
     """Write those of these shards that are not there yet."""
-    shape, dtype = shard_shape(manifest), shard_dtype(manifest)
+    shape, dtype = shard_shape(record), shard_dtype(record)
     device = next(tokenizer.parameters(), torch.empty(0)).device  # pixels have no parameters
     missing = [(path, rows) for path, rows in shards if not whole(path, (len(rows), *shape), dtype)]
     total, left = (sum(len(rows) for _, rows in some) for some in (shards, missing))
@@ -194,7 +199,7 @@ def _write_shards(
                 os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
             for start in range(0, len(rows), BATCH):
                 batch = to_float(torch.from_numpy(next(pixels)).permute(0, 3, 1, 2).contiguous()).to(device)
-                views = [batch] if manifest["views"] == 1 else [batch, batch.flip(3)]
+                views = [batch] if record.views == 1 else [batch, batch.flip(3)]
                 tokens = torch.stack([tokenizer.encode(view) for view in views], dim=1).cpu()
                 if not torch.isfinite(tokens).all():
                     raise ValueError(f"{path}: the tokenizer gave values that are not finite")
@@ -205,15 +210,15 @@ def _write_shards(
             still_ours(folder, recipe)
 
 
-def _scale(folder: Path, manifest: dict[str, Any], seed: int) -> float:
+def _scale(shards: list[Path], moments: bool, seed: int) -> float:
     """1/std of the latents, sampled where they have a posterior, over all numbers of the train split in float64."""
     generator = torch.Generator().manual_seed(seed)
     count, total, squares = 0, 0.0, 0.0
-    for entry in manifest["shards"]:
-        shard = np.load(folder / entry["file"], mmap_mode="r")
+    for path in shards:
+        shard = np.load(path, mmap_mode="r")
         for start in range(0, len(shard), BATCH):
             stored = torch.from_numpy(np.array(shard[start : start + BATCH])).flatten(0, 1)  # (B*views, C or 2C, h, w)
-            if manifest["kind"] == "moments":
+            if moments:
                 noise = torch.randn(stored.chunk(2, dim=1)[0].shape, generator=generator)
                 stored = sample_posterior(stored, noise)
             latents = stored.double()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from mar.data.images import ImageSet, draw_indices, open_split, sha256_of_data, 
 from mar.data.latents import sample_posterior
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.runtime import checkpoint, runlog
-from mar.runtime.files import atomic, write_json
+from mar.runtime.files import atomic, write
 from mar.runtime.folders import claim, lock
 from mar.runtime.progress import Progress
-from mar.runtime.provenance import record
+from mar.runtime.provenance import provenance
 from mar.study import layout
 from mar.study.compatibility import known
 from mar.study.parts import Tokenizer as TokenizerConfig
+from mar.study.records import TokenizerRecord
 from mar.study.stage_keys import tokenizer_slice
 from mar.study.study import Study
 from mar.tokenizers import perceptual
@@ -78,7 +80,8 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
             save_file({k: v.cpu().contiguous() for k, v in tokenizer.net.state_dict().items()}, temporary)
         parameters = sum(p.numel() for p in tokenizer.parameters())
         net = {k: v for k, v in getattr(tokenizer.net, "config", {}).items() if not k.startswith("_")}
-        write_json(config, {"kind": tokenizer.kind, "parameters": parameters, "net": net, "provenance": record()})
+        record = TokenizerRecord(kind=tokenizer.kind, parameters=parameters, net=net, provenance=provenance())
+        write(config, record)
         shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)  # as large as six copies of the weights
 
 
@@ -107,16 +110,16 @@ def fit(
     adversary = _adversary(config, study, device) if config.adversarial_weight else None
     parts = {"net": tokenizer.net, "optimizer": optimizer, "codebook": codebook, "adversary": adversary}
     done, order = 0, torch.empty(0, dtype=torch.int64)  # what is left of the present epoch
-    state = checkpoint.load_latest(checkpoints) if checkpoints else None
-    if state:
-        done, order = state["images"], state["order"]
-        generator.set_state(state["generator"])
-        for name, part in parts.items():
-            if part is not None:
-                part.load_state_dict(state[name])
-        print(f"{checkpoints}: going on after {done} images", flush=True)
-    else:
-        log.unlink(missing_ok=True)
+    with checkpoint.latest(checkpoints) if checkpoints else nullcontext() as state:
+        if state:
+            done, order = state["images"], state["order"]
+            generator.set_state(state["generator"])
+            for name, part in parts.items():
+                if part is not None:
+                    part.load_state_dict(state[name])
+            print(f"{checkpoints}: going on after {done} images", flush=True)
+        else:
+            log.unlink(missing_ok=True)
     total = int(config.images or 0)
     steps = math.ceil(total / config.batch)
     every = max(total // CHECKPOINTS, CHECKPOINT_IMAGES)

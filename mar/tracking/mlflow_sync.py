@@ -16,13 +16,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mar.runtime.checkpoint import INDEX
+from mar.runtime import files
 from mar.runtime.files import read_json, sha256, write_json
-from mar.runtime.folders import RECIPE, lock
+from mar.runtime.folders import RECIPE, lock, recipe_of
 from mar.runtime.provenance import git_commit
 from mar.runtime.runlog import read
 from mar.study import layout
 from mar.study.parts import Backbone, Data, Head, Recipe, Section, Tokenizer
+from mar.study.records import ClassifierRecord, DataManifest, RunRecord
 from mar.study.sections import Classifier
 from mar.study.study import Study
 
@@ -82,6 +83,9 @@ def sync(study: Study, root: Path, db: Path, server: str = "") -> None:
     print(f"{server or db}: experiment {study.study}, {len(sources)} runs", flush=True)
 
 
+FINAL = {"seconds", "restarts", "parameters", "final_loss"}  # numbers of a finished training
+
+
 @dataclass(frozen=True)
 class _Source:
     """One training as its files tell it."""
@@ -101,8 +105,8 @@ def _sources(study: Study, root: Path) -> Iterator[_Source]:
 
     folder = layout.classifier(root)
     if study.classifier and (folder / RECIPE).exists():
-        final = _numbers("", _optional(folder / layout.CLASSIFIER))
         done = folder / layout.CLASSIFIER
+        final = _numbers("", files.read(done, ClassifierRecord).model_dump() if done.exists() else {})
         yield _Source(_key(root, folder), folder, {"stage": "classifier"}, study.classifier.images, done, final)
     for name, tokenizer in study.tokenizers.items():
         folder = layout.tokenizer(root, name)
@@ -116,19 +120,20 @@ def _sources(study: Study, root: Path) -> Iterator[_Source]:
             folder = layout.run(root, name, seed)
             if not (folder / RECIPE).exists():
                 continue
-            run = _optional(folder / layout.RECORD)
-            final = _numbers("", {k: run[k] for k in ("seconds", "restarts", "parameters", "final_loss") if k in run})
+            done = folder / layout.RECORD
+            run = files.read(done, RunRecord) if done.exists() else None
+            final = _numbers("", run.model_dump(include=FINAL) if run else {})
             for setting in variant.sampling:
                 values = _optional(layout.metrics(root, layout.sample_set(name, seed, setting)))
-                if run and values.get("inputs", {}).get("checkpoint") == run["checkpoint"]:  # not of an older training
+                if run and values.get("inputs", {}).get("checkpoint") == run.checkpoint:  # not of an older training
                     final |= _numbers(f"{setting}/", values["metrics"])
             setting = shown_setting(study, name)
             samples = layout.samples(root, layout.sample_set(name, seed, setting))
-            fresh = run and _optional(samples / layout.MANIFEST).get("checkpoint") == run["checkpoint"]
+            fresh = run and _optional(samples / layout.MANIFEST).get("checkpoint") == run.checkpoint
             picture = (name, seed, setting) if fresh else None
             tags = {"stage": "train", "variant": name, "seed": str(seed), "tokenizer": variant.tokenizer}
             images = 0 if variant.pretrained else study.recipes[variant.recipe].images
-            yield _Source(_key(root, folder), folder, tags, images, folder / layout.RECORD, final, picture)
+            yield _Source(_key(root, folder), folder, tags, images, done, final, picture)
 
 
 def _key(root: Path, folder: Path) -> str:
@@ -140,7 +145,7 @@ def _sync_run(client: Any, experiment: str, study: Study, source: _Source) -> st
     """Create or find the MLflow run of a training and log what it does not have; its id."""
     from mlflow.entities import Metric, Param, RunTag
 
-    recipe = read_json(source.folder / RECIPE)
+    recipe = recipe_of(source.folder)
     name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     lines = _settled(source)
     start = int(1000 * lines[0].get("time", 0)) if lines else int(1000 * (source.folder / RECIPE).stat().st_mtime)
@@ -190,8 +195,9 @@ def _settled(source: _Source) -> list[dict[str, Any]]:
     lines = read(source.folder / layout.LOG)
     if source.done.exists() or source.tags["stage"] != "train":
         return lines
-    index = source.folder / layout.CHECKPOINTS / INDEX
-    last = max((entry["images"] for entry in read_json(index)), default=0) if index.exists() else 0
+    from mar.runtime.checkpoint import checkpoints  # imports torch
+
+    last = max((entry.images for entry in checkpoints(source.folder / layout.CHECKPOINTS)), default=0)
     return [line for line in lines if line["images"] <= last]
 
 
@@ -207,7 +213,7 @@ def _sync_picture(client: Any, run: Any, source: _Source) -> None:
     manifest = sha256(layout.sample_manifest(root, layout.sample_set(variant, seed, setting)))
     if run.data.tags.get("mar.samples") == manifest:
         return
-    classes = min(len(read_json(layout.data_manifest(root))["classes"]), CLASSES)
+    classes = min(len(files.read(layout.data_manifest(root), DataManifest).classes), CLASSES)
     picture, _ = sample_grid(root, variant, seed, setting, classes)
     client.log_image(run.info.run_id, Image.fromarray(picture), artifact_file=f"samples/{setting}.png")
     client.set_tag(run.info.run_id, "mar.samples", manifest)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file
 
 from mar.models.model import Model, build_model
 from mar.models.multiscale import load_quantizer
-from mar.runtime.files import read_json, sha256
-from mar.runtime.folders import RECIPE
+from mar.runtime.checkpoint import load_weights
+from mar.runtime.files import read, sha256
+from mar.runtime.folders import recipe_of
 from mar.study import layout
+from mar.study.records import RunRecord, TokenManifest
 from mar.study.stage_keys import train_slice
 from mar.study.study import Study
 
@@ -20,24 +21,22 @@ if TYPE_CHECKING:
     from mar.models.dit import DiT
 
 
-def load_trained(
-    study: Study, root: Path, variant: str, seed: int, manifest: dict[str, Any]
-) -> tuple[Model | DiT, str]:
+def load_trained(study: Study, root: Path, variant: str, seed: int, manifest: TokenManifest) -> tuple[Model | DiT, str]:
     """The averaged model of a finished run, in eval mode, and the hash of its weights.
 
     Raises:
         ValueError: the run is not finished, was trained by another recipe, or its weights are not those that run.json
-            names.
+            names or do not fit the model.
     """
     folder = layout.run(root, variant, seed)
-    weights, run = folder / layout.AVERAGE, read_json(folder / layout.RECORD)
-    if read_json(folder / RECIPE)["train"] != train_slice(study, variant, seed):
+    weights, run = folder / layout.AVERAGE, read(folder / layout.RECORD, RunRecord)
+    if recipe_of(folder).get("train") != train_slice(study, variant, seed):
         raise ValueError(f"{folder}: was trained by another recipe than the study has now; train again")
-    if not weights.exists() or sha256(weights) != run["checkpoint"]:
+    if not weights.exists() or sha256(weights) != run.checkpoint:
         raise ValueError(f"{weights}: missing or not the weights that {folder / 'run.json'} names; train again")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     quantizer = load_quantizer(layout.tokens(root, study.variants[variant].tokenizer), manifest)
     with torch.device("meta"):
         model = build_model(study, variant, manifest, quantizer.to(device) if quantizer else None)
-    model.load_state_dict(load_file(weights), assign=True)
-    return model.to(device).eval(), run["checkpoint"]
+    load_weights(model, weights, f"move {folder} away and train again", assign=True)
+    return model.to(device).eval(), run.checkpoint

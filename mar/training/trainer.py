@@ -26,12 +26,13 @@ from mar.models.multiscale import load_quantizer
 from mar.models.order import draw_order, mask_ratio, num_masked
 from mar.runtime import checkpoint, distributed, runlog, stop_signals
 from mar.runtime.distributed import ALONE, World
-from mar.runtime.files import atomic, read_json, sha256, write_json
+from mar.runtime.files import atomic, read, sha256, write
 from mar.runtime.folders import claim, lock
 from mar.runtime.noise import Noise, seed_of
 from mar.runtime.progress import Progress
-from mar.runtime.provenance import record
+from mar.runtime.provenance import provenance
 from mar.study import layout
+from mar.study.records import RunRecord
 from mar.study.stage_keys import train_slice
 from mar.study.study import Study
 from mar.training.schedule import learning_rate
@@ -57,7 +58,7 @@ def _claim_unfinished(folder: Path, recipe: dict[str, Any], other: Path | None) 
     weights = folder / layout.AVERAGE
     if not (folder / layout.RECORD).exists() or not weights.exists():
         return True
-    if read_json(folder / layout.RECORD)["checkpoint"] != sha256(weights):
+    if read(folder / layout.RECORD, RunRecord).checkpoint != sha256(weights):
         return True
     print(f"{folder}: trained already", flush=True)
     return False
@@ -103,8 +104,8 @@ class Trainer:
             )
         self.device = world.device
         self.name = (study.seed, seed)
+        quantizer = load_quantizer(tokens.folder, tokens.manifest)  # before the seed: its construction draws numbers
         torch.manual_seed(seed_of("init", *self.name))
-        quantizer = load_quantizer(tokens.folder, tokens.manifest)
         self.model = build_model(study, variant, tokens.manifest, quantizer and quantizer.to(self.device)).to(
             self.device
         )
@@ -153,21 +154,21 @@ class Trainer:
         """Write the declared outputs, run.json last."""
         with atomic(self.folder / layout.AVERAGE) as temporary:
             save_file({k: v.cpu() for k, v in self.ema.items()}, temporary)
-        run = {
-            "variant": self.variant,
-            "seed": self.seed,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "head_parameters": count_head(self.model),
-            "images": self.images,
-            "seconds": round(self.seconds, 3),
-            "restarts": self.restarts,
-            "final_loss": final_loss,
-            "processes": self.world.size,
-            "checkpoint": sha256(self.folder / layout.AVERAGE),
-            "tokens": self.tokens.sha256,
-            "provenance": record(),
-        }
-        write_json(self.folder / layout.RECORD, run)
+        run = RunRecord(
+            variant=self.variant,
+            seed=self.seed,
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            head_parameters=count_head(self.model),
+            images=self.images,
+            seconds=round(self.seconds, 3),
+            restarts=self.restarts,
+            final_loss=final_loss,
+            processes=self.world.size,
+            checkpoint=sha256(self.folder / layout.AVERAGE),
+            tokens=self.tokens.sha256,
+            provenance=provenance(),
+        )
+        write(self.folder / layout.RECORD, run)
 
     def step(self, rate: float) -> tuple[float, float]:
         """One optimiser step on a global batch; returns the loss and the gradient norm before clipping."""
@@ -206,7 +207,7 @@ class Trainer:
         index = self.data_order(first, count)
         labels = self.tokens.labels[index].to(self.device)
         x = self.load(index, noise)
-        length = self.tokens.manifest["tokens"]
+        length = self.tokens.manifest.tokens
         # One mask ratio for the whole micro-batch, as the published code has one for a device's batch.
         ratio = mask_ratio(float(noise.uniform(1)), recipe.mask_ratio_min)
         order = draw_order(self.order, count, length, noise)
@@ -218,14 +219,14 @@ class Trainer:
     def load(self, index: Tensor, noise: Noise) -> Tensor:
         """Tokens of images: ids (B, L), or latents (B, L, D), from their posterior if they have one, scaled."""
         manifest = self.tokens.manifest
-        views = noise.integers(manifest["views"], len(index)).cpu()
+        views = noise.integers(manifest.views, len(index)).cpu()
         x = self.tokens.batch(index, views).to(self.device)
-        if manifest["kind"] == "ids":
+        if manifest.kind == "ids":
             return x
-        if manifest["kind"] == "moments":
+        if manifest.kind == "moments":
             b, c, h, w = x.shape
             x = sample_posterior(x, noise.normal(b, c // 2, h, w))
-        return patchify(x * manifest["scale"], manifest["group"])
+        return patchify(x * manifest.scale, manifest.group)
 
     def data_order(self, first: int, count: int) -> Tensor:
         """Image indices of positions first..first+count-1 of the endless stream of shuffled epochs."""
@@ -250,16 +251,16 @@ class Trainer:
         }
 
     def _resume(self) -> None:
-        state = checkpoint.load_latest(self.folder / layout.CHECKPOINTS, self.world)
-        if state is None:
-            return
-        self.model.load_state_dict(state["model"])
-        for name, average in self.ema.items():
-            average.copy_(state["ema"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for moments in self.optimizer.state.values():  # on the CPU they are still the file's
-            moments.update({name: tensor.clone() for name, tensor in moments.items()})
-        self.images, self.seconds, self.restarts = state["images"], state["seconds"], state["restarts"] + 1
+        with checkpoint.latest(self.folder / layout.CHECKPOINTS, self.world) as state:
+            if state is None:
+                return
+            self.model.load_state_dict(state["model"])
+            for name, average in self.ema.items():
+                average.copy_(state["ema"][name])
+            self.optimizer.load_state_dict(state["optimizer"])
+            for moments in self.optimizer.state.values():  # on the CPU they are still the file's
+                moments.update({name: tensor.clone() for name, tensor in moments.items()})
+            self.images, self.seconds, self.restarts = state["images"], state["seconds"], state["restarts"] + 1
         print(f"{self.folder}: going on after {self.images} images", flush=True)
 
 

@@ -22,9 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mar.data.published import Asset
-from mar.runtime.files import atomic, read_json, sha256, write_json
+from mar.runtime import files
+from mar.runtime.files import atomic, sha256
 from mar.runtime.folders import lock
-from mar.runtime.provenance import record
+from mar.runtime.provenance import provenance
+from mar.study import layout
+from mar.study.records import ImportCounts, ImportedFile, ImportRecord
 from mar.weights.names import FORMATS, Mapped
 
 # Keys under which a checkpoint of a format keeps the tensors that are imported; the first that exists is taken. Files
@@ -53,8 +56,8 @@ class Shell:
         pass
 
 
-def import_weights(format: str, file: Path, name: str, folder: Path, asset: Asset | None = None) -> dict[str, Any]:
-    """Read a published file, check it and write it under our names; returns the report, which NAME.json holds.
+def import_weights(format: str, file: Path, name: str, folder: Path, asset: Asset | None = None) -> ImportRecord:
+    """Read a published file, check it and write it under our names; returns the record, which NAME.json holds.
 
     Args:
         format: one of `FORMATS`.
@@ -71,12 +74,14 @@ def import_weights(format: str, file: Path, name: str, folder: Path, asset: Asse
         raise ValueError(f"format {format!r}: accepted: {', '.join(FORMATS)}")
     if not file.is_file():
         raise ValueError(f"{file}: no such file")
-    result, report = folder / f"{name}.safetensors", folder / f"{name}.json"
+    result, report = layout.import_weights(folder, name), layout.import_record(folder, name)
     with lock(folder):
         digest = sha256(file)
-        if _done(result, report, format, digest):
-            print(f"{result}: imported already", flush=True)
-            return dict(read_json(report))
+        if result.exists() and report.exists():
+            record = files.read(report, ImportRecord)
+            if (record.format, record.source.sha256, record.sha256) == (format, digest, sha256(result)):
+                print(f"{result}: imported already", flush=True)
+                return record
         report.unlink(missing_ok=True)
         with opened(file, folder) as path:
             tensors, rest = pick(read(path), format, file)
@@ -84,30 +89,23 @@ def import_weights(format: str, file: Path, name: str, folder: Path, asset: Asse
             dtypes = {source: str(t.dtype).removeprefix("torch.") for source, t in tensors.items()}
             with atomic(result) as temporary:
                 save_file({k: _plain(t) for k, t in mapped.tensors.items()}, temporary)
-        values = {
-            "format": format,
-            "source": {"file": file.name, "sha256": digest, "size": file.stat().st_size},
-            "asset": asset.name if asset else None,
-            "licence": asset.licence if asset else None,
-            "sha256": sha256(result),
-            "architecture": architecture,
-            "parameters": sum(t.numel() for t in mapped.tensors.values()),
-            "counts": {"mapped": len(mapped.tensors), "dropped": len(mapped.dropped)},
-            "tensors": {k: _line(mapped, dtypes, k) for k in mapped.tensors},
-            "dropped": mapped.dropped,
-            "beside": rest,
-            "provenance": record(),
-        }
-        write_json(report, values)
-    _print(values, mapped, file, result)
-    return values
-
-
-def _done(result: Path, report: Path, format: str, digest: str) -> bool:
-    if not (result.exists() and report.exists()):
-        return False
-    old = read_json(report)
-    return bool((old["format"], old["source"]["sha256"], old["sha256"]) == (format, digest, sha256(result)))
+        record = ImportRecord(
+            format=format,
+            source=ImportedFile(file=file.name, sha256=digest, size=file.stat().st_size),
+            asset=asset.name if asset else None,
+            licence=asset.licence if asset else None,
+            sha256=sha256(result),
+            architecture=architecture,
+            parameters=sum(t.numel() for t in mapped.tensors.values()),
+            counts=ImportCounts(mapped=len(mapped.tensors), dropped=len(mapped.dropped)),
+            tensors={k: _line(mapped, dtypes, k) for k in mapped.tensors},
+            dropped=mapped.dropped,
+            beside=rest,
+            provenance=provenance(),
+        )
+        files.write(report, record)
+    _print(record, mapped, file, result)
+    return record
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -121,20 +119,19 @@ def _line(mapped: Mapped, dtypes: dict[str, str], name: str) -> str:
     return f"{source} {'x'.join(map(str, mapped.tensors[name].shape)) or 'scalar'} {dtypes[source]}"
 
 
-def _print(values: dict[str, Any], mapped: Mapped, file: Path, result: Path) -> None:
+def _print(record: ImportRecord, mapped: Mapped, file: Path, result: Path) -> None:
     width = max(len(source) for source in mapped.sources.values())
     for name, source in mapped.sources.items():
         print(f"{source:{width}}  {name}  {list(mapped.tensors[name].shape)}")
     for reason in sorted(set(mapped.dropped.values())):
         print(f"dropped {sum(r == reason for r in mapped.dropped.values())} tensors {reason}")
-    for key, what in values["beside"].items():
+    for key, what in record.beside.items():
         print(f"not used: {key}: {what}")
-    sizes = ", ".join(f"{k} {v}" for k, v in values["architecture"].items())
-    counts = values["counts"]
-    print(f"{file}: {values['format']}: {sizes}")
+    sizes = ", ".join(f"{k} {v}" for k, v in record.architecture.items())
+    print(f"{file}: {record.format}: {sizes}")
     print(
-        f"{result}: {counts['mapped']} tensors, {values['parameters']:,} parameters, {counts['dropped']} dropped, "
-        f"none missing, none unexpected; sha256 {values['sha256']}",
+        f"{result}: {record.counts.mapped} tensors, {record.parameters:,} parameters, {record.counts.dropped} dropped, "
+        f"none missing, none unexpected; sha256 {record.sha256}",
         flush=True,
     )
 

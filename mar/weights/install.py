@@ -13,10 +13,11 @@ import torch
 from safetensors import safe_open
 
 from mar.models.model import build_model
-from mar.runtime.files import atomic, read_json, sha256, write_json
+from mar.runtime.files import atomic, read, sha256, write
 from mar.runtime.folders import claim, lock
-from mar.runtime.provenance import record
+from mar.runtime.provenance import provenance
 from mar.study import layout
+from mar.study.records import ImportRecord, RunRecord, TokenizerRecord, TokenManifest, Tokens
 from mar.study.stage_keys import tokenizer_slice, train_slice
 from mar.study.study import Study
 from mar.tokenizers.autoencoder import build
@@ -39,25 +40,26 @@ def install_tokenizer(study: Study, root: Path, name: str) -> None:
         _agree(
             file,
             imported,
-            {key: (f"tokenizers.{name}.{key}", wanted.get(key, "none")) for key in imported["architecture"]},
+            {key: (f"tokenizers.{name}.{key}", wanted.get(key, "none")) for key in imported.architecture},
         )
         with torch.device("meta"):
             tokenizer = build(config, study.data.image_size)
         _same_shapes(file, tokenizer.net.state_dict(), f"tokenizers.{name}")
-        claim(folder, {"slice": tokenizer_slice(study, name), "weights": imported["sha256"]})
+        claim(folder, {"slice": tokenizer_slice(study, name), "weights": imported.sha256})
         weights, report = folder / layout.WEIGHTS, folder / layout.TOKENIZER
-        if report.exists() and weights.exists() and sha256(weights) == imported["sha256"]:
+        if report.exists() and weights.exists() and sha256(weights) == imported.sha256:
             print(f"{folder}: complete", flush=True)
             return
         _copy(file, weights)
         net = {k: v for k, v in tokenizer.net.config.items() if not k.startswith("_")}
-        values = {
-            "kind": config.kind,
-            "parameters": imported["parameters"],
-            "net": net,
-            "pretrained": _origin(imported),
-        }
-        write_json(report, values | {"provenance": record()})
+        record = TokenizerRecord(
+            kind=config.kind,
+            parameters=imported.parameters,
+            net=net,
+            pretrained=imported.origin,
+            provenance=provenance(),
+        )
+        write(report, record)
         print(f"{folder}: weights of {file}", flush=True)
 
 
@@ -69,37 +71,37 @@ def install_run(study: Study, root: Path, variant: str, seed: int) -> None:
             key.
     """
     v, folder = study.variants[variant], layout.run(root, variant, seed)
-    manifest = read_json(layout.token_manifest(root, v.tokenizer))
+    manifest = read(layout.token_manifest(root, v.tokenizer), TokenManifest)
     with lock(folder):
         file, imported = _imported(root, v.weights or variant, f"variants.{variant}")
         _agree(file, imported, _wanted(study, variant, manifest))
         with torch.device("meta"):
             model = build_model(study, variant, manifest)
         _same_shapes(file, model.state_dict(), f"variants.{variant}")
-        claim(folder, {"train": train_slice(study, variant, seed), "weights": imported["sha256"]})
+        claim(folder, {"train": train_slice(study, variant, seed), "weights": imported.sha256})
         weights, report = folder / layout.AVERAGE, folder / layout.RECORD
-        if report.exists() and weights.exists() and sha256(weights) == imported["sha256"]:
+        if report.exists() and weights.exists() and sha256(weights) == imported.sha256:
             print(f"{folder}: complete", flush=True)
             return
         _copy(file, weights)
-        run = {
-            "variant": variant,
-            "seed": seed,
-            "parameters": imported["parameters"],
-            "head_parameters": count_head(model),
-            "images": 0,
-            "seconds": 0.0,
-            "restarts": 0,
-            "checkpoint": imported["sha256"],
-            "tokens": sha256(layout.token_manifest(root, v.tokenizer)),
-            "pretrained": _origin(imported),
-            "provenance": record(),
-        }
-        write_json(report, run)
+        run = RunRecord(
+            variant=variant,
+            seed=seed,
+            parameters=imported.parameters,
+            head_parameters=count_head(model),
+            images=0,
+            seconds=0.0,
+            restarts=0,
+            checkpoint=imported.sha256,
+            tokens=sha256(layout.token_manifest(root, v.tokenizer)),
+            pretrained=imported.origin,
+            provenance=provenance(),
+        )
+        write(report, run)
         print(f"{folder}: weights of {file}", flush=True)
 
 
-def _imported(root: Path, weights: str, where: str) -> tuple[Path, dict[str, Any]]:
+def _imported(root: Path, weights: str, where: str) -> tuple[Path, ImportRecord]:
     """The imported file, checked by its checksum, and the report of its import."""
     file = layout.import_weights(layout.assets(root), weights)
     report = layout.import_record(layout.assets(root), weights)
@@ -108,13 +110,13 @@ def _imported(root: Path, weights: str, where: str) -> tuple[Path, dict[str, Any
             f"{file if report.exists() else report}: missing, and {where} is pretrained; run `mar import FORMAT FILE "
             f"--as {weights}` (config/assets.csv lists what is fetched without FILE)"
         )
-    imported = read_json(report)
-    if sha256(file) != imported["sha256"]:
+    imported = read(report, ImportRecord)
+    if sha256(file) != imported.sha256:
         raise ValueError(f"{file}: not the file that {report} names; run `mar import` again")
     return file, imported
 
 
-def _wanted(study: Study, variant: str, manifest: dict[str, Any]) -> dict[str, tuple[str, Any]]:
+def _wanted(study: Study, variant: str, tokens: Tokens) -> dict[str, tuple[str, Any]]:
     """For each key of an imported architecture: the key of the study that gives it, and the value there."""
     v = study.variants[variant]
     backbone, head = study.backbones[v.backbone], study.heads[v.head]
@@ -132,26 +134,26 @@ def _wanted(study: Study, variant: str, manifest: dict[str, Any]) -> dict[str, t
         "patch": (f"{at}.patch", backbone.patch),
         "head_width": (f"heads.{v.head}.width", head.width),
         "head_depth": (f"heads.{v.head}.depth", head.depth),
-        "tokens": (f"data.image_size and {tok}.stride, group: tokens", manifest["tokens"]),
-        "grid": (f"data.image_size and {tok}.stride: side of the latents", manifest["grid"]),
-        "token_dim": (f"{tok}.latent_channels and group: numbers per token", manifest.get("token_dim", "ids")),
-        "scales": (f"{tok}.scales", manifest.get("scales")),
-        "code_width": (f"{tok}.latent_channels", manifest.get("code_width")),
-        "codebook_size": (f"{tok}.codebook_size", manifest.get("codebook_size")),
-        "classes": ("data: classes", manifest["classes"]),
+        "tokens": (f"data.image_size and {tok}.stride, group: tokens", tokens.tokens),
+        "grid": (f"data.image_size and {tok}.stride: side of the latents", tokens.grid),
+        "token_dim": (f"{tok}.latent_channels and group: numbers per token", tokens.token_dim or "ids"),
+        "scales": (f"{tok}.scales", list(tokens.scales)),
+        "code_width": (f"{tok}.latent_channels", tokens.code_width),
+        "codebook_size": (f"{tok}.codebook_size", tokens.codebook_size),
+        "classes": ("data: classes", tokens.classes),
     }
 
 
-def _agree(file: Path, imported: dict[str, Any], wanted: dict[str, tuple[str, Any]]) -> None:
+def _agree(file: Path, imported: ImportRecord, wanted: dict[str, tuple[str, Any]]) -> None:
     """Refuse an import whose architecture differs from what the study wants."""
     faults = [
         f"{where} {'none' if key not in wanted else value}; the file has {size}"
-        for key, size in imported["architecture"].items()
+        for key, size in imported.architecture.items()
         for where, value in [wanted.get(key, (key, None))]
         if value != size
     ]
     if faults:
-        raise ValueError(f"{file} ({imported['format']}): not the architecture of the study\n  " + "\n  ".join(faults))
+        raise ValueError(f"{file} ({imported.format}): not the architecture of the study\n  " + "\n  ".join(faults))
 
 
 def _same_shapes(file: Path, state: dict[str, torch.Tensor], where: str) -> None:
@@ -169,7 +171,3 @@ def _copy(file: Path, target: Path) -> None:
     # A copy, not a link: the workflow sets the modification times of its outputs, and the import is none of them.
     with atomic(target) as temporary:
         shutil.copyfile(file, temporary)
-
-
-def _origin(imported: dict[str, Any]) -> dict[str, Any]:
-    return {key: imported[key] for key in ("format", "source", "asset", "licence")}

@@ -228,7 +228,7 @@ def masked_model(sizes: Architecture) -> nn.Module:
     with torch.device("meta"):
         z_proj = nn.Linear(sizes["token_dim"], sizes["width"])
         body = Masked(backbone, z_proj, sizes["tokens"], sizes["classes"])
-        return Model(body, build_head(head, sizes["width"], {"token_dim": sizes["token_dim"]}))
+        return Model(body, build_head(head, sizes["width"], sizes["token_dim"]))
 
 
 def dit_architecture(mapped: Mapped) -> Architecture:
@@ -288,7 +288,7 @@ def scales_model(sizes: Architecture) -> nn.Module:
     with torch.device("meta"):
         z_proj = NextScale(None, sizes["code_width"], sizes["width"])
         body = Scales(config, z_proj, tuple(sizes["scales"]), sizes["classes"])
-        return Model(body, build_head(Head(kind="categorical"), sizes["width"], sizes))
+        return Model(body, build_head(Head(kind="categorical"), sizes["width"], codebook_size=sizes["codebook_size"]))
 
 
 def autoencoder_architecture(mapped: Mapped) -> Architecture:

@@ -31,7 +31,7 @@ def imported(golden, tmp_path_factory):
     file = folder / "kl16.ckpt"
     torch.save({"model": {k.removeprefix("sd."): v for k, v in weights.items() if k.startswith("sd.")}}, file)
     report = import_weights("ldm-kl", file, "tiny", folder)
-    tokenizer = build(TokenizerConfig(pretrained=True, **report["architecture"]), 64)
+    tokenizer = build(TokenizerConfig(pretrained=True, **report.architecture), 64)
     tokenizer.net.load_state_dict(load_file(folder / "tiny.safetensors"), strict=True)
     return report, tokenizer.eval().requires_grad_(False)
 
@@ -50,7 +50,7 @@ def rel(got, want):
 def test_architecture_is_told_by_the_tensors(imported):
     report, _ = imported
     config = INDEX["config"]
-    assert report["architecture"] == {
+    assert report.architecture == {
         "kind": "kl",
         "stride": 4,
         "channels": [config["ch"] * m for m in config["ch_mult"]],
@@ -58,7 +58,7 @@ def test_architecture_is_told_by_the_tensors(imported):
         "attention": "encoder",
         "latent_channels": config["z_channels"],
     }
-    assert report["dropped"] == {} and report["beside"] == {}
+    assert report.dropped == {} and report.beside == {}
 
 
 def test_encoder(golden, exact):

@@ -26,7 +26,7 @@ def build(width, depth, heads, tokens, classes, token_dim, buffer, head_width, h
     backbone = Backbone(kind="masked", width=width, depth=depth, heads=heads, buffer=buffer, dropout=0.0)
     head = Head(kind="diffusion", width=head_width, depth=head_depth, noise_draws=draws)
     z_proj = torch.nn.Linear(token_dim, width)
-    return Model(Masked(backbone, z_proj, tokens, classes), build_head(head, width, {"token_dim": token_dim}))
+    return Model(Masked(backbone, z_proj, tokens, classes), build_head(head, width, token_dim))
 
 
 def official(name):

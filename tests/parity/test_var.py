@@ -57,7 +57,7 @@ def model(golden, tokenizer):
         gate_init=1.0,
     )  # fmt: skip
     z_proj = NextScale(tokenizer.net.quantize, 8, CONFIG["embed_dim"])
-    head = build_head(Head(kind="categorical"), CONFIG["embed_dim"], {"codebook_size": V})
+    head = build_head(Head(kind="categorical"), CONFIG["embed_dim"], codebook_size=V)
     model = Model(Scales(backbone, z_proj, SIDES, CONFIG["num_classes"]), head)
     model.load_state_dict(from_var(official(golden)).tensors, strict=True)
     return model.eval()

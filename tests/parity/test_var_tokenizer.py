@@ -29,7 +29,7 @@ def imported(tmp_path_factory):
     weights = load_file(GOLDEN / "var_tiny_vqvae.safetensors")
     torch.save({k.removeprefix("vqvae."): v for k, v in weights.items()}, folder / "vae.pth")
     report = import_weights("var-msvq", folder / "vae.pth", "tiny", folder)
-    tokenizer = build(TokenizerConfig(pretrained=True, scales=SCALES, **report["architecture"]), 16)
+    tokenizer = build(TokenizerConfig(pretrained=True, scales=SCALES, **report.architecture), 16)
     tokenizer.net.load_state_dict(load_file(folder / "tiny.safetensors"), strict=True)
     return report, tokenizer.eval()
 
@@ -45,7 +45,7 @@ def recorded_ids(golden):
 def test_architecture_is_told_by_the_tensors(imported):
     report, _ = imported
     config = INDEX["config_vqvae"]
-    assert report["architecture"] == {
+    assert report.architecture == {
         "kind": "msvq",
         "stride": config["downsample"],
         "channels": [config["ch"] * m for m in config["ch_mult"]],
@@ -54,7 +54,7 @@ def test_architecture_is_told_by_the_tensors(imported):
         "latent_channels": config["z_channels"],
         "codebook_size": config["vocab_size"],
     }
-    assert list(report["dropped"]) == ["quantize.ema_vocab_hit_SV"]
+    assert list(report.dropped) == ["quantize.ema_vocab_hit_SV"]
 
 
 @torch.no_grad()

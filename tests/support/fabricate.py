@@ -227,9 +227,12 @@ def fabricate(
         {
             "kind": "digits",
             "classes": [str(i) for i in range(10)],
-            "splits": {"train": {"count": 1293}, "heldout": {"count": 504}},
+            "splits": {"train": {"count": 1293, "per_class": []}, "heldout": {"count": 504, "per_class": []}},
             "files": "f" * 64,
             "skipped": [],
+            "image_size": study.data.image_size,
+            "flip": False,
+            "listing": "sklearn",
         },
     )
     write(
@@ -243,7 +246,8 @@ def fabricate(
         },
     )
     write(root / "study.json", {})
-    write(root / "classifier" / "classifier.json", {"accuracy": 0.99, "provenance": PROVENANCE})
+    judge = {"accuracy": 0.99, "split": "heldout", "count": 504, "classes": [str(i) for i in range(10)]}
+    write(root / "classifier" / "classifier.json", judge | {"parameters": 12345, "provenance": PROVENANCE})
     write(root / "classifier" / "recipe.json", {"slice": "{}"})
     curve(root / "classifier" / "metrics.jsonl", 640, 64, rng)
     for name, tok in study.tokenizers.items():
@@ -260,20 +264,23 @@ def fabricate(
             run = root / "runs" / name / f"seed{seed}"
             seen = 0 if variant.pretrained else study.recipes[variant.recipe].images
             record = {"images": seen, "seconds": 0.0 if variant.pretrained else 60.0 + seed, "restarts": 0}
-            record |= {"pretrained": {"file": "f"}} if variant.pretrained else {"final_loss": 0.5}
+            source = {"file": "f", "sha256": "5" * 64, "size": 1}
+            origin = {"format": "official-mar", "source": source, "asset": None, "licence": None}
+            record |= {"pretrained": origin} if variant.pretrained else {"final_loss": 0.5}
             recipe = study.recipes[variant.recipe]
             if not variant.pretrained:
                 curve(run / "metrics.jsonl", recipe.images, recipe.log_images, rng)
-            write(run / "recipe.json", {"train": json.dumps({"recipe": {"images": recipe.images}}), "tokens": "t" * 64})
+            write(run / "recipe.json", {"train": json.dumps({"recipe": {"images": recipe.images}}), "tokens": "7" * 64})
             write(
                 run / "run.json",
                 {
                     "variant": name,
                     "seed": seed,
                     "parameters": 1234567,
+                    "head_parameters": 54321,
                     **record,
                     "checkpoint": "e" * 64,
-                    "tokens": "t" * 64,
+                    "tokens": "7" * 64,
                     "provenance": PROVENANCE,
                 },
             )

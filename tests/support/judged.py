@@ -12,10 +12,23 @@ import pipeline
 from mar.data.images import open_split
 from mar.data.prepare import prepare
 from mar.features.networks import classifier
-from mar.runtime.files import sha256
+from mar.runtime.files import sha256, write
+from mar.runtime.provenance import provenance
+from mar.study.records import RunRecord
 from mar.study.study import Study
 
 COUNT, CHUNK = 60, 30
+RUN = RunRecord(
+    variant="mar",
+    seed=0,
+    parameters=1,
+    images=64,
+    seconds=1.0,
+    restarts=0,
+    checkpoint=64 * "c",
+    tokens=64 * "7",
+    provenance=provenance(),
+)
 
 
 def make(folder: Path) -> tuple[Study, Path]:
@@ -40,7 +53,7 @@ def write_samples(root: Path, rows: np.ndarray, **over: Any) -> Path:
     """A finished sample set of two chunks and the run that it is of."""
     run = root / "runs" / "mar" / "seed0" / "run.json"
     run.parent.mkdir(parents=True, exist_ok=True)
-    run.write_text(json.dumps({"checkpoint": "c0ffee", "images": 64}))
+    write(run, RUN)
     folder = root / "samples" / "mar" / "seed0" / "plain"
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "labels.npy", np.arange(len(rows)) % 10)
@@ -49,6 +62,6 @@ def write_samples(root: Path, rows: np.ndarray, **over: Any) -> Path:
         path = folder / f"chunk-{number:05d}.npy"
         np.save(path, rows[start : start + CHUNK])
         chunks.append({"file": path.name, "count": len(rows[start : start + CHUNK]), "sha256": sha256(path)})
-    manifest = {"count": len(rows), "chunks": chunks, "checkpoint": "c0ffee", "tokenizer": "t", **over}
+    manifest = {"count": len(rows), "chunks": chunks, "checkpoint": RUN.checkpoint, "tokenizer": "t", **over}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

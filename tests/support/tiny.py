@@ -1,7 +1,6 @@
 """A study small enough to train in a second, with fabricated tokens instead of a tokenizer."""
 
 import hashlib
-import json
 
 import numpy as np
 import torch
@@ -9,7 +8,9 @@ from safetensors.torch import save_file
 
 from mar.data.tokens import QUANTIZER, shard_dtype, shard_shape
 from mar.models.multiscale import MultiScaleQuantizer
+from mar.runtime.files import write
 from mar.study.reading import resolve, write_resolved
+from mar.study.records import Piece, TokenManifest, Tokens
 
 STUDY = {
     "study": "tiny",
@@ -76,35 +77,36 @@ def make_root(tmp_path, images=20):
         "grid": 4,
         "tokens": 16,
         "group": 1,
-        "tokenizer": "t",
-        "data": "d",
+        "tokenizer": "1" * 64,
+        "data": "d" * 64,
+        "class_names": tuple("0123456789"),
     }
     kinds = {
         "kl": {"kind": "moments", "token_dim": 2, "scale": 1.3},
         "vq": {"kind": "ids", "codebook_size": 12},
-        "msvq": {"kind": "ids", "codebook_size": 12, "tokens": 21, "scales": [1, 2, 4], "code_width": 2},
+        "msvq": {"kind": "ids", "codebook_size": 12, "tokens": 21, "scales": (1, 2, 4), "code_width": 2},
     }
     for name, kind in kinds.items():
-        folder, manifest = root / "tokens" / name / "train", {**shared, **kind}
+        folder, files = root / "tokens" / name / "train", {}
+        scale = {"scale": kind.pop("scale")} if "scale" in kind else {}
+        tokens = Tokens(**shared | kind)
         folder.mkdir(parents=True)
         array = (
-            rng.integers(12, size=(images, *shard_shape(manifest)))
-            if kind["kind"] == "ids"
-            else rng.normal(size=(images, *shard_shape(manifest)))
-        ).astype(shard_dtype(manifest))
+            rng.integers(12, size=(images, *shard_shape(tokens)))
+            if tokens.kind == "ids"
+            else rng.normal(size=(images, *shard_shape(tokens)))
+        ).astype(shard_dtype(tokens))
         np.save(folder / "shard-00000.npy", array)
         np.save(folder / "labels.npy", np.arange(images) % 10)
-        if "scales" in manifest:
+        if tokens.scales:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
                 quantizer = MultiScaleQuantizer(12, 2, (1, 2, 4))
             save_file(quantizer.state_dict(), folder / QUANTIZER)
-            manifest["quantizer_sha256"] = digest(folder / QUANTIZER)
-        manifest["labels_sha256"] = digest(folder / "labels.npy")
-        manifest["shards"] = [
-            {"file": "shard-00000.npy", "count": images, "sha256": digest(folder / "shard-00000.npy")}
-        ]
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+            files["quantizer_sha256"] = digest(folder / QUANTIZER)
+        files["labels_sha256"] = digest(folder / "labels.npy")
+        shard = Piece(file="shard-00000.npy", count=images, sha256=digest(folder / "shard-00000.npy"))
+        write(folder / "manifest.json", TokenManifest(**shared | kind | files | scale, shards=(shard,)))
     return root
 
 

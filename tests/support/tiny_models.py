@@ -24,7 +24,7 @@ def build(kind, head, dropout=0.0):
     backbone = Backbone(kind=kind, width=16, depth=1, heads=2, buffer=3, dropout=dropout)
     z_proj = torch.nn.Embedding(V, 16) if head == "categorical" else torch.nn.Linear(D, 16)
     built = {"causal": Causal, "masked": Masked}[kind](backbone, z_proj, L, CLASSES)
-    model = Model(built, build_head(HEADS[head], 16, {"codebook_size": V, "token_dim": D}))
+    model = Model(built, build_head(HEADS[head], 16, D, V))
     for parameter in model.parameters():  # AdaLN-zero would hide mistakes
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()

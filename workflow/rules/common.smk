@@ -10,8 +10,9 @@ from mar.cluster import resources as machine
 from mar.data import published
 from mar.planning import drill_shapes
 from mar.report.tables.inputs import inputs as inputs_of_table
-from mar.runtime.files import read_json
+from mar.runtime.files import read
 from mar.study import commands, layout, products, reading, stage_keys
+from mar.study.records import ImportRecord
 
 CONFIGFILES = workflow.overwrite_configfiles or workflow.configfiles
 try:
@@ -238,7 +239,7 @@ def by_hand(name):
     """Whether `mar import FORMAT FILE` made this import: the workflow neither deletes nor remakes it."""
     record = layout.import_record(ASSETS, name)
     weights = layout.import_weights(ASSETS, name)
-    return record.exists() and weights.exists() and read_json(record)["asset"] is None
+    return record.exists() and weights.exists() and read(record, ImportRecord).asset is None
 
 
 def imported(name, section):

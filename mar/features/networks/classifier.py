@@ -11,16 +11,18 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
 from mar.data.images import ImageSet, open_split, sha256_of_data, shuffled, to_float
-from mar.runtime.files import atomic, read_json, write_json
-from mar.runtime.folders import RECIPE, claim, lock
+from mar.runtime.checkpoint import load_weights
+from mar.runtime.files import atomic, read, write
+from mar.runtime.folders import claim, lock, recipe_of
 from mar.runtime.progress import Progress
-from mar.runtime.provenance import record
+from mar.runtime.provenance import provenance
 from mar.study import layout
+from mar.study.records import ClassifierRecord
 from mar.study.sections import Classifier as ClassifierConfig
 from mar.study.stage_keys import classifier_slice
 from mar.study.study import Study
@@ -80,15 +82,15 @@ def train(study: Study, root: str | Path) -> None:
         heldout_accuracy = accuracy(model, heldout, config.batch, device)
         with atomic(folder / layout.WEIGHTS) as temporary:
             save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, temporary)
-        result = {
-            "accuracy": heldout_accuracy,
-            "split": "heldout",
-            "count": len(heldout),
-            "classes": images.classes,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "provenance": record(),
-        }
-        write_json(report, result)
+        record = ClassifierRecord(
+            accuracy=heldout_accuracy,
+            split="heldout",
+            count=len(heldout),
+            classes=tuple(images.classes),
+            parameters=sum(p.numel() for p in model.parameters()),
+            provenance=provenance(),
+        )
+        write(report, record)
         print(f"{folder}: accuracy {heldout_accuracy:.4f} on {len(heldout)} held-out images", flush=True)
 
 
@@ -163,12 +165,9 @@ def load(root: str | Path, study: Study) -> Classifier:
         ValueError: it is not trained, was trained by another recipe, or its file does not fit the section `classifier`.
     """
     folder = layout.classifier(Path(root))
-    classes = read_json(folder / layout.CLASSIFIER)["classes"]
-    if read_json(folder / RECIPE).get("slice") != classifier_slice(study):
+    classes = read(folder / layout.CLASSIFIER, ClassifierRecord).classes
+    if recipe_of(folder).get("slice") != classifier_slice(study):
         raise ValueError(f"{folder}: was trained by another recipe; run `mar classifier` again")
     model = Classifier(section(study), len(classes))
-    try:
-        model.load_state_dict(load_file(folder / layout.WEIGHTS))
-    except Exception as error:
-        raise ValueError(f"{folder / 'model.safetensors'}: cannot be loaded: {error}") from error
+    load_weights(model, folder / layout.WEIGHTS, "delete it and run `mar classifier` again")
     return model.eval().requires_grad_(False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from mar.models.heads.categorical import Categorical
@@ -13,9 +11,9 @@ from mar.models.heads.mixture import Mixture
 from mar.study.parts import Head
 
 
-def build_head(config: Head, width: int, manifest: dict[str, Any]) -> nn.Module:
-    """The head of a variant for backbone width `width`, on the tokens that `manifest` describes."""
+def build_head(config: Head, width: int, token_dim: int = 0, codebook_size: int = 0) -> nn.Module:
+    """The head of a variant for backbone width `width`, on tokens of `token_dim` numbers or of so many ids."""
     if config.kind == "categorical":
-        return Categorical(config, width, manifest["codebook_size"])
+        return Categorical(config, width, codebook_size)
     continuous = {"diffusion": DiffusionLoss, "mse": MeanSquaredError, "mixture": Mixture}
-    return continuous[config.kind](config, width, manifest["token_dim"])
+    return continuous[config.kind](config, width, token_dim)

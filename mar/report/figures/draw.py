@@ -5,8 +5,6 @@ Files carry no dates, so drawing again from the same numbers gives the same byte
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,16 +44,12 @@ def draw(study: Study, root: Path, name: str, out: Path) -> None:
     if name not in figures:
         raise ValueError(f"figure {name!r}: accepted: {', '.join(figures)}")
     import matplotlib
+    import pandas as pd
 
     with matplotlib.rc_context(STYLE):
         figure, rows = figures[name](study, Path(root))
         for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
             with atomic(out / f"{name}.{suffix}") as path:
                 figure.savefig(path, format=suffix, metadata=metadata)
-    text = io.StringIO()
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, keys, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / f"{name}.csv", text.getvalue())
+    write_text(out / f"{name}.csv", pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n"))
     print(f"{out / name}.pdf, .png, .csv: {len(rows)} rows", flush=True)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mar.report.figures.style import SMALL, WIDTH, Rows
-from mar.runtime.files import read_json
+from mar.runtime.files import read, read_json
 from mar.study import layout
+from mar.study.records import DataManifest
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def samples(study: Study, root: Path) -> tuple[Figure, Rows]:
     """A grid of samples per trained variant, a row a class, beside held-out real images."""
     from matplotlib.figure import Figure
 
-    names = read_json(layout.data_manifest(root))["classes"][:CLASSES]
+    names = read(layout.data_manifest(root), DataManifest).classes[:CLASSES]
     images, labels = real(study, root, len(names))
     blocks, rows = [("real, held out", grid(images, labels, len(names)))], []
     for variant, v in study.variants.items():

@@ -9,8 +9,8 @@ from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
 from mar.analysis.paper_columns import FLOOR
 from mar.analysis.result_files import Estimate
+from mar.report.tables import formats
 from mar.report.tables.paper_tables import note
-from mar.report.tables.typeset import Head, latex, markdown
 from mar.runtime.files import write_text
 from mar.study import layout
 from mar.study.study import Study
@@ -25,13 +25,12 @@ ARROWS = {True: " ↑", False: " ↓", None: ""}
 def table(study: Study, root: Path) -> None:
     """Write tables/metrics.{csv,md,tex}."""
     results = Results(study, root)
-    values = frame(results)
-    heads, rows, last = texts(results)
+    shown = texts(results)
     text = f"{note(study, results)} {remarks(results)}"
-    write_text(layout.table(root, NAME, "tex"), latex(TITLE, heads, rows, text, last))
-    write_text(layout.table(root, NAME, "md"), markdown(TITLE, heads, rows, text))
-    write_text(layout.table(root, NAME, "csv"), values.to_csv(index=False, lineterminator="\n"))
-    print(f"{layout.table(root, NAME, 'csv')}, .md, .tex: {len(rows) - last} variants and settings", flush=True)
+    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, shown, text, floor=True))
+    write_text(layout.table(root, NAME, "md"), formats.markdown(TITLE, shown, text))
+    write_text(layout.table(root, NAME, "csv"), frame(results).to_csv(index=False, lineterminator="\n"))
+    print(f"{layout.table(root, NAME, 'csv')}, .md, .tex: {len(shown) - 1} variants and settings", flush=True)
 
 
 def frame(results: Results) -> pd.DataFrame:
@@ -54,11 +53,11 @@ def frame(results: Results) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=list(lines[0]), dtype=object).fillna("")
 
 
-def texts(results: Results) -> tuple[list[Head], list[list[str]], int]:
-    """Headings and rows to read, a row for each variant and setting; the floor is the last."""
+def texts(results: Results) -> pd.DataFrame:
+    """The table to read, a row for each variant and setting; the floor is the last."""
     better = {metric: ARROWS[results.higher_is_better(metric)] for metric in results.names}
-    heads = [Head("variant"), Head("setting"), Head("guidance", align="r"), Head("temperature", align="r")]
-    heads += [Head(title(metric) + better[metric], align="r") for metric in results.names] + [Head("seeds")]
+    heads = [("", "variant", "l"), ("", "setting", "l"), ("", "guidance", "r"), ("", "temperature", "r")]
+    heads += [*(("", title(metric) + better[metric], "r") for metric in results.names), ("", "seeds", "l")]
     rows = []
     for variant, setting in results.cells:
         used, swept = results.sampling(variant, setting), results.study.sampling[setting].sweep
@@ -66,7 +65,7 @@ def texts(results: Results) -> tuple[list[Head], list[list[str]], int]:
         numbers = [str(results.cell(variant, setting, metric)) for metric in results.names]
         rows.append([variant, setting, *chosen, *numbers, " ".join(map(str, results.study.variants[variant].seeds))])
     floor = [str(results.floor(metric)) if metric in results.measured else "" for metric in results.names]
-    return heads, [*rows, [FLOOR, "", "", "", *floor, ""]], 1
+    return formats.texts(heads, [*rows, [FLOOR, "", "", "", *floor, ""]])
 
 
 def remarks(results: Results) -> str:

@@ -9,7 +9,7 @@ from mar.analysis.acceptance import MARGIN, Mode, modes, percent, section_of
 from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
 from mar.analysis.result_files import short
-from mar.report.tables.typeset import Head, latex, markdown
+from mar.report.tables import formats
 from mar.runtime.files import write_text
 from mar.study import layout
 from mar.study.study import Study
@@ -38,14 +38,12 @@ def frame(found: list[Mode]) -> pd.DataFrame:
     return pd.DataFrame(lines, dtype=object)
 
 
-def texts(found: list[Mode]) -> tuple[list[Head], list[list[str]]]:
-    """Headings and rows to read."""
+def texts(found: list[Mode]) -> pd.DataFrame:
+    """The table to read."""
     names = list(found[0].metrics) if found else []
-    heads = [Head("setting"), Head("differs by"), Head("seconds an image", align="r"), Head("times as fast", align="r")]
-    heads += [Head(title(metric), align="r") for metric in names] + [
-        Head("FID difference", align="r"),
-        Head("accepted"),
-    ]
+    heads = [("", "setting", "l"), ("", "differs by", "l"), ("", "seconds an image", "r"), ("", "times as fast", "r")]
+    heads += [("", title(metric), "r") for metric in names]
+    heads += [("", "FID difference", "r"), ("", "accepted", "l")]
     rows = []
     for mode in found:
         difference = ""
@@ -56,7 +54,7 @@ def texts(found: list[Mode]) -> tuple[list[Head], list[list[str]]]:
         cells = [mode.setting, mode.differs or "the default", str(mode.seconds or "")]
         cells += [short(mode.speedup) if mode.speedup else "", *(str(mode.metrics[metric]) for metric in names)]
         rows.append([*cells, difference, verdict])
-    return heads, rows
+    return formats.texts(heads, rows)
 
 
 def note(results: Results, found: list[Mode]) -> str:
@@ -81,9 +79,8 @@ def table(study: Study, root: Path) -> None:
     """Write tables/fast.{csv,md,tex}."""
     results = Results(study, root)
     found = modes(results)
-    heads, rows = texts(found)
-    write_text(layout.table(root, NAME, "tex"), latex(TITLE, heads, rows, note(results, found)))
-    write_text(layout.table(root, NAME, "md"), markdown(TITLE, heads, rows, note(results, found)))
+    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, texts(found), note(results, found)))
+    write_text(layout.table(root, NAME, "md"), formats.markdown(TITLE, texts(found), note(results, found)))
     write_text(layout.table(root, NAME, "csv"), frame(found).to_csv(index=False, lineterminator="\n"))
     accepted = sum(mode.difference is not None and not mode.refused for mode in found)
     print(

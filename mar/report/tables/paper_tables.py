@@ -26,7 +26,7 @@ from mar.analysis.paper_columns import (
 from mar.analysis.result_files import Estimate, short
 from mar.analysis.seed_variance import decompose
 from mar.paper.numbers import paper_rows, paper_samples
-from mar.report.tables.typeset import SIDEWAYS, Head, latex, markdown, width
+from mar.report.tables import formats
 from mar.runtime.files import write_text
 from mar.study import layout
 from mar.study.products import table_names
@@ -138,7 +138,6 @@ def _ours(results: Results, row: TableRow, column: Column) -> Estimate | str:
 
 def note(study: Study, results: Results) -> str:
     """What the numbers of a table are and what they are not."""
-    data = "scikit-learn's handwritten digits" if study.data.kind == "digits" else f"the images of {study.data.path}"
     size, spread, why = study.data.image_size, results.spread("fid"), results.incomparable
     seeds = (
         f"the seed spread that the study measured (log FID: {short(spread.sd)}, {spread.dof} degrees of freedom)"
@@ -149,9 +148,9 @@ def note(study: Study, results: Results) -> str:
     about = f"; {said}" if (said := results.reference.get("note")) else ""
     random = f"Random weights: {', '.join(results.random)}; such numbers show that it runs and mean nothing else. "
     return (
-        f"Ours: {data} at {size}x{size}, {study.metrics.samples} images a sample set, features and probabilities of "
-        f"{features}, compared with {results.reference['name']} ({results.reference['sha256'][:12]}{about}); the mean "
-        "over training seeds (geometric for FID) "
+        f"Ours: {study.data.title} at {size}x{size}, {study.metrics.samples} images a sample set, features and "
+        f"probabilities of {features}, compared with {results.reference['name']} "
+        f"({results.reference['sha256'][:12]}{about}); the mean over training seeds (geometric for FID) "
         f"with its 95% interval from resampled images and {seeds}. "
         f"{FLOOR.capitalize()}: as many held-out images, or all if there are fewer{_fewer(results)}. "
         + (random if results.random else "")
@@ -200,14 +199,13 @@ def table(study: Study, root: Path, name: str) -> None:
     values = frame(study, root, name, results)
     title = table_of(study, name).title
     text = f"{note(study, results)} {_chosen(study, name)}".strip()
-    last = int(values["row"].iloc[-1] == FLOOR)
-    parts = [(columns, *texts(values, columns)) for columns in (shown(values, infinite=True), shown(values))]
-    columns, heads, rows = next((part for part in parts if width(*part[1:]) <= SIDEWAYS), parts[-1])
-    write_text(layout.table(root, name, "tex"), latex(title, heads, rows, f"{text} {remarks(columns)}".strip(), last))
-    columns, heads, rows = parts[0]
-    write_text(layout.table(root, name, "md"), markdown(title, heads, rows, f"{text} {remarks(columns)}".strip()))
+    floor = values["row"].iloc[-1] == FLOOR
+    parts = [(texts(values, c), f"{text} {remarks(c)}".strip()) for c in (shown(values, infinite=True), shown(values))]
+    narrow = next((part for part in parts if formats.width(part[0]) <= formats.SIDEWAYS), parts[-1])
+    write_text(layout.table(root, name, "tex"), formats.latex(title, *narrow, floor))
+    write_text(layout.table(root, name, "md"), formats.markdown(title, *parts[0]))
     write_text(layout.table(root, name, "csv"), values.to_csv(index=False, lineterminator="\n"))
-    print(f"{layout.table(root, name, 'csv')}, .md, .tex: {len(values) - last} rows", flush=True)
+    print(f"{layout.table(root, name, 'csv')}, .md, .tex: {len(values) - floor} rows", flush=True)
 
 
 def shown(values: pd.DataFrame, infinite: bool = False) -> list[Column]:
@@ -216,17 +214,17 @@ def shown(values: pd.DataFrame, infinite: bool = False) -> list[Column]:
     return [c for c in COLUMNS if f"paper_{c.name}" in values.columns or (c.name in ours and c.name in values.columns)]
 
 
-def texts(values: pd.DataFrame, columns: Sequence[Column]) -> tuple[list[Head], list[list[str]]]:
-    """Headings and rows to read: the description, ours with its interval, the paper's beside, what was used."""
+def texts(values: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+    """The table to read: the description, ours with its interval, the paper's beside, what was used."""
     describe = _description(values)
-    heads = [Head(name) for name in headings(describe)]
+    heads = [("", name, "l") for name in headings(describe)]
     for column in columns:
         if column.paper:
-            heads += [Head("ours", column.heading, "r"), Head("paper", column.heading, "r")]
+            heads += [(column.heading, "ours", "r"), (column.heading, "paper", "r")]
         else:
-            heads.append(Head("FID∞", heads[-1].group, "r"))  # beside the FID that it extrapolates
+            heads.append((heads[-1][0], "FID∞", "r"))  # beside the FID that it extrapolates
     used = ("guidance", "temperature") if any(column.metric in SAMPLED for column in columns) else ()
-    heads += [*map(Head, used), Head("seeds")]
+    heads += [("", key, "l") for key in (*used, "seeds")]
     rows = []
     for _, row in values.iterrows():
         cells = [str(row[key]) for key in describe] if row["row"] != FLOOR else [FLOOR, *[""] * (len(describe) - 1)]
@@ -235,7 +233,7 @@ def texts(values: pd.DataFrame, columns: Sequence[Column]) -> tuple[list[Head], 
         for key in used:
             cells.append(" / ".join(f"{row[k]:g}" for k in (key, f"{key}_guided") if isinstance(row[k], float)))
         rows.append([*cells, str(row["seeds"])])
-    return heads, rows
+    return formats.texts(heads, rows)
 
 
 def cell_text(row: Any, column: Column) -> str:

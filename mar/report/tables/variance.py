@@ -11,7 +11,7 @@ from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
 from mar.analysis.result_files import short
 from mar.analysis.seed_variance import Parts, decompose
-from mar.report.tables.typeset import Head, latex, markdown
+from mar.report.tables import formats
 from mar.runtime.files import write_text
 from mar.study import layout
 from mar.study.study import Study
@@ -42,13 +42,13 @@ def frame(results: Results) -> pd.DataFrame:
     return pd.DataFrame(lines, dtype=object)
 
 
-def texts(results: Results) -> tuple[list[Head], list[list[str]]]:
-    """Headings and rows to read: coefficients of variation, where there is none the standard deviation."""
-    heads = [Head("metric")]
+def texts(results: Results) -> pd.DataFrame:
+    """The table to read: coefficients of variation, where there is none the standard deviation."""
+    heads = [("", "metric", "l")]
     for group in ("images (bootstrap)", "sampling seeds", "training seeds"):
-        heads += [Head("CV", group, "r"), Head("dof", group, "r")]
-    heads += [Head("retraining alone", align="r"), Head("training / images", align="r")]
-    heads += [Head("F", align="r"), Head("accepted", align="r"), Head("bootstrap")]
+        heads += [(group, "CV", "r"), (group, "dof", "r")]
+    heads += [("", name, "r") for name in ("retraining alone", "training / images", "F", "accepted")]
+    heads += [("", "bootstrap", "l")]
     rows = []
     for parts in (decompose(results, metric) for metric in results.names):
         cells = [title(parts.metric)]
@@ -64,7 +64,7 @@ def texts(results: Results) -> tuple[list[Head], list[list[str]]]:
             cells += [short(parts.ratio), f"{short(parts.ratio_low)} to {short(parts.ratio_high)}"]
             cells.append("agrees" if parts.agrees else wrong)
         rows.append(cells)
-    return heads, rows
+    return formats.texts(heads, rows)
 
 
 def _percent(parts: Parts, sd: float) -> str:
@@ -89,8 +89,8 @@ def note(results: Results) -> str:
 def table(study: Study, root: Path) -> None:
     """Write tables/variance.{csv,md,tex}."""
     results = Results(study, root)
-    heads, rows = texts(results)
-    write_text(layout.table(root, NAME, "tex"), latex(TITLE, heads, rows, note(results)))
-    write_text(layout.table(root, NAME, "md"), markdown(TITLE, heads, rows, note(results)))
+    shown = texts(results)
+    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, shown, note(results)))
+    write_text(layout.table(root, NAME, "md"), formats.markdown(TITLE, shown, note(results)))
     write_text(layout.table(root, NAME, "csv"), frame(results).to_csv(index=False, lineterminator="\n"))
-    print(f"{layout.table(root, NAME, 'csv')}, .md, .tex: {len(rows)} metrics", flush=True)
+    print(f"{layout.table(root, NAME, 'csv')}, .md, .tex: {len(shown)} metrics", flush=True)

@@ -55,8 +55,8 @@ def test_whether_the_bootstrap_foresees_sampling_seeds(tmp_path: Path, noise: fl
     parts = made(tmp_path, noise)
     assert parts.agrees == (said == "agrees")
     study = replicated(4)
-    _, rows = sources.texts(Results(study, tmp_path))
-    assert rows[0][0] == "FID" and rows[0][-1] == said
+    values = sources.texts(Results(study, tmp_path))
+    assert values.iloc[0, 0] == "FID" and values.iloc[0, -1] == said
     note = paper_tables.note(study, Results(study, tmp_path))
     assert ("the intervals are " + said in note) == (said != "agrees")
 

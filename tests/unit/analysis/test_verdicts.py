@@ -232,7 +232,7 @@ def test_reaches(
 ) -> None:
     check = '{kind: reaches, curve: "MAR, Diffusion Loss", fid: 2.0, seconds: 0.3}'
     trained = {"ar": (0,), "ce": (0, 1), "diff": seeds}
-    monkeypatch.setattr("mar.verdicts.Results.timed_as_published", lambda results, variant: True)
+    monkeypatch.setattr("mar.analysis.verdicts.Results.timed_as_published", lambda results, variant: True)
     found = verdict(tmp_path, check, lambda v, s: fid if s == "s4" else 50, trained, lambda v, s: seconds)
     assert found["verdict"] == said and "asked for FID below 2.00 in 0.300 seconds" in found["reason"]
 
@@ -343,7 +343,7 @@ def test_what_only_imagenet_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found = verdict(tmp_path, check, lambda v, s: 1.0, study=study, more=more)
     assert found["verdict"] == "not decidable here" and "40 images a sample set" in found["reason"]
     monkeypatch.setattr("mar.analysis.result_files.paper_samples", lambda: 40)
-    monkeypatch.setattr("mar.verdicts.Results.timed_as_published", lambda results, variant: True)
+    monkeypatch.setattr("mar.analysis.verdicts.Results.timed_as_published", lambda results, variant: True)
     (found,) = judge(study, tmp_path, tmp_path / "claims.yaml")
     assert found["verdict"] == "inconclusive" and "FID 1.00" in found["reason"]  # judged, with one seed
     for own in (Reference(file="mine.npz", sha256="a" * 64), Reference(file="adm-imagenet512", unknown_hash=True)):

@@ -33,7 +33,7 @@ def file(tmp_path):
 def test_the_table_of_the_project():
     rows = table(TABLE)
     assert {"mar-b", "mar-l", "mar-h", "mar-kl16", "ldm-kl-f16", "ldm-kl-f8", "ldm-vq-f16"} <= set(rows)
-    assert {row.format for row in rows.values()} == {*FORMATS, "reference"}
+    assert {row.format for row in rows.values()} == {*FORMATS, "reference", "idx"}
     for row in rows.values():
         assert row.url.startswith("https://") and row.licence and ("(URL" in row.source or "its page" in row.source)
         assert bool(row.sha256) == ("sha256" in row.source), row.name

@@ -18,7 +18,10 @@ from mar.data import published
 from mar.data.images import to_float
 from mar.data.published import COLUMNS
 from mar.features.networks import classifier, dinov2, extractors, inception
-from mar.runtime.files import sha256, write_json
+from mar.runtime.files import sha256, write
+from mar.runtime.folders import claim
+from mar.runtime.provenance import provenance
+from mar.study.records import ClassifierRecord
 from mar.study.stage_keys import classifier_slice
 from mar.study.study import Study
 
@@ -166,8 +169,16 @@ def test_the_classifier_of_a_study(values, tmp_path):
     model, folder = classifier.Classifier(study.classifier, 10).eval(), tmp_path / "classifier"
     folder.mkdir()
     save_file(model.state_dict(), folder / "model.safetensors")
-    write_json(folder / "classifier.json", {"classes": list("0123456789")})
-    write_json(folder / "recipe.json", {"slice": classifier_slice(study)})
+    record = ClassifierRecord(
+        accuracy=0.1,
+        split="heldout",
+        count=1,
+        classes=tuple("0123456789"),
+        parameters=1,
+        provenance=provenance(),
+    )
+    write(folder / "classifier.json", record)
+    claim(folder, {"slice": classifier_slice(study)})
     judge = extractors.load("classifier", study, tmp_path, CPU)
     images = pictures(side=32)
     found = judge(images)

@@ -19,8 +19,9 @@ from PIL import Image
 from mar.data.images import open_split
 from mar.data.prepare import prepare
 from mar.features import image_sets
-from mar.runtime.files import read_json, sha256
+from mar.runtime.files import read_json, sha256, write
 from mar.sampling.sampler import chunk_labels
+from mar.study.records import ImportedFile, Origin
 from mar.study.study import Study
 
 
@@ -173,11 +174,13 @@ def test_of_real_images_a_constant_one_is_one(tmp_path: Path, rows: np.ndarray) 
 
 def test_stale_and_untrained_checkpoints(prepared: tuple[Study, Path], samples: Path) -> None:
     run = prepared[1] / "runs" / "mar" / "seed0" / "run.json"
-    run.write_text(json.dumps({"checkpoint": "5ca1ab1e", "images": 64}))
-    refused(prepared, r"manifest\.json: drawn from checkpoint c0ffee, .*run\.json says 5ca1ab1e; run `mar sample`")
-    run.write_text(json.dumps({"checkpoint": "c0ffee", "images": 0}))
+    write(run, judged.RUN.model_copy(update={"checkpoint": 64 * "5"}))
+    refused(prepared, r"manifest\.json: drawn from checkpoint c{12}, .*run\.json says 5{12}; run `mar sample`")
+    write(run, judged.RUN.model_copy(update={"images": 0}))
     refused(prepared, r"run\.json: says 0 images of training; accepted: samples of a model that was trained")
-    run.write_text(json.dumps({"checkpoint": "c0ffee", "images": 0, "pretrained": {"file": "f"}}))
+    source = ImportedFile(file="f", sha256=64 * "f", size=1)
+    origin = Origin(format="official-mar", source=source, asset=None, licence=None)
+    write(run, judged.RUN.model_copy(update={"images": 0, "pretrained": origin}))
     assert opened(prepared).count == 60
     run.unlink()
     (run.parent / "ema.safetensors").write_bytes(b"weights of whoever")

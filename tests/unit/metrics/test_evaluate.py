@@ -78,7 +78,7 @@ def test_a_metric_file(finished: tuple[Study, Path]) -> None:
     assert found["notes"] == [evaluate.SHUFFLED] and "seed 2020" in evaluate.SHUFFLED
     assert found["inputs"] == {
         "samples": sha256(root / "samples" / WHERE / "manifest.json"),
-        "checkpoint": "c0ffee",
+        "checkpoint": 64 * "c",
         "features classifier": sha256(root / "features" / "classifier" / WHERE / "manifest.json"),
         "real classifier": sha256(root / "statistics" / "classifier" / "train.npz"),
     }
@@ -246,9 +246,9 @@ def test_steps_that_are_behind(place: tuple[Study, Path]) -> None:
     edit(root / "features" / "classifier" / "train" / "manifest.json", note="remade")
     refused(place, r"statistics/classifier/train\.npz: of other features than .*; run `mar statistics` again")
     statistics.statistics(study, root, "classifier", "train")
-    edit(root / "runs" / "mar" / "seed0" / "run.json", checkpoint="5ca1ab1e")
-    refused(place, r"manifest\.json: drawn from checkpoint c0ffee, .*run\.json says 5ca1ab1e")
-    edit(root / "runs" / "mar" / "seed0" / "run.json", checkpoint="c0ffee")
+    edit(root / "runs" / "mar" / "seed0" / "run.json", checkpoint=64 * "5")
+    refused(place, r"manifest\.json: drawn from checkpoint cccccccccccc, .*run\.json says 555555555555")
+    edit(root / "runs" / "mar" / "seed0" / "run.json", checkpoint=64 * "c")
     evaluate.evaluate(study, root, "mar", 0, "plain")
     (root / "statistics" / "classifier" / "train.npz").unlink()
     refused(place, r"statistics/classifier/train\.npz: missing; run `mar statistics` first")

@@ -28,7 +28,7 @@ def build(dropout=0.0, shared_aln=False, sides=SIDES):
         kind="scales", width=16, depth=3, heads=2, dropout=dropout, shared_aln=shared_aln, gate_init=1.0
     )
     built = Scales(backbone, NextScale(quantizer.requires_grad_(False), C, 16), sides, CLASSES)
-    model = Model(built, build_head(Head(kind="categorical"), 16, {"codebook_size": V}))
+    model = Model(built, build_head(Head(kind="categorical"), 16, codebook_size=V))
     for parameter in model.parameters():  # small gates would hide mistakes
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
@@ -192,7 +192,7 @@ def test_top_k_and_top_p():
 
 
 def test_only_kept_ids_are_drawn():
-    head = build_head(Head(kind="categorical"), 4, {"codebook_size": V})
+    head = build_head(Head(kind="categorical"), 4, codebook_size=V)
     z = torch.randn(500, 4)
     settings = Sampling(steps=1, top_k=3, top_p=0.8, temperature=0.7)
     ids, log_p = head.sample(z, None, settings, 1.0, Noise("draw"))

@@ -18,10 +18,12 @@ from mar.models.model import build_model
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import draw_order, mask_ratio, num_masked
 from mar.planning import convolutions, costs, plan
+from mar.runtime.files import write
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
 from mar.study.parts import Backbone, Head, Recipe, Sampling, Tokenizer
 from mar.study.reading import resolve
+from mar.study.records import DataManifest, Split, Tokens
 from mar.tokenizers.autoencoder import build
 from mar.tokenizers.discriminator import discriminator
 
@@ -69,9 +71,17 @@ def made(backbone, head, size=64):
         "made.yaml",
     )
     tokens = costs.Tokens.of(built, tok, classes=7)
-    manifest = {"kind": "moments" if tok == "kl" else "ids", "tokens": tokens.count, "grid": tokens.side, "classes": 7}
-    manifest |= {"token_dim": tokens.dim, "codebook_size": tokens.codebook, "group": toks[tok].get("group", 1)}
-    manifest |= {"scales": tokens.scales, "code_width": tokens.dim} if scales else {}
+    manifest = Tokens.model_construct(
+        kind="moments" if tok == "kl" else "ids",
+        tokens=tokens.count,
+        grid=tokens.side,
+        classes=7,
+        token_dim=tokens.dim,
+        codebook_size=tokens.codebook,
+        group=toks[tok].get("group", 1),
+        scales=tokens.scales if scales else (),
+        code_width=tokens.dim,
+    )
     return built, b, h, tokens, manifest
 
 
@@ -294,9 +304,17 @@ def test_images_are_counted_where_prepare_has_run(tmp_path):
     own = {"kind": "imagefolder", "path": "somewhere", "image_size": 8}
     assert not plan.count_images(study(data=own), tmp_path).known
     assert plan.count_images(study(data=own | {"expect": "imagenet"}), tmp_path).train == 1_281_167
-    (tmp_path / "data").mkdir()
-    splits = {"train": {"count": 30}, "heldout": {"count": 10}}
-    (tmp_path / "data" / "manifest.json").write_text(json.dumps({"splits": splits, "classes": ["a", "b"]}))
+    manifest = DataManifest(
+        kind="imagefolder",
+        classes=("a", "b"),
+        splits={"train": Split(count=30, per_class=(15, 15)), "heldout": Split(count=10, per_class=(5, 5))},
+        files=64 * "f",
+        skipped=(),
+        image_size=8,
+        flip=False,
+        listing=64 * "1",
+    )
+    write(tmp_path / "data" / "manifest.json", manifest)
     assert plan.count_images(study(data=own), tmp_path) == plan.Images(30, 10, 2)
 
 
@@ -333,5 +351,6 @@ def test_the_command_shows_the_table_and_writes_it(tmp_path):
 
 
 def test_a_plan_needs_no_torch():
-    code = "import sys, mar.plan, mar.drill; sys.exit('torch' in sys.modules or 'snakemake' in sys.modules)"
+    code = "import sys, mar.planning.plan, mar.planning.drill_shapes\n"
+    code += "sys.exit('torch' in sys.modules or 'snakemake' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

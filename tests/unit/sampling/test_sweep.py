@@ -15,7 +15,7 @@ from mar.metrics import evaluate, moments
 from mar.report.figures.sweeps import sweep as heatmaps
 from mar.runtime.files import sha256
 from mar.runtime.noise import Noise
-from mar.sampling import sample_sets, sweep
+from mar.sampling import sample_sets, sampler, sweep
 from mar.sampling.sampler import Sampler
 from mar.study import chosen_settings
 from mar.study.parts import Sweep
@@ -70,7 +70,7 @@ def root(trained, tmp_path, monkeypatch):
     real = evaluate.Real("train split", "s" * 64, "", extractor, moments.of(rows), None, None)
     monkeypatch.setattr(evaluate, "real", lambda *args, **options: real)
     monkeypatch.setattr(extractors, "load", lambda *args: Network())
-    monkeypatch.setattr(sample_sets.tokenizers, "load", lambda root, name, study: Tokenizer())
+    monkeypatch.setattr(sampler.autoencoder, "load", lambda root, name, study: Tokenizer())
     return tmp_path
 
 
@@ -221,13 +221,13 @@ def test_points_share_noise_that_no_sample_set_has(root, monkeypatch):
 
 
 def test_a_point_that_is_not_finite_is_recorded_and_cannot_win(root, monkeypatch):
-    generate = sample_sets.generate
+    generate = sampler.generate
 
     def broken(model, labels, order, blank, settings, noise):
         tokens = generate(model, labels, order, blank, settings, noise)
         return tokens * float("nan") if settings.guidance == 4.0 else tokens
 
-    monkeypatch.setattr(sample_sets, "generate", broken)
+    monkeypatch.setattr(sampler, "generate", broken)
     sweep.sweep(study(), root, "mar-diff", "best")
     found = result(root)
     failed = [p for p in found["grid"] if "error" in p]

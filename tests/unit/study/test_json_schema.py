@@ -17,6 +17,8 @@ from mar.study.study import Study
 SCHEMA = Path("workflow/schemas/study.schema.json")
 STUDIES = [path for path in sorted(Path("config").glob("*.yaml")) if "study" in yaml.safe_load(path.read_text())]
 
+VARIED = {"label": "a", "variant": "b", "base": "c", "vary": {"guidance": 2.0, "steps": [1, 2]}, "name": "d{steps}"}
+
 
 def mistake(values: dict[str, Any]) -> str | None:
     """Path of the most telling mistake, as an editor would mark it."""
@@ -54,6 +56,7 @@ def test_a_part_of_a_study_fits() -> None:
         "extends": "digits.yaml",
         "tokenizers": {"kl": {"images": 64}, "vq": None},
         "heads": {"diffloss": {"width": None}},
+        "tradeoff": [VARIED, {"label": "a", "variant": "b", "sampling": ["e"]}],
     }
     assert mistake(part) is None
 
@@ -66,7 +69,12 @@ def test_a_part_of_a_study_fits() -> None:
         ({"heads": {"a": {"kind": "l1"}}}, "$.heads.a.kind"),
         ({"recipes": {"a": {"batsh": 1}}}, "$.recipes.a"),
         ({"recipes": {"a": {"batch": 0}}}, "$.recipes.a.batch"),
-        ({"tradeoff": [{"label": "a"}]}, "$.tradeoff"),
+        ({"tradeoff": [{"label": "a"}]}, "$.tradeoff[0]"),
+        ({"tradeoff": [{"label": "a", "variant": "b"}]}, "$.tradeoff[0]"),
+        ({"tradeoff": [VARIED | {"sampling": ["e"]}]}, "$.tradeoff[0]"),
+        ({"tradeoff": [VARIED | {"vary": {"step": [1]}}]}, "$.tradeoff[0].vary"),
+        ({"tradeoff": [VARIED | {"vary": {"sweep": {}}}]}, "$.tradeoff[0].vary"),
+        ({"tradeoff": [VARIED | {"vary": {"steps": [1, 0]}}]}, "$.tradeoff[0].vary.steps[1]"),
         ({"matrix": {"name": "{head}", "heads": ["a"]}}, "$.matrix"),
     ],
 )

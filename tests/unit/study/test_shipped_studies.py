@@ -19,6 +19,7 @@ from mar.planning import costs
 from mar.study.parts import Backbone, Head
 from mar.study.products import speed_settings
 from mar.study.reading import load
+from mar.study.records import Tokens
 from mar.study.stage_keys import (
     classifier_slice,
     data_slice,
@@ -185,7 +186,7 @@ def parameters(name: str, variant: str) -> int:
         manifest |= {"kind": "ids", "codebook_size": tok.codebook_size, "code_width": tok.latent_channels}
         manifest["scales"] = tok.scales
     with torch.device("meta"):
-        model = build_model(found, variant, manifest)
+        model = build_model(found, variant, Tokens.model_construct(**manifest))
     return sum(p.numel() for p in model.parameters())
 
 

@@ -17,6 +17,7 @@ from mar.data.images import open_split, to_float
 from mar.data.latents import sample_posterior
 from mar.data.prepare import prepare
 from mar.data.tokens import TokenSet
+from mar.models.multiscale import load_quantizer
 from mar.runtime.files import read_json, sha256
 from mar.study.study import Study
 from mar.tokenizers import autoencoder, encode
@@ -58,12 +59,12 @@ def test_moments(made: tuple[Study, Path], root: Path) -> None:
     encode.encode(study, root, "grouped")
     tokens = TokenSet.open(root / "tokens" / "grouped" / "train")
     manifest = tokens.manifest
-    assert [s["count"] for s in manifest["shards"]] == [10, 10, 4]
-    expected = {"kind": "moments", "count": 24, "classes": 2, "class_names": ["ant", "cat"], "views": 2, "grid": 2}
+    assert [shard.count for shard in manifest.shards] == [10, 10, 4]
+    expected = {"kind": "moments", "count": 24, "classes": 2, "class_names": ("ant", "cat"), "views": 2, "grid": 2}
     expected |= {"tokens": 4, "group": 2, "token_dim": 16}
-    assert {key: manifest[key] for key in expected} == expected
-    assert manifest["tokenizer"] == sha256(root / "tokenizers" / "grouped" / "model.safetensors")
-    assert manifest["data"] == sha256(root / "data" / "manifest.json")
+    assert {key: getattr(manifest, key) for key in expected} == expected
+    assert manifest.tokenizer == sha256(root / "tokenizers" / "grouped" / "model.safetensors")
+    assert manifest.data == sha256(root / "data" / "manifest.json")
     images = open_split(study, root, "train")
     assert (tokens.labels.numpy() == images.labels).all()
     tokenizer, chosen = autoencoder.load(root, "grouped", study), torch.tensor([0, 11, 23])
@@ -75,7 +76,7 @@ def test_moments(made: tuple[Study, Path], root: Path) -> None:
         assert stored.shape == (3, 8, 4, 4)
         torch.testing.assert_close(stored, moments, atol=1e-5, rtol=1e-5)
     heldout = TokenSet.open(root / "tokens" / "grouped" / "heldout")
-    assert len(heldout) == 6 and heldout.manifest["scale"] == manifest["scale"]
+    assert len(heldout) == 6 and heldout.manifest.scale == manifest.scale
 
 
 def test_scale_is_one_over_std_of_sampled_latents(made: tuple[Study, Path], root: Path) -> None:
@@ -85,15 +86,15 @@ def test_scale_is_one_over_std_of_sampled_latents(made: tuple[Study, Path], root
     rows = torch.arange(len(tokens))
     moments = torch.cat([tokens.batch(rows, torch.full_like(rows, view)) for view in (0, 1)])
     latents = sample_posterior(moments, torch.randn(moments.chunk(2, 1)[0].shape))
-    assert tokens.manifest["scale"] == pytest.approx(1.0 / latents.std().item(), rel=0.05)
+    assert tokens.manifest.scale == pytest.approx(1.0 / latents.std().item(), rel=0.05)
 
 
 def test_ids(made: tuple[Study, Path], root: Path) -> None:
     study, _ = made
     encode.encode(study, root, "vq")
     tokens = TokenSet.open(root / "tokens" / "vq" / "train")
-    assert tokens.manifest["kind"] == "ids" and tokens.manifest["codebook_size"] == 16
-    assert "scale" not in tokens.manifest
+    assert tokens.manifest.kind == "ids" and tokens.manifest.codebook_size == 16
+    assert not tokens.manifest.scale
     with torch.no_grad():
         ids = autoencoder.load(root, "vq", study).encode(to_float(open_split(study, root, "train").batch([13])))
     assert (tokens.batch(torch.tensor([13]), torch.tensor([0])) == ids).all()
@@ -104,15 +105,16 @@ def test_ids_of_scales_and_what_makes_their_inputs(made: tuple[Study, Path], roo
     encode.encode(study, root, "msvq")
     folder = root / "tokens" / "msvq" / "train"
     tokens, tokenizer = TokenSet.open(folder), autoencoder.load(root, "msvq", study)
-    expected = {"kind": "ids", "tokens": 21, "grid": 4, "scales": [1, 2, 4], "code_width": 4, "codebook_size": 16}
-    assert {key: tokens.manifest[key] for key in expected} == expected and "scale" not in tokens.manifest
+    expected = {"kind": "ids", "tokens": 21, "grid": 4, "scales": (1, 2, 4), "code_width": 4, "codebook_size": 16}
+    assert {key: getattr(tokens.manifest, key) for key in expected} == expected and not tokens.manifest.scale
     with torch.no_grad():
         ids = tokenizer.encode(to_float(open_split(study, root, "train").batch([13])).flip(3))
         assert (tokens.batch(torch.tensor([13]), torch.tensor([1])) == ids).all()
         # beside the ids lies the quantiser of the tokenizer, bit for bit
-        assert tokens.quantizer is not None
-        assert (tokens.quantizer.next_input(ids) == tokenizer.net.quantize.next_input(ids)).all()
-    assert not any(p.requires_grad for p in tokens.quantizer.parameters())
+        quantizer = load_quantizer(folder, tokens.manifest)
+        assert quantizer is not None
+        assert (quantizer.next_input(ids) == tokenizer.net.quantize.next_input(ids)).all()
+    assert not any(p.requires_grad for p in quantizer.parameters())
     # damage is found out, and mended by the same command
     digest = sha256(folder / "quantizer.safetensors")
     (folder / "quantizer.safetensors").write_bytes(b"other")

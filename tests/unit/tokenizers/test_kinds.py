@@ -183,13 +183,13 @@ def test_latents_through_all_stages(tmp_path: Path, name: str, token_dim: int) -
     train(study, root, name)
     encode(study, root, name)
     tokens = TokenSet.open(root / "tokens" / name / "train")
-    assert (tokens.manifest["kind"], tokens.manifest["token_dim"]) == ("latents", token_dim)
+    assert (tokens.manifest.kind, tokens.manifest.token_dim) == ("latents", token_dim)
     rows, views = torch.tensor([0, 7]), torch.zeros(2, dtype=torch.int64)
     stored = tokens.batch(rows, views)
     with torch.no_grad():
         encoded = autoencoder.load(root, name, study).encode(to_float(open_split(study, root, "train").batch(rows)))
     torch.testing.assert_close(stored, encoded, atol=1e-5, rtol=1e-5)
-    scale = tokens.manifest["scale"]
+    scale = tokens.manifest.scale
     everything = tokens.batch(torch.arange(len(tokens)), torch.zeros(len(tokens), dtype=torch.int64))
     assert scale == 1.0 if name == "pixels" else scale == pytest.approx(1 / everything.double().std().item(), rel=1e-4)
     assert read_json(root / "tokens" / name / "heldout" / "manifest.json")["scale"] == scale
@@ -209,4 +209,4 @@ def test_a_scale_of_the_study_is_kept(tmp_path: Path) -> None:
     assert read_json(root / "tokenizers" / "pixels" / "config.json")["parameters"] == 0
     encode(study, root, "pixels")
     for split in ("train", "heldout"):
-        assert TokenSet.open(root / "tokens" / "pixels" / split).manifest["scale"] == 0.5
+        assert TokenSet.open(root / "tokens" / "pixels" / split).manifest.scale == 0.5

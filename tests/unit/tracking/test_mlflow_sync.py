@@ -39,7 +39,7 @@ def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
 
 def test_import_is_cheap() -> None:
     heavy = "mlflow", "pandas", "rich", "torch", "matplotlib", "numpy"
-    code = f"import sys, mar.track; print([m for m in {heavy!r} if m in sys.modules])"
+    code = f"import sys, mar.tracking.mlflow_sync; print([m for m in {heavy!r} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -51,15 +51,17 @@ def test_kill_and_resume_is_bitwise_equal(tmp_path, variant):
     train(tiny.study(), killed, variant, 0)
     ours, theirs = (root / "runs" / variant / "seed0" for root in (killed, whole))
     assert sha256(ours / "ema.safetensors") == sha256(theirs / "ema.safetensors")
-    a, b = (checkpoint.load_latest(f / "checkpoints") for f in (ours, theirs))
-    assert all(torch.equal(a["model"][k], b["model"][k]) for k in b["model"])
+    with checkpoint.latest(ours / "checkpoints") as a, checkpoint.latest(theirs / "checkpoints") as b:
+        assert all(torch.equal(a["model"][k], b["model"][k]) for k in b["model"])
     drop = ("time", "seconds")
     lines = [
         [{k: v for k, v in line.items() if k not in drop} for line in runlog.read(f / "metrics.jsonl")]
         for f in (ours, theirs)
     ]
     assert lines[0] == lines[1] and lines[0][-1]["images"] == 96
-    assert json.loads((ours / "run.json").read_text())["restarts"] == 1
+    record = json.loads((ours / "run.json").read_text())
+    head = [w.numel() for name, w in load_file(ours / "ema.safetensors").items() if name.startswith("head.")]
+    assert record["restarts"] == 1 and record["head_parameters"] == sum(head) > 0
 
 
 def test_training_learns_and_average_lags(tmp_path):
@@ -166,7 +168,8 @@ def test_old_checkpoints_go(tmp_path):
     for images in (1, 2, 3, 4):
         checkpoint.save(tmp_path, images, {"images": images})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0000000003.pt", "0000000004.pt", "index.json"]
-    assert checkpoint.load_latest(tmp_path)["images"] == 4
+    with checkpoint.latest(tmp_path) as state:
+        assert state["images"] == 4
 
 
 def test_nan_loss_stops_and_keeps_the_checkpoint(tmp_path):
@@ -179,8 +182,8 @@ def test_nan_loss_stops_and_keeps_the_checkpoint(tmp_path):
     with pytest.raises(ValueError, match=r"loss nan.* after 16 images; the last good checkpoint is kept"):
         run.run()
     assert not (run.folder / "run.json").exists()
-    state = checkpoint.load_latest(run.folder / "checkpoints")
-    assert state["images"] == 16 and all(v.isfinite().all() for v in state["model"].values())
+    with checkpoint.latest(run.folder / "checkpoints") as state:
+        assert state["images"] == 16 and all(v.isfinite().all() for v in state["model"].values())
 
 
 def test_learning_rate_law():
@@ -235,7 +238,7 @@ def test_load_trained_refuses_other_weights(tmp_path):
     root = tiny.make_root(tmp_path)
     study = tiny.study()
     with pytest.raises(ValueError, match=r"run\.json: missing"):
-        load_trained(study, root, "ar-ce", 0, {})
+        load_trained(study, root, "ar-ce", 0, TokenSet.open(root / "tokens" / "vq" / "train").manifest)
     train(study, root, "ar-ce", 0)
     manifest = TokenSet.open(root / "tokens" / "vq" / "train").manifest
     model, digest = load_trained(study, root, "ar-ce", 0, manifest)

@@ -1,6 +1,5 @@
 """Import of published weights: what is read, what the names become, and what is refused."""
 
-import json
 import os
 import zipfile
 from pathlib import Path
@@ -10,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mar.runtime.files import sha256
+from mar.runtime.files import read, sha256
 from mar.study.parts import Tokenizer as TokenizerConfig
+from mar.study.records import ImportCounts, ImportedFile, ImportRecord
 from mar.tokenizers.autoencoder import build
 from mar.weights.importing import import_weights
 from mar.weights.names import FORMATS, from_diffusers, from_ldm
@@ -25,18 +25,18 @@ def test_mar_takes_the_average_and_tells_everything_else(tmp_path, capsys):
     for name, tensor in average.items():
         head = name.startswith("diffloss.")
         assert torch.equal(ours["head." + name[len("diffloss.") :] if head else "backbone." + name], tensor)
-    assert report == json.loads((tmp_path / "mar-tiny.json").read_text())
-    assert report["architecture"] == {
+    assert report == read(tmp_path / "mar-tiny.json", ImportRecord)
+    assert report.architecture == {
         "kind": "masked", "width": 32, "depth": 2, "mlp_ratio": 4.0, "buffer": 8, "tokens": 64, "token_dim": 4,
         "classes": 10, "head_width": 32, "head_depth": 2,
     }  # fmt: skip
-    assert report["beside"]["model"] == f"{len(average)} tensors"
-    assert report["beside"]["args"] == "model=mar_tiny, buffer_size=8, output_dir=x"
-    assert set(report["beside"]) == {"model", "optimizer", "epoch", "args"}
-    assert report["sha256"] == sha256(tmp_path / "mar-tiny.safetensors")
-    assert report["source"] == {"file": file.name, "sha256": sha256(file), "size": file.stat().st_size}
-    assert report["parameters"] == sum(t.numel() for t in average.values())
-    assert report["tensors"]["backbone.class_emb.weight"] == "class_emb.weight 10x32 float32"
+    assert report.beside["model"] == f"{len(average)} tensors"
+    assert report.beside["args"] == "model=mar_tiny, buffer_size=8, output_dir=x"
+    assert set(report.beside) == {"model", "optimizer", "epoch", "args"}
+    assert report.sha256 == sha256(tmp_path / "mar-tiny.safetensors")
+    assert report.source == ImportedFile(file=file.name, sha256=sha256(file), size=file.stat().st_size)
+    assert report.parameters == sum(t.numel() for t in average.values())
+    assert report.tensors["backbone.class_emb.weight"] == "class_emb.weight 10x32 float32"
     printed = capsys.readouterr().out
     assert all(name in printed for name in average)
     assert f"{len(average)} tensors" in printed and "0 dropped, none missing, none unexpected" in printed
@@ -57,15 +57,15 @@ def test_files_of_old_torch_and_flat_safetensors_are_read(tmp_path):
     (tmp_path / "out").mkdir()
     a = import_weights("official-mar", old, "a", tmp_path / "out")
     b = import_weights("official-mar", tmp_path / "flat.safetensors", "b", tmp_path / "out")
-    assert a["sha256"] == b["sha256"] and b["beside"] == {}
+    assert a.sha256 == b.sha256 and b.beside == {}
 
 
 def test_lightning_classes_need_not_be_installed_and_losses_are_counted(tmp_path, capsys):
     file = published.lightning_checkpoint(tmp_path / "model.ckpt", published.kl_weights())
     report = import_weights("ldm-kl", file, "kl", tmp_path)
-    assert report["counts"] == {"mapped": len(published.kl_weights()), "dropped": 2}
-    assert set(report["dropped"]) == {"loss.logvar", "loss.discriminator.main.0.weight"}
-    assert set(report["beside"]) == {"epoch", "pytorch-lightning_version", "callbacks", "hyper_parameters"}
+    assert report.counts == ImportCounts(mapped=len(published.kl_weights()), dropped=2)
+    assert set(report.dropped) == {"loss.logvar", "loss.discriminator.main.0.weight"}
+    assert set(report.beside) == {"epoch", "pytorch-lightning_version", "callbacks", "hyper_parameters"}
     assert "dropped 2 tensors of the training loss" in capsys.readouterr().out
 
 
@@ -76,7 +76,7 @@ def test_a_zip_with_one_checkpoint_is_unpacked_for_the_import_only(tmp_path):
         archive.writestr("README", "hello")
     (tmp_path / "out").mkdir()
     report = import_weights("ldm-kl", tmp_path / "kl.zip", "kl", tmp_path / "out")
-    assert report["source"]["sha256"] == sha256(tmp_path / "kl.zip")
+    assert report.source.sha256 == sha256(tmp_path / "kl.zip")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [".lock", "kl.json", "kl.safetensors"]
     with zipfile.ZipFile(tmp_path / "kl.zip", "a") as archive:
         archive.write(inner, "second.ckpt")
@@ -91,7 +91,7 @@ def test_vq_goes_into_diffusers_class_with_attention_where_it_was(tmp_path, atte
     tokenizer = build(TokenizerConfig(pretrained=True, **config), 32).eval()
     file = published.lightning_checkpoint(tmp_path / "vq.ckpt", published.ldm_names(tokenizer.net.state_dict(), 3))
     report = import_weights("ldm-vq", file, "vq", tmp_path)
-    assert report["architecture"] == config
+    assert report.architecture == config
     ours = load_file(tmp_path / "vq.safetensors")
     assert all(torch.equal(ours[name], tensor) for name, tensor in tokenizer.net.state_dict().items())
     with pytest.raises(ValueError, match="it is a vq autoencoder; accepted: format ldm-vq"):
@@ -138,8 +138,8 @@ def test_diffusers_kl_in_half_precision_becomes_float32(tmp_path):
     save_file({k: v.half() for k, v in net.state_dict().items()}, tmp_path / "vae.safetensors")
     (tmp_path / "out").mkdir()
     report = import_weights("diffusers-kl", tmp_path / "vae.safetensors", "vae", tmp_path / "out")
-    assert report["architecture"] == config | {"attention": "middle"}
-    assert report["tensors"]["quant_conv.bias"] == "quant_conv.bias 8 float16"
+    assert report.architecture == config | {"attention": "middle"}
+    assert report.tensors["quant_conv.bias"] == "quant_conv.bias 8 float16"
     assert {t.dtype for t in load_file(tmp_path / "out" / "vae.safetensors").values()} == {torch.float32}
 
 
@@ -149,13 +149,13 @@ def test_dit_by_its_published_names(tmp_path):
     file, weights = tmp_path / "DiT.pt", published.weights("dit_tiny")
     torch.save(weights, file)
     report = import_weights("dit", file, "dit", tmp_path)
-    assert report["architecture"] == {
+    assert report.architecture == {
         "kind": "dit", "width": 48, "depth": 2, "patch": 2, "grid": 8, "token_dim": 4, "classes": 10,
     }  # fmt: skip
-    assert list(report["dropped"]) == ["pos_embed"]
+    assert list(report.dropped) == ["pos_embed"]
     ours = load_file(tmp_path / "dit.safetensors")
     assert all(torch.equal(ours[name], tensor) for name, tensor in from_official(weights).items())
-    assert issubclass(DiT, torch.nn.Module) and "blocks.1.attn.qkv.bias 16" not in report["tensors"].values()
+    assert issubclass(DiT, torch.nn.Module) and "blocks.1.attn.qkv.bias 16" not in report.tensors.values()
     torch.save(weights | {"pos_embed": weights["pos_embed"] + 0.1}, file)
     with pytest.raises(ValueError, match="pos_embed is not the published table"):
         import_weights("dit", file, "dit", tmp_path)

@@ -6,16 +6,16 @@ import published
 import pytest
 import torch
 
-from mar.runtime.files import sha256
+from mar.runtime.files import read, sha256, write
 from mar.sampling.sample_sets import sample
 from mar.sampling.sampler import Sampler
 from mar.study.reading import resolve, write_resolved
+from mar.study.records import Piece, TokenManifest
 from mar.study.stage_keys import train_slice
-from mar.tokenizers.train import train as train_tokenizer
 from mar.tracking.mlflow_sync import _sources
 from mar.training.trained import load_trained
-from mar.training.trainer import train
 from mar.weights.importing import import_weights
+from mar.weights.install import install_run, install_tokenizer
 
 VALUES = {
     "study": "official",
@@ -60,17 +60,31 @@ def root(tmp_path_factory):
     import_weights("official-mar", published.mar_checkpoint(folder / "mar.pth"), "mar-tiny", assets)
     torch.save(published.weights("dit_tiny"), folder / "dit.pt")
     import_weights("dit", folder / "dit.pt", "dit", assets)
-    manifest = {"kind": "moments", "classes": 10, "tokens": 64, "token_dim": 4, "grid": 8, "group": 1, "scale": 0.5}
-    (root / "tokens" / "kl" / "train").mkdir(parents=True)
-    (root / "tokens" / "kl" / "train" / "manifest.json").write_text(json.dumps(manifest | {"tokenizer": "t"}))
+    manifest = TokenManifest(
+        kind="moments",
+        count=1,
+        classes=10,
+        class_names=tuple("0123456789"),
+        views=1,
+        grid=8,
+        tokens=64,
+        group=1,
+        tokenizer=64 * "1",
+        data=64 * "d",
+        token_dim=4,
+        labels_sha256=64 * "2",
+        shards=(Piece(file="shard-00000.npy", count=1, sha256=64 * "3"),),
+        scale=0.5,
+    )
+    write(root / "tokens" / "kl" / "train" / "manifest.json", manifest)
     return root
 
 
 @pytest.mark.parametrize(("variant", "setting", "seen"), [("mar", "two", "mar-tiny"), ("dit", "joint", "dit")])
 def test_installed_weights_draw_images_without_training(root, capsys, variant, setting, seen):
     assets, folder = root.parent / "assets", root / "runs" / variant / "seed0"
-    train_tokenizer(study(), root, "kl")
-    train(study(), root, variant, 0)
+    install_tokenizer(study(), root, "kl")
+    install_run(study(), root, variant, 0)
     run = json.loads((folder / "run.json").read_text())
     report = json.loads((assets / f"{seen}.json").read_text())
     assert run["images"] == 0 and run["parameters"] == report["parameters"]
@@ -86,8 +100,8 @@ def test_installed_weights_draw_images_without_training(root, capsys, variant, s
     sample(study(), root, variant, 0, setting)
     assert json.loads((root / "samples" / variant / "seed0" / setting / "manifest.json").read_text())["count"] == 4
     before = (folder / "run.json").stat().st_mtime_ns
-    train(study(), root, variant, 0)
-    train_tokenizer(study(), root, "kl")
+    install_run(study(), root, variant, 0)
+    install_tokenizer(study(), root, "kl")
     assert (folder / "run.json").stat().st_mtime_ns == before
     assert capsys.readouterr().out.count(": complete") >= 2
     shown = {source.key: source for source in _sources(study(), root)}
@@ -97,8 +111,8 @@ def test_installed_weights_draw_images_without_training(root, capsys, variant, s
 
 @torch.no_grad()
 def test_the_installed_model_is_the_published_one(root):
-    train(study(), root, "mar", 0)
-    manifest = json.loads((root / "tokens" / "kl" / "train" / "manifest.json").read_text())
+    install_run(study(), root, "mar", 0)
+    manifest = read(root / "tokens" / "kl" / "train" / "manifest.json", TokenManifest)
     model, _ = load_trained(study(), root, "mar", 0, manifest)
     golden = published.load_file(published.GOLDEN / "mar_tiny.safetensors")
     tokens = golden["out.patchify"]
@@ -122,7 +136,7 @@ def test_the_installed_model_is_the_published_one(root):
 )
 def test_another_architecture_is_refused_by_the_key_of_the_study(root, section, name, over, message):
     with pytest.raises(ValueError) as error:
-        train(study(section, name, **over), root, "mar", 0)
+        install_run(study(section, name, **over), root, "mar", 0)
     assert message in str(error.value)
 
 
@@ -141,7 +155,7 @@ def test_another_tokenizer_is_refused_by_the_key_of_the_study(root, over, messag
     values["tokenizers"]["kl"] |= over
     values["variants"] = {}
     with pytest.raises(ValueError) as error:
-        train_tokenizer(resolve(values, "official.yaml"), root, "kl")
+        install_tokenizer(resolve(values, "official.yaml"), root, "kl")
     assert message in str(error.value)
 
 
@@ -154,7 +168,7 @@ def test_an_import_that_was_changed_or_cut_short_is_refused(root, tmp_path):
         file.seek(-4, 2)
         file.write(b"\0\0\0\1")
     with pytest.raises(ValueError, match=r"kl16.safetensors: not the file that .*kl16.json names"):
-        train_tokenizer(study(), other, "kl")
+        install_tokenizer(study(), other, "kl")
     (tmp_path / "assets" / "kl16.json").unlink()
     with pytest.raises(ValueError, match=r"kl16.json: missing, and tokenizers.kl is pretrained; run `mar import"):
-        train_tokenizer(study(), other, "kl")
+        install_tokenizer(study(), other, "kl")

@@ -13,10 +13,9 @@ from mar.runtime.files import sha256
 from mar.sampling.sampler import Sampler
 from mar.study.reading import resolve, write_resolved
 from mar.tokenizers.encode import encode
-from mar.tokenizers.train import train as train_tokenizer
 from mar.training.trained import load_trained
-from mar.training.trainer import train
 from mar.weights.importing import import_weights
+from mar.weights.install import install_run, install_tokenizer
 
 VALUES = {
     "study": "official",
@@ -56,13 +55,13 @@ def root(tmp_path_factory):
         torch.save(weights, folder / f"{prefix}pth")
         import_weights(format, folder / f"{prefix}pth", {"vqvae.": "vae", "var.": "var"}[prefix], folder / "assets")
     prepare(study(), root)
-    train_tokenizer(study(), root, "msvq")
+    install_tokenizer(study(), root, "msvq")
     encode(study(), root, "msvq")
     return root
 
 
 def test_installed_weights_draw_images_without_training(root):
-    train(study(), root, "var", 0)
+    install_run(study(), root, "var", 0)
     run = json.loads((root / "runs" / "var" / "seed0" / "run.json").read_text())
     assert run["images"] == 0 and run["pretrained"]["format"] == "var"
     assert run["checkpoint"] == sha256(root.parent / "assets" / "var.safetensors")
@@ -75,7 +74,7 @@ def test_installed_weights_draw_images_without_training(root):
 
 @torch.no_grad()
 def test_the_installed_model_is_the_published_one(root):
-    train(study(), root, "var", 0)
+    install_run(study(), root, "var", 0)
     tokens = TokenSet.open(root / "tokens" / "msvq" / "train")
     model, _ = load_trained(study(), root, "var", 0, tokens.manifest)
     golden = load_file(published.GOLDEN / "var_tiny.safetensors")
@@ -96,7 +95,7 @@ def test_the_installed_model_is_the_published_one(root):
 )
 def test_another_architecture_is_refused_by_the_key_of_the_study(root, section, name, over, message):
     with pytest.raises(ValueError) as error:
-        train(study(section, name, **over), root, "var", 0)
+        install_run(study(section, name, **over), root, "var", 0)
     assert message in str(error.value)
 
 
@@ -110,4 +109,4 @@ def test_other_scales_are_refused(root, tmp_path):
     target.write_text(json.dumps(json.loads(manifest.read_text()) | {"scales": [1, 2, 4], "tokens": 21}))
     (tmp_path / "assets").symlink_to(root.parent / "assets")
     with pytest.raises(ValueError, match=r"tokenizers\.msvq\.scales \[1, 2, 4\]; the file has \[1, 2, 3, 4\]"):
-        train(other, tmp_path / "official", "var", 0)
+        install_run(other, tmp_path / "official", "var", 0)

@@ -1,0 +1,152 @@
+"""Shorthands of a study file: curves that vary a key of a setting; figures and tables in place of their settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from mar.study.compatibility import describe, known
+from mar.study.parts import Sampling
+from mar.study.products import CURVES
+from mar.study.study import Study
+
+VARYING = ("base", "vary", "name")  # keys of a curve in place of `sampling`
+
+
+def write_out(values: dict[str, Any]) -> dict[str, Any]:
+    """The mapping of a study with each sampling setting by its name.
+
+    A curve with `vary` gets the list of the settings at its points, and `sampling` gets those that it lacks. A figure
+    or a table in the list of a variant is replaced by the settings that it shows of this variant. A value of a type
+    that a study does not accept stays as it is: the validation of the study refuses it.
+
+    Raises:
+        ValueError: a shorthand that cannot be written out: the key, what was found and what is accepted.
+    """
+    values = dict(values)
+    for figure in CURVES:
+        if isinstance(values.get(figure), list):
+            values[figure] = list(values[figure])
+            for i, curve in enumerate(values[figure]):
+                if isinstance(curve, dict) and set(curve) & set(VARYING):
+                    points = _points(f"{figure}[{i}]", curve, values.get("sampling"))
+                    values[figure][i] = {**{k: curve[k] for k in ("label", "variant")}, "sampling": list(points)}
+                    values["sampling"] = values["sampling"] | points
+    return _write_out_lists(values)
+
+
+def _points(where: str, curve: dict[Any, Any], sampling: Any) -> dict[str, Any]:
+    """The settings at the points of a curve with `vary`: by the names that `sampling` has for them, or by new names."""
+    keys = ("label", "variant", *VARYING)
+    if set(curve) != set(keys):
+        accepted = f"label, variant and sampling, or {', '.join(keys)}"
+        raise ValueError(f"{where}: found {', '.join(map(str, curve))}; accepted: {accepted}")
+    base, vary, template = str(curve["base"]), curve["vary"], curve["name"]
+    sampling = sampling if isinstance(sampling, dict) else {}
+    start = _setting(f"sampling.{base}", known(f"{where}.base", base, sampling))
+    lists = [key for key, value in vary.items() if isinstance(value, list)] if isinstance(vary, dict) else []
+    if len(lists) != 1 or not vary[lists[0]]:
+        accepted = "a list of values for one key of a setting, and one value for any other key"
+        raise ValueError(f"{where}.vary: found {vary!r}; accepted: {accepted}")
+    if start.sweep or "sweep" in vary:
+        found = f"sampling.{base} with vary {vary!r} has a sweep, which chooses guidance and temperature itself"
+        raise ValueError(f"{where}: {found}; accepted: settings without sweep")
+    points: dict[str, Any] = {}
+    templated = set()
+    for value in vary[lists[0]]:
+        point = {**sampling[base], **vary, lists[0]: value}
+        setting = _setting(f"{where}.vary", point)
+        name = _name(f"{where}.name", template, {key: getattr(setting, key) for key in vary})
+        if name in templated:
+            raise ValueError(f"{where}.name: {template!r} calls two points {name!r}; accepted: a name for each point")
+        templated.add(name)
+        # Several names may stand for the same setting: the template's comes first, then that of the base.
+        equal = [n for n in (name, base, *sorted(sampling)) if n in sampling and _equal(setting, sampling[n])]
+        if not equal and name in sampling:
+            accepted = "an equal setting, or another name"
+            raise ValueError(f"{where}.name: found {name!r}, in sampling another setting; accepted: {accepted}")
+        points[equal[0] if equal else name] = point
+    return points
+
+
+def _name(where: str, template: Any, values: dict[str, Any]) -> str:
+    accepted = f"a template as 'mar-{{{'}-{'.join(values)}}}'"
+    if not isinstance(template, str):
+        raise ValueError(f"{where}: found {template!r}; accepted: {accepted}")
+    try:
+        return template.format(**values)
+    except (LookupError, AttributeError, ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {error} in {template!r}; accepted: {accepted}") from None
+
+
+def _setting(where: str, values: Any) -> Sampling:
+    try:
+        return Sampling.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {describe(error.errors()[0])}") from None
+
+
+def _equal(setting: Sampling, values: Any) -> bool:
+    try:
+        return setting == Sampling.model_validate(values)
+    except ValidationError:
+        return False  # the validation of the study refuses it
+
+
+def _write_out_lists(values: dict[str, Any]) -> dict[str, Any]:
+    """The mapping of a study with no figure or table in the `sampling` of its variants."""
+    variants, sampling = values.get("variants"), values.get("sampling")
+    if not isinstance(variants, dict) or not isinstance(sampling, dict):
+        return values
+    try:
+        shown = _shown(values)
+    except ValidationError:
+        return values  # the validation of the study refuses it
+    for name in shown:
+        if name in sampling:
+            found = f"{name}, which is a figure or table of the study too and stands for its settings"
+            raise ValueError(f"sampling: found {found}; accepted: another name")
+    written = {}
+    for name, variant in variants.items():
+        written[name] = variant
+        listed = variant.get("sampling") if isinstance(variant, dict) else None
+        if isinstance(listed, list) and all(isinstance(entry, str) for entry in listed) and set(listed) & set(shown):
+            own = {key: [s for v, s in pairs if v == name] for key, pairs in shown.items()}
+            written[name] = variant | {"sampling": _by_name(f"variants.{name}.sampling", listed, own)}
+    return values | {"variants": written}
+
+
+def _shown(values: dict[str, Any]) -> dict[str, list[tuple[str | None, str]]]:
+    """The pairs (variant, setting) that each figure and table of the study shows, in their order."""
+    sections: dict[str, Any] = {}
+    for key in (*CURVES, "tables", "fast"):
+        if key in values:
+            accepted: Any = Study.model_fields[key].annotation
+            sections[key] = TypeAdapter(accepted).validate_python(values[key])
+    shown = {key: [(c.variant, s) for c in sections[key] for s in c.sampling] for key in CURVES if sections.get(key)}
+    for name, table in sections.get("tables", {}).items():
+        # the guided settings last, since the figure of samples shows the last guided one
+        columns = [[(row.variant, getattr(row, key)) for row in table.rows] for key in ("without", "guided")]
+        shown[name] = [(variant, setting) for column in columns for variant, setting in column if setting]
+    if modes := sections.get("fast"):
+        shown["fast"] = [(modes.variant, setting) for setting in (modes.default, *modes.modes)]
+    return shown
+
+
+def _by_name(where: str, listed: list[str], shown: dict[str, list[str]]) -> list[str]:
+    """The list of a variant with the settings of its figures and tables, each once, in place of these.
+
+    A setting that the list names itself stays where the list has it.
+    """
+    settings: list[str] = []
+    for entry in listed:
+        if entry not in shown:
+            settings.append(entry)
+            continue
+        if not shown[entry] or listed.count(entry) > 1:
+            found = f"{entry!r}{' twice' if shown[entry] else ', which shows no setting of the variant'}"
+            accepted = ", ".join(["settings", *(key for key in shown if shown[key])])
+            raise ValueError(f"{where}: found {found}; accepted, each once: {accepted}")
+        settings += dict.fromkeys(s for s in shown[entry] if s not in (*listed, *settings))
+    return settings
