@@ -8,14 +8,16 @@ import shlex
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import submitit
 
+from mar.cluster.records import Outcome, SlurmJob, outcome_file, read_job
 from mar.runtime import stop_signals
-from mar.runtime.files import atomic, read_json
+from mar.runtime.files import atomic, write
 
 ENTRY = "mar.cli.__main__:main"  # the commands of `mar`
 SUPERSEDED = 76  # exit status of a job in whose place another was submitted
@@ -23,36 +25,59 @@ SUPERSEDED = 76  # exit status of a job in whose place another was submitted
 
 @dataclass(frozen=True)
 class Command:
-    """One command of `mar`, pickled to the job's process; returns its exit status."""
+    """One command of `mar`, pickled to the job's process; called there, it returns the exit status of the command.
+
+    Attributes:
+        arguments: the command and its options, as after `mar`.
+        cluster: where the job runs: local, debug or slurm.
+        devices: CUDA_VISIBLE_DEVICES of the launcher, for a local job.
+        folder: the job's folder.
+        token: names the submission to Slurm.
+        outputs: files that are linked into the folder when the command is done.
+    """
 
     arguments: tuple[str, ...]
     cluster: str
-    devices: str | None = None  # CUDA_VISIBLE_DEVICES of the launcher, for a local job
-    folder: str = ""  # the job's folder
-    token: str = ""  # names the submission
-    outputs: tuple[str, ...] = ()  # files of the command that are linked into the folder when it is done
+    devices: str | None = None
+    folder: str = ""
+    token: str = ""
+    outputs: tuple[str, ...] = ()
 
     def __call__(self) -> int:
-        """Run the command in this process; an unexpected exception passes through, with its traceback."""
-        if self.cluster == "slurm":
-            return self._slurm()
-        if self.cluster == "local":
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit passes it over
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # submitit hides the GPUs that were not asked for
-            if self.devices is not None:
-                os.environ["CUDA_VISIBLE_DEVICES"] = self.devices
+        """Run the command in this process and put on record how it ended.
+
+        In the launcher's own process (`debug`) nothing is put on record, and what the command raises passes through.
+        """
+        if self.cluster == "debug":
+            return run(self.arguments)
+        environment = submitit.JobEnvironment()
+        file = outcome_file(Path(self.folder), environment.job_id, environment.global_rank)
+        file.unlink(missing_ok=True)  # an outcome from before a requeue
+        try:
+            status = self._slurm(environment) if self.cluster == "slurm" else self._local()
+        except Exception:
+            raised = traceback.format_exc()
+            print(raised, end="", file=sys.stderr, flush=True)  # first: whoever reads the outcome shows the log's end
+            write(file, Outcome(status=1, traceback=raised))
+            sys.exit(1)  # a status other than 0 lets Slurm end the other tasks
+        write(file, Outcome(status=status))
+        return status
+
+    def _local(self) -> int:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores SIGTERM
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # submitit hides the GPUs that were not asked for
+        if self.devices is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.devices
         return run(self.arguments)
 
-    def _slurm(self) -> int:
-        if read_json(Path(self.folder) / "job.json").get("token") != self.token:
+    def _slurm(self, environment: submitit.JobEnvironment) -> int:
+        record = read_job(Path(self.folder))
+        if not isinstance(record, SlurmJob) or record.token != self.token:
             print("another job was submitted in the place of this one; nothing to do", flush=True)
             return SUPERSEDED
-        environment = submitit.JobEnvironment()
         rank, training = environment.global_rank, verb(self.arguments) == "train"
         stop_signals.listen(at_once=not training)
         cores_of_task()
-        if rank == 0:
-            environment.paths.result_pickle.unlink(missing_ok=True)  # of the time before a requeue
         if environment.num_tasks > 1:
             # One task per GPU. A training shares its batches among them (mar/runtime/distributed.py); any other command
             # is the first task's work.
@@ -68,9 +93,9 @@ class Command:
         return status
 
     def _leave(self, rank: int, job: str) -> int:
-        """Back into the queue. Where the site forbids it, the launcher reads the status and submits again."""
+        """Put the job back into the queue. Where that is forbidden, the launcher sees the status and submits again."""
         if not stop_signals.warned():
-            sys.exit(stop_signals.LEFT)  # SIGTERM: Slurm ends this job, and puts it back or not
+            sys.exit(stop_signals.LEFT)  # after SIGTERM Slurm itself decides whether the job goes back into the queue
         if rank:
             return stop_signals.LEFT
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
@@ -82,7 +107,7 @@ class Command:
 
 
 def cores_of_task() -> None:
-    """As many threads as the task has cores, where the site says how many; torch, imported later, would take all."""
+    """Let torch, imported later, use as many threads as the task has cores; by default it uses all of the machine."""
     if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
         os.environ.setdefault("OMP_NUM_THREADS", cores)
         os.environ.setdefault("MKL_NUM_THREADS", cores)
@@ -102,11 +127,11 @@ def run(arguments: Sequence[str]) -> int:
 def keep(folder: Path, outputs: Sequence[str]) -> None:
     """Hard links to the outputs of a finished command, beside its job.
 
-    When nobody watched the end of the job, the workflow takes its outputs for incomplete and deletes them before it
+    When no launcher saw the end of the job, the workflow takes its outputs for incomplete and deletes them before it
     asks again. The launcher then puts them back, instead of waiting in the queue for a job that has nothing to do.
     """
     if not all(Path(output).exists() for output in outputs):
-        return  # the other shards are not done
+        return  # other shards of the array are not done
     for number, output in enumerate(outputs):
         try:
             with atomic(folder / f"kept-{number}") as temporary:
@@ -116,29 +141,29 @@ def keep(folder: Path, outputs: Sequence[str]) -> None:
 
 
 def put_back(folder: Path, outputs: Sequence[str]) -> bool:
-    """Put outputs that are missing back from their links; whether all outputs are there now."""
+    """Put outputs that are missing back from their links; returns whether all outputs exist now."""
     for number, output in enumerate(outputs):
         if not Path(output).exists():
-            kept = folder / f"kept-{number}"
-            if not kept.exists():
+            link = folder / f"kept-{number}"
+            if not link.exists():
                 return False
             with atomic(output) as temporary:
-                os.link(kept, temporary)
+                os.link(link, temporary)
     return True
 
 
 def forget(folder: Path) -> None:
     """Remove the links that `keep` made: outputs that are deleted later are made again."""
-    for kept in folder.glob("kept-*"):
-        kept.unlink(missing_ok=True)
+    for link in folder.glob("kept-*"):
+        link.unlink(missing_ok=True)
 
 
 def verb(arguments: Sequence[str]) -> str:
-    """Which command of `mar` it is: the first argument behind its options, as --threads N."""
-    rest = list(arguments)
-    while len(rest) > 2 and rest[0].startswith("--"):
-        rest = rest[2:]
-    return rest[0]
+    """The name of a command of `mar`: the first argument after options of `mar` itself, as --threads N."""
+    arguments = list(arguments)
+    while len(arguments) > 2 and arguments[0].startswith("--"):
+        arguments = arguments[2:]
+    return arguments[0]
 
 
 def text(arguments: Sequence[str]) -> str:

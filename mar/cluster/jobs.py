@@ -5,75 +5,72 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mar.cluster import slurm
 from mar.cluster.processes import alive, stop
-from mar.runtime.files import read_json, write_json
+from mar.cluster.records import JOB, LocalJob, SlurmJob, read_job, read_outcome, write_job
 from mar.runtime.folders import lock
 
 
-def records(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def records(root: Path) -> Iterator[tuple[Path, LocalJob | SlurmJob]]:
     """Folder and record of every job of a study, in the order of their submission."""
-    files = [(path.parent, read_json(path)) for path in (root / "jobs").rglob("job.json")]
-    yield from sorted(files, key=lambda item: item[1]["submitted"])
+    folders = [path.parent for path in (root / "jobs").rglob(JOB)]
+    jobs = [(folder, job) for folder in folders if (job := read_job(folder))]
+    yield from sorted(jobs, key=lambda item: item[1].submitted)
 
 
-def state(folder: Path, record: dict[str, Any], queue: dict[str, slurm.State] | None) -> str:
+def state(folder: Path, record: LocalJob | SlurmJob, queue: dict[str, slurm.State] | None) -> str:
     """What a job is doing: queued, running, done, failed, stopped or lost; an array says how many of each."""
-    if record["state"] not in ("running", "submitting"):
-        return {"finished": "done", "left": "queued"}.get(record["state"], record["state"])
-    if record["cluster"] != "slurm":
-        return "running" if alive({**record, "folder": folder}) else "lost"
+    if record.state not in ("running", "submitting"):
+        return {"finished": "done", "left": "queued"}.get(record.state, record.state)
+    if isinstance(record, LocalJob):
+        return "running" if alive(record) else "lost"
     if queue is None:
         return "unknown"
     counts: Counter[str] = Counter()
     where = ""
-    for job in record["jobs"] or [None]:
-        value = slurm.result(folder, job) if job else None
-        found = queue.get(job) if job else None
-        if value == 0:
+    for job in record.jobs or [None]:
+        outcome = read_outcome(folder, job) if job else None
+        queued = queue.get(job) if job else None
+        if outcome and outcome.status == 0:
             counts["done"] += 1
-        elif value is not None and value != slurm.LEFT:
+        elif outcome and outcome.status != slurm.LEFT:
             counts["failed"] += 1
-        elif found is None or found.state in slurm.OVER:
+        elif queued is None or queued.state in slurm.OVER:
             counts["lost"] += 1
         else:
-            counts["queued" if found.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD") else "running"] += 1
-            where = found.where
-    if len(record["jobs"]) > 1:
+            counts["queued" if queued.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD") else "running"] += 1
+            where = queued.where
+    if len(record.jobs) > 1:
         return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     return next(iter(counts)) + (f" ({where})" if where else "")
 
 
 def table(root: Path) -> list[tuple[str, str, str, str]]:
     """Of every job of a study: state, id, time of submission and folder."""
-    found = list(records(root))
-    unseen = any(r["cluster"] == "slurm" and r["state"] in ("running", "submitting") for _, r in found)
+    jobs = list(records(root))
+    unseen = any(isinstance(job, SlurmJob) and job.state in ("running", "submitting") for _, job in jobs)
     queue = slurm.queue() if unseen else {}
-    return [
-        (state(folder, record, queue), str(record["job"] or "-"), record["submitted"][:19], str(folder))
-        for folder, record in found
-    ]
+    return [(state(folder, job, queue), job.job or "-", job.submitted[:19], str(folder)) for folder, job in jobs]
 
 
 def cancel(root: Path) -> list[str]:
     """End the jobs of a study that wait or run; returns their ids. The same workflow goes on from their checkpoints."""
     ended: list[str] = []
-    remote: list[str] = []
+    of_slurm: list[str] = []
     for folder, record in records(root):
-        if record["state"] not in ("running", "submitting"):
+        if record.state not in ("running", "submitting"):
             continue
-        if record["cluster"] == "slurm":
-            jobs = record["jobs"] or slurm.find(record["token"], 0.0) or []
-            remote += jobs
+        if isinstance(record, SlurmJob):
+            jobs = record.jobs or slurm.find(record.token, 0.0) or ()
+            of_slurm += jobs
             ended += jobs
-        elif alive({**record, "folder": folder}):
-            stop({**record, "folder": folder})
-            ended.append(record["job"])
+        elif alive(record):
+            stop(record)
+            ended.append(record.job)
         with lock(folder):
-            if read_json(folder / "job.json") == record:
-                write_json(folder / "job.json", {**record, "state": "stopped"})
-    if remote:
-        slurm.cancel(remote)
+            if read_job(folder) == record:
+                write_job(folder, record.model_copy(update={"state": "stopped"}))
+    if of_slurm:
+        slurm.cancel(of_slurm)
     return ended

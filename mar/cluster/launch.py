@@ -26,15 +26,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import submitit
 
 from mar.cluster.job_process import Command, text
 from mar.cluster.processes import alive, print_lines, started, stop
-from mar.cluster.slurm import Slurm
+from mar.cluster.records import LocalJob, SlurmJob, outcome_file, read_job, read_outcome, write_job
+from mar.cluster.slurm import Slurm, log
 from mar.cluster.slurm_launch import launch_slurm
-from mar.runtime.files import read_json, write_json
 from mar.runtime.folders import lock
 
 POLL = 0.05  # seconds between looks at a job's output
@@ -56,10 +55,11 @@ def launch(
         arguments: the command and its options, as after `mar`.
         folder: folder of this job alone, for job.json and the job's output.
         cluster: local (a process of its own), debug (this process) or slurm.
-        recipe: what the result depends on beside the command, to tell a live job of another recipe from ours.
+        recipe: what the result depends on beside the command; a live job of another recipe is ended.
         slurm: site settings, for cluster slurm only.
-        outputs: files that are there when the command is done, and `inputs` what it reads: a job of Slurm that ended
-            while nobody watched then needs no second one.
+        outputs: files that exist when the command is done.
+        inputs: files that the command reads. By both the launcher sees that a job of Slurm that ended while no launcher
+            followed it needs no second one.
 
     Returns:
         Exit status of the command; 128 + signal number when a signal ended the launcher.
@@ -81,24 +81,25 @@ def launch(
             if cluster == "slurm":
                 return launch_slurm(arguments, folder, digest, slurm, outputs, inputs)
             while True:
-                with lock(folder):  # of two launchers one submits, the other finds its job
+                with lock(folder):  # of two launchers one submits a job, and the other finds that job and follows it
                     record = _running(folder)
-                    if record and record["hash"] != digest:
-                        print(f"launch: job {record['job']} works on another recipe; ending it", flush=True)
+                    if record and record.hash != digest:
+                        print(f"launch: job {record.job} works on another recipe; ending it", flush=True)
                         stop(record)
                         record = None
-                    ours = record is None
+                    submitted_here = record is None
                     if record is None:
-                        command = Command(tuple(arguments), cluster, os.environ.get("CUDA_VISIBLE_DEVICES"))
-                        record, job = _submit(command, folder, cluster, digest)
-                if not ours:
-                    print(f"launch: job {record['job']} of this command is running; following it", flush=True)
-                if ours and cluster == "debug":
-                    status = job.submission().result()
+                        devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+                        command = Command(tuple(arguments), cluster, devices, str(folder.absolute()))
+                        record = _submit(command, folder, digest)
+                if not submitted_here:
+                    print(f"launch: job {record.job} of this command is running; following it", flush=True)
+                if submitted_here and cluster == "debug":
+                    status = command()
                     _close(folder, record, "finished" if status == 0 else "failed")
                     return status
-                _follow(record)
-                if ours:
+                _follow(folder, record)
+                if submitted_here:
                     return _outcome(folder, record)
         except _Interrupted as interrupt:
             return _interrupted(folder, record, cluster, interrupt.number)
@@ -125,10 +126,10 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _submit(command: Command, folder: Path, cluster: str, digest: str) -> tuple[dict[str, Any], submitit.Job[int]]:
-    """Start the job and put it on record. Called under the folder's lock."""
-    executor = submitit.AutoExecutor(folder=folder.absolute(), cluster=cluster)
-    limit = {"timeout_min": YEAR} if cluster == "local" else {}
+def _submit(command: Command, folder: Path, digest: str) -> LocalJob:
+    """Start the job, unless it is to run in this process, and put it on record. Called under the folder's lock."""
+    executor = submitit.AutoExecutor(folder=folder.absolute(), cluster=command.cluster)
+    limit = {"timeout_min": YEAR} if command.cluster == "local" else {}
     executor.update_parameters(name="mar", stderr_to_stdout=True, **limit)
     # Ctrl-C in a terminal goes to all its processes. The job must not see it: the launcher ends it in good order.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -136,62 +137,60 @@ def _submit(command: Command, folder: Path, cluster: str, digest: str) -> tuple[
         job = executor.submit(command)
     finally:
         signal.signal(signal.SIGINT, before)
-    pid = int(job.job_id) if cluster == "local" else os.getpid()
-    record = {
-        "job": job.job_id,
-        "state": "running",
-        "cluster": cluster,
-        "command": text(command.arguments),
-        "hash": digest,
-        "host": socket.gethostname(),
-        "pid": pid,
-        "started": started(pid),
-        "submitted": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "output": None if cluster == "debug" else job.paths.stdout.name,
-    }
-    write_json(folder / "job.json", record)
-    return {**record, "folder": folder}, job
+    local = command.cluster == "local"
+    pid = int(job.job_id) if local else os.getpid()
+    record = LocalJob(
+        state="running",
+        cluster="local" if local else "debug",
+        command=text(command.arguments),
+        hash=digest,
+        host=socket.gethostname(),
+        pid=pid,
+        submitted=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        output=log(folder, job.job_id).name if local else None,
+        job=job.job_id,
+        started=started(pid),
+    )
+    write_job(folder, record)
+    return record
 
 
-def _running(folder: Path) -> dict[str, Any] | None:
+def _running(folder: Path) -> LocalJob | None:
     """The job on record if it still runs."""
-    if not (folder / "job.json").exists():
+    record = read_job(folder)
+    if isinstance(record, SlurmJob):
+        if record.state in ("submitting", "running"):
+            raise ValueError(
+                f"{folder}: a job of Slurm was submitted for this command ({record.job}); "
+                "go on with --cluster slurm, or end it first: mar cancel"
+            )
         return None
-    record = {**read_json(folder / "job.json"), "folder": folder}
-    if record["cluster"] == "slurm" and record["state"] in ("submitting", "running"):
-        raise ValueError(
-            f"{folder}: a job of Slurm was submitted for this command ({record['job']}); "
-            "go on with --cluster slurm, or end it first: mar cancel"
-        )
-    return record if record["state"] == "running" and alive(record) else None
+    return record if record and record.state == "running" and alive(record) else None
 
 
-def _follow(record: dict[str, Any]) -> None:
+def _follow(folder: Path, record: LocalJob) -> None:
     """Print the job's output as it comes, until the job ends."""
     position = 0
     while True:
-        running = alive(record)  # asked before reading: what a job wrote before its end is then read
-        if record["output"]:
-            position = print_lines(record["folder"] / record["output"], position, last=not running)
+        running = alive(record)  # before reading, so that all that a job printed before its end is read
+        if record.output:
+            position = print_lines(folder / record.output, position, last=not running)
         if not running:
             return
         time.sleep(POLL)
 
 
-def _outcome(folder: Path, record: dict[str, Any]) -> int:
+def _outcome(folder: Path, record: LocalJob) -> int:
     """Exit status of a job that ended; a failure is told on stderr. Its output was printed already."""
-    paths = submitit.core.utils.JobPaths(folder.absolute(), record["job"], 0)
-    status = 1
-    if paths.result_pickle.exists():
-        with contextlib.suppress(submitit.core.utils.UncompletedJobError):  # FailedJobError too: the job raised
-            status = submitit.LocalJob(folder.absolute(), record["job"]).result()
+    outcome = read_outcome(folder, record.job)
+    status = outcome.status if outcome else 1  # without one, something ended its process
     _close(folder, record, "finished" if status == 0 else "failed")
     if status:
-        print(f"launch: job {record['job']} failed: {record['command']}; output: {paths.stdout}", file=sys.stderr)
+        print(f"launch: job {record.job} failed: {record.command}; output: {log(folder, record.job)}", file=sys.stderr)
     return status
 
 
-def _interrupted(folder: Path, record: dict[str, Any] | None, cluster: str, number: int) -> int:
+def _interrupted(folder: Path, record: LocalJob | None, cluster: str, number: int) -> int:
     """Ctrl-C means stop, for a job on this machine; a job in a queue goes on."""
     if cluster == "slurm":
         message = "what was submitted goes on; run the same command to follow it, or `mar cancel` to end it"
@@ -200,17 +199,18 @@ def _interrupted(folder: Path, record: dict[str, Any] | None, cluster: str, numb
     else:
         stop(record)
         _close(folder, record, "stopped")
-        message = f"job {record['job']} stopped; run the same command to go on"
+        message = f"job {record.job} stopped; run the same command to go on"
     with contextlib.suppress(BrokenPipeError):  # Ctrl-C ended the reader of our output too
         print(f"launch: {message}", file=sys.stderr, flush=True)
     return 128 + number
 
 
-def _close(folder: Path, record: dict[str, Any], state: str) -> None:
+def _close(folder: Path, record: LocalJob, state: str) -> None:
     """Write a job's end on its record, unless another job took the place."""
     with lock(folder):
-        kept = read_json(folder / "job.json")
-        if kept["hash"] == record["hash"] and kept["job"] == record["job"]:
-            write_json(folder / "job.json", {**kept, "state": state})
-        for pickle in folder.glob(f"{record['job']}_*.pkl"):  # a process id comes again, its old result must not
-            pickle.unlink()
+        on_file = read_job(folder)
+        if on_file and (on_file.hash, on_file.job) == (record.hash, record.job):
+            write_job(folder, on_file.model_copy(update={"state": state}))
+        # A process id comes again; the old outcome must not be taken for the new one's.
+        for file in [outcome_file(folder, record.job), *folder.glob(f"{record.job}_*.pkl")]:
+            file.unlink(missing_ok=True)

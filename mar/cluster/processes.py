@@ -1,4 +1,4 @@
-"""Processes of this machine: whether a job's runs, how it is ended, what it printed."""
+"""Processes of this machine: whether the process of a job runs, how it is ended, what it printed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
+
+from mar.cluster.records import LocalJob
 
 
 def started(pid: int) -> int | None:
-    """Start of a process in clock ticks since boot, None when it is gone (or a zombie)."""
-    fields = _stat(pid)
+    """Start of a process in clock ticks since boot, None when the process is gone (or a zombie)."""
+    fields = stat_fields(pid)
     return None if not fields or fields[0] == "Z" else int(fields[19])  # field 22 of proc(5); the name was field 2
 
 
-def _stat(pid: int) -> list[str]:
+def stat_fields(pid: int) -> list[str]:
+    """What the kernel says of a process, from its state on: field 3 of proc(5) and those after it; [] if it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # a name may hold spaces
     except (FileNotFoundError, ProcessLookupError):
@@ -26,7 +28,10 @@ def _stat(pid: int) -> list[str]:
 
 
 def print_lines(path: Path, position: int, last: bool, prefix: str = "") -> int:
-    """Print whole lines from a byte position on, without submitit's own; returns the new position."""
+    """Print what a file says from byte `position` on, without submitit's own lines; returns the new position.
+
+    An unfinished line is printed only if it is the `last` call; each line begins with `prefix`.
+    """
     if not path.exists():
         return position
     with open(path, "rb") as file:
@@ -40,26 +45,26 @@ def print_lines(path: Path, position: int, last: bool, prefix: str = "") -> int:
     return position + len(content)
 
 
-def alive(record: dict[str, Any]) -> bool:
-    """Whether a job of this machine runs. A process id alone proves nothing, with its start time it does."""
-    since = started(record["pid"]) if record["host"] == socket.gethostname() else None
-    return since is not None and since == record["started"]
+def alive(job: LocalJob) -> bool:
+    """Whether a job of this machine runs. The process id alone proves nothing: ids come again, start times do not."""
+    since = started(job.pid) if job.host == socket.gethostname() else None
+    return since is not None and since == job.started
 
 
-def stop(record: dict[str, Any]) -> None:
+def stop(job: LocalJob) -> None:
     """End a job and wait for its end. Stages write by atomic renames, so an end at any moment is safe.
 
     Raises:
         ValueError: it does not end.
     """
-    if record["pid"] == os.getpid():
+    if job.pid == os.getpid():
         return
-    for _ in range(3):  # a job that is just starting may pass over the first
+    for _ in range(3):  # a job that is just starting may ignore the first SIGTERM
         with contextlib.suppress(ProcessLookupError):
-            os.kill(record["pid"], signal.SIGTERM)
+            os.kill(job.pid, signal.SIGTERM)
         deadline = time.monotonic() + 3.0
         while time.monotonic() < deadline:
-            if not alive(record):
+            if not alive(job):
                 return
             time.sleep(0.05)
-    raise ValueError(f"launch: job {record['job']} does not end at SIGTERM; end process {record['pid']} by hand")
+    raise ValueError(f"launch: job {job.job} does not end at SIGTERM; end process {job.pid} by hand")

@@ -6,7 +6,6 @@ import contextlib
 import getpass
 import hashlib
 import os
-import pickle
 import re
 import shlex
 import shutil
@@ -22,6 +21,7 @@ import submitit
 
 import mar
 from mar.cluster.job_process import Command
+from mar.cluster.records import read_outcome
 from mar.runtime.provenance import git_commit
 from mar.runtime.stop_signals import LEFT
 
@@ -38,9 +38,10 @@ OVER = {
     "REVOKED",
     "TIMEOUT",
 }
-VANISHED = "VANISHED"  # our word for a job that neither the queue nor the accounting knows
-EARLY = "WARNED_EARLY"  # and for one that a warning ended before it could listen, while Python was starting
-AGAIN = {"PREEMPTED", VANISHED, EARLY, "LEFT"}  # the launcher submits again by itself; LEFT is mar.preempt.LEFT
+# States that Slurm does not have.
+VANISHED = "VANISHED"  # neither the queue nor the accounting knows the job
+EARLY = "WARNED_EARLY"  # a warning ended the job before it could listen, while Python was starting
+AGAIN = {"PREEMPTED", VANISHED, EARLY, "LEFT"}  # after these the launcher submits the job again by itself
 
 ADVICE = {
     "BOOT_FAIL": "the node did not start; run the same command again",
@@ -57,8 +58,8 @@ ADVICE = {
     "(`slurm_signal`), then run the same command to go on from the last checkpoint",
 }
 
-# Lines that `slurm_extra` may not set: the launcher's own, or settings with a name of their own.
-OURS = {
+# Options of sbatch that `slurm_extra` may not set: the launcher sets them, some from settings with names of their own.
+RESERVED = {
     "array", "comment", "job-name", "open-mode", "output", "error", "signal", "wrap", "ntasks", "ntasks-per-node",
     "partition", "account", "qos", "constraint", "nodes", "gpus-per-node", "cpus-per-task", "time", "mem",
 }  # fmt: skip
@@ -78,15 +79,15 @@ class Slurm:
     time: int = 0  # minutes
     mem: int = 0  # megabytes per node
     signal: int = 0  # seconds between the warning and the time limit
-    shards: int = 0  # so many jobs in an array share one stage
+    shards: int = 0  # number of jobs in the array that shares one stage
     extra: str = ""  # further options of sbatch
 
     def given(self) -> dict[str, str | int]:
-        """The settings that somebody made."""
+        """The settings that differ from the site's defaults, by name."""
         return {name: value for name, value in vars(self).items() if value}
 
     def parameters(self) -> dict[str, Any]:
-        """The same for submitit's AutoExecutor: one task per GPU.
+        """The settings as parameters of submitit's AutoExecutor, with one task per GPU.
 
         Raises:
             ValueError: an extra option that is no option, or one that the launcher sets.
@@ -112,7 +113,7 @@ def _option(word: str) -> tuple[str, str | bool]:
     match = re.fullmatch(r"--([a-z][a-z-]*)(?:=(.*))?", word)
     if not match:
         raise ValueError(f"slurm extra: found {word!r}; accepted: options of sbatch as --name or --name=value")
-    if match[1] in OURS:
+    if match[1] in RESERVED:
         raise ValueError(
             f"slurm extra: found --{match[1]}, which the launcher sets; see slurm/README.md for its setting"
         )
@@ -121,14 +122,14 @@ def _option(word: str) -> tuple[str, str | bool]:
 
 @dataclass(frozen=True)
 class State:
-    """What Slurm says of a job: its state, the reason or the node."""
+    """What Slurm says of a job: its state, where it runs or why it waits, and the comment of its submission."""
 
     state: str
     where: str = ""
     comment: str = ""
 
     def __str__(self) -> str:
-        """As one reads it: RUNNING (node1)."""
+        """The state with its place or reason, as RUNNING (node1)."""
         return f"{self.state} ({self.where})" if self.where else self.state
 
 
@@ -142,7 +143,7 @@ def ask(command: Sequence[str], timeout: float = 30.0) -> str | None:
 
 
 def queue() -> dict[str, State] | None:
-    """Our jobs in the queue, those that ended lately included, by id (12, or 12_3 in an array); None: no answer."""
+    """This user's jobs in the queue by id (12, or 12_3 in an array), those that ended lately too; None: no answer."""
     # Fields are cut with |, and the comment, which may hold one, is last.
     answer = ask(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N|%k"])
     if answer is None:
@@ -169,18 +170,18 @@ def find(token: str, since: float) -> list[str] | None:
     states = queue()
     if states is None:
         return None
-    found = [job for job, state in states.items() if state.comment == token]
-    if not found:  # it may have ended long ago; the accounting keeps comments where the site lets it
+    jobs = [job for job, state in states.items() if state.comment == token]
+    if not jobs:  # they may have ended long ago; the accounting keeps comments where the site lets it
         start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - 60))
         fields = ["-X", "-n", "-P", "-o", "JobID,Comment", "-S", start, "-u", getpass.getuser()]
         lines = (ask(["sacct", *fields], timeout=10) or "").splitlines()
-        found = [line.split("|", 1)[0] for line in lines if line.endswith(f"|{token}")]
-    return found
+        jobs = [line.split("|", 1)[0] for line in lines if line.endswith(f"|{token}")]
+    return jobs
 
 
 @contextlib.contextmanager
 def _outside() -> Iterator[None]:
-    """Without the variables of the job that the launcher may run in; how to find the cluster stays."""
+    """Hide the environment variables of a job inside which the launcher may run, but for the place of the cluster."""
     conf = os.environ.get("SLURM_CONF")
     with submitit.helpers.clean_env():
         if conf is not None:
@@ -207,13 +208,13 @@ def submit(commands: Sequence[Command], folder: Path, slurm: Slurm) -> list[str]
         f"[ -e {pickle} ] || cp {shlex.quote(str(folder / token))}-${{SLURM_ARRAY_TASK_ID:-0}}.pkl {pickle}",
     ]
     if slurm.cpus_per_task:
-        setup.append("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK")  # srun takes it from sbatch no more
+        setup.append("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK")  # since Slurm 22.05 srun does not inherit it
     try:
         executor = submitit.AutoExecutor(
             folder=folder,
             cluster="slurm",
             slurm_max_num_timeout=1_000_000,
-            # -P: the folder that the job starts in holds the package too, as it is by then
+            # -P: the working folder may hold the package too, edited since; the job must import its copy instead
             slurm_python=f"{shlex.quote(sys.executable)} -P",
         )
     except RuntimeError as error:
@@ -223,7 +224,7 @@ def submit(commands: Sequence[Command], folder: Path, slurm: Slurm) -> list[str]
         stderr_to_stdout=True,
         slurm_comment=token,
         slurm_setup=setup,
-        slurm_srun_args=["--kill-on-bad-exit=1"],  # without a rank the others wait for it, an hour long
+        slurm_srun_args=["--kill-on-bad-exit=1"],  # or the other ranks would wait for the one that ended, for hours
         **slurm.parameters(),
     )
     try:
@@ -263,16 +264,6 @@ def snapshot(folder: Path) -> Path:
     return copy
 
 
-def result(folder: Path, job: str, task: int = 0) -> int | str | None:
-    """Exit status of a task's command, the traceback of what it raised, or None while it has none."""
-    path = submitit.core.utils.JobPaths(folder.absolute(), job, task).result_pickle
-    try:
-        outcome, value = pickle.loads(path.read_bytes())
-    except (FileNotFoundError, EOFError, pickle.UnpicklingError):
-        return None
-    return int(value) if outcome == "success" else str(value)
-
-
 def log(folder: Path, job: str, task: int = 0) -> Path:
     """File of what a task prints."""
     return Path(submitit.core.utils.JobPaths(folder.absolute(), job, task).stdout)
@@ -286,12 +277,12 @@ def warned_early(folder: Path, job: str) -> bool:
 def why(folder: Path, job: str, state: State, lines: int = 12) -> str:
     """Why a job failed, what to change, and the last lines of the log that says most."""
     task, reason = 0, f"{state}: {ADVICE.get(state.state, 'see the log')}"
-    for path in sorted(folder.glob(f"{job}_*_result.pkl")):
-        number = int(path.name.removeprefix(f"{job}_").removesuffix("_result.pkl"))
-        value = result(folder, job, number)
-        if isinstance(value, str):
-            task, reason = number, f"rank {number} raised {value.strip().splitlines()[-1]}"
-            if "No space left on device" in value:
+    ranks = sorted(int(path.name.split("_")[-2]) for path in folder.glob(f"{job}_*_outcome.json"))
+    for rank in ranks:
+        outcome = read_outcome(folder, job, rank)
+        if outcome and outcome.traceback:
+            task, reason = rank, f"rank {rank} raised {outcome.traceback.strip().splitlines()[-1]}"
+            if "No space left on device" in outcome.traceback:
                 reason += "; make space, then run the same command to go on"
             break
     else:
@@ -299,10 +290,10 @@ def why(folder: Path, job: str, state: State, lines: int = 12) -> str:
         ended = [e for e in re.findall(r"error: (\S+): tasks? ([\d,-]+): (.*)", text) if not e[2].endswith(f" {LEFT}")]
         if re.search(r"[Ee]xceeded job memory limit|oom.kill", text):
             reason = f"OUT_OF_MEMORY ({state.where}): {ADVICE['OUT_OF_MEMORY']}"
-        elif ended and state.state in ("FAILED", "COMPLETED"):  # the others end because of the first
-            node, ranks, how = ended[0]
-            task = int(re.split(r"[,-]", ranks)[0])
-            reason = f"rank {ranks} on {node}: {how}; {ADVICE['FAILED']}"
+        elif ended and state.state in ("FAILED", "COMPLETED"):  # srun ends the other tasks because of the first
+            node, tasks, how = ended[0]
+            task = int(re.split(r"[,-]", tasks)[0])
+            reason = f"rank {tasks} on {node}: {how}; {ADVICE['FAILED']}"
     file = log(folder, job, task)
     shown = [line for line in _tail(file).splitlines() if line.strip() and not line.startswith("submitit ")][-lines:]
     return "\n".join([reason, f"last lines of {file}:", *(f"  {line}" for line in shown)])

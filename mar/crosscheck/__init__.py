@@ -1,7 +1,8 @@
 """The same images by other evaluators, and why they differ: `mar court`.
 
-run: the command. inputs: what is judged, and what is wrong with it. evaluators: ours and the others. reasons: from one
-number to the other. table: what is shown. adm: the ADM suite's rules. export_adm: its .npz.
+run: the command. inputs: which sets of images are judged, and which are refused. evaluators: ours and the others.
+reasons: why another evaluator gives another number. table: the tables that are shown. adm: the formulas of the ADM
+suite. export_adm: an .npz for the ADM suite.
 
 May import: runtime, study, data, features, metrics.
 """

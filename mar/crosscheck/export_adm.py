@@ -1,8 +1,8 @@
 """`mar export-adm`: a set of generated images as the .npz that the evaluator of the ADM suite reads.
 
-ADM's Inception score takes consecutive splits of 5,000 in file order, so that a file sorted by class scores about 62
-where the same images shuffled score 298 (openai/guided-diffusion#165). The images are therefore written in an order
-drawn from a seed that the file says.
+ADM's Inception score takes consecutive splits of 5,000 images in file order, so that a file sorted by class scores
+about 62 where the same images shuffled score 298 (openai/guided-diffusion#165). The images are therefore written in a
+random order, drawn from a seed that is written into the file.
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ from mar.features.image_sets import Images, sha256_of_labels
 from mar.runtime.files import atomic, sha256
 from mar.runtime.progress import Progress
 
-SEED = 0  # of the order
+SEED = 0  # seed of the order of images in the file
 
 
 def export(images: Images, out: Path, seed: int = SEED) -> None:
     """Write a set of generated images for ADM's evaluator; memory does not grow with their number.
 
-    Members of the file: arr_0, the images, uint8 (N, H, W, 3); arr_1, where known, the classes asked for, int64 (N,);
-    arr_1_sha256, where they are known to be just these, as of a set of `mar sample`;
-    order, int64 (N,): which image of the source stands at each place; order_seed; source: what they were made from, as
-    JSON with its checksum; role: "generated", by which the file is refused as a reference.
+    Members of the file:
+        arr_0: the images, uint8 (N, H, W, 3).
+        arr_1: the classes that the images were asked to show, int64 (N,), where they are known.
+        arr_1_sha256: checksum of arr_1, where a record proves these classes, as in a sample set of `mar sample`.
+        order: which image of the source stands at each place, int64 (N,).
+        order_seed: the seed of the order.
+        source: what the images were made from, as JSON with its checksum.
+        role: "generated", by which the file is refused as a reference.
 
     Raises:
         ValueError: the images are real ones, differ in size, or `out` does not end in .npz.
@@ -65,7 +69,7 @@ def shuffled(count: int, seed: int) -> np.ndarray:
 
 
 def _scatter(images: Images, order: np.ndarray, pixels: IO[bytes]) -> tuple[int, ...]:
-    """Write every image to its place in an unbuffered file; the shape of the whole, (N, H, W, 3)."""
+    """Write every image to its place in an unbuffered file; returns the shape of all images, (N, H, W, 3)."""
     places = np.empty_like(order)
     places[order] = np.arange(len(order))
     shape: tuple[int, ...] = ()
@@ -82,7 +86,7 @@ def _scatter(images: Images, order: np.ndarray, pixels: IO[bytes]) -> tuple[int,
 
 @contextmanager
 def _scratch(out: Path) -> Iterator[IO[bytes]]:
-    """A file for the pixels beside `out`, of the same size, gone afterwards however the command ends."""
+    """Yield a temporary file for the pixels beside `out`, which disappears however the command ends."""
     path = out.with_name(f".{out.name}.pixels.tmp")
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w+b", buffering=0) as file:
@@ -92,6 +96,6 @@ def _scratch(out: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
-    """A member as np.savez names it; its date is fixed, so that equal arrays give equal bytes."""
+    """Open a member under the name that np.savez gives it; its date is fixed, so that equal arrays give equal bytes."""
     with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
         yield member

@@ -1,4 +1,4 @@
-"""What the parity court lets in: swapped, mislabelled and copied sets are refused, as far as they can be known."""
+"""Which sets of images the parity court accepts: swapped, mislabelled and copied sets are refused where they show."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mar.features.references import Reference
 from mar.metrics import formulas
 from mar.runtime import npz
 from mar.study import layout
-from mar.study.sections import Reference as Asked
+from mar.study.sections import Reference as ReferenceSection
 from mar.study.stage_keys import real_side
 from mar.study.study import Study
 
 SPLITS = ("train", "heldout")
 SWAPPED = "Were --samples and --reference swapped?"
 
-SHUFFLES = 100  # of the labels, for what chance gives
-SIGMAS = 5.0  # above chance, in standard deviations, for labels that belong to the images
-COPIES = 0.5  # share of the judged images that may be bit for bit real ones
+SHUFFLES = 100  # random permutations of the labels, which show what chance gives
+SIGMAS = 5.0  # standard deviations above chance from which on labels are taken to belong to the images
+COPIES = 0.5  # from this share on, judged images that are bit for bit real ones are refused
 
 
 def open_samples(source: str, study: Study | None, root: Path | None) -> Images:
@@ -53,10 +53,10 @@ def open_reference(
 ) -> tuple[Images | None, Reference | None]:
     """The real side: its images, if it has any, and the published reference, if it is one.
 
-    Without `source` it is what the study's numbers compare with.
+    Without `source` it is the real side of the study's own metrics.
 
     Raises:
-        ValueError: it is not there, not the file that was asked for, or of generated images.
+        ValueError: the real side is missing, is another file than its checksum says, or has generated images.
     """
     path = Path(source)
     if not source or (source in SPLITS and not path.exists()):
@@ -67,29 +67,30 @@ def open_reference(
         if not source and real_side(study, network) == "reference":
             return _published(study.metrics.reference, root)
         return image_sets.of_split(study, root, source or "train"), None
-    if path.exists() and (there := _role(path)) == "generated":
-        raise ValueError(f"--reference {source}: holds {there} images; accepted: real ones. {SWAPPED}")
+    if path.exists() and (role := _role(path)) == "generated":
+        raise ValueError(f"--reference {source}: holds {role} images; accepted: real ones. {SWAPPED}")
     try:
-        return _published(Asked(file=source, unknown_hash=unknown_hash), root)
+        return _published(ReferenceSection(file=source, unknown_hash=unknown_hash), root)
     except ValueError as error:
         hint = "" if unknown_hash or not path.exists() else " (here: --unknown-hash)"
         raise ValueError(f"{error}{hint}") from None
 
 
-def _published(asked: Asked | None, root: Path | None) -> tuple[Images | None, Reference]:
-    assert asked is not None  # the study has one
-    found = references.load(asked, layout.assets(root) if root else FOLDER)
-    return image_sets.of_reference(found) if found.count else None, found
+def _published(section: ReferenceSection | None, root: Path | None) -> tuple[Images | None, Reference]:
+    assert section is not None  # a study whose real side is "reference" has the section
+    reference = references.load(section, layout.assets(root) if root else FOLDER)
+    return image_sets.of_reference(reference) if reference.count else None, reference
 
 
 def _role(path: Path) -> str:
+    """What a set of images says that its images are: generated, real or unknown."""
     if (path / layout.MANIFEST).exists():
         return image_sets.open_set(path).role
     return str(npz.read(path, "role")) if path.is_file() and "role" in npz.headers(path) else "unknown"
 
 
 def known_real(study: Study | None) -> dict[str, str]:
-    """Published and the study's own references by their checksums."""
+    """Names of the published references and of the study's own, by their checksums."""
     rows = table(TABLE).values() if TABLE.exists() else []
     known = {row.sha256: f"the reference {row.name}" for row in rows if row.sha256}
     if study and study.metrics.reference and (digest := study.metrics.reference.sha256):
@@ -98,7 +99,7 @@ def known_real(study: Study | None) -> dict[str, str]:
 
 
 def class_numbers(images: Images, accepted: list[str] | None) -> np.ndarray | None:
-    """Classes of the images, numbered as the study's data number them.
+    """Classes of the images (n,), numbered as the study's data number them; None where they are unknown.
 
     Raises:
         ValueError: a class folder has a name that the data do not have, or a number is not one of theirs.
@@ -119,11 +120,11 @@ def class_numbers(images: Images, accepted: list[str] | None) -> np.ndarray | No
 
 
 def check_order(images: Images, labels: np.ndarray) -> None:
-    """Refuse an .npz whose images are sorted by class: ADM's evaluator would take it as it is.
+    """Refuse an .npz whose images are sorted by class, which ADM's evaluator would accept.
 
     Args:
-        images: of the file.
-        labels: its classes in file order; where nobody knows them, those that the network finds most likely.
+        images: the images of the file.
+        labels: their classes (n,) in file order; where they are unknown, those that the network finds most likely.
     """
     try:
         formulas.refuse_sorted(labels)
@@ -132,18 +133,18 @@ def check_order(images: Images, labels: np.ndarray) -> None:
 
 
 def digests(images: np.ndarray) -> list[bytes]:
-    """What tells one image of a batch, uint8 (B, H, W, 3), from another: 16 bytes each."""
+    """A digest of 16 bytes of each image of a batch, uint8 (B, H, W, 3)."""
     return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
 
 
 def check_copies(samples: str, generated: list[bytes], real: list[bytes], where: str) -> int:
-    """How many of the judged images are real ones bit for bit.
+    """How many of the judged images are bit for bit real ones, from the digests of both.
 
     Raises:
-        ValueError: at least half of them; no generator draws these.
+        ValueError: at least half of them are, which no generator draws.
     """
-    known = set(real)
-    copies = sum(digest in known for digest in generated)
+    real_digests = set(real)
+    copies = sum(digest in real_digests for digest in generated)
     if copies >= COPIES * len(generated):
         raise ValueError(
             f"--samples {samples}: {copies} of {len(generated)} images are bit for bit images of {where}; accepted: "
@@ -153,77 +154,77 @@ def check_copies(samples: str, generated: list[bytes], real: list[bytes], where:
 
 
 def check_labels(images: Images, labels: np.ndarray, logits: np.ndarray, same_classes: bool) -> str:
-    """Refuse labels that have nothing to do with the images, by the network that judges them.
+    """Refuse labels that have nothing to do with the images, as the network sees them.
 
-    Labels that a checksum proves are never refused: there it is the generator that ignores its class.
-
-    The mutual information of labels and the network's most likely classes is compared with that of shuffled labels,
-    which asks only that a label means one kind of image, whatever the network calls it.
+    The mutual information of the labels and the network's most likely classes is compared with that of shuffled labels.
+    So a label only has to mean one kind of image, whatever class the network gives that kind. Labels that a checksum
+    proves are never refused: if they tell nothing, the generator ignores its class.
 
     Args:
-        images: where they are from.
-        labels: classes asked for, (n,), numbered as the data number them.
-        logits: of the images, (n, K).
-        same_classes: the network numbers the classes as the labels do.
+        images: the set of images.
+        labels: the classes that the images were asked to show, (n,), numbered as the data number them.
+        logits: the network's logits of the images, (n, K).
+        same_classes: whether the network numbers the classes as the labels do.
 
     Returns:
-        What was found, in words.
+        What the comparison showed, in words.
 
     Raises:
-        ValueError: labels tell no more about the images than shuffled ones; or they do, under other numbers.
+        ValueError: the labels tell no more about the images than shuffled ones, or number the classes otherwise.
     """
-    found, classes = logits.argmax(1), np.unique(labels)
+    predicted, classes = logits.argmax(1), np.unique(labels)
     rng = np.random.default_rng(0)
-    value = information(labels, found)
-    chance = np.array([information(rng.permutation(labels), found) for _ in range(SHUFFLES)])
-    bar = chance.mean() + SIGMAS * chance.std()
-    if bar >= min(information(labels, labels), information(found, found)):  # even right labels could not pass
+    value = information(labels, predicted)
+    chance = np.array([information(rng.permutation(labels), predicted) for _ in range(SHUFFLES)])
+    least = chance.mean() + SIGMAS * chance.std()
+    if least >= min(information(labels, labels), information(predicted, predicted)):  # right labels would not reach it
         return f"labels not tested: {len(labels)} images of {len(classes)} classes are too few for it"
-    said = f"labels and the network's classes share {value:.3g} nats, shuffled labels {chance.mean():.3g}"
+    result = f"labels and the network's classes share {value:.3g} nats, shuffled labels {chance.mean():.3g}"
     source = images.source
     if images.asked:
         ignored = "; the labels are those asked for (checksum): this generator ignores its class"
-        return said + (ignored if value <= bar else _named(labels, found) if same_classes else "")
-    if value <= bar:
+        return result + (ignored if value <= least else _share_named(labels, predicted) if same_classes else "")
+    if value <= least:
         raise ValueError(
-            f"{source}: the labels do not belong to the images: {said}. Accepted: the labels in the order of the "
+            f"{source}: the labels do not belong to the images: {result}. Accepted: the labels in the order of the "
             "images (or a generator that does not ignore its class)"
         )
     if same_classes:
-        right, best = _agreement(labels, found)
-        if right < best / 2:
+        share, best = _agreement(labels, predicted)
+        if share < best / 2:
             raise ValueError(
-                f"{source}: classes carry other numbers than the network's: {right:.1%} of the images are of the class "
+                f"{source}: classes carry other numbers than the network's: {share:.1%} of the images are of the class "
                 f"asked for, renumbered {best:.1%}; accepted: the class numbers of the study's data"
             )
-        said += _named(labels, found)
-    return said
+        result += _share_named(labels, predicted)
+    return result
 
 
-def _named(labels: np.ndarray, found: np.ndarray) -> str:
-    return f"; the network names {(labels == found).mean():.1%} of the classes asked for"
+def _share_named(labels: np.ndarray, predicted: np.ndarray) -> str:
+    return f"; the network names {(labels == predicted).mean():.1%} of the classes asked for"
 
 
-def information(labels: np.ndarray, found: np.ndarray) -> float:
+def information(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Mutual information of two labellings of the same images (n,), in nats."""
-    counts = _contingency(labels, found)
+    counts = _contingency(labels, predicted)
     joint = counts / counts.sum()
     product = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
-    there = joint > 0
-    return float((joint[there] * np.log(joint[there] / product[there])).sum())
+    occurs = joint > 0
+    return float((joint[occurs] * np.log(joint[occurs] / product[occurs])).sum())
 
 
-def _agreement(labels: np.ndarray, found: np.ndarray) -> tuple[float, float]:
-    """Share of images of the class asked for, and the same after the best renumbering of the classes."""
+def _agreement(labels: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """Share of images that are of the class asked for, and that share after the best renumbering of the classes."""
     from scipy.optimize import linear_sum_assignment
 
-    counts = _contingency(labels, found)
+    counts = _contingency(labels, predicted)
     best = counts[linear_sum_assignment(counts, maximize=True)].sum()
-    return float((labels == found).mean()), float(best / len(labels))
+    return float((labels == predicted).mean()), float(best / len(labels))
 
 
-def _contingency(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
-    (_, rows), (_, columns) = (np.unique(x, return_inverse=True) for x in (labels, found))
+def _contingency(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """How many images have each pair of classes."""
+    (_, rows), (_, columns) = (np.unique(x, return_inverse=True) for x in (labels, predicted))
     counts = np.zeros((rows.max() + 1, columns.max() + 1))
     np.add.at(counts, (rows, columns), 1)
     return counts

@@ -1,8 +1,8 @@
 """`mar court`: the same images before several evaluators, side by side, with the reason for every difference.
 
-Features are extracted once for each network and resize, a batch at a time; every evaluator then takes its own road from
-them (`mar.crosscheck.evaluators`), and our own path is switched to each other's conventions until it gives the other's
-number (`mar.crosscheck.reasons`). Nothing is let in whose role, labels or order are known to be wrong
+Features are extracted once for each network and way of resizing, a batch at a time. Every evaluator computes its
+metrics from them (`mar.crosscheck.evaluators`), and we switch to the conventions of each other evaluator until we get
+its numbers (`mar.crosscheck.reasons`). Sets whose role, labels or order are known to be wrong are refused
 (`mar.crosscheck.inputs`).
 """
 
@@ -37,7 +37,7 @@ from mar.study.records import DataManifest, MetricsFile
 from mar.study.study import Study
 
 BATCH = 50  # images
-KEPT = 50_000  # real images, at most
+MOST_REAL = 50_000  # real images whose features fit memory
 
 VGG = (
     "torch-fidelity run without arguments takes precision and recall from VGG-16, not from Inception; ADM and the "
@@ -82,16 +82,16 @@ def court(
     Args:
         source: the images to judge: a folder of `mar sample`, a folder of images, an .npz.
         reference: the real side: a name in config/assets.csv, an .npz, a folder of images, a split of the study;
-            default: what the study's numbers compare with.
-        study: whose classifier, data and reference are known.
-        root: its results.
+            by default the real side of the study's own metrics.
+        study: the study whose classifier, data and reference are used.
+        root: the folder of its results.
         random: take Inception with random weights.
-        count: how many images there have to be, at least.
+        count: the least number of images to judge.
         unknown_hash: accept a reference of which no checksum is known.
-        out: folder for the table as files.
+        out: folder into which the tables are written, too.
 
     Raises:
-        ValueError: a set is not what it is given as, or the weights are missing.
+        ValueError: a set is refused, or weights are missing.
     """
     samples = inputs.open_samples(source, study, root)
     image_sets.at_least(samples, count)
@@ -99,16 +99,17 @@ def court(
     labels = inputs.class_numbers(samples, classes)
     if samples.kind == "npz" and labels is not None:
         inputs.check_order(samples, labels)
-    judge = study if study and not random and study.metrics.extractors[0] == "classifier" else None
-    network = "classifier" if judge else "inception"
+    by_classifier = study if study and not random and study.metrics.extractors[0] == "classifier" else None
+    network = "classifier" if by_classifier else "inception"
     images, published = inputs.open_reference(reference, unknown_hash, study, root, network)
-    if images and images.count > KEPT:
+    if images and images.count > MOST_REAL:
         raise ValueError(
-            f"--reference {images.source}: holds {images.count} images; accepted: at most {KEPT}, whose features fit "
-            f"memory; of larger sets a published reference, which has statistics of all and images of some ({TABLE})"
+            f"--reference {images.source}: holds {images.count} images; accepted: at most {MOST_REAL}, whose features "
+            "fit memory; of larger sets a published reference, which has statistics of all and images of some "
+            f"({TABLE})"
         )
-    shown = networks(judge, root, random)
-    main = shown[MAIN]
+    extractor_by_resizing = networks(by_classifier, root, random)
+    main = extractor_by_resizing[MAIN]
     stored, notes = _stored(published, main)
     if images is None and stored is None:
         raise ValueError(f"--reference {reference}: has no images for {main.name}; accepted: a reference with images")
@@ -116,24 +117,24 @@ def court(
     title = f"Parity court: {samples.source} against {name}"
     print(title, flush=True)
 
-    generated, prints, size = extract(samples, shown)
+    generated, digests, size = extract(samples, extractor_by_resizing)
     real: dict[str, Arrays] = {}
     if images:
-        real, theirs, other = extract(images, shown)
-        if other != size:
-            raise ValueError(f"{samples.source}: images of side {size}, {name}: of {other}; accepted: one size")
-        if copies := inputs.check_copies(samples.source, prints, theirs, name):
+        real, real_digests, real_size = extract(images, extractor_by_resizing)
+        if real_size != size:
+            raise ValueError(f"{samples.source}: images of side {size}, {name}: of {real_size}; accepted: one size")
+        if copies := inputs.check_copies(samples.source, digests, real_digests, name):
             notes.append(f"{copies} of the judged images are bit for bit real ones")
     if study and root and not (images and images.kind == "split"):
         train = image_sets.of_split(study, root, "train")
-        if train.count <= KEPT:
-            theirs = [digest for rows in train.pieces() for digest in inputs.digests(rows)]
-            inputs.check_copies(samples.source, prints, theirs, "the study's train split")
+        if train.count <= MOST_REAL:
+            train_digests = [digest for rows in train.pieces() for digest in inputs.digests(rows)]
+            inputs.check_copies(samples.source, digests, train_digests, "the study's train split")
 
-    near = None
+    real_subset = None
     if images and images.count > REAL:
-        near = np.random.default_rng(study.seed if study else SEED).choice(images.count, REAL, replace=False)
-    case = Case(generated, real, stored, order(samples), labels, near, _bias(main))
+        real_subset = np.random.default_rng(study.seed if study else SEED).choice(images.count, REAL, replace=False)
+    case = Case(generated, real, stored, order(samples), labels, real_subset, _bias(main))
     logits = case.logits()
     if labels is None and logits is not None and samples.kind == "npz":
         inputs.check_order(samples, logits.argmax(1))
@@ -142,25 +143,25 @@ def court(
     rows = []
     for evaluator in evaluators(case, size):
         with step(evaluator.name):
-            rows.append((evaluator, evaluator.judge(case)))
+            rows.append((evaluator, evaluator.evaluate(case)))
     with step("reasons"):
-        why = table.reasons(differences(case, rows))
+        reasons = table.reasons(differences(case, rows))
         notes += remarks(case, samples)
     if samples.kind == "samples" and root and not reference:
-        notes += said_before(samples, root, main.name, rows[0][1])
+        notes += evaluated_before(samples, root, main.name, rows[0][1])
     weights = "random weights" if main.weights == "random" else f"sha256 {main.weights[:8]}"
-    judged = table.rows(rows, samples.count, f"{main.name}, {weights}")
-    table.show(title, judged, wide=240, first=len(METRICS))
-    table.show("Why they differ", why, wide=240)
+    metrics = table.rows(rows, samples.count, f"{main.name}, {weights}")
+    table.show(title, metrics, wide=240, first=len(METRICS))
+    table.show("Why they differ", reasons, wide=240)
     for note in notes:
         print(f"- {note}", flush=True)
     if out:
-        table.write(out, title, judged, why, notes)
+        table.write(out, title, metrics, reasons, notes)
         print(f"{out / 'court.md'}, court.csv, court-reasons.csv", flush=True)
 
 
 def _stored(published: Reference | None, main: Extractor) -> tuple[Statistics | None, list[str]]:
-    """Statistics that a reference brings, where they are of this network, and what a reader must know."""
+    """Statistics that come with a reference, if they are of this network, and what a reader of the table must know."""
     notes = [main.note] if main.note else []
     notes += [published.note] if published and published.note else []
     if not published or not published.statistics:
@@ -170,64 +171,64 @@ def _stored(published: Reference | None, main: Extractor) -> tuple[Statistics | 
     return None, [*notes, f"the statistics of {published.name} are of the published Inception and are not used here"]
 
 
-def extract(images: Images, shown: dict[str, Extractor]) -> tuple[dict[str, Arrays], list[bytes], int]:
-    """Features of a set by how the network is shown it, what tells its images apart, and their side in pixels.
+def extract(images: Images, extractor_by_resizing: dict[str, Extractor]) -> tuple[dict[str, Arrays], list[bytes], int]:
+    """Arrays of a set by the way of resizing its images, a digest of each image, and their side in pixels.
 
     Raises:
         ValueError: the set cannot be read to its end, or features are not finite.
     """
-    kept: dict[str, Arrays] = {name: {} for name in shown}
-    seconds = dict.fromkeys(shown, 0.0)
-    prints: list[bytes] = []
+    arrays: dict[str, Arrays] = {resizing: {} for resizing in extractor_by_resizing}
+    seconds = dict.fromkeys(extractor_by_resizing, 0.0)
+    digests: list[bytes] = []
     progress = Progress(f"features of {images.source}", images.count)
     with step(f"features of {images.count} images, {images.role}"):
         for batch in images.batches(BATCH):
-            start = len(prints)
-            for name, network in shown.items():
-                begun = time.monotonic()
-                for key, value in network(batch).items():
+            start = len(digests)
+            for resizing, extractor in extractor_by_resizing.items():
+                start_time = time.monotonic()
+                for key, value in extractor(batch).items():
                     if not torch.isfinite(value).all():
                         raise ValueError(f"{images.source}: {key} of images from {start} on are not finite")
-                    if key not in kept[name]:
-                        kept[name][key] = np.empty((images.count, value.shape[1]), np.float32)
-                    kept[name][key][start : start + len(batch)] = value.numpy()
-                seconds[name] += time.monotonic() - begun
-            prints += inputs.digests(batch.permute(0, 2, 3, 1).numpy())
+                    if key not in arrays[resizing]:
+                        arrays[resizing][key] = np.empty((images.count, value.shape[1]), np.float32)
+                    arrays[resizing][key][start : start + len(batch)] = value.numpy()
+                seconds[resizing] += time.monotonic() - start_time
+            digests += inputs.digests(batch.permute(0, 2, 3, 1).numpy())
             progress.update(len(batch))
-    for name, spent in seconds.items():
-        print(f"    shown as {name}: {spent:.1f} s", flush=True)
-    return kept, prints, batch.shape[2]
+    for resizing, spent in seconds.items():
+        print(f"    shown as {resizing}: {spent:.1f} s", flush=True)
+    return arrays, digests, batch.shape[2]
 
 
 def order(samples: Images) -> np.ndarray:
-    """Which image stands at each place of ADM's file: of an .npz its own order, else that of `mar export-adm`."""
+    """Which image stands at each place of ADM's file, (n,): the .npz itself, or what `mar export-adm` would write."""
     return np.arange(samples.count) if samples.kind == "npz" else shuffled(samples.count, SEED)
 
 
 def remarks(case: Case, samples: Images) -> list[str]:
-    """What the table cannot show: why rows are missing, what order and direction do."""
-    said = []
+    """What the table cannot show: why rows are missing, and what the order and the direction of inputs change."""
+    notes = []
     if not case.real:
-        said.append(NO_IMAGES)
+        notes.append(NO_IMAGES)
     elif CLEAN in case.generated:
-        said += [LEGACY_TF, LEGACY_PT, VGG]
+        notes += [LEGACY_TF, LEGACY_PT, VGG]
     else:
-        said.append(NO_RESIZE)
+        notes.append(NO_RESIZE)
     if case.real:
-        found = swapped(case)
-        said.append(SWAPPED + (f": precision {found[0]:.4g}, recall {found[1]:.4g}" if found else ""))
+        values = swapped(case)
+        notes.append(SWAPPED + (f": precision {values[0]:.4g}, recall {values[1]:.4g}" if values else ""))
     if scores := order_matters(case):
-        said.append(
+        notes.append(
             f"order: ten consecutive splits of these images score {scores[0]:.6g} in the order of ADM's file, "
             f"{scores[1]:.6g} in a file sorted by class, which is refused"
         )
     if samples.kind != "npz":
-        said.append(f"the order of ADM's file is that of `mar export-adm`, drawn from seed {SEED}")
-    return said
+        notes.append(f"the order of ADM's file is that of `mar export-adm`, drawn from seed {SEED}")
+    return notes
 
 
-def said_before(samples: Images, root: Path, network: str, ours: dict[str, float | None]) -> list[str]:
-    """What the study's own evaluation of these samples says, beside our row here."""
+def evaluated_before(samples: Images, root: Path, network: str, ours: dict[str, float | None]) -> list[str]:
+    """A note with the metrics that the study's own evaluation has of these samples, beside ours here."""
     folder = Path(samples.source).resolve()
     if not folder.is_relative_to(base := layout.samples(root, "").resolve()):
         return []
@@ -237,13 +238,13 @@ def said_before(samples: Images, root: Path, network: str, ours: dict[str, float
     record = read(file, MetricsFile)
     if record.extractor != network or record.inputs.get("samples") != samples.sha256:
         return []
-    both = [(name, record.metrics.get(name), value) for name, value in ours.items()]
-    there = [f"{name} {old.value:.6g} (here {new:.6g})" for name, old, new in both if old and new is not None]
-    return [f"{file} says {', '.join(there)}"]
+    pairs = [(name, record.metrics.get(name), value) for name, value in ours.items()]
+    shown = [f"{name} {old.value:.6g} (here {new:.6g})" for name, old, new in pairs if old and new is not None]
+    return [f"{file} says {', '.join(shown)}"]
 
 
 def _bias(extractor: Extractor) -> np.ndarray | None:
-    """Bias of the classifier's last layer, which its logits contain; Inception's come without."""
+    """Bias of the classifier's last layer (K,), which its logits contain; None for Inception, whose logits do not."""
     if extractor.name != "classifier":
         return None
     bias: np.ndarray = extractor.network.get_parameter("logits.bias").detach().cpu().numpy()
@@ -251,7 +252,7 @@ def _bias(extractor: Extractor) -> np.ndarray | None:
 
 
 def networks(study: Study | None, root: Path | None, random: bool) -> dict[str, Extractor]:
-    """The networks of this court by how they are shown the images: Inception, or with a study its classifier.
+    """The extractors by the way of resizing images: Inception in three ways, or with a study its classifier in one.
 
     Raises:
         ValueError: the weights of Inception are not on disk; the message says how to fetch them.
@@ -270,18 +271,18 @@ def networks(study: Study | None, root: Path | None, random: bool) -> dict[str, 
         ) from None
     network: Any = main.network
     clean = dataclasses.replace(
-        main, name=CLEAN, judge=lambda images: inception.judge(network, inception.clean(images))
+        main, name=CLEAN, extract=lambda images: inception.extract(network, inception.clean(images))
     )
     legacy = dataclasses.replace(
-        main, name=LEGACY, judge=lambda images: inception.judge(network, legacy_pytorch(images))
+        main, name=LEGACY, extract=lambda images: inception.extract(network, legacy_pytorch(images))
     )
     return {MAIN: main, CLEAN: clean, LEGACY: legacy}
 
 
 def legacy_pytorch(images: torch.Tensor) -> torch.Tensor:
-    """What clean-fid's legacy_pytorch shows the network, in the units of `inception.judge`.
+    """Images resized and scaled as in clean-fid's legacy_pytorch, in the units of `inception.extract`.
 
-    It resizes with PyTorch's bilinear without antialiasing and scales by 2/255 x - 1, `judge` by (x - 128) / 128.
+    It resizes with PyTorch's bilinear without antialiasing and scales by 2/255 x - 1, `extract` by (x - 128) / 128.
 
     Args:
         images: uint8 (B, 3, H, W).
@@ -302,14 +303,14 @@ def step(name: str) -> Iterator[None]:
     """Print how long a step took and the most memory that the process held meanwhile."""
     start = time.monotonic()
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far, where Linux lets a process do so
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak of memory, where Linux lets a process do so
     yield
     peak = f", peak memory {_peak() / 1e9:.2f} GB"
     print(f"  {name}: {time.monotonic() - start:.1f} s{peak}", flush=True)
 
 
 def _peak() -> int:
-    """Most resident memory in bytes: of this step where Linux tells it, else of the process so far."""
+    """Peak of resident memory in bytes: of this step where Linux tells it, else of the process so far."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

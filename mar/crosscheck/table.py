@@ -10,7 +10,8 @@ from mar.crosscheck.evaluators import METRICS, Evaluator
 from mar.crosscheck.reasons import Difference
 from mar.runtime.files import write_text
 
-HEADS = {
+# Heads of the columns of metrics.
+TITLES = {
     "fid": "FID",
     "sfid": "sFID",
     "inception_score": "IS",
@@ -19,45 +20,45 @@ HEADS = {
     "kid": "KID",
 }
 NONE = "-"
-NUMBERS = {*HEADS.values(), "images", "ours", "theirs", "left"}  # columns that stand right and do not wrap
+NUMBERS = {*TITLES.values(), "images", "ours", "theirs", "left"}  # columns that are aligned right and do not wrap
 
 Row = dict[str, str]
 
 
 def rows(judged: list[tuple[Evaluator, dict[str, float | None]]], count: int, network: str) -> list[Row]:
-    """One row an evaluator: its numbers and its conventions."""
+    """One row for each evaluator: its metrics and its conventions."""
     return [
         {"evaluator": evaluator.name}
-        | {HEADS[metric]: _number(values.get(metric)) for metric in METRICS}
+        | {TITLES[metric]: _number(values.get(metric)) for metric in METRICS}
         | {"images": str(count), "network": network, "resize": evaluator.resize, "real side of FID": evaluator.real}
-        | {"IS splits": evaluator.splits, "precision and recall": evaluator.balls}
+        | {"IS splits": evaluator.splits, "precision and recall": evaluator.precision_recall}
         for evaluator, values in judged
     ]
 
 
-def reasons(found: list[Difference]) -> list[Row]:
-    """One row a number of another evaluator: the steps from our number to it, and what is left after them."""
+def reasons(differences: list[Difference]) -> list[Row]:
+    """One row for each metric of another evaluator: the steps from our value to its, and what remains after them."""
     return [
-        {"evaluator": x.evaluator, "metric": HEADS[x.metric], "ours": _number(x.ours), "theirs": _number(x.theirs)}
-        | {"ours switched to their conventions": _chain(x), "left": f"{x.left:.1g}", "from": _rest(x)}
-        for x in found
+        {"evaluator": x.evaluator, "metric": TITLES[x.metric], "ours": _number(x.ours), "theirs": _number(x.theirs)}
+        | {"ours switched to their conventions": _chain(x), "left": f"{x.remaining:.1g}", "from": _rest(x)}
+        for x in differences
     ]
 
 
 def _chain(difference: Difference) -> str:
     if not difference.steps:
         return "equal as it is" if difference.explained else NONE
-    return "; ".join(f"{said}: {_number(value)}" for said, value in difference.steps)
+    return "; ".join(f"{convention}: {_number(value)}" for convention, value in difference.steps)
 
 
 def _rest(difference: Difference) -> str:
     if not difference.explained:
         return "NOT ACCOUNTED FOR"
-    return difference.cause if difference.left else NONE
+    return difference.cause if difference.remaining else NONE
 
 
 def show(title: str, table: list[Row], wide: int, first: int = 0) -> None:
-    """Print a table; on a terminal of less than `wide` columns as two, the first `first` + 1 columns and the others."""
+    """Print a table; on a terminal narrower than `wide` characters in two parts, the first with `first` + 1 columns."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,6 +1,7 @@
 """What the paper says: its numbers, its claims, its recipe. No torch.
 
-numbers: config/paper/. claims: config/claims.yaml, each a predicate. deviations: where a study departs from the recipe.
+numbers: the tables of config/paper/. claims: the predicates of config/claims.yaml. deviations: where a study departs
+from the published recipe.
 
 May import: runtime, study.
 """

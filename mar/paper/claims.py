@@ -1,6 +1,6 @@
-"""Claims of the paper as checkable predicates: the vocabulary (told in config/claims.yaml) and its reading.
+"""Claims of the paper as checkable predicates, and how they are read; config/claims.yaml explains the predicates.
 
-`mar/analysis/verdicts.py` judges them by a study's numbers.
+`mar/analysis/verdicts.py` decides claims by a study's numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Better(Section):
 
 
 class Close(Section):
-    """Row a has at most `within` times the FID of row b; below 1, a cuts it to that share."""
+    """Row a has at most `within` times the FID of row b. Below 1, `within` is the share to which a reduces that FID."""
 
     kind: Literal["close"]
     table: Name
@@ -53,9 +53,10 @@ class Ordered(Section):
 class Guidance(Section):
     """A row's guided samples beat its unguided ones.
 
-    Where a study sweeps, these are the best with guidance against the best without it. Scale and temperature of both
-    were chosen by FID on the sweep's samples, the claim is judged on others: the better of two equals is not favoured.
-    The weights that the sweep drew from are those of the first training seed, which are among the weights judged.
+    Where a study sweeps, the best samples with guidance are compared with the best ones without it. The guidance scale
+    and temperature of both were chosen by FID on the samples of the sweep; the claim is decided on other samples, so
+    that a lucky draw favours neither. The sweep drew from the weights of the first training seed, which are also among
+    those that decide the claim.
     """
 
     kind: Literal["guidance"]
@@ -102,7 +103,7 @@ class Improves(Section):
 
 
 class Dominates(Section):
-    """For each point of curve b, a point of curve a is faster and better."""
+    """For each point of curve b, some point of curve a is both faster and better."""
 
     kind: Literal["dominates"]
     metric: Metric
@@ -111,7 +112,7 @@ class Dominates(Section):
 
 
 class Reaches(Section):
-    """A point of a trade-off curve has a FID below `fid` in less than `seconds` an image."""
+    """A point of a trade-off curve has a FID below `fid` in less than `seconds` per image."""
 
     kind: Literal["reaches"]
     curve: str
@@ -143,13 +144,22 @@ Check = OfRows | OfCurves
 
 
 class Claim(Section):
-    """One claim of the paper, in our words, and what decides it."""
+    """One claim of the paper in our words, and the predicate that decides it.
+
+    Attributes:
+        id: name of the claim.
+        text: the claim in our words.
+        source: where the paper makes it.
+        decides: which studies decide it: any, or only one on ImageNet with Inception as its extractor.
+        because: why no other study decides it; needed with `imagenet`, and only there.
+        check: the predicate.
+    """
 
     id: Name
     text: str
     source: str
-    decides: Literal["any", "imagenet"] = "any"  # imagenet: its images and Inception's features, nothing else
-    because: str | None = None  # why no other study decides it
+    decides: Literal["any", "imagenet"] = "any"
+    because: str | None = None
     check: Annotated[Check, Field(discriminator="kind")]
 
     @model_validator(mode="after")
@@ -177,8 +187,8 @@ def load(path: str | Path) -> tuple[Claim, ...]:
     """Read a claims file.
 
     Raises:
-        ValueError: it cannot be read, or names the claim and key that say what is not accepted, or a row that
-            the paper's table does not have.
+        ValueError: the file cannot be read, a key of a claim is not accepted, or a claim names a row that the paper's
+            table does not have. The message names the claim and the key.
     """
     path = Path(path)
     try:

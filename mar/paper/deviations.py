@@ -26,14 +26,14 @@ WHY = {  # reasons for departures from the published recipe
 
 
 def deviations(study: Study) -> list[dict[str, str]]:
-    """Where the MAR and AR variants depart from config/paper/mar_recipe.csv: key, ours, published, source, why."""
-    found = []
+    """Departures of MAR and AR variants from config/paper/mar_recipe.csv: where, key, ours, published, source, why."""
+    departures = []
     if study.data.expect != "imagenet":
-        found.append(_departure("data", "data set", study.data.title, "ImageNet", "MAR paper", ""))
-    if (judge := study.metrics.extractors[0]) != "inception":
-        ours = "the study's own classifier" if judge == "classifier" else judge
-        why = "It knows the study's images. " * (judge == "classifier") + "FID is on its scale, not on Inception's."
-        found.append(_departure("metrics", "feature extractor", ours, "Inception", "MAR paper", why))
+        departures.append(_departure("data", "data set", study.data.title, "ImageNet", "MAR paper", ""))
+    if (extractor := study.metrics.extractors[0]) != "inception":
+        ours = "the study's own classifier" if extractor == "classifier" else extractor
+        why = "It knows the study's images. " * (extractor == "classifier") + "FID is on its scale, not on Inception's."
+        departures.append(_departure("metrics", "feature extractor", ours, "Inception", "MAR paper", why))
     used = _used(study)
     for row in paper_lines("mar_recipe"):
         section, key = row["section"], row["key"]
@@ -45,18 +45,18 @@ def deviations(study: Study) -> list[dict[str, str]]:
         for value, names in differing.items():
             where = f"{section}: {', '.join(n for n in names if n)}" if any(names) else section
             why = WHY.get((section, key), "")
-            found.append(_departure(where, key, value, row["published"], row["source"], why))
-    # the figures set guidance and temperature themselves, as the paper's do
+            departures.append(_departure(where, key, value, row["published"], row["source"], why))
+    # Only settings of tables count: figures vary guidance and temperature themselves, as the paper's do.
     settings = [study.sampling[name] for name in _tabled(study) if not study.sampling[name].sweep]
     scales = sorted({s.guidance for s in settings if s.guidance > 1})
     if scales:
-        heat = sorted({s.temperature for s in settings})
-        shown = f"{', '.join(f'{s:g}' for s in scales)} and {', '.join(f'{t:g}' for t in heat)}, not swept"
+        temperatures = sorted({s.temperature for s in settings})
+        values = f"{', '.join(f'{s:g}' for s in scales)} and {', '.join(f'{t:g}' for t in temperatures)}, not swept"
         key = "guidance, temperature"
-        found.append(
-            _departure("sampling", key, shown, "swept per model", "MAR paper, Appendix B", WHY["sampling", key])
+        departures.append(
+            _departure("sampling", key, values, "swept per model", "MAR paper, Appendix B", WHY["sampling", key])
         )
-    return found
+    return departures
 
 
 def _departure(where: str, key: str, ours: str, published: str, source: str, why: str) -> dict[str, str]:
@@ -64,7 +64,7 @@ def _departure(where: str, key: str, ours: str, published: str, source: str, why
 
 
 def _used(study: Study) -> dict[str, Mapping[str, BaseModel]]:
-    """Parts of the study that variants use, by section and name, but for DiT and VAR: their recipes are others."""
+    """Parts of the study that variants use, by section and name. DiT and VAR are left out: they have other recipes."""
     run = [v for v in study.variants.values() if v.seeds and study.backbones[v.backbone].kind not in ("dit", "scales")]
     trained = [v for v in run if not v.pretrained]
     return {
@@ -80,16 +80,17 @@ def _used(study: Study) -> dict[str, Mapping[str, BaseModel]]:
 
 
 def _tabled(study: Study) -> list[str]:
-    """Sampling settings of the rows of tables whose variant is run here and not imported."""
+    """Names of the sampling settings in tables, of variants that this study trains."""
     run = {name for name, variant in study.variants.items() if variant.seeds and not variant.pretrained}
     rows = [row for table in study.tables.values() for row in table.rows if row.variant in run]
     return list(dict.fromkeys(s for row in rows for s in (row.without, row.guided) if s))
 
 
 def _plain(part: BaseModel, key: str) -> str | None:
+    """The value of a key as the published recipe writes it; None where it does not apply, or is off as published."""
     value = getattr(part, key)
     if value is None:
-        return None  # the key does not apply, or is off as published
+        return None
     return (
         ", ".join(f"{v:g}" for v in value)
         if isinstance(value, tuple)

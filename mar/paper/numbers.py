@@ -13,7 +13,7 @@ def paper_lines(name: str, where: str = "") -> list[dict[str, str]]:
     """Lines of config/paper/<name>.csv by their column names.
 
     Raises:
-        ValueError: there is no such file, or nothing in it; `where` says who asked for it.
+        ValueError: there is no such file, or it has no lines; the message begins with `where`.
     """
     path = FOLDER / f"{name}.csv"
     if not path.exists():
@@ -22,7 +22,7 @@ def paper_lines(name: str, where: str = "") -> list[dict[str, str]]:
     with open(path, newline="") as file:
         lines = list(csv.DictReader(file))
     if not lines:
-        raise ValueError(f"{where}{path}: found no rows; accepted: a line of column names and a line a row")
+        raise ValueError(f"{where}{path}: found no rows; accepted: a line of column names and one line per row")
     return lines
 
 
@@ -39,6 +39,6 @@ def paper_rows(name: str, where: str = "") -> dict[str, dict[str, str]]:
 
 
 def paper_samples() -> int:
-    """Images in a sample set of the paper: FID at another number is biased otherwise."""
+    """Number of images in a sample set of the paper; the bias of FID depends on it."""
     (line,) = (line for line in paper_lines("mar_recipe") if (line["section"], line["key"]) == ("metrics", "samples"))
     return int(line["published"])

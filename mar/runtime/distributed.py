@@ -1,7 +1,8 @@
-"""One training on several processes: torchrun's variables, Slurm's, or neither of them for a single process.
+"""One training on several processes, described by the environment variables of torchrun or of Slurm.
 
-Each process computes every W-th micro-batch of a step and all of them sum their gradients. A micro-batch is a
+Each of W processes computes every W-th micro-batch of a step, and all of them sum their gradients. A micro-batch is a
 function of its name (mar/runtime/noise.py), so what is computed does not depend on W, but for the order of summation.
+Without such variables a process trains alone.
 """
 
 from __future__ import annotations
@@ -17,17 +18,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-BUCKET = 16_000_000  # numbers that are summed in one message: 64 MB of float32
-PATIENCE = timedelta(hours=6)  # the others wait while the first process verifies tokens or writes a checkpoint
+BUCKET = 16_000_000  # numbers that one message sums over the processes: 64 MB of float32
+PATIENCE = timedelta(hours=6)  # how long processes wait while the first one verifies tokens or writes a checkpoint
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a training; by default this one alone."""
+    """The processes of a training; by default this one alone.
+
+    Attributes:
+        rank: number of this process among all of them, from 0 on.
+        size: number of processes, W.
+        local: number of this process on its machine, from 0 on; it computes on the GPU of the same number.
+    """
 
     rank: int = 0
     size: int = 1
-    local: int = 0  # number of this process, hence of its GPU, on its machine
+    local: int = 0
 
     @property
     def device(self) -> torch.device:
@@ -50,21 +57,21 @@ class World:
         """What `function` returns in the first process, which alone calls it; all wait for it.
 
         Raises:
-            ValueError: it failed in the first process (there: its own error).
+            ValueError: `function` failed in the first process, which raises the error itself instead.
         """
         if self.size == 1:
             return function()
-        answer: list[Any] = [None, ""]
+        message: list[Any] = [None, ""]  # what `function` returned, and how it failed
         if self.rank == 0:
             try:
-                answer[0] = function()
+                message[0] = function()
             except Exception as error:
                 dist.broadcast_object_list([None, f"the first process failed: {error}"], src=0)
                 raise
-        dist.broadcast_object_list(answer, src=0)
-        if answer[1]:
-            raise ValueError(answer[1])
-        return answer[0]
+        dist.broadcast_object_list(message, src=0)
+        if message[1]:
+            raise ValueError(message[1])
+        return message[0]
 
 
 ALONE = World()
@@ -82,7 +89,7 @@ def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def from_environment(variables: Mapping[str, str]) -> World:
-    """The world that RANK, WORLD_SIZE and LOCAL_RANK describe, or else the step of Slurm that this process is in.
+    """The world that RANK, WORLD_SIZE and LOCAL_RANK describe, or without them the step of Slurm around this process.
 
     Raises:
         ValueError: some of the variables are set and others are not, or they contradict each other.
@@ -91,15 +98,15 @@ def from_environment(variables: Mapping[str, str]) -> World:
     # Only srun sets SLURM_STEP_NUM_TASKS: the batch script itself runs once, however many tasks its job has.
     if not any(name in variables for name in names) and "SLURM_STEP_NUM_TASKS" in variables:
         names = ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"]
-    said = {name: variables.get(name) for name in names}
-    if not any(said.values()):
+    values = {name: variables.get(name) for name in names}
+    if not any(values.values()):
         return ALONE
     try:
-        rank, size, local = (int(value or "") for value in said.values())
+        rank, size, local = (int(value or "") for value in values.values())
     except ValueError:
-        raise ValueError(f"environment: found {said}; accepted: a number for each, or none of them") from None
+        raise ValueError(f"environment: found {values}; accepted: a number for each, or none of them") from None
     if not 0 <= local <= rank < size:
-        raise ValueError(f"environment: found {said}; accepted: 0 <= {names[2]} <= {names[0]} < {names[1]}")
+        raise ValueError(f"environment: found {values}; accepted: 0 <= {names[2]} <= {names[0]} < {names[1]}")
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if size > 1 and not variables.get(name)]
     if missing:
         raise ValueError(
@@ -111,7 +118,7 @@ def from_environment(variables: Mapping[str, str]) -> World:
 
 @contextlib.contextmanager
 def join() -> Iterator[World]:
-    """The world of this process, with its process group while the context lasts: NCCL on GPUs, gloo on CPUs."""
+    """Yield the world of this process, joined to the others while the context lasts: by NCCL on GPUs, gloo on CPUs."""
     world = from_environment(os.environ)
     if world.size == 1:
         yield world

@@ -1,8 +1,8 @@
-"""Randomness by name: every random number comes from a generator seeded by what it is for.
+"""Randomness by name: every random number comes from a generator seeded by what the number is for.
 
-("train", seed, micro-batch index) or ("sample", seed, chunk id) names a stream, never a rank, a worker or the
-place in a program: that is what makes a resumed run equal to an uninterrupted one and samples independent of
-how they were split.
+A stream of random numbers is named ("train", seed, micro-batch index) or ("sample", seed, chunk id), never by a rank, a
+worker or the place in a program. That makes a resumed run equal to an uninterrupted one, and samples independent of how
+they were split among processes.
 """
 
 from __future__ import annotations
@@ -42,5 +42,5 @@ class Noise:
         return torch.randint(high, shape, generator=self.generator, device=self.device)
 
     def permutations(self, rows: int, length: int) -> Tensor:
-        """Independent uniform permutations, one a row: (rows, length) int64."""
+        """Independent uniform permutations of 0 to length - 1, one in each row: (rows, length) int64."""
         return self.uniform(rows, length).argsort(dim=1)

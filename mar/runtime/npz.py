@@ -1,4 +1,7 @@
-"""Reading an .npz member by member and part by part: numpy decompresses a whole member, of ADM's batch 2 GB."""
+"""Reading an .npz member by member and part by part.
+
+numpy decompresses a member as a whole; the images in ADM's reference batches take 2 GB.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,22 @@ Header = tuple[tuple[int, ...], np.dtype]
 
 
 def headers(path: Path) -> dict[str, Header]:
-    """Shape and type of each member, by name without `.npy`; no data are read.
+    """Shape and type of each member, by its name without `.npy`; no data are read.
 
     Raises:
         ValueError: the file is no .npz, or a member would have to be unpickled.
     """
-    found = {}
+    members = {}
     with _archive(path) as archive:
         for entry in archive.namelist():
             if entry.endswith(".npy"):
                 name = entry.removesuffix(".npy")
                 with archive.open(entry) as member:
                     shape, dtype, _ = _header(path, name, member)
-                    found[name] = (shape, dtype)
-    if not found:
+                    members[name] = (shape, dtype)
+    if not members:
         raise ValueError(f"{path}: holds no arrays; accepted: an .npz")
-    return found
+    return members
 
 
 def read(path: Path, name: str) -> np.ndarray:
@@ -50,16 +53,16 @@ def read(path: Path, name: str) -> np.ndarray:
 
 
 def stream(path: Path, name: str, rows: int) -> Iterator[np.ndarray]:
-    """A member in parts of `rows` along its first axis.
+    """Yield a member in parts of `rows` along its first axis; the last part may be shorter.
 
     Raises:
-        ValueError: as of `read`; or the member is stored column by column.
+        ValueError: the file is damaged, has no such member, or the member is stored column by column.
     """
     with _archive(path) as archive, _open(path, archive, name) as member:
         shape, dtype, by_column = _header(path, name, member)
         if by_column:
             raise ValueError(f"{path}: {name} is stored column by column; accepted: row by row (numpy's order C)")
-        size = dtype.itemsize * int(np.prod(shape[1:]))  # bytes of a row
+        size = dtype.itemsize * int(np.prod(shape[1:]))  # bytes in each row
         for start in range(0, shape[0], rows):
             count = min(rows, shape[0] - start)
             data = member.read(count * size)
@@ -82,14 +85,14 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 @contextmanager
 def _open(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
     if f"{name}.npy" not in archive.namelist():
-        there = ", ".join(entry.removesuffix(".npy") for entry in archive.namelist())
-        raise ValueError(f"{path}: has no {name}; found {there}")
+        members = ", ".join(entry.removesuffix(".npy") for entry in archive.namelist())
+        raise ValueError(f"{path}: has no {name}; found {members}")
     with archive.open(f"{name}.npy") as member:
         yield member
 
 
 def _header(path: Path, name: str, member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, bool]:
-    """Shape, type and order at the head of a member, which is left at the first byte of its data."""
+    """Shape, type, and whether the data are stored column by column; leaves `member` at the first byte of its data."""
     try:
         version = np.lib.format.read_magic(member)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[

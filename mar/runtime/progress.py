@@ -1,4 +1,4 @@
-"""Progress of long work: one plain line at most every few seconds, readable on a terminal and in a log file."""
+"""Progress of long work: at most one plain line every few seconds, readable on a terminal and in a log file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class Progress:
-    """Counts up to a total and says how far it is, how fast and what the latest numbers are."""
+    """Counts up to a total and prints how far the work is, its rate and its latest numbers, `every` so many seconds."""
 
     def __init__(self, label: str, total: int, done: int = 0, unit: str = "images", every: float = 10.0) -> None:
         self.label, self.total, self.unit, self.every = label, total, unit, every
@@ -14,14 +14,14 @@ class Progress:
         self.start = self.last = time.monotonic()
 
     def update(self, count: int, **fields: float) -> None:
-        """Add `count` units; `fields` are shown behind the count (a loss, a learning rate)."""
+        """Add `count` units; `fields` are numbers to show after the count, as a loss or a learning rate."""
         self.done += count
         now = time.monotonic()
         if now - self.last < self.every and self.done < self.total:
             return
         self.last = now
         rate = (self.done - self.first) / max(now - self.start, 1e-9)
-        left = (self.total - self.done) / max(rate, 1e-9)
+        remaining = (self.total - self.done) / max(rate, 1e-9)  # seconds
         shown = "".join(f", {key} {value:.4g}" for key, value in fields.items())
-        tail = f", {left:.0f} s left" if self.done < self.total else f", {now - self.start:.0f} s"
+        tail = f", {remaining:.0f} s left" if self.done < self.total else f", {now - self.start:.0f} s"
         print(f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.0f}/s{tail}{shown}", flush=True)

@@ -1,4 +1,4 @@
-"""The log of a training, metrics.jsonl: a JSON object a line, appended while it runs."""
+"""The log of a training, metrics.jsonl: one JSON object on each line, appended while the training runs."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 
 def append(path: str | Path, line: dict[str, Any]) -> None:
-    """Append one JSON line and flush it. A line torn by a kill is closed first, so it spoils nothing after it."""
+    """Append one JSON line and flush it. A line that a kill cut off is ended first, so that it spoils no other."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:
         if file.tell():
             file.seek(-1, 2)
-            torn = file.read(1) != b"\n"
-            file.write(b"\n" if torn else b"")
+            cut_off = file.read(1) != b"\n"
+            file.write(b"\n" if cut_off else b"")
         file.write(json.dumps(line).encode() + b"\n")
         file.flush()
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """Lines of a metrics.jsonl, ordered by `images`; of steps done twice (after a restart) the last one written.
+    """Lines of a metrics.jsonl, ordered by `images`. Where a restart repeated a step, the line that was written last.
 
-    Torn lines (a process was killed while it wrote) and a missing file give fewer lines, not an error.
+    Lines that were cut off (a process was killed while it wrote) and a missing file give fewer lines, not an error.
     """
     last: dict[int, dict[str, Any]] = {}
     try:

@@ -1,7 +1,7 @@
 """A request to leave soon: before a time limit or a preemption, a cluster sends its jobs a signal.
 
-A training asks between two steps, saves and leaves with status LEFT. Everything else loses at most a chunk or a shard,
-so it leaves at once. Both go on where they were when the same command runs again.
+A training looks for the request between two steps, saves and leaves with status LEFT. Every other command loses at most
+one chunk or shard of its work, so it leaves at once. Both go on where they were when the same command runs again.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import signal
 from types import FrameType
 
 LEFT = 75  # exit status of a command that left before its work was done; EX_TEMPFAIL of sysexits.h
-WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # time is running out; SIGTERM says that the job is being ended already
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # they say that time is running out; SIGTERM says that the job is ending
 
 _received: list[int] = []
 
 
 def listen(at_once: bool) -> None:
-    """From now on a warning or SIGTERM is noted instead of ending this process; `at_once` it leaves right there.
+    """Note warnings and SIGTERM from now on, instead of being ended by them.
 
-    Children that it forks (workers of a data loader) pass over warnings and end at SIGTERM, as if they were done: a
-    cluster signals them too, and one that fails would look like an error of the job.
+    With `at_once` the first of them raises SystemExit(LEFT) right there; without, the work calls `asked` from time to
+    time and leaves by itself.
+
+    Children that it forks (workers of a data loader) ignore warnings and end at SIGTERM as if they were done: a cluster
+    signals them too, and a worker that fails would look like an error of the job.
     """
     process = os.getpid()
 
@@ -46,5 +49,5 @@ def asked() -> bool:
 
 
 def warned() -> bool:
-    """Whether it was by a warning, so that the job still stands and may be put back into the queue."""
+    """Whether the request was a warning, so that the job still exists and may be put back into the queue."""
     return any(number in WARNINGS for number in _received)

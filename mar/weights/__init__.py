@@ -1,6 +1,7 @@
 """Published weights under our names, and their place in a study.
 
-names: the published names. importing: `mar import`. install: an import in the place of a training.
+names: published names of tensors turned into ours. importing: `mar import`. install: imported weights in the place of a
+training.
 
 May import: runtime, study, data, models, tokenizers.
 """

@@ -30,13 +30,15 @@ from mar.study import layout
 from mar.study.records import ImportCounts, ImportedFile, ImportRecord
 from mar.weights.names import FORMATS, Mapped
 
-# Where a checkpoint keeps the tensors that count; the first that is there. Flat files have none of these keys.
+# Keys under which a checkpoint of a format keeps the tensors that are imported; the first that exists is taken. Files
+# that hold nothing but tensors have none of these keys.
 HOLDERS = {"official-mar": ("model_ema",), "dit": ("ema",)}
-SHOWN = 40  # tensors named in one message
-ARCHIVES = (".ckpt", ".pt", ".pth", ".safetensors")
+SHOWN = 40  # tensors that one message names
+ARCHIVES = (".ckpt", ".pt", ".pth", ".safetensors")  # endings of the checkpoint inside a plain zip
 
-# Things beside tensors that such files carry: parsed arguments, callbacks of Lightning, its and omegaconf's
-# dictionaries, numpy numbers. They are read into empty shells: no code of theirs is run, none need be installed.
+# Packages whose objects published checkpoints carry beside tensors: parsed arguments, callbacks of Lightning,
+# dictionaries of Lightning and omegaconf, numpy numbers. The objects are read into empty shells, so that no code of
+# these packages is run and none of them has to be installed.
 SHELLS = ("argparse", "pytorch_lightning", "lightning", "omegaconf", "numpy", "_codecs", "typing")
 
 
@@ -44,7 +46,7 @@ class Shell:
     """Stands for an object that is not looked at: takes whatever the file says of it."""
 
     def __new__(cls, *_: Any, **__: Any) -> Shell:
-        """Whatever the arguments."""
+        """Make a shell, whatever the arguments."""
         return super().__new__(cls)
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -60,12 +62,12 @@ def import_weights(format: str, file: Path, name: str, folder: Path, asset: Asse
     Args:
         format: one of `FORMATS`.
         file: torch checkpoint, safetensors, or a zip that holds one of them.
-        name: of the import; studies ask for it as `weights`.
-        folder: of the assets, results/assets.
-        asset: the row of config/assets.csv that the file was fetched by.
+        name: name of the import, by which studies ask for it (`weights`).
+        folder: folder of the assets, results/assets.
+        asset: the row of config/assets.csv by which the file was fetched.
 
     Raises:
-        ValueError: the file is of another format, holds what is not read from outside, or a tensor is missing,
+        ValueError: the file is of another format or holds what is not read from foreign files, or a tensor is missing,
             unexpected or of another shape than our model of this architecture has.
     """
     if format not in FORMATS:
@@ -107,10 +109,12 @@ def import_weights(format: str, file: Path, name: str, folder: Path, asset: Asse
 
 
 def _plain(tensor: Tensor) -> Tensor:
+    """A tensor as it is written: float32 where it holds real numbers, and contiguous."""
     return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous()
 
 
 def _line(mapped: Mapped, dtypes: dict[str, str], name: str) -> str:
+    """What the report says of the tensor `name`: its published name, shape and type."""
     source = mapped.sources[name]
     return f"{source} {'x'.join(map(str, mapped.tensors[name].shape)) or 'scalar'} {dtypes[source]}"
 
@@ -119,8 +123,8 @@ def _print(record: ImportRecord, mapped: Mapped, file: Path, result: Path) -> No
     width = max(len(source) for source in mapped.sources.values())
     for name, source in mapped.sources.items():
         print(f"{source:{width}}  {name}  {list(mapped.tensors[name].shape)}")
-    for why in sorted(set(mapped.dropped.values())):
-        print(f"dropped {sum(w == why for w in mapped.dropped.values())} tensors {why}")
+    for reason in sorted(set(mapped.dropped.values())):
+        print(f"dropped {sum(r == reason for r in mapped.dropped.values())} tensors {reason}")
     for key, what in record.beside.items():
         print(f"not used: {key}: {what}")
     sizes = ", ".join(f"{k} {v}" for k, v in record.architecture.items())
@@ -134,7 +138,7 @@ def _print(record: ImportRecord, mapped: Mapped, file: Path, result: Path) -> No
 
 @contextlib.contextmanager
 def opened(file: Path, scratch: Path) -> Iterator[Path]:
-    """The checkpoint itself: the file, or the one member of a plain zip that is one, unpacked for as long as needed.
+    """Yield the checkpoint: the file itself, or the only checkpoint inside a plain zip, unpacked into `scratch`.
 
     Raises:
         ValueError: a TorchScript archive, or a zip with none or several checkpoints.
@@ -153,12 +157,12 @@ def opened(file: Path, scratch: Path) -> Iterator[Path]:
         if any(m.endswith("data.pkl") for m in members):
             yield file
             return
-        found = [m for m in members if m.endswith(ARCHIVES)]
-        if len(found) != 1:
+        checkpoints = [m for m in members if m.endswith(ARCHIVES)]
+        if len(checkpoints) != 1:
             raise ValueError(f"{file}: found {members[:SHOWN]}; accepted: a zip with one of {', '.join(ARCHIVES)}")
         with tempfile.TemporaryDirectory(dir=scratch, prefix=".unzip-") as temporary:
-            inner = Path(temporary) / Path(found[0]).name
-            with archive.open(found[0]) as source, open(inner, "wb") as target:
+            inner = Path(temporary) / Path(checkpoints[0]).name
+            with archive.open(checkpoints[0]) as source, open(inner, "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
             with opened(inner, scratch) as path:
                 yield path
@@ -175,48 +179,48 @@ def read(file: Path) -> Any:
             return load_file(file)
         except Exception as error:
             raise ValueError(f"{file}: no safetensors file: {error}") from None
-    mapped = zipfile.is_zipfile(file)  # files of torch before 1.6 are no zips
+    is_zip = zipfile.is_zipfile(file)  # torch before 1.6 wrote no zips
     shells: list[Any] = []
-    if mapped:
+    if is_zip:
         try:
-            asked = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+            classes = torch.serialization.get_unsafe_globals_in_checkpoint(file)
         except Exception as error:
             raise ValueError(f"{file}: cannot be read: {' '.join(str(error).split())[:300]}") from None
-        unknown = [g for g in asked if g.partition(".")[0] not in SHELLS]
+        unknown = [name for name in classes if name.partition(".")[0] not in SHELLS]
         if unknown:
-            raise ValueError(f"{file}: asks for {', '.join(sorted(unknown))}, {_why()}")
-        # torch fills nothing but plain dictionaries with items, which those of Lightning have
-        asked = [g for g in asked if g != "argparse.Namespace"]  # that one is shown in the report
-        shells += [(OrderedDict if g.endswith(".AttributeDict") else Shell, g) for g in asked]
+            raise ValueError(f"{file}: asks for {', '.join(sorted(unknown))}, {_accepted()}")
+        classes = [name for name in classes if name != "argparse.Namespace"]  # read as it is, for the report
+        # Lightning's dictionaries have items, and torch puts items into plain dictionaries alone.
+        shells += [(OrderedDict if name.endswith(".AttributeDict") else Shell, name) for name in classes]
     try:
         with torch.serialization.safe_globals([*shells, argparse.Namespace]):
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError, KeyError) as error:
-        said = str(error).partition("Please use")[0].partition("\n\n")[-1] or str(error)
-        raise ValueError(f"{file}: cannot be read: {' '.join(said.split())[:300]}; {_why()}") from None
+        message = str(error).partition("Please use")[0].partition("\n\n")[-1] or str(error)
+        raise ValueError(f"{file}: cannot be read: {' '.join(message.split())[:300]}; {_accepted()}") from None
 
 
-def _why() -> str:
+def _accepted() -> str:
     return f"and no code of a file is run; accepted: tensors, and shells of {', '.join(SHELLS)}"
 
 
 def pick(content: Any, format: str, file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors that count, and a word on everything beside them."""
+    """The tensors to import, by their published names, and a word on everything else in the checkpoint, by its key."""
     if not isinstance(content, dict):
         raise ValueError(f"{file}: found {type(content).__name__}; accepted: a mapping of tensors")
     holders = HOLDERS.get(format, ("state_dict", "model"))
-    held = next((key for key in holders if isinstance(content.get(key), dict)), None)
-    chosen = content if held is None else content[held]
-    if held is None and not all(isinstance(value, Tensor) for value in content.values()):
+    holder = next((key for key in holders if isinstance(content.get(key), dict)), None)
+    tensors = content if holder is None else content[holder]
+    if holder is None and not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{file}: found keys {list(map(str, content))[:SHOWN]}; accepted: {' or '.join(holders)}")
-    odd = [str(key) for key, value in chosen.items() if not isinstance(value, Tensor)]
-    if odd or not chosen:
-        raise ValueError(f"{file}: {held or 'file'} holds {odd[:SHOWN] or 'nothing'}; accepted: tensors")
-    beside = {} if held is None else {str(k): _word(v) for k, v in content.items() if k != held}
-    return dict(chosen), beside
+    others = [str(key) for key, value in tensors.items() if not isinstance(value, Tensor)]
+    if others or not tensors:
+        raise ValueError(f"{file}: {holder or 'file'} holds {others[:SHOWN] or 'nothing'}; accepted: tensors")
+    beside = {} if holder is None else {str(k): _describe(v) for k, v in content.items() if k != holder}
+    return dict(tensors), beside
 
 
-def _word(value: Any) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, argparse.Namespace):
         return ", ".join(f"{k}={v}" for k, v in vars(value).items() if isinstance(v, str | int | float | bool))
     tensors = [v for v in value.values() if isinstance(v, Tensor)] if isinstance(value, dict) else []
@@ -224,19 +228,19 @@ def _word(value: Any) -> str:
 
 
 def checked(format: str, tensors: dict[str, Tensor], file: Path) -> tuple[Mapped, dict[str, Any]]:
-    """Tensors under our names, compared one by one with our model of the architecture that they tell.
+    """Tensors under our names and the architecture that they tell, compared one by one with our model of it.
 
     Raises:
-        ValueError: listing what is missing, unexpected or of another shape.
+        ValueError: tensors are missing, unexpected or of another shape; the message lists them.
     """
-    names, sizes, model = FORMATS[format]
+    rename, read_architecture, build = FORMATS[format]
     try:
-        mapped = names(tensors)
-        architecture = sizes(mapped)
+        mapped = rename(tensors)
+        architecture = read_architecture(mapped)
         kind = format.removeprefix("ldm-")
         if kind in ("kl", "vq") and architecture["kind"] != kind:
             raise ValueError(f"it is a {architecture['kind']} autoencoder; accepted: format ldm-{architecture['kind']}")
-        expected = {key: value.shape for key, value in model(architecture).state_dict().items()}
+        expected = {key: value.shape for key, value in build(architecture).state_dict().items()}
     except ValueError as error:
         raise ValueError(f"{file}: as {format}: {error}") from None
     compare(expected, mapped, f"{file}: as {format} {architecture}")

@@ -1,7 +1,6 @@
-"""Imported weights take the place of a training: checked against the study, then written as the stage would.
+"""Imported weights take the place of a training: checked against the study, then written as that training would.
 
-What follows (encode, sample, evaluate, report) does not know the difference, except by `pretrained` in config.json and
-run.json.
+Later stages (encode, sample, evaluate, report) see no difference but `pretrained` in config.json and run.json.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from mar.study.study import Study
 from mar.tokenizers.autoencoder import build
 from mar.training.trainer import count_head
 
-# Of the published models; no tensor tells the number of attention heads.
+# Attention heads of the published models by kind and width; no tensor tells their number.
 HEADS = {"masked": {768: 12, 1024: 16, 1280: 16}, "dit": {384: 6, 768: 12, 1024: 16, 1152: 16}}
 
 
@@ -36,21 +35,29 @@ def install_tokenizer(study: Study, root: Path, name: str) -> None:
     """
     config, folder = study.tokenizers[name], layout.tokenizer(root, name)
     with lock(folder):
-        file, said = _imported(root, config.weights or name, f"tokenizers.{name}")
+        file, imported = _imported(root, config.weights or name, f"tokenizers.{name}")
         wanted: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
-        _agree(file, said, {key: (f"tokenizers.{name}.{key}", wanted.get(key, "none")) for key in said.architecture})
+        _agree(
+            file,
+            imported,
+            {key: (f"tokenizers.{name}.{key}", wanted.get(key, "none")) for key in imported.architecture},
+        )
         with torch.device("meta"):
             tokenizer = build(config, study.data.image_size)
         _same_shapes(file, tokenizer.net.state_dict(), f"tokenizers.{name}")
-        claim(folder, {"slice": tokenizer_slice(study, name), "weights": said.sha256})
+        claim(folder, {"slice": tokenizer_slice(study, name), "weights": imported.sha256})
         weights, report = folder / layout.WEIGHTS, folder / layout.TOKENIZER
-        if report.exists() and weights.exists() and sha256(weights) == said.sha256:
+        if report.exists() and weights.exists() and sha256(weights) == imported.sha256:
             print(f"{folder}: complete", flush=True)
             return
         _copy(file, weights)
         net = {k: v for k, v in tokenizer.net.config.items() if not k.startswith("_")}
         record = TokenizerRecord(
-            kind=config.kind, parameters=said.parameters, net=net, pretrained=said.origin, provenance=provenance()
+            kind=config.kind,
+            parameters=imported.parameters,
+            net=net,
+            pretrained=imported.origin,
+            provenance=provenance(),
         )
         write(report, record)
         print(f"{folder}: weights of {file}", flush=True)
@@ -66,28 +73,28 @@ def install_run(study: Study, root: Path, variant: str, seed: int) -> None:
     v, folder = study.variants[variant], layout.run(root, variant, seed)
     manifest = read(layout.token_manifest(root, v.tokenizer), TokenManifest)
     with lock(folder):
-        file, said = _imported(root, v.weights or variant, f"variants.{variant}")
-        _agree(file, said, _wanted(study, variant, manifest))
+        file, imported = _imported(root, v.weights or variant, f"variants.{variant}")
+        _agree(file, imported, _wanted(study, variant, manifest))
         with torch.device("meta"):
             model = build_model(study, variant, manifest)
         _same_shapes(file, model.state_dict(), f"variants.{variant}")
-        claim(folder, {"train": train_slice(study, variant, seed), "weights": said.sha256})
+        claim(folder, {"train": train_slice(study, variant, seed), "weights": imported.sha256})
         weights, report = folder / layout.AVERAGE, folder / layout.RECORD
-        if report.exists() and weights.exists() and sha256(weights) == said.sha256:
+        if report.exists() and weights.exists() and sha256(weights) == imported.sha256:
             print(f"{folder}: complete", flush=True)
             return
         _copy(file, weights)
         run = RunRecord(
             variant=variant,
             seed=seed,
-            parameters=said.parameters,
+            parameters=imported.parameters,
             head_parameters=count_head(model),
             images=0,
             seconds=0.0,
             restarts=0,
-            checkpoint=said.sha256,
+            checkpoint=imported.sha256,
             tokens=sha256(layout.token_manifest(root, v.tokenizer)),
-            pretrained=said.origin,
+            pretrained=imported.origin,
             provenance=provenance(),
         )
         write(report, run)
@@ -95,7 +102,7 @@ def install_run(study: Study, root: Path, variant: str, seed: int) -> None:
 
 
 def _imported(root: Path, weights: str, where: str) -> tuple[Path, ImportRecord]:
-    """The imported file and its report, whole."""
+    """The imported file, checked by its checksum, and the report of its import."""
     file = layout.import_weights(layout.assets(root), weights)
     report = layout.import_record(layout.assets(root), weights)
     if not (file.exists() and report.exists()):
@@ -103,20 +110,20 @@ def _imported(root: Path, weights: str, where: str) -> tuple[Path, ImportRecord]
             f"{file if report.exists() else report}: missing, and {where} is pretrained; run `mar import FORMAT FILE "
             f"--as {weights}` (config/assets.csv lists what is fetched without FILE)"
         )
-    said = read(report, ImportRecord)
-    if sha256(file) != said.sha256:
+    imported = read(report, ImportRecord)
+    if sha256(file) != imported.sha256:
         raise ValueError(f"{file}: not the file that {report} names; run `mar import` again")
-    return file, said
+    return file, imported
 
 
 def _wanted(study: Study, variant: str, tokens: Tokens) -> dict[str, tuple[str, Any]]:
-    """For each key of an imported architecture: where the study says it, and what it says."""
+    """For each key of an imported architecture: the key of the study that gives it, and the value there."""
     v = study.variants[variant]
     backbone, head = study.backbones[v.backbone], study.heads[v.head]
     at, tok = f"backbones.{v.backbone}", f"tokenizers.{v.tokenizer}"
     keys = ("kind", "width", "depth", "mlp_ratio", "buffer", "shared_aln")
     wanted = {key: (f"{at}.{key}", getattr(backbone, key)) for key in keys}
-    if backbone.kind == "scales":  # whose scales of attention tell the heads
+    if backbone.kind == "scales":  # VAR has a learned scale per attention head, so here a tensor tells the number
         wanted["heads"] = (f"{at}.heads", backbone.heads)
     published = HEADS.get(backbone.kind, {}).get(backbone.width, backbone.heads)
     if backbone.heads != published:
@@ -137,29 +144,30 @@ def _wanted(study: Study, variant: str, tokens: Tokens) -> dict[str, tuple[str, 
     }
 
 
-def _agree(file: Path, said: ImportRecord, wanted: dict[str, tuple[str, Any]]) -> None:
+def _agree(file: Path, imported: ImportRecord, wanted: dict[str, tuple[str, Any]]) -> None:
+    """Refuse an import whose architecture differs from what the study wants."""
     faults = [
-        f"{where} {'none' if key not in wanted else ours}; the file has {theirs}"
-        for key, theirs in said.architecture.items()
-        for where, ours in [wanted.get(key, (key, None))]
-        if ours != theirs
+        f"{where} {'none' if key not in wanted else value}; the file has {size}"
+        for key, size in imported.architecture.items()
+        for where, value in [wanted.get(key, (key, None))]
+        if value != size
     ]
     if faults:
-        raise ValueError(f"{file} ({said.format}): not the architecture of the study\n  " + "\n  ".join(faults))
+        raise ValueError(f"{file} ({imported.format}): not the architecture of the study\n  " + "\n  ".join(faults))
 
 
 def _same_shapes(file: Path, state: dict[str, torch.Tensor], where: str) -> None:
-    """Every tensor once more, by name: what a key of the study does not tell."""
+    """Refuse an import whose tensors have other names or shapes than the study's model `state`."""
     with safe_open(file, framework="pt") as tensors:
-        found = {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        shapes = {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     wanted = {name: list(tensor.shape) for name, tensor in state.items()}
-    faults = [name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
+    faults = [name for name in sorted(shapes.keys() | wanted.keys()) if shapes.get(name) != wanted.get(name)]
     if faults:
-        lines = [f"{name}: file {found.get(name, 'none')}, {where} {wanted.get(name, 'none')}" for name in faults[:40]]
+        lines = [f"{name}: file {shapes.get(name, 'none')}, {where} {wanted.get(name, 'none')}" for name in faults[:40]]
         raise ValueError(f"{file}: {len(faults)} tensors do not fit {where}\n  " + "\n  ".join(lines))
 
 
 def _copy(file: Path, target: Path) -> None:
-    # Not linked: the workflow sets the times of its outputs, and the import is not its own.
+    # A copy, not a link: the workflow sets the modification times of its outputs, and the import is none of them.
     with atomic(target) as temporary:
         shutil.copyfile(file, temporary)

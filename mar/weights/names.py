@@ -18,12 +18,18 @@ from mar.study.parts import Tokenizer as TokenizerConfig
 
 Architecture = dict[str, Any]
 
-# Sides of an image do not show in convolutional weights; this one is only told to diffusers.
-SIDE = 256
+SIDE = 256  # pixels; diffusers wants the side of images, on which no weight of a convolution depends
 
 
 class Mapped:
-    """Tensors under our names, the published name of each, what was left out and why, and what constants tell."""
+    """A published file whose tensors got our names.
+
+    Attributes:
+        tensors: each tensor by our name.
+        sources: the published name of each tensor, by our name.
+        dropped: why a tensor was left out, by its published name.
+        notes: sizes that left out constants tell, as keys of the architecture.
+    """
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
@@ -43,16 +49,16 @@ class Mapped:
 
 
 def from_mar(tensors: dict[str, Tensor]) -> Mapped:
-    """MAR's own names: `diffloss` is our head, all else is in our backbone under the same name."""
+    """MAR's own names: `diffloss` is our head, every other tensor is in our backbone under its own name."""
     mapped = Mapped()
     for source, tensor in tensors.items():
-        rest = source.removeprefix("diffloss.")
-        mapped.put(source, f"head.{rest}" if rest != source else f"backbone.{source}", tensor)
+        in_head = source.startswith("diffloss.")
+        mapped.put(source, f"head.{source.removeprefix('diffloss.')}" if in_head else f"backbone.{source}", tensor)
     return mapped
 
 
 def from_ldm(tensors: dict[str, Tensor]) -> Mapped:
-    """Names of latent diffusion's autoencoders (MAR's KL-16 has them too) to those of diffusers."""
+    """Names of latent diffusion's autoencoders (MAR's KL-16 has them too) turned into those of diffusers."""
     mapped, levels = Mapped(), count(tensors, r"decoder\.up\.(\d+)\.")
     for source, tensor in tensors.items():
         if source.startswith("loss."):
@@ -60,7 +66,7 @@ def from_ldm(tensors: dict[str, Tensor]) -> Mapped:
             continue
         name = _ldm_name(source, levels)
         if ".attentions." in name and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
-            tensor = tensor[:, :, 0, 0]  # a convolution of one pixel is a linear layer
+            tensor = tensor[:, :, 0, 0]  # a 1 x 1 convolution is a linear layer
         mapped.put(source, name, tensor)
     return mapped
 
@@ -72,7 +78,7 @@ def _ldm_name(name: str, levels: int) -> str:
     name = re.sub(r"^decoder\.up\.(\d+)\.", level, name)
     name = re.sub(r"^encoder\.down\.", "encoder.down_blocks.", name)
     name = re.sub(r"\.mid\.block_(\d)\.", lambda m: f".mid_block.resnets.{int(m[1]) - 1}.", name)
-    for pattern, ours in (
+    for pattern, replacement in (
         (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
         (r"\.block\.(\d+)\.", r".resnets.\1."),
         (r"\.attn\.(\d+)\.", r".attentions.\1."),
@@ -83,12 +89,12 @@ def _ldm_name(name: str, levels: int) -> str:
         (r"(\.attentions\.\d+)\.([qkv])\.", r"\1.to_\2."),
         (r"(\.attentions\.\d+)\.proj_out\.", r"\1.to_out.0."),
     ):
-        name = re.sub(pattern, ours, name)
+        name = re.sub(pattern, replacement, name)
     return name
 
 
 def from_var_tokenizer(tensors: dict[str, Tensor]) -> Mapped:
-    """VAR's tokenizer: LDM's names, but q, k and v of an attention are one, and its quantiser has convolutions."""
+    """VAR's tokenizer: LDM's names, but q, k and v of an attention are one tensor, and the quantiser convolves."""
     mapped, levels = Mapped(), count(tensors, r"decoder\.up\.(\d+)\.")
     for source, tensor in tensors.items():
         if source == "quantize.ema_vocab_hit_SV":
@@ -97,20 +103,20 @@ def from_var_tokenizer(tensors: dict[str, Tensor]) -> Mapped:
         name = re.sub(r"^quantize\.quant_resi\.qresi_ls\.(\d+)\.", r"quantize.phi.\1.", source)
         parts = zip("qkv", tensor.chunk(3), strict=True) if ".qkv." in name else [("", tensor)]
         for letter, part in parts:
-            ours = _ldm_name(name.replace(".qkv.", f".{letter}."), levels)
-            if ".attentions." in ours and part.ndim == 4:
-                part = part[:, :, 0, 0]  # a convolution of one pixel is a linear layer
-            mapped.put(source, ours, part)
+            target = _ldm_name(name.replace(".qkv.", f".{letter}."), levels)
+            if ".attentions." in target and part.ndim == 4:
+                part = part[:, :, 0, 0]  # a 1 x 1 convolution is a linear layer
+            mapped.put(source, target, part)
     return mapped
 
 
 def from_diffusers(tensors: dict[str, Tensor]) -> Mapped:
-    """Names of diffusers; files of its first versions call the parts of an attention otherwise."""
-    old = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    """Names of diffusers; files of its first versions have other names for the layers of an attention."""
+    renamed = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
     mapped = Mapped()
     for source, tensor in tensors.items():
         pattern = r"(\.attentions\.\d+)\.(query|key|value|proj_attn)\."
-        name = re.sub(pattern, lambda m: f"{m[1]}.{old[m[2]]}.", source)
+        name = re.sub(pattern, lambda m: f"{m[1]}.{renamed[m[2]]}.", source)
         if name != source and tensor.ndim == 4:
             tensor = tensor[:, :, 0, 0]
         mapped.put(source, name, tensor)
@@ -118,10 +124,10 @@ def from_diffusers(tensors: dict[str, Tensor]) -> Mapped:
 
 
 def from_dit(tensors: dict[str, Tensor]) -> Mapped:
-    """DiT's own names; its table of positions is a constant of our model.
+    """DiT's own names; its position embedding is a constant of our model.
 
     Raises:
-        ValueError: the table is another one.
+        ValueError: the position embedding is another one.
     """
     from diffusers.models.embeddings import get_2d_sincos_pos_embed
 
@@ -142,12 +148,12 @@ def from_dit(tensors: dict[str, Tensor]) -> Mapped:
 
 
 def from_var(tensors: dict[str, Tensor]) -> Mapped:
-    """VAR's own names: `head` is our head, `word_embed` how tokens enter, all else is in our backbone under its name.
+    """VAR's own names: `head` is our head, `word_embed` our `z_proj`, all else is in our backbone under its own name.
 
     Raises:
         ValueError: a constant of the file is not the one of our model.
     """
-    mapped, level = Mapped(), tensors.get("lvl_1L", torch.empty(0)).flatten()  # scale of each token
+    mapped, level = Mapped(), tensors.get("lvl_1L", torch.empty(0)).flatten()  # number of each token's scale, (L,)
     if len(level) and not (level.diff() >= 0).all():
         raise ValueError("lvl_1L is not the scale of each token, from coarse to fine")
     for source, tensor in tensors.items():
@@ -170,7 +176,7 @@ def from_var(tensors: dict[str, Tensor]) -> Mapped:
 
 
 def _sides(level: Tensor) -> list[int]:
-    """Sides of the square scales of tokens, from the scale of each."""
+    """Sides of the square scales, from the number of each token's scale (L,)."""
     sizes = torch.bincount(level.long()).tolist()
     sides = [math.isqrt(size) for size in sizes]
     if [side**2 for side in sides] != sizes:
@@ -179,14 +185,14 @@ def _sides(level: Tensor) -> list[int]:
 
 
 def count(names: Iterable[str], pattern: str) -> int:
-    """One more than the highest number that `pattern` finds in names: how many levels or blocks there are."""
-    return 1 + max((int(found[1]) for name in names if (found := re.match(pattern, name))), default=-1)
+    """How many levels or blocks there are: one more than the highest number that `pattern` captures in the names."""
+    return 1 + max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
 
 
 def _shape(mapped: Mapped, name: str) -> torch.Size:
     if name not in mapped.tensors:
-        found = ", ".join(list(mapped.sources.values())[:6])
-        raise ValueError(f"found no tensor that becomes {name}, so it is no file of this format; found {found}, ...")
+        some = ", ".join(list(mapped.sources.values())[:6])
+        raise ValueError(f"found no tensor that becomes {name}, so it is no file of this format; found {some}, ...")
     return mapped.tensors[name].shape
 
 
@@ -211,7 +217,7 @@ def masked_architecture(mapped: Mapped) -> Architecture:
 
 
 def masked_model(sizes: Architecture) -> nn.Module:
-    """The model of these sizes, without memory."""
+    """Our model of these sizes on the meta device: shapes without numbers."""
     from mar.models.heads.head import build_head
     from mar.models.masked import Masked
     from mar.models.model import Model
@@ -243,7 +249,7 @@ def dit_architecture(mapped: Mapped) -> Architecture:
 
 
 def dit_model(sizes: Architecture) -> nn.Module:
-    """The model of these sizes, without memory."""
+    """Our model of these sizes on the meta device: shapes without numbers."""
     from mar.models.dit import DiT
 
     config = Backbone(kind="dit", heads=1, **{k: sizes[k] for k in ("width", "depth", "patch")})
@@ -272,7 +278,7 @@ def scales_architecture(mapped: Mapped) -> Architecture:
 
 
 def scales_model(sizes: Architecture) -> nn.Module:
-    """The model of these sizes, without memory."""
+    """Our model of these sizes on the meta device: shapes without numbers."""
     from mar.models.heads.head import build_head
     from mar.models.model import Model
     from mar.models.scales import NextScale, Scales
@@ -286,7 +292,7 @@ def scales_model(sizes: Architecture) -> nn.Module:
 
 
 def autoencoder_architecture(mapped: Mapped) -> Architecture:
-    """Keys of a study's tokenizer section that the tensors of a KL or VQ autoencoder tell; sides of scales do not."""
+    """Keys of a study's tokenizer section that tensors of a KL or VQ autoencoder tell; no tensor tells its scales."""
     levels = count(mapped.tensors, r"encoder\.down_blocks\.(\d+)\.")
     convolutions = [f"encoder.down_blocks.{i}.resnets.0.conv1.weight" for i in range(max(levels, 1))]
     inner = f"encoder.down_blocks.{levels - 1}.attentions.0.to_q.weight" in mapped.tensors
@@ -311,15 +317,16 @@ def consistency_architecture(mapped: Mapped) -> Architecture:
 
 
 def tokenizer_model(sizes: Architecture) -> nn.Module:
-    """The network of a tokenizer of these sizes, without memory."""
+    """The network of a tokenizer of these sizes on the meta device: shapes without numbers."""
     from mar.tokenizers.autoencoder import build
 
-    scales = {"scales": (1, 2)} if sizes["kind"] == "msvq" else {}  # show in no tensor
+    scales = {"scales": (1, 2)} if sizes["kind"] == "msvq" else {}  # no tensor depends on them
     with torch.device("meta"):
         net: nn.Module = build(TokenizerConfig(pretrained=True, **sizes, **scales), SIDE).net
     return net
 
 
+# For each format: published names to ours, the architecture that the tensors tell, and our model of an architecture.
 Format = tuple[Callable[[dict[str, Tensor]], Mapped], Callable[[Mapped], Architecture], Callable[..., nn.Module]]
 FORMATS: dict[str, Format] = {
     "official-mar": (from_mar, masked_architecture, masked_model),

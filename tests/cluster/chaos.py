@@ -29,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
-from mar.cluster.slurm import result
+from mar.cluster.records import outcome_file, read_outcome
 from mar.runtime.files import write_json
 
 HERE = Path(__file__).parent
@@ -222,10 +222,11 @@ class Case:
                 times = [datetime.fromisoformat(t).timestamp() for t in (submit, end)]
                 if times[0] < self.since:
                     continue  # of an earlier call of this script
-                pickle = self.job / f"{number}_0_result.pkl"
-                if pickle.exists():  # its process ends a moment after its work
-                    times[1] = min(times[1], pickle.stat().st_mtime)
-                jobs.setdefault(number.split("_")[0], []).append((*times, result(self.job, number)))
+                outcome = read_outcome(self.job, number)
+                if outcome:  # its process ends a moment after its work
+                    times[1] = min(times[1], outcome_file(self.job, number).stat().st_mtime)
+                status = outcome.status if outcome else None
+                jobs.setdefault(number.split("_")[0], []).append((*times, status))
         ordered, all_shards = [jobs[number] for number in sorted(jobs, key=int)], SHARDS.get(self.stage, 1)
         twice = sum(
             new[0][0] < int(max(end for _, end, _ in old))  # Slurm's times are whole seconds

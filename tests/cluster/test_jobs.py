@@ -180,7 +180,7 @@ def test_a_job_of_another_recipe_is_ended(place: Any) -> None:
 def test_an_edit_while_a_job_waits_changes_nothing(place: Any) -> None:
     head = place.start("greet", slurm={"extra": "--begin=now+8"})
     place.wait_for(lambda: (place.folder / "job" / "job.json").exists() and place.record()["state"] == "running")
-    cli = place.folder / "mar" / "cli.py"
+    cli = place.folder / "mar" / "cli" / "__main__.py"
     cli.write_text(cli.read_text().replace("hello from", "edited"))
     status, out, _ = finish_of(head)
     assert status == 0 and "hello from greet" in out and "edited" not in out

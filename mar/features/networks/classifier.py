@@ -1,6 +1,6 @@
-"""The small network, trained on the study's own real images, whose features and logits the metrics use.
+"""The study's own extractor: a small network, trained on its real images, whose features and logits the metrics use.
 
-It stands where Inception stands in the ADM suite: natural-image features say little about handwritten digits.
+It takes the place that Inception has in the ADM suite: features of natural images say little about handwritten digits.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from mar.study.sections import Classifier as ClassifierConfig
 from mar.study.stage_keys import classifier_slice
 from mar.study.study import Study
 
-SHIFT = 1 / 16  # augmentation: largest shift, as a share of the side
-NOISE = 0.1  # augmentation: largest standard deviation of pixel noise, images being in [-1, 1]
+# Augmentation.
+SHIFT = 1 / 16  # largest shift, as a share of an image's side
+NOISE = 0.1  # largest standard deviation of the noise on pixels, which are in [-1, 1]
 
 
 class Classifier(nn.Module):
-    """Strided convolutions, a 4x4 map, a feature layer and a linear layer on top."""
+    """Convolutions of stride 2, a pooled map of 4 x 4, a layer that makes features and a linear layer on top."""
 
     def __init__(self, config: ClassifierConfig, classes: int) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ def train(study: Study, root: str | Path) -> None:
     """Train on the train split; writes classifier/{model.safetensors,classifier.json,metrics.jsonl}.
 
     Raises:
-        ValueError: the study has none, `prepare` has not run, or the loss is not finite.
+        ValueError: the study has no classifier, `mar prepare` has not run, or the loss is not finite.
     """
     root, config = Path(root), section(study)
     folder = layout.classifier(root)
@@ -78,11 +79,11 @@ def train(study: Study, root: str | Path) -> None:
             model = Classifier(config, len(images.classes)).to(device)
         fit(model, study, images, folder / layout.LOG, device)
         model.eval()
-        right = accuracy(model, heldout, config.batch, device)
+        heldout_accuracy = accuracy(model, heldout, config.batch, device)
         with atomic(folder / layout.WEIGHTS) as temporary:
             save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, temporary)
         record = ClassifierRecord(
-            accuracy=right,
+            accuracy=heldout_accuracy,
             split="heldout",
             count=len(heldout),
             classes=tuple(images.classes),
@@ -90,14 +91,14 @@ def train(study: Study, root: str | Path) -> None:
             provenance=provenance(),
         )
         write(report, record)
-        print(f"{folder}: accuracy {right:.4f} on {len(heldout)} held-out images", flush=True)
+        print(f"{folder}: accuracy {heldout_accuracy:.4f} on {len(heldout)} held-out images", flush=True)
 
 
 def section(study: Study) -> ClassifierConfig:
-    """What the study says of its classifier.
+    """The section `classifier` of the study.
 
     Raises:
-        ValueError: nothing; published networks judge it.
+        ValueError: the study has none: published networks are its extractors.
     """
     if study.classifier is None:
         raise ValueError(f"study {study.study} has no classifier; metrics.extractors: {study.metrics.extractors}")
@@ -105,7 +106,7 @@ def section(study: Study) -> ClassifierConfig:
 
 
 def fit(model: Classifier, study: Study, images: ImageSet, log: Path, device: torch.device) -> None:
-    """Train in place: AdamW, cosine to zero, small shifts and noise."""
+    """Train a model in place: AdamW, a learning rate that falls to zero as a cosine, small shifts and noise."""
     config = section(study)
     generator = torch.Generator().manual_seed(study.seed)
     labels = torch.from_numpy(images.labels)
@@ -133,11 +134,11 @@ def fit(model: Classifier, study: Study, images: ImageSet, log: Path, device: to
 
 
 def augment(images: torch.Tensor, flip: bool, generator: torch.Generator) -> torch.Tensor:
-    """Shift each image (B, 3, H, W) by up to SHIFT of its side, add noise; mirror half of them if the study flips."""
+    """Shift images (B, 3, H, W) by up to SHIFT of their side and add noise; with `flip` mirror half of them."""
     batch, _, height, width = images.shape
-    most = round(SHIFT * height)
-    padded = functional.pad(images, (most, most, most, most), mode="replicate")
-    offsets = torch.randint(2 * most + 1, (batch, 2), generator=generator).tolist()
+    margin = round(SHIFT * height)  # pixels
+    padded = functional.pad(images, (margin, margin, margin, margin), mode="replicate")
+    offsets = torch.randint(2 * margin + 1, (batch, 2), generator=generator).tolist()
     images = torch.stack([x[:, i : i + height, j : j + width] for x, (i, j) in zip(padded, offsets, strict=True)])
     if flip:
         mirrored = torch.rand(batch, generator=generator) < 0.5
@@ -148,20 +149,20 @@ def augment(images: torch.Tensor, flip: bool, generator: torch.Generator) -> tor
 
 @torch.no_grad()
 def accuracy(model: Classifier, images: ImageSet, batch: int, device: torch.device) -> float:
-    """Share of images whose class is named."""
-    right = 0
+    """Share of the images to which the model gives their own class."""
+    correct = 0
     for start in range(0, len(images), batch):
         indices = range(start, min(start + batch, len(images)))
-        found = model(to_float(images.batch(indices)).to(device))[1].argmax(1).cpu()
-        right += int((found == torch.from_numpy(images.labels[start : indices.stop])).sum())
-    return right / len(images)
+        predicted = model(to_float(images.batch(indices)).to(device))[1].argmax(1).cpu()
+        correct += int((predicted == torch.from_numpy(images.labels[start : indices.stop])).sum())
+    return correct / len(images)
 
 
 def load(root: str | Path, study: Study) -> Classifier:
     """The trained classifier of a study, in eval mode, on the CPU.
 
     Raises:
-        ValueError: it is not trained, or was trained for another study section; or its file does not fit.
+        ValueError: it is not trained, was trained by another recipe, or its file does not fit the section `classifier`.
     """
     folder = layout.classifier(Path(root))
     classes = read(folder / layout.CLASSIFIER, ClassifierRecord).classes

@@ -1,9 +1,9 @@
 """The networks that judge images, behind one call: uint8 images in, features out.
 
-| name | network | shown |
+| name | network | how it is shown an image |
 |---|---|---|
-| classifier | the study's own | the image |
-| inception | Inception of 2015 (torch-fidelity), that of FID and of the ADM suite | resized as TensorFlow 1 does |
+| classifier | the study's own | as it is |
+| inception | Inception of 2015 (torch-fidelity), as FID and the ADM suite use it | resized as TensorFlow 1 does |
 | clean | the same network and weights | resized as clean-fid does |
 | dinov2 | ViT-L/14 of DINOv2 | resized as EDM2 does |
 
@@ -29,27 +29,28 @@ from mar.runtime.files import sha256
 from mar.study import layout
 from mar.study.study import Study
 
-SEED = 0  # of random weights
+SEED = 0  # seed of random weights
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network in eval mode on its device.
+    """A network whose features judge images, in eval mode on its device.
 
     Attributes:
         name: one of `mar.study.sections.EXTRACTORS`.
         weights: SHA-256 of its file of weights, or "random".
         note: what a reader of its numbers must know, or nothing.
         network: the network itself.
-        judge: a few images, uint8 on the device, to its outputs.
-        chunk: how many images it is shown at once, so that memory stays below 2 GB.
+        extract: function from images, uint8 (B, 3, H, W) on the device, to the tensors that a call returns.
+        device: where the network computes.
+        chunk: how many images the network sees at once, so that memory stays below 2 GB.
     """
 
     name: str
     weights: str
     note: str
     network: nn.Module
-    judge: Callable[[Tensor], dict[str, Tensor]]
+    extract: Callable[[Tensor], dict[str, Tensor]]
     device: torch.device
     chunk: int
 
@@ -60,7 +61,7 @@ class Extractor:
             images: uint8 (B, 3, H, W).
 
         Returns:
-            float32 tensors on the CPU: "features" (B, F); where the network has them "logits" (B, K) for the inception
+            float32 tensors on the CPU: "features" (B, F); where the network has them "logits" (B, K) for the Inception
             score and "spatial" (B, 2023) for sFID.
 
         Raises:
@@ -69,27 +70,28 @@ class Extractor:
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3 or not len(images):
             found = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
             raise ValueError(f"{self.name}: found images {found}; accepted: uint8 (B, 3, H, W)")
-        # TF32, torch's default for convolutions on a GPU, moves features by a thousandth
+        # TF32, torch's default for convolutions on a GPU, changes features by a thousandth.
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         with torch.inference_mode(), exact:
-            # contiguous: images that come as (B, H, W, 3) would keep that order, and other kernels round otherwise
-            parts = [self.judge(part.to(self.device).contiguous()) for part in images.split(self.chunk)]
+            # Images that were stored as (B, H, W, 3) keep that order in memory, for which torch has other kernels that
+            # round differently: hence `contiguous`.
+            parts = [self.extract(part.to(self.device).contiguous()) for part in images.split(self.chunk)]
             return {key: torch.cat([part[key].float().cpu() for part in parts]) for key in parts[0]}
 
 
 def load(name: str, study: Study | None, root: Path | None, device: torch.device, random: bool = False) -> Extractor:
-    """The extractor of that name, ready to judge.
+    """The extractor of that name, ready for images.
 
     Args:
         name: one of `mar.study.sections.EXTRACTORS`.
         study: needed by `classifier`.
-        root: results of the study, needed by `classifier`; published weights are beside it in `assets`, by default in
-            results/assets, or in torch's hub cache.
-        device: where it works.
+        root: folder of the study's results, needed by `classifier`. Published weights lie in `assets` beside it, by
+            default in results/assets, or in torch's hub cache.
+        device: where the network computes.
         random: take seeded random weights; the note says so.
 
     Raises:
-        ValueError: there is no such extractor, or its weights are missing or another file than config/assets.csv says.
+        ValueError: there is no such extractor, or its weights are missing or not the file that config/assets.csv names.
     """
     if name == "classifier":
         return _classifier(study, root, device, random)
@@ -112,7 +114,7 @@ def _network(name: str, file: Path | None) -> Any:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
         if name == "dinov2":
-            with torch.device("meta"):  # 1.2 GB, once
+            with torch.device("meta"):  # so that 1.2 GB of weights are in memory only once
                 network = dinov2.build()
             network.load_state_dict(dinov2.convert(state), assign=True)
             return network.requires_grad_(False)
@@ -120,20 +122,20 @@ def _network(name: str, file: Path | None) -> Any:
         network.load_state_dict(state)
         return network
     except Exception as error:
-        said = shorten(f"{type(error).__name__}: {error}", 200)  # torch lists every name
-        raise ValueError(f"{file}: not the weights of {name} ({said}); delete it and fetch it again") from None
+        message = shorten(f"{type(error).__name__}: {error}", 200)  # torch lists the name of every tensor
+        raise ValueError(f"{file}: not the weights of {name} ({message}); delete it and fetch it again") from None
 
 
 def _extractor(name: str, weights: str, note: str, network: Any, device: torch.device) -> Extractor:
-    """A network of published architecture and how it is shown images."""
+    """The extractor of a published network, which is on `device` afterwards."""
     from mar.features.networks import dinov2, inception
 
     resize = inception.clean if name == "clean" else inception.bilinear
 
-    def judge(images: Tensor) -> dict[str, Tensor]:
-        return dinov2.judge(network, images) if name == "dinov2" else inception.judge(network, resize(images))
+    def extract(images: Tensor) -> dict[str, Tensor]:
+        return dinov2.extract(network, images) if name == "dinov2" else inception.extract(network, resize(images))
 
-    return Extractor(name, weights, note, network.to(device), judge, device, 16 if name == "dinov2" else 32)
+    return Extractor(name, weights, note, network.to(device), extract, device, 16 if name == "dinov2" else 32)
 
 
 def _classifier(study: Study | None, root: Path | None, device: torch.device, random: bool) -> Extractor:
@@ -148,8 +150,8 @@ def _classifier(study: Study | None, root: Path | None, device: torch.device, ra
         )
     network = classifier.load(root, study).to(device)
 
-    def judge(images: Tensor) -> dict[str, Tensor]:
+    def extract(images: Tensor) -> dict[str, Tensor]:
         features, logits = network(to_float(images))
         return {"features": features, "logits": logits}
 
-    return Extractor("classifier", sha256(layout.classifier(root) / layout.WEIGHTS), "", network, judge, device, 250)
+    return Extractor("classifier", sha256(layout.classifier(root) / layout.WEIGHTS), "", network, extract, device, 250)

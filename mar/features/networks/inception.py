@@ -1,10 +1,10 @@
-"""The Inception network of 2015 by which FID is defined, as torch-fidelity has it, and what it is shown.
+"""The Inception network of 2015 by which FID is defined, as torch-fidelity has it, and how images are resized for it.
 
 Spatial features, for sFID: the ADM suite takes the first 7 channels of `mixed_6/conv:0` of TensorFlow's graph, 17 x 17
 x 7 = 2,023 numbers (guided-diffusion, evaluations/evaluator.py). That graph calls its blocks mixed, mixed_1, ...,
 mixed_10 where torch has Mixed_5b, 5c, 5d, 6a, 6b, 6c, 6d, 6e, 7a, 7b, 7c, and the `conv` of a block is its 1x1 branch
 after batch normalisation and ReLU; torch-fidelity's own converter of the weights maps mixed_6/conv to
-Mixed_6d.branch1x1. The statistics in ADM's files count the numbers by row, column, channel, and so is it done here.
+Mixed_6d.branch1x1. The statistics in ADM's files have the numbers in the order row, column, channel; so they are here.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch.nn import functional
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-SIDE = 299
-CHANNELS = 7  # of the spatial features
+SIDE = 299  # pixels
+CHANNELS = 7  # number of channels in the spatial features
 SPATIAL = "Mixed_6d.branch1x1"
 
 
 class Inception(FeatureExtractorInceptionV3):
-    """torch-fidelity's network, whose constructor unpickles a file: it gets one of our own, without weights."""
+    """torch-fidelity's network. Its constructor unpickles a file of weights: here it gets an empty one of our own."""
 
     def __init__(self) -> None:
         empty = io.BytesIO()
@@ -35,15 +35,15 @@ class Inception(FeatureExtractorInceptionV3):
         super().__init__("inception", ["2048", "logits_unbiased"], empty)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        """Load weights; the empty file of the constructor is passed over."""
+        """Load weights, but nothing from the constructor's empty file."""
         return super().load_state_dict(state_dict, *args, **kwargs) if state_dict else None
 
 
 def random(seed: int) -> Inception:
     """The network with random weights, normalised so that its features vary between images as much as they are large.
 
-    Batch normalisation has the statistics of a few smooth images: left at none, the layers of a random network make all
-    images the same.
+    Batch normalisation gets the statistics of a few smooth images: with those of a new network, random layers give
+    nearly the same features for all images.
     """
     network, generator = Inception(), torch.Generator().manual_seed(seed)
     for module in network.modules():
@@ -62,26 +62,26 @@ def random(seed: int) -> Inception:
     return network.eval()
 
 
-def judge(network: Inception, pixels: Tensor) -> dict[str, Tensor]:
+def extract(network: Inception, pixels: Tensor) -> dict[str, Tensor]:
     """Features of resized images, float32 (B, 3, 299, 299) in [0, 255].
 
     Returns:
-        float32 tensors: "features" (B, 2048) of the last pooling, "logits" (B, 1008) without bias, as the inception
+        float32 tensors: "features" (B, 2048) of the last pooling, "logits" (B, 1008) without bias, as the Inception
         score takes them, and "spatial" (B, 2023).
     """
-    kept: list[Tensor] = []
-    hook = network.get_submodule(SPATIAL).register_forward_hook(lambda module, given, made: kept.append(made))
+    maps: list[Tensor] = []
+    hook = network.get_submodule(SPATIAL).register_forward_hook(lambda module, inputs, output: maps.append(output))
     try:
         features = _pooled(network, pixels)
     finally:
         hook.remove()
     logits = features.mm(network.fc.weight.T)
-    spatial = kept[0][:, :CHANNELS].permute(0, 2, 3, 1).flatten(1)
+    spatial = maps[0][:, :CHANNELS].permute(0, 2, 3, 1).flatten(1)
     return {"features": features, "logits": logits, "spatial": spatial}
 
 
 def _pooled(network: Inception, pixels: Tensor) -> Tensor:
-    """The network's layers in turn, all but the last, which makes logits."""
+    """Features (B, 2048) of pixels (B, 3, 299, 299): all layers of the network but the last, which makes logits."""
     maps = (pixels - 128.0) / 128.0
     for name, layer in network.named_children():
         if name != "fc":
@@ -90,7 +90,7 @@ def _pooled(network: Inception, pixels: Tensor) -> Tensor:
 
 
 def bilinear(images: Tensor) -> Tensor:
-    """TensorFlow 1's bilinear resize, without antialiasing: torch-fidelity's, and inside the graph the ADM suite's."""
+    """TensorFlow 1's bilinear resize without antialiasing, which torch-fidelity and the graph of the ADM suite use."""
     resized: Tensor = interpolate_bilinear_2d_like_tensorflow1x(images.float(), size=(SIDE, SIDE), align_corners=False)
     return resized
 

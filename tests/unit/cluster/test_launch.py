@@ -100,6 +100,7 @@ def test_a_job_is_a_process_of_its_own_whose_output_is_shown(place: Path) -> Non
     job = record(place)
     assert job["state"] == "finished" and job["cluster"] == "local" and job["command"] == "mar greet"
     assert runs(place, "end") != [job["pid"]]
+    assert sorted(file.name for file in (place / "job").iterdir()) == [".lock", job["output"], "job.json"]
 
 
 def test_a_refusal_is_passed_on_in_one_line(place: Path) -> None:
@@ -113,7 +114,16 @@ def test_a_refusal_is_passed_on_in_one_line(place: Path) -> None:
 def test_a_bug_keeps_its_traceback(place: Path) -> None:
     status, out, _ = finish(start(place, "break"))
     assert status == 1
-    assert "RuntimeError: a bug" in out and "Traceback" in out
+    assert "Traceback" in out and out.count("RuntimeError: a bug") == 1
+    assert record(place)["state"] == "failed"
+
+
+def test_a_job_whose_process_was_killed_has_failed(place: Path) -> None:
+    launcher = start(place, "sleep", "30")
+    os.kill(wait_for_run(place), signal.SIGKILL)
+    status, _, err = finish(launcher)
+    assert status == 1 and "failed: mar sleep 30; output: " in err
+    assert record(place)["state"] == "failed"
 
 
 def test_after_kill_9_the_same_command_follows_the_running_job(place: Path) -> None:

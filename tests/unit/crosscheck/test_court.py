@@ -80,7 +80,7 @@ def images(source: str, asked: bool = False) -> Images:
 
 
 def judged(of: Case) -> list[tuple[Evaluator, dict[str, float | None]]]:
-    return [(evaluator, evaluator.judge(of)) for evaluator in evaluators(of, 256)]
+    return [(evaluator, evaluator.evaluate(of)) for evaluator in evaluators(of, 256)]
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +130,10 @@ def test_without_stored_statistics_libraries_agree_as_they_are() -> None:
 
 def test_of_many_real_images_precision_and_recall_take_some() -> None:
     of = case(stored=False)
-    of.near = np.arange(0, NUMBER, 2)
+    of.real_subset = np.arange(0, NUMBER, 2)
     rows = judged(of)
-    assert ["125 images" in evaluator.balls for evaluator, _ in rows] == [True, False, False, False, False, True]
+    by_subset = ["125 images" in evaluator.precision_recall for evaluator, _ in rows]
+    assert by_subset == [True, False, False, False, False, True]
     found = {(x.evaluator, x.metric): x for x in reasons.differences(of, rows)}
     assert all(x.explained for x in found.values())
     said = found["torch-fidelity 0.4.0", "recall"].steps[0][0]
@@ -155,10 +156,10 @@ def test_the_order_of_a_file_moves_its_inception_score() -> None:
     of.order = np.argsort(of.labels, kind="stable")
     with pytest.raises(ValueError, match=r"the set is sorted by class; accepted for an Inception score of consecutive"):
         of_adm = next(evaluator for evaluator in evaluators(of, 256) if evaluator.name == "ADM suite")
-        of_adm.judge(of)
+        of_adm.evaluate(of)
     of.labels = None  # then by what the network sees in them
     with pytest.raises(ValueError, match="sorted by class"):
-        of_adm.judge(of)
+        of_adm.evaluate(of)
 
 
 def test_labels_that_belong_to_the_images_pass() -> None:

@@ -95,7 +95,7 @@ def test_clean_is_clean_fids_resize_and_forward_pass(extractor):
     assert (pixels != pixels.round()).any()  # not rounded to bytes
     with torch.inference_mode():
         expected = theirs(pixels)
-        found = inception.judge(extractor.network, inception.clean(images))["features"]
+        found = inception.extract(extractor.network, inception.clean(images))["features"]
     assert torch.allclose(found, expected, atol=1e-6)
     assert not torch.allclose(extractor(images)["features"], expected, atol=1e-3)
 
@@ -127,7 +127,7 @@ def test_weights_of_a_file(shelf, extractor, name, place, legacy):
     images = pictures(1)
     with torch.inference_mode():
         resized = (inception.clean if name == "clean" else inception.bilinear)(images)
-        expected = inception.judge(extractor.network, resized)
+        expected = inception.extract(extractor.network, resized)
     assert torch.equal(loaded(images)["features"], expected["features"])
 
 

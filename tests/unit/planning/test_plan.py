@@ -281,7 +281,7 @@ def test_costs_of_published_networks():
         assert found["forward"] == pytest.approx(counted(lambda: vit(images)), rel=0.01)
     network = inception.Inception().to("meta")
     made = {}
-    operations = counted(lambda: made.update(inception.judge(network, torch.zeros(1, 3, 299, 299, device="meta"))))
+    operations = counted(lambda: made.update(inception.extract(network, torch.zeros(1, 3, 299, 299, device="meta"))))
     found = costs.extractor_costs(study(), "inception", 10)
     assert found == costs.extractor_costs(study(), "clean", 10)
     assert found["parameters"] == sum(p.numel() for p in network.parameters())
