@@ -28,6 +28,7 @@ from mar.features.networks.extractors import Extractor
 from mar.metrics import fid_infinity, jackknife, statistics
 from mar.metrics.bootstrap import Bootstrap, dealt
 from mar.planning.drill import Stages
+from mar.runtime.folders import claim
 from mar.study.sections import EXTRACTORS
 
 CLASSES = 10
@@ -122,7 +123,9 @@ def load(name: str) -> tuple[Extractor, str]:
 def extract(folder: Path, role: str, network: Extractor) -> Features:
     """Features of a set, written part by part as `mar features` does."""
     images = image_sets.open_set(folder / f"{role}.npz")
-    features.extract(images, network, folder / role, None)
+    recipe = {"source": images.sha256}
+    claim(folder / role, recipe)
+    features.extract(images, network, folder / role, recipe)
     parts = features.entries(images, folder / role)
     with np.load(folder / role / parts[0]["file"]) as arrays:
         return Features(folder / role, {"count": images.count, "parts": parts, "keys": list(arrays)})

@@ -8,9 +8,9 @@ A folder features/<extractor>/<set>/ holds part-00000.npz, ... with `features` (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,11 @@ import numpy as np
 
 from mar.data.read_ahead import WORKER_IMAGES
 from mar.features import image_sets, references
-from mar.runtime.files import atomic, read_json, sha256, write_json
-from mar.runtime.folders import claim, lock, still_ours
+from mar.runtime import npz
+from mar.runtime.files import read_json, sha256, write_json
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import record
+from mar.runtime.shards import Recipe, Share, fill, finish, stage
 from mar.study import layout
 from mar.study.compatibility import known
 from mar.study.limits import LOOKED_AT
@@ -85,11 +86,7 @@ class Features:
         path = self.folder / entry["file"]
         if wrong := _wrong(path, entry):
             raise ValueError(f"{path}: {wrong}; run `mar features` again, which makes it again")
-        with np.load(path) as arrays:
-            if key not in arrays:
-                raise ValueError(f"{path}: has no {key}; found {', '.join(arrays)}")
-            found: np.ndarray = arrays[key]
-            return found
+        return npz.read(path, key)
 
 
 def read(root: Path, extractor: str, where: str, role: str) -> Features:
@@ -170,25 +167,21 @@ def features(study: Study, root: str | Path, extractor: str, where: str, shard: 
     images = open_images(study, root, where)
     folder = layout.features(root, extractor, where)
     network = extractors.load(extractor, study, root, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    recipe: dict[str, Any] = {"slice": features_slice(study, extractor), "weights": network.weights}
+    recipe = {"slice": features_slice(study, extractor), "weights": network.weights}
     main = extractor == study.metrics.extractors[0]
     recipe |= {"source": images.sha256 if images else "statistics alone"}
-    report = folder / layout.MANIFEST
-    with lock(folder):
-        claim(folder, recipe, report.name, layout.twin(study, root, folder))
-        if report.exists() and _whole_set(folder, read_json(report)["parts"]):
-            print(f"{folder}: complete", flush=True)
-            return
-        report.unlink(missing_ok=True)
-    if images:
-        train = _neighbours(study, root) if main and where not in ("train", "reference") else None
-        with lock(folder / f"shard-{shard[0]}-of-{shard[1]}"):
-            extract(images, network, folder, train, shard)
-    with lock(folder):
-        still_ours(folder, recipe)
-        files = _files(images, folder) if images else []
-        if report.exists() or not all(_whole(file, network.name) for file in files):
-            return
+    report, files = folder / layout.MANIFEST, _files(images, folder) if images else []
+
+    def sound() -> bool:
+        if _whole_set(folder, read_json(report)["parts"]):
+            return True
+        report.unlink()
+        return False
+
+    def there(number: int) -> bool:
+        return _whole(files[number], network.name)
+
+    def write_report() -> None:
         parts = entries(images, folder) if images else []
         write_json(
             report,
@@ -204,6 +197,14 @@ def features(study: Study, root: str | Path, extractor: str, where: str, shard: 
         )
         print(f"{folder}: {sum(part['count'] for part in parts)} images", flush=True)
 
+    with stage(report, sound, recipe, layout.twin(study, root, folder)) as left:
+        if not left:
+            return
+    if images:
+        train = _neighbours(study, root) if main and where not in ("train", "reference") else None
+        extract(images, network, folder, recipe, train, shard)
+    finish(report, recipe, files, there, write_report)
+
 
 def _neighbours(study: Study, root: Path) -> torch.Tensor | None:
     """The train split in which the nearest image is looked for; None where it is too large to hold."""
@@ -217,42 +218,52 @@ def extract(
     images: image_sets.Images,
     network: Extractor,
     folder: Path,
-    train: torch.Tensor | None,
-    shard: tuple[int, int] = (0, 1),
+    recipe: Recipe,
+    train: torch.Tensor | None = None,
+    shard: Share = (0, 1),
 ) -> None:
-    """Write the parts of a shard that are not there yet."""
+    """Write the parts of a shard that are not there yet into a folder that is claimed for the recipe.
+
+    With a train split they hold the distance to the nearest of its images too.
+    """
     import torch
 
     from mar.features.neighbours import nearest
 
-    files = _files(images, folder)
-    mine = range(shard[0], len(files), shard[1])
-    missing = [number for number in mine if not _whole(files[number], network.name)]
-    total = sum(images.sizes[n] for n in missing)
-    progress = Progress(f"features {network.name} of {images.source}", total)
-    if missing:
-        left = range(missing[0], len(files), shard[1])
+    def arrays_of(number: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        batch = torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
+        arrays = {key: value.numpy() for key, value in network(batch).items()}
+        for key, values in arrays.items():
+            bad = ~np.isfinite(values).all(axis=1)
+            if bad.any():
+                first = number * images.piece + bad.argmax()
+                raise ValueError(
+                    f"{images.source}: {key} by {network.name} of {bad.sum()} images are not finite; the first is "
+                    f"image {first}"
+                )
+        if images.labels is not None:
+            arrays["labels"] = images.labels[number * images.piece :][: len(rows)]
+        if train is not None:
+            arrays["nearest"] = nearest(batch, train.split(image_sets.PIECE))
+        return arrays
+
+    def make(missing: list[int]) -> Iterator[tuple[int, Callable[[Path], None]]]:
+        total = sum(images.sizes[n] for n in missing)
+        progress = Progress(f"features {network.name} of {images.source}", total)
+        left = range(missing[0], len(images.sizes), shard[1])
         workers = min(torch.get_num_threads(), total // WORKER_IMAGES)
         for number, rows in zip(left, images.pieces(left.start, left.step, workers), strict=True):
-            if number not in missing:
-                continue
-            batch = torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
-            arrays = {key: value.numpy() for key, value in network(batch).items()}
-            for key, values in arrays.items():
-                bad = ~np.isfinite(values).all(axis=1)
-                if bad.any():
-                    first = number * images.piece + bad.argmax()
-                    raise ValueError(
-                        f"{images.source}: {key} by {network.name} of {bad.sum()} images are not finite; the first is "
-                        f"image {first}"
-                    )
-            if images.labels is not None:
-                arrays["labels"] = images.labels[number * images.piece :][: len(rows)]
-            if train is not None:
-                arrays["nearest"] = nearest(batch, train.split(image_sets.PIECE))
-            with atomic(files[number]) as temporary, open(temporary, "wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-            progress.update(len(rows))
+            if number in missing:
+                yield number, partial(_save, arrays=arrays_of(number, rows))
+                progress.update(len(rows))
+
+    files = _files(images, folder)
+    fill(folder, recipe, files, shard, lambda number: _whole(files[number], network.name), make)
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with open(path, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def entries(images: image_sets.Images, folder: Path) -> list[dict[str, Any]]:

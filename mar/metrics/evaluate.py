@@ -19,8 +19,8 @@ from mar.metrics import formulas, moments, statistics
 from mar.metrics.bootstrap import Bootstrap, Metric
 from mar.metrics.moments import Statistics
 from mar.runtime.files import read_json, sha256, write_json
-from mar.runtime.folders import lock
 from mar.runtime.provenance import record
+from mar.runtime.shards import stage
 from mar.study import layout
 from mar.study.limits import REAL
 from mar.study.stage_keys import metrics_slice, real_side, reference_slice
@@ -88,9 +88,9 @@ def reference(study: Study, root: str | Path) -> None:
     against = _against(study, root, heldout)
     inputs = {name: found.sha256 for name, found in heldout.items()} | _sides(study, root)
     recipe = {"slice": reference_slice(study), "inputs": inputs}
-    with lock(layout.reference_metrics(root).with_name(".reference")):
-        if report.exists() and read_json(report).get("recipe") == recipe:
-            print(f"{report}: complete", flush=True)
+    place = report.with_name(".reference")
+    with stage(report, lambda: read_json(report).get("recipe") == recipe, folder=place) as left:
+        if not left:
             return
         main = study.metrics.extractors[0]
         labels = heldout[main].array("labels")
@@ -140,9 +140,9 @@ def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: s
         **_sides(study, root),
     }
     recipe = {"slice": metrics_slice(study), "inputs": inputs}
-    with lock(report.parent / f".{setting}"):
-        if report.exists() and read_json(report).get("recipe") == recipe:
-            print(f"{report}: complete", flush=True)
+    place = report.with_name(f".{setting}")
+    with stage(report, lambda: read_json(report).get("recipe") == recipe, folder=place) as left:
+        if not left:
             return
         main = study.metrics.extractors[0]
         against[main] = real(study, root, main)

@@ -18,6 +18,7 @@ from mar.runtime.folders import lock
 from mar.runtime.noise import Noise
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import record
+from mar.runtime.shards import unfinished
 from mar.study import layout
 from mar.study.limits import REBUILT
 from mar.study.stage_keys import metrics_slice
@@ -39,15 +40,19 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
     """
     root = Path(root)
     folder = layout.tokenizer(root, name)
+    main, weights, report = study.metrics.extractors[0], folder / layout.WEIGHTS, folder / layout.RFID
     with lock(folder):
-        main, weights, report = study.metrics.extractors[0], folder / layout.WEIGHTS, folder / layout.RFID
         if not weights.exists():
             raise ValueError(f"{weights}: missing; run `mar tokenizer` first")
         there = evaluate.real(study, root, main, images=False)
         inputs = {"reference": there.sha256, "extractor": there.extractor["weights"], "tokenizer": sha256(weights)}
         inputs["slice"] = metrics_slice(study)
-        if report.exists() and read_json(report)["inputs"] == inputs and "train" in read_json(report):
-            print(f"{report}: complete", flush=True)
+
+        def sound() -> bool:
+            kept = read_json(report)
+            return kept["inputs"] == inputs and "train" in kept
+
+        if not unfinished(report, sound):
             return
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         tokenizer = load(root, name, study).to(device)

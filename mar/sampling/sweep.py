@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mar.runtime.files import read, read_json, sha256, write_json
-from mar.runtime.folders import claim, lock
+from mar.runtime.folders import claim
+from mar.runtime.shards import stage
 from mar.study import layout
 from mar.study.chosen_settings import AXES
 from mar.study.parts import Sampling
@@ -63,9 +64,8 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
     recipe = {"slice": sweep_slice(study, variant, setting), **inputs}
     report = layout.sweep(root, variant, setting)
     folder = report.with_suffix("")
-    with lock(folder):
-        if report.exists() and read_json(report).get("recipe") == recipe:
-            print(f"{report}: complete", flush=True)
+    with stage(report, lambda: read_json(report).get("recipe") == recipe, folder=folder) as todo:
+        if not todo:
             return
         claim(
             folder,
