@@ -28,6 +28,7 @@ from mar.features.networks.extractors import Extractor
 from mar.metrics import fid_infinity, jackknife, statistics
 from mar.metrics.bootstrap import Bootstrap, dealt
 from mar.planning.drill import Stages
+from mar.runtime.folders import claim
 from mar.study.records import Metric
 from mar.study.sections import EXTRACTORS
 
@@ -123,7 +124,9 @@ def load(name: str) -> tuple[Extractor, str]:
 def extract(folder: Path, role: str, network: Extractor) -> Features:
     """Features of a set, written part by part as `mar features` does."""
     images = replace(image_sets.open_set(folder / f"{role}.npz"), role=role)
-    features.extract(images, network, folder / role, None)
+    recipe = {"source": images.sha256}
+    claim(folder / role, recipe)
+    features.extract(images, network, folder / role, recipe)
     return Features(folder / role, features.manifest_of(images, network, folder / role))
 
 

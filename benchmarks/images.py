@@ -212,7 +212,9 @@ def ours(of: Study, network: Extractor) -> None:
     root = Path(str(of.data.path)) / "results"
     with tempfile.TemporaryDirectory(dir=root) as folder:
         found = image_sets.of_split(of, root, "train")
-        features.extract(found, network, Path(folder), None)
+        recipe = {"source": found.sha256}
+        claim(folder, recipe)
+        features.extract(found, network, Path(folder), recipe)
         kept = features.Features(Path(folder), features.manifest_of(found, network, Path(folder)))
         formulas.inception_score(kept.array("logits"))
 

@@ -20,8 +20,9 @@ from PIL import Image
 from mar.data import idx, imagenet
 from mar.data.images import SPLITS, _decode
 from mar.runtime.files import atomic, read, write, write_text
-from mar.runtime.folders import claim, lock
+from mar.runtime.folders import lock
 from mar.runtime.progress import Progress
+from mar.runtime.shards import unfinished
 from mar.study import layout
 from mar.study.records import DataManifest, Entry, FileLists, Skipped, Split
 from mar.study.stage_keys import data_slice
@@ -39,12 +40,14 @@ def prepare(study: Study, root: str | Path) -> None:
     """
     root = Path(root)
     folder = layout.data(root)
+    manifest, recipe = folder / layout.MANIFEST, {"data": data_slice(study)}
     with lock(folder):
-        claim(folder, {"data": data_slice(study)}, "manifest.json", layout.twin(study, root, folder))
         listing, make = _source(study, layout.assets(root))
-        manifest = folder / layout.MANIFEST
-        if manifest.exists() and read(manifest, DataManifest).listing == listing:
-            print(f"{manifest}: complete", flush=True)
+
+        def sound() -> bool:
+            return read(manifest, DataManifest).listing == listing
+
+        if not unfinished(manifest, sound, recipe, layout.twin(study, root, folder)):
             return
         manifest.unlink(missing_ok=True)
         record = make(folder)

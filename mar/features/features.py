@@ -8,21 +8,21 @@ A folder features/<extractor>/<set>/ holds part-00000.npz, ... with `features` (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mar.data.read_ahead import WORKER_IMAGES
 from mar.features import image_sets, references
 from mar.runtime import files, npz
-from mar.runtime.files import atomic, sha256
-from mar.runtime.folders import claim, lock, still_ours
+from mar.runtime.files import sha256
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
+from mar.runtime.shards import Recipe, Share, fill, finish, stage
 from mar.study import layout
 from mar.study.compatibility import known
 from mar.study.limits import LOOKED_AT
@@ -190,28 +190,32 @@ def features(study: Study, root: str | Path, extractor: str, where: str, shard: 
     images = open_images(study, root, where)
     folder = layout.features(root, extractor, where)
     network = extractors.load(extractor, study, root, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    recipe: dict[str, Any] = {"slice": features_slice(study, extractor), "weights": network.weights}
+    recipe = {"slice": features_slice(study, extractor), "weights": network.weights}
     main = extractor == study.metrics.extractors[0]
     recipe |= {"source": images.sha256 if images else "statistics alone"}
-    report = folder / layout.MANIFEST
-    with lock(folder):
-        claim(folder, recipe, report.name, layout.twin(study, root, folder))
-        if report.exists() and _whole_set(folder, files.read(report, FeaturesManifest).parts):
-            print(f"{folder}: complete", flush=True)
-            return
-        report.unlink(missing_ok=True)
-    if images:
-        train = _neighbours(study, root) if main and where not in ("train", "reference") else None
-        with lock(folder / f"shard-{shard[0]}-of-{shard[1]}"):
-            extract(images, network, folder, train, shard)
-    with lock(folder):
-        still_ours(folder, recipe)
-        paths = _files(images, folder) if images else []
-        if report.exists() or not all(_whole(path, network.name) for path in paths):
-            return
+    report, paths = folder / layout.MANIFEST, _files(images, folder) if images else []
+
+    def sound() -> bool:
+        if _whole_set(folder, files.read(report, FeaturesManifest).parts):
+            return True
+        report.unlink()
+        return False
+
+    def there(number: int) -> bool:
+        return _whole(paths[number], network.name)
+
+    def write_report() -> None:
         manifest = manifest_of(images, network, folder)
         files.write(report, manifest)
         print(f"{folder}: {manifest.count} images", flush=True)
+
+    with stage(report, sound, recipe, layout.twin(study, root, folder)) as left:
+        if not left:
+            return
+    if images:
+        train = _neighbours(study, root) if main and where not in ("train", "reference") else None
+        extract(images, network, folder, recipe, train, shard)
+    finish(report, recipe, paths, there, write_report)
 
 
 def _neighbours(study: Study, root: Path) -> torch.Tensor | None:
@@ -226,42 +230,52 @@ def extract(
     images: image_sets.Images,
     network: Extractor,
     folder: Path,
-    train: torch.Tensor | None,
-    shard: tuple[int, int] = (0, 1),
+    recipe: Recipe,
+    train: torch.Tensor | None = None,
+    shard: Share = (0, 1),
 ) -> None:
-    """Write the parts of a shard that are not there yet."""
+    """Write the parts of a shard that are not there yet into a folder that is claimed for the recipe.
+
+    With a train split they hold the distance to the nearest of its images too.
+    """
     import torch
 
     from mar.features.neighbours import nearest
 
-    paths = _files(images, folder)
-    mine = range(shard[0], len(paths), shard[1])
-    missing = [number for number in mine if not _whole(paths[number], network.name)]
-    total = sum(images.sizes[n] for n in missing)
-    progress = Progress(f"features {network.name} of {images.source}", total)
-    if missing:
-        left = range(missing[0], len(paths), shard[1])
+    def arrays_of(number: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        batch = torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
+        arrays = {key: value.numpy() for key, value in network(batch).items()}
+        for key, values in arrays.items():
+            bad = ~np.isfinite(values).all(axis=1)
+            if bad.any():
+                first = number * images.piece + bad.argmax()
+                raise ValueError(
+                    f"{images.source}: {key} by {network.name} of {bad.sum()} images are not finite; the first is "
+                    f"image {first}"
+                )
+        if images.labels is not None:
+            arrays["labels"] = images.labels[number * images.piece :][: len(rows)]
+        if train is not None:
+            arrays["nearest"] = nearest(batch, train.split(image_sets.PIECE))
+        return arrays
+
+    def make(missing: list[int]) -> Iterator[tuple[int, Callable[[Path], None]]]:
+        total = sum(images.sizes[n] for n in missing)
+        progress = Progress(f"features {network.name} of {images.source}", total)
+        left = range(missing[0], len(images.sizes), shard[1])
         workers = min(torch.get_num_threads(), total // WORKER_IMAGES)
         for number, rows in zip(left, images.pieces(left.start, left.step, workers), strict=True):
-            if number not in missing:
-                continue
-            batch = torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
-            arrays = {key: value.numpy() for key, value in network(batch).items()}
-            for key, values in arrays.items():
-                bad = ~np.isfinite(values).all(axis=1)
-                if bad.any():
-                    first = number * images.piece + bad.argmax()
-                    raise ValueError(
-                        f"{images.source}: {key} by {network.name} of {bad.sum()} images are not finite; the first is "
-                        f"image {first}"
-                    )
-            if images.labels is not None:
-                arrays["labels"] = images.labels[number * images.piece :][: len(rows)]
-            if train is not None:
-                arrays["nearest"] = nearest(batch, train.split(image_sets.PIECE))
-            with atomic(paths[number]) as temporary, open(temporary, "wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-            progress.update(len(rows))
+            if number in missing:
+                yield number, partial(_save, arrays=arrays_of(number, rows))
+                progress.update(len(rows))
+
+    files = _files(images, folder)
+    fill(folder, recipe, files, shard, lambda number: _whole(files[number], network.name), make)
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with open(path, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def manifest_of(images: image_sets.Images | None, network: Extractor, folder: Path) -> FeaturesManifest:

@@ -18,8 +18,8 @@ from mar.metrics import formulas, moments, statistics
 from mar.metrics.bootstrap import Bootstrap
 from mar.metrics.moments import Statistics
 from mar.runtime.files import read, sha256, write
-from mar.runtime.folders import lock
 from mar.runtime.provenance import provenance
+from mar.runtime.shards import stage
 from mar.study import layout
 from mar.study.limits import REAL
 from mar.study.records import Judge, JudgedBy, Metric, MetricsFile, MetricsRecipe, RealSide, SampleManifest
@@ -77,9 +77,9 @@ def reference(study: Study, root: str | Path) -> None:
     against = _against(study, root, heldout)
     inputs = {name: found.sha256 for name, found in heldout.items()} | _sides(study, root)
     recipe = MetricsRecipe(slice=reference_slice(study), inputs=inputs)
-    with lock(layout.reference_metrics(root).with_name(".reference")):
-        if report.exists() and read(report, MetricsFile).recipe == recipe:
-            print(f"{report}: complete", flush=True)
+    place = report.with_name(".reference")
+    with stage(report, lambda: read(report, MetricsFile).recipe == recipe, folder=place) as left:
+        if not left:
             return
         main = study.metrics.extractors[0]
         labels = heldout[main].array("labels")
@@ -129,9 +129,9 @@ def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: s
         **_sides(study, root),
     }
     recipe = MetricsRecipe(slice=metrics_slice(study), inputs=inputs)
-    with lock(report.parent / f".{setting}"):
-        if report.exists() and read(report, MetricsFile).recipe == recipe:
-            print(f"{report}: complete", flush=True)
+    place = report.with_name(f".{setting}")
+    with stage(report, lambda: read(report, MetricsFile).recipe == recipe, folder=place) as left:
+        if not left:
             return
         main = study.metrics.extractors[0]
         against[main] = real(study, root, main)

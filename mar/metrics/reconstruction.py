@@ -17,6 +17,7 @@ from mar.runtime.folders import lock
 from mar.runtime.noise import Noise
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
+from mar.runtime.shards import unfinished
 from mar.study import layout
 from mar.study.limits import REBUILT
 from mar.study.records import Rebuilt, RfidInputs, RfidRecord
@@ -39,8 +40,8 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
     """
     root = Path(root)
     folder = layout.tokenizer(root, name)
+    main, weights, report = study.metrics.extractors[0], folder / layout.WEIGHTS, folder / layout.RFID
     with lock(folder):
-        main, weights, report = study.metrics.extractors[0], folder / layout.WEIGHTS, folder / layout.RFID
         if not weights.exists():
             raise ValueError(f"{weights}: missing; run `mar tokenizer` first")
         there = evaluate.real(study, root, main, images=False)
@@ -50,9 +51,12 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
             tokenizer=sha256(weights),
             slice=metrics_slice(study),
         )
-        done = read(report, RfidRecord) if report.exists() else None
-        if done and done.inputs == inputs and done.train:
-            print(f"{report}: complete", flush=True)
+
+        def sound() -> bool:
+            done = read(report, RfidRecord)
+            return done.inputs == inputs and done.train is not None
+
+        if not unfinished(report, sound):
             return
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         tokenizer = load(root, name, study).to(device)

@@ -7,6 +7,9 @@ import errno
 import hashlib
 import json
 import os
+import re
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -16,6 +19,9 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 if TYPE_CHECKING:  # most stages write files without numpy
     import numpy as np
 
+HOST = socket.gethostname().replace(".", "-")
+TEMPORARY = re.compile(r"^\..+\.(?P<host>[^.]+)\.(?P<process>\d+)\.tmp$")  # a file that `atomic` writes
+DAY = 24 * 3600  # seconds
 UMASK = os.umask(0o022)
 os.umask(UMASK)  # there is no other way to read it
 
@@ -51,7 +57,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -64,6 +70,36 @@ def atomic(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path, pattern: str = "**/.*.tmp") -> None:
+    """Remove temporary files of `atomic` whose process was killed: those of a folder that match a pattern.
+
+    Of this machine those whose process is gone; of others, which cannot be asked, those without a write for a day.
+    """
+    for path in folder.glob(pattern):
+        name = TEMPORARY.match(path.name)
+        if not name:
+            continue
+        with contextlib.suppress(FileNotFoundError):  # its process has just renamed it
+            if name["host"] == HOST:
+                gone = not _alive(int(name["process"]))
+            else:
+                gone = time.time() - path.stat().st_mtime > DAY
+            if gone:
+                path.unlink()
+                print(f"{path}: left by a process that was killed; removed", flush=True)
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of this machine runs, whoever it belongs to."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -167,6 +203,14 @@ def load_array(path: Path, again: str, mapped: bool = False) -> np.ndarray:
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path}: truncated or no .npy file of numbers ({error}); {again}") from None
     return array
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an .npy file under this very name; numpy would add its own suffix."""
+    import numpy as np
+
+    with open(path, "wb") as file:
+        np.save(file, array)
 
 
 def whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:

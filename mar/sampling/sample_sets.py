@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from mar.runtime.files import atomic, read, sha256, whole, write
-from mar.runtime.folders import claim, lock, still_ours
+from mar.runtime.files import atomic, read, save_array, sha256, whole, write
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
+from mar.runtime.shards import fill, finish, stage
 from mar.sampling.sampler import Sampler, chunk_labels
 from mar.study import layout
 from mar.study.chosen_settings import resolved
@@ -44,29 +45,29 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
         "checkpoint": run.checkpoint,
         "tokens": sha256(tokens),
     }
-    with lock(folder):
-        claim(folder, recipe, "manifest.json", layout.twin(study, root, folder))
-    count = study.metrics.samples // study.metrics.chunk
-    start = time.monotonic()
+    count, report, start = study.metrics.samples // study.metrics.chunk, folder / layout.MANIFEST, time.monotonic()
+    files = [folder / chunk_name(number) for number in range(count)]
 
     def there(number: int) -> bool:
-        return whole(folder / chunk_name(number), (study.metrics.chunk,), "uint8")
+        return whole(files[number], (study.metrics.chunk,), "uint8")
 
-    with lock(folder / f"shard-{shard[0]}-of-{shard[1]}"):
-        missing = [c for c in range(shard[0], count, shard[1]) if not there(c)]
-        if missing:
-            sampler = Sampler(study, root, variant, seed)
-            progress = Progress(f"sample {variant} seed {seed} {setting}", len(missing) * study.metrics.chunk)
-            for number in missing:
-                images, _ = sampler.chunk(setting, number)
-                still_ours(folder, recipe)
-                with atomic(folder / chunk_name(number)) as temporary, open(temporary, "wb") as file:
-                    np.save(file, images)
-                progress.update(len(images))
-    with lock(folder):
-        if not (folder / layout.MANIFEST).exists() and all(there(c) for c in range(count)):
-            seconds = time.monotonic() - start
-            write_manifest(study, folder, variant, seed, setting, used, run.checkpoint, tokens, seconds)
+    def draw(missing: list[int]) -> Iterator[tuple[int, Callable[[Path], None]]]:
+        sampler = Sampler(study, root, variant, seed)
+        progress = Progress(f"sample {variant} seed {seed} {setting}", len(missing) * study.metrics.chunk)
+        for number in missing:
+            images, _ = sampler.chunk(setting, number)
+            yield number, partial(save_array, array=images)
+            progress.update(len(images))
+
+    def write_report() -> None:
+        seconds = time.monotonic() - start
+        write_manifest(study, folder, variant, seed, setting, used, run.checkpoint, tokens, seconds)
+
+    with stage(report, lambda: all(map(there, range(count))), recipe, layout.twin(study, root, folder)) as left:
+        if not left:
+            return
+    fill(folder, recipe, files, shard, there, draw)
+    finish(report, recipe, files, there, write_report)
 
 
 def chunk_name(number: int) -> str:
@@ -89,8 +90,8 @@ def write_manifest(
     size, encoded = study.metrics.chunk, read(tokens, TokenManifest)
     count = study.metrics.samples // size
     labels = torch.cat([chunk_labels(c, size, encoded.classes) for c in range(count)])
-    with atomic(folder / layout.LABELS) as temporary, open(temporary, "wb") as file:
-        np.save(file, labels.numpy())
+    with atomic(folder / layout.LABELS) as temporary:
+        save_array(temporary, labels.numpy())
     names = [chunk_name(c) for c in range(count)]
     manifest = SampleManifest(
         variant=variant,

@@ -14,6 +14,7 @@ from mar.runtime.folders import lock
 from mar.runtime.noise import Noise
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
+from mar.runtime.shards import unfinished
 from mar.sampling.sampler import Sampler, chunk_labels
 from mar.study import layout
 from mar.study.chosen_settings import resolved
@@ -36,7 +37,8 @@ def measure(study: Study, root: Path, variant: str) -> None:
     seed = study.variants[variant].seeds[0]
     batch, repeats = study.speed.batch, study.speed.batches
     file = layout.speed(root, variant)
-    with lock(root / "speed" / f".{variant}"):
+    place = file.with_name(f".{variant}")
+    with lock(place):
         sampler = Sampler(study, root, variant, seed)
         settings = {name: resolved(study, root, variant, name) for name in speed_settings(study, variant)}
         chosen = {s: (used.guidance, used.temperature) for s, used in settings.items() if study.sampling[s].sweep}
@@ -46,8 +48,7 @@ def measure(study: Study, root: Path, variant: str) -> None:
             checkpoint=sampler.checkpoint,
             chosen=chosen,
         )
-        if file.exists() and read(file, SpeedRecord).recipe == recipe:
-            print(f"{file}: complete", flush=True)
+        if not unfinished(file, lambda: read(file, SpeedRecord).recipe == recipe, folder=place):
             return
         labels = chunk_labels(0, batch, sampler.manifest.classes)
         seconds: dict[str, list[float]] = {setting: [] for setting in settings}

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mar.runtime.files import read, sha256, write
-from mar.runtime.folders import claim, lock
+from mar.runtime.folders import claim
+from mar.runtime.shards import stage
 from mar.study import layout
 from mar.study.chosen_settings import AXES
 from mar.study.parts import Sampling
@@ -70,9 +71,8 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
     recipe = SweepRecipe(slice=sweep_slice(study, variant, setting), **inputs)
     report = layout.sweep(root, variant, setting)
     folder = report.with_suffix("")
-    with lock(folder):
-        if report.exists() and read(report, SweepRecord).recipe == recipe:
-            print(f"{report}: complete", flush=True)
+    with stage(report, lambda: read(report, SweepRecord).recipe == recipe, folder=folder) as todo:
+        if not todo:
             return
         claim(
             folder,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,11 @@ from mar.data.images import SPLITS, ImageSet, open_split, to_float
 from mar.data.latents import sample_posterior
 from mar.data.read_ahead import WORKER_IMAGES, read_ahead
 from mar.data.tokens import QUANTIZER, TokenSet, shard_dtype, shard_shape
-from mar.runtime.files import atomic, read, sha256, whole, write
-from mar.runtime.folders import claim, lock, still_ours
+from mar.runtime.files import atomic, read, save_array, sha256, whole, write
 from mar.runtime.progress import Progress
+from mar.runtime.shards import Recipe, Share, fill, finish, stage
 from mar.study import layout
-from mar.study.records import Piece, TokenManifest, Tokens
+from mar.study.records import DataManifest, Piece, TokenManifest, Tokens
 from mar.study.stage_keys import tokenizer_slice
 from mar.study.study import Study
 from mar.tokenizers import autoencoder
@@ -55,70 +57,72 @@ def encode(study: Study, root: str | Path, name: str, shard: tuple[int, int] = (
         "tokenizer": _digest(layout.tokenizer_weights(root, name)),
         "shard": SHARD,
     }
-    folders = [layout.tokens(root, name, split) for split in SPLITS]
-    complete = []
-    for folder in folders:
-        with lock(folder):
-            claim(folder, recipe, "manifest.json", layout.twin(study, root, folder))
-            complete.append(_complete(folder))
-    if not all(complete):
-        tokenizer = autoencoder.load(root, name, study).to("cuda" if torch.cuda.is_available() else "cpu")
-        splits = [open_split(study, root, split) for split in SPLITS]
-        records = [_describe(study, name, recipe, images, tokenizer.tokens) for images in splits]
-        parts = list(zip(folders, splits, records, strict=True))
-        workers = torch.get_num_threads() if study.data.kind == "imagefolder" else 0
-        with lock(root / "tokens" / name / f"shard-{shard[0]}-of-{shard[1]}"):
-            before = 0  # files of the splits before this one: a share goes over both
-            for folder, images, record in parts:
-                shards = _shards(folder, images)
-                mine = shards[(shard[0] - before) % shard[1] :: shard[1]]
-                before += len(shards)
-                if not (folder / layout.MANIFEST).exists():
-                    _write_shards(folder, mine, recipe, record, images, tokenizer, workers)
-        scale = study.tokenizers[name].scale or (1.0 if tokenizer.kind == "pixels" else None)
-        for folder, images, record in parts:
-            with lock(folder):
-                _finish(folder, recipe, record, images, tokenizer, scale, study.seed)
-    for folder in folders:
-        if (folder / layout.MANIFEST).exists():
-            print(f"{folder / 'manifest.json'}: complete", flush=True)
+    tokenizer = cache(lambda: autoencoder.load(root, name, study).to("cuda" if torch.cuda.is_available() else "cpu"))
+    splits = read(layout.data_manifest(root), DataManifest).splits
+    before = 0  # files of the splits before this one: a share goes over both
+    for split in SPLITS:
+        count = math.ceil(splits[split].count / SHARD)
+        _encode_split(study, root, name, split, recipe, ((shard[0] - before) % shard[1], shard[1]), tokenizer)
+        before += count
 
 
-def _finish(
-    folder: Path,
-    recipe: dict[str, Any],
-    tokens: Tokens,
-    images: ImageSet,
-    tokenizer: Tokenizer,
-    scale: float | None,
-    seed: int,
+def _encode_split(
+    study: Study,
+    root: Path,
+    name: str,
+    split: str,
+    recipe: Recipe,
+    share: Share,
+    tokenizer: Callable[[], Tokenizer],
 ) -> None:
-    """Write labels and manifest once all shards are there, whoever made them; the held-out split after the train split.
-
-    The worker that writes the last shard of all comes here after it, so both manifests are written.
-    """
-    still_ours(folder, recipe)
-    manifest, train = folder / layout.MANIFEST, folder.with_name("train") / layout.MANIFEST
-    shards = _shards(folder, images)
+    """Encode a share of a split; the held-out split is finished after the train split, whose scale it takes."""
+    folder = layout.tokens(root, name, split)
+    report, train = folder / layout.MANIFEST, layout.token_manifest(root, name, "train")
+    with stage(report, lambda: _sound(folder), recipe, layout.twin(study, root, folder)) as left:
+        if not left:
+            return
+    images = open_split(study, root, split)
+    tokens = _describe(study, name, recipe, images, tokenizer().tokens)
     shape, dtype = shard_shape(tokens), shard_dtype(tokens)
-    if manifest.exists() or not all(whole(path, (len(rows), *shape), dtype) for path, rows in shards):
-        return
-    if train != manifest and not train.exists():
-        return
-    with atomic(folder / layout.LABELS) as temporary, open(temporary, "wb") as file:
-        np.save(file, images.labels)
+    shards = _shards(folder, len(images))
+    files = [path for path, _ in shards]
+
+    def there(number: int) -> bool:
+        return whole(files[number], (len(shards[number][1]), *shape), dtype)
+
+    def write_manifest() -> None:
+        _write_manifest(folder, tokens, images, tokenizer(), study, name)
+        print(f"{report}: complete", flush=True)
+
+    workers = torch.get_num_threads() if study.data.kind == "imagefolder" else 0
+    make = partial(_encode, shards, range(share[0], len(files), share[1]), tokens, images, tokenizer(), workers)
+    fill(folder, recipe, files, share, there, make)
+    # whoever writes the last file of the train split comes to the held-out split after it
+    if split == "train" or train.exists():
+        finish(report, recipe, files, there, write_manifest)
+
+
+def _write_manifest(
+    folder: Path, tokens: Tokens, images: ImageSet, tokenizer: Tokenizer, study: Study, name: str
+) -> None:
+    """Write labels, quantiser and manifest beside the shards, which are all there."""
     values: dict[str, Any] = tokens.model_dump(exclude_unset=True)
+    with atomic(folder / layout.LABELS) as temporary:
+        save_array(temporary, images.labels)
+    values["labels_sha256"] = sha256(folder / layout.LABELS)
     if tokens.scales:  # what a scales backbone needs of the tokenizer
         weights = {name: weight.cpu() for name, weight in tokenizer.net.quantize.state_dict().items()}
         with atomic(folder / QUANTIZER) as temporary:
             save_file(weights, temporary)
         values["quantizer_sha256"] = sha256(folder / QUANTIZER)
-    values["labels_sha256"] = sha256(folder / layout.LABELS)
+    shards = _shards(folder, len(images))
     values["shards"] = tuple(Piece(file=path.name, count=len(rows), sha256=sha256(path)) for path, rows in shards)
     if tokens.kind != "ids":
-        scale = scale or (read(train, TokenManifest).scale if train != manifest else None)
-        values["scale"] = scale or _scale([path for path, _ in shards], tokens.kind == "moments", seed)
-    write(manifest, TokenManifest(**values))
+        values["scale"] = study.tokenizers[name].scale or (1.0 if tokenizer.kind == "pixels" else None)
+        if not values["scale"] and folder.name != "train":
+            values["scale"] = read(folder.with_name("train") / layout.MANIFEST, TokenManifest).scale
+        values["scale"] = values["scale"] or _scale([path for path, _ in shards], tokens.kind == "moments", study.seed)
+    write(folder / layout.MANIFEST, TokenManifest(**values))
 
 
 def _digest(path: Path) -> str:
@@ -127,10 +131,8 @@ def _digest(path: Path) -> str:
     return sha256(path)
 
 
-def _complete(folder: Path) -> bool:
-    """Whether the folder is finished and sound; a bad file is named, and made again."""
-    if not (folder / layout.MANIFEST).exists():
-        return False
+def _sound(folder: Path) -> bool:
+    """Whether the files of a finished folder are as its manifest says; a bad one is named, and made again."""
     try:
         TokenSet.open(folder)
     except ValueError as error:
@@ -144,7 +146,7 @@ def _complete(folder: Path) -> bool:
     return True
 
 
-def _describe(study: Study, name: str, recipe: dict[str, Any], images: ImageSet, kind: Any) -> Tokens:
+def _describe(study: Study, name: str, recipe: Recipe, images: ImageSet, kind: Any) -> Tokens:
     config = study.tokenizers[name]
     values: dict[str, Any] = {"codebook_size": config.codebook_size}
     if kind != "ids":
@@ -160,54 +162,54 @@ def _describe(study: Study, name: str, recipe: dict[str, Any], images: ImageSet,
         grid=config.scales[-1] if config.scales else math.isqrt(study.tokens(name)),
         tokens=study.tokens(name),
         group=config.group,
-        tokenizer=recipe["tokenizer"],
-        data=recipe["data"],
+        tokenizer=str(recipe["tokenizer"]),
+        data=str(recipe["data"]),
         **values,
     )
 
 
-def _shards(folder: Path, images: ImageSet) -> list[tuple[Path, range]]:
-    """Files of a split, and the images in each."""
-    firsts = range(0, len(images), SHARD)
-    return [
-        (folder / f"shard-{i:05d}.npy", range(len(images))[first : first + SHARD]) for i, first in enumerate(firsts)
-    ]
+def _shards(folder: Path, count: int) -> list[tuple[Path, range]]:
+    """Files of a split of so many images, and the images in each."""
+    firsts = range(0, count, SHARD)
+    return [(folder / f"shard-{i:05d}.npy", range(count)[first : first + SHARD]) for i, first in enumerate(firsts)]
 
 
-@torch.no_grad()
-def _write_shards(
-    folder: Path,
+def _encode(
     shards: list[tuple[Path, range]],
-    recipe: dict[str, Any],
-    record: Tokens,
+    mine: range,
+    tokens: Tokens,
     images: ImageSet,
     tokenizer: Tokenizer,
     workers: int,
-) -> None:
-    """Write those of these shards that are not there yet."""
-    shape, dtype = shard_shape(record), shard_dtype(record)
+    missing: list[int],
+) -> Iterator[tuple[int, Callable[[Path], None]]]:
+    """Each of the shards that are missing of mine, with what writes it."""
+    shape, dtype = shard_shape(tokens), shard_dtype(tokens)
     device = next(tokenizer.parameters(), torch.empty(0)).device  # pixels have no parameters
-    missing = [(path, rows) for path, rows in shards if not whole(path, (len(rows), *shape), dtype)]
-    total, left = (sum(len(rows) for _, rows in some) for some in (shards, missing))
-    batches = [rows[start : start + BATCH] for _, rows in missing for start in range(0, len(rows), BATCH)]
+    total, left = (sum(len(shards[number][1]) for number in numbers) for numbers in (mine, missing))
+    rows_of = [shards[number][1] for number in missing]
+    batches = [rows[start : start + BATCH] for rows in rows_of for start in range(0, len(rows), BATCH)]
     pixels = read_ahead(images.arrays, batches, min(workers, left // WORKER_IMAGES))
-    progress = Progress(f"encode {folder.name}", total, total - left)
-    for path, rows in missing:
-        with atomic(path) as temporary:
-            out = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(len(rows), *shape))
-            with open(temporary, "r+b") as file:  # a full disk is an error now; in the map it would be a SIGBUS
-                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-            for start in range(0, len(rows), BATCH):
-                batch = to_float(torch.from_numpy(next(pixels)).permute(0, 3, 1, 2).contiguous()).to(device)
-                views = [batch] if record.views == 1 else [batch, batch.flip(3)]
-                tokens = torch.stack([tokenizer.encode(view) for view in views], dim=1).cpu()
-                if not torch.isfinite(tokens).all():
-                    raise ValueError(f"{path}: the tokenizer gave values that are not finite")
-                out[start : start + len(batch)] = tokens.numpy()
-                progress.update(len(batch))
-            out.flush()
-            del out
-            still_ours(folder, recipe)
+    progress = Progress(f"encode {shards[0][0].parent.name}", total, total - left)
+
+    @torch.no_grad()
+    def write_shard(temporary: Path, path: Path, rows: range) -> None:
+        out = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(len(rows), *shape))
+        with open(temporary, "r+b") as file:  # a full disk is an error now; in the map it would be a SIGBUS
+            os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+        for start in range(0, len(rows), BATCH):
+            batch = to_float(torch.from_numpy(next(pixels)).permute(0, 3, 1, 2).contiguous()).to(device)
+            views = [batch] if tokens.views == 1 else [batch, batch.flip(3)]
+            encoded = torch.stack([tokenizer.encode(view) for view in views], dim=1).cpu()
+            if not torch.isfinite(encoded).all():
+                raise ValueError(f"{path}: the tokenizer gave values that are not finite")
+            out[start : start + len(batch)] = encoded.numpy()
+            progress.update(len(batch))
+        out.flush()
+
+    for number in missing:
+        path, rows = shards[number]
+        yield number, partial(write_shard, path=path, rows=rows)
 
 
 def _scale(shards: list[Path], moments: bool, seed: int) -> float:

@@ -21,9 +21,9 @@ from mar.data.latents import sample_posterior
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.runtime import checkpoint, runlog
 from mar.runtime.files import atomic, write
-from mar.runtime.folders import claim, lock
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
+from mar.runtime.shards import stage
 from mar.study import layout
 from mar.study.compatibility import known
 from mar.study.parts import Tokenizer as TokenizerConfig
@@ -59,12 +59,10 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
     choice: TokenizerConfig = known("tokenizer", name, study.tokenizers)
     root = Path(root)
     folder = layout.tokenizer(root, name)
-    with lock(folder):
-        recipe = {"slice": tokenizer_slice(study, name), "data": sha256_of_data(root)}
-        claim(folder, recipe, "config.json", layout.twin(study, root, folder))
-        weights, config = folder / layout.WEIGHTS, folder / layout.TOKENIZER
-        if config.exists() and weights.exists():
-            print(f"{folder}: complete", flush=True)
+    weights, config = folder / layout.WEIGHTS, folder / layout.TOKENIZER
+    recipe = {"slice": tokenizer_slice(study, name), "data": sha256_of_data(root)}
+    with stage(config, weights.exists, recipe, layout.twin(study, root, folder)) as left:
+        if not left:
             return
         config.unlink(missing_ok=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -27,10 +27,11 @@ from mar.models.order import draw_order, mask_ratio, num_masked
 from mar.runtime import checkpoint, distributed, runlog, stop_signals
 from mar.runtime.distributed import ALONE, World
 from mar.runtime.files import atomic, read, sha256, write
-from mar.runtime.folders import claim, lock
+from mar.runtime.folders import lock
 from mar.runtime.noise import Noise, seed_of
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
+from mar.runtime.shards import unfinished
 from mar.study import layout
 from mar.study.records import RunRecord
 from mar.study.stage_keys import train_slice
@@ -48,20 +49,14 @@ def train(study: Study, root: Path, variant: str, seed: int) -> None:
     with distributed.join() as world, lock(folder) if world.rank == 0 else nullcontext():
         tokens = TokenSet.open(layout.tokens(root, study.variants[variant].tokenizer), verify=world.rank == 0)
         recipe = {"train": train_slice(study, variant, seed), "tokens": tokens.sha256}
-        if world.first(lambda: _claim_unfinished(folder, recipe, layout.twin(study, root, folder))):
+        report, weights = folder / layout.RECORD, folder / layout.AVERAGE
+
+        def sound() -> bool:
+            return weights.exists() and read(report, RunRecord).checkpoint == sha256(weights)
+
+        twin = layout.twin(study, root, folder)
+        if world.first(lambda: unfinished(report, sound, recipe, twin, said="trained already")):
             Trainer(study, variant, seed, tokens, folder, world=world).run()
-
-
-def _claim_unfinished(folder: Path, recipe: dict[str, Any], other: Path | None) -> bool:
-    """Make the folder ours, and whether anything is left to do in it."""
-    claim(folder, recipe, "run.json", other)
-    weights = folder / layout.AVERAGE
-    if not (folder / layout.RECORD).exists() or not weights.exists():
-        return True
-    if read(folder / layout.RECORD, RunRecord).checkpoint != sha256(weights):
-        return True
-    print(f"{folder}: trained already", flush=True)
-    return False
 
 
 class Trainer:

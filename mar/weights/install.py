@@ -14,8 +14,9 @@ from safetensors import safe_open
 
 from mar.models.model import build_model
 from mar.runtime.files import atomic, read, sha256, write
-from mar.runtime.folders import claim, lock
+from mar.runtime.folders import lock
 from mar.runtime.provenance import provenance
+from mar.runtime.shards import unfinished
 from mar.study import layout
 from mar.study.records import ImportRecord, RunRecord, TokenizerRecord, TokenManifest, Tokens
 from mar.study.stage_keys import tokenizer_slice, train_slice
@@ -45,10 +46,9 @@ def install_tokenizer(study: Study, root: Path, name: str) -> None:
         with torch.device("meta"):
             tokenizer = build(config, study.data.image_size)
         _same_shapes(file, tokenizer.net.state_dict(), f"tokenizers.{name}")
-        claim(folder, {"slice": tokenizer_slice(study, name), "weights": imported.sha256})
         weights, report = folder / layout.WEIGHTS, folder / layout.TOKENIZER
-        if report.exists() and weights.exists() and sha256(weights) == imported.sha256:
-            print(f"{folder}: complete", flush=True)
+        recipe = {"slice": tokenizer_slice(study, name), "weights": imported.sha256}
+        if not unfinished(report, lambda: weights.exists() and sha256(weights) == imported.sha256, recipe):
             return
         _copy(file, weights)
         net = {k: v for k, v in tokenizer.net.config.items() if not k.startswith("_")}
@@ -78,10 +78,9 @@ def install_run(study: Study, root: Path, variant: str, seed: int) -> None:
         with torch.device("meta"):
             model = build_model(study, variant, manifest)
         _same_shapes(file, model.state_dict(), f"variants.{variant}")
-        claim(folder, {"train": train_slice(study, variant, seed), "weights": imported.sha256})
         weights, report = folder / layout.AVERAGE, folder / layout.RECORD
-        if report.exists() and weights.exists() and sha256(weights) == imported.sha256:
-            print(f"{folder}: complete", flush=True)
+        recipe = {"train": train_slice(study, variant, seed), "weights": imported.sha256}
+        if not unfinished(report, lambda: weights.exists() and sha256(weights) == imported.sha256, recipe):
             return
         _copy(file, weights)
         run = RunRecord(

@@ -18,9 +18,10 @@ from torch.nn import functional
 from mar.data.images import ImageSet, open_split, sha256_of_data, shuffled, to_float
 from mar.runtime.checkpoint import load_weights
 from mar.runtime.files import atomic, read, write
-from mar.runtime.folders import claim, lock, recipe_of
+from mar.runtime.folders import recipe_of
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
+from mar.runtime.shards import stage
 from mar.study import layout
 from mar.study.records import ClassifierRecord
 from mar.study.sections import Classifier as ClassifierConfig
@@ -61,16 +62,10 @@ def train(study: Study, root: str | Path) -> None:
     """
     root, config = Path(root), section(study)
     folder = layout.classifier(root)
-    with lock(folder):
-        claim(
-            folder,
-            {"slice": classifier_slice(study), "data": sha256_of_data(root)},
-            "classifier.json",
-            layout.twin(study, root, folder),
-        )
-        report = folder / layout.CLASSIFIER
-        if report.exists() and (folder / layout.WEIGHTS).exists():
-            print(f"{folder}: complete", flush=True)
+    report, weights = folder / layout.CLASSIFIER, folder / layout.WEIGHTS
+    recipe = {"slice": classifier_slice(study), "data": sha256_of_data(root)}
+    with stage(report, weights.exists, recipe, layout.twin(study, root, folder)) as left:
+        if not left:
             return
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         images, heldout = open_split(study, root, "train"), open_split(study, root, "heldout")
@@ -80,7 +75,7 @@ def train(study: Study, root: str | Path) -> None:
         fit(model, study, images, folder / layout.LOG, device)
         model.eval()
         heldout_accuracy = accuracy(model, heldout, config.batch, device)
-        with atomic(folder / layout.WEIGHTS) as temporary:
+        with atomic(weights) as temporary:
             save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, temporary)
         record = ClassifierRecord(
             accuracy=heldout_accuracy,
