@@ -10,7 +10,6 @@ import time
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from mar.runtime.files import Part
 
@@ -70,8 +69,3 @@ def provenance() -> Provenance:
         device=device,
         threads=torch.get_num_threads() if torch is not None else None,
     )
-
-
-def record() -> dict[str, Any]:
-    """Provenance of a result, ready for JSON."""
-    return provenance().model_dump(mode="json")
