@@ -55,6 +55,7 @@ from mar.tokenizers.encode import encode
 from mar.tokenizers.train import train as train_tokenizer
 from mar.training.schedule import learning_rate
 from mar.training.trainer import Trainer
+from mar.weights.install import install_tokenizer
 
 EVERY = 0.05  # seconds between looks at the memory
 JUDGED = 8  # images on either side of the metrics: the least of which all have an interval, k 3
@@ -184,7 +185,7 @@ def run_tokenizer(study: Study, root: Path, name: str, stages: Stages) -> int:
     if config.pretrained:
         with stages.stage("tokenizer"):
             install_random(study, root, name)
-            train_tokenizer(study, root, name)
+            install_tokenizer(study, root, name)
             shutil.rmtree(layout.assets(root))  # copied where it is needed
     else:
         lpips, note = None, ""

@@ -45,6 +45,13 @@ class Record(Part):
     format: Literal[1] = 1
 
 
+class Manifest(Record):
+    """A record whose checksum names it in the results after it.
+
+    One that a later version makes again has to have the same bytes, so format 1 is not written.
+    """
+
+
 R = TypeVar("R", bound=BaseModel)
 
 
@@ -172,12 +179,11 @@ def parse(where: str | Path, text: str | bytes, record: type[R]) -> R:
 
 
 def write(path: str | Path, record: BaseModel) -> None:
-    """Write a record atomically: the keys that were given, in the order in which they are declared.
-
-    Defaults are left out. The checksum of a manifest names it in the results after it, so one that a later version
-    makes again has to have the same bytes.
-    """
-    write_json(path, record.model_dump(mode="json", exclude_unset=True))
+    """Write a record atomically: its format, and the keys that were given, in the order in which they are declared."""
+    values = record.model_dump(mode="json", exclude_unset=True)
+    if isinstance(record, Record) and not isinstance(record, Manifest):
+        values = {"format": record.format} | values
+    write_json(path, values)
 
 
 def sha256(path: str | Path) -> str:

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from mar.runtime.files import FileName, Part, Record, Sha256
+from mar.runtime.files import FileName, Manifest, Part, Record, Sha256
 from mar.runtime.provenance import Provenance
 from mar.study.parts import Sampling
 
@@ -94,7 +94,7 @@ class Skipped(Part):
     reason: str
 
 
-class DataManifest(Record):
+class DataManifest(Manifest):
     """data/manifest.json: what `mar prepare` found."""
 
     kind: str
@@ -198,7 +198,7 @@ class ClassifierRecord(Record):
     provenance: Provenance
 
 
-class Tokens(Record):
+class Tokens(Manifest):
     """What the tokens of a split are, whichever files hold them.
 
     Attributes:
@@ -267,7 +267,7 @@ class RunRecord(Record):
     provenance: Provenance
 
 
-class SampleManifest(Record):
+class SampleManifest(Manifest):
     """samples/<variant>/seed<k>/<setting>/manifest.json: a whole sample set."""
 
     variant: str
@@ -304,7 +304,7 @@ class ImageSource(Part):
     sha256: Sha256
 
 
-class FeaturesManifest(Record):
+class FeaturesManifest(Manifest):
     """features/<extractor>/<set>/manifest.json: the features of a set of images by one network."""
 
     extractor: Judge
