@@ -221,7 +221,7 @@ class Codebook:
         """Move the codes that were not chosen since the last call onto latents of this batch."""
         latents = self.net.encode(batch).latents
         if isinstance(self.net.quantize, MultiScaleQuantizer):
-            latents = self.net.quantize.looked_up(latents)  # (B*L, C)
+            latents = self.net.quantize.residuals(latents)  # (B*L, C)
         else:
             latents = latents.permute(0, 2, 3, 1).flatten(0, 2)  # (B*h*w, C)
         dead = (~self.used).nonzero()[:, 0]
