@@ -1,7 +1,8 @@
 """Images, latents and tokens on disk, and published files by name.
 
-prepare: looks at every image once. images: reads them. imagenet: what ImageNet has. tokens: shards of tokens. latents:
-patches and posteriors. read_ahead: worker processes. published: files of config/assets.csv.
+prepare: lists the images, and decodes each once. images: reads them. idx: the format of MNIST and its relatives.
+imagenet: the totals of ImageNet. tokens: shards of tokens. latents: patches and posteriors. read_ahead: processes that
+decode. published: the files of config/assets.csv.
 
 May import: runtime, study.
 """

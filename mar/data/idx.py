@@ -1,7 +1,7 @@
-"""idx files, the format of MNIST and its relatives: read, known by the checksum of their content, found where they lie.
+"""idx files, the format of MNIST and its relatives: how they are found, read and identified by checksum.
 
-Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747; MIT) is the set that a study gets without a path: 60,000
-photographs to train on and 10,000 held out, 28 x 28 grey values, ten classes.
+Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747; MIT) needs no path in the study: 60,000 photographs to
+train on and 10,000 held out, 28 x 28 grey values, ten classes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from mar.data import published
 
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-# SHA-256 of the four files of Fashion-MNIST when they are unpacked: packers differ, the content does not.
+# SHA-256 of the content of the four files of Fashion-MNIST; gzip of the same content differs between packers.
 FASHION_SHA256 = {
     "train-images": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -29,14 +29,20 @@ FASHION_SHA256 = {
     "t10k-labels": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 PACKAGE = "dataset-fashion-mnist"  # Debian's, in its main archive since 2020
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package puts its files
-KINDS = {"images": ("idx3", 3), "labels": ("idx1", 1)}  # name in the file name, and dimensions
-LARGEST = 1 << 32  # bytes of an unpacked file; MNIST's largest relative, EMNIST by class, has 0.55e9
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # folder in which the package installs its files
+KINDS = {"images": ("idx3", 3), "labels": ("idx1", 1)}  # part of the file name, number of dimensions
+LARGEST = 1 << 32  # most bytes of an unpacked file; the largest relative of MNIST, EMNIST by class, has 0.55e9
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images of one split: grey values uint8 (N, h, w), labels uint8 (N,), and the checksum of both files' content."""
+    """One split.
+
+    Attributes:
+        images: grey values, uint8 (N, h, w).
+        labels: classes, uint8 (N,).
+        sha256: checksum of the content of both files.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -44,19 +50,23 @@ class Labelled:
 
 
 def read(path: Path, dimensions: int) -> tuple[np.ndarray, str]:
-    """An idx file of bytes, packed by gzip or not, as an array, and the SHA-256 of its unpacked content.
+    """The values of an idx file of bytes, plain or gzipped, and the SHA-256 of its unpacked content.
 
-    The format: two zero bytes, the type (8: bytes), the number of dimensions, each size as four bytes with the highest
-    first, then the values.
+    The format: two zero bytes, the type (8 for bytes), the number of dimensions, each size as four big-endian bytes,
+    then the values.
+
+    Args:
+        path: the file.
+        dimensions: number of dimensions that it must have.
 
     Raises:
-        ValueError: it cannot be read, is no idx file of bytes with so many dimensions, or has more or fewer values than
-            its sizes say.
+        ValueError: the file cannot be read, is no idx file of bytes with so many dimensions, or has more or fewer
+            values than its sizes say.
     """
     try:
         with open(path, "rb") as plain:
-            packed = plain.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if packed else open(path, "rb") as file:
+            gzipped = plain.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if gzipped else open(path, "rb") as file:
             content = file.read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error}); accepted: an idx file, or one packed by gzip") from None
@@ -76,99 +86,101 @@ def read(path: Path, dimensions: int) -> tuple[np.ndarray, str]:
 
 
 def load(folder: Path) -> dict[str, Labelled]:
-    """The splits in a folder of idx files under their usual names: train, and heldout where there is a test set.
+    """The splits in a folder of idx files with their usual names: train, and heldout if there is a test set.
 
     A prefix is accepted, as in emnist-letters-train-images-idx3-ubyte.gz; the test set is called t10k or test.
 
     Raises:
-        ValueError: a file is missing, there twice or damaged, or images and labels differ in number.
+        ValueError: a file is missing, damaged, or present under two names, or the numbers of images and labels differ.
     """
     if not folder.is_dir():
         raise ValueError(
             f"data.path {folder}: no such folder; accepted: a folder with train-images-idx3-ubyte[.gz] ..."
         )
-    found = {"train": _split(folder, ("train",)), "heldout": _split(folder, ("t10k", "test"))}
-    if found["train"] is None:
+    splits = {"train": _split(folder, ("train",)), "heldout": _split(folder, ("t10k", "test"))}
+    if splits["train"] is None:
         raise ValueError(f"data.path {folder}: found no *train-images-idx3-ubyte[.gz]; accepted: it and its labels")
-    return {name: split for name, split in found.items() if split is not None}
+    return {name: split for name, split in splits.items() if split is not None}
 
 
 def _split(folder: Path, names: tuple[str, ...]) -> Labelled | None:
-    """One split by the names that its files may have; None where it has none."""
+    """The split whose files have one of these names, or None if there are no such files."""
     files: dict[str, Path] = {}
     for kind, (idx, _) in KINDS.items():
-        there = sorted(p for n in names for end in ("", ".gz") for p in folder.glob(f"*{n}-{kind}-{idx}-ubyte{end}"))
-        if len(there) > 1:
-            raise ValueError(f"data.path {folder}: found {', '.join(p.name for p in there)}; accepted: one of them")
-        if there:
-            files[kind] = there[0]
+        paths = sorted(p for n in names for end in ("", ".gz") for p in folder.glob(f"*{n}-{kind}-{idx}-ubyte{end}"))
+        if len(paths) > 1:
+            raise ValueError(f"data.path {folder}: found {', '.join(p.name for p in paths)}; accepted: one of them")
+        if paths:
+            files[kind] = paths[0]
     if not files:
         return None
     if missing := [kind for kind in KINDS if kind not in files]:
         raise ValueError(f"data.path {folder}: {next(iter(files.values())).name} is there without its {missing[0]}")
-    (images, a), (labels, b) = (read(files[kind], dimensions) for kind, (_, dimensions) in KINDS.items())
+    (images, images_sha256), (labels, labels_sha256) = (
+        read(files[kind], dimensions) for kind, (_, dimensions) in KINDS.items()
+    )
     if len(images) != len(labels):
         raise ValueError(
             f"{files['labels']}: {len(labels)} labels; accepted: {len(images)}, as {files['images'].name} has images"
         )
-    return Labelled(images, labels, hashlib.sha256((a + b).encode()).hexdigest())
+    return Labelled(images, labels, hashlib.sha256((images_sha256 + labels_sha256).encode()).hexdigest())
 
 
 def fashion_mnist(path: Path | None, assets: Path) -> dict[str, Labelled]:
-    """Fashion-MNIST from the first place that has it: `path`, Debian's package, the published files.
+    """Fashion-MNIST from the first source that has it.
 
-    Debian's package is taken where it is installed, else fetched with apt-get and unpacked, for which nobody needs to
-    be root; then the published files are fetched.
+    The sources are `path`; Debian's package where it is installed; files that were downloaded before; Debian's package,
+    downloaded with apt-get and unpacked without root rights; the published files, downloaded.
 
     Args:
-        path: of the study, or None.
-        assets: results/assets, under which what is fetched is kept.
+        path: data.path of the study, or None.
+        assets: results/assets, where downloads are stored.
 
     Raises:
-        ValueError: it is nowhere, or its content is not the published one.
+        ValueError: no source has it, or its content is not the published one.
     """
-    kept = assets / "downloads" / "fashion-mnist"
+    downloaded = assets / "downloads" / "fashion-mnist"
     if path is not None:
         return _checked(path)
-    for folder in (DEBIAN, kept):
+    for folder in (DEBIAN, downloaded):
         if folder.is_dir() and any(folder.iterdir()):
             return _checked(folder)
     try:
-        _fetch_package(kept)
+        _fetch_package(downloaded)
     except ValueError as error:
         try:
             for name in FASHION_SHA256:
                 asset = published.find(f"fashion-mnist-{name}", published.TABLE)
                 file = published.fetch(asset, assets)
-                kept.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, kept / f"{name}-{KINDS[name.split('-')[1]][0]}-ubyte.gz")
+                downloaded.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, downloaded / f"{name}-{KINDS[name.split('-')[1]][0]}-ubyte.gz")
         except ValueError as other:
-            shutil.rmtree(kept, ignore_errors=True)
+            shutil.rmtree(downloaded, ignore_errors=True)
             raise ValueError(
                 f"Fashion-MNIST is not on this machine and cannot be fetched: {error}; {other}. Accepted: Debian's "
                 f"package {PACKAGE}, or the four published files in a folder that data.path names"
             ) from None
-    return _checked(kept)
+    return _checked(downloaded)
 
 
 def _checked(folder: Path) -> dict[str, Labelled]:
-    """Fashion-MNIST in a folder, if it is that."""
+    """The splits in a folder; raises ValueError unless they are Fashion-MNIST as published."""
     splits = load(folder)
-    wanted = {
+    published_sha256 = {
         "train": hashlib.sha256((FASHION_SHA256["train-images"] + FASHION_SHA256["train-labels"]).encode()).hexdigest(),
         "heldout": hashlib.sha256((FASHION_SHA256["t10k-images"] + FASHION_SHA256["t10k-labels"]).encode()).hexdigest(),
     }
-    for name, digest in wanted.items():
+    for name, digest in published_sha256.items():
         if name not in splits or splits[name].sha256 != digest:
-            what = "is missing" if name not in splits else "is another set"
+            fault = "is missing" if name not in splits else "is another set"
             raise ValueError(
-                f"{folder}: its {name} split {what}; accepted: Fashion-MNIST as published (kind: idx takes any other)"
+                f"{folder}: its {name} split {fault}; accepted: Fashion-MNIST as published (kind: idx takes any other)"
             )
     return splits
 
 
 def _fetch_package(folder: Path) -> None:
-    """Fetch Debian's package and unpack its files into a folder; raises ValueError where that is not possible."""
+    """Download Debian's package and unpack its files into a folder; raises ValueError where that is impossible."""
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise ValueError("no apt-get here")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The images of a study, read as `mar prepare` recorded them, and how they become square RGB arrays."""
+"""The images of a study, as `mar prepare` listed them, read as square RGB arrays."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SPLITS = ("train", "heldout")
 
 
 class ImageSet:
-    """One split: labels in memory, images read when asked for.
+    """One split of the data: labels in memory, images read from disk on demand.
 
     Attributes:
         labels: class of each image, int64 (N,).
-        classes: names of the classes.
+        classes: names of the classes; a label is an index into them.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
     """The images of a split, "train" or "heldout", as `prepare` recorded them.
 
     Raises:
-        ValueError: `prepare` has not run for this data section; or later, a file has become unreadable since.
+        ValueError: `prepare` has not run for this data section. When an image is read: it can be read no longer.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r}; accepted: {', '.join(SPLITS)}")
@@ -86,9 +86,10 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """Centre crop of the ADM suite: halve with BOX while the short side is >= 2 size, BICUBIC to size, crop.
+    """Centre crop to size x size pixels, as in ADM (Dhariwal and Nichol 2021) and MAR.
 
-    Source: Dhariwal and Nichol 2021, as used by MAR.
+    The image is halved with BOX while its short side has at least 2 size pixels, then resized with BICUBIC until the
+    short side has `size`, then cropped.
     """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -99,30 +100,38 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 to float32 in [-1, 1]."""
+    """Images of any shape, uint8 to float32 in [-1, 1]."""
     return images.float() / 127.5 - 1.0
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Float in [-1, 1] to uint8: clipped, then rounded to the nearest."""
+    """Images of any shape, float to uint8: clipped to [-1, 1], scaled, and rounded to the nearest."""
     return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().byte()
 
 
 def shuffled(count: int, batch: int, total: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Index batches (B,) that walk through fresh permutations of `count` images until `total` were drawn."""
+    """Yield batches of indices (B,) from one permutation of `count` images after another, `total` indices in all."""
     import torch
 
-    left, order = total, torch.empty(0, dtype=torch.int64)
-    while left:
-        indices, order = draw_indices(order, min(batch, left), count, generator)
+    remaining, order = total, torch.empty(0, dtype=torch.int64)
+    while remaining:
+        indices, order = draw_indices(order, min(batch, remaining), count, generator)
         yield indices
-        left -= len(indices)
+        remaining -= len(indices)
 
 
 def draw_indices(
     order: torch.Tensor, need: int, count: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The next `need` indices of fresh permutations of `count` images, and what is left: `order` of the next call."""
+    """The next `need` indices, and those that remain of the present permutation: `order` of the next call.
+
+    Args:
+        order: (n,) indices that remain of the present permutation of `count` images; when they do not suffice, a new
+            permutation is drawn.
+        need: how many indices to return.
+        count: number of images.
+        generator: draws the permutations.
+    """
     import torch
 
     while len(order) < need:

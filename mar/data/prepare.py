@@ -1,6 +1,6 @@
-"""Looking at every image once: which files or digits belong to which split, and which cannot be read.
+"""`mar prepare`: lists the images of each split, and decodes every one once to find those that cannot be read.
 
-Every later stage reads images through `mar.data.images.open_split`, which trusts the record written here.
+Every later stage reads images through `mar.data.images.open_split`, which trusts the record that is written here.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from mar.study.records import DataManifest, Entry, FileLists, Skipped, Split
 from mar.study.stage_keys import data_slice
 from mar.study.study import Study
 
-SPLIT_SEED = 2024  # of the held-out share; fixed, so that every study of a data set holds out the same images
+SPLIT_SEED = 2024  # chooses held-out images; fixed, so that all studies of a data set hold out the same ones
 
 
 def prepare(study: Study, root: str | Path) -> None:
-    """Look at every image and write data/manifest.json (counts, skipped files, hash of the file list).
+    """Decode every image and write data/manifest.json (counts, skipped files, hash of the file list).
 
     Raises:
-        ValueError: the path is missing, a class has no readable image, train/ and val/ differ in their classes, or
-            the data are not what `expect` says.
+        ValueError: the path is missing, a class has no readable image, train/ and val/ have different classes, or the
+            data are not what `expect` says.
     """
     root = Path(root)
     folder = layout.data(root)
@@ -57,7 +57,7 @@ def prepare(study: Study, root: str | Path) -> None:
 
 
 def _source(study: Study, assets: Path) -> tuple[str, Callable[[Path], DataManifest]]:
-    """What tells the images of the study from others, and what prepares them in a folder."""
+    """A checksum that identifies the images of the study, and the function that prepares them in a folder."""
     path = Path(study.data.path) if study.data.path else None
     if study.data.kind == "digits":
         return "sklearn", lambda folder: _prepare_digits(study, folder, "sklearn")
@@ -82,25 +82,28 @@ def _prepare_digits(study: Study, folder: Path, listing: str) -> DataManifest:
     large = np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in grey])
     images = np.repeat(large[..., None], 3, axis=-1)  # (N, H, W, 3)
     labels = digits.target.astype(np.int64)
-    kept: dict[str, list[int]] = {split: [] for split in SPLITS}
+    rows: dict[str, list[int]] = {split: [] for split in SPLITS}
     for label in range(10):
         train, heldout = _hold_out(np.flatnonzero(labels == label), study.data.holdout, str(label))
-        kept["train"] += train
-        kept["heldout"] += heldout
+        rows["train"] += train
+        rows["heldout"] += heldout
     arrays: dict[str, np.ndarray] = {}
-    for split, indices in kept.items():
+    for split, indices in rows.items():
         arrays[f"{split}_images"], arrays[f"{split}_labels"] = images[sorted(indices)], labels[sorted(indices)]
     with atomic(folder / layout.DIGITS) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     names = [str(name) for name in digits.target_names]
-    entries = [(split, hashlib.sha256(grey[i]).hexdigest()) for split in SPLITS for i in sorted(kept[split])]
-    return _record(study, listing, names, {s: [int(labels[i]) for i in kept[s]] for s in SPLITS}, entries, [])
+    entries = [(split, hashlib.sha256(grey[i]).hexdigest()) for split in SPLITS for i in sorted(rows[split])]
+    return _record(study, listing, names, {s: [int(labels[i]) for i in rows[s]] for s in SPLITS}, entries, [])
 
 
 def _prepare_idx(
     study: Study, folder: Path, splits: dict[str, idx.Labelled], listing: str, names: tuple[str, ...] | None
 ) -> DataManifest:
-    """Images in black borders, up to the study's size; labels counted from 0; without a test set a share held out."""
+    """Write the images of idx files with black borders up to the study's size, and their classes from 0.
+
+    Without a test set, a share of each class is held out.
+    """
     size = study.data.image_size
     values = np.unique(np.concatenate([split.labels for split in splits.values()]))
     classes = list(names or (str(value) for value in values))
@@ -117,12 +120,12 @@ def _prepare_idx(
         arrays[f"{name}_labels"] = np.searchsorted(values, split.labels).astype(np.int64)
     if "heldout" not in splits:
         images, labels = arrays["train_images"], arrays["train_labels"]
-        kept: dict[str, list[int]] = {split: [] for split in SPLITS}
+        rows_of: dict[str, list[int]] = {split: [] for split in SPLITS}
         for label, text in enumerate(classes):
             train, heldout = _hold_out(np.flatnonzero(labels == label), study.data.holdout, text)
-            kept["train"] += train
-            kept["heldout"] += heldout
-        for name, rows in kept.items():
+            rows_of["train"] += train
+            rows_of["heldout"] += heldout
+        for name, rows in rows_of.items():
             arrays[f"{name}_images"], arrays[f"{name}_labels"] = images[sorted(rows)], labels[sorted(rows)]
     for name in SPLITS:
         if missing := sorted(set(range(len(classes))) - set(arrays[f"{name}_labels"].tolist())):
@@ -145,7 +148,7 @@ def _prepare_folder(study: Study, folder: Path, found: dict[str, Any], listing: 
         readable[split] = []
         progress = Progress(f"prepare {split}", len(listed["files"]), unit="files")
         with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders work in parallel
-            warnings.simplefilter("ignore")  # of odd metadata: the pixels decide
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; only the pixels matter here
             reasons = pool.map(lambda entry: _why_unreadable(base / entry[0]), listed["files"])
             for entry, reason in zip(listed["files"], reasons, strict=True):
                 if reason:
@@ -203,7 +206,15 @@ def _record(
 
 
 def _hold_out(indices: np.ndarray, share: float, name: str) -> tuple[list[int], list[int]]:
-    """Split the images of one class; the class's place and name play no part, so adding a class moves no image."""
+    """Split the images of one class into (train, held out).
+
+    The split does not depend on the place and name of the class, so that adding a class moves no other image.
+
+    Args:
+        indices: images of the class.
+        share: data.holdout of the study.
+        name: name of the class, for the message.
+    """
     count = round(share * len(indices))
     if not 0 < count < len(indices):
         raise ValueError(
@@ -215,7 +226,7 @@ def _hold_out(indices: np.ndarray, share: float, name: str) -> tuple[list[int], 
 
 
 def _scan(base: Path) -> dict[str, Any]:
-    """Sorted classes and files of base/<class>, or of base/train/<class> and base/val/<class>; none that is hidden."""
+    """Sorted classes and files of base/<class>, or of base/train/<class> and base/val/<class>, without hidden ones."""
     if not base.is_dir():
         raise ValueError(
             f"data.path {base}: no such folder; accepted: a folder of <class>/<image>, or of train/ and val/"
@@ -243,7 +254,7 @@ def _scan_classes(base: Path, under: str) -> dict[str, Any]:
 
 
 def _why_unreadable(path: Path) -> str | None:
-    """None for an image that decodes to its end, else why not. A header alone would not show a truncated file."""
+    """None for an image that decodes completely, else the reason; a truncated file has an intact header."""
     try:
         _decode(path)
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error and more

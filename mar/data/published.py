@@ -1,8 +1,8 @@
-"""Published files by name: where they are, their checksums and licences (config/assets.csv), and fetching them.
+"""Published files by name: addresses, checksums and licences (config/assets.csv), and how they are downloaded.
 
-A checksum stands in the table only where somebody published it. Of a file without one, the checksum at the first
-fetch is locked in results/assets/lock.json: a later file of that name has to be the same. Imports no torch: the
-workflow reads the table when it is parsed.
+The table has a checksum only where somebody published one. For any other file, its checksum at the first download is
+locked in results/assets/lock.json, and a later file of that name has to be the same. This module imports no torch,
+because the workflow reads the table when it is parsed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ TABLE = layout.shipped("assets.csv")
 FOLDER = layout.ASSETS
 COLUMNS = ("name", "format", "url", "sha256", "size", "licence", "source", "note")
 BLOCK = 1 << 20  # bytes read at a time
-TIMEOUT = 60.0  # seconds without an answer
-# Dropbox hands out the file itself, and not a page about it, to a client of this name.
+TIMEOUT = 60.0  # seconds without an answer after which a download fails
+# To a client of this name, Dropbox sends the file itself instead of a page about it.
 AGENT = "Wget/1.16 (mar)"
 
 
@@ -45,7 +45,7 @@ class Asset:
     note: str
 
     def path(self, folder: Path) -> Path:
-        """Where the file belongs under the folder of assets, whether fetched or put there by hand."""
+        """Place of the file under the folder of assets, whether it is downloaded or put there by hand."""
         return layout.downloads(folder) / f"{self.name}{PurePosixPath(urlsplit(self.url).path).suffix}"
 
 
@@ -53,7 +53,7 @@ def table(file: Path) -> dict[str, Asset]:
     """The rows of config/assets.csv by name.
 
     Raises:
-        ValueError: the file is missing, a column is, or a row is malformed or there twice.
+        ValueError: the file or a column is missing, a row is malformed, or a name is there twice.
     """
     try:
         with open(file, newline="") as lines:
@@ -93,10 +93,10 @@ def find(name: str, file: Path) -> Asset:
 
 
 def only(format: str, name: str, file: Path) -> Asset:
-    """The asset of that name, or without a name the only one of that format.
+    """The asset of that name, or if the name is empty the only one of that format.
 
     Raises:
-        ValueError: it is of another format, or there is not exactly one.
+        ValueError: it has another format, or the name is empty and there is not exactly one of the format.
     """
     assets = table(file)
     of_format = [asset for asset in assets.values() if asset.format == format]
@@ -112,10 +112,10 @@ def only(format: str, name: str, file: Path) -> Asset:
 
 
 def fetch(asset: Asset, folder: Path) -> Path:
-    """The file of an asset under `folder`: downloaded unless it is there already, and checked in either case.
+    """The file of an asset under `folder`, downloaded unless it exists, and checked in either case.
 
     Raises:
-        ValueError: there is no network, or the file is another one than the table or the lock says.
+        ValueError: there is no network, or size or checksum differ from the table or the lock.
     """
     path = asset.path(folder)
     with lock(path.parent):
@@ -132,22 +132,22 @@ def fetch(asset: Asset, folder: Path) -> Path:
 
 
 def places(asset: Asset, folder: Path) -> list[Path]:
-    """Where a file is looked for: under `folder`, then in torch's cache, which is found as torch.hub finds it."""
+    """Where a file may be: under `folder`, then in torch's cache, whose place is found as torch.hub finds it."""
     cache = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
     name = PurePosixPath(urlsplit(asset.url).path).name
     return [asset.path(folder), Path(cache).expanduser() / "hub" / "checkpoints" / name]
 
 
 def locate(name: str, file: Path, folder: Path) -> tuple[Path, str]:
-    """A published file that has to be on disk already, and its SHA-256, checked as a fetched file is.
+    """A published file that must be on disk already, and its SHA-256, checked as after a download.
 
     Args:
-        name: in the table.
+        name: name of the asset in the table.
         file: the table.
-        folder: of the assets, results/assets.
+        folder: folder of the assets, results/assets.
 
     Raises:
-        ValueError: it is at neither of its places, or another file than the table or the lock says.
+        ValueError: it is at neither of its places, or size or checksum differ from the table or the lock.
     """
     asset = find(name, file)
     for path in (searched := places(asset, folder)):
@@ -166,8 +166,8 @@ def _download(asset: Asset, path: Path, temporary: Path) -> None:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, open(temporary, "wb") as file:
             if answer.headers.get_content_type() == "text/html":
                 raise ValueError(f"{asset.url}: answered with a web page instead of the file; {by_hand}")
-            said = answer.headers.get("Content-Length")
-            total = int(said) if said else asset.size
+            length = answer.headers.get("Content-Length")
+            total = int(length) if length else asset.size
             progress = Progress(f"fetch {asset.name}", total or 0, unit="bytes")
             last = time.monotonic()
             while block := answer.read(BLOCK):
@@ -177,14 +177,14 @@ def _download(asset: Asset, path: Path, temporary: Path) -> None:
                 elif time.monotonic() - last > progress.every:
                     last = time.monotonic()
                     print(f"fetch {asset.name}: {file.tell()} bytes", flush=True)
-            if said and file.tell() != int(said):
-                raise ValueError(f"{asset.url}: ended after {file.tell()} of {said} bytes; run the command again")
+            if length and file.tell() != int(length):
+                raise ValueError(f"{asset.url}: ended after {file.tell()} of {length} bytes; run the command again")
     except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
         raise ValueError(f"{asset.url}: cannot be fetched ({error}); {by_hand}") from None
 
 
 def compare(file: Path, name: str, path: Path) -> None:
-    """Say whether a local file that is imported under the name of a published one is that file.
+    """Refuse a local file that is imported under the name of a published one and is another file.
 
     Raises:
         ValueError: the table has a checksum for the name, and the file has another.
@@ -200,7 +200,10 @@ def compare(file: Path, name: str, path: Path) -> None:
 
 
 def _check(asset: Asset, file: Path, folder: Path, path: Path | None = None) -> str:
-    """Compare size and checksum with the table or the lock, lock what has neither; the checksum. `path`: its place."""
+    """Compare a file with the table or the lock; without a checksum in either, lock it. Returns the checksum.
+
+    `path` is the final place of a file that is still at a temporary one.
+    """
     path = path or file
     size = file.stat().st_size
     if asset.size is not None and size != asset.size:
@@ -213,8 +216,8 @@ def _check(asset: Asset, file: Path, folder: Path, path: Path | None = None) -> 
     with lock(folder):
         known = read(locks, LockedFiles).root if locks.exists() else {}
         if asset.name not in known:
-            found = LockedFile(sha256=digest, size=size, url=asset.url)
-            write(locks, LockedFiles({**known, asset.name: found}))
+            locked = LockedFile(sha256=digest, size=size, url=asset.url)
+            write(locks, LockedFiles({**known, asset.name: locked}))
             print(f"{path}: nobody published its sha256; {digest} is locked in {locks}", flush=True)
         elif known[asset.name].sha256 != digest:
             raise ValueError(
@@ -224,5 +227,5 @@ def _check(asset: Asset, file: Path, folder: Path, path: Path | None = None) -> 
     return digest
 
 
-# published networks that judge: names of their files in config/assets.csv
+# Published networks whose features judge images: name of the extractor, and of its file in config/assets.csv.
 WEIGHTS = {"inception": "inception", "clean": "inception", "dinov2": "dinov2-vitl14"}

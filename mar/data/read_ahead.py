@@ -1,4 +1,4 @@
-"""Reading ahead: worker processes read and decode what comes next while a network works on what came."""
+"""Reading ahead: worker processes decode the next images while a network works on the present ones."""
 
 from __future__ import annotations
 
@@ -7,36 +7,38 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-WORKER_IMAGES = 500  # images that are worth starting a process for
+WORKER_IMAGES = 500  # one worker process for so many images: for fewer, starting it takes longer than it saves
 
 T = TypeVar("T")
 
 
 def read_ahead(read: Callable[[T], np.ndarray], items: Sequence[T], workers: int) -> Iterator[np.ndarray]:
-    """What `read` makes of each item, in their order, made by `workers` processes, which keep two each in store.
+    """Yield `read(item)` for each item, in order, computed by `workers` processes that stay two results ahead each.
 
-    With 0 workers it is made in this process, which is faster for few or for ready images.
+    With 0 workers this process computes them, which is faster for few images and for images in memory.
 
     Raises:
-        ValueError: as `read` does.
+        ValueError: `read` raised it in a worker.
     """
     if not workers:
         yield from map(read, items)
         return
     from torch.utils.data import DataLoader
 
-    settings: dict[str, Any] = {"multiprocessing_context": "fork", "prefetch_factor": 2, "collate_fn": _same}
-    made: Any = _Items(read, items)
-    for found in DataLoader(made, batch_size=None, num_workers=workers, **settings):
-        if isinstance(found, ValueError):
-            raise found
-        yield found
+    settings: dict[str, Any] = {"multiprocessing_context": "fork", "prefetch_factor": 2, "collate_fn": _unchanged}
+    results: Any = _Items(read, items)
+    for result in DataLoader(results, batch_size=None, num_workers=workers, **settings):
+        if isinstance(result, ValueError):
+            raise result
+        yield result
 
 
 class _Items(Generic[T]):
-    """Arrays, handed over through a pipe: the shared memory of a container, where tensors would go, may be small.
+    """The results as a data set of torch's loader.
 
-    An error is handed over as a value: raised in a worker, the loader would wrap a traceback around its message.
+    They are arrays, which pass through a pipe; tensors would pass through shared memory, which may be small in a
+    container. An error is passed on as a value: if it were raised in a worker, the loader would wrap its message in a
+    traceback.
     """
 
     def __init__(self, read: Callable[[T], np.ndarray], items: Sequence[T]) -> None:
@@ -52,5 +54,5 @@ class _Items(Generic[T]):
             return error
 
 
-def _same(found: Any) -> Any:
-    return found
+def _unchanged(result: Any) -> Any:
+    return result

@@ -1,4 +1,4 @@
-"""Token shards: reading them back, and the plain functions between latents and tokens."""
+"""Token shards, read back through memory maps."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class TokenSet:
     """The encoded images of one split, read through mmap.
 
     Attributes:
-        manifest: what `mar encode` wrote down (kind, count, classes, grid, scale, shards).
+        manifest: record that `mar encode` wrote (kind, count, classes, grid, scale, shards).
         labels: class of each image, int64 (N,).
-        sha256: of the manifest file; the name of these tokens in later files.
-        folder: where they are, beside the quantiser of a multi-scale tokenizer.
+        sha256: checksum of the manifest file, by which records of later stages name these tokens.
+        folder: folder of the shards, and of the quantiser of a multi-scale tokenizer.
     """
 
     def __init__(
@@ -41,14 +41,15 @@ class TokenSet:
         self._files: list[tuple[mmap.mmap, int]] = [(shard.base, shard.offset) for shard in shards]  # type: ignore[misc]
         self._shards = [shard.view(np.ndarray).reshape(-1, shard[0, 0].size) for shard in shards]  # (count * views, n)
         self._starts = np.cumsum([0] + [len(shard) for shard in shards])
-        self._blocks = -1  # read from a disk by this process when the last batch was asked for
+        self._blocks = -1  # blocks that this process had read from a disk at the last batch; -1 before the first
 
     @classmethod
     def open(cls, folder: str | Path, verify: bool = True) -> TokenSet:
         """Open a folder that `mar encode` finished.
 
         Args:
-            verify: compare every shard with its checksum too (reads all of them once).
+            folder: tokens/<tokenizer>/<split>.
+            verify: compare every shard with its checksum, which reads all of them once.
 
         Raises:
             ValueError: a file is missing, truncated or differs from the manifest; the message names it.
@@ -72,25 +73,30 @@ class TokenSet:
     def batch(self, indices: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         """Tokens of images (B,) in views (B,): int64 ids (B, L), or moments (B, 2C, h, w), or latents (B, C, h, w).
 
-        As long as a disk is read, all pages are asked for before the first is waited for: it then works at several of
-        them at a time. Pages that are in memory need no asking, which would take as long as copying them.
+        While shards still come from a disk, all pages of the batch are requested before the first is read, so that the
+        disk works on several at a time. Once they are in memory, requests are left out: they would take as long as
+        copying.
+
+        Args:
+            indices: (B,) images.
+            views: (B,) which view of each: 0 is the image, 1 its mirror image.
         """
         rows, shape = indices.numpy(), shard_shape(self.manifest)
         shard_of = np.searchsorted(self._starts, rows, side="right") - 1
         places = ((rows - self._starts[shard_of]) * shape[0] + views.numpy()).tolist()
-        found = np.empty((len(rows), math.prod(shape[1:])), dtype=shard_dtype(self.manifest))
-        wanted = list(zip(shard_of.tolist(), places, strict=True))
-        before, self._blocks = self._blocks, resource.getrusage(resource.RUSAGE_SELF).ru_inblock
-        if self._blocks != before:
-            self._ask_for(wanted, found[0].nbytes)
-        for i, (shard, place) in enumerate(wanted):
-            found[i] = self._shards[shard][place]
-        tokens = torch.from_numpy(found).view(-1, *shape[1:])
+        values = np.empty((len(rows), math.prod(shape[1:])), dtype=shard_dtype(self.manifest))
+        positions = list(zip(shard_of.tolist(), places, strict=True))
+        blocks_before, self._blocks = self._blocks, resource.getrusage(resource.RUSAGE_SELF).ru_inblock
+        if self._blocks != blocks_before:
+            self._request_pages(positions, values[0].nbytes)
+        for i, (shard, place) in enumerate(positions):
+            values[i] = self._shards[shard][place]
+        tokens = torch.from_numpy(values).view(-1, *shape[1:])
         return tokens.long() if self.manifest.kind == "ids" else tokens
 
-    def _ask_for(self, wanted: list[tuple[int, int]], size: int) -> None:
-        """Let the system read these (shard, place in it) of `size` bytes each, without waiting."""
-        for shard, place in wanted:
+    def _request_pages(self, positions: list[tuple[int, int]], size: int) -> None:
+        """Ask the kernel to read the items at these (shard, row) of `size` bytes each, without waiting for them."""
+        for shard, place in positions:
             mapped, offset = self._files[shard]
             start = offset + place * size
             page = start - start % mmap.PAGESIZE
@@ -111,7 +117,7 @@ def check_quantizer(folder: Path, manifest: TokenManifest) -> None:
 
 
 def shard_shape(tokens: Tokens) -> tuple[int, ...]:
-    """Shape of one image in a shard: (views, L) of ids, (views, 2C, h, w) of moments or (views, C, h, w) of latents."""
+    """Shape of one image in a shard: ids (views, L), moments (views, 2C, h, w) or latents (views, C, h, w)."""
     if tokens.kind == "ids":
         return (tokens.views, tokens.tokens)
     side, channels = tokens.grid * tokens.group, tokens.token_dim // tokens.group**2
@@ -119,7 +125,7 @@ def shard_shape(tokens: Tokens) -> tuple[int, ...]:
 
 
 def shard_dtype(tokens: Tokens) -> str:
-    """Number type of a shard."""
+    """NumPy type of the numbers in a shard."""
     return "int32" if tokens.kind == "ids" else "float32"
 
 

@@ -9,28 +9,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-NORM_EPS = 1e-6  # of every LayerNorm in the published models
+NORM_EPS = 1e-6  # every LayerNorm of the published models adds this to the variance
 
 
 class KVCache:
-    """Keys and values of the tokens that a backbone has seen, for every block.
+    """Keys and values of the tokens that a backbone has seen, for every block: (blocks, B, heads, length, size) each.
 
-    A causal backbone attends to those up to the newest. `whole`: to all, which have been put in before.
+    New tokens attend to the slots up to their own (a causal backbone, or one that works scale by scale). With
+    `attend_all` they attend to all `length` slots, which must have been filled before.
     """
 
     def __init__(
-        self, blocks: int, batch: int, heads: int, length: int, size: int, like: Tensor, whole: bool = False
+        self, blocks: int, batch: int, heads: int, length: int, size: int, like: Tensor, attend_all: bool = False
     ) -> None:
         self.keys = like.new_empty(blocks, batch, heads, length, size)
         self.values = like.new_empty(blocks, batch, heads, length, size)
-        self.length, self.whole = 0, whole
+        self.length, self.attend_all = 0, attend_all  # length: slots that are filled
 
     def append(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put tokens (B, heads, n, size) behind the others; returns the keys and values to attend to."""
+        """Store keys and values (B, heads, n, size) of n new tokens; returns those to attend to, (B, heads, m, size).
+
+        The caller moves `self.length` on when all blocks have stored theirs.
+        """
         end = self.length + k.shape[2]
         self.keys[block, :, :, self.length : end], self.values[block, :, :, self.length : end] = k, v
-        seen = None if self.whole else end
-        return self.keys[block, :, :, :seen], self.values[block, :, :, :seen]
+        visible = None if self.attend_all else end
+        return self.keys[block, :, :, :visible], self.values[block, :, :, :visible]
 
 
 class Attention(nn.Module):
@@ -48,20 +52,20 @@ class Attention(nn.Module):
         causal: bool = False,
         cache: KVCache | None = None,
         block: int = 0,
-        wanted: Tensor | None = None,
+        queries: Tensor | None = None,
     ) -> Tensor:
         """(B, N, W) -> (B, N, W).
 
-        With a cache, x is the newest token and attends to all before it. With `wanted` (B, n), only the rows at these
-        positions are computed, which attend to all: (B, n, W).
+        With a cache, x holds the newest tokens only, which attend to those in the cache too. With `queries` (B, n),
+        only the rows at these positions are computed, and they attend to all N: the result is (B, n, W).
         """
         b, n, w = x.shape
         size = w // self.heads  # q, k, v are (B, heads, rows, size)
-        if wanted is None:
+        if queries is None:
             q, k, v = self.qkv(x).view(b, n, 3, self.heads, size).permute(2, 0, 3, 1, 4)
         else:
             weight, bias = self.qkv.weight, self.qkv.bias
-            q = F.linear(gather(x, wanted), weight[:w], bias[:w]).view(b, -1, self.heads, size).transpose(1, 2)
+            q = F.linear(gather(x, queries), weight[:w], bias[:w]).view(b, -1, self.heads, size).transpose(1, 2)
             k, v = F.linear(x, weight[w:], bias[w:]).view(b, n, 2, self.heads, size).permute(2, 0, 3, 1, 4)
         if cache is not None:
             k, v = cache.append(block, k, v)
@@ -101,17 +105,17 @@ class Block(nn.Module):
         causal: bool = False,
         cache: KVCache | None = None,
         block: int = 0,
-        wanted: Tensor | None = None,
+        queries: Tensor | None = None,
     ) -> Tensor:
-        """(B, N, W) -> (B, N, W), or (B, n, W) at positions `wanted` (B, n); see Attention."""
-        y = self.attn(self.norm1(x), causal, cache, block, wanted)
-        x = (x if wanted is None else gather(x, wanted)) + y
+        """(B, N, W) -> (B, N, W), or (B, n, W) at the positions `queries` (B, n); see Attention."""
+        y = self.attn(self.norm1(x), causal, cache, block, queries)
+        x = (x if queries is None else gather(x, queries)) + y
         return x + self.mlp(self.norm2(x))
 
 
 def run_block(block: nn.Module, x: Tensor, checkpointing: bool, /, **kwargs: Any) -> Tensor:
-    """One block on x (B, N, W); checkpointing keeps x alone and computes the rest again in the backward pass."""
-    if checkpointing and torch.is_grad_enabled():  # dropout is the same again: the generator is set back
+    """One block on x (B, N, W); `checkpointing` keeps only x and computes the rest again in the backward pass."""
+    if checkpointing and torch.is_grad_enabled():  # torch restores the generator, so that dropout repeats
         out: Tensor = checkpoint(block, x, use_reentrant=False, **kwargs)
     else:
         out = block(x, **kwargs)
@@ -119,7 +123,7 @@ def run_block(block: nn.Module, x: Tensor, checkpointing: bool, /, **kwargs: Any
 
 
 def initialise(module: nn.Module) -> None:
-    """Published initialisation of a backbone: xavier-uniform linear layers, N(0, 0.02) for everything learned else."""
+    """Published initialisation of a backbone: xavier-uniform linear layers, normal (std 0.02) for all else."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)

@@ -1,8 +1,8 @@
 """Causal backbone (Table 1's AR rows and its random-order rows): a GPT on the tokens in generation order.
 
-Not released by the authors. What they said: a single decoder of twice the depth, hence equal parameters, a
-triangular mask, teacher forcing on all tokens, the input shifted by one with [cls] in front, kv-cache at
-inference, and for random orders the embedding of the position to be predicted.
+The authors did not release it. They describe a single decoder of twice the depth (hence equal parameters) with a
+triangular mask, teacher forcing on all tokens, an input that is shifted by one with [cls] in front, a kv-cache at
+inference and, for random orders, an embedding of the position that is predicted next.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from mar.study.parts import Backbone
 
 
 class Causal(nn.Module):
-    """Predicts the condition z of one token after the other, from those before it in the order."""
+    """Predicts the condition z of one token at a time from the tokens before it in the order."""
 
-    checkpointing = False  # keep no activations inside blocks
+    checkpointing = False  # True: activations inside blocks are computed again in the backward pass
 
     def __init__(self, config: Backbone, z_proj: nn.Module, tokens: int, classes: int) -> None:
         """`z_proj` turns tokens (B, n, D) or ids (B, n) into (B, n, W)."""
         super().__init__()
         width, self.heads, self.tokens = config.width, config.heads, tokens
         self.class_emb = nn.Embedding(classes, width)
-        self.fake_latent = nn.Parameter(torch.empty(1, width))  # condition of a dropped label
+        self.fake_latent = nn.Parameter(torch.empty(1, width))  # stands for the class where the label is dropped
         self.z_proj = z_proj
         self.z_proj_ln = nn.LayerNorm(width, eps=NORM_EPS)
-        self.pos_embed_learned = nn.Parameter(torch.empty(1, 1 + tokens, width))  # [cls], then the grid
-        self.target_pos_embed_learned = nn.Parameter(torch.empty(1, tokens, width))  # what is to be predicted
+        self.pos_embed_learned = nn.Parameter(torch.empty(1, 1 + tokens, width))  # of the input: [cls], then the grid
+        self.target_pos_embed_learned = nn.Parameter(
+            torch.empty(1, tokens, width)
+        )  # of the position that is predicted next
         self.blocks = nn.ModuleList(
             Block(width, config.heads, config.mlp_ratio, config.dropout) for _ in range(2 * config.depth)
         )
@@ -44,20 +46,24 @@ class Causal(nn.Module):
     def run(
         self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: KVCache | None
     ) -> Tensor:
-        """z of the tokens start..stop-1 of the order, from input elements start..stop-1 (element 0 is [cls])."""
+        """z (B, stop - start, W) of the tokens at `order[:, start:stop]`.
+
+        The input is the sequence [cls], order[:, 0], order[:, 1], ...: its elements start to stop - 1 are the tokens
+        just before the ones that are predicted. With a cache, all elements before `start` must be in it.
+        """
         table = self.pos_embed_learned.expand(len(order), -1, -1)
-        before = order[:, max(start - 1, 0) : stop - 1]  # positions of the input tokens
-        index = before if tokens.ndim == 2 else before[:, :, None].expand(-1, -1, tokens.shape[2])
-        x = self.z_proj(torch.gather(tokens, 1, index)) + gather(table, before + 1)
+        inputs = order[:, max(start - 1, 0) : stop - 1]  # positions of the input tokens, without [cls]
+        index = inputs if tokens.ndim == 2 else inputs[:, :, None].expand(-1, -1, tokens.shape[2])
+        x = self.z_proj(torch.gather(tokens, 1, index)) + gather(table, inputs + 1)
         if start == 0:
             x = torch.cat([(self.condition(labels)[:, None] + table[:, :1]).to(x.dtype), x], dim=1)
-        target = order[:, start:stop]
-        x = self.z_proj_ln(x + gather(self.target_pos_embed_learned.expand(len(order), -1, -1), target))
+        targets = order[:, start:stop]
+        x = self.z_proj_ln(x + gather(self.target_pos_embed_learned.expand(len(order), -1, -1), targets))
         for i, block in enumerate(self.blocks):
             x = run_block(block, x, self.checkpointing, causal=True, cache=cache, block=i)
         if cache is not None:
             cache.length += stop - start
-        return self.norm(x) + gather(self.diffusion_pos_embed_learned.expand(len(order), -1, -1), target)
+        return self.norm(x) + gather(self.diffusion_pos_embed_learned.expand(len(order), -1, -1), targets)
 
     def forward(self, tokens: Tensor, labels: Tensor, order: Tensor, known: int) -> tuple[Tensor, Tensor]:
         """Conditions of all tokens by teacher forcing; `known` has no meaning here.
@@ -81,7 +87,7 @@ class Causal(nn.Module):
     def predict(
         self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: KVCache | None = None
     ) -> Tensor:
-        """z (B, 1, W) of the token at `order[:, start]` given those before; one token a step.
+        """z (B, 1, W) of the token at `order[:, start]` given those before it; one token per step.
 
         Without a cache the whole sequence so far is computed again.
         """

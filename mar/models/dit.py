@@ -2,7 +2,7 @@
 
 The network is diffusers' DiTTransformer2DModel with three changes, which make it the published one: timestep
 frequencies k/128 instead of k/127, LayerNorm eps 1e-6, and one timestep and label embedder for all blocks instead of
-one in each (674.8M instead of 749.8M parameters for XL/2). Labels are dropped outside, by the training loop.
+one in each (674.8M instead of 749.8M parameters for XL/2). The training loop drops labels, not the network.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mar.study.parts import Backbone, Sampling
 
 
 class DiT(nn.Module):
-    """Backbone, head and order in one: takes the place of `Model` in training and of the loop in sampling."""
+    """Backbone, head and order in one: stands where `Model` stands in training, and replaces the sampling loop."""
 
-    joint: Literal[True] = True  # see mar.sampling.generate
+    joint: Literal[True] = True  # all tokens are drawn together, see mar.sampling.generate
 
     def __init__(self, config: Backbone, side: int, channels: int, classes: int) -> None:
         """A network on latents of `side` x `side` positions with `channels` numbers each.
@@ -43,33 +43,36 @@ class DiT(nn.Module):
             num_attention_heads=config.heads,
             attention_head_dim=config.width // config.heads,
             in_channels=channels,
-            out_channels=2 * channels,  # epsilon and variance values
+            out_channels=2 * channels,  # epsilon, and where the variance lies in its range
             num_layers=config.depth,
             sample_size=side,
             patch_size=config.patch,
-            num_embeds_ada_norm=classes,  # the table has one row more: the null class
+            num_embeds_ada_norm=classes,  # diffusers adds one more row: the null class
             norm_eps=NORM_EPS,
         )
         self.embed: Any = net.transformer_blocks[0].norm1.emb
         self.embed.time_proj.downscale_freq_shift = 0
         self.embed.class_embedder.dropout_prob = 0.0
         for block in net.transformer_blocks:
-            # No module, so that state_dict has the shared embedder once, as `embed`.
+            # A function instead of a module: state_dict then has the shared embedder once, as `embed`.
             del block.norm1.emb
-            block.norm1.emb = _given
-        # A constant, not a weight: it must be there when a model is built on the meta device, too.
+            block.norm1.emb = _pass_condition
+        # The position table is a constant: it needs values even when the model is built on the meta device.
         with torch.device("cpu"):
             grid = side // config.patch
             table = get_2d_sincos_pos_embed(config.width, grid, base_size=grid).float()[None]
         net.pos_embed.register_buffer("pos_embed", table, persistent=False)
-        # Under autocast the patches are bf16; the residual stream that starts here is not.
+        # Under autocast the patches are bf16, but the residual stream, which starts here, stays float32.
         net.pos_embed.register_forward_hook(lambda module, _, out: out.to(module.pos_embed.dtype))
         self.net = net
         self.train_process = gaussian.linear_schedule()
         self._initialise()
 
     def _initialise(self) -> None:
-        """As published: xavier-uniform layers, N(0, 0.02) embedders, every block the identity, the output zero."""
+        """As published: linear layers xavier-uniform, embedders normal (std 0.02), modulations and output zero.
+
+        With zero modulations every block starts as the identity (adaLN-Zero).
+        """
         for name, parameter in self.named_parameters():
             if name.startswith("embed.") and name.endswith("weight"):
                 nn.init.normal_(parameter, std=0.02)
@@ -78,13 +81,13 @@ class DiT(nn.Module):
             elif name.startswith("net.pos_embed"):
                 nn.init.xavier_uniform_(parameter.view(len(parameter), -1))
             elif ".attn1.to_q." in name or ".attn1.to_k." in name or ".attn1.to_v." in name:
-                bound = (6 / (4 * parameter.shape[1])) ** 0.5  # of one xavier matrix (3 W, W) for all three
+                bound = (6 / (4 * parameter.shape[1])) ** 0.5  # xavier bound of the published joint matrix (3 W, W)
                 nn.init.uniform_(parameter, -bound, bound)
             else:
                 nn.init.xavier_uniform_(parameter)
 
     def checkpoint_blocks(self) -> None:
-        """Keep no activations inside blocks from now on: they are computed again in the backward pass."""
+        """From now on, compute activations inside blocks again in the backward pass instead of keeping them."""
         self.net.enable_gradient_checkpointing()
 
     def compile_blocks(self) -> None:
@@ -93,22 +96,28 @@ class DiT(nn.Module):
             block.compile()
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """Epsilon and variance values (B, 2 C, h, w) of latents (B, C, h, w) at timesteps (B,); label -1 is null."""
+        """Predict the noise epsilon and the variance values, stacked (B, 2 C, h, w).
+
+        Args:
+            x: (B, C, h, w) noisy latents.
+            t: (B,) timesteps.
+            labels: (B,) classes, -1 for the null class.
+        """
         labels = torch.where(labels < 0, self.classes, labels)
         dtype = next(self.embed.parameters()).dtype
-        condition = self.embed(t, labels, hidden_dtype=dtype)  # (B, W), handed on by `_given`
+        condition = self.embed(t, labels, hidden_dtype=dtype)  # (B, W), see `_pass_condition`
         out: Tensor = self.net(x, timestep=condition, return_dict=False)[0]
         return out
 
     def loss(self, tokens: Tensor, labels: Tensor, order: Tensor, known: int, noise: Noise) -> Tensor:
-        """Training loss of a batch: epsilon error plus variational term, one timestep an image.
+        """Training loss of a batch: epsilon error plus variational term, at one timestep per image.
 
         Args:
             tokens: (B, L, C) latents in raster order.
             labels: (B,) classes, -1 where the label is dropped.
-            order: unused; all tokens come at once.
+            order: unused; all tokens are predicted at once.
             known: unused.
-            noise: stream of timesteps and noise.
+            noise: stream of the timesteps and the noise.
         """
         t = noise.integers(len(self.train_process), len(tokens))
         mse, vb = self.terms(tokens, labels, t, noise.normal(len(tokens), self.channels, self.side, self.side))
@@ -119,7 +128,7 @@ class DiT(nn.Module):
         x0, epsilon = (
             unpatchify(tokens, 1, self.channels).flatten(1),
             epsilon.flatten(1),
-        )  # (B, C h w): an image is a row
+        )  # (B, C h w), one row per image
         x = gaussian.diffuse(self.train_process, x0, t, epsilon)
         output = self(x.view(-1, self.channels, self.side, self.side), t, labels).flatten(1).to(x0.dtype)
         return gaussian.losses(self.train_process, output, x0, x, t, epsilon)
@@ -127,9 +136,9 @@ class DiT(nn.Module):
     def sample(self, labels: Tensor, settings: Sampling, noise: Noise) -> Tensor:
         """Draw the tokens (B, L, C) of images of classes `labels` by respaced ancestral sampling.
 
-        Guidance acts on the epsilon of the first `guidance_channels` channels (published: 3 of 4; default: all); both
-        branches share x_t, and everything else comes from the conditional one. Temperature scales the noise of the
-        steps; the published sampler has none (1).
+        Guidance acts on the epsilon of the first `guidance_channels` channels (published: 3 of 4; default: all). The
+        conditional and the null branch share x_t; the other channels and the variance are the conditional branch's.
+        Temperature scales the noise that each step adds; the published sampler has none (1).
         """
         assert settings.diffusion_steps is not None  # checked when the study was read
         if (settings.guidance_channels or 0) > self.channels:
@@ -144,7 +153,7 @@ class DiT(nn.Module):
         return patchify(x, 1)
 
     def guided(self, process: gaussian.Schedule, x: Tensor, step: int, labels: Tensor, settings: Sampling) -> Tensor:
-        """Network output (B, 2 C, h, w) at a respaced step, guided."""
+        """Guided network output (B, 2 C, h, w) for x (B, C, h, w) at a step of the respaced process."""
         t = process.table("timesteps", torch.int64, x.device)[step]
         if settings.guidance == 1.0:
             return self(x, t.expand(len(x)), labels)
@@ -155,15 +164,15 @@ class DiT(nn.Module):
         return torch.cat([null_epsilon + settings.guidance * (epsilon - null_epsilon), output[:, count:]], dim=1)
 
 
-def _given(condition: Tensor, labels: None, hidden_dtype: torch.dtype) -> Tensor:
-    """Stands where diffusers has an embedder in every block: what the block gets as timestep is the condition."""
+def _pass_condition(condition: Tensor, labels: None, hidden_dtype: torch.dtype) -> Tensor:
+    """Replaces the embedder that diffusers has in every block: its "timestep" already is the condition (B, W)."""
     return condition
 
 
 def from_official(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The published weights under our names; the position table is a constant here and left out.
+    """The published weights under this project's names, without the position table, which is a constant here.
 
-    A name that is not known goes through as it is, for strict loading to complain about.
+    A name that is not known is passed on unchanged, so that strict loading refuses it.
     """
     names = {
         "x_embedder.": "net.pos_embed.",
@@ -178,15 +187,15 @@ def from_official(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         "final_layer.norm1.linear.": "net.proj_out_1.",
         "final_layer.linear.": "net.proj_out_2.",
     }
-    ours: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if name == "pos_embed":
             continue
-        for official, our in names.items():
-            name = name.replace(official, our)
+        for official, own in names.items():
+            name = name.replace(official, own)
         if ".attn.qkv." in name:
             for part, piece in zip("qkv", weight.chunk(3), strict=True):
-                ours[name.replace(".attn.qkv.", f".attn1.to_{part}.")] = piece.clone()
+                renamed[name.replace(".attn.qkv.", f".attn1.to_{part}.")] = piece.clone()
         else:
-            ours[name] = weight
-    return ours
+            renamed[name] = weight
+    return renamed

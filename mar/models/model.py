@@ -25,22 +25,23 @@ if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
 class Model(nn.Module):
     """A variant: tokens -> backbone -> z -> head. Neither part knows which other one it has."""
 
-    joint: Literal[False] = False  # as DiT is
-    backbone: Any  # condition z of tokens: see Masked.forward and Masked.predict
-    head: Any  # draw, loss and sample: see DiffusionLoss
+    joint: Literal[False] = False  # True in DiT, which draws all tokens in one diffusion process
+    backbone: Any  # gives the condition z of each token; methods as in Masked: forward, start, predict
+    head: Any  # p(token given z); methods as in DiffusionLoss: draw, loss, sample
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
 
     def checkpoint_blocks(self) -> None:
-        """Keep no activations inside blocks from now on: they are computed again in the backward pass."""
+        """From now on, compute activations inside blocks again in the backward pass instead of keeping them."""
         self.backbone.checkpointing = True
 
     def compile_blocks(self) -> None:
         """Compile the blocks and the denoiser when they are first used; parameters keep their names.
 
-        Equal blocks are compiled once. What is left out draws random numbers or has shapes that depend on the mask.
+        Blocks of equal shape share one compilation. The rest of the model is not compiled: it draws random numbers, or
+        its shapes depend on the mask ratio.
         """
         for part in self.modules():
             if isinstance(part, Block | AdaLNBlock | Denoiser):
@@ -53,12 +54,14 @@ class Model(nn.Module):
             tokens: (B, L, D) vectors or (B, L) ids.
             labels: (B,) classes, -1 where the label is dropped.
             order: (B, L) positions in generation order.
-            known: tokens that a masked backbone sees.
+            known: number of tokens that a masked backbone sees.
             noise: stream of the head's random numbers.
         """
-        z, where = self.backbone(tokens, labels, order, known)
+        z, targets = self.backbone(tokens, labels, order, known)  # (B, n, W) and positions (B, n)
         batch, length = order.shape
-        rows = (where + length * torch.arange(batch, device=where.device)[:, None]).flatten()  # of all B L tokens
+        rows = (
+            targets + length * torch.arange(batch, device=targets.device)[:, None]
+        ).flatten()  # (B n,) of B L tokens
         loss: Tensor = self.head.loss(
             z.flatten(0, 1), tokens.flatten(0, 1)[rows], self.head.draw(batch * length, rows, noise)
         )
@@ -68,9 +71,14 @@ class Model(nn.Module):
 def build_model(
     study: Study, variant: str, tokens: Tokens, quantizer: MultiScaleQuantizer | None = None
 ) -> Model | DiT:
-    """The untrained model of a variant, on these tokens (the manifest of tokens/<tok>/train).
+    """The untrained model of a variant.
 
-    A scales backbone takes what the tokenizer's `quantizer` makes of ids; without one it has shapes only.
+    Args:
+        study: the study.
+        variant: name of the variant.
+        tokens: kind, number and shape of its tokens (the manifest of tokens/<tokenizer>/train).
+        quantizer: of the multi-scale tokenizer, which makes the input of a scales backbone from ids. Without one such
+            a model can be built and counted but not run.
     """
     v = study.variants[variant]
     config = study.backbones[v.backbone]

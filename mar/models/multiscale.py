@@ -1,10 +1,11 @@
 """The quantiser of VAR (Tian et al. 2024, section 3.2): feature maps of growing size that add up to the latents.
 
-Scale k is the residual that the scales before it leave, made small by averaging areas and looked up in one codebook;
-made large again by bicubic interpolation, and smoothed by a convolution phi, it joins the sum. The paper's algorithms 1
-and 2; that phi is half the identity, and four convolutions serve all scales, is the published code.
+Each scale quantises the residual that the scales before it leave: it is shrunk by area averaging and looked up in the
+codebook, which all scales share; the codes are enlarged by bicubic interpolation, smoothed by a convolution phi, and
+added to the sum. These are algorithms 1 and 2 of the paper. That phi is half the identity, and that four convolutions
+serve all scales, comes from the published code.
 
-The tokenizer trains it, and the scales backbone takes what it makes of ids: it belongs to neither.
+The tokenizer trains it, and the scales backbone makes its inputs with it: so it is a module of its own.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from mar.data.tokens import QUANTIZER, check_quantizer
 from mar.runtime.checkpoint import load_weights
 from mar.study.records import TokenManifest
 
-PHIS = 4  # convolutions, each shared by the scales around its place
-SMOOTHED = 0.5  # share of phi's output that has passed the convolution
+PHIS = 4  # number of convolutions phi; each serves neighbouring scales, see nearest_phi
+SMOOTHED = 0.5  # phi(x) = (1 - SMOOTHED) x + SMOOTHED conv(x)
 COMMITMENT = 0.25  # beta of the VQ loss
 
 
@@ -31,9 +32,9 @@ class MultiScaleQuantizer(nn.Module):
     """Latents (B, C, h, w) <-> ids (B, L) of all scales, from coarse to fine, each in raster order.
 
     Attributes:
-        scales: sides of the square scales; the last is that of the latents.
-        sizes: tokens of each scale; L is their sum.
-        n_e: number of codes.
+        scales: side of each square scale; the last is the side of the latents.
+        sizes: number of tokens of each scale; L is their sum.
+        n_e: number of codes in the codebook (named as in diffusers).
     """
 
     def __init__(self, codes: int, width: int, scales: tuple[int, ...]) -> None:
@@ -44,47 +45,53 @@ class MultiScaleQuantizer(nn.Module):
         self.phi = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(PHIS))
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, tuple[None, None, Tensor]]:
-        """Quantised latents (B, C, h, w) with a straight-through gradient, VQ loss, and ids (B, L) behind two nothings.
+        """Quantise latents (B, C, h, w), and the VQ loss of doing so.
 
-        So answers diffusers' quantiser too. The loss asks the sum of each scale, not of the last alone, to be near the
-        latents: mean over scales of |sg(sum) - f|^2 beta + |sum - sg(f)|^2, means over all numbers.
+        The loss pulls the sum after every scale, not after the last alone, towards the latents f: the mean over scales
+        of beta |sg(sum) - f|^2 + |sum - sg(f)|^2, where sg stops the gradient and | |^2 is a mean over all numbers.
+
+        Returns:
+            Quantised latents (B, C, h, w) with a straight-through gradient, the loss, and (None, None, ids (B, L)): the
+            form in which diffusers' quantiser returns them.
         """
         ids, losses, total = [], [], torch.zeros_like(latents)
-        for found, total, _ in self._scales(latents.detach()):
-            ids.append(found)
+        for scale_ids, total, _ in self._scales(latents.detach()):
+            ids.append(scale_ids)
             losses.append(COMMITMENT * F.mse_loss(total.detach(), latents) + F.mse_loss(total, latents.detach()))
         straight = latents + (total - latents).detach()
         return straight, torch.stack(losses).mean(), (None, None, torch.cat(ids, 1))
 
     @torch.no_grad()
-    def looked_up(self, latents: Tensor) -> Tensor:
-        """The vectors (B L, C) that latents look up in the codebook: residuals, at the size of each scale."""
-        return torch.cat([small.flatten(0, 1) for _, _, small in self._scales(latents)])
+    def residuals(self, latents: Tensor) -> Tensor:
+        """The vectors (B L, C) that are looked up in the codebook: the residuals, shrunk to the size of each scale."""
+        return torch.cat([residual.flatten(0, 1) for _, _, residual in self._scales(latents)])
 
     def _scales(self, latents: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Of each scale: ids (B, n), the sum so far (B, C, h, w), and what was looked up (B, n, C)."""
+        """Algorithm 1: yields of each scale the ids (B, n), the sum so far (B, C, h, w), the residuals (B, n, C)."""
         total, rest = torch.zeros_like(latents), latents
         for k in range(len(self.scales)):
-            small = self._shrink(rest, k)
-            ids = self._nearest(small.detach())
-            part = self._part(ids, k)
-            total, rest = total + part, rest - part.detach()
-            yield ids, total, small
+            residual = self._shrink(rest, k)
+            ids = self._nearest(residual.detach())
+            term = self._term(ids, k)
+            total, rest = total + term, rest - term.detach()
+            yield ids, total, residual
 
     def _nearest(self, vectors: Tensor) -> Tensor:
         """Ids (B, n) of the codes nearest to vectors (B, n, C)."""
         codes = self.embedding.weight.detach()
-        distance = codes.square().sum(1) - 2 * vectors.flatten(0, 1) @ codes.T  # up to |vector|^2: equal for all codes
+        distance = (
+            codes.square().sum(1) - 2 * vectors.flatten(0, 1) @ codes.T
+        )  # without |vector|^2, which is the same for all codes
         return distance.argmin(1).view(vectors.shape[:2])
 
     def _shrink(self, features: Tensor, k: int) -> Tensor:
-        """Features (B, C, h, w) at the size of scale k: (B, n, C)."""
+        """Features (B, C, h, w) averaged down to the size of scale k: (B, n, C)."""
         if self.scales[k] != features.shape[-1]:
             features = F.interpolate(features, size=(self.scales[k],) * 2, mode="area")
         return features.flatten(2).transpose(1, 2)
 
-    def _part(self, ids: Tensor, k: int) -> Tensor:
-        """What scale k, ids (B, n), adds to the sum: (B, C, h, w)."""
+    def _term(self, ids: Tensor, k: int) -> Tensor:
+        """The term (B, C, h, w) that the ids (B, n) of scale k add to the sum."""
         side = self.scales[k]
         codes = self.embedding(ids).transpose(1, 2).unflatten(2, (side, side))
         if side != self.scales[-1]:
@@ -93,46 +100,47 @@ class MultiScaleQuantizer(nn.Module):
         return (1 - SMOOTHED) * codes + SMOOTHED * smooth
 
     def sums(self, ids: Tensor) -> Iterator[Tensor]:
-        """The sum (B, C, h, w) after each whole scale in ids (B, n)."""
+        """Yields the sum (B, C, h, w) after each scale that is complete in ids (B, n)."""
         edges = np.cumsum((0, *self.sizes)).tolist()
         total: Tensor | None = None
         for k, (start, stop) in enumerate(pairwise(edges)):
             if stop > ids.shape[1]:
                 return
-            part = self._part(ids[:, start:stop], k)
-            total = part if total is None else total + part
+            term = self._term(ids[:, start:stop], k)
+            total = term if total is None else total + term
             yield total
 
     def latents(self, ids: Tensor) -> Tensor:
-        """Quantised latents (B, C, h, w) of the ids (B, L) of all scales."""
+        """Algorithm 2: quantised latents (B, C, h, w) from the ids (B, L) of all scales."""
         *_, total = self.sums(ids)
         return total
 
     @torch.no_grad()
     def next_input(self, ids: Tensor) -> Tensor:
-        """What VAR takes in the place of scales 2, 3, ..., given ids (B, n) of whole scales before: (B, m, C).
+        """VAR's inputs (B, m, C) at the positions of scales 2 to k + 1, given the ids (B, n) of the first k scales.
 
-        The sum of the scales before, at the size of the next one. Nothing is after the last.
+        The input of a scale is the sum of all scales before it, shrunk to its size. No scale comes after the last.
         """
         sums = zip(self.sums(ids), range(1, len(self.scales)), strict=False)
-        parts = [self._shrink(total, k) for total, k in sums]
-        return torch.cat([self.embedding.weight.new_empty(len(ids), 0, self.embedding.embedding_dim), *parts], 1)
+        inputs = [self._shrink(total, k) for total, k in sums]
+        return torch.cat([self.embedding.weight.new_empty(len(ids), 0, self.embedding.embedding_dim), *inputs], 1)
 
 
 def nearest_phi(k: int, scales: int) -> int:
-    """Which convolution serves scale k: of places spread over [0, 1] the one nearest to k / (scales - 1).
+    """Index of the convolution phi that serves scale k of `scales`.
 
-    Of the ten published scales two are half-way between places: rounding decides, so it is to be numpy's, as published.
+    The PHIS convolutions have places evenly spread over [0, 1]; the one nearest to k / (scales - 1) is taken. Two of
+    the ten published scales lie half-way between two places, where rounding decides: numpy's is the published one.
     """
     places = np.linspace(1 / 3 / PHIS, 1 - 1 / 3 / PHIS, PHIS)
     return int(np.abs(places - k / (scales - 1)).argmin())
 
 
 def load_quantizer(folder: Path, manifest: TokenManifest) -> MultiScaleQuantizer | None:
-    """The quantiser that `mar encode` put beside the ids of a multi-scale tokenizer; None with other tokens.
+    """The quantiser that `mar encode` put beside the ids of a multi-scale tokenizer; None for other tokenizers.
 
     Raises:
-        ValueError: it is missing, not the one that the manifest names, or does not fit the manifest.
+        ValueError: the file is missing, is not the one that the manifest names, or does not fit the manifest.
     """
     if not manifest.scales:
         return None

@@ -2,8 +2,8 @@
 
 An *order* (B, L) lists token positions in the order in which they are generated: `order[:, :k]` are known when
 token k is predicted. (The published code walks its `orders` from the end, so its arrays are ours reversed.)
-Raster and random orders are drawn before the first token; `confidence` is found out while sampling. VAR's tokens are
-kept in its order, scale by scale from coarse to fine.
+Raster and random orders are known before the first token; the order `confidence` is decided while sampling. VAR's
+tokens are stored in their order of generation, scale by scale from coarse to fine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # the plan of a study reads the schedule without waiting for 
 
 
 def draw_order(kind: str, rows: int, length: int, noise: Noise) -> Tensor:
-    """Orders of a batch: a random permutation for each, or (raster, scales, joint) tokens as they are kept.
+    """Orders of a batch: one random permutation per image, or (raster, scales, joint) positions as they are stored.
 
     Returns:
         (B, L) int64.
@@ -40,12 +40,12 @@ def mask_ratio(u: float, low: float = 0.7) -> float:
     import torch
 
     normal = torch.distributions.Normal(torch.tensor(1.0, dtype=torch.float64), 0.25)
-    floor = normal.cdf(torch.tensor(low, dtype=torch.float64))
-    return float(normal.icdf(floor + u * (0.5 - floor)))
+    below = normal.cdf(torch.tensor(low, dtype=torch.float64))  # probability of less than `low`; of less than 1, 0.5
+    return float(normal.icdf(below + u * (0.5 - below)))
 
 
 def num_masked(ratio: float, length: int) -> int:
-    """Tokens masked at a ratio: rounded up, as published, and one at least."""
+    """Number of tokens that are masked at a ratio: rounded up, as published, and at least 1."""
     return max(1, math.ceil(length * ratio))
 
 
@@ -55,36 +55,36 @@ def schedule(length: int, steps: int, late: int | None = None) -> Iterator[tuple
     After step k, floor(L cos(pi/2 (k+1)/steps)) tokens stay masked, clipped so that each step predicts at least
     one token and one is left for the last step, which predicts all that remain (as published).
 
-    With `late`, the first half of the tokens (of an odd number the larger) is spread evenly over steps - late steps
-    and the rest over the `late` last ones: generation, then reconstruction (GtR, arXiv:2510.17171).
+    With `late`, the first half of the tokens (rounded up) is spread evenly over steps - late steps, and the rest over
+    the last `late` steps: generation, then reconstruction (GtR, arXiv:2510.17171).
     """
     if late is not None:
         half = (length + 1) // 2
-        for start, count, parts in ((0, half, steps - late), (half, length - half, late)):
-            for k in range(parts):
-                yield start + count * k // parts, start + count * (k + 1) // parts
+        for first, count, phase_steps in ((0, half, steps - late), (half, length - half, late)):
+            for k in range(phase_steps):
+                yield first + count * k // phase_steps, first + count * (k + 1) // phase_steps
         return
     masked = length
     for k in range(steps):
-        left = math.floor(length * math.cos(math.pi / 2 * (k + 1) / steps))
-        left = max(1, min(masked - 1, left)) if k < steps - 1 else 0
-        yield length - masked, length - left
-        masked = left
+        still_masked = math.floor(length * math.cos(math.pi / 2 * (k + 1) / steps))
+        still_masked = max(1, min(masked - 1, still_masked)) if k < steps - 1 else 0
+        yield length - masked, length - still_masked
+        masked = still_masked
 
 
 def by_scale(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Schedule of VAR: yields (start, stop) of each scale, of `sizes` tokens."""
+    """Schedule of VAR: yields (start, stop) of each scale; `sizes` are the numbers of tokens of the scales."""
     yield from pairwise(accumulate(sizes, initial=0))
 
 
 def checkerboard(order: Tensor) -> Tensor:
-    """The orders (B, L) with the fields of one colour first, those of the corner at the top left.
+    """The orders (B, L) with all positions of one colour of a checkerboard first: that of the top left corner.
 
-    Within a colour the order stays as it is. A token of the second colour has its four neighbours beside it when it is
-    predicted (GtR, arXiv:2510.17171).
+    Within a colour the order stays as it is. When a token of the second colour is predicted, its neighbours above,
+    below, left and right are all known (GtR, arXiv:2510.17171).
 
     Raises:
-        ValueError: L positions are no square.
+        ValueError: L is no square number.
     """
     side = math.isqrt(order.shape[1])
     if side**2 != order.shape[1]:
@@ -93,31 +93,31 @@ def checkerboard(order: Tensor) -> Tensor:
     return order.gather(1, colour.argsort(dim=1, stable=True))
 
 
-def by_confidence(log_p: Tensor, noise_scale: float, left: float, noise: Noise) -> Tensor:
-    """Tokens of each image, the surest first: order `confidence`, the sampling of MAGE and MaskGIT.
+def by_confidence(log_p: Tensor, noise_scale: float, remaining: float, noise: Noise) -> Tensor:
+    """Tokens of each image, the most confident first: order `confidence`, the sampling of MAGE and MaskGIT.
 
-    Confidence is log p of the id that was drawn + noise_scale left Gumbel, which falls to log p at the last step, as
-    in MAGE's published code (scale 4.5, unguided). That p is the one which the id was drawn from, guidance and
-    temperature included, is ours: MAGE has neither.
+    confidence = log p(drawn id) + noise_scale * remaining * Gumbel noise, which becomes log p at the last step, as in
+    MAGE's published code (scale 4.5, unguided). Here p is the distribution that the id was drawn from, with guidance
+    and temperature; MAGE has neither, so that choice is ours.
 
     Args:
         log_p: (B, n) log probabilities of the drawn ids, in nats.
         noise_scale: scale of the Gumbel noise at the start.
-        left: share of the steps that come after this one.
+        remaining: share of all steps that come after this one, 0 at the last.
         noise: stream of this batch.
 
     Returns:
-        (B, n) indices into the n tokens; of equals the earlier one is first.
+        (B, n) indices into the n tokens; of equally confident tokens the earlier one is first.
     """
-    confidence = log_p + noise_scale * left * noise.gumbel(*log_p.shape)
+    confidence = log_p + noise_scale * remaining * noise.gumbel(*log_p.shape)
     return confidence.argsort(dim=1, descending=True, stable=True)
 
 
 def guidance_at(scale: float, kind: str, stop: int, length: int) -> float:
-    """Guidance scale of the step that ends at `stop` known tokens.
+    """Guidance scale of the step after which `stop` of `length` tokens are known.
 
-    Linear: 1 + (scale - 1) (L - masked)/L with the tokens masked after the step; the published code counts at
-    least one as masked, also after the last step, so the full scale is never quite reached.
+    Constant: `scale`. Linear: 1 + (scale - 1) (L - m)/L, where m tokens are masked after the step. The published code
+    has m at least 1, also after the last step, so the full scale is never quite reached.
     """
     if kind == "constant":
         return scale
@@ -125,8 +125,8 @@ def guidance_at(scale: float, kind: str, stop: int, length: int) -> float:
 
 
 def guidance_at_scale(scale: float, kind: str, k: int, scales: int) -> float:
-    """Guidance scale of VAR's k-th scale of `scales`; linear: from 1, no guidance, to `scale` at the last.
+    """Guidance scale for the k-th of VAR's `scales` scales, k from 0; linear: from 1 (no guidance) to `scale`.
 
-    Published as (1 + t) conditional - t null with t from 0 to "cfg": that is scale - 1.
+    VAR publishes (1 + t) conditional - t null with t from 0 to "cfg", so that cfg = scale - 1.
     """
     return scale if kind == "constant" else 1 + (scale - 1) * k / (scales - 1)

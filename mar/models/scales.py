@@ -1,9 +1,9 @@
 """Scales backbone (VAR, Tian et al. 2024, section 3.2 and figure 4): all tokens of one scale at once, scale by scale.
 
-A token attends to its own scale and those before. What stands for a scale before it is known is the sum of the scales
-before at its size, which the tokenizer's quantiser makes (`NextScale`); for the first one it is the class. The class
-modulates every block too (AdaLN). Names of parameters are those of the published code, so that its weights load as they
-are. What the paper does not say (attention of unit vectors, order of the modulations, initialisation) is from there.
+A token attends to its own scale and to those before it. The input at the positions of a scale is the sum of all earlier
+scales, resized to it by the tokenizer's quantiser (`NextScale`); for the first scale it is the class. The class also
+modulates every block (AdaLN). Names of parameters are those of the published code, so that its weights load as they
+are. What the paper leaves open (attention of unit vectors, order of the modulations, initialisation) follows that code.
 """
 
 from __future__ import annotations
@@ -19,42 +19,46 @@ from mar.models.blocks import NORM_EPS, KVCache, run_block
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.study.parts import Backbone
 
-MAX_LOG_SCALE = math.log(100)  # of attention
-ADALN_INIT = 0.5  # factor on the first scales and shifts; that on gates is the study's
+MAX_LOG_SCALE = math.log(100)  # limit of the learned logarithm of the attention scale
+ADALN_INIT = 0.5  # factor on initial scales and shifts of AdaLN; the factor on gates is the study's gate_init
 
 
 class NextScale(nn.Module):
-    """How ids enter: those of the first scales become what stands in the place of the scales after the first."""
+    """The input projection: ids of the first scales become the inputs of the second scale and those after it."""
 
     def __init__(self, quantizer: MultiScaleQuantizer | None, channels: int, width: int) -> None:
         super().__init__()
         self.word_embed = nn.Linear(channels, width)
-        # Not a module of ours: the tokenizer's, neither trained nor saved with the model. None: only shapes are asked.
+        # In a tuple, so that it is no submodule: it belongs to the tokenizer and is neither trained nor saved here.
+        # It is None where a model is built for its shapes alone.
         self._quantizer = (quantizer,)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Ids (B, n) of whole scales to (B, m, W), the inputs of scales 2, 3, ... up to the next one."""
+        """Ids (B, n) of the first k whole scales -> inputs (B, m, W) of scales 2 to k + 1."""
         (quantizer,) = self._quantizer
         assert quantizer is not None
         with torch.autocast(ids.device.type, enabled=False):  # published: outside of mixed precision
-            given = quantizer.next_input(ids)
-        out: Tensor = self.word_embed(given)
+            features = quantizer.next_input(ids)  # (B, m, C)
+        out: Tensor = self.word_embed(features)
         return out
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention of unit queries and keys, with a learned scale for each head; keys have no bias."""
+    """Multi-head self-attention of unit queries and keys, with one learned scale per head; keys have no bias."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.scale_mul_1H11 = nn.Parameter(torch.empty(1, heads, 1, 1))  # logarithms
+        self.scale_mul_1H11 = nn.Parameter(torch.empty(1, heads, 1, 1))  # logarithm of the scale of each head
         self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias, self.v_bias = nn.Parameter(torch.empty(width)), nn.Parameter(torch.empty(width))
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, block: int) -> Tensor:
-        """(B, n, W) -> (B, n, W); mask (n, n) says who may attend to whom, a cache holds the scales before x."""
+        """(B, n, W) -> (B, n, W).
+
+        `mask` (n, n) is True where the row may attend to the column; a cache holds the scales before x.
+        """
         b, n, w = x.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.mat_qkv.weight, bias).view(b, n, 3, self.heads, w // self.heads)
@@ -82,7 +86,10 @@ class FFN(nn.Module):
 
 
 class AdaLNBlock(nn.Module):
-    """Transformer block that the class modulates by two gates, scales and shifts, of its own layer or a shared one."""
+    """Transformer block (AdaLN): the class gives a gate, a scale and a shift to each of its two branches.
+
+    They come from a linear layer of the block, or with `shared_aln` from one layer for all blocks plus an offset.
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, drop: float, shared_aln: bool) -> None:
         super().__init__()
@@ -95,29 +102,29 @@ class AdaLNBlock(nn.Module):
     def forward(
         self, x: Tensor, condition: Tensor, mask: Tensor | None = None, cache: KVCache | None = None, block: int = 0
     ) -> Tensor:
-        """(B, n, W) -> (B, n, W); condition (B, W) of the class, or with shared_aln its modulations (B, 1, 6, W)."""
+        """(B, n, W) -> (B, n, W); condition: class embedding (B, W), or with shared_aln modulations (B, 1, 6, W)."""
         if self.ada_gss is not None:
-            six = self.ada_gss + condition
+            modulations = self.ada_gss + condition
         else:
-            six = self.ada_lin(condition).view(-1, 1, 6, self.width)
-        gamma1, gamma2, scale1, scale2, shift1, shift2 = six.unbind(2)  # (B, 1, W) each
-        x = x + self._kept(self.attn(norm(x) * (1 + scale1) + shift1, mask, cache, block) * gamma1)
-        return x + self._kept(self.ffn(norm(x) * (1 + scale2) + shift2) * gamma2)
+            modulations = self.ada_lin(condition).view(-1, 1, 6, self.width)
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = modulations.unbind(2)  # (B, 1, W) each
+        x = x + self._drop_path(self.attn(norm(x) * (1 + scale1) + shift1, mask, cache, block) * gamma1)
+        return x + self._drop_path(self.ffn(norm(x) * (1 + scale2) + shift2) * gamma2)
 
     def shrink(self, depth: int, gates: float) -> None:
-        """Make the start of a block among `depth` smaller, as published: branches, modulations, above all gates."""
+        """Scale down the initial weights, as published: branches by 1/sqrt(2 depth), gates by `gates`, AdaLN by 0.5."""
         self.attn.proj.weight.div_(math.sqrt(2 * depth))
         self.ffn.fc2.weight.div_(math.sqrt(2 * depth))
         if self.ada_gss is not None:
             nn.init.normal_(self.ada_gss, std=self.width**-0.5)
-            six = self.ada_gss[0, 0]
+            weights = self.ada_gss[0, 0]  # (6, W), gates first
         else:
-            six = self.ada_lin[1].weight.view(6, -1)
-        six[:2].mul_(gates)
-        six[2:].mul_(ADALN_INIT)
+            weights = self.ada_lin[1].weight.view(6, -1)  # (6, W W), gates first
+        weights[:2].mul_(gates)
+        weights[2:].mul_(ADALN_INIT)
 
-    def _kept(self, y: Tensor) -> Tensor:
-        """Stochastic depth: in training a branch is left out for some of the images, and the others make up for it."""
+    def _drop_path(self, y: Tensor) -> Tensor:
+        """Stochastic depth: in training, zero a branch (B, n, W) of a share of the images and scale up the others."""
         if not (self.training and self.drop):
             return y
         keep = 1 - self.drop
@@ -125,28 +132,28 @@ class AdaLNBlock(nn.Module):
 
 
 class AdaLNBeforeHead(nn.Module):
-    """The last norm, modulated by the class: scale, shift."""
+    """The last norm: its scale and shift come from the class."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.ada_lin: Any = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """(B, n, W) and the class (B, W) -> (B, n, W)."""
+        """(B, n, W) and class embeddings (B, W) -> (B, n, W)."""
         scale, shift = self.ada_lin(condition)[:, None].chunk(2, dim=2)
         out: Tensor = norm(x) * (1 + scale) + shift
         return out
 
 
 def norm(x: Tensor) -> Tensor:
-    """LayerNorm without weights, of (B, n, W)."""
+    """LayerNorm of (B, n, W) without weights."""
     return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
 
 
 class Scales(nn.Module):
-    """Predicts the conditions z of all tokens of one scale from the scales before."""
+    """Predicts the conditions z of all tokens of one scale from the scales before it."""
 
-    checkpointing = False  # keep no activations inside blocks
+    checkpointing = False  # True: activations inside blocks are computed again in the backward pass
 
     def __init__(self, config: Backbone, z_proj: nn.Module, scales: tuple[int, ...], classes: int) -> None:
         """`z_proj` turns ids (B, n) of the first scales into the inputs (B, m, W) of those after the first."""
@@ -155,18 +162,18 @@ class Scales(nn.Module):
         self.sizes = tuple(side**2 for side in scales)
         self.tokens = sum(self.sizes)
         self.z_proj = z_proj
-        self.class_emb = nn.Embedding(classes + 1, width)  # the last: condition of a dropped label
+        self.class_emb = nn.Embedding(classes + 1, width)  # the last row is the null condition
         self.pos_start = nn.Parameter(torch.empty(1, self.sizes[0], width))
         self.pos_1LC = nn.Parameter(torch.empty(1, self.tokens, width))
         self.lvl_embed = nn.Embedding(len(scales), width)
-        with torch.device("cpu"):  # a constant: it must be there when a model is built on the meta device, too
+        with torch.device("cpu"):  # a constant needs values even when the model is built on the meta device
             level = torch.arange(len(scales)).repeat_interleave(torch.tensor(self.sizes))
         self.level: Tensor
         self.register_buffer("level", level, persistent=False)
         shared = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width)) if config.shared_aln else None
         self.shared_ada_lin = shared
         self.blocks = nn.ModuleList(
-            # stochastic depth grows from none in the first block
+            # the rate of stochastic depth grows linearly from 0 in the first block
             AdaLNBlock(width, config.heads, config.mlp_ratio, rate, config.shared_aln)
             for rate in (config.dropout * i / max(1, config.depth - 1) for i in range(config.depth))
         )
@@ -174,7 +181,7 @@ class Scales(nn.Module):
         self._initialise(config.gate_init or 1.0)
 
     def _initialise(self, gates: float) -> None:
-        """As published: normal weights, branches made smaller with depth, modulations and above all gates small."""
+        """As published: truncated normal weights, and smaller branches and modulations (see AdaLNBlock.shrink)."""
         std = (1 / (3 * self.pos_1LC.shape[2])) ** 0.5
         for part in self.modules():
             if isinstance(part, nn.Linear | nn.Embedding):
@@ -199,7 +206,7 @@ class Scales(nn.Module):
         return out
 
     def embed(self, ids: Tensor, condition: Tensor) -> Tensor:
-        """Inputs (B, n, W) of the first scales, one more than `ids` (B, m) has."""
+        """Inputs (B, n, W) of scales 1 to k + 1, given the ids (B, m) of the first k scales."""
         start = condition[:, None] + self.pos_start  # (B, first scale, W)
         x = torch.cat([start, self.z_proj(ids).to(start.dtype)], dim=1)
         n = x.shape[1]
@@ -207,9 +214,9 @@ class Scales(nn.Module):
         return out
 
     def run(self, x: Tensor, condition: Tensor, cache: KVCache | None) -> Tensor:
-        """z (B, n, W) of inputs (B, n, W): of all scales from the first, or with a cache of the newest alone."""
+        """z (B, n, W) from inputs (B, n, W) of all scales from the first on, or with a cache of the newest alone."""
         level = self.level[: x.shape[1]]
-        mask = level[:, None] >= level if cache is None else None
+        mask = level[:, None] >= level if cache is None else None  # (n, n); everything in the cache may be attended to
         modulate = condition
         if self.shared_ada_lin is not None:
             modulate = self.shared_ada_lin(condition).view(len(x), 1, 6, -1)
@@ -226,8 +233,8 @@ class Scales(nn.Module):
         Args:
             tokens: (B, L) ids, scale by scale.
             labels: (B,) classes, -1 for the null condition.
-            order: (B, L) positions in generation order: as they are.
-            known: unused; every scale is predicted from those before.
+            order: (B, L) positions in generation order, which is the order of storage.
+            known: unused; every scale is predicted from those before it.
 
         Returns:
             z (B, L, W) and the positions (B, L) that its rows belong to: the order.
@@ -243,7 +250,7 @@ class Scales(nn.Module):
     def predict(
         self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: KVCache | None = None
     ) -> Tensor:
-        """z (B, stop - start, W) of the scale of tokens start..stop-1, given those before.
+        """z (B, stop - start, W) of the scale whose tokens are start to stop - 1, given the scales before it.
 
         Without a cache all scales so far are computed again.
         """

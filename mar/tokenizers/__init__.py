@@ -1,7 +1,7 @@
 """Image <-> tokens: build, train, encode.
 
-autoencoder: what a tokenizer is. train: `mar tokenizer`. discriminator, perceptual: terms of its loss. encode: images
-to token shards.
+autoencoder: the network of a tokenizer. train: `mar tokenizer`. discriminator, perceptual: terms of its loss. encode:
+`mar encode`, from images to token shards.
 
 May import: runtime, study, data, models.
 """

@@ -1,8 +1,8 @@
-"""Image <-> tokens: the convolutional autoencoders of latent diffusion from diffusers, and pixels as they are.
+"""Image <-> tokens: the convolutional autoencoders of latent diffusion (LDM) from diffusers, and unchanged pixels.
 
-kl, vq and msvq (VAR's multi-scale vq) are built on one body, so that Table 1 compares heads and not tokenizers, and
-LDM's published weights load into the same classes. The consistency decoder of Table 2 shares its encoder with Stable
-Diffusion's KL-8.
+kl, vq and msvq (VAR's multi-scale vq) have the same encoder and decoder, so that Table 1 compares heads and not
+tokenizers; LDM's published weights load into the same classes. The consistency decoder of Table 2 shares its encoder
+with Stable Diffusion's KL-8.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from mar.study.study import Study
 
 
 class Tokenizer(nn.Module):
-    """The two directions that the rest of the project uses, whatever stands behind them.
+    """One interface to every kind of tokenizer: encode, decode.
 
     Attributes:
         kind: "kl", "vq", "msvq", "consistency" or "pixels".
-        tokens: what `encode` gives: "ids" (B, L), L = h*w or of all scales; "moments" (B, 2C, h, w), mean and log
-            variance of a posterior; or "latents" (B, C, h, w), which are not random.
+        tokens: what `encode` returns: "ids" (B, L), where L is h*w or the sum over all scales; "moments" (B, 2C, h, w),
+            mean and log variance of a posterior; or "latents" (B, C, h, w), which are deterministic.
         net: diffusers' AutoencoderKL, VQModel or ConsistencyDecoderVAE; pixels: an empty module.
     """
 
@@ -45,7 +45,10 @@ class Tokenizer(nn.Module):
         self.tokens = {"vq": ids, "msvq": ids, "pixels": "latents"}.get(kind, "moments")
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, H, W) in [-1, 1] to what `tokens` says; ids in raster order (of each scale), int64."""
+        """Images (B, 3, H, W) in [-1, 1] to ids, moments or latents, see `tokens`.
+
+        Ids are int64 in raster order; those of a multi-scale tokenizer scale by scale, each in raster order.
+        """
         if self.kind == "pixels":
             return images
         if self.tokens == "moments":
@@ -55,15 +58,15 @@ class Tokenizer(nn.Module):
         return self.nearest(latents) if self.tokens == "ids" else latents
 
     def nearest(self, latents: torch.Tensor) -> torch.Tensor:
-        """Ids (B, L) of the codes nearest to the latents (B, C, h, w) of a vq or msvq tokenizer."""
+        """Ids (B, L) of the codes that are nearest to the latents (B, C, h, w) of a vq or msvq tokenizer."""
         _, _, (_, _, ids) = self.net.quantize(latents)  # (B*L,) or (B, L)
         return ids.view(len(latents), -1)
 
     def decode_latents(self, latents: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
-        """Unscaled latents (B, C, h, w) to images (B, 3, H, W), about [-1, 1].
+        """Unscaled latents (B, C, h, w) to images (B, 3, H, W), roughly in [-1, 1].
 
-        Continuous latents of a vq tokenizer pass its quantiser first, as in LDM. The consistency decoder draws the
-        noise of its two steps from `noise`, the others draw nothing.
+        Continuous latents of a vq tokenizer are quantised first, as in LDM. The consistency decoder draws the noise of
+        its two steps from `noise`; the other decoders are deterministic.
         """
         if self.kind == "pixels":
             return latents
@@ -74,7 +77,7 @@ class Tokenizer(nn.Module):
         return images
 
     def decode_ids(self, ids: torch.Tensor) -> torch.Tensor:
-        """Ids (B, L), raster order of a square grid or of each scale, to images (B, 3, H, W), about [-1, 1]."""
+        """Ids (B, L), ordered as `encode` returns them, to images (B, 3, H, W), roughly in [-1, 1]."""
         if self.kind == "msvq":
             latents = self.net.quantize.latents(ids)
         else:
@@ -85,14 +88,14 @@ class Tokenizer(nn.Module):
         return images
 
     def decode(self, tokens: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
-        """What `encode` gave, back to images (B, 3, H, W): the reconstruction; of moments, from the mean."""
+        """Reconstruction (B, 3, H, W) from what `encode` returned; moments are decoded from their mean."""
         if self.tokens == "ids":
             return self.decode_ids(tokens)
         return self.decode_latents(tokens.chunk(2, dim=1)[0] if self.tokens == "moments" else tokens, noise)
 
 
 def build(config: TokenizerConfig, image_size: int) -> Tokenizer:
-    """An untrained tokenizer; weights come from torch's global generator."""
+    """An untrained tokenizer; torch's global generator draws its initial weights."""
     if config.kind == "pixels":
         return Tokenizer("pixels", nn.Module())
     from diffusers import AutoencoderKL, ConsistencyDecoderVAE, VQModel  # takes 3.5 CPU-seconds to import
@@ -109,7 +112,7 @@ def build(config: TokenizerConfig, image_size: int) -> Tokenizer:
         "block_out_channels": tuple(config.channels),
         "layers_per_block": config.layers,
         "latent_channels": config.latent_channels,
-        # Published autoencoders have 32 groups at any width; the number shows in no tensor.
+        # Published autoencoders have 32 groups at any width; no tensor of the weights shows the number.
         "norm_num_groups": 32 if config.pretrained else norm_groups(config.channels),
         "sample_size": image_size,
     }
@@ -119,19 +122,20 @@ def build(config: TokenizerConfig, image_size: int) -> Tokenizer:
     if config.scales:
         width = config.latent_channels
         net.quantize = MultiScaleQuantizer(config.codebook_size or 0, width, config.scales)
-        # 3 x 3, as published; LDM's have one pixel
+        # VAR publishes 3 x 3 convolutions around the quantiser; LDM has 1 x 1
         net.quant_conv, net.post_quant_conv = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
         return Tokenizer("msvq", net)
-    # diffusers keeps a historical slip by default: the weight 0.25 on the codebook term. Here it is on the
-    # commitment term, as in van den Oord et al. 2017, equation 3. Weights and outputs do not depend on it.
+    # By default diffusers repeats an old mistake: the weight 0.25 is on the codebook term. Here it is on the commitment
+    # term, as in van den Oord et al. 2017, equation 3. It changes the training loss only.
     net.quantize.legacy = False
     return Tokenizer("vq", net, config.continuous)
 
 
 def norm_groups(channels: tuple[int, ...]) -> int:
-    """Groups of the group norms: as many as leave each at least 4 channels, as LDM's 32 groups of 128 channels.
+    """Number of groups of the group norms: the largest, up to 32, that leaves at least 4 channels in each group.
 
-    A group of one channel would be an instance norm, which takes the mean brightness out of the narrow levels.
+    LDM has 32 groups of 4 channels at its narrowest level. A group of one channel would be an instance norm, which
+    removes the mean brightness.
     """
     return next((n for n in (32, 16, 8, 4, 2) if all(c % n == 0 and c // n >= 4 for c in channels)), 1)
 
@@ -140,10 +144,10 @@ def load(root: str | Path, name: str, study: Study) -> Tokenizer:
     """The finished tokenizer of a study (trained, imported, or pixels), in eval mode, on the CPU.
 
     Raises:
-        ValueError: it is not finished, or was made for another study section; or its files do not fit.
+        ValueError: it is not finished, was made for another section of the study, or its files do not fit.
     """
     folder = layout.tokenizer(Path(root), name)
-    read(folder / layout.TOKENIZER, TokenizerRecord)  # written after the weights: says that they are whole
+    read(folder / layout.TOKENIZER, TokenizerRecord)  # written after the weights: where it is, they are complete
     if recipe_of(folder).get("slice") != tokenizer_slice(study, name):
         raise ValueError(f"{folder}: was trained by another recipe; run `mar tokenizer --tokenizer {name}` again")
     tokenizer = build(study.tokenizers[name], study.data.image_size)

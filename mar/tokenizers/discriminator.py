@@ -1,7 +1,7 @@
 """The adversarial term of LDM's tokenizers: a patch discriminator with hinge loss and an adaptive weight.
 
-Esser et al. 2021 (VQGAN), equation 7, as latent diffusion uses it. The discriminator judges overlapping patches of
-70x70 pixels; its weight against the reconstruction is measured anew at each step.
+Esser et al. 2021 (VQGAN), equation 7, as latent diffusion uses it. The discriminator scores overlapping patches of
+70x70 pixels; the weight of its term against the reconstruction is computed anew at each step.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from torch.nn import functional
 
 from mar.runtime.noise import seed_of
 
-SMALLEST = 24  # pixels: below, no patch is left after three halvings and two valid-sized convolutions
-LARGEST_WEIGHT = 1e4
-BETAS = (0.5, 0.9)  # of both Adams where a discriminator takes part (LDM)
+SMALLEST = 24  # least side of an image in pixels: a smaller one leaves no patch after the convolutions
+LARGEST_WEIGHT = 1e4  # limit of the adaptive weight
+BETAS = (0.5, 0.9)  # of Adam, for the autoencoder and the discriminator, where there is a discriminator (LDM)
 
 
 def discriminator(width: int = 64, layers: int = 3) -> nn.Sequential:
-    """PatchGAN (Isola et al. 2017): images (B, 3, H, W) to one score a patch (B, 1, h, w).
+    """PatchGAN (Isola et al. 2017): images (B, 3, H, W) to one score per patch (B, 1, h, w).
 
-    Weights come from torch's global generator: normal with standard deviation 0.02.
+    torch's global generator draws the weights: normal with standard deviation 0.02.
     """
     body: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
     for layer in range(1, layers + 1):
-        before, after = (width * min(2**i, 8) for i in (layer - 1, layer))
+        channels_in, channels_out = (width * min(2**i, 8) for i in (layer - 1, layer))
         stride = 2 if layer < layers else 1
-        body += [nn.Conv2d(before, after, 4, stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.LeakyReLU(0.2)]
-    body.append(nn.Conv2d(after, 1, 4, stride=1, padding=1))
+        body.append(nn.Conv2d(channels_in, channels_out, 4, stride, padding=1, bias=False))
+        body += [nn.BatchNorm2d(channels_out), nn.LeakyReLU(0.2)]
+    body.append(nn.Conv2d(channels_out, 1, 4, stride=1, padding=1))
     for module in body:
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
@@ -39,37 +40,40 @@ def discriminator(width: int = 64, layers: int = 3) -> nn.Sequential:
 
 
 def hinge(real: torch.Tensor, rebuilt: torch.Tensor) -> torch.Tensor:
-    """Loss of the discriminator on scores of real and rebuilt images: zero beyond +1 and -1."""
+    """Hinge loss of the discriminator on scores (B, 1, h, w): zero for real above 1 and rebuilt below -1."""
     return 0.5 * (functional.relu(1.0 - real).mean() + functional.relu(1.0 + rebuilt).mean())
 
 
 def adaptive_weight(
     reconstruction: torch.Tensor, adversarial: torch.Tensor, layer: torch.Tensor, numbers: int = 1
 ) -> torch.Tensor:
-    """Ratio of the gradient norms of both losses at the decoder's last layer, at most 1e4.
+    """Adaptive weight lambda (VQGAN, equation 7): ratio of the gradient norms of the two losses, at most 1e4.
 
     Args:
-        reconstruction: loss per number of an image.
-        adversarial: loss of the scores.
-        layer: weights of the last layer.
-        numbers: in an image. LDM's kl objective sums over them where ours divides by them, and its limit holds for
-            the sum: the ratio is taken, limited, and then divided like the objective. vq has means in both (1).
+        reconstruction: mean loss over all numbers of an image.
+        adversarial: mean negative score of the patches.
+        layer: weights of the decoder's last layer, where the gradients are compared.
+        numbers: how many numbers of an image LDM's objective sums over where ours takes the mean: 3 H W with a kl
+            tokenizer, 1 with vq, whose objective is a mean in LDM too. The limit 1e4 holds for LDM's sum, so the
+            ratio is limited first and then divided by `numbers`, as the objective is.
     """
     norms = [torch.autograd.grad(loss, layer, retain_graph=True)[0].norm() for loss in (reconstruction, adversarial)]
     return (numbers * norms[0] / (norms[1] + 1e-4)).clamp(max=LARGEST_WEIGHT).detach() / numbers
 
 
 class Adversary:
-    """The discriminator of one training and its optimiser.
+    """The discriminator of one training, and its optimiser.
 
     Args:
         weight: the study's adversarial_weight.
-        start: images seen before it takes part.
-        seed: of its initial weights, drawn from a stream of their own.
+        start: number of images of the training after which the term joins the loss.
+        seed: of the initial weights, which come from a random stream of their own.
+        image_size: side of the images in pixels.
         numbers: as in `adaptive_weight`.
+        device: where the networks are.
 
     Raises:
-        ValueError: the images are too small to have a patch.
+        ValueError: the images are too small for a patch.
     """
 
     def __init__(self, weight: float, start: int, seed: int, image_size: int, numbers: int, device: Any) -> None:
@@ -84,17 +88,23 @@ class Adversary:
             self.net = discriminator().to(device)
         self.optimizer = torch.optim.Adam(self.net.parameters(), betas=BETAS)
 
-    def judge(
+    def generator_loss(
         self, rebuilt: torch.Tensor, reconstruction: torch.Tensor, layer: torch.Tensor
     ) -> tuple[torch.Tensor, float]:
-        """The autoencoder's term, weighted, and its adaptive weight."""
+        """The weighted adversarial term of the autoencoder's loss, and its adaptive weight.
+
+        Args:
+            rebuilt: (B, 3, H, W) reconstructed images.
+            reconstruction: loss that the term is weighed against.
+            layer: weights of the decoder's last layer.
+        """
         self.net.requires_grad_(False)
         adversarial = -self.net(rebuilt).mean()
         weight = adaptive_weight(reconstruction, adversarial, layer, self.numbers)
         return self.weight * weight * adversarial, weight.item()
 
     def learn(self, images: torch.Tensor, rebuilt: torch.Tensor, rate: float) -> float:
-        """One step of the discriminator on real and rebuilt images; returns its loss."""
+        """One step of the discriminator on real and rebuilt images, (B, 3, H, W) each; returns its loss."""
         self.net.requires_grad_(True)
         loss = hinge(self.net(images), self.net(rebuilt.detach()))
         self.optimizer.zero_grad(set_to_none=True)
@@ -105,10 +115,10 @@ class Adversary:
         return loss.item()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """State of the network and the optimiser, for a checkpoint."""
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a checkpoint was."""
+        """Restore the state of a checkpoint."""
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])

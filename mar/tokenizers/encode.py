@@ -1,8 +1,8 @@
-"""Encoding: every image of both splits to token shards, once, so that training reads no image.
+"""Encoding: the images of both splits become token shards, once, so that training reads no image.
 
-Continuous tokens of a posterior are stored as its moments and sampled again at every training step, as MAR does;
-latents before a quantiser and pixels are stored as they are. The latent scale is the study's, or 1/std of latents
-over the train split; the mean is not removed (MAR, DiT).
+Of a kl tokenizer the moments of the posterior are stored, and training draws new latents from them at every step, as
+MAR does. Latents before a quantiser, pixels and ids are stored themselves. Latents are multiplied by a scale when they
+are read: the study's, or 1/std of the latents of the train split. The mean is not subtracted (as in MAR and DiT).
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ from mar.study.study import Study
 from mar.tokenizers import autoencoder
 from mar.tokenizers.autoencoder import Tokenizer
 
-SHARD = 10_000  # images per shard: 650 MB of KL-16 moments with the mirror images of 256x256
+SHARD = 10_000  # images per shard; of KL-16 moments of 256x256 images and their mirror images, 650 MB
 BATCH = 250  # images per forward pass
 
 
 def encode(study: Study, root: str | Path, name: str, shard: tuple[int, int] = (0, 1)) -> None:
-    """Write tokens/<name>/{train,heldout}/{shard-*.npy,labels.npy,manifest.json}, or a share beside other workers.
+    """Write tokens/<name>/{train,heldout}/{shard-*.npy,labels.npy,manifest.json}, or a share of the shards.
 
-    Files on disk are kept, the manifests come last.
+    Complete shards on disk are not made again; the manifest of a split is written last.
 
     Args:
         study: the study.
         root: its results folder.
         name: a tokenizer of the study.
-        shard: (i, n) makes files i, i + n, i + 2 n, ... of both splits; whoever completes a split writes its manifest.
+        shard: (i, n) for worker i of n, which makes the shards i, i + n, i + 2 n, ... counted over both splits. The
+            worker that completes a split writes its manifest.
 
     Raises:
         ValueError: the data or the tokenizer is missing, or a latent is not finite.
@@ -59,11 +60,11 @@ def encode(study: Study, root: str | Path, name: str, shard: tuple[int, int] = (
     }
     tokenizer = cache(lambda: autoencoder.load(root, name, study).to("cuda" if torch.cuda.is_available() else "cpu"))
     splits = read(layout.data_manifest(root), DataManifest).splits
-    before = 0  # files of the splits before this one: a share goes over both
+    earlier = 0  # shards of the splits before this one
     for split in SPLITS:
         count = math.ceil(splits[split].count / SHARD)
-        _encode_split(study, root, name, split, recipe, ((shard[0] - before) % shard[1], shard[1]), tokenizer)
-        before += count
+        _encode_split(study, root, name, split, recipe, ((shard[0] - earlier) % shard[1], shard[1]), tokenizer)
+        earlier += count
 
 
 def _encode_split(
@@ -75,7 +76,7 @@ def _encode_split(
     share: Share,
     tokenizer: Callable[[], Tokenizer],
 ) -> None:
-    """Encode a share of a split; the held-out split is finished after the train split, whose scale it takes."""
+    """Encode a share of a split. The held-out split is finished after the train split, because it takes its scale."""
     folder = layout.tokens(root, name, split)
     report, train = folder / layout.MANIFEST, layout.token_manifest(root, name, "train")
     with stage(report, lambda: _sound(folder), recipe, layout.twin(study, root, folder)) as left:
@@ -87,7 +88,7 @@ def _encode_split(
     shards = _shards(folder, len(images))
     files = [path for path, _ in shards]
 
-    def there(number: int) -> bool:
+    def is_complete(number: int) -> bool:
         return whole(files[number], (len(shards[number][1]), *shape), dtype)
 
     def write_manifest() -> None:
@@ -96,21 +97,21 @@ def _encode_split(
 
     workers = torch.get_num_threads() if study.data.kind == "imagefolder" else 0
     make = partial(_encode, shards, range(share[0], len(files), share[1]), tokens, images, tokenizer(), workers)
-    fill(folder, recipe, files, share, there, make)
-    # whoever writes the last file of the train split comes to the held-out split after it
+    fill(folder, recipe, files, share, is_complete, make)
+    # The worker that completes the train split goes on to the held-out split, so that one is finished too.
     if split == "train" or train.exists():
-        finish(report, recipe, files, there, write_manifest)
+        finish(report, recipe, files, is_complete, write_manifest)
 
 
 def _write_manifest(
     folder: Path, tokens: Tokens, images: ImageSet, tokenizer: Tokenizer, study: Study, name: str
 ) -> None:
-    """Write labels, quantiser and manifest beside the shards, which are all there."""
+    """Write labels, quantiser and, last, the manifest beside the shards, which must all be complete."""
     values: dict[str, Any] = tokens.model_dump(exclude_unset=True)
     with atomic(folder / layout.LABELS) as temporary:
         save_array(temporary, images.labels)
     values["labels_sha256"] = sha256(folder / layout.LABELS)
-    if tokens.scales:  # what a scales backbone needs of the tokenizer
+    if tokens.scales:  # a scales backbone makes its inputs with it
         weights = {name: weight.cpu() for name, weight in tokenizer.net.quantize.state_dict().items()}
         with atomic(folder / QUANTIZER) as temporary:
             save_file(weights, temporary)
@@ -132,7 +133,7 @@ def _digest(path: Path) -> str:
 
 
 def _sound(folder: Path) -> bool:
-    """Whether the files of a finished folder are as its manifest says; a bad one is named, and made again."""
+    """Whether all files of a finished folder agree with its manifest; if not, name and delete those that do not."""
     try:
         TokenSet.open(folder)
     except ValueError as error:
@@ -169,24 +170,34 @@ def _describe(study: Study, name: str, recipe: Recipe, images: ImageSet, kind: A
 
 
 def _shards(folder: Path, count: int) -> list[tuple[Path, range]]:
-    """Files of a split of so many images, and the images in each."""
+    """The shards of a split of `count` images: path, and indices of its images."""
     firsts = range(0, count, SHARD)
     return [(folder / f"shard-{i:05d}.npy", range(count)[first : first + SHARD]) for i, first in enumerate(firsts)]
 
 
 def _encode(
     shards: list[tuple[Path, range]],
-    mine: range,
+    share: range,
     tokens: Tokens,
     images: ImageSet,
     tokenizer: Tokenizer,
     workers: int,
     missing: list[int],
 ) -> Iterator[tuple[int, Callable[[Path], None]]]:
-    """Each of the shards that are missing of mine, with what writes it."""
+    """Yield each missing shard as (number, function that writes it to a path).
+
+    Args:
+        shards: path and images of every shard of the split.
+        share: numbers of the shards that this worker is responsible for, for the progress line.
+        tokens: what a shard holds.
+        images: the split.
+        tokenizer: makes the tokens.
+        workers: processes that decode images ahead, at most.
+        missing: numbers of the shards to write.
+    """
     shape, dtype = shard_shape(tokens), shard_dtype(tokens)
     device = next(tokenizer.parameters(), torch.empty(0)).device  # pixels have no parameters
-    total, left = (sum(len(shards[number][1]) for number in numbers) for numbers in (mine, missing))
+    total, left = (sum(len(shards[number][1]) for number in numbers) for numbers in (share, missing))
     rows_of = [shards[number][1] for number in missing]
     batches = [rows[start : start + BATCH] for rows in rows_of for start in range(0, len(rows), BATCH)]
     pixels = read_ahead(images.arrays, batches, min(workers, left // WORKER_IMAGES))
@@ -195,7 +206,7 @@ def _encode(
     @torch.no_grad()
     def write_shard(temporary: Path, path: Path, rows: range) -> None:
         out = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(len(rows), *shape))
-        with open(temporary, "r+b") as file:  # a full disk is an error now; in the map it would be a SIGBUS
+        with open(temporary, "r+b") as file:  # a full disk is an error here; when writing to the map it would be SIGBUS
             os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
         for start in range(0, len(rows), BATCH):
             batch = to_float(torch.from_numpy(next(pixels)).permute(0, 3, 1, 2).contiguous()).to(device)
@@ -213,7 +224,7 @@ def _encode(
 
 
 def _scale(shards: list[Path], moments: bool, seed: int) -> float:
-    """1/std of the latents, sampled where they have a posterior, over all numbers of the train split in float64."""
+    """1/std over all numbers of the latents of the train split, in float64; moments are sampled once first."""
     generator = torch.Generator().manual_seed(seed)
     count, total, squares = 0, 0.0, 0.0
     for path in shards:

@@ -1,7 +1,7 @@
 """Training a tokenizer on the study's own images, or installing an imported one.
 
-The objective is reconstruction (mean absolute difference) with the KL term of LDM, or with the codebook and
-commitment terms of VQ-VAE. LDM's perceptual and adversarial terms join where the study gives them a weight.
+The loss is the reconstruction (mean absolute difference) plus the KL term of LDM, or plus the codebook and commitment
+terms of VQ-VAE. LDM's perceptual and adversarial terms are added where the study gives them a weight.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from mar.tokenizers import perceptual
 from mar.tokenizers.autoencoder import Tokenizer, build
 from mar.tokenizers.discriminator import BETAS, Adversary
 
-RENEW_EVERY = 50  # steps between looks for unused codes
+RENEW_EVERY = 50  # steps between searches for unused codes
 RENEW_UNTIL = 0.7  # share of the training after which the codebook is left alone
-CHECKPOINTS = 100  # in a training, at least CHECKPOINT_IMAGES apart
+CHECKPOINTS = 100  # number of checkpoints in a training, unless they would be closer than CHECKPOINT_IMAGES
 CHECKPOINT_IMAGES = 10_000
 
 
 def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
     """Train tokenizer `name`, or install it; writes tokenizers/<name>/{model.safetensors,config.json,metrics.jsonl}.
 
-    A training that was cut short goes on at its last checkpoint. Equal study, data and thread count give equal
-    weights, with or without a stop. Pixels have no weights: their file is empty.
+    A training that was stopped goes on from its last checkpoint. The same study, data and number of threads give the
+    same weights, with or without a stop. Pixels have no weights: their file is empty.
 
     Args:
         study: the study.
         root: its results folder.
         name: of the tokenizer.
-        lpips: takes the place of `perceptual.load`.
+        lpips: the perceptual network, by default that of `perceptual.load`.
 
     Raises:
         ValueError: the study has no such tokenizer, `prepare` has not run, a weight file that the recipe needs is
@@ -80,7 +80,7 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
         net = {k: v for k, v in getattr(tokenizer.net, "config", {}).items() if not k.startswith("_")}
         record = TokenizerRecord(kind=tokenizer.kind, parameters=parameters, net=net, provenance=provenance())
         write(config, record)
-        shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)  # as large as six copies of the weights
+        shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)  # two checkpoints, each with weights and moments
 
 
 def fit(
@@ -93,11 +93,20 @@ def fit(
     checkpoints: Path | None = None,
     lpips: Any = None,
 ) -> None:
-    """Train in place: Adam, learning rate on a cosine to zero; a line of `log` every hundredth of the run.
+    """Train in place with Adam; the learning rate follows a cosine to zero, and `log` gets about a hundred lines.
 
     Args:
-        checkpoints: folder to go on from and to write to; without one a stopped training starts again.
-        lpips: of `perceptual.load`; needed where config.perceptual_weight is not 0.
+        tokenizer: the untrained tokenizer.
+        config: its section of the study.
+        images: the train split.
+        study: the study.
+        log: file of the log.
+        device: where the tokenizer is.
+        checkpoints: folder to resume from and to write to; without one a stopped training starts again.
+        lpips: the perceptual network; needed where config.perceptual_weight is not 0.
+
+    Raises:
+        ValueError: the loss is not finite.
     """
     generator = torch.Generator().manual_seed(study.seed)
     tokenizer.train().to(memory_format=torch.channels_last)
@@ -107,7 +116,7 @@ def fit(
     codebook = Codebook(tokenizer) if tokenizer.kind in ("vq", "msvq") else None
     adversary = _adversary(config, study, device) if config.adversarial_weight else None
     parts = {"net": tokenizer.net, "optimizer": optimizer, "codebook": codebook, "adversary": adversary}
-    done, order = 0, torch.empty(0, dtype=torch.int64)  # what is left of the present epoch
+    done, order = 0, torch.empty(0, dtype=torch.int64)  # images so far; indices that remain of the present epoch
     with checkpoint.latest(checkpoints) if checkpoints else nullcontext() as state:
         if state:
             done, order = state["images"], state["order"]
@@ -139,15 +148,15 @@ def fit(
         else:
             rebuilt, penalty = _forward_kl(tokenizer, batch, float(config.kl_weight or 0.0), generator)
         distance = reconstruction = (rebuilt - batch).abs().mean()
-        shown: dict[str, float] = {}
+        logged: dict[str, float] = {}
         if config.perceptual_weight:
-            seen = perceptual.distance(lpips, rebuilt, batch)
-            reconstruction = distance + config.perceptual_weight * seen
-            shown["perceptual"] = seen.item()
+            lpips_distance = perceptual.distance(lpips, rebuilt, batch)
+            reconstruction = distance + config.perceptual_weight * lpips_distance
+            logged["perceptual"] = lpips_distance.item()
         loss = reconstruction + penalty
-        against = adversary is not None and progress.done >= config.adversarial_start
-        if adversary is not None and against:
-            term, shown["adaptive_weight"] = adversary.judge(rebuilt, reconstruction, last_layer(tokenizer))
+        adversarial = adversary is not None and progress.done >= config.adversarial_start
+        if adversary is not None and adversarial:
+            term, logged["adaptive_weight"] = adversary.generator_loss(rebuilt, reconstruction, last_layer(tokenizer))
             loss = loss + term
         if not torch.isfinite(loss):
             raise ValueError(f"{log}: loss {loss.item()} at image {progress.done}; a lower learning_rate may help")
@@ -155,22 +164,22 @@ def fit(
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
         optimizer.step()
-        if adversary is not None and against:
-            shown["discriminator"] = adversary.learn(batch, rebuilt, rate)
-        before = progress.done
+        if adversary is not None and adversarial:
+            logged["discriminator"] = adversary.learn(batch, rebuilt, rate)
+        images_before = progress.done
         progress.update(len(batch), loss=loss.item())
         if step % max(1, steps // 100) == 0 or step == steps - 1:
-            values = {"images": progress.done, "loss": loss.item(), "reconstruction": distance.item(), **shown}
+            values = {"images": progress.done, "loss": loss.item(), "reconstruction": distance.item(), **logged}
             runlog.append(log, values | {"learning_rate": rate, "grad_norm": norm.item(), "time": time.time()})
-        if checkpoints and progress.done // every > before // every and step < steps - 1:
-            kept: dict[str, Any] = {name: part.state_dict() for name, part in parts.items() if part is not None}
-            kept |= {"images": progress.done, "order": order.clone(), "generator": generator.get_state()}
-            checkpoint.save(checkpoints, progress.done, kept)
+        if checkpoints and progress.done // every > images_before // every and step < steps - 1:
+            state_now: dict[str, Any] = {name: part.state_dict() for name, part in parts.items() if part is not None}
+            state_now |= {"images": progress.done, "order": order.clone(), "generator": generator.get_state()}
+            checkpoint.save(checkpoints, progress.done, state_now)
     tokenizer.to(memory_format=torch.contiguous_format)
 
 
 def last_layer(tokenizer: Tokenizer) -> torch.Tensor:
-    """Weights of the decoder's last layer, where the adversarial term is weighed."""
+    """Weights of the decoder's last layer, where `adaptive_weight` compares gradients."""
     weights: torch.Tensor = tokenizer.net.decoder.conv_out.weight
     return weights
 
@@ -186,8 +195,8 @@ def _forward_kl(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Reconstruction from a posterior sample, and the KL term.
 
-    LDM adds both terms as sums per image: |x - x'|_1 + weight * KL(q || N(0, 1)). Here both are divided by the
-    numbers in an image, which leaves their balance, and with it the meaning of the weight, as in LDM.
+    LDM adds sums over an image: |x - x'|_1 + weight * KL(q || N(0, 1)). Here both terms are divided by the number of
+    numbers in an image, which leaves their balance, and so the meaning of the weight, as in LDM.
     """
     moments = tokenizer.encode(batch)  # (B, 2C, h, w)
     mean, log_variance = moments.chunk(2, dim=1)
@@ -199,11 +208,11 @@ def _forward_kl(
 
 
 class Codebook:
-    """Training pass of a vq or msvq tokenizer that counts its codes, and gives unused codes a new place.
+    """Training pass of a vq or msvq tokenizer that notes which codes are used, and moves unused codes.
 
-    A code that no latent chose since the last look is moved onto a random latent of the current batch (msvq: onto what
-    is looked up at a random scale), a usual remedy against dead codes. Only in training, and not in its last part,
-    where the codes settle.
+    A code that no latent chose since the last search is moved onto a random latent of the current batch (msvq: onto a
+    residual of a random scale), a usual remedy against dead codes. In the last part of a training, no code is moved, so
+    that they settle.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -211,17 +220,17 @@ class Codebook:
         self.used = torch.zeros(self.net.quantize.n_e, dtype=torch.bool)
 
     def forward(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reconstruction (B, 3, H, W), and codebook + 0.25 * commitment loss (straight-through gradient)."""
+        """Reconstruction (B, 3, H, W) with a straight-through gradient, and codebook + 0.25 * commitment loss."""
         quantised, penalty, (_, _, ids) = self.net.quantize(self.net.encode(batch).latents)
         self.used[ids.cpu()] = True
         return self.net.decode(quantised, force_not_quantize=True).sample, penalty
 
     @torch.no_grad()
     def renew(self, batch: torch.Tensor, generator: torch.Generator) -> None:
-        """Move the codes that were not chosen since the last call onto latents of this batch."""
+        """Move the codes that were not chosen since the last call onto latents of this batch (B, 3, H, W)."""
         latents = self.net.encode(batch).latents
         if isinstance(self.net.quantize, MultiScaleQuantizer):
-            latents = self.net.quantize.looked_up(latents)  # (B*L, C)
+            latents = self.net.quantize.residuals(latents)  # (B*L, C)
         else:
             latents = latents.permute(0, 2, 3, 1).flatten(0, 2)  # (B*h*w, C)
         dead = (~self.used).nonzero()[:, 0]
@@ -231,9 +240,9 @@ class Codebook:
         self.used.zero_()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint keeps: which codes were used since the last look."""
+        """Which codes were used since the last search, for a checkpoint."""
         return {"used": self.used}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on where a checkpoint was."""
+        """Restore the state of a checkpoint."""
         self.used = state["used"]

@@ -6,13 +6,14 @@ import math
 
 from mar.study.parts import Recipe
 
-FLAT = 0.05  # of a training with linear schedule: share before the rate falls (VAR)
+FLAT = 0.05  # share of a training after warm-up in which the linear schedule keeps its peak rate (VAR)
 
 
 def learning_rate(recipe: Recipe, images: int) -> float:
-    """Rate of the step that starts after `images` images: linear warm-up from zero, then constant or a way down.
+    """Learning rate of the step that starts after `images` images: linear warm-up from zero, then the schedule.
 
-    Cosine: half of one, to zero. Linear: constant for FLAT of the rest, then down to the recipe's final rate (VAR).
+    constant: the peak rate. cosine: half a cosine from the peak down to zero. linear: the peak rate for the share FLAT
+    of the images after warm-up, then linearly down to final_rate times the peak (VAR).
     """
     if images < recipe.warmup_images:
         return recipe.learning_rate * images / recipe.warmup_images
@@ -20,6 +21,6 @@ def learning_rate(recipe: Recipe, images: int) -> float:
         return recipe.learning_rate
     done = (images - recipe.warmup_images) / (recipe.images - recipe.warmup_images)
     if recipe.final_rate is not None:
-        left = min(1.0, (1 - done) / (1 - FLAT))
-        return recipe.learning_rate * (recipe.final_rate + (1 - recipe.final_rate) * left)
+        height = min(1.0, (1 - done) / (1 - FLAT))  # 1 at the peak, 0 at the end
+        return recipe.learning_rate * (recipe.final_rate + (1 - recipe.final_rate) * height)
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))

@@ -1,4 +1,4 @@
-"""A finished run, read back."""
+"""The model of a finished run, read back from its files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def load_trained(study: Study, root: Path, variant: str, seed: int, manifest: TokenManifest) -> tuple[Model | DiT, str]:
-    """The averaged model of a finished run, in eval mode, and the hash of its weights.
+    """The averaged model of a finished run, in eval mode, and the SHA-256 of its weights file.
 
     Raises:
         ValueError: the run is not finished, was trained by another recipe, or its weights are not those that run.json

@@ -1,8 +1,8 @@
 """One training loop for every variant. Run the same command again and it goes on where it was, to the bit.
 
-Nothing random is kept between steps: data order, mask ratio, orders, label drop, dropout and noise of a
-micro-batch are functions of (seed, index of the micro-batch), so a checkpoint is weights, moments, average and
-the number of images seen.
+No state of a random generator passes from step to step: data order, mask ratio, orders, label drop, dropout and noise
+of a micro-batch are functions of the seed and of the index of its first image. A checkpoint is therefore the weights,
+their average, the optimiser's moments and the number of images seen.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from mar.training.schedule import learning_rate
 
 
 def train(study: Study, root: Path, variant: str, seed: int) -> None:
-    """Train a variant with one seed; writes ema.safetensors and, last, run.json. Several processes share the work.
+    """Train a variant with one seed; writes ema.safetensors and, last, run.json. Processes of one job share the work.
 
     Raises:
         ValueError: tokens are missing or corrupt, or the loss is not finite.
@@ -60,7 +60,17 @@ def train(study: Study, root: Path, variant: str, seed: int) -> None:
 
 
 class Trainer:
-    """State of a run: model, average, optimiser, images seen."""
+    """A training under way.
+
+    Attributes:
+        model: the model, with the weights after the last step.
+        ema: exponential average of all its parameters, by name.
+        optimizer: AdamW.
+        images: images seen so far, by all processes together.
+        seconds: time spent training, over all restarts.
+        restarts: how many times a checkpoint was resumed.
+        micro: images in a micro-batch; a step sums the gradients of batch / micro of them.
+    """
 
     def __init__(
         self,
@@ -72,7 +82,7 @@ class Trainer:
         ema_folder: Path | None = None,
         world: World = ALONE,
     ) -> None:
-        """Start, or go on from the newest checkpoint in `folder`.
+        """Start a run, or resume it from the newest checkpoint in `folder`.
 
         Args:
             study: the study.
@@ -80,7 +90,7 @@ class Trainer:
             seed: training seed.
             tokens: its training tokens.
             folder: folder of the run.
-            ema_folder: keep the weight average in a file there, mapped into memory, instead of in memory.
+            ema_folder: folder for a memory-mapped file that holds the average; by default memory holds it.
             world: the processes that share the work.
 
         Raises:
@@ -99,7 +109,7 @@ class Trainer:
             )
         self.device = world.device
         self.name = (study.seed, seed)
-        quantizer = load_quantizer(tokens.folder, tokens.manifest)  # before the seed: its construction draws numbers
+        quantizer = load_quantizer(tokens.folder, tokens.manifest)  # before the seed is set: building one draws numbers
         torch.manual_seed(seed_of("init", *self.name))
         self.model = build_model(study, variant, tokens.manifest, quantizer and quantizer.to(self.device)).to(
             self.device
@@ -117,8 +127,8 @@ class Trainer:
         self._resume()
 
     def run(self) -> None:
-        """Train to the end of the recipe and write the declared outputs: the first process alone writes."""
-        recipe, start, before = self.recipe, time.monotonic(), self.seconds
+        """Train to the end of the recipe and write the outputs; only the first process writes files."""
+        recipe, start, earlier_seconds = self.recipe, time.monotonic(), self.seconds
         log = self.folder / layout.LOG
         progress = Progress(f"train {self.variant} seed {self.seed}", recipe.images, self.images)
         loss, norm, rate = math.nan, math.nan, 0.0
@@ -126,7 +136,7 @@ class Trainer:
             rate = learning_rate(recipe, self.images)
             loss, norm = self.step(rate)
             self.images += recipe.batch
-            self.seconds = before + time.monotonic() - start
+            self.seconds = earlier_seconds + time.monotonic() - start
             if self.world.rank == 0:
                 progress.update(recipe.batch, loss=loss)
                 if self.images % recipe.log_images == 0 or self.images == recipe.images:
@@ -134,19 +144,19 @@ class Trainer:
                     runlog.append(log, {**line, "seconds": round(self.seconds, 3), "time": time.time()})
                 if self.images % recipe.checkpoint_images == 0 or self.images == recipe.images:
                     checkpoint.save(self.folder / layout.CHECKPOINTS, self.images, self.state())
-            if self.images < recipe.images and self._asked_to_leave():
+            if self.images < recipe.images and self._stop_requested():
                 self.world.first(lambda: checkpoint.save(self.folder / layout.CHECKPOINTS, self.images, self.state()))
                 raise SystemExit(stop_signals.LEFT)
         self.world.first(lambda: self._finish(last_loss(log)))
 
-    def _asked_to_leave(self) -> bool:
-        """Whether a signal asked any of the processes to leave: the same answer for all of them."""
-        asked = torch.tensor(float(stop_signals.asked()), device=self.device)
-        self.world.sum([asked])
-        return bool(asked)
+    def _stop_requested(self) -> bool:
+        """Whether any of the processes received a signal to stop; all of them get the same answer."""
+        requests = torch.tensor(float(stop_signals.asked()), device=self.device)
+        self.world.sum([requests])
+        return bool(requests)
 
     def _finish(self, final_loss: float) -> None:
-        """Write the declared outputs, run.json last."""
+        """Write the averaged weights, then run.json."""
         with atomic(self.folder / layout.AVERAGE) as temporary:
             save_file({k: v.cpu() for k, v in self.ema.items()}, temporary)
         run = RunRecord(
@@ -185,7 +195,7 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():  # average from the first step on, without warm-up, as published
+        with torch.no_grad():  # the average starts at the first step, without warm-up, as published
             parameters = dict(self.model.named_parameters())
             if self.ema_folder:
                 for name, average in self.ema.items():
@@ -195,7 +205,7 @@ class Trainer:
         return total.item(), norm.item()
 
     def micro_batch_loss(self, first: int, count: int) -> Tensor:
-        """Loss of the images first..first+count-1 of the run, all random numbers from that name."""
+        """Loss of the images number first to first + count - 1 of the run; `first` names its random numbers too."""
         recipe = self.recipe
         noise = Noise("train", *self.name, first, device=self.device)
         torch.manual_seed(seed_of("dropout", *self.name, first))
@@ -203,7 +213,7 @@ class Trainer:
         labels = self.tokens.labels[index].to(self.device)
         x = self.load(index, noise)
         length = self.tokens.manifest.tokens
-        # One mask ratio for the whole micro-batch, as the published code has one for a device's batch.
+        # One mask ratio for all images of the micro-batch: the published code draws one for the batch of a device.
         ratio = mask_ratio(float(noise.uniform(1)), recipe.mask_ratio_min)
         order = draw_order(self.order, count, length, noise)
         labels = torch.where(noise.uniform(count) < recipe.label_drop, -1, labels)
@@ -212,7 +222,12 @@ class Trainer:
         return loss
 
     def load(self, index: Tensor, noise: Noise) -> Tensor:
-        """Tokens of images: ids (B, L), or latents (B, L, D), from their posterior if they have one, scaled."""
+        """Tokens of images: ids (B, L), or scaled latents (B, L, D), which are drawn from their posterior if stored so.
+
+        Args:
+            index: (B,) images.
+            noise: stream of the choice between an image and its mirror image, and of the posterior.
+        """
         manifest = self.tokens.manifest
         views = noise.integers(manifest.views, len(index)).cpu()
         x = self.tokens.batch(index, views).to(self.device)
@@ -224,18 +239,18 @@ class Trainer:
         return patchify(x * manifest.scale, manifest.group)
 
     def data_order(self, first: int, count: int) -> Tensor:
-        """Image indices of positions first..first+count-1 of the endless stream of shuffled epochs."""
+        """Indices (count,) of images number first to first + count - 1 of the run, which is epoch after epoch."""
         n, positions = len(self.tokens), range(first, first + count)
         return torch.stack([self.epoch(p // n)[p % n] for p in positions])
 
     def epoch(self, number: int) -> Tensor:
-        """The shuffled image indices of an epoch."""
+        """The shuffled image indices (N,) of an epoch."""
         if self.order_cache[0] != number:
             self.order_cache = (number, Noise("data", *self.name, number).permutations(1, len(self.tokens))[0])
         return self.order_cache[1]
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on."""
+        """What a checkpoint holds: all that the next step depends on."""
         return {
             "images": self.images,
             "model": self.model.state_dict(),
@@ -253,31 +268,31 @@ class Trainer:
             for name, average in self.ema.items():
                 average.copy_(state["ema"][name])
             self.optimizer.load_state_dict(state["optimizer"])
-            for moments in self.optimizer.state.values():  # on the CPU they are still the file's
+            for moments in self.optimizer.state.values():  # on the CPU they are still mapped from the file
                 moments.update({name: tensor.clone() for name, tensor in moments.items()})
             self.images, self.seconds, self.restarts = state["images"], state["seconds"], state["restarts"] + 1
         print(f"{self.folder}: going on after {self.images} images", flush=True)
 
 
 def count_head(model: nn.Module) -> int:
-    """Parameters of the head alone; DiT has none."""
+    """Number of parameters of the head; 0 for DiT, which has no head."""
     return sum(p.numel() for name, p in model.named_parameters() if name.startswith("head."))
 
 
 def start_average(model: nn.Module, folder: Path | None) -> dict[str, Tensor]:
-    """A copy of all parameters by name: in memory, or in one file of `folder` that is mapped into memory."""
+    """A copy of all parameters by name, in memory or in one memory-mapped file in `folder`."""
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     if folder is None:
         return {name: p.clone() for name, p in parameters.items()}
     folder.mkdir(parents=True, exist_ok=True)
     sizes = [p.numel() for p in parameters.values()]
-    whole = torch.from_file(str(folder / "ema.float32"), shared=True, size=sum(sizes))
-    parts = zip(parameters.items(), whole.split(sizes), strict=True)
+    flat = torch.from_file(str(folder / "ema.float32"), shared=True, size=sum(sizes))
+    parts = zip(parameters.items(), flat.split(sizes), strict=True)
     return {name: part.view_as(p).copy_(p) for (name, p), part in parts}
 
 
 def check_compiler() -> None:
-    """Refuse `compile: true` without a C++ compiler now: the first step would fail in the middle of torch."""
+    """Refuse `compile: true` where there is no C++ compiler, before the first step fails inside torch."""
     compiler = os.environ.get("CXX", "g++")
     if not shutil.which(compiler):
         raise ValueError(
@@ -287,24 +302,25 @@ def check_compiler() -> None:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The published groups: no decay for one-dimensional parameters and for everything in Diffusion Loss.
+    """The published parameter groups: weight decay for some parameters, none for the others.
 
-    Position tables, mask token and embeddings have two dimensions or more and are decayed, but for VAR's. DiT is
-    published with weight decay 0, so that its groups are without effect.
+    Parameters of one dimension and all of Diffusion Loss have no decay. Position tables, mask token and embeddings have
+    two or more dimensions and are decayed, except for those of VAR. DiT is published with weight decay 0, so the groups
+    make no difference to it.
     """
-    apart = ("head.net.", *(f"backbone.{part}" for part in ("pos_start", "pos_1LC", "lvl_embed.")))
+    undecayed = ("head.net.", *(f"backbone.{part}" for part in ("pos_start", "pos_1LC", "lvl_embed.")))
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
     for name, parameter in model.named_parameters():
         is_plain = (
-            parameter.ndim == 1 or name.endswith((".bias", ".ada_gss", ".scale_mul_1H11")) or name.startswith(apart)
+            parameter.ndim == 1 or name.endswith((".bias", ".ada_gss", ".scale_mul_1H11")) or name.startswith(undecayed)
         )
         (plain if is_plain else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
 def last_loss(log: Path) -> float:
-    """Mean loss of the last tenth of the logged steps: one step's loss is mostly noise."""
+    """Mean loss of the last tenth of the logged steps: the loss of a single step is mostly noise."""
     losses = [line["loss"] for line in runlog.read(log)]
     tail = losses[-max(1, len(losses) // 10) :]
     return sum(tail) / len(tail)

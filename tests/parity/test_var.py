@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mar.models.heads.categorical import kept
+from mar.models.heads.categorical import top_k_top_p
 from mar.models.heads.head import build_head
 from mar.models.model import Model
 from mar.models.order import by_scale, draw_order, guidance_at_scale
@@ -139,7 +139,7 @@ def test_trajectory_with_recorded_ids(golden, tokenizer, model, key, cached):
         z, null = conditions(model.backbone, tokens, labels, order, start, stop, True, cache)
         logits = model.head.guided(z.flatten(0, 1), null.flatten(0, 1), scale).view(2, -1, V)
         assert rel(logits, golden[f"{key}.scale{k}.logits_cfg"]) < 1e-5
-        keep = kept(logits.flatten(0, 1), config.top_k, config.top_p).view(2, -1, V)
+        keep = top_k_top_p(logits.flatten(0, 1), config.top_k, config.top_p).view(2, -1, V)
         assert torch.equal(keep, golden[f"{key}.scale{k}.kept"].bool())
         ids = golden[f"{key}.scale{k}.idx"].long()
         assert keep.gather(2, ids[:, :, None]).all()

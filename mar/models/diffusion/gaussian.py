@@ -2,7 +2,7 @@
 
 Schedule, losses and reverse step of improved DDPM (Nichol & Dhariwal 2021) as Diffusion Loss uses them: cosine
 schedule, epsilon prediction, learned-range variance trained by the variational bound with the mean detached,
-respaced ancestral sampling. All tables are float64; a row is one token.
+respaced ancestral sampling. All tables are float64. In (n, D) a row is one token.
 """
 
 from __future__ import annotations
@@ -19,12 +19,20 @@ TRAIN_STEPS = 1000
 
 @dataclass(frozen=True)
 class Schedule:
-    """Tables of a forward process with T steps, each (T,) float64, and the original timestep of every step."""
+    """Tables of a forward process q with T steps.
+
+    Attributes:
+        betas: (T,) float64, beta_t.
+        timesteps: (T,) int64, the timestep that the denoiser is told at each step; of a respaced process, those of the
+            process that it was made from.
+        alpha_bar: (T,) float64, the product of 1 - beta up to t. `__post_init__` sets further tables (T,) in this way,
+            which `table`, `numbers` and `at` look up by name.
+    """
 
     betas: Tensor
-    timesteps: Tensor  # (T,) int64: what the denoiser is told
-    alpha_bar: Tensor = field(init=False)  # the other tables are found by their names
-    _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # computed once, see the methods
+    timesteps: Tensor
+    alpha_bar: Tensor = field(init=False)
+    _cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # results of the methods below
 
     def __post_init__(self) -> None:
         alpha_bar = torch.cumprod(1 - self.betas, 0)
@@ -52,30 +60,30 @@ class Schedule:
         return len(self.betas)
 
     def table(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A table (T,) in a dtype on a device; copied there once."""
+        """The table (T,) of that name in a dtype on a device; it is copied there once."""
         key = (name, dtype, device)
-        if key not in self._kept:
-            self._kept[key] = getattr(self, name).to(device, dtype)
-        table: Tensor = self._kept[key]
+        if key not in self._cache:
+            self._cache[key] = getattr(self, name).to(device, dtype)
+        table: Tensor = self._cache[key]
         return table
 
     def numbers(self, name: str) -> list[float]:
-        """A table (T,) as numbers: nothing has to be looked up on a device or to wait for one; made once."""
-        if name not in self._kept:
-            self._kept[name] = getattr(self, name).tolist()
-        numbers: list[float] = self._kept[name]
+        """The table (T,) of that name as Python numbers: reading one does not wait for a device."""
+        if name not in self._cache:
+            self._cache[name] = getattr(self, name).tolist()
+        numbers: list[float] = self._cache[name]
         return numbers
 
     def at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
-        """Values of a table at steps t (n,), in the dtype and on the device of `like`, as a column (n, 1)."""
+        """Values of a table at steps t (n,) as a column (n, 1), in the dtype and on the device of `like`."""
         return self.table(name, like.dtype, like.device)[t][:, None]
 
     def reverse(self, step: int) -> ReverseStep:
-        """The numbers of one reverse step."""
-        if "reverse" not in self._kept:
+        """Entries of the tables that one reverse step needs."""
+        if "reverse" not in self._cache:
             columns = [self.numbers(name) for name in ReverseStep._fields]
-            self._kept["reverse"] = [ReverseStep(*row) for row in zip(*columns, strict=True)]
-        entries: ReverseStep = self._kept["reverse"][step]
+            self._cache["reverse"] = [ReverseStep(*row) for row in zip(*columns, strict=True)]
+        entries: ReverseStep = self._cache["reverse"][step]
         return entries
 
     def respaced(self, steps: int) -> Schedule:
@@ -85,19 +93,19 @@ class Schedule:
         stride = (len(self) - 1) / (steps - 1) if steps > 1 else 1.0
         return self.at_timesteps([round(i * stride) for i in range(steps)])
 
-    def at_timesteps(self, kept: list[int]) -> Schedule:
-        """The process that visits the steps `kept`, ascending, with the same alpha_bar at each."""
-        key = tuple(kept)
-        if key not in self._kept:
-            alpha_bar = torch.cumprod(1 - self.betas, 0)[kept]
+    def at_timesteps(self, steps: list[int]) -> Schedule:
+        """The process that visits only these steps (ascending), with the same alpha_bar at each."""
+        key = tuple(steps)
+        if key not in self._cache:
+            alpha_bar = torch.cumprod(1 - self.betas, 0)[steps]
             previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
-            self._kept[key] = Schedule(1 - alpha_bar / previous, self.timesteps[kept])
-        respaced: Schedule = self._kept[key]
+            self._cache[key] = Schedule(1 - alpha_bar / previous, self.timesteps[steps])
+        respaced: Schedule = self._cache[key]
         return respaced
 
 
 class ReverseStep(NamedTuple):
-    """Entries of a schedule's tables at one step, as numbers: nothing is looked up or copied inside a sampling loop."""
+    """Entries of a schedule's tables at one step as Python numbers, so that a sampling loop copies nothing."""
 
     sqrt_recip_alpha_bar: float
     sqrt_recipm1_alpha_bar: float
@@ -114,7 +122,7 @@ def cosine_schedule(steps: int = TRAIN_STEPS) -> Schedule:
         return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 
     betas = [min(1 - alpha_bar((i + 1) / steps) / alpha_bar(i / steps), 0.999) for i in range(steps)]
-    # On the CPU also when a model is built on the meta device: these are constants, not weights.
+    # These are constants: they are made on the CPU even when the model is built on the meta device.
     return Schedule(torch.tensor(betas, dtype=torch.float64, device="cpu"), torch.arange(steps, device="cpu"))
 
 
@@ -126,7 +134,7 @@ def linear_schedule(steps: int = TRAIN_STEPS) -> Schedule:
 
 
 def diffuse(schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """x_t given x_0 and noise, (n, D)."""
+    """x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) epsilon, (n, D), at steps t (n,)."""
     return schedule.at("sqrt_alpha_bar", t, x0) * x0 + schedule.at("sqrt_one_minus_alpha_bar", t, x0) * noise
 
 
@@ -136,7 +144,10 @@ def predict_x0(schedule: Schedule, x: Tensor, t: Tensor, epsilon: Tensor) -> Ten
 
 
 def log_variance(schedule: Schedule, t: Tensor, values: Tensor) -> Tensor:
-    """Learned range: interpolates between the log posterior variance (-1) and log beta (+1), (n, D)."""
+    """Log variance (n, D) from the values (n, D) that the network predicts.
+
+    They interpolate between the log posterior variance (at -1) and log beta (at +1).
+    """
     low, high = schedule.at("posterior_log_variance", t, values), schedule.at("log_betas", t, values)
     share = (values + 1) / 2
     return share * high + (1 - share) * low
@@ -156,9 +167,9 @@ def losses(
         schedule: the training process.
         output: (n, 2 D) epsilon and variance values of the denoiser at (x, t).
         x0: (n, D) clean tokens.
-        x: (n, D) tokens at step t.
+        x: (n, D) noisy tokens, at step t.
         t: (n,) steps.
-        noise: (n, D) the noise in x.
+        noise: (n, D) the noise epsilon in x.
 
     Returns:
         mse (n,), mean squared error of epsilon, and vb (n,), the variational term in bits per dimension. The
@@ -197,7 +208,7 @@ def reverse_step(
     mean = torch.add(x * at.posterior_mean_xt, x0, alpha=at.posterior_mean_x0)
     if step == 0:
         return mean
-    # The learned range of `log_variance`, halved for the deviation: centre + half its width times the values.
+    # exp(log_variance / 2), with the interpolation written as the centre of the range + values * width / 2.
     centre, width = at.log_betas + at.posterior_log_variance, at.log_betas - at.posterior_log_variance
     deviation = torch.exp(values * (width / 4) + centre / 4)
     return torch.addcmul(mean, deviation, noise, value=temperature)
@@ -209,9 +220,9 @@ def normal_kl(mean1: Tensor, logvar1: Tensor, mean2: Tensor, logvar2: Tensor) ->
 
 
 def discretized_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log probability, in nats, of the bin of width 2/255 around x, open beyond +-0.999.
+    """Log probability in nats of the bin of width 2/255 around x; bins beyond +-0.999 are open-ended.
 
-    Made for pixels in [-1, 1]; the published code uses it on latents as it stands, and so do we. The normal CDF
+    It is made for pixels in [-1, 1]; the published code uses it unchanged on latents, and so do we. The normal CDF
     is the tanh approximation of the published code.
     """
 

@@ -28,12 +28,12 @@ class Categorical(nn.Module):
         Args:
             z: (n, W) conditions.
             target: (n,) ids.
-            noise: nothing, see `draw`.
+            noise: None, see `draw`.
         """
         return F.cross_entropy(self.logits(z).float(), target)
 
     def guided(self, z: Tensor, z_null: Tensor | None, scale: float) -> Tensor:
-        """Logits (n, V) of conditions (n, W), guided: null + scale (conditional - null)."""
+        """Guided logits (n, V) from conditions z and z_null (n, W): null + scale (conditional - null)."""
         logits = self.logits(z).float()
         if z_null is not None:
             null = self.logits(z_null).float()
@@ -43,24 +43,24 @@ class Categorical(nn.Module):
     def sample(
         self, z: Tensor, z_null: Tensor | None, settings: Sampling, scale: float, noise: Noise
     ) -> tuple[Tensor, Tensor]:
-        """Draw ids (n,) with their log probabilities (n,).
+        """Draw ids (n,); returned with their log probabilities (n,) in nats.
 
-        Guidance acts on logits; temperature divides the guided logits, and top-k and top-p leave some out (VAR). The
-        authors of MAR published no formula for cross-entropy; these are the usual ones.
+        Guidance acts on logits, temperature divides the guided logits, and top-k and top-p exclude unlikely ids (VAR).
+        The authors of MAR published no formulas for cross-entropy; these are the usual ones.
         """
         logits = self.guided(z, z_null, scale) / settings.temperature
         if settings.top_k or settings.top_p:
-            logits = logits.masked_fill(~kept(logits, settings.top_k, settings.top_p), -torch.inf)
+            logits = logits.masked_fill(~top_k_top_p(logits, settings.top_k, settings.top_p), -torch.inf)
         log_p = F.log_softmax(logits, dim=1)
         ids = draw_index(log_p, noise)
         return ids, log_p.gather(1, ids[:, None])[:, 0]
 
 
-def kept(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """Which ids (n, V) may be drawn: the `top_k` likeliest, and of these the likeliest that have `top_p` together.
+def top_k_top_p(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """Which ids may be drawn, bool (n, V): the `top_k` likeliest, and of these the smallest set of probability `top_p`.
 
-    As VAR's code has it: ids as likely as the last of the k stay, and p is of the distribution over those that stay.
-    The likeliest always stays.
+    As in VAR's code: ids that tie with the k-th likeliest stay too, probabilities are renormalised after top-k, and the
+    likeliest id always stays.
     """
     if top_k and top_k < logits.shape[1]:
         logits = logits.masked_fill(logits < logits.topk(top_k, dim=1).values[:, -1:], -torch.inf)
@@ -75,7 +75,7 @@ def kept(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
 def draw_index(log_p: Tensor, noise: Noise) -> Tensor:
     """One index (n,) from each row of log probabilities (n, V).
 
-    Inverse of the cumulative distribution: one uniform number a row, whatever V.
+    By inverting the cumulative distribution, which takes one uniform number per row for any V.
     """
     cumulative = log_p.double().exp().cumsum(1)
     u = noise.uniform(len(log_p), 1).double() * cumulative[:, -1:]

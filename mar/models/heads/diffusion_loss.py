@@ -18,20 +18,22 @@ from mar.runtime.noise import Noise
 from mar.study.parts import Head, Sampling
 
 FREQUENCIES = 256  # size of the sinusoidal timestep features
-ROWS = 512  # a matrix product of fewer rows is slower for each: small batches modulate several diffusion steps at once
+# Matrix products of fewer rows than this cost more time per row: with a small batch, the modulations of several
+# diffusion steps are computed in one product.
+ROWS = 512
 
-Modulation = tuple[Tensor, ...]  # of a layer: shift, 1 + scale and, in a block, gate, (n, width) each
+Modulation = tuple[Tensor, ...]  # shift, 1 + scale and, in a residual block, gate of one layer: (n, width) each
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoidal features of the timestep through two layers."""
+    """Two linear layers on the sinusoidal features of the timestep."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        """(n,) -> (n, width)."""
+        """Timesteps (n,) -> embeddings (n, width)."""
         features = gaussian.timestep_features(t, FREQUENCIES)
         out: Tensor = self.mlp(features.to(next(self.parameters()).dtype))
         return out
@@ -44,22 +46,22 @@ class ResBlock(nn.Module):
         super().__init__()
         self.in_ln = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        # The published SiLU, computed by `Denoiser` for all blocks; it stays for the names of the parameters.
+        # The SiLU is applied once for all blocks, by `Denoiser`; its place here keeps the published parameter names.
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
     def modulation(self, y: Tensor) -> Modulation:
-        """Shift, 1 + scale and gate (n, width) of activated conditions (n, width); x has no part in them."""
+        """Shift, 1 + scale and gate, (n, width) each, from y = SiLU(condition) (n, width); they do not depend on x."""
         shift, scale, gate = self.adaLN_modulation[1](y).chunk(3, dim=1)
         return shift, 1 + scale, gate
 
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
-        """(n, width) -> (n, width)."""
+        """x + gate MLP(scale LN(x) + shift), (n, width) -> (n, width); `scale` is the modulation's 1 + scale."""
         shift, scale, gate = modulation
         return torch.addcmul(x, gate, self.mlp(torch.addcmul(shift, self.in_ln(x), scale)))
 
 
 class FinalLayer(nn.Module):
-    """Modulated norm and the linear layer to epsilon and variance values."""
+    """Modulated norm, and the linear layer to epsilon and the variance values, D numbers each."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
@@ -68,7 +70,7 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def modulation(self, y: Tensor) -> Modulation:
-        """Shift and 1 + scale (n, width) of activated conditions (n, width)."""
+        """Shift and 1 + scale, (n, width) each, from y = SiLU(condition) (n, width)."""
         shift, scale = self.adaLN_modulation[1](y).chunk(2, dim=1)
         return shift, 1 + scale
 
@@ -80,7 +82,7 @@ class FinalLayer(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """The MLP: input projection, residual blocks, condition = time embedding + projected z."""
+    """The denoising MLP epsilon(x_t | t, z): residual blocks modulated by time embedding + projected z."""
 
     def __init__(self, token_dim: int, z_width: int, width: int, depth: int) -> None:
         super().__init__()
@@ -105,20 +107,25 @@ class Denoiser(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     @property
-    def layers(self) -> tuple[Any, ...]:  # ResBlock, ..., FinalLayer
-        """What is modulated, in order."""
+    def layers(self) -> tuple[Any, ...]:
+        """The modulated layers in order: ResBlock, ..., ResBlock, FinalLayer."""
         return (*self.res_blocks, self.final_layer)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Noisy tokens (n, D), conditions time_embed(t) + cond_embed(z) (n, width) -> (n, 2 D)."""
-        y = F.silu(y)  # with it every modulation begins, so once for all
+        """Noisy tokens x (n, D) and conditions y = time_embed(t) + cond_embed(z) (n, width) -> (n, 2 D)."""
+        y = F.silu(y)  # the first operation of every layer's modulation, done once for all of them
         x = self.input_proj(x)
         for layer in self.layers:
-            x = layer(x, layer.modulation(y))  # no more than one layer's in memory
+            x = layer(x, layer.modulation(y))  # one layer at a time, so that memory holds one modulation
         return x
 
     def modulations(self, times: Tensor, condition: Tensor) -> list[list[Modulation]]:
-        """Those of all layers for each of some steps, from time embeddings (k, width) and conditions (n, width)."""
+        """Modulations of all layers at k diffusion steps: result[step][layer].
+
+        Args:
+            times: (k, width) time embeddings of the steps.
+            condition: (n, width) projected z.
+        """
         y = F.silu((times[:, None] + condition).flatten(0, 1))  # (k n, width)
         by_layer = [
             [part.unflatten(0, (len(times), -1)).unbind() for part in layer.modulation(y)] for layer in self.layers
@@ -126,7 +133,7 @@ class Denoiser(nn.Module):
         return [[tuple(part[k] for part in layer) for layer in by_layer] for k in range(len(times))]
 
     def modulated(self, x: Tensor, modulations: list[Modulation]) -> Tensor:
-        """`forward` with the modulations of a step already there."""
+        """`forward` of x (n, D) with one step's modulations, one per layer: (n, 2 D)."""
         x = self.input_proj(x)
         for layer, modulation in zip(self.layers, modulations, strict=True):
             x = layer(x, modulation)
@@ -134,7 +141,7 @@ class Denoiser(nn.Module):
 
 
 class DiffusionLoss(nn.Module):
-    """p(token given z) as a diffusion process on the token's D numbers."""
+    """p(token given z) as a diffusion process on the token's D numbers (section 3.2)."""
 
     def __init__(self, config: Head, width: int, token_dim: int) -> None:
         super().__init__()
@@ -144,15 +151,21 @@ class DiffusionLoss(nn.Module):
         self.train_process = gaussian.cosine_schedule()
 
     def draw(self, count: int, rows: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Timesteps (k, n) and noise (k, n, D): k independent draws for each of the rows (n,) of `count` tokens.
+        """Timesteps (k, n) and noise (k, n, D) for the loss: k independent draws for each of n tokens.
 
-        All tokens get theirs, so that the numbers of one do not depend on which others are masked.
+        Numbers are drawn for all tokens of the batch, so that those of one token do not depend on which others are
+        masked.
+
+        Args:
+            count: number of tokens in the batch, B L.
+            rows: (n,) which of them are predicted.
+            noise: stream of random numbers.
         """
         t = noise.integers(len(self.train_process), self.draws, count)
         return t[:, rows], noise.normal(self.draws, count, self.token_dim)[:, rows]
 
     def loss(self, z: Tensor, target: Tensor, noise: tuple[Tensor, Tensor]) -> Tensor:
-        """Mean over tokens and draws of the epsilon error plus the variational term.
+        """Mean over tokens and draws of the epsilon error (equation 1) plus the variational term.
 
         Args:
             z: (n, W) conditions.
@@ -163,7 +176,7 @@ class DiffusionLoss(nn.Module):
         return (mse + vb).mean()
 
     def terms(self, z: Tensor, x0: Tensor, t: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
-        """Both loss terms, (k n,) each, of n tokens with k timesteps and noises each, shapes as for `loss`."""
+        """Epsilon error and variational term, (k n,) each, of n tokens with k draws per token; shapes as in `loss`."""
         y = (self.embedded(t) + self.net.cond_embed(z)).flatten(0, 1)  # z is projected once for all draws
         x0, t, epsilon = x0.repeat(len(t), 1), t.flatten(), epsilon.flatten(0, 1)
         x = gaussian.diffuse(self.train_process, x0, t, epsilon)
@@ -171,7 +184,7 @@ class DiffusionLoss(nn.Module):
         return gaussian.losses(self.train_process, output, x0, x, t, epsilon)
 
     def embedded(self, t: Tensor) -> Tensor:
-        """Time embeddings (k, n, width) of timesteps (k, n): from a table of all, where that is the fewer."""
+        """Time embeddings (k, n, width) of timesteps (k, n); many are looked up in a table of all T instead."""
         steps = self.train_process.table("timesteps", torch.int64, t.device)
         if t.numel() < len(steps):
             return self.net.time_embed(t.flatten()).view(*t.shape, -1)
@@ -182,23 +195,30 @@ class DiffusionLoss(nn.Module):
     ) -> tuple[Tensor, None]:
         """Draw tokens (n, D) by respaced ancestral sampling, or by a solver of `mar/models/diffusion/solvers.py`.
 
-        Guidance acts on epsilon only, null + scale (conditional - null), and both branches share x_t; the variance
-        is the conditional one. Temperature scales the noise of the steps, not the first noise.
+        Guidance acts on epsilon only: null + scale (conditional - null). Both branches share x_t, and the variance is
+        that of the conditional branch. Temperature scales the noise that each step adds (section 3.2), not x_T.
+
+        Args:
+            z: (n, W) conditions.
+            z_null: (n, W) conditions without a class, or None for no guidance.
+            settings: diffusion_steps, solver, temperature, clamp and eta.
+            scale: guidance scale.
+            noise: stream of random numbers.
         """
         assert settings.diffusion_steps is not None  # checked when the study was read
         ancestral, steps = settings.solver == "ancestral", settings.diffusion_steps
         process = self.train_process.respaced(steps) if ancestral else solvers.grid(self.train_process, steps)
-        # What does not depend on x_t comes before the loop, which has no look-ups, no copies and fixed shapes.
+        # All that does not depend on x_t is computed before the loop, whose steps then copy nothing to the device.
         times = self.net.time_embed(process.table("timesteps", torch.int64, z.device))  # (T, width)
         condition = self.net.cond_embed(z if z_null is None else torch.cat([z, z_null]))  # (n or 2 n, width)
-        together = ROWS // len(condition)
-        ready: list[list[Modulation]] = []  # of the steps that come next, the next one last
+        steps_at_once = ROWS // len(condition)  # steps whose modulations are computed together
+        ready: list[list[Modulation]] = []  # modulations of the steps that come next; the last entry is the next step's
 
         def network(x: Tensor, step: int) -> Tensor:
-            if together < 2:
+            if steps_at_once < 2:
                 return self.net(x, times[step] + condition)
             if not ready:
-                ready.extend(self.net.modulations(times[max(0, step + 1 - together) : step + 1], condition))
+                ready.extend(self.net.modulations(times[max(0, step + 1 - steps_at_once) : step + 1], condition))
             return self.net.modulated(x, ready.pop())
 
         def denoise(x: Tensor, step: int) -> Tensor:
@@ -208,14 +228,14 @@ class DiffusionLoss(nn.Module):
         if not ancestral:
             return solvers.solve(lambda x, step: denoise(x, step).chunk(2, dim=1)[0], process, x, settings, noise), None
         for step in reversed(range(len(process))):
-            output, drawn = denoise(x, step), noise.normal(*x.shape).to(x.dtype)
-            x = gaussian.reverse_step(process, output, x, step, drawn, settings.temperature, settings.clamp)
+            output, delta = denoise(x, step), noise.normal(*x.shape).to(x.dtype)
+            x = gaussian.reverse_step(process, output, x, step, delta, settings.temperature, settings.clamp)
         return x, None
 
     def guided(self, network: Callable[[Tensor], Tensor], x: Tensor, scale: float | None) -> Tensor:
         """Denoiser output (n, 2 D) at tokens x (n, D).
 
-        With a scale the network has conditions for both branches, (2 n, ...), and the epsilon half is guided.
+        With a scale, the network is called on 2 n tokens, the conditional branch first, and epsilon is guided.
         """
         if scale is None:
             return network(x).to(x.dtype)

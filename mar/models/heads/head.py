@@ -12,7 +12,14 @@ from mar.study.parts import Head
 
 
 def build_head(config: Head, width: int, token_dim: int = 0, codebook_size: int = 0) -> nn.Module:
-    """The head of a variant for backbone width `width`, on tokens of `token_dim` numbers or of so many ids."""
+    """The head of a variant.
+
+    Args:
+        config: its section of the study.
+        width: width W of the backbone, that is of z.
+        token_dim: numbers in a token, for heads on continuous tokens.
+        codebook_size: number of ids, for the categorical head.
+    """
     if config.kind == "categorical":
         return Categorical(config, width, codebook_size)
     continuous = {"diffusion": DiffusionLoss, "mse": MeanSquaredError, "mixture": Mixture}

@@ -1,4 +1,4 @@
-"""L2 baseline (appendix D): a token is the mean that a linear map predicts from z, nothing is drawn."""
+"""L2 baseline (appendix D): a linear map from z predicts the token itself; nothing is drawn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mar.study.parts import Head, Sampling
 
 
 class MeanSquaredError(nn.Module):
-    """A point in place of p(token given z): its mean.
+    """Predicts the mean of p(token given z) instead of the distribution.
 
     The paper says no more than that predictions are compared with targets; one linear map from z is the plainest
     reading, and the head of the cross-entropy baseline has the same form.
@@ -31,14 +31,14 @@ class MeanSquaredError(nn.Module):
         Args:
             z: (n, W) conditions.
             target: (n, D) tokens.
-            noise: nothing, see `draw`.
+            noise: None, see `draw`.
         """
         return F.mse_loss(self.mean(z).float(), target)
 
     def sample(
         self, z: Tensor, z_null: Tensor | None, settings: Sampling, scale: float, noise: Noise
     ) -> tuple[Tensor, None]:
-        """The predicted tokens (n, D): no noise is used, so images of a class differ by the order alone.
+        """The predicted tokens (n, D). No noise is used: images of one class differ only by their order.
 
         Guidance extrapolates the means, null + scale (conditional - null). Temperature has no meaning here and is
         refused when the study is read.

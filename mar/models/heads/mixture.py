@@ -1,7 +1,8 @@
 """Gaussian mixture head, after GIVT (arXiv 2312.02116): K normals with diagonal covariance for each token.
 
-What follows that paper: a linear map from z to weights, means and scales, temperature on the scales, guidance on the
-densities. What is ours: softplus with a floor for the scales, and how the guided density is drawn from (see `sample`).
+As in that paper, a linear map turns z into weights, means and scales, temperature acts on the scales, and guidance acts
+on the densities. Our own choices are softplus with a floor for the scales, and how the guided density is sampled
+(see `sample`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from mar.models.heads.categorical import draw_index
 from mar.runtime.noise import Noise
 from mar.study.parts import Head, Sampling
 
-# Least standard deviation. Tokens are scaled to a standard deviation near one, so this is what a decoder hardly shows;
-# without it a number that never varies (a white border) would drive the likelihood to infinity.
+# Least standard deviation. Tokens have a standard deviation near 1, so a decoder hardly shows a deviation this small.
+# Without a floor, a number that never varies (of a white border) would drive the likelihood to infinity.
 FLOOR = 0.01
 SHIFT = math.log(math.expm1(1.0 - FLOOR))  # softplus(SHIFT) + FLOOR = 1
-# Candidates of a guided draw. They reach tilts of about ln 64 = 4 nats a token. A class of 1,000 is ln 1000 = 7 nats of
-# information in a whole image, so the tilt of a single token is far below that unless the scale is extreme.
+# Number of candidates of a guided draw. Choosing among 64 can tilt the density of a token by about ln 64 = 4 nats. One
+# of 1,000 classes is ln 1000 = 7 nats of information about a whole image, so the tilt of a single token is far below
+# that unless the scale is extreme.
 CANDIDATES = 64
 
 Density = tuple[Tensor, Tensor, Tensor]  # log weights (n, K), means (n, K, D), standard deviations (n, K, D)
@@ -40,8 +42,8 @@ class Mixture(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def density(self, z: Tensor, temperature: float = 1.0) -> Density:
-        """Mixtures of conditions (n, W); temperature scales their standard deviations."""
-        with torch.autocast(z.device.type, enabled=False):  # a narrow normal shows the rounding of bf16
+        """The mixture of each condition z (n, W); temperature scales the standard deviations."""
+        with torch.autocast(z.device.type, enabled=False):  # bf16 would round the means of narrow normals visibly
             out = self.linear(z.to(self.linear.weight.dtype)).float()
         log_weights = F.log_softmax(out[:, : self.components], dim=1)
         means, raw = out[:, self.components :].view(len(z), 2, self.components, self.token_dim).unbind(1)
@@ -51,7 +53,7 @@ class Mixture(nn.Module):
         """The likelihood needs no random numbers."""
 
     def loss(self, z: Tensor, target: Tensor, noise: None = None) -> Tensor:
-        """Negative log likelihood in nats a number: mean over tokens, divided by D.
+        """Negative log likelihood in nats per number: the mean over tokens, divided by D.
 
         The division changes no optimum; it keeps the gradient norm, which recipes clip at a fixed value, independent
         of the size of tokens.
@@ -59,7 +61,7 @@ class Mixture(nn.Module):
         Args:
             z: (n, W) conditions.
             target: (n, D) tokens.
-            noise: nothing, see `draw`.
+            noise: None, see `draw`.
         """
         return -log_density(self.density(z), target.float()).mean() / self.token_dim
 
@@ -68,11 +70,11 @@ class Mixture(nn.Module):
     ) -> tuple[Tensor, None]:
         """Draw tokens (n, D).
 
-        Guidance is that of GIVT on densities, conditional^scale null^(1 - scale), which has no closed form for
-        mixtures and may have no finite integral. It is drawn by sampling-importance-resampling: of CANDIDATES draws
-        from the conditional mixture one is taken with probability proportional to (conditional / null)^(scale - 1).
-        So guided tokens are always tokens that the conditional mixture can draw. (GIVT's code accepts or rejects
-        draws of a wider normal, one number and one pair of components at a time.)
+        Guidance is GIVT's: the density conditional^scale null^(1 - scale), which has no closed form for mixtures and
+        may have no finite integral. It is sampled by importance resampling: of CANDIDATES draws from the conditional
+        mixture, one is taken with probability proportional to (conditional / null)^(scale - 1). Guided tokens are thus
+        always tokens that the conditional mixture can draw. (GIVT's code instead accepts or rejects draws of a wider
+        normal, one number and one pair of components at a time.)
         """
         conditional = self.density(z, settings.temperature)
         if z_null is None or scale == 1.0:
@@ -82,7 +84,7 @@ class Mixture(nn.Module):
         for _ in range(CANDIDATES):  # one at a time, so that memory does not grow with their number
             candidate = draw_token(conditional, noise)
             log_weight = (scale - 1.0) * (log_density(conditional, candidate) - log_density(null, candidate))
-            key = log_weight + noise.gumbel(len(z))  # the largest is a draw in proportion to the weights
+            key = log_weight + noise.gumbel(len(z))  # Gumbel-max: the largest key is a draw by weight
             token = torch.where((key > best)[:, None], candidate, token)
             best = torch.maximum(best, key)
         return token, None

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mar.models.heads.categorical import kept
+from mar.models.heads.categorical import top_k_top_p
 from mar.models.heads.head import build_head
 from mar.models.model import Model
 from mar.models.multiscale import MultiScaleQuantizer
@@ -116,7 +116,7 @@ def test_stochastic_depth_drops_whole_branches_of_images():
     assert torch.equal(model.backbone(tokens, labels, order, 0)[0], whole)  # in evaluation nothing is dropped
     block = model.backbone.blocks[2].train()
     y = torch.ones(4000, 2, 3)
-    out = block._kept(y)
+    out = block._drop_path(y)
     assert set(out.unique().tolist()) == {0.0, 2.0} and (out == out[:, :1, :1]).all()
     assert out.mean().item() == pytest.approx(1.0, abs=0.1)
 
@@ -181,14 +181,17 @@ def test_guidance_grows_by_scale():
 def test_top_k_and_top_p():
     p = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.7, 0.1, 0.1, 0.1]])
     logits = p.log()
-    assert kept(logits, 2, None).tolist() == [[False, True, False, True], [True, True, True, True]]  # equals stay
-    assert kept(logits, 1, None)[0].tolist() == [False, True, False, False]
-    assert kept(logits, None, 0.65)[0].tolist() == [False, True, False, True]
-    assert kept(logits, None, 1e-9).sum(1).tolist() == [1, 1]  # the likeliest always
-    assert kept(logits, 99, 1.0).all()
+    assert top_k_top_p(logits, 2, None).tolist() == [
+        [False, True, False, True],
+        [True, True, True, True],
+    ]  # equals stay
+    assert top_k_top_p(logits, 1, None)[0].tolist() == [False, True, False, False]
+    assert top_k_top_p(logits, None, 0.65)[0].tolist() == [False, True, False, True]
+    assert top_k_top_p(logits, None, 1e-9).sum(1).tolist() == [1, 1]  # the likeliest always
+    assert top_k_top_p(logits, 99, 1.0).all()
     # p is of what top-k has left: 0.4 of 0.7 is less than 0.6
-    assert kept(logits, 2, 0.6)[0].tolist() == [False, True, False, True]
-    assert kept(logits, 2, 0.5)[0].tolist() == [False, True, False, False]
+    assert top_k_top_p(logits, 2, 0.6)[0].tolist() == [False, True, False, True]
+    assert top_k_top_p(logits, 2, 0.5)[0].tolist() == [False, True, False, False]
 
 
 def test_only_kept_ids_are_drawn():
@@ -196,7 +199,7 @@ def test_only_kept_ids_are_drawn():
     z = torch.randn(500, 4)
     settings = Sampling(steps=1, top_k=3, top_p=0.8, temperature=0.7)
     ids, log_p = head.sample(z, None, settings, 1.0, Noise("draw"))
-    keep = kept(head.logits(z) / 0.7, 3, 0.8)
+    keep = top_k_top_p(head.logits(z) / 0.7, 3, 0.8)
     assert keep.gather(1, ids[:, None]).all() and (keep.sum(1) <= 3).all()
     share = (head.logits(z) / 0.7).masked_fill(~keep, -torch.inf).log_softmax(1)
     torch.testing.assert_close(log_p, share.gather(1, ids[:, None])[:, 0])

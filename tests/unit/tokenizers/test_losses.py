@@ -118,7 +118,7 @@ def test_the_discriminator_learns() -> None:
     assert losses[-1] < 0.5 * losses[0]
     layer = rebuilt.requires_grad_()
     before = [p.clone() for p in adversary.net.parameters()]
-    term, weight = adversary.judge(rebuilt, rebuilt.square().mean(), layer)
+    term, weight = adversary.generator_loss(rebuilt, rebuilt.square().mean(), layer)
     term.backward()
     # the term pulls the rebuilt images to what passes as real, and leaves the discriminator alone
     assert weight > 0.0 and all(
