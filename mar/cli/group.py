@@ -75,7 +75,7 @@ def open_study(
         known("--extractor", extractor, study.metrics.extractors)
     names = {"tokenizer": (tokenizer,), "train": (variant, seed), "sample": (variant, setting), "speed": (variant,)}
     names |= {"features": (extractor,), "sweep": (variant, setting)}
-    if recipe and recipe != (now := getattr(stage_keys, f"{stage}_slice")(study, *names.get(stage, ()))):
+    if recipe and recipe != (now := getattr(stage_keys, f"{stage}_key")(study, *names.get(stage, ()))):
         raise ValueError(
             f"{path}: changed since this job was planned; run the workflow again. Planned {recipe}, now {now}"
         )

@@ -138,7 +138,7 @@ def drill(study: str, shape: str | None, recipe: str) -> None:
     if shape is None:
         click.echo(drills.gather(loaded, root))
         return
-    if recipe and recipe != drills.shape_slice(loaded, drills.shape_named(loaded, shape)):
+    if recipe and recipe != drills.shape_key(loaded, drills.shape_named(loaded, shape)):
         raise ValueError(f"{study}: changed since this job was planned; run the workflow again")
     from mar.planning.drill import run
 

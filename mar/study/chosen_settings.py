@@ -8,7 +8,7 @@ from mar.runtime.files import read
 from mar.study import layout
 from mar.study.parts import Sampling
 from mar.study.records import RunRecord, SweepRecord
-from mar.study.stage_keys import sweep_slice
+from mar.study.stage_keys import sweep_key
 from mar.study.study import Study
 
 AXES = ("guidance", "temperature")
@@ -28,7 +28,7 @@ def resolved(study: Study, root: str | Path, variant: str, setting: str) -> Samp
     if not path.exists():
         raise ValueError(f"{path}: missing: sampling.{setting} is chosen by a sweep, which has not run; {again}")
     found = read(path, SweepRecord)
-    if found.recipe.slice != sweep_slice(study, variant, setting):
+    if found.recipe.slice != sweep_key(study, variant, setting):
         raise ValueError(f"{path}: sampling.{setting} or metrics have changed since; {again} again")
     run = layout.run_record(Path(root), variant, study.variants[variant].seeds[0])
     if read(run, RunRecord).checkpoint != found.recipe.checkpoint:

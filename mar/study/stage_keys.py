@@ -19,29 +19,29 @@ def _images(study: Study) -> Data:
     return study.data.model_copy(update={"path": None, "expect": None})
 
 
-def data_slice(study: Study) -> str:
+def data_key(study: Study) -> str:
     """What the list of images depends on."""
     return canonical(_images(study))
 
 
-def tokenizer_slice(study: Study, tokenizer: str) -> str:
+def tokenizer_key(study: Study, tokenizer: str) -> str:
     """What a trained tokenizer and the tokens made with it depend on."""
     tok = study.tokenizers[tokenizer]
     named = {"weights": tok.weights or tokenizer} if tok.pretrained else {}
     return canonical({"data": _images(study), "tokenizer": tok, "seed": study.seed, **named})
 
 
-def classifier_slice(study: Study) -> str:
+def classifier_key(study: Study) -> str:
     """What the feature extractor depends on."""
     return canonical({"data": _images(study), "classifier": study.classifier, "seed": study.seed})
 
 
-def features_slice(study: Study, extractor: str) -> str:
+def features_key(study: Study, extractor: str) -> str:
     """What features depend on, beside the images: the network, and whether it also says the nearest training image.
 
     Weights that are fetched are told by their checksum.
     """
-    judge = classifier_slice(study) if extractor == "classifier" else extractor
+    judge = classifier_key(study) if extractor == "classifier" else extractor
     return canonical({"extractor": judge, "nearest": extractor == study.metrics.extractors[0]})
 
 
@@ -50,12 +50,12 @@ def real_side(study: Study, extractor: str) -> str:
     return "reference" if study.metrics.reference and extractor == "inception" else "train"
 
 
-def reference_slice(study: Study) -> str:
+def reference_key(study: Study) -> str:
     """What the real-versus-real floor depends on, beside the classifier: as many images as a sample set has."""
-    return canonical({"samples": study.metrics.samples, "judge": metrics_slice(study)})
+    return canonical({"samples": study.metrics.samples, "judge": metrics_key(study)})
 
 
-def train_slice(study: Study, variant: str, seed: int) -> str:
+def train_key(study: Study, variant: str, seed: int) -> str:
     """What the weights of a variant depend on, beside its tokens; of an imported one, the name of the import."""
     v = study.variants[variant]
     if v.pretrained:
@@ -73,7 +73,7 @@ def train_slice(study: Study, variant: str, seed: int) -> str:
     )
 
 
-def sample_slice(study: Study, variant: str, setting: str, used: Sampling | None = None) -> str:
+def sample_key(study: Study, variant: str, setting: str, used: Sampling | None = None) -> str:
     """What a sample set depends on, beside its checkpoint and tokenizer; `used` is what a sweep made of the setting."""
     metrics = study.metrics
     return canonical(
@@ -87,7 +87,7 @@ def sample_slice(study: Study, variant: str, setting: str, used: Sampling | None
     )
 
 
-def point_slice(study: Study, variant: str, setting: str) -> str:
+def point_key(study: Study, variant: str, setting: str) -> str:
     """What any point of a sweep depends on, beside its scale and temperature, checkpoint, tokenizer and real images."""
     sampling, metrics = study.sampling[setting], study.metrics
     main = metrics.extractors[0]
@@ -105,25 +105,25 @@ def point_slice(study: Study, variant: str, setting: str) -> str:
     )
 
 
-def sweep_slice(study: Study, variant: str, setting: str) -> str:
+def sweep_key(study: Study, variant: str, setting: str) -> str:
     """What the result of a sweep depends on: its points, and which they are. Not on what is drawn at the best one."""
-    return canonical({"point": point_slice(study, variant, setting), "sweep": study.sampling[setting].sweep})
+    return canonical({"point": point_key(study, variant, setting), "sweep": study.sampling[setting].sweep})
 
 
-def metrics_slice(study: Study) -> str:
+def metrics_key(study: Study) -> str:
     """What a metric file depends on, beside samples and features."""
     m = study.metrics
     judge = {"neighbours": m.neighbours, "bootstrap": m.bootstrap, "seed": study.seed, "extractors": m.extractors}
     return canonical(judge | ({"reference": m.reference} if m.reference else {}))
 
 
-def speed_slice(study: Study, variant: str) -> str:
+def speed_key(study: Study, variant: str) -> str:
     """What the timing of a variant depends on."""
     settings = speed_settings(study, variant)
     return canonical({"speed": study.speed, "sampling": {s: study.sampling[s] for s in settings}})
 
 
-def table_slice(study: Study, table: str) -> str:
+def table_key(study: Study, table: str) -> str:
     """What a table shows, beside the metric files and the grids of sweeps."""
     if table in study.tables:
         return canonical({"table": study.tables[table], "seeds": _seeds(study)})
@@ -131,28 +131,26 @@ def table_slice(study: Study, table: str) -> str:
     return canonical({"table": table, "seeds": _seeds(study), "variants": _sampled(study), **modes})
 
 
-def figure_slice(study: Study, figure: str) -> str:
+def figure_key(study: Study, figure: str) -> str:
     """What a figure shows, beside the files that it reads."""
     shown: dict[str, Any] = {"title": study.title, "seeds": _seeds(study)}
     if figure in CURVES:
         shown["curves"] = getattr(study, figure)
     if figure == "sweep":
-        shown["sweeps"] = [
-            [variant, setting, sweep_slice(study, variant, setting)] for variant, setting in swept(study)
-        ]
+        shown["sweeps"] = [[variant, setting, sweep_key(study, variant, setting)] for variant, setting in swept(study)]
     if figure == "samples":
         shown["sampling"] = {name: variant.sampling for name, variant in study.variants.items()}
     return canonical(shown)
 
 
-def claims_slice(study: Study) -> str:
+def claims_key(study: Study) -> str:
     """Where the claims find their numbers, beside the metric and speed files."""
     curves: dict[str, Any] = {"curves": study.tradeoff}
     curves |= {k: getattr(study, k) for k in ("diffusion_steps", "temperature") if getattr(study, k)}
     return canonical({"tables": study.tables, **curves, "seeds": _seeds(study)})
 
 
-def report_slice(study: Study) -> str:
+def report_key(study: Study) -> str:
     """The report and the run browser show the whole study, but not what it may cost."""
     return canonical(study.model_copy(update={"budget": None}))
 

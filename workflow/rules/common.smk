@@ -143,31 +143,31 @@ def launch(stage, **values):
 
 
 def tokenizer_recipe(wildcards):
-    return stage_keys.tokenizer_slice(STUDY, wildcards.tokenizer)
+    return stage_keys.tokenizer_key(STUDY, wildcards.tokenizer)
 
 
 def train_recipe(wildcards):
-    return stage_keys.train_slice(STUDY, wildcards.variant, int(wildcards.seed))
+    return stage_keys.train_key(STUDY, wildcards.variant, int(wildcards.seed))
 
 
 def sample_recipe(wildcards):
-    return stage_keys.sample_slice(STUDY, wildcards.variant, wildcards.setting)
+    return stage_keys.sample_key(STUDY, wildcards.variant, wildcards.setting)
 
 
 def sweep_recipe(wildcards):
-    return stage_keys.sweep_slice(STUDY, wildcards.variant, wildcards.setting)
+    return stage_keys.sweep_key(STUDY, wildcards.variant, wildcards.setting)
 
 
 def speed_recipe(wildcards):
-    return stage_keys.speed_slice(STUDY, wildcards.variant)
+    return stage_keys.speed_key(STUDY, wildcards.variant)
 
 
 def table_recipe(wildcards):
-    return stage_keys.table_slice(STUDY, wildcards.table)
+    return stage_keys.table_key(STUDY, wildcards.table)
 
 
 def figure_recipe(wildcards):
-    return stage_keys.figure_slice(STUDY, wildcards.figure)
+    return stage_keys.figure_key(STUDY, wildcards.figure)
 
 
 def variant_tokenizer(wildcards):
@@ -239,7 +239,11 @@ def by_hand(name):
     """Whether `mar import FORMAT FILE` made this import: the workflow neither deletes nor remakes it."""
     record = layout.import_record(ASSETS, name)
     weights = layout.import_weights(ASSETS, name)
-    return record.exists() and weights.exists() and read(record, ImportRecord).asset is None
+    return (
+        record.exists()
+        and weights.exists()
+        and read(record, ImportRecord).asset is None
+    )
 
 
 def imported(name, section):
@@ -308,7 +312,7 @@ def real_files(wildcards):
 
 
 def features_recipe(wildcards):
-    return stage_keys.features_slice(STUDY, wildcards.extractor)
+    return stage_keys.features_key(STUDY, wildcards.extractor)
 
 
 def heldout_features():
@@ -373,4 +377,4 @@ SHAPES = drill_shapes.shapes(STUDY)
 
 
 def shape_recipe(wildcards):
-    return drill_shapes.shape_slice(STUDY, SHAPES[wildcards.shape])
+    return drill_shapes.shape_key(STUDY, SHAPES[wildcards.shape])

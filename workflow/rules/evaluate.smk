@@ -84,7 +84,7 @@ rule reference:
     params:
         study=STUDY_FILE,
         job=job("reference"),
-        recipe=stage_keys.reference_slice(STUDY),
+        recipe=stage_keys.reference_key(STUDY),
     shell:
         launch("reference")
 
@@ -105,6 +105,6 @@ rule evaluate:
     params:
         study=STUDY_FILE,
         job=job("evaluate", SET),
-        recipe=stage_keys.metrics_slice(STUDY),
+        recipe=stage_keys.metrics_key(STUDY),
     shell:
         launch("evaluate", **ONE_SET)

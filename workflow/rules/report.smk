@@ -103,7 +103,7 @@ rule claims:
         cluster_jobs=0,
     params:
         study=STUDY_FILE,
-        recipe=stage_keys.claims_slice(STUDY),
+        recipe=stage_keys.claims_key(STUDY),
     shell:
         line("claims")
 
@@ -139,7 +139,7 @@ rule report:
     params:
         study=STUDY_FILE,
         figures=subpath(input.samples, parent=True),
-        recipe=stage_keys.report_slice(STUDY),
+        recipe=stage_keys.report_key(STUDY),
     shell:
         line("report", figures="{params.figures}")
 
@@ -163,6 +163,6 @@ rule track:
         cluster_jobs=0,
     params:
         study=STUDY_FILE,
-        recipe=stage_keys.report_slice(STUDY),
+        recipe=stage_keys.report_key(STUDY),
     shell:
         line("track")

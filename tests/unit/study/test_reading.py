@@ -220,14 +220,14 @@ class TestMatrix:
 
 
 def all_slices(study: studies.Study) -> dict[str, str]:
-    found = {"classifier": stage_keys.classifier_slice(study), "metrics": stage_keys.metrics_slice(study)}
+    found = {"classifier": stage_keys.classifier_key(study), "metrics": stage_keys.metrics_key(study)}
     for name in study.tokenizers:
-        found[f"tokenizer {name}"] = stage_keys.tokenizer_slice(study, name)
+        found[f"tokenizer {name}"] = stage_keys.tokenizer_key(study, name)
     for name, variant in study.variants.items():
-        found[f"speed {name}"] = stage_keys.speed_slice(study, name)
-        found[f"train {name}"] = stage_keys.train_slice(study, name, 0)
+        found[f"speed {name}"] = stage_keys.speed_key(study, name)
+        found[f"train {name}"] = stage_keys.train_key(study, name, 0)
         for setting in variant.sampling:
-            found[f"sample {name} {setting}"] = stage_keys.sample_slice(study, name, setting)
+            found[f"sample {name} {setting}"] = stage_keys.sample_key(study, name, setting)
     return found
 
 
@@ -311,14 +311,14 @@ class TestSlices:
         assert before.items() <= after.items()
 
     def test_renaming_a_part_retrains_nothing(self, values: dict[str, Any]) -> None:
-        before = stage_keys.train_slice(resolve(values, "a.yaml"), "mar", 0)
+        before = stage_keys.train_key(resolve(values, "a.yaml"), "mar", 0)
         values["recipes"]["other"] = values["recipes"]["short"]
         values["variants"]["mar"]["recipe"] = "other"
-        assert stage_keys.train_slice(resolve(values, "a.yaml"), "mar", 0) == before
+        assert stage_keys.train_key(resolve(values, "a.yaml"), "mar", 0) == before
 
     def test_training_seeds_differ(self, values: dict[str, Any]) -> None:
         study = resolve(values, "a.yaml")
-        assert stage_keys.train_slice(study, "mar", 0) != stage_keys.train_slice(study, "mar", 1)
+        assert stage_keys.train_key(study, "mar", 0) != stage_keys.train_key(study, "mar", 1)
 
 
 class TestResolved:
