@@ -249,7 +249,7 @@ def test_ablations_take_over_what_digits_has() -> None:
     assert {name for name, v in own.items() if len(v.seeds) > 1} == {"mar-default"}
 
 
-# Results of these slices exist: a change of one repeats hours of work on every machine that has them.
+# Results of these keys exist: a change of one repeats hours of work on every machine that has them.
 KNOWN = {
     "data": "0340cb68",
     "classifier": "52839e26",
@@ -280,7 +280,7 @@ KNOWN = {
 }
 
 
-def slices(found: Study) -> dict[str, str]:
+def keys(found: Study) -> dict[str, str]:
     """Short hashes of everything that a study trains and draws, first seeds only."""
     whole = {"data": data_key, "classifier": classifier_key, "reference": reference_key, "metrics": metrics_key}
     texts = {key: of(found) for key, of in whole.items()}
@@ -294,12 +294,12 @@ def slices(found: Study) -> dict[str, str]:
 
 
 def test_results_of_digits_stay_valid() -> None:
-    found = slices(study("digits"))
+    found = keys(study("digits"))
     assert {key: found.get(key) for key in KNOWN} == KNOWN
 
 
 def test_demo_is_what_it_was() -> None:
     left_out = ("train ar-random", "sample mar-diffloss mar-diff-4-cfg")  # declared, not trained; of Figures 4 and 5
-    assert slices(study("demo")) == {key: value for key, value in KNOWN.items() if not key.startswith(left_out)}
+    assert keys(study("demo")) == {key: value for key, value in KNOWN.items() if not key.startswith(left_out)}
     seeds = {name: v.seeds for name, v in study("demo").variants.items()}
     assert sum(map(len, seeds.values())) == 6
