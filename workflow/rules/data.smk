@@ -1,4 +1,4 @@
-# Images, and the study's own network that judges them.
+# The images, and the study's own classifier, whose features judge them.
 
 
 rule prepare:

@@ -1,4 +1,4 @@
-# Numbers to tables, figures, verdicts and pages. The packages that draw a product are inputs of its rule.
+# From metrics to tables, figures, verdicts and the report. The packages that make a product are inputs of its rule.
 
 
 rule table:
@@ -59,7 +59,7 @@ rule figure:
         line("figure", name="{wildcards.figure}", out="{params.out}")
 
 
-# figures/tradeoff.pdf is the figure of the configured study.
+# figures/<name>.pdf is a copy of the figure of the study that ran last.
 rule alias:
     input:
         pdf=layout.figure(ROOT, "{figure}", "pdf"),
@@ -144,7 +144,7 @@ rule report:
         line("report", figures="{params.figures}")
 
 
-# The database holds other studies too, and Snakemake deletes what a rule declares: the output is the list of its runs.
+# The output is the list of the study's runs, not the database: that holds other studies, and Snakemake deletes outputs.
 rule track:
     input:
         runs=RUNS,

@@ -1,4 +1,4 @@
-# Images to tokens.
+# From images to tokens.
 
 
 rule tokenizer:
@@ -23,7 +23,7 @@ rule tokenizer:
         launch("tokenizer", tokenizer="{wildcards.tokenizer}")
 
 
-# Apart from the training, so that a new classifier measures again and trains nothing again.
+# This is a rule of its own, so that a new classifier changes the metrics of a tokenizer without training it again.
 rule rfid:
     input:
         weights=rules.tokenizer.output.weights,
