@@ -1,14 +1,14 @@
-# Table of contents: a study file in, every table, figure and verdict out.
+# From a study file to every table, figure and verdict.
 #   snakemake all                                    config/digits.yaml
 #   snakemake all --configfile config/demo.yaml      another study
 #   snakemake figures/tradeoff.pdf                   one product
-#   snakemake drill --configfile config/imagenet256.yaml      each shape once on generated images, before the real run
+#   snakemake drill --configfile config/imagenet256.yaml      each shape of network once on generated images
 from snakemake.utils import min_version
 
 min_version("9.17")
 
 
-# One study a call: a second configfile would be merged into the first, key by key.
+# Snakemake merges a second configfile into the first, so this one is read only where no other is given.
 if "study" not in config:
 
     configfile: "config/digits.yaml"
@@ -20,7 +20,7 @@ report: "workflow/report/workflow.rst"
 include: "workflow/rules/common.smk"
 
 
-# A study over its budget does not start.
+# The workflow of a study that is over its budget does not start.
 from mar.planning import plan
 
 try:
@@ -39,7 +39,7 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/drill.smk"
 
 
-# A rule of another name in a profile has no effect: nobody wants to learn that from a training on one node.
+# Snakemake ignores resources that a profile sets for a rule that does not exist: a misspelt rule is refused here.
 try:
     for name in workflow.resource_settings.overwrite_resources or {}:
         machine.known("set-resources", name, {rule.name for rule in workflow.rules})

@@ -39,7 +39,7 @@ from mar.runtime.provenance import provenance
 from mar.study import layout
 from mar.study.reading import resolve
 from mar.study.records import TokenizerRecord
-from mar.study.stage_keys import tokenizer_slice
+from mar.study.stage_keys import tokenizer_key
 from mar.study.study import Study
 from mar.tokenizers.autoencoder import build
 from mar.tokenizers.encode import encode
@@ -239,7 +239,7 @@ def encoded(of: Study) -> None:
     folder = root / "tokenizers" / "kl"
     folder.mkdir(parents=True)
     save_file(build(of.tokenizers["kl"], SIDE).net.state_dict(), folder / "model.safetensors")
-    claim(folder, {"slice": tokenizer_slice(of, "kl")})
+    claim(folder, {"slice": tokenizer_key(of, "kl")})
     record = TokenizerRecord(kind="kl", parameters=0, net={}, provenance=provenance())
     write(folder / layout.TOKENIZER, record)
     encode(of, root, "kl")

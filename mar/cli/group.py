@@ -1,6 +1,6 @@
-"""The group of commands, the options that several share, and how a command opens its study.
+"""The group of commands, the options that several of them share, and how a command opens its study.
 
-Every command takes the resolved study.json that the workflow writes, and its folder is the root of the results.
+Commands take the resolved study.json that the workflow writes; its folder is the folder of all results of the study.
 """
 
 from __future__ import annotations
@@ -53,10 +53,23 @@ def open_study(
     seed: int = 0,
     extractor: str = "",
 ) -> tuple[Study, Path]:
-    """The study and the root of its results; names that the study lacks are refused here.
+    """The study and the folder of its results.
 
-    So is a study.json that says something else by now than the `recipe` with which the workflow planned the job: it is
-    written anew whenever the workflow is read, a dry run of an edited study included.
+    Snakemake writes study.json whenever it reads the workflow, so a dry run of an edited study changes it under jobs
+    that are waiting. Such a job refuses to start: the stage key of its study.json is no longer its `recipe`.
+
+    Args:
+        path: the resolved study.json.
+        variant: name of a variant, or empty.
+        setting: name of a sampling setting of the variant, or empty.
+        tokenizer: name of a tokenizer, or empty.
+        recipe: stage key with which the workflow planned the job; empty where nobody planned it.
+        stage: the stage of that key.
+        seed: training seed.
+        extractor: name of an extractor, or empty.
+
+    Raises:
+        ValueError: the study has no such name, or another stage key than `recipe`.
     """
     from mar.study import stage_keys
     from mar.study.compatibility import known
@@ -75,7 +88,7 @@ def open_study(
         known("--extractor", extractor, study.metrics.extractors)
     names = {"tokenizer": (tokenizer,), "train": (variant, seed), "sample": (variant, setting), "speed": (variant,)}
     names |= {"features": (extractor,), "sweep": (variant, setting)}
-    if recipe and recipe != (now := getattr(stage_keys, f"{stage}_slice")(study, *names.get(stage, ()))):
+    if recipe and recipe != (now := getattr(stage_keys, f"{stage}_key")(study, *names.get(stage, ()))):
         raise ValueError(
             f"{path}: changed since this job was planned; run the workflow again. Planned {recipe}, now {now}"
         )

@@ -1,4 +1,4 @@
-"""The commands that submit, list and end jobs."""
+"""The commands that submit, list and cancel jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that make and show what a study found."""
+"""The commands that make and show tables, figures, verdicts and the report."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def table(study: str, name: str) -> None:
     """Write a table as CSV, Markdown and LaTeX: one of the study's, every metric, what they move with, fast modes."""
     from mar.report.tables import all_metrics, fast_modes, paper_tables, variance
 
-    made = {"metrics": all_metrics.table, "variance": variance.table, "fast": fast_modes.table}
+    general = {"metrics": all_metrics.table, "variance": variance.table, "fast": fast_modes.table}
     loaded, root = open_study(study)
-    made[name](loaded, root) if name in made else paper_tables.table(loaded, root, name)
+    general[name](loaded, root) if name in general else paper_tables.table(loaded, root, name)
 
 
 @main.command()
@@ -37,7 +37,7 @@ def figure(study: str, name: str, out: Path) -> None:
 @study_option
 @click.option("--claims", "claims_file", default=layout.shipped("claims.yaml"), type=click.Path(path_type=Path))
 def claims(study: str, claims_file: Path) -> None:
-    """Judge each claim of the paper by what the study measured."""
+    """Decide each claim of the paper by what the study measured."""
     from mar.analysis.verdicts import judge
 
     judge(*open_study(study), claims_file)

@@ -1,4 +1,4 @@
-"""The commands beside the workflow: imports, exports, plan, drill, evaluators side by side, schema."""
+"""The commands outside the workflow: import, fetch, export, plan, drill, comparison of evaluators, schema."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def import_(format: str, file: Path | None, name: str, assets: Path, table: Path
         file, name = fetch(asset, assets), name or asset.name
     elif file and file.is_file():
         compare(file, name or file.stem, table)
-    assert file  # fetched, if not given
+    assert file  # `only` raised an error or named a file to fetch
     from mar.weights.importing import import_weights
 
     import_weights(format, file, name or file.stem, assets, asset)
@@ -92,8 +92,8 @@ def court(
     """Judge the same images by several evaluators side by side, with the reason for every difference."""
     from mar.crosscheck.run import court
 
-    of, root = open_study(study) if study else (None, None)
-    court(samples, reference, of, root, random_weights, count, unknown_hash, out)
+    loaded, root = open_study(study) if study else (None, None)
+    court(samples, reference, loaded, root, random_weights, count, unknown_hash, out)
 
 
 @main.command()
@@ -113,12 +113,12 @@ def plan(study: str, utilisation: float | None, measured: str | None, file: Path
     loaded = load(path)
     root = path.parent if path.name == "study.json" else layout.RESULTS / loaded.study
     share = plans.utilisation_of(loaded, measured) if measured else utilisation or plans.UTILISATION
-    found = plans.jobs(loaded, root)
-    click.echo(plans.text(loaded, found, plans.count_images(loaded, root), share))
+    jobs = plans.jobs(loaded, root)
+    click.echo(plans.text(loaded, jobs, plans.count_images(loaded, root), share))
     if file:
         import pandas as pd
 
-        lines = pd.DataFrame(plans.rows(found, share), dtype=object)
+        lines = pd.DataFrame(plans.rows(jobs, share), dtype=object)
         write_text(file, lines.to_csv(index=False, lineterminator="\r\n"))
     try:
         plans.check(loaded, root, share)
@@ -138,7 +138,7 @@ def drill(study: str, shape: str | None, recipe: str) -> None:
     if shape is None:
         click.echo(drills.gather(loaded, root))
         return
-    if recipe and recipe != drills.shape_slice(loaded, drills.shape_named(loaded, shape)):
+    if recipe and recipe != drills.shape_key(loaded, drills.shape_named(loaded, shape)):
         raise ValueError(f"{study}: changed since this job was planned; run the workflow again")
     from mar.planning.drill import run
 

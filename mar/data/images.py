@@ -14,7 +14,7 @@ from mar.runtime.files import read, sha256
 from mar.runtime.folders import recipe_of
 from mar.study import layout
 from mar.study.records import DataManifest, Entry, FileLists
-from mar.study.stage_keys import data_slice
+from mar.study.stage_keys import data_key
 from mar.study.study import Study
 
 if TYPE_CHECKING:  # `prepare` and the figures read images without waiting for torch
@@ -62,7 +62,7 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
         raise ValueError(f"split {split!r}; accepted: {', '.join(SPLITS)}")
     folder, size = layout.data(Path(root)), study.data.image_size
     classes = list(read(folder / layout.MANIFEST, DataManifest).classes)
-    if recipe_of(folder) != {"data": data_slice(study)}:
+    if recipe_of(folder) != {"data": data_key(study)}:
         raise ValueError(f"{folder}: was made for another data section of the study; run `mar prepare` again")
     if study.data.kind == "digits":
         images, labels = (npz.read(folder / layout.DIGITS, f"{split}_{part}") for part in ("images", "labels"))

@@ -25,7 +25,7 @@ from mar.runtime.progress import Progress
 from mar.runtime.shards import unfinished
 from mar.study import layout
 from mar.study.records import DataManifest, Entry, FileLists, Skipped, Split
-from mar.study.stage_keys import data_slice
+from mar.study.stage_keys import data_key
 from mar.study.study import Study
 
 SPLIT_SEED = 2024  # chooses held-out images; fixed, so that all studies of a data set hold out the same ones
@@ -40,7 +40,7 @@ def prepare(study: Study, root: str | Path) -> None:
     """
     root = Path(root)
     folder = layout.data(root)
-    manifest, recipe = folder / layout.MANIFEST, {"data": data_slice(study)}
+    manifest, recipe = folder / layout.MANIFEST, {"data": data_key(study)}
     with lock(folder):
         listing, make = _source(study, layout.assets(root))
 

@@ -27,7 +27,7 @@ from mar.study import layout
 from mar.study.compatibility import known
 from mar.study.limits import LOOKED_AT
 from mar.study.records import FeaturesManifest, Judge, Piece
-from mar.study.stage_keys import features_slice
+from mar.study.stage_keys import features_key
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def features(study: Study, root: str | Path, extractor: str, where: str, shard: 
     images = open_images(study, root, where)
     folder = layout.features(root, extractor, where)
     network = extractors.load(extractor, study, root, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    recipe = {"slice": features_slice(study, extractor), "weights": network.weights}
+    recipe = {"slice": features_key(study, extractor), "weights": network.weights}
     main = extractor == study.metrics.extractors[0]
     recipe |= {"source": images.sha256 if images else "statistics alone"}
     report, paths = folder / layout.MANIFEST, _files(images, folder) if images else []

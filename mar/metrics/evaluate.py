@@ -23,7 +23,7 @@ from mar.runtime.shards import stage
 from mar.study import layout
 from mar.study.limits import REAL
 from mar.study.records import Judge, JudgedBy, Metric, MetricsFile, MetricsRecipe, RealSide, SampleManifest
-from mar.study.stage_keys import metrics_slice, real_side, reference_slice
+from mar.study.stage_keys import metrics_key, real_side, reference_key
 from mar.study.study import Study
 
 DRAWS = 20  # of the held-out images, for the floor
@@ -76,7 +76,7 @@ def reference(study: Study, root: str | Path) -> None:
     }
     against = _against(study, root, heldout)
     inputs = {name: found.sha256 for name, found in heldout.items()} | _sides(study, root)
-    recipe = MetricsRecipe(slice=reference_slice(study), inputs=inputs)
+    recipe = MetricsRecipe(slice=reference_key(study), inputs=inputs)
     place = report.with_name(".reference")
     with stage(report, lambda: read(report, MetricsFile).recipe == recipe, folder=place) as left:
         if not left:
@@ -128,7 +128,7 @@ def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: s
         **{f"features {name}": kept.sha256 for name, kept in found.items()},
         **_sides(study, root),
     }
-    recipe = MetricsRecipe(slice=metrics_slice(study), inputs=inputs)
+    recipe = MetricsRecipe(slice=metrics_key(study), inputs=inputs)
     place = report.with_name(f".{setting}")
     with stage(report, lambda: read(report, MetricsFile).recipe == recipe, folder=place) as left:
         if not left:

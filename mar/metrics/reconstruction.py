@@ -21,7 +21,7 @@ from mar.runtime.shards import unfinished
 from mar.study import layout
 from mar.study.limits import REBUILT
 from mar.study.records import Rebuilt, RfidInputs, RfidRecord
-from mar.study.stage_keys import metrics_slice
+from mar.study.stage_keys import metrics_key
 from mar.study.study import Study
 from mar.tokenizers.autoencoder import Tokenizer, load
 
@@ -49,7 +49,7 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
             reference=there.identity.sha256,
             extractor=there.extractor.weights,
             tokenizer=sha256(weights),
-            slice=metrics_slice(study),
+            slice=metrics_key(study),
         )
 
         def sound() -> bool:

@@ -47,7 +47,7 @@ from mar.study.records import (
     StageCost,
     TokenizerRecord,
 )
-from mar.study.stage_keys import train_slice
+from mar.study.stage_keys import train_key
 from mar.study.study import Study
 from mar.tokenizers import autoencoder, perceptual
 from mar.tokenizers.autoencoder import build
@@ -266,7 +266,7 @@ def run_variant(study: Study, root: Path, name: str, stages: Stages) -> int:
     """
     folder = layout.run(root, name, 0)
     tokens = TokenSet.open(layout.tokens(root, study.variants[name].tokenizer))
-    claim(folder, {"train": train_slice(study, name, 0), "tokens": tokens.sha256}, "run.json")
+    claim(folder, {"train": train_key(study, name, 0), "tokens": tokens.sha256}, "run.json")
     average = root / "average"
     with stages.stage("build", "the average of weights is mapped from disk"):
         trainer = Trainer(study, name, 0, tokens, folder, ema_folder=average)

@@ -110,7 +110,7 @@ def shape_named(study: Study, name: str) -> Shape:
     return known[name]
 
 
-def shape_slice(study: Study, shape: Shape) -> str:
+def shape_key(study: Study, shape: Shape) -> str:
     """What the result of a shape depends on: `params` of its rule."""
     if shape.kind == METRICS:
         judges = {"classifier": study.classifier, "extractors": study.metrics.extractors}

@@ -1,6 +1,6 @@
-"""Checkpoints of a training run: atomic, checksummed, the last two kept, the newest intact one resumed.
+"""Checkpoints of a training: written atomically with a checksum; the last two are kept, the newest intact one resumed.
 
-Weights and checkpoints that do not fit are refused in one message, whatever torch and safetensors raise.
+Weights and checkpoints of another model are refused in one message, whatever error torch or safetensors raises.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch import nn
 from mar.runtime.distributed import ALONE, World
 from mar.runtime.files import FileName, Part, Sha256, atomic, read, sha256, write
 
-KEPT = 2
-INDEX = "index.json"  # names the checkpoints of a folder
-# What torch raises where a file is no checkpoint, would have to be unpickled, or is of another model.
+KEPT = 2  # checkpoints in a folder
+INDEX = "index.json"  # lists the checkpoints of a folder
+# Errors of torch for a file that is no checkpoint, that needs unpickling, or whose tensors do not fit the model.
 MISFITS = (pickle.UnpicklingError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class Checkpoint(Part):
-    """A checkpoint after so many images."""
+    """A checkpoint: its file, the number of images seen before it, and the checksum of the file."""
 
     file: FileName
     images: NonNegativeInt
@@ -42,9 +42,9 @@ class Index(RootModel[tuple[Checkpoint, ...]]):
 
 
 def save(folder: Path, images: int, state: dict[str, Any]) -> None:
-    """Write the state after `images` images, then the index that names it; older ones beyond the last two go.
+    """Write the state after `images` images, then the index that lists it; checkpoints before the last two are deleted.
 
-    A crash at any point leaves an index whose files are all complete.
+    After a crash at any point, all files that the index lists are complete.
     """
     before = [entry for entry in checkpoints(folder) if entry.images < images]
     name = f"{images:010d}.pt"
@@ -60,12 +60,12 @@ def save(folder: Path, images: int, state: dict[str, Any]) -> None:
 def latest(folder: Path, world: World = ALONE) -> Iterator[dict[str, Any] | None]:
     """State of the newest intact checkpoint, to be copied inside the context; None if none was ever written.
 
-    Its tensors are mapped from the file, not read: only what is copied takes memory. The first process looks which one
-    is intact, for all.
+    Its tensors are mapped from the file, so that only copies of them take memory. The first process of a training
+    verifies the checksums for all processes.
 
     Raises:
-        ValueError: there are checkpoints, but none is intact; or the newest intact one is of something else than what
-            the context copies it to.
+        ValueError: there are checkpoints, but none is intact; or the state does not fit what the context copies it
+            to.
     """
     path: Path | None = world.first(lambda: _newest(folder))
     if path is None:
@@ -83,7 +83,7 @@ def latest(folder: Path, world: World = ALONE) -> Iterator[dict[str, Any] | None
 
 
 def checkpoints(folder: Path) -> tuple[Checkpoint, ...]:
-    """What the index of a folder names, oldest first; nothing where there is none.
+    """The checkpoints that the index of a folder lists, oldest first; none where there is no index.
 
     Raises:
         ValueError: the index is damaged.
@@ -92,7 +92,7 @@ def checkpoints(folder: Path) -> tuple[Checkpoint, ...]:
 
 
 def _newest(folder: Path) -> Path | None:
-    """The newest intact checkpoint; a corrupt one is named and passed over for the one before."""
+    """The newest intact checkpoint; a corrupt one is reported, and the one before it is taken."""
     entries = checkpoints(folder)
     for entry in reversed(entries):
         path = folder / entry.file
@@ -109,29 +109,29 @@ def _newest(folder: Path) -> Path | None:
 
 
 def load_weights(network: nn.Module, file: Path, again: str, assign: bool = False) -> None:
-    """Load a file of safetensors into a network, every tensor of it and no other.
+    """Load a safetensors file into a network; its tensors have to be exactly those of the network.
 
     Args:
-        network: what they belong to.
+        network: the network.
         file: the weights.
-        again: how a user gets the file made again.
-        assign: take the tensors themselves, as a network on the meta device needs it.
+        again: how a user gets the file made again, the end of the message.
+        assign: put the loaded tensors into the network instead of copying them, as one on the meta device needs it.
 
     Raises:
         ValueError: the file is missing or no safetensors file, or its tensors are not those of the network.
     """
     try:
-        found = load_file(file)
+        tensors = load_file(file)
     except FileNotFoundError:
         raise ValueError(f"{file}: missing; {again}") from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: found {error}; accepted: a safetensors file; {again}") from None
-    theirs, ours = ({k: list(v.shape) for k, v in state.items()} for state in (found, network.state_dict()))
-    odd = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
-    if odd:
-        name = odd[0]
+    shapes, accepted = ({k: list(v.shape) for k, v in state.items()} for state in (tensors, network.state_dict()))
+    misfits = [name for name in sorted(shapes.keys() | accepted.keys()) if shapes.get(name) != accepted.get(name)]
+    if misfits:
+        name = misfits[0]
         raise ValueError(
-            f"{file}: {len(odd)} tensors do not fit the model: {name}: found {theirs.get(name, 'none')}; accepted: "
-            f"{ours.get(name, 'none')}; {again}"
+            f"{file}: {len(misfits)} tensors do not fit the model: {name}: found {shapes.get(name, 'none')}; accepted: "
+            f"{accepted.get(name, 'none')}; {again}"
         )
-    network.load_state_dict(found, assign=assign)
+    network.load_state_dict(tensors, assign=assign)

@@ -1,4 +1,4 @@
-"""Files that survive a crash: atomic writes, checksums, and typed records as JSON."""
+"""Files that are whole or absent after a crash: atomic writes, checksums, and typed records as JSON."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:  # most stages write files without numpy
     import numpy as np
 
 HOST = socket.gethostname().replace(".", "-")
-TEMPORARY = re.compile(r"^\..+\.(?P<host>[^.]+)\.(?P<process>\d+)\.tmp$")  # a file that `atomic` writes
+TEMPORARY = re.compile(r"^\..+\.(?P<host>[^.]+)\.(?P<process>\d+)\.tmp$")  # name of a file that `atomic` writes
 DAY = 24 * 3600  # seconds
 UMASK = os.umask(0o022)
 os.umask(UMASK)  # there is no other way to read it
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]  # beside the file that names it
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]  # in the folder of its record
 
 
 class Part(BaseModel):
-    """A part of a record. Never changed after reading; numbers are numbers and texts are texts."""
+    """A part of a record. It never changes after reading, and no type is converted: "1" is no number."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -38,8 +38,8 @@ class Part(BaseModel):
 class Record(Part):
     """What one stage writes and another reads.
 
-    A key that is added to a record later has a default, so that older files stay readable. Keys that are not known are
-    those of a newer version and are passed over. `format` becomes 2 when an old reader would misread a new file.
+    A key that is added to a record later has a default, so that older files stay readable. Unknown keys, which a newer
+    version may have written, are ignored. `format` becomes 2 when an old reader would misread a new file.
     """
 
     format: Literal[1] = 1
@@ -60,7 +60,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed, on failure removed.
 
     Raises:
-        OSError: the disk is full; torch and numpy raise errors that do not say so.
+        OSError: the disk is full, also where torch or numpy raised an error that does not say so.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,15 +80,20 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: Path, pattern: str = "**/.*.tmp") -> None:
-    """Remove temporary files of `atomic` whose process was killed: those of a folder that match a pattern.
+    """Remove the temporary files that `atomic` left in a folder when its process was killed.
 
-    Of this machine those whose process is gone; of others, which cannot be asked, those without a write for a day.
+    A file of this machine is removed when its process is gone; one of another machine, whose processes are not known
+    here, when nothing was written to it for a day.
+
+    Args:
+        folder: the folder.
+        pattern: which of its files, as `Path.glob` takes it.
     """
     for path in folder.glob(pattern):
         name = TEMPORARY.match(path.name)
         if not name:
             continue
-        with contextlib.suppress(FileNotFoundError):  # its process has just renamed it
+        with contextlib.suppress(FileNotFoundError):  # the process that wrote it has just renamed it
             if name["host"] == HOST:
                 gone = not _alive(int(name["process"]))
             else:
@@ -99,7 +104,7 @@ def remove_abandoned(folder: Path, pattern: str = "**/.*.tmp") -> None:
 
 
 def _alive(process: int) -> bool:
-    """Whether a process of this machine runs, whoever it belongs to."""
+    """Whether a process of this machine runs, under any user."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -116,7 +121,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_if_changed(path: str | Path, text: str) -> None:
-    """Write text atomically unless the file says the same already (its time stays)."""
+    """Write text atomically, unless the file has the same text already: then its modification time stays."""
     path = Path(path)
     if not path.exists() or path.read_text() != text:
         write_text(path, text)
@@ -157,23 +162,28 @@ def read(path: str | Path, record: type[R]) -> R:
 
 
 def parse(where: str | Path, text: str | bytes, record: type[R]) -> R:
-    """A record from its text, which is a file or a part of one.
+    """Parse a record.
+
+    Args:
+        where: what the message begins with, as the path of the file.
+        text: JSON, of a whole file or a part of one.
+        record: its type.
 
     Raises:
-        ValueError: it is not such a record; the message begins with `where`.
+        ValueError: the text is not such a record.
     """
     try:
         return record.model_validate_json(text)
     except ValidationError as error:
         first, *others = error.errors(include_url=False)
         key = ".".join(map(str, first["loc"]))
-        said = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ")
         found = f"; found {str(first['input'])[:80]!r}"
-        if first["type"] in ("missing", "json_invalid", "value_error"):  # these say it, or there is nothing to show
+        if first["type"] in ("missing", "json_invalid", "value_error"):  # nothing was found, or the message tells what
             found = ""
         more = f" (and {len(others)} more)" * bool(others)
         raise ValueError(
-            f"{where}: {key + ': ' if key else ''}{said}{found}{more}; accepted: a {record.__name__} as this "
+            f"{where}: {key + ': ' if key else ''}{message}{found}{more}; accepted: a {record.__name__} as this "
             "project writes it; delete the file and run the same command again"
         ) from None
 
@@ -193,16 +203,21 @@ def sha256(path: str | Path) -> str:
 
 
 def load_array(path: Path, again: str, mapped: bool = False) -> np.ndarray:
-    """An .npy file; `mapped`: its numbers are read from disk when they are used. No object in it is unpickled.
+    """Load an .npy file; Python objects in it are not unpickled.
+
+    Args:
+        path: the file.
+        again: how a user gets the file made again, the end of the message.
+        mapped: map the file instead of reading it: its numbers are read when they are used.
 
     Raises:
-        ValueError: it is missing, cut off, no .npy file, or holds Python objects; the message ends with `again`.
+        ValueError: the file is missing, cut off, no .npy file, or holds Python objects.
     """
     import numpy as np
 
     try:
         with open(path, "rb") as file:
-            np.lib.format.read_magic(file)  # np.load takes a zip too
+            np.lib.format.read_magic(file)  # np.load would accept a zip file too
         array: np.ndarray = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"{path}: missing; {again}") from None
@@ -212,7 +227,7 @@ def load_array(path: Path, again: str, mapped: bool = False) -> np.ndarray:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an .npy file under this very name; numpy would add its own suffix."""
+    """Write an .npy file under exactly this name: `np.save` with a path would append `.npy`."""
     import numpy as np
 
     with open(path, "wb") as file:
@@ -220,7 +235,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 
 def whole(path: Path, shape: tuple[int, ...], dtype: str) -> bool:
-    """Whether an array is on disk and uncut, its dimensions beginning with `shape`; a bad file is named."""
+    """Whether `path` is a complete .npy file of this dtype whose first dimensions are `shape`; damage is printed."""
     if not path.exists():
         return False
     try:

@@ -1,4 +1,4 @@
-"""Folders that survive a crash: locks, and the guard of folders that can be resumed."""
+"""Folders of results that a stopped stage resumes: locks, and the recipe.json that says what is in a folder."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from pydantic import ConfigDict, RootModel
 
 from mar.runtime.files import atomic, read, write
 
-RECIPE = "recipe.json"  # what the content of a folder depends on
+RECIPE = "recipe.json"  # holds what the content of a folder depends on
 
 
 class Recipe(RootModel[dict[str, str | int]]):
-    """recipe.json: slices of the study and checksums of inputs."""
+    """recipe.json: what the content of a folder depends on, stage keys and checksums of inputs, each by its name."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
 
 @contextlib.contextmanager
 def lock(folder: str | Path, wait: bool = True) -> Iterator[None]:
-    """Hold a folder alone. The kernel frees the lock when its process dies, however it dies.
+    """Hold the lock of a folder, which one process has at a time. The kernel frees it when the process ends or dies.
 
-    A killed head of the workflow leaves its stage command running: the same command started again waits here
-    until the first is done, then finds the work finished.
+    When Snakemake is killed, the command that it started goes on. The same command, started again, waits here until
+    the first one is done and then finds the result.
 
     Raises:
-        BlockingIOError: `wait` is false and another process holds the folder.
+        BlockingIOError: `wait` is false and another process holds the lock.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,32 +47,32 @@ def lock(folder: str | Path, wait: bool = True) -> Iterator[None]:
 
 
 def recipe_of(folder: str | Path) -> dict[str, str | int]:
-    """What the content of a folder was made from.
+    """What the content of a folder depends on, from its recipe.json.
 
     Raises:
-        ValueError: nobody has claimed it, or its recipe.json is damaged.
+        ValueError: recipe.json is missing, since no stage has claimed the folder, or damaged.
     """
     return read(Path(folder) / RECIPE, Recipe).root
 
 
 def claim(folder: str | Path, recipe: Mapping[str, str | int], last: str = "", twin: Path | None = None) -> None:
-    """Make a folder ours: same recipe, go on in it; another recipe, move its content aside, never resume it.
+    """Claim a folder: go on in it if its recipe.json has the same recipe, otherwise move its content aside.
 
-    The recipe (slices and hashes of inputs) is kept in recipe.json. Call it under `lock`.
+    Call it under `lock`.
 
     Args:
         folder: the folder of one result.
-        recipe: what the result depends on.
-        last: name of the file that its stage writes last, when all others are whole.
-        twin: the same folder of the study whose results may be taken over; its files are taken where it is finished
-            and of the same recipe.
+        recipe: what the result depends on: stage keys and checksums of inputs.
+        last: name of the file that the stage writes last, when all others are complete.
+        twin: the corresponding folder of the study to reuse; its files are taken over if it is finished and has the
+            same recipe.
     """
     folder = Path(folder)
     file = folder / RECIPE
     if file.exists() and recipe_of(folder) != recipe:
         aside = folder.with_name(f"{folder.name}.old-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
         aside.mkdir()
-        # recipe.json goes last: killed in between, the next claim still sees the old recipe and moves the rest
+        # recipe.json is moved last: after a kill in between, the next claim finds the old recipe and moves the rest.
         for entry in sorted(folder.iterdir(), key=lambda entry: entry == file):
             if entry.name != ".lock":
                 os.replace(entry, aside / entry.name)
@@ -84,24 +84,25 @@ def claim(folder: str | Path, recipe: Mapping[str, str | int], last: str = "", t
 
 
 def still_ours(folder: str | Path, recipe: Mapping[str, str | int]) -> None:
-    """Refuse to go on in a folder that somebody claimed for another recipe meanwhile.
+    """Refuse to go on in a folder that another process has claimed for another recipe meanwhile.
 
     Raises:
-        ValueError: it is of another recipe.
+        ValueError: recipe.json has another recipe.
     """
     if recipe_of(folder) != recipe:
         raise ValueError(f"{folder}: another recipe took this folder over; run the command again")
 
 
 def _take_over(folder: Path, twin: Path, last: str) -> None:
-    """Files of a finished folder as our own: chunks and shards by hard link where the file system can, else copied.
+    """Take over the files of a finished folder: .npy files as hard links where the file system can, others as copies.
 
-    What the workflow declares as an output is copied: it sets the times of its outputs, a link's on both sides.
+    Outputs that the workflow declares are copied: Snakemake sets the modification time of its outputs, which would
+    change the file of the other study too if it were a link.
     """
     names = [entry.name for entry in twin.iterdir() if entry.is_file() and not entry.name.startswith(".")]
     for name in sorted(names, key=lambda name: name == last):
         with atomic(folder / name) as temporary:
-            if name.endswith(".npy"):  # written once and renamed, never changed in place
+            if name.endswith(".npy"):  # never changed once it is written
                 try:
                     os.link(twin / name, temporary)
                     continue

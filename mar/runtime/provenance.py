@@ -1,4 +1,4 @@
-"""What a result was made with: commit, versions, machine."""
+"""What a result was made with: commit, versions of software, machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mar.runtime.files import Part
 def git_commit() -> str:
     """Commit of the checkout that this package runs from, with `-dirty` if tracked files differ; or `unknown`."""
     if os.environ.get("MAR_GIT_COMMIT"):
-        return os.environ["MAR_GIT_COMMIT"]  # a job on a cluster runs a copy, made when it was submitted
+        return os.environ["MAR_GIT_COMMIT"]  # a job on a cluster runs a copy of the checkout
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
@@ -33,7 +33,7 @@ def git_commit() -> str:
 
 
 def processor() -> str:
-    """Name of the processor as the kernel tells it."""
+    """Name of the processor, from the kernel."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -43,9 +43,20 @@ def processor() -> str:
 
 
 class Provenance(Part):
-    """Commit, versions and machine of a result; threads and device are those of torch, none where it was not used."""
+    """Commit, versions and machine of a result.
 
-    git_commit: str  # ends with -dirty where tracked files differed
+    Attributes:
+        git_commit: commit, with `-dirty` where tracked files differed from it.
+        time: local time with its offset.
+        python: version of Python.
+        torch: installed version of torch.
+        machine: name of the processor.
+        cores: number of its cores.
+        device: name of the GPU, else `cpu`.
+        threads: threads of torch; None where the stage did not use torch.
+    """
+
+    git_commit: str
     time: str
     python: str
     torch: str
@@ -56,7 +67,7 @@ class Provenance(Part):
 
 
 def provenance() -> Provenance:
-    """What this process makes its results with."""
+    """Commit, versions and machine of this process."""
     torch = sys.modules.get("torch")
     device = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
     return Provenance(

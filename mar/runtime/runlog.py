@@ -8,7 +8,7 @@ from typing import Any
 
 
 def append(path: str | Path, line: dict[str, Any]) -> None:
-    """Append one JSON line and flush it. A line that a kill cut off is ended first, so that it spoils no other."""
+    """Append one JSON line and flush it. A last line that was cut off by a kill is ended first and stays by itself."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:
@@ -21,9 +21,9 @@ def append(path: str | Path, line: dict[str, Any]) -> None:
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """Lines of a metrics.jsonl, ordered by `images`. Where a restart repeated a step, the line that was written last.
+    """The lines of a metrics.jsonl in the order of `images`; of a step that a restart repeated, the line written last.
 
-    Lines that were cut off (a process was killed while it wrote) and a missing file give fewer lines, not an error.
+    Lines that were cut off by a kill are left out, and a missing file has no lines.
     """
     last: dict[int, dict[str, Any]] = {}
     try:

@@ -1,8 +1,8 @@
-"""Stages that can be stopped and resumed: the guard of all of them, and files that several workers make.
+"""Stages that can be stopped and resumed, and files that several workers make together.
 
-Whoever runs a stage locks its folder, claims it for the recipe and looks whether anything is left to do. A stage that
-makes many files shares them out: worker i of n makes files i, i + n, i + 2 n, ..., and the one that completes the set
-writes the report, which says that the folder is whole.
+A stage locks its folder, claims it for its recipe and checks whether anything is left to do. The files of a large stage
+are shared among n workers: worker i makes files i, i + n, i + 2 n, ... The worker that completes the set writes the
+report; where a report exists, the folder is complete.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 from mar.runtime.files import atomic, remove_abandoned
 from mar.runtime.folders import claim, lock, still_ours
 
-Recipe = Mapping[str, str | int]
+Recipe = Mapping[str, str | int]  # what the content of a folder depends on: stage keys and checksums by name
 Share = tuple[int, int]  # (i, n): worker i of n
-Whole = Callable[[int], bool]  # whether the file of that number is on disk and uncut
-Make = Callable[[list[int]], Iterable[tuple[int, Callable[[Path], None]]]]  # of numbers: each with what writes its file
+Whole = Callable[[int], bool]  # whether the file of this number is on disk and complete
+# Takes the numbers of files, yields each number with the function that writes that file to a path.
+Make = Callable[[list[int]], Iterable[tuple[int, Callable[[Path], None]]]]
 
 
 def unfinished(
@@ -28,15 +29,15 @@ def unfinished(
     folder: Path | None = None,
     said: str = "complete",
 ) -> bool:
-    """Whether a stage has anything to do; if not, it is said. Call it under the lock of the folder.
+    """Whether a stage has anything to do; if not, this is printed. Call it under the lock of the folder.
 
     Args:
         report: the file that the stage writes last.
-        sound: whether the report that exists is of these inputs, and all that it stands for is whole.
-        recipe: what the folder is claimed for; None where the report alone says what it was made from.
-        twin: the same folder of the study whose results may be taken over.
+        sound: tells whether the existing report is of the present inputs and all files behind it are complete.
+        recipe: what the folder is claimed for; None where the report itself holds what it depends on.
+        twin: the corresponding folder of the study to reuse.
         folder: the folder of the stage, by default that of its report.
-        said: of a stage with nothing to do.
+        said: the word that is printed when there is nothing to do.
     """
     folder = folder or report.parent
     remove_abandoned(folder)
@@ -57,24 +58,24 @@ def stage(
     twin: Path | None = None,
     folder: Path | None = None,
 ) -> Iterator[bool]:
-    """Hold the folder of a stage alone, and tell whether anything is left to do; arguments as of `unfinished`."""
+    """Hold the lock of the folder of a stage; yield whether anything is left to do. Arguments as in `unfinished`."""
     with lock(folder or report.parent):
         yield unfinished(report, sound, recipe, twin, folder)
 
 
 def fill(folder: Path, recipe: Recipe, files: Sequence[Path], share: Share, whole: Whole, make: Make) -> None:
-    """Make the files of a share that are not there yet, in their order, each by an atomic write.
+    """Make the missing files of one worker in ascending order, each by an atomic write.
 
     Args:
-        folder: claimed for the recipe.
-        recipe: what the files are made from.
-        files: of all workers.
-        share: (i, n) is files i, i + n, i + 2 n, ...
-        whole: tells of a number whether its file is there.
-        make: yields each of the numbers that it is given with a function that writes that file; not called of none.
+        folder: the folder, claimed for the recipe.
+        recipe: what the files depend on.
+        files: paths of the files of all workers, by number.
+        share: (i, n): the worker makes files i, i + n, i + 2 n, ...
+        whole: tells whether the file of a number is complete.
+        make: yields each of the given numbers with the function that writes its file; not called without numbers.
 
     Raises:
-        ValueError: somebody claimed the folder for another recipe meanwhile.
+        ValueError: another process claimed the folder for another recipe meanwhile.
     """
     with lock(folder / f"shard-{share[0]}-of-{share[1]}"):
         missing = [number for number in range(share[0], len(files), share[1]) if not whole(number)]
@@ -85,10 +86,10 @@ def fill(folder: Path, recipe: Recipe, files: Sequence[Path], share: Share, whol
 
 
 def finish(report: Path, recipe: Recipe, files: Sequence[Path], whole: Whole, write: Callable[[], None]) -> None:
-    """Write the report of a set if all its files are there, whoever made them, and it is not.
+    """Write the report of a set if it is missing and the files of all workers are complete.
 
     Raises:
-        ValueError: somebody claimed the folder for another recipe meanwhile.
+        ValueError: another process claimed the folder for another recipe meanwhile.
     """
     with lock(report.parent):
         still_ours(report.parent, recipe)

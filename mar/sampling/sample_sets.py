@@ -18,7 +18,7 @@ from mar.study import layout
 from mar.study.chosen_settings import resolved
 from mar.study.parts import Sampling
 from mar.study.records import Piece, RunRecord, SampleManifest, TokenManifest
-from mar.study.stage_keys import sample_slice
+from mar.study.stage_keys import sample_key
 from mar.study.study import Study
 
 
@@ -41,7 +41,7 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
     run = read(layout.run_record(root, variant, seed), RunRecord)
     tokens = layout.token_manifest(root, study.variants[variant].tokenizer)
     recipe = {
-        "sample": sample_slice(study, variant, setting, used),
+        "sample": sample_key(study, variant, setting, used),
         "checkpoint": run.checkpoint,
         "tokens": sha256(tokens),
     }

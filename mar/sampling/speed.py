@@ -21,7 +21,7 @@ from mar.study.chosen_settings import resolved
 from mar.study.parts import Sampling
 from mar.study.products import speed_settings
 from mar.study.records import Range, SpeedRecipe, SpeedRecord, Timing, TimingProtocol
-from mar.study.stage_keys import speed_slice
+from mar.study.stage_keys import speed_key
 from mar.study.study import Study
 
 WARMUP = 1  # batches that are drawn and not counted
@@ -43,7 +43,7 @@ def measure(study: Study, root: Path, variant: str) -> None:
         settings = {name: resolved(study, root, variant, name) for name in speed_settings(study, variant)}
         chosen = {s: (used.guidance, used.temperature) for s, used in settings.items() if study.sampling[s].sweep}
         recipe = SpeedRecipe(
-            speed=speed_slice(study, variant),
+            speed=speed_key(study, variant),
             threads=torch.get_num_threads(),
             checkpoint=sampler.checkpoint,
             chosen=chosen,

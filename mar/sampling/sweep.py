@@ -26,7 +26,7 @@ from mar.study.records import (
     SweepRecipe,
     SweepRecord,
 )
-from mar.study.stage_keys import point_slice, real_side, sweep_slice
+from mar.study.stage_keys import point_key, real_side, sweep_key
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
     real = evaluate.real(study, root, main, images=False)
     inputs = {"checkpoint": run.checkpoint, "tokens": sha256(tokens), "weights": real.extractor.weights}
     inputs |= {"real": sha256(layout.statistics(root, main, real_side(study, main)))}
-    recipe = SweepRecipe(slice=sweep_slice(study, variant, setting), **inputs)
+    recipe = SweepRecipe(slice=sweep_key(study, variant, setting), **inputs)
     report = layout.sweep(root, variant, setting)
     folder = report.with_suffix("")
     with stage(report, lambda: read(report, SweepRecord).recipe == recipe, folder=folder) as todo:
@@ -76,7 +76,7 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
             return
         claim(
             folder,
-            {"point": point_slice(study, variant, setting), **inputs},
+            {"point": point_key(study, variant, setting), **inputs},
             "recipe.json",
             layout.twin(study, root, folder),
         )

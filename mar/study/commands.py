@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# What each command of `mar` needs to be told, beside the study.
+# The options that each command of `mar` takes beside --study.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "prepare": (),
     "classifier": (),
@@ -27,13 +27,13 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 
 
 def command(stage: str, study: str, **values: str | int) -> str:
-    """A command as it is typed behind `mar`.
+    """The words of a command that follow `mar` on the command line.
 
     Args:
-        stage: its name.
-        study: the resolved study.json, or the parameter of a rule that says it.
-        values: a value for each of its options, or the wildcard of a rule; an option without a value is left out.
+        stage: name of the command.
+        study: path of the resolved study.json, or the parameter of a rule that holds it.
+        values: the value of each option, or the wildcard of a rule; an option without a value is left out.
     """
-    given = [f"--{option} {values[option]}" for option in OPTIONS[stage] if option in values]
-    assert len(given) == len(values), (stage, values)
-    return " ".join([stage, f"--study {study}", *given])
+    options = [f"--{option} {values[option]}" for option in OPTIONS[stage] if option in values]
+    assert len(options) == len(values), (stage, values)
+    return " ".join([stage, f"--study {study}", *options])

@@ -1,4 +1,4 @@
-"""What parts of a study accept of each other: refused here when a study is read."""
+"""Which parts of a study fit together: combinations that do not are refused here when the study is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ from mar.study.parts import Backbone, Head, Sampling
 
 
 def check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, name: str, tokens: int) -> None:
-    """Refuse what this backbone or head cannot honour: a setting without effect would be a wrong label on a number."""
+    """Refuse a setting that this backbone or head cannot honour: without effect, it would label numbers wrongly.
+
+    Args:
+        at: the variant and the setting, as they begin a message.
+        sampling: the setting.
+        backbone: the backbone of the variant.
+        head: the head of the variant.
+        name: the name of the head.
+        tokens: length L of a sequence.
+
+    Raises:
+        ValueError: the setting does not fit.
+    """
     if sampling.kv_cache and backbone.kind not in ("causal", "scales"):
         raise ValueError(f"{at}.kv_cache true with a {backbone.kind} backbone: attends both ways; accepted: false")
     if backbone.kind == "causal" and sampling.steps != tokens:
@@ -57,14 +69,18 @@ def check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, 
 
 
 def known(where: str, name: str, accepted: Any) -> Any:
-    """The entry of that name, or a ValueError that says where it was asked for and what is accepted."""
+    """The entry of that name.
+
+    Raises:
+        ValueError: there is none; the message says where the name stands and which names are accepted.
+    """
     if name not in accepted:
         raise ValueError(f"{where}: found {name!r}; accepted: {', '.join(accepted) or 'none'}")
     return accepted[name] if isinstance(accepted, dict) else name
 
 
 def describe(error: ErrorDetails) -> str:
-    """One mistake that pydantic found in a section: the key, what is accepted and what was found."""
+    """One mistake that pydantic reports, as text: the key, what is accepted and what was found."""
     key = ".".join(str(part) for part in error["loc"])
     message = error["msg"].removeprefix("Value error, ")
     found = "" if error["type"] in ("value_error", "missing") else f"; found {error['input']!r}"

@@ -12,8 +12,8 @@ from mar.study.study import FACTORS, Study
 def json_schema() -> str:
     """JSON schema of a study *file*, for editors: the text of `workflow/schemas/study.schema.json`.
 
-    A file may be a part of a study (`extends`), so no key is required, and each may be null, which takes the
-    key of the base away. Completeness, names and combinations are judged where the whole study is read.
+    A file may hold a part of a study (`extends`), so no key is required, and each key may be null, which takes the
+    key of the base away. Completeness, names and combinations are checked when the whole study is read.
     """
     schema = Study.model_json_schema()
     curve, keys = schema["$defs"]["Curve"], [key for key in schema["$defs"]["Sampling"]["properties"] if key != "sweep"]
@@ -62,16 +62,16 @@ def json_schema() -> str:
 
 
 def _or_list(rule: str) -> dict[str, Any]:
-    """One value that fits the rule at this place of the schema, or a list of them."""
+    """A rule that accepts one value that fits the rule at this path of the schema, or a list of such values."""
     return {"anyOf": [{"$ref": rule}, {"type": "array", "items": {"$ref": rule}, "minItems": 1}]}
 
 
 def _or_null(rule: dict[str, Any]) -> dict[str, Any]:
-    """The same rule, or null; of a mapping, also for each entry."""
+    """A rule that accepts null too; where it describes a mapping, each entry may also be null."""
     if {"type": "null"} in rule.get("anyOf", []):
         return rule
-    told: dict[str, Any] = {key: rule[key] for key in ("description", "default") if key in rule}
-    rule = {key: value for key, value in rule.items() if key not in (*told, "title")}
+    annotations: dict[str, Any] = {key: rule[key] for key in ("description", "default") if key in rule}
+    rule = {key: value for key, value in rule.items() if key not in (*annotations, "title")}
     if "patternProperties" in rule:
         rule["patternProperties"] = {k: _or_null(v) for k, v in rule["patternProperties"].items()}
-    return {**told, "anyOf": [rule, {"type": "null"}]}
+    return {**annotations, "anyOf": [rule, {"type": "null"}]}

@@ -1,6 +1,6 @@
-"""Where everything lies: each path under results/ and figures/, and the files that ship with the package.
+"""Every path under results/ and figures/, and those of the files that ship with the package.
 
-The package asks these functions with names, the rules of the workflow with wildcards, as
+The package calls these functions with names, the rules of the workflow with wildcards, as in
 `run(root, "{variant}", "{seed}")`. `root` is the folder of one study, results/<study>. A set of images is `train`,
 `heldout`, `reference`, or the sample set <variant>/seed<k>/<setting>.
 """
@@ -17,21 +17,22 @@ RESULTS, FIGURES = Path("results"), Path("figures")
 ASSETS = RESULTS / "assets"  # published files and imported weights, shared by all studies
 DATABASE = RESULTS / "mlflow.db"  # MLflow's runs of all studies
 
-# File names inside the folders of the stages. A manifest or record is written last: where it is, the folder is whole.
-MANIFEST = "manifest.json"  # of data, tokens, samples and features
-RECORD = "run.json"  # of a training
-LABELS = "labels.npy"  # beside the shards of tokens and the chunks of samples
-LOG = "metrics.jsonl"  # of a training of any kind
-CHECKPOINTS = "checkpoints"  # folder, of a training of any kind
-AVERAGE = "ema.safetensors"  # averaged weights of a training
-WEIGHTS = "model.safetensors"  # of a tokenizer and of the classifier
-TOKENIZER = "config.json"  # record of a tokenizer
-RFID = "rfid.json"  # what a tokenizer loses
-CLASSIFIER = "classifier.json"  # record of the classifier
-FILES = "files.json"  # image files of each split
-DIGITS = "digits.npz"  # scikit-learn's images, prepared
-IDX = "idx.npz"  # images of idx files, prepared
-QUANTIZER = "quantizer.safetensors"  # of a multi-scale tokenizer, beside its ids
+# File names inside the folders of the stages. A stage writes its manifest or record last: where it exists, the folder
+# is complete.
+MANIFEST = "manifest.json"  # lists the files of data, tokens, samples or features
+RECORD = "run.json"  # describes a finished training
+LABELS = "labels.npy"  # class of each image, beside the shards of tokens or the chunks of samples
+LOG = "metrics.jsonl"  # log of a variant, a tokenizer or a classifier in training
+CHECKPOINTS = "checkpoints"  # folder of the states that a training resumes from
+AVERAGE = "ema.safetensors"  # exponential moving average of the weights of a training
+WEIGHTS = "model.safetensors"  # weights of a tokenizer or of the classifier
+TOKENIZER = "config.json"  # describes a finished tokenizer
+RFID = "rfid.json"  # rFID and PSNR of the reconstructions of a tokenizer
+CLASSIFIER = "classifier.json"  # describes the finished classifier
+FILES = "files.json"  # lists the image files of each split
+DIGITS = "digits.npz"  # the images of scikit-learn's digits
+IDX = "idx.npz"  # the images of idx files
+QUANTIZER = "quantizer.safetensors"  # codebook of a multi-scale tokenizer, beside the ids that it made
 
 TABLE_FORMATS = ("csv", "md", "tex")
 FIGURE_FORMATS = ("pdf", "png", "csv")
@@ -45,17 +46,17 @@ def study(root: Path) -> Path:
 
 
 def data(root: Path) -> Path:
-    """Folder of what `mar prepare` found."""
+    """Folder of the list of images that `mar prepare` makes."""
     return root / "data"
 
 
 def data_manifest(root: Path) -> Path:
-    """Classes and counts of the images."""
+    """File of the classes and the counts of the images."""
     return data(root) / MANIFEST
 
 
 def classifier(root: Path) -> Path:
-    """Folder of the study's own network that judges."""
+    """Folder of the study's own classifier, whose features judge images."""
     return root / "classifier"
 
 
@@ -70,7 +71,7 @@ def tokenizer_weights(root: Path, name: Name) -> Path:
 
 
 def rfid(root: Path, name: Name) -> Path:
-    """What a tokenizer loses."""
+    """File of the reconstruction metrics of a tokenizer: rFID, PSNR, use of the codebook."""
     return tokenizer(root, name) / RFID
 
 
@@ -80,12 +81,12 @@ def tokens(root: Path, tokenizer: Name, split: Name = "train") -> Path:
 
 
 def token_manifest(root: Path, tokenizer: Name, split: Name = "train") -> Path:
-    """What the tokens of a split are."""
+    """File that describes the tokens of a split and lists their files."""
     return tokens(root, tokenizer, split) / MANIFEST
 
 
 def run_name(variant: Name, seed: Name) -> str:
-    """How a training is called: its folder below runs/, and the run of MLflow."""
+    """Name of a training: its folder below runs/, and its run in MLflow."""
     return f"{variant}/seed{seed}"
 
 
@@ -95,17 +96,17 @@ def run(root: Path, variant: Name, seed: Name) -> Path:
 
 
 def run_record(root: Path, variant: Name, seed: Name) -> Path:
-    """What a finished training says of itself."""
+    """File that describes a finished training."""
     return run(root, variant, seed) / RECORD
 
 
 def sweep(root: Path, variant: Name, setting: Name) -> Path:
-    """What a sweep found; its points are in the folder of the same name."""
+    """File of the result of a sweep; its points are in the folder of the same name."""
     return root / "sweeps" / str(variant) / f"{setting}.json"
 
 
 def sample_set(variant: Name, seed: Name, setting: Name) -> str:
-    """How a sample set is called: its place below samples/, features/, statistics/ and metrics/."""
+    """Name of a sample set: its path below samples/, features/, statistics/ and metrics/."""
     return f"{run_name(variant, seed)}/{setting}"
 
 
@@ -115,7 +116,7 @@ def samples(root: Path, sample_set: Name) -> Path:
 
 
 def sample_manifest(root: Path, sample_set: Name) -> Path:
-    """What a sample set is."""
+    """File that describes a sample set and lists its files."""
     return samples(root, sample_set) / MANIFEST
 
 
@@ -125,27 +126,27 @@ def features(root: Path, extractor: Name, images: Name) -> Path:
 
 
 def features_manifest(root: Path, extractor: Name, images: Name) -> Path:
-    """What the features of a set of images are."""
+    """File that describes the features of a set of images and lists their files."""
     return features(root, extractor, images) / MANIFEST
 
 
 def statistics(root: Path, extractor: Name, images: Name) -> Path:
-    """Mean and covariance of the features of a set of images."""
+    """File of the mean and the covariance of the features of a set of images."""
     return root / "statistics" / str(extractor) / f"{images}.npz"
 
 
 def metrics(root: Path, images: Name) -> Path:
-    """The metrics of a sample set, or of `reference`, the held-out images."""
+    """File of the metrics of a sample set, or of `reference`, the held-out images."""
     return root / "metrics" / f"{images}.json"
 
 
 def reference_metrics(root: Path) -> Path:
-    """The metrics of real images that were held out: the floor of every table."""
+    """File of the metrics of the held-out real images: the floor of every table."""
     return metrics(root, "reference")
 
 
 def speed(root: Path, variant: Name) -> Path:
-    """Seconds per image of a variant."""
+    """File of the seconds per image of a variant."""
     return root / "speed" / f"{variant}.json"
 
 
@@ -165,22 +166,22 @@ def figure(root: Path, name: Name, suffix: Name) -> Path:
 
 
 def claims(root: Path) -> Path:
-    """The verdicts."""
+    """File of the verdict on each claim of the paper."""
     return root / "claims.json"
 
 
 def report(root: Path) -> Path:
-    """The page of a study."""
+    """The report of a study, one HTML page."""
     return root / "report.html"
 
 
 def tracked(root: Path) -> Path:
-    """Which run of MLflow is which result."""
+    """File that names the run of MLflow for each result."""
     return root / "mlflow.json"
 
 
 def mlflow_database(root: Path) -> Path:
-    """MLflow's runs of all studies."""
+    """SQLite file of MLflow's runs of all studies."""
     return root.parent / DATABASE.name
 
 
@@ -200,23 +201,23 @@ def job(root: Path, *names: Name) -> Path:
 
 
 def log(root: Path, *names: Name) -> Path:
-    """What the command of a rule printed."""
+    """File of what the command of a rule printed."""
     place = (root / "logs").joinpath(*map(str, names))
     return place.with_name(f"{place.name}.log")
 
 
 def drill(root: Path) -> Path:
-    """Folder of the drill: drill.json, drill.csv and drill.md, and what each shape needed."""
+    """Folder of the drill: the time and memory that each shape needed, and drill.json, drill.csv and drill.md."""
     return root / "drill"
 
 
 def drill_table(root: Path, suffix: Name) -> Path:
-    """What all shapes of a drill needed, as json, csv or md."""
+    """File of what all shapes of a drill needed, as json, csv or md."""
     return drill(root) / f"drill.{suffix}"
 
 
 def drill_shape(root: Path, shape: Name) -> Path:
-    """What one shape of a drill needed."""
+    """File of the time and memory that one shape of a drill needed."""
     return drill(root) / "shapes" / f"{shape}.json"
 
 
@@ -226,25 +227,25 @@ def assets(root: Path) -> Path:
 
 
 def import_weights(assets: Path, name: Name) -> Path:
-    """Imported weights under the project's names."""
+    """File of imported weights, whose tensors have this project's names."""
     return assets / f"{name}.safetensors"
 
 
 def import_record(assets: Path, name: Name) -> Path:
-    """Where imported weights are from, and of which architecture they are."""
+    """File that says where imported weights are from and which architecture they have."""
     return assets / f"{name}.json"
 
 
 def downloads(assets: Path) -> Path:
-    """Folder of published files as they come."""
+    """Folder of published files as they were downloaded."""
     return assets / "downloads"
 
 
 def twin(study: Study, root: Path, folder: Path) -> Path | None:
-    """The folder of the study to `reuse` that answers to `folder` under this study's root."""
+    """The folder of the study to `reuse` that corresponds to `folder` of this study; None where none is reused."""
     return root.parent / study.reuse / folder.relative_to(root) if study.reuse else None
 
 
 def shipped(*names: str) -> Path:
-    """A file or folder that ships with the package, as `claims.yaml`, wherever the working directory is."""
+    """A file or folder of config/ that ships with the package, such as `claims.yaml`, in any working directory."""
     return Path(__file__).resolve().parents[2].joinpath("config", *names)

@@ -1,7 +1,7 @@
-"""Numbers of images that every study shares: what a metric looks at, at most."""
+"""Limits that every study shares: how many images a metric takes at most."""
 
 from __future__ import annotations
 
-REAL = 10_000  # training images of precision and recall, as many as ADM's reference batch has
-LOOKED_AT = 10**9  # bytes of training images among which the nearest is looked for; with more it is left out
-REBUILT = 50_000  # images of a split that rFID rebuilds, as many as a sample set of the paper has
+REAL = 10_000  # training images for precision and recall, as many as ADM's reference batch has
+LOOKED_AT = 10**9  # bytes of training images that are searched for the nearest one; above this the search is left out
+REBUILT = 50_000  # images of a split that are reconstructed for rFID, as many as a sample set of the paper has

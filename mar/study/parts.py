@@ -1,7 +1,7 @@
 """The factors of the paper as pydantic models: data, tokenizer, backbone, head, recipe, sampling.
 
-Each is one section of a study file, and says by itself what it accepts; what they accept of each other is judged in
-`mar/study/study.py`, where a study puts them together.
+Each is one section of a study file and checks its own values; whether the parts of a variant fit together is checked
+in `mar/study/study.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Section(BaseModel):
-    """A part of a study: unknown keys are refused with the accepted ones, values never change after reading."""
+    """A part of a study. Unknown keys are refused, and values never change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -31,16 +31,16 @@ class Section(BaseModel):
                     hint = f" (did you mean {near[0]!r}?)" if near else ""
                     raise ValueError(f"unknown key {key!r}{hint}; accepted: {', '.join(sorted(cls.model_fields))}")
                 if isinstance(value, bool) and cls.model_fields[key].annotation is not bool:
-                    # Python counts True as 1, and so would pydantic
+                    # Python counts True as 1, and so would pydantic.
                     raise ValueError(f"{key}: found {str(value).lower()}; accepted: anything but true and false")
         return values
 
     def _belongs(self, key: str, kinds: str, needed: bool = True) -> None:
-        """Refuse `key` outside the kinds (names, space between) that it belongs to, or its absence within."""
-        kind, said = self.kind, getattr(self, key) is not None  # type: ignore[attr-defined]
-        if kind in kinds.split() and needed and not said:
+        """Refuse `key` where `kind` is none of `kinds` (separated by spaces), or its absence where it is one."""
+        kind, present = self.kind, getattr(self, key) is not None  # type: ignore[attr-defined]
+        if kind in kinds.split() and needed and not present:
             raise ValueError(f"{key} belongs to kind {kinds.replace(' ', ', ')} and is needed there: kind {kind}")
-        if kind not in kinds.split() and said:
+        if kind not in kinds.split() and present:
             raise ValueError(f"{key} belongs to kind {kinds.replace(' ', ', ')}: kind {kind}")
 
 
@@ -82,13 +82,13 @@ class Data(Section):
 
     @property
     def title(self) -> str:
-        """What the images are, in words."""
+        """Name of the images for texts."""
         known = {"digits": "scikit-learn's handwritten digits", "fashion-mnist": "Fashion-MNIST"}
         return known.get(self.kind, f"the images of {self.path}")
 
 
 class Tokenizer(Section):
-    """Image <-> tokens: a convolutional autoencoder, trained here or imported, or pixels as they are (Table 2)."""
+    """What turns images into tokens and back: an autoencoder, trained or imported, or none for pixels (Table 2)."""
 
     kind: Literal["kl", "vq", "msvq", "consistency", "pixels"] = Field(
         description="msvq: ids of several scales, of which each adds to those before (VAR); "
@@ -164,17 +164,17 @@ class Tokenizer(Section):
 
     @property
     def ids(self) -> bool:
-        """Whether its tokens are ids, for cross-entropy; else vectors."""
+        """Whether its tokens are ids of a codebook, for cross-entropy; otherwise they are vectors."""
         return self.kind == "msvq" or (self.kind == "vq" and not self.continuous)
 
     @property
     def token_dim(self) -> int:
-        """Numbers in one continuous token."""
+        """Length D of the vector of one continuous token."""
         return self.latent_channels * self.group**2
 
 
 class Backbone(Section):
-    """The transformer that turns the tokens so far into a condition z for each token to come; or DiT, apart."""
+    """The transformer that turns the known tokens into a condition z for each token to be generated; or a DiT."""
 
     kind: Literal["causal", "masked", "scales", "dit"]
     width: PositiveInt
@@ -205,7 +205,7 @@ class Backbone(Section):
 
 
 class Head(Section):
-    """The per-token distribution p(x given z); `joint` is DiT's one diffusion process over the whole image."""
+    """The distribution p(x | z) of one token x; `joint` is DiT's diffusion process over all tokens of an image."""
 
     kind: Literal["categorical", "diffusion", "mse", "mixture", "joint"]
     width: PositiveInt | None = Field(None, description="diffusion only: width of the denoising MLP")
@@ -222,7 +222,7 @@ class Head(Section):
 
 
 class Recipe(Section):
-    """How a variant is trained. Everything counts in images, nothing in steps, epochs or devices."""
+    """How a variant is trained. All lengths are in images, none in steps, epochs or devices."""
 
     images: PositiveInt = Field(description="images seen in training")
     batch: PositiveInt = Field(description="global batch in images")
@@ -263,7 +263,10 @@ class Recipe(Section):
 
 
 class Sweep(Section):
-    """Grid from which guidance scale and temperature are chosen for a model: by FID, on samples of its own."""
+    """The grid of guidance scales and temperatures; for each variant the point with the lowest FID is chosen.
+
+    The images at the points are not those of the sample sets.
+    """
 
     samples: PositiveInt = Field(description="images at each point of the grid")
     guidance: tuple[Annotated[float, Field(ge=1.0)], ...] = Field((1.0,), min_length=1)
@@ -341,7 +344,7 @@ class Sampling(Section):
         return self
 
     def _check_fast(self) -> None:
-        """Refuse fast modes that would have no effect, or none that is known."""
+        """Refuse fast modes that would have no effect or do not work together."""
         if self.eta and self.solver != "ddim":
             raise ValueError(f"eta {self.eta:g} with solver {self.solver}: belongs to ddim; accepted: 0")
         if self.order == "confidence":
@@ -363,7 +366,7 @@ class Sampling(Section):
 
     @property
     def points(self) -> list[Sampling]:
-        """The setting itself, or those at the points of its sweep, the largest scale and temperature last."""
+        """The setting itself, or the settings at the points of its sweep, the largest scale and temperature last."""
         if not self.sweep:
             return [self]
         return [self.at(g, t) for g, t in itertools.product(self.sweep.guidance, self.sweep.temperature)]

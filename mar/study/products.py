@@ -5,26 +5,26 @@ from __future__ import annotations
 from mar.study.canonical import canonical
 from mar.study.study import Study
 
-CURVES = ("tradeoff", "diffusion_steps", "temperature")  # figures made of curves that a study names
+CURVES = ("tradeoff", "diffusion_steps", "temperature")  # figures whose curves a study lists
 
 
 def swept(study: Study) -> list[tuple[str, str]]:
-    """Every trained variant with each of its settings that a sweep completes."""
+    """Pairs (variant, setting): each trained variant with each of its settings that has a sweep."""
     trained = ((name, variant) for name, variant in study.variants.items() if variant.seeds)
     return [(name, s) for name, variant in trained for s in variant.sampling if study.sampling[s].sweep]
 
 
 def speed_settings(study: Study, variant: str) -> list[str]:
-    """Settings of a variant that are timed: of the trade-off figure, guided ones of timed tables, fast modes."""
-    found = [s for curve in study.tradeoff if curve.variant == variant for s in curve.sampling]
+    """Settings of a variant that are timed: of the trade-off figure, of timed tables (guided if any), fast modes."""
+    timed = [s for curve in study.tradeoff if curve.variant == variant for s in curve.sampling]
     rows = [row for table in study.tables.values() if table.timed for row in table.rows if row.variant == variant]
-    found += [setting for row in rows if (setting := row.guided or row.without)]
+    timed += [setting for row in rows if (setting := row.guided or row.without)]
     modes = study.fast if study.fast and study.fast.variant == variant else None
-    return list(dict.fromkeys([*found, *((modes.default, *modes.modes) if modes else ())]))
+    return list(dict.fromkeys([*timed, *((modes.default, *modes.modes) if modes else ())]))
 
 
 def replicas(study: Study, variant: str) -> list[list[str]]:
-    """Sampling settings of a variant in groups that differ in the sampling seed alone, in the study's order."""
+    """Groups of the sampling settings of a variant that differ in the sampling seed alone, in the study's order."""
     groups: dict[str, dict[int, str]] = {}
     for name in study.variants[variant].sampling:
         setting = study.sampling[name]
@@ -33,7 +33,7 @@ def replicas(study: Study, variant: str) -> list[list[str]]:
 
 
 def table_names(study: Study) -> list[str]:
-    """Tables that a study has: its own, every number of its sample sets, their variance where seeds show any, modes."""
+    """Names of the tables of a study: its own, `metrics`, `variance` if it has several seeds, `fast` if it has any."""
     trained = [name for name, variant in study.variants.items() if variant.seeds]
     seeds = any(len(study.variants[name].seeds) > 1 for name in trained)
     several = seeds or any(len(group) > 1 for name in trained for group in replicas(study, name))
@@ -41,6 +41,6 @@ def table_names(study: Study) -> list[str]:
 
 
 def figure_names(study: Study) -> list[str]:
-    """Figures that a study has: those of curves where it names some, its sweeps, samples and losses always."""
+    """Names of the figures of a study: those whose curves it lists, `sweep` if it has any, `samples` and `losses`."""
     curves = [name for name in CURVES if getattr(study, name)]
     return [*curves, *(["sweep"] if swept(study) else []), "samples", "losses"]

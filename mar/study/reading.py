@@ -1,4 +1,4 @@
-"""Reading a study: `extends`, `matrix`, shorthands, and validation with messages a person can act on."""
+"""Reads a study file: resolves `extends`, `matrix` and shorthands, and validates the result."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def resolve(values: dict[str, Any], source: str | Path) -> Study:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key said twice in one mapping is an error: YAML itself keeps the last in silence."""
+    """YAML in which a repeated key of a mapping is an error: YAML itself silently keeps the last one."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        said: set[str] = set()
+        keys: set[str] = set()
         for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and str(key.value) in said:
+            if key.tag != "tag:yaml.org,2002:merge" and str(key.value) in keys:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is there twice", key.start_mark)
-            said.add(str(key.value))
+            keys.add(str(key.value))
         return super().construct_mapping(node, deep)
 
 
@@ -57,7 +57,7 @@ def read(path: Path) -> dict[str, Any]:
     """The mapping of a study file as it stands.
 
     Raises:
-        StudyError: it cannot be read, is no YAML mapping, or says a key twice.
+        StudyError: the file cannot be read, is no YAML mapping, or repeats a key.
     """
     try:
         values = yaml.load(path.read_text(), _Loader)
@@ -86,7 +86,7 @@ def _extend(values: dict[str, Any], source: Path, seen: tuple[Path, ...] = ()) -
 
 
 def _write_out(values: dict[str, Any], source: Path) -> dict[str, Any]:
-    """Shorthands become names in the file that says them: a file that extends it changes what they stand for."""
+    """Replace shorthands in the file that has them, so that a file that extends it can change what they stand for."""
     try:
         return write_out(values)
     except ValueError as error:
@@ -94,7 +94,7 @@ def _write_out(values: dict[str, Any], source: Path) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key, everything else is replaced, null takes a key away."""
+    """`base` changed by `over`: mappings merge key by key, null removes a key, other values replace those of `base`."""
     merged = dict(base)
     for key, value in over.items():
         if value is None:
@@ -107,7 +107,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _expand_matrix(values: dict[str, Any], source: Path) -> dict[str, Any]:
-    """Variants from a cross product: lists under `matrix` are crossed, `exclude` drops partial matches."""
+    """The mapping with the variants of `matrix`: lists of factors are crossed, and `exclude` drops combinations."""
     matrix = values.get("matrix")
     if matrix is None:
         return values
@@ -126,7 +126,7 @@ def _expand_matrix(values: dict[str, Any], source: Path) -> dict[str, Any]:
         if not isinstance(rule, dict) or not rule or not set(rule) <= set(crossed):
             accepted = f"a mapping of crossed factors ({', '.join(crossed)})"
             raise StudyError(f"{source}: matrix.exclude: found {rule!r}; accepted: {accepted}")
-    made: dict[str, Any] = {}
+    expanded: dict[str, Any] = {}
     for combination in itertools.product(*crossed.values()):
         factors = dict(zip(crossed, combination, strict=True))
         if any(all(factors[k] == v for k, v in rule.items()) for rule in exclude):
@@ -136,11 +136,11 @@ def _expand_matrix(values: dict[str, Any], source: Path) -> dict[str, Any]:
         except (KeyError, IndexError, AttributeError, ValueError) as error:
             accepted = ", ".join(f"{{{factor}}}" for factor in crossed)
             raise StudyError(f"{source}: matrix.name: {error} in {name!r}; accepted: {accepted}") from None
-        if variant in made:
+        if variant in expanded:
             raise StudyError(f"{source}: matrix.name: {name!r} calls two combinations {variant!r}; name every factor")
-        made[variant] = {**shared, **factors}
-    # an explicit variant of the same name is laid over the made one, null takes it away
-    return {**{k: v for k, v in values.items() if k != "matrix"}, "variants": _merge(made, variants)}
+        expanded[variant] = {**shared, **factors}
+    # An explicit variant changes keys of the expanded one of the same name, and null removes it.
+    return {**{k: v for k, v in values.items() if k != "matrix"}, "variants": _merge(expanded, variants)}
 
 
 def write_resolved(study: Study, results: Path = layout.RESULTS) -> Path:

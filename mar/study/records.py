@@ -1,8 +1,7 @@
-"""What each stage writes down for those after it: one frozen record for every such file.
+"""What each stage writes for the stages after it: one frozen record for each such file.
 
-A file is read by `mar.runtime.files.read(path, Record)` and by nothing else. A key that is added later has a default,
-so that finished results stay readable; of a file that a newer version wrote, keys that this one does not know are
-passed over.
+These files are read by `mar.runtime.files.read(path, Record)` and by nothing else. A key that is added later has a
+default, so that finished results stay readable; unknown keys, which a newer version may have written, are ignored.
 """
 
 from __future__ import annotations
@@ -24,11 +23,10 @@ from mar.runtime.files import FileName, Manifest, Part, Record, Sha256
 from mar.runtime.provenance import Provenance
 from mar.study.parts import Sampling
 
-# Of a network: the checksum of its file, or `random` where its numbers only prove that the machinery runs.
+# The weights of a network: the checksum of their file, or `random`, which serves tests of the program alone.
 Weights = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64}|random)$")]
 
-
-# Side of a comparison that images belong to.
+# Whether images are generated ones or the real ones that they are compared with.
 Role = Annotated[str, StringConstraints(pattern=r"^(generated|real)$")]
 
 Ruling = Annotated[
@@ -37,7 +35,7 @@ Ruling = Annotated[
 
 
 class Piece(Part):
-    """One of the files that a set is cut into."""
+    """One of the files that hold a set: its name, how many items it has, and its checksum."""
 
     file: FileName
     count: PositiveInt
@@ -50,7 +48,7 @@ def _check_count(count: int, pieces: tuple[Piece, ...]) -> None:
 
 
 class Range(Part):
-    """A number between the ends of its interval; of timed batches the median, the fastest and the slowest."""
+    """A number and the ends of its interval; of timed batches: the median, the fastest and the slowest."""
 
     value: FiniteFloat
     low: FiniteFloat
@@ -64,7 +62,14 @@ class Range(Part):
 
 
 class Metric(Range):
-    """A number with its 95% interval: from how many images, by how many resamples with which seed."""
+    """A metric with its 95% interval.
+
+    Attributes:
+        n: number of images that it was computed from.
+        bootstrap: number of resamples behind the interval.
+        seed: seed of the resamples.
+        higher_is_better: None where neither is better.
+    """
 
     n: NonNegativeInt
     bootstrap: NonNegativeInt
@@ -73,7 +78,7 @@ class Metric(Range):
 
 
 class RealSide(Part):
-    """The real images that a number compares with."""
+    """The real images that a metric compares with: name and checksum of the set, and a note for readers."""
 
     name: str
     sha256: Sha256
@@ -81,7 +86,7 @@ class RealSide(Part):
 
 
 class Split(Part):
-    """How many images a split has, and how many of each class."""
+    """How many images a split has in all and of each class."""
 
     count: NonNegativeInt
     per_class: tuple[NonNegativeInt, ...]
@@ -95,19 +100,30 @@ class Skipped(Part):
 
 
 class DataManifest(Manifest):
-    """data/manifest.json: what `mar prepare` found."""
+    """data/manifest.json: the images that `mar prepare` found.
+
+    Attributes:
+        kind: `data.kind` of the study.
+        classes: names of the classes; the index of a name is the label.
+        splits: counts of `train` and `heldout`.
+        files: checksum of the list of readable files.
+        skipped: files that are no readable images.
+        image_size: side of an image in pixels.
+        flip: whether mirror images are encoded too.
+        listing: checksum of the names, classes and sizes of all files; `sklearn` for digits.
+    """
 
     kind: str
     classes: tuple[str, ...]
     splits: dict[str, Split]
-    files: Sha256  # of the list of readable files
+    files: Sha256
     skipped: tuple[Skipped, ...]
     image_size: PositiveInt
     flip: bool
-    listing: str  # checksum of all names, classes and sizes; `sklearn` of digits
+    listing: str
 
 
-Entry = tuple[str, int, int]  # an image file: path relative to the root of the data, class, bytes
+Entry = tuple[str, int, int]  # an image file: path relative to the root of the data, label of the class, size in bytes
 
 
 class FileLists(Record):
@@ -118,7 +134,7 @@ class FileLists(Record):
 
 
 class LockedFile(Part):
-    """What a published file without a published checksum was at its first fetch."""
+    """A published file at its first download, which later ones must equal: for files without a published checksum."""
 
     sha256: Sha256
     size: NonNegativeInt
@@ -140,7 +156,7 @@ class ImportedFile(Part):
 
 
 class Origin(Part):
-    """Where imported weights are from: format, file, row of config/assets.csv (none of a file of one's own)."""
+    """Where imported weights are from: format, file, row of config/assets.csv (`asset`; None for a user's file)."""
 
     format: str
     source: ImportedFile
@@ -149,14 +165,28 @@ class Origin(Part):
 
 
 class ImportCounts(Part):
-    """How many tensors an import took and left."""
+    """How many tensors of a published file an import took (`mapped`) and left out (`dropped`)."""
 
     mapped: NonNegativeInt
     dropped: NonNegativeInt
 
 
 class ImportRecord(Part):
-    """assets/<name>.json: imported weights, beside them as safetensors. Its `format` is that of the published file."""
+    """assets/<name>.json: describes the imported weights in assets/<name>.safetensors.
+
+    Attributes:
+        format: format of the published file, as `mar import` names it.
+        source: the published file.
+        asset: its row in config/assets.csv; None for a user's own file.
+        licence: its licence, where config/assets.csv has one.
+        sha256: checksum of the safetensors file.
+        architecture: values of the sections of a study that fit these weights.
+        parameters: number of parameters.
+        counts: number of tensors that were taken and left out.
+        tensors: published name, shape and number type of each tensor, by our name.
+        dropped: why a tensor was left out, by its published name.
+        beside: what else the published file holds.
+    """
 
     format: str
     source: ImportedFile
@@ -166,14 +196,14 @@ class ImportRecord(Part):
     architecture: dict[str, str | bool | int | float | list[int] | None]
     parameters: NonNegativeInt
     counts: ImportCounts
-    tensors: dict[str, str]  # by our names: published name, shape and number type
-    dropped: dict[str, str]  # by published names: why
-    beside: dict[str, str]  # what else the file holds
+    tensors: dict[str, str]
+    dropped: dict[str, str]
+    beside: dict[str, str]
     provenance: Provenance
 
     @property
     def origin(self) -> Origin:
-        """What the record of a study's own network keeps of it."""
+        """The part of this record that a tokenizer or run with these weights keeps."""
         return Origin(format=self.format, source=self.source, asset=self.asset, licence=self.licence)
 
 
@@ -182,13 +212,13 @@ class TokenizerRecord(Record):
 
     kind: str
     parameters: NonNegativeInt
-    net: dict[str, Any]  # diffusers' configuration
+    net: dict[str, Any]  # configuration of the network for diffusers
     pretrained: Origin | None = None
     provenance: Provenance
 
 
 class ClassifierRecord(Record):
-    """classifier/classifier.json: the study's own network that judges."""
+    """classifier/classifier.json: the finished classifier, whose accuracy is that on `count` images of `split`."""
 
     accuracy: FiniteFloat
     split: str
@@ -199,16 +229,22 @@ class ClassifierRecord(Record):
 
 
 class Tokens(Manifest):
-    """What the tokens of a split are, whichever files hold them.
+    """The tokens of a split, in whichever files they are.
 
     Attributes:
-        kind: moments of a posterior, latents, or ids.
-        views: 2 where mirror images are encoded too.
-        grid: positions of an image's latents on a side, after grouping.
+        kind: mean and log variance of a posterior (`moments`), latents, or ids.
+        count: number of images, mirror images not counted.
+        classes: number of classes.
+        views: 2 where mirror images are encoded too, else 1.
+        grid: side of the square grid of tokens of an image.
         tokens: length L of the sequence.
-        scales: sides of the scales of a multi-scale tokenizer, with `code_width`.
+        group: group x group latent positions make one token.
+        tokenizer: checksum of the weights of the tokenizer.
+        data: checksum of the manifest of the data.
+        scales: sides of the scales of a multi-scale tokenizer.
+        code_width: length of a code of a multi-scale tokenizer.
         codebook_size: number of ids; 0 with continuous tokens.
-        token_dim: numbers D in a continuous token; 0 with ids.
+        token_dim: length D of a continuous token; 0 with ids.
     """
 
     kind: Literal["moments", "latents", "ids"]
@@ -231,8 +267,10 @@ class TokenManifest(Tokens):
     """tokens/<tokenizer>/<split>/manifest.json: the tokens of a split and their files.
 
     Attributes:
-        quantizer_sha256: of the quantiser that lies beside the ids of a multi-scale tokenizer.
-        scale: factor on latents, so that they have unit variance; 0 with ids.
+        quantizer_sha256: checksum of the quantiser in the same folder, with ids of a multi-scale tokenizer.
+        labels_sha256: checksum of the labels.
+        shards: the files of the tokens.
+        scale: factor on latents that gives them unit variance; 0 with ids.
     """
 
     quantizer_sha256: Sha256 | None = None
@@ -250,25 +288,49 @@ class TokenManifest(Tokens):
 
 
 class RunRecord(Record):
-    """runs/<variant>/seed<k>/run.json: a finished training, or imported weights in its place (`pretrained`)."""
+    """runs/<variant>/seed<k>/run.json: a finished training, or imported weights in its place (`pretrained`).
+
+    Attributes:
+        seed: training seed.
+        parameters: number of parameters, those of the head included.
+        head_parameters: number of parameters of the head; None in files from before they were counted.
+        images: images seen in training.
+        seconds: time of the training in all.
+        restarts: how often it was resumed.
+        final_loss: training loss at its end.
+        processes: number of processes that shared a batch.
+        checkpoint: checksum of the averaged weights.
+        tokens: checksum of the manifest of its tokens.
+    """
 
     variant: str
     seed: int
     parameters: PositiveInt
-    head_parameters: NonNegativeInt | None = None  # None: of before they were counted
+    head_parameters: NonNegativeInt | None = None
     images: NonNegativeInt
     seconds: FiniteFloat
     restarts: NonNegativeInt
     final_loss: FiniteFloat | None = None
     processes: PositiveInt = 1
-    checkpoint: Sha256  # of the averaged weights
-    tokens: Sha256  # of the manifest of its tokens
+    checkpoint: Sha256
+    tokens: Sha256
     pretrained: Origin | None = None
     provenance: Provenance
 
 
 class SampleManifest(Manifest):
-    """samples/<variant>/seed<k>/<setting>/manifest.json: a whole sample set."""
+    """samples/<variant>/seed<k>/<setting>/manifest.json: a complete sample set.
+
+    Attributes:
+        seed: training seed.
+        count: number of images.
+        chunks: the files of the images.
+        labels_sha256: checksum of the labels; None in older files.
+        checkpoint: checksum of the weights that drew the images.
+        tokenizer: checksum of the weights that decoded them.
+        sampling: the setting, with the guidance scale and temperature that were used.
+        seconds: time of drawing in all.
+    """
 
     variant: str
     seed: int
@@ -278,7 +340,7 @@ class SampleManifest(Manifest):
     labels_sha256: Sha256 | None = None
     checkpoint: Sha256
     tokenizer: Sha256
-    sampling: Sampling  # with the guidance scale and temperature used
+    sampling: Sampling
     seconds: FiniteFloat
     provenance: Provenance
 
@@ -289,7 +351,7 @@ class SampleManifest(Manifest):
 
 
 class Judge(Part):
-    """A network whose features judge."""
+    """An extractor: name and weights of the network, and a note for readers."""
 
     name: str
     weights: Weights
@@ -297,7 +359,7 @@ class Judge(Part):
 
 
 class ImageSource(Part):
-    """A set of images: which kind of place, and its checksum."""
+    """A set of images: kind and name of where it is from, and its checksum."""
 
     kind: str
     name: str
@@ -305,11 +367,20 @@ class ImageSource(Part):
 
 
 class FeaturesManifest(Manifest):
-    """features/<extractor>/<set>/manifest.json: the features of a set of images by one network."""
+    """features/<extractor>/<set>/manifest.json: the features of a set of images by one network.
+
+    Attributes:
+        extractor: the network.
+        role: whether the images are generated or real.
+        source: the images; None where only the statistics of their features are known.
+        count: number of images.
+        keys: names of the arrays in each file.
+        parts: the files of the features.
+    """
 
     extractor: Judge
     role: Role
-    source: ImageSource | None  # None: statistics alone
+    source: ImageSource | None
     count: NonNegativeInt
     keys: tuple[str, ...]
     parts: tuple[Piece, ...]
@@ -322,7 +393,7 @@ class FeaturesManifest(Manifest):
 
 
 class JudgedBy(Part):
-    """One of the networks that judged a set, and the real side of its numbers."""
+    """The weights of one extractor, a note for readers, and the real images that it was compared with."""
 
     weights: Weights
     note: str
@@ -330,50 +401,68 @@ class JudgedBy(Part):
 
 
 class StatisticsRecord(Record):
-    """The text `about` inside statistics/<extractor>/<set>.npz: what its mean and covariance are of."""
+    """The text `about` in statistics/<extractor>/<set>.npz: the features of which it has mean and covariance.
+
+    Attributes:
+        n: number of images; 0 where a published reference does not tell.
+        features: checksum of the manifest of the features.
+        arrays: checksum of mean and covariance; None in files from before it was recorded.
+    """
 
     extractor: Judge
     role: Role
     source: ImageSource
-    n: NonNegativeInt  # images; 0 where a reference does not say
+    n: NonNegativeInt
     note: str = ""
-    features: Sha256  # of the manifest of the features
-    arrays: Sha256 | None = None  # of mean and covariance themselves; None: of before it was recorded
+    features: Sha256
+    arrays: Sha256 | None = None
 
 
 class MetricsRecipe(Part):
-    """What the numbers of a metric file depend on: where it is another one, they are measured again."""
+    """What the numbers of a metric file depend on; when it changes, they are computed again."""
 
-    slice: str
-    inputs: dict[str, str]
+    slice: str  # stage key
+    inputs: dict[str, str]  # checksum of each input, by its name
 
 
 class MetricsFile(Record):
-    """metrics/<set>.json: every number of a sample set, or of `reference`, the held-out images."""
+    """metrics/<set>.json: all metrics of a sample set, or of `reference`, the held-out images.
+
+    Attributes:
+        seed: training seed.
+        samples: number of images.
+        extractor: name of the first extractor, whose metrics tables, figures and claims show.
+        extractors: every extractor, by its name.
+        reference: the real images that the first extractor compares with.
+        notes: what readers should know of the numbers.
+        metrics: each metric by its name.
+        inputs: checksum of each input, by its name.
+        recipe: what the numbers depend on.
+    """
 
     variant: str = ""
     seed: int = 0
     setting: str = ""
     samples: PositiveInt
-    extractor: str  # the main one
+    extractor: str
     extractors: dict[str, JudgedBy]
     reference: RealSide
     notes: tuple[str, ...] = ()
     metrics: dict[str, Metric]
-    inputs: dict[str, str]  # checksums
+    inputs: dict[str, str]
     recipe: MetricsRecipe
     provenance: Provenance
 
 
 class SweepPlace(Part):
-    """Guidance scale and temperature."""
+    """One point of the grid of a sweep: guidance scale and temperature."""
 
     guidance: FiniteFloat
     temperature: FiniteFloat
 
 
 class SweepNumbers(Part):
-    """The numbers of one point, or the error that kept it from having any."""
+    """The metrics of one point of a sweep, or the error because of which it has none."""
 
     fid: Metric | None = None
     inception_score: Metric | None = None
@@ -387,7 +476,7 @@ class SweepNumbers(Part):
 
 
 class SweepPointRecord(Record, SweepNumbers):
-    """sweeps/<variant>/<setting>/guidance<g>-temperature<t>.json: one point, as soon as it is judged."""
+    """sweeps/<variant>/<setting>/guidance<g>-temperature<t>.json: one finished point."""
 
 
 class SweepPoint(SweepPlace, SweepNumbers):
@@ -397,17 +486,23 @@ class SweepPoint(SweepPlace, SweepNumbers):
 
 
 class SweepRecipe(Part):
-    """What the points of a sweep depend on, and where one of it is another, they are judged again."""
+    """What the points of a sweep depend on; when any of it changes, their metrics are computed again."""
 
-    slice: str
-    checkpoint: Sha256  # of the weights that drew the images
-    tokens: Sha256  # of the manifest of the tokens
-    weights: Weights  # of the network that judged
-    real: Sha256  # of the statistics of the real side
+    slice: str  # stage key
+    checkpoint: Sha256  # checksum of the weights that drew the images
+    tokens: Sha256  # checksum of the manifest of the tokens
+    weights: Weights  # weights of the extractor
+    real: Sha256  # checksum of the statistics of the real images
 
 
 class SweepRecord(Record):
-    """sweeps/<variant>/<setting>.json: the whole grid, and the point that was chosen."""
+    """sweeps/<variant>/<setting>.json: all points of the grid, and the chosen one.
+
+    Attributes:
+        seed: training seed.
+        samples: number of images at each point.
+        edge: axes (`guidance`, `temperature`) at whose end the best point lies.
+    """
 
     variant: str
     setting: str
@@ -417,7 +512,7 @@ class SweepRecord(Record):
     reference: RealSide
     grid: tuple[SweepPoint, ...]
     best: SweepPlace
-    edge: tuple[str, ...]  # axes at whose end the best point lies
+    edge: tuple[str, ...]
     recipe: SweepRecipe
     provenance: Provenance
 
@@ -433,17 +528,22 @@ class SweepRecord(Record):
 
 
 class Timing(Part):
-    """One timed setting. Low and high are of the seconds per image."""
+    """One timed setting: the median, the lowest (`low`) and the highest (`high`) seconds per image of its batches.
+
+    Attributes:
+        head_share: share of the seconds that the head took; None in files from before it was measured.
+        steps: autoregressive steps.
+    """
 
     seconds_per_image: FiniteFloat
     low: FiniteFloat
     high: FiniteFloat
-    head_share: Range | None = None  # None: of before it was measured
+    head_share: Range | None = None
     steps: PositiveInt
 
     @property
     def seconds(self) -> Range:
-        """Seconds per image with the measured range."""
+        """Seconds per image: median, lowest and highest."""
         return Range(value=self.seconds_per_image, low=self.low, high=self.high)
 
     @model_validator(mode="after")
@@ -454,7 +554,19 @@ class Timing(Part):
 
 
 class TimingProtocol(Part):
-    """What timings must share to be compared."""
+    """How and on what a variant was timed.
+
+    Attributes:
+        batch: images in one batch.
+        batches: number of timed batches.
+        warmup_batches: number of batches before those, which are not counted.
+        threads: threads of torch.
+        dtype: number type of the model.
+        device: GPU, or `cpu`.
+        machine: name of the processor.
+        torch: version of torch.
+        decode: whether decoding is counted.
+    """
 
     batch: PositiveInt
     batches: PositiveInt
@@ -468,19 +580,18 @@ class TimingProtocol(Part):
 
     @property
     def compared(self) -> tuple[str, str, int | None, int]:
-        """What two protocols must share, so that their timings decide about each other."""
+        """Device, machine, threads and batch: timings are comparable only where these are equal."""
         return self.device, self.machine, self.threads, self.batch
 
 
 class SpeedRecipe(Part):
-    """What the timings of a variant depend on: where it is another one, they are measured again."""
+    """What the timings of a variant depend on; when it changes, they are measured again."""
 
-    speed: str  # of the study
+    speed: str  # stage key
     threads: PositiveInt
     checkpoint: Sha256
-    chosen: dict[str, tuple[float, float]] = Field(
-        default_factory=dict
-    )  # guidance scale and temperature of each swept setting
+    # Guidance scale and temperature of each swept setting, by its name.
+    chosen: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
 
 class SpeedRecord(Record):
@@ -495,7 +606,7 @@ class SpeedRecord(Record):
 
 
 class Rebuilt(Part):
-    """What a tokenizer loses on one split."""
+    """Reconstruction metrics of a tokenizer on `count` images of one split."""
 
     metrics: dict[str, Metric]
     split: str
@@ -509,18 +620,18 @@ class Rebuilt(Part):
 
 
 class RfidInputs(Part):
-    """What the numbers of a tokenizer depend on: where it is another one, they are measured again."""
+    """What the reconstruction metrics of a tokenizer depend on; when it changes, they are computed again."""
 
     reference: str  # checksum of the real images
     extractor: Weights
     tokenizer: Sha256
-    slice: str
+    slice: str  # stage key
 
 
 class RfidRecord(Record, Rebuilt):
-    """tokenizers/<name>/rfid.json: what a tokenizer loses on the held-out split, and on the train split."""
+    """tokenizers/<name>/rfid.json: reconstruction metrics on the held-out split, and on the train split (`train`)."""
 
-    train: Rebuilt | None = None  # None: of before it was measured
+    train: Rebuilt | None = None  # None in files from before it was measured
     extractor: str
     reference: RealSide
     inputs: RfidInputs
@@ -528,24 +639,31 @@ class RfidRecord(Record, Rebuilt):
 
 
 class Evidence(Part):
-    """One number that a verdict rests on: where it is from. A training has no setting."""
+    """Where one number behind a verdict is from. Numbers of a training have no setting."""
 
     variant: str
     setting: str | None
     metric: str
     seeds: tuple[int, ...]
-    files: tuple[str, ...]  # below the results folder
+    files: tuple[str, ...]  # paths below the results folder
 
 
 class Verdict(Part):
-    """One claim of the paper, judged.
+    """One claim of the paper and whether the study replicates it.
 
     Attributes:
-        decides: which studies can decide it, `any` or `imagenet`, `because` of what.
-        effect: of the comparison that shows it with its interval, log ratio or difference by `scale`; None where
-            nothing was compared.
-        seeds: how many training seeds each side of that comparison has.
-        one_seed: a comparison with one training seed on a side was left open; None of before it was recorded.
+        text: the claim.
+        source: where the paper makes it.
+        decides: which studies can decide it: `any` or `imagenet`.
+        because: why others cannot.
+        verdict: the outcome.
+        effect: the difference that was measured, a log ratio or a difference by `scale`, between `low` and `high`; None
+            where nothing was compared.
+        reason: why the verdict is as it is.
+        seeds: number of training seeds on each side of the comparison.
+        one_seed: whether the claim was left open because a side has one training seed; None in files from before it
+            was recorded.
+        evidence: the numbers behind the verdict.
     """
 
     id: str
@@ -565,36 +683,42 @@ class Verdict(Part):
 
     @property
     def shown(self) -> str:
-        """The verdict as it is printed, one seed said."""
+        """The verdict as it is printed, with a remark where one training seed left it inconclusive."""
         one = 1 in self.seeds if self.one_seed is None else self.one_seed
         return self.verdict + " (1 seed)" * (one and self.verdict == "inconclusive")
 
 
 class Verdicts(RootModel[tuple[Verdict, ...]]):
-    """claims.json: a list, an entry for each claim."""
+    """claims.json: one verdict for each claim."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
 
 class TrackedRuns(Record):
-    """mlflow.json: which run of MLflow is which folder, by its path below the results."""
+    """mlflow.json: the id of the run of MLflow for each result, by its path below the results folder."""
 
     experiment: str
     runs: dict[str, str]
-    server: str = ""  # URI; none where a file holds the runs
+    server: str = ""  # URI of the tracking server; empty where the runs are in a file
 
 
 Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class StageCost(Part):
-    """What one stage of a shape took; gigabytes are 10^9 bytes."""
+    """What one stage of a shape needed; gigabytes are 10^9 bytes.
+
+    Attributes:
+        memory_gb: peak of the memory that the process allocated.
+        resident_gb: peak of its memory with the files that it had mapped.
+        disk_gb: size of the files that it wrote.
+    """
 
     stage: str
     seconds: Cost
     cpu_seconds: Cost
-    memory_gb: Cost  # that the process held itself
-    resident_gb: Cost  # with the files that it had mapped
+    memory_gb: Cost
+    resident_gb: Cost
     disk_gb: Cost
     note: str
 
@@ -603,7 +727,7 @@ class ShapeRecord(Record):
     """drill/shapes/<shape>.json: one shape of a study, run once at its true size."""
 
     shape: str
-    covers: tuple[str, ...]  # tokenizers or variants of this shape
+    covers: tuple[str, ...]  # names of the tokenizers or variants of this shape
     parameters: NonNegativeInt
     stages: tuple[StageCost, ...]
     machine: str

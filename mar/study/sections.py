@@ -1,4 +1,4 @@
-"""Sections of a study beside its factors: metrics, speed, tables, curves, fast modes, budget."""
+"""The sections of a study that are not factors of the paper: metrics, speed, tables, curves, fast modes, budget."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mar.study.parts import Name, Section
 
 
 class Resources(Section):
-    """What one training asks of a cluster, above the site's defaults. Science does not depend on it."""
+    """What one training asks of a cluster, in place of the site's defaults. No result depends on it."""
 
     nodes: PositiveInt = 1
     gpus_per_node: PositiveInt = 1
@@ -32,7 +32,7 @@ EXTRACTORS: tuple[str, ...] = get_args(Extractor)
 
 
 class Reference(Section):
-    """Real images, or their statistics, that stand in for the study's train split when `inception` judges."""
+    """Real images, or their statistics, that Inception's metrics compare with in place of the study's train split."""
 
     file: str = Field(description="name in config/assets.csv, or path of an .npz (ADM batch, mu and sigma) or a folder")
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="needed for a path, unless `unknown_hash`")
@@ -40,7 +40,7 @@ class Reference(Section):
 
 
 class Metrics(Section):
-    """How sample sets are drawn and judged."""
+    """How many images a sample set has, and which metrics are computed from it."""
 
     samples: PositiveInt = Field(description="images per sample set")
     chunk: PositiveInt = Field(description="images per chunk: the unit of random numbers, files and restarts")
@@ -67,14 +67,14 @@ class Metrics(Section):
 
 
 class Speed(Section):
-    """Protocol of the seconds per image: a warm-up batch is dropped, decoding is included."""
+    """How seconds per image are measured: a first batch warms up and is not counted, decoding is counted."""
 
     batch: PositiveInt
     batches: PositiveInt = Field(3, description="timed batches after the warm-up batch; the median counts")
 
 
 class TableRow(Section):
-    """One row of a table: the paper's row and the sample sets that answer it, if the study has any."""
+    """One row of a table: the paper's row and the sample sets that replicate it, if the study has any."""
 
     paper: Name = Field(description="key of the row in config/paper/<table>.csv")
     variant: Name | None = Field(None, description="ours; without one the row shows the paper's numbers alone")
@@ -106,7 +106,7 @@ class Curve(Section):
 
 
 class Modes(Section):
-    """Fast sampling modes of one variant, and the setting that they are held against."""
+    """Fast sampling modes of one variant, and the setting that each is compared with."""
 
     variant: Name
     default: Name = Field(description="sampling setting with which each mode is compared")

@@ -1,4 +1,4 @@
-"""Shorthands of a study file: curves that vary a key of a setting; figures and tables in place of their settings."""
+"""Shorthands of a study file: curves that vary one key of a setting, figures or tables named instead of settings."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from mar.study.parts import Sampling
 from mar.study.products import CURVES
 from mar.study.study import Study
 
-VARYING = ("base", "vary", "name")  # keys of a curve in place of `sampling`
+VARYING = ("base", "vary", "name")  # keys that a curve may have in place of `sampling`
 
 
 def write_out(values: dict[str, Any]) -> dict[str, Any]:
-    """The mapping of a study with each sampling setting by its name.
+    """The mapping of a study in which shorthands are replaced by the names of sampling settings.
 
-    A curve with `vary` gets the list of the settings at its points, and `sampling` gets those that it lacks. A figure
-    or a table in the list of a variant is replaced by the settings that it shows of this variant. A value of a type
-    that a study does not accept stays as it is: the validation of the study refuses it.
+    A curve with `vary` gets the list of the settings at its points, and the settings that do not exist yet are added to
+    `sampling`. The name of a figure or table in the `sampling` list of a variant is replaced by the settings that the
+    figure or table shows of this variant. A value of a wrong type stays as it is: the validation of the study refuses
+    it later.
 
     Raises:
-        ValueError: a shorthand that cannot be written out: the key, what was found and what is accepted.
+        ValueError: a shorthand cannot be replaced; the message has the key, what was found and what is accepted.
     """
     values = dict(values)
     for figure in CURVES:
@@ -37,7 +38,7 @@ def write_out(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _points(where: str, curve: dict[Any, Any], sampling: Any) -> dict[str, Any]:
-    """The settings at the points of a curve with `vary`: by the names that `sampling` has for them, or by new names."""
+    """The settings at the points of a curve with `vary`, under the name that `sampling` has for each, or a new one."""
     keys = ("label", "variant", *VARYING)
     if set(curve) != set(keys):
         accepted = f"label, variant and sampling, or {', '.join(keys)}"
@@ -61,7 +62,7 @@ def _points(where: str, curve: dict[Any, Any], sampling: Any) -> dict[str, Any]:
         if name in templated:
             raise ValueError(f"{where}.name: {template!r} calls two points {name!r}; accepted: a name for each point")
         templated.add(name)
-        # Several names may stand for the same setting: the template's comes first, then that of the base.
+        # Several names may stand for the same setting: the name from the template is preferred, then that of the base.
         equal = [n for n in (name, base, *sorted(sampling)) if n in sampling and _equal(setting, sampling[n])]
         if not equal and name in sampling:
             accepted = "an equal setting, or another name"
@@ -95,7 +96,7 @@ def _equal(setting: Sampling, values: Any) -> bool:
 
 
 def _write_out_lists(values: dict[str, Any]) -> dict[str, Any]:
-    """The mapping of a study with no figure or table in the `sampling` of its variants."""
+    """The mapping of a study with settings in place of figures and tables in the `sampling` lists of its variants."""
     variants, sampling = values.get("variants"), values.get("sampling")
     if not isinstance(variants, dict) or not isinstance(sampling, dict):
         return values
@@ -118,7 +119,7 @@ def _write_out_lists(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(values: dict[str, Any]) -> dict[str, list[tuple[str | None, str]]]:
-    """The pairs (variant, setting) that each figure and table of the study shows, in their order."""
+    """For each figure and table of the study, the pairs (variant, setting) that it shows, in its order."""
     sections: dict[str, Any] = {}
     for key in (*CURVES, "tables", "fast"):
         if key in values:
@@ -126,7 +127,7 @@ def _shown(values: dict[str, Any]) -> dict[str, list[tuple[str | None, str]]]:
             sections[key] = TypeAdapter(accepted).validate_python(values[key])
     shown = {key: [(c.variant, s) for c in sections[key] for s in c.sampling] for key in CURVES if sections.get(key)}
     for name, table in sections.get("tables", {}).items():
-        # the guided settings last, since the figure of samples shows the last guided one
+        # Guided settings come last, since the figure `samples` shows the last guided setting of a variant.
         columns = [[(row.variant, getattr(row, key)) for row in table.rows] for key in ("without", "guided")]
         shown[name] = [(variant, setting) for column in columns for variant, setting in column if setting]
     if modes := sections.get("fast"):
@@ -135,9 +136,12 @@ def _shown(values: dict[str, Any]) -> dict[str, list[tuple[str | None, str]]]:
 
 
 def _by_name(where: str, listed: list[str], shown: dict[str, list[str]]) -> list[str]:
-    """The list of a variant with the settings of its figures and tables, each once, in place of these.
+    """The `sampling` list of a variant in which each figure or table is replaced by its settings, without repetitions.
 
-    A setting that the list names itself stays where the list has it.
+    A setting that the list itself names keeps its position.
+
+    Raises:
+        ValueError: a figure or table is listed twice, or shows no setting of the variant.
     """
     settings: list[str] = []
     for entry in listed:

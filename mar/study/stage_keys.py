@@ -1,7 +1,8 @@
-"""What each result of a study depends on, and which results a study has.
+"""What the result of each stage depends on, as text.
 
-A stage's *slice* is the canonical JSON of exactly the keys that its result depends on. It is the `params` of the
-Snakemake rule and, hashed, the guard of every folder that can be resumed, so the two cannot disagree.
+The *key* of a stage is the canonical JSON of exactly those values of a study on which its result depends. It is the
+parameter `recipe` of the Snakemake rule, which reruns a stage whose key has changed, and it stands in the recipe.json
+that guards every folder that can be resumed. So the two cannot disagree.
 """
 
 from __future__ import annotations
@@ -15,48 +16,48 @@ from mar.study.study import Study
 
 
 def _images(study: Study) -> Data:
-    """The data without its path and the totals to check: `prepare` hashes what it finds, wherever it lies."""
+    """The section `data` without its path and `expect`: `prepare` hashes the images themselves, wherever they are."""
     return study.data.model_copy(update={"path": None, "expect": None})
 
 
-def data_slice(study: Study) -> str:
+def data_key(study: Study) -> str:
     """What the list of images depends on."""
     return canonical(_images(study))
 
 
-def tokenizer_slice(study: Study, tokenizer: str) -> str:
+def tokenizer_key(study: Study, tokenizer: str) -> str:
     """What a trained tokenizer and the tokens made with it depend on."""
     tok = study.tokenizers[tokenizer]
     named = {"weights": tok.weights or tokenizer} if tok.pretrained else {}
     return canonical({"data": _images(study), "tokenizer": tok, "seed": study.seed, **named})
 
 
-def classifier_slice(study: Study) -> str:
+def classifier_key(study: Study) -> str:
     """What the feature extractor depends on."""
     return canonical({"data": _images(study), "classifier": study.classifier, "seed": study.seed})
 
 
-def features_slice(study: Study, extractor: str) -> str:
-    """What features depend on, beside the images: the network, and whether it also says the nearest training image.
+def features_key(study: Study, extractor: str) -> str:
+    """What features depend on beside the images: the network, and whether the nearest training image is searched too.
 
-    Weights that are fetched are told by their checksum.
+    The weights of published networks are identified by their checksum, which is not part of the key.
     """
-    judge = classifier_slice(study) if extractor == "classifier" else extractor
-    return canonical({"extractor": judge, "nearest": extractor == study.metrics.extractors[0]})
+    network = classifier_key(study) if extractor == "classifier" else extractor
+    return canonical({"extractor": network, "nearest": extractor == study.metrics.extractors[0]})
 
 
 def real_side(study: Study, extractor: str) -> str:
-    """The set that an extractor's numbers compare with: the train split, or what Inception has instead."""
+    """The set of real images that an extractor compares with: the train split, or Inception's reference."""
     return "reference" if study.metrics.reference and extractor == "inception" else "train"
 
 
-def reference_slice(study: Study) -> str:
-    """What the real-versus-real floor depends on, beside the classifier: as many images as a sample set has."""
-    return canonical({"samples": study.metrics.samples, "judge": metrics_slice(study)})
+def reference_key(study: Study) -> str:
+    """What the floor depends on beside the classifier: it takes as many real images as a sample set has."""
+    return canonical({"samples": study.metrics.samples, "judge": metrics_key(study)})
 
 
-def train_slice(study: Study, variant: str, seed: int) -> str:
-    """What the weights of a variant depend on, beside its tokens; of an imported one, the name of the import."""
+def train_key(study: Study, variant: str, seed: int) -> str:
+    """What the weights of a variant depend on beside its tokens; if imported, on the name of the import."""
     v = study.variants[variant]
     if v.pretrained:
         architecture = {"order": v.order, "backbone": study.backbones[v.backbone], "head": study.heads[v.head]}
@@ -66,15 +67,15 @@ def train_slice(study: Study, variant: str, seed: int) -> str:
             "order": v.order,
             "backbone": study.backbones[v.backbone],
             "head": study.heads[v.head],
-            # checkpointing of activations gives the same bits
+            # Recomputing activations instead of keeping them gives the same bits.
             "recipe": study.recipes[v.recipe].model_copy(update={"gradient_checkpointing": False}),
             "seed": [study.seed, seed],
         }
     )
 
 
-def sample_slice(study: Study, variant: str, setting: str, used: Sampling | None = None) -> str:
-    """What a sample set depends on, beside its checkpoint and tokenizer; `used` is what a sweep made of the setting."""
+def sample_key(study: Study, variant: str, setting: str, used: Sampling | None = None) -> str:
+    """What a sample set depends on beside checkpoint and tokenizer; `used` is the setting as a sweep completed it."""
     metrics = study.metrics
     return canonical(
         {
@@ -87,14 +88,14 @@ def sample_slice(study: Study, variant: str, setting: str, used: Sampling | None
     )
 
 
-def point_slice(study: Study, variant: str, setting: str) -> str:
-    """What any point of a sweep depends on, beside its scale and temperature, checkpoint, tokenizer and real images."""
+def point_key(study: Study, variant: str, setting: str) -> str:
+    """What all points of a sweep depend on beside scale and temperature, checkpoint, tokenizer and real images."""
     sampling, metrics = study.sampling[setting], study.metrics
     main = metrics.extractors[0]
     return canonical(
         {
             "order": study.variants[variant].order,
-            # the sample sets of other sampling seeds are drawn at the same point
+            # Settings that differ in the sampling seed alone share the points of one sweep.
             "sampling": sampling.model_copy(update={"sweep": None, "seed": 0}),
             "samples": sampling.sweep.samples if sampling.sweep else 0,
             "chunk": metrics.chunk,
@@ -105,60 +106,58 @@ def point_slice(study: Study, variant: str, setting: str) -> str:
     )
 
 
-def sweep_slice(study: Study, variant: str, setting: str) -> str:
-    """What the result of a sweep depends on: its points, and which they are. Not on what is drawn at the best one."""
-    return canonical({"point": point_slice(study, variant, setting), "sweep": study.sampling[setting].sweep})
+def sweep_key(study: Study, variant: str, setting: str) -> str:
+    """What the result of a sweep depends on: what its points depend on, and the grid of the points."""
+    return canonical({"point": point_key(study, variant, setting), "sweep": study.sampling[setting].sweep})
 
 
-def metrics_slice(study: Study) -> str:
-    """What a metric file depends on, beside samples and features."""
+def metrics_key(study: Study) -> str:
+    """What a metric file depends on beside samples and features."""
     m = study.metrics
-    judge = {"neighbours": m.neighbours, "bootstrap": m.bootstrap, "seed": study.seed, "extractors": m.extractors}
-    return canonical(judge | ({"reference": m.reference} if m.reference else {}))
+    values = {"neighbours": m.neighbours, "bootstrap": m.bootstrap, "seed": study.seed, "extractors": m.extractors}
+    return canonical(values | ({"reference": m.reference} if m.reference else {}))
 
 
-def speed_slice(study: Study, variant: str) -> str:
+def speed_key(study: Study, variant: str) -> str:
     """What the timing of a variant depends on."""
     settings = speed_settings(study, variant)
     return canonical({"speed": study.speed, "sampling": {s: study.sampling[s] for s in settings}})
 
 
-def table_slice(study: Study, table: str) -> str:
-    """What a table shows, beside the metric files and the grids of sweeps."""
+def table_key(study: Study, table: str) -> str:
+    """What a table depends on beside the metric files and the results of sweeps."""
     if table in study.tables:
         return canonical({"table": study.tables[table], "seeds": _seeds(study)})
     modes = {"fast": study.fast} if table == "fast" else {}
     return canonical({"table": table, "seeds": _seeds(study), "variants": _sampled(study), **modes})
 
 
-def figure_slice(study: Study, figure: str) -> str:
-    """What a figure shows, beside the files that it reads."""
+def figure_key(study: Study, figure: str) -> str:
+    """What a figure depends on beside the files that it reads."""
     shown: dict[str, Any] = {"title": study.title, "seeds": _seeds(study)}
     if figure in CURVES:
         shown["curves"] = getattr(study, figure)
     if figure == "sweep":
-        shown["sweeps"] = [
-            [variant, setting, sweep_slice(study, variant, setting)] for variant, setting in swept(study)
-        ]
+        shown["sweeps"] = [[variant, setting, sweep_key(study, variant, setting)] for variant, setting in swept(study)]
     if figure == "samples":
         shown["sampling"] = {name: variant.sampling for name, variant in study.variants.items()}
     return canonical(shown)
 
 
-def claims_slice(study: Study) -> str:
-    """Where the claims find their numbers, beside the metric and speed files."""
+def claims_key(study: Study) -> str:
+    """What the verdicts depend on beside metric and speed files: the tables and curves that claims look up."""
     curves: dict[str, Any] = {"curves": study.tradeoff}
     curves |= {k: getattr(study, k) for k in ("diffusion_steps", "temperature") if getattr(study, k)}
     return canonical({"tables": study.tables, **curves, "seeds": _seeds(study)})
 
 
-def report_slice(study: Study) -> str:
-    """The report and the run browser show the whole study, but not what it may cost."""
+def report_key(study: Study) -> str:
+    """What the report and the runs in MLflow depend on: the whole study but its budget."""
     return canonical(study.model_copy(update={"budget": None}))
 
 
 def _sampled(study: Study) -> dict[str, dict[str, Any]]:
-    """The sampling settings of each trained variant."""
+    """The sampling settings of each trained variant, by the name of the variant."""
     trained = ((name, variant) for name, variant in study.variants.items() if variant.seeds)
     return {name: {s: study.sampling[s] for s in variant.sampling} for name, variant in trained}
 

@@ -2,8 +2,8 @@
 
 A study is one YAML file. It names the data set, tokenizers, backbones, heads, recipes and sampling settings
 (`mar/study/parts.py`), and then *variants*, each of which picks one of each by name: the factors of the paper are
-independent here as they are in the code. `mar/study/reading.py` reads the file; the JSON schema in `workflow/schemas/`
-is generated from these classes.
+independent in a study as they are in the code. `mar/study/reading.py` reads the file; the JSON schema in
+`workflow/schemas/` is generated from these classes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mar.study.compatibility import check_sampling, known
 from mar.study.parts import Backbone, Data, Head, Name, Recipe, Sampling, Section, Tokenizer
 from mar.study.sections import Budget, Classifier, Curve, Metrics, Modes, Resources, Speed, Table
 
-FACTORS = ("tokenizer", "order", "backbone", "head")  # of a variant, that `matrix` crosses
+FACTORS = ("tokenizer", "order", "backbone", "head")  # keys of a variant that `matrix` crosses
 
 
 class Variant(Section):
@@ -160,12 +160,13 @@ class Study(Section):
             raise ValueError(
                 f"{where}: VAR is tokenizer, order and backbone together; found {said}; accepted: all or none"
             )
-        recipe, asked = self.recipes[variant.recipe], variant.resources
-        parts = recipe.batch // (recipe.micro_batch or recipe.batch)
-        if asked and parts % (asked.nodes * asked.gpus_per_node):
+        recipe, resources = self.recipes[variant.recipe], variant.resources
+        micro_batches = recipe.batch // (recipe.micro_batch or recipe.batch)
+        if resources and micro_batches % (resources.nodes * resources.gpus_per_node):
             raise ValueError(
-                f"{where}.resources: {asked.nodes} x {asked.gpus_per_node} GPUs share the {parts} micro-batches of a "
-                f"step (recipe {variant.recipe}: batch {recipe.batch}); accepted: a number of GPUs that divides {parts}"
+                f"{where}.resources: {resources.nodes} x {resources.gpus_per_node} GPUs share the {micro_batches} "
+                f"micro-batches of a step (recipe {variant.recipe}: batch {recipe.batch}); accepted: a number of GPUs "
+                f"that divides {micro_batches}"
             )
         if backbone.kind == "dit":
             side = self.data.image_size // tok.stride

@@ -21,7 +21,7 @@ from mar.runtime.noise import Noise
 from mar.study import layout
 from mar.study.parts import Tokenizer as TokenizerConfig
 from mar.study.records import TokenizerRecord
-from mar.study.stage_keys import tokenizer_slice
+from mar.study.stage_keys import tokenizer_key
 from mar.study.study import Study
 
 
@@ -148,7 +148,7 @@ def load(root: str | Path, name: str, study: Study) -> Tokenizer:
     """
     folder = layout.tokenizer(Path(root), name)
     read(folder / layout.TOKENIZER, TokenizerRecord)  # written after the weights: where it is, they are complete
-    if recipe_of(folder).get("slice") != tokenizer_slice(study, name):
+    if recipe_of(folder).get("slice") != tokenizer_key(study, name):
         raise ValueError(f"{folder}: was trained by another recipe; run `mar tokenizer --tokenizer {name}` again")
     tokenizer = build(study.tokenizers[name], study.data.image_size)
     again = f"delete it and run `mar tokenizer --tokenizer {name}` again"

@@ -27,7 +27,7 @@ from mar.runtime.progress import Progress
 from mar.runtime.shards import Recipe, Share, fill, finish, stage
 from mar.study import layout
 from mar.study.records import DataManifest, Piece, TokenManifest, Tokens
-from mar.study.stage_keys import tokenizer_slice
+from mar.study.stage_keys import tokenizer_key
 from mar.study.study import Study
 from mar.tokenizers import autoencoder
 from mar.tokenizers.autoencoder import Tokenizer
@@ -53,7 +53,7 @@ def encode(study: Study, root: str | Path, name: str, shard: tuple[int, int] = (
     """
     root = Path(root)
     recipe: dict[str, str | int] = {
-        "slice": tokenizer_slice(study, name),
+        "slice": tokenizer_key(study, name),
         "data": sha256(layout.data_manifest(root)),
         "tokenizer": _digest(layout.tokenizer_weights(root, name)),
         "shard": SHARD,

@@ -28,7 +28,7 @@ from mar.study import layout
 from mar.study.compatibility import known
 from mar.study.parts import Tokenizer as TokenizerConfig
 from mar.study.records import TokenizerRecord
-from mar.study.stage_keys import tokenizer_slice
+from mar.study.stage_keys import tokenizer_key
 from mar.study.study import Study
 from mar.tokenizers import perceptual
 from mar.tokenizers.autoencoder import Tokenizer, build
@@ -60,7 +60,7 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
     root = Path(root)
     folder = layout.tokenizer(root, name)
     weights, config = folder / layout.WEIGHTS, folder / layout.TOKENIZER
-    recipe = {"slice": tokenizer_slice(study, name), "data": sha256_of_data(root)}
+    recipe = {"slice": tokenizer_key(study, name), "data": sha256_of_data(root)}
     with stage(config, weights.exists, recipe, layout.twin(study, root, folder)) as left:
         if not left:
             return

@@ -14,7 +14,7 @@ from mar.runtime.files import read, sha256
 from mar.runtime.folders import recipe_of
 from mar.study import layout
 from mar.study.records import RunRecord, TokenManifest
-from mar.study.stage_keys import train_slice
+from mar.study.stage_keys import train_key
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def load_trained(study: Study, root: Path, variant: str, seed: int, manifest: To
     """
     folder = layout.run(root, variant, seed)
     weights, run = folder / layout.AVERAGE, read(folder / layout.RECORD, RunRecord)
-    if recipe_of(folder).get("train") != train_slice(study, variant, seed):
+    if recipe_of(folder).get("train") != train_key(study, variant, seed):
         raise ValueError(f"{folder}: was trained by another recipe than the study has now; train again")
     if not weights.exists() or sha256(weights) != run.checkpoint:
         raise ValueError(f"{weights}: missing or not the weights that {folder / 'run.json'} names; train again")

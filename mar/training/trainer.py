@@ -34,7 +34,7 @@ from mar.runtime.provenance import provenance
 from mar.runtime.shards import unfinished
 from mar.study import layout
 from mar.study.records import RunRecord
-from mar.study.stage_keys import train_slice
+from mar.study.stage_keys import train_key
 from mar.study.study import Study
 from mar.training.schedule import learning_rate
 
@@ -48,7 +48,7 @@ def train(study: Study, root: Path, variant: str, seed: int) -> None:
     folder = layout.run(root, variant, seed)
     with distributed.join() as world, lock(folder) if world.rank == 0 else nullcontext():
         tokens = TokenSet.open(layout.tokens(root, study.variants[variant].tokenizer), verify=world.rank == 0)
-        recipe = {"train": train_slice(study, variant, seed), "tokens": tokens.sha256}
+        recipe = {"train": train_key(study, variant, seed), "tokens": tokens.sha256}
         report, weights = folder / layout.RECORD, folder / layout.AVERAGE
 
         def sound() -> bool:

@@ -19,7 +19,7 @@ from mar.runtime.provenance import provenance
 from mar.runtime.shards import unfinished
 from mar.study import layout
 from mar.study.records import ImportRecord, RunRecord, TokenizerRecord, TokenManifest, Tokens
-from mar.study.stage_keys import tokenizer_slice, train_slice
+from mar.study.stage_keys import tokenizer_key, train_key
 from mar.study.study import Study
 from mar.tokenizers.autoencoder import build
 from mar.training.trainer import count_head
@@ -47,7 +47,7 @@ def install_tokenizer(study: Study, root: Path, name: str) -> None:
             tokenizer = build(config, study.data.image_size)
         _same_shapes(file, tokenizer.net.state_dict(), f"tokenizers.{name}")
         weights, report = folder / layout.WEIGHTS, folder / layout.TOKENIZER
-        recipe = {"slice": tokenizer_slice(study, name), "weights": imported.sha256}
+        recipe = {"slice": tokenizer_key(study, name), "weights": imported.sha256}
         if not unfinished(report, lambda: weights.exists() and sha256(weights) == imported.sha256, recipe):
             return
         _copy(file, weights)
@@ -79,7 +79,7 @@ def install_run(study: Study, root: Path, variant: str, seed: int) -> None:
             model = build_model(study, variant, manifest)
         _same_shapes(file, model.state_dict(), f"variants.{variant}")
         weights, report = folder / layout.AVERAGE, folder / layout.RECORD
-        recipe = {"train": train_slice(study, variant, seed), "weights": imported.sha256}
+        recipe = {"train": train_key(study, variant, seed), "weights": imported.sha256}
         if not unfinished(report, lambda: weights.exists() and sha256(weights) == imported.sha256, recipe):
             return
         _copy(file, weights)

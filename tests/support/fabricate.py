@@ -12,7 +12,7 @@ import numpy as np
 
 from mar.runtime.files import sha256
 from mar.study.reading import resolve
-from mar.study.stage_keys import sweep_slice
+from mar.study.stage_keys import sweep_key
 from mar.study.study import Study
 
 Z = 1.959964
@@ -392,7 +392,7 @@ def sweep(study: Study, root: Path, variant: str, setting: str, judged: dict[str
             "best": BEST,
             "edge": [],
             "recipe": {
-                "slice": sweep_slice(study, variant, setting),
+                "slice": sweep_key(study, variant, setting),
                 "checkpoint": "e" * 64,
                 "tokens": "7" * 64,
                 "weights": "0" * 64,

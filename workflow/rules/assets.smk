@@ -1,7 +1,7 @@
-# Published weights: fetched and imported once for all studies. What was imported by hand is taken as it is.
+# Published weights, downloaded and imported once for all studies. Weights that a user imported stay as they are.
 
 
-# On the machine that runs the workflow: nodes of a cluster often have no network.
+# This runs on the machine of the workflow, since nodes of a cluster often have no network.
 rule import_weights:
     output:
         weights=layout.import_weights(ASSETS, "{asset}"),
@@ -21,7 +21,7 @@ rule import_weights:
         "mar --threads {threads} import {params.format} --as {wildcards.asset} 2>&1 | tee {log}"
 
 
-# What is used as it comes: weights of networks that judge, and a reference.
+# Published files that are used as they are: weights of extractors, and references of real images.
 rule fetch:
     output:
         layout.downloads(ASSETS) / "{published}",

@@ -1,4 +1,4 @@
-# The study, the files it asks for, and what rules share. Parsing imports no torch.
+# The study, the files that it asks for, and functions that the rules share. Reading the workflow imports no torch.
 import os
 import re
 from pathlib import Path
@@ -21,24 +21,24 @@ try:
             "no study file; accepted: --configfile config/<study>.yaml"
         )
     for file in CONFIGFILES:
-        # Snakemake's reader takes the last of two equal keys; ours refuses them.
+        # Snakemake's reader keeps the last of two equal keys; this one refuses them.
         reading.read(Path(file))
     STUDY = reading.resolve(config, Path(CONFIGFILES[-1]))
 except reading.StudyError as error:
     raise WorkflowError(str(error))
 
-# The commands read the resolved study. It is no declared input: params say what a result depends on.
+# The commands read the resolved study. It is no input of the rules, since `params` hold what each result depends on.
 STUDY_FILE = str(reading.write_resolved(STUDY))
 ROOT = layout.RESULTS / STUDY.study
 
 
 def here(path):
-    """A path as the workflow calls it: from the working directory."""
+    """A path relative to the working directory, as the workflow names its files."""
     return os.path.relpath(path)
 
 
 def code(*packages):
-    """The files of packages of `mar`, which an edited product is drawn anew for."""
+    """The source files of packages of `mar`: inputs of a rule whose product is made anew when they change."""
     folders = [Path(mar.__file__).parent / package for package in packages]
     files = (path for folder in folders for path in folder.rglob("*"))
     return sorted(
@@ -52,7 +52,7 @@ def job(*names):
 
 
 def names(values):
-    """A wildcard constraint: one of these names."""
+    """A wildcard constraint that accepts these names."""
     return "|".join(re.escape(str(value)) for value in values) or "none"
 
 
@@ -68,7 +68,7 @@ wildcard_constraints:
     set=r"(train|heldout|reference|.+/seed\d+/[^/]+)",
 
 
-# What the study asks for: a variant without seeds is declared, not run.
+# The results that the study asks for. A variant without seeds is described but not trained.
 TRAINED = {name: variant for name, variant in STUDY.variants.items() if variant.seeds}
 TOKENIZERS = sorted({variant.tokenizer for variant in TRAINED.values()})
 TIMED = [name for name in TRAINED if products.speed_settings(STUDY, name)]
@@ -100,11 +100,11 @@ FIGURES = [
     for suffix in layout.FIGURE_FORMATS
 ]
 ALIASES = [str(layout.FIGURES / Path(path).name) for path in FIGURES]
-# The claims name the paper's tables themselves, whatever a study shows.
+# All tables of the paper: a claim may name any of them, also one that the study does not show.
 PAPER = sorted(here(path) for path in layout.shipped("paper").glob("*.csv"))
 
-# Where a job runs is the machine's business: resources, which rerun nothing. A profile's `default-resources`
-# take the place of these, which a value in the rule would not allow.
+# Where a job runs is set by resources, which rerun nothing when they change. The `default-resources` of a profile
+# replace those of LAUNCH_RESOURCES; a value in a rule would win over the profile.
 MACHINE = workflow.resource_settings.default_resources or {}
 try:
     machine.check(
@@ -113,27 +113,27 @@ try:
     )
 except ValueError as error:
     raise WorkflowError(str(error))
-# A sample set in the paths of a rule, and as options of its command.
+# A sample set: its name in the paths of a rule, and the options of its command.
 SET = layout.sample_set("{variant}", "{seed}", "{setting}")
 ONE_SET = {name: f"{{wildcards.{name}}}" for name in ("variant", "seed", "setting")}
 LAUNCH_RESOURCES = {
     name: value
     for name, value in {
         **{name: unset for name, (option, unset) in machine.LAUNCH.items()},
-        "cluster_jobs": 1,  # how many of these wait at once: `resources: {cluster_jobs: N}` in a profile
+        "cluster_jobs": 1,  # a profile limits the jobs in the queue by `resources: {cluster_jobs: N}`
     }.items()
     if name not in MACHINE
 }
 
 
 def line(stage, **values):
-    """The shell line of a command of `mar`."""
+    """The shell line that runs a command of `mar`."""
     command = commands.command(stage, "{params.study}", **values)
     return f"mar --threads {{threads}} {command} 2>&1 | tee {{log}}"
 
 
 def launch(stage, **values):
-    """The shell line of what a GPU speeds up: a command of `mar` as a job. Zero and nothing are settings not made."""
+    """The shell line that runs a command of `mar` as a job, for what a GPU speeds up. Zero and empty mean not set."""
     command = commands.command(stage, "{params.study}", **values)
     return (
         f"mar launch {machine.options()} --folder {{params.job}} --recipe {{params.recipe:q}}"
@@ -143,75 +143,75 @@ def launch(stage, **values):
 
 
 def tokenizer_recipe(wildcards):
-    return stage_keys.tokenizer_slice(STUDY, wildcards.tokenizer)
+    return stage_keys.tokenizer_key(STUDY, wildcards.tokenizer)
 
 
 def train_recipe(wildcards):
-    return stage_keys.train_slice(STUDY, wildcards.variant, int(wildcards.seed))
+    return stage_keys.train_key(STUDY, wildcards.variant, int(wildcards.seed))
 
 
 def sample_recipe(wildcards):
-    return stage_keys.sample_slice(STUDY, wildcards.variant, wildcards.setting)
+    return stage_keys.sample_key(STUDY, wildcards.variant, wildcards.setting)
 
 
 def sweep_recipe(wildcards):
-    return stage_keys.sweep_slice(STUDY, wildcards.variant, wildcards.setting)
+    return stage_keys.sweep_key(STUDY, wildcards.variant, wildcards.setting)
 
 
 def speed_recipe(wildcards):
-    return stage_keys.speed_slice(STUDY, wildcards.variant)
+    return stage_keys.speed_key(STUDY, wildcards.variant)
 
 
 def table_recipe(wildcards):
-    return stage_keys.table_slice(STUDY, wildcards.table)
+    return stage_keys.table_key(STUDY, wildcards.table)
 
 
 def figure_recipe(wildcards):
-    return stage_keys.figure_slice(STUDY, wildcards.figure)
+    return stage_keys.figure_key(STUDY, wildcards.figure)
 
 
 def variant_tokenizer(wildcards):
-    """Weights that decode what a variant generates."""
+    """Weights of the tokenizer that decodes the tokens of a variant."""
     return layout.tokenizer_weights(ROOT, STUDY.variants[wildcards.variant].tokenizer)
 
 
 def variant_tokens(wildcards):
-    """Tokens that a variant is trained on."""
+    """Manifest of the tokens that a variant is trained on."""
     return layout.token_manifest(ROOT, STUDY.variants[wildcards.variant].tokenizer)
 
 
 def timed_run(wildcards):
-    """The run of a variant that is timed and swept: its first seed."""
+    """The run with the first seed of a variant, which is the one for timings and sweeps."""
     seed = STUDY.variants[wildcards.variant].seeds[0]
     return layout.run_record(ROOT, wildcards.variant, seed)
 
 
 def chosen(wildcards):
-    """Where guidance and temperature of a sample set come from, if a sweep chooses them."""
+    """The sweep that chooses guidance and temperature of a sample set, if there is one."""
     path = str(layout.sweep(ROOT, wildcards.variant, wildcards.setting))
     return [path] if path in SWEEPS else []
 
 
 def timed_chosen(wildcards):
-    """The same of all settings of a variant that are timed."""
+    """The sweeps of all settings of a variant that are timed."""
     timed = products.speed_settings(STUDY, wildcards.variant)
     paths = [str(layout.sweep(ROOT, wildcards.variant, setting)) for setting in timed]
     return [path for path in paths if path in SWEEPS]
 
 
 def table_paper(wildcards):
-    """The paper's numbers for a table; none for those of our own."""
+    """File of the paper's numbers for a table; none for `metrics`, `variance` and `fast`."""
     table = STUDY.tables.get(wildcards.table)
     return here(layout.shipped("paper", f"{table.paper}.csv")) if table else []
 
 
 def table_inputs(wildcards):
-    """What the columns of a table ask for beside the metrics: counts of parameters, rFID, timings, sweeps."""
+    """Files that a table needs beside the metrics: for parameters, rFID, seconds per image and sweeps."""
     return inputs_of_table(STUDY, ROOT, wildcards.table)
 
 
 def figure_inputs(wildcards):
-    """What a figure is drawn from; the intervals of a curve hold the seed spread of the whole study."""
+    """Files that a figure is drawn from. The interval of a curve includes the spread over seeds of the whole study."""
     if wildcards.figure in products.CURVES:
         return [
             *METRICS,
@@ -230,20 +230,24 @@ def figure_inputs(wildcards):
     return RUNS
 
 
-# Imports: see assets.smk.
+# Published weights: see assets.smk.
 ASSETS = layout.ASSETS
 PUBLISHED = published.table(published.TABLE)
 
 
 def by_hand(name):
-    """Whether `mar import FORMAT FILE` made this import: the workflow neither deletes nor remakes it."""
+    """Whether a user made this import by `mar import FORMAT FILE`: the workflow neither deletes nor remakes it."""
     record = layout.import_record(ASSETS, name)
     weights = layout.import_weights(ASSETS, name)
-    return record.exists() and weights.exists() and read(record, ImportRecord).asset is None
+    return (
+        record.exists()
+        and weights.exists()
+        and read(record, ImportRecord).asset is None
+    )
 
 
 def imported(name, section):
-    """The import that a pretrained tokenizer or variant takes; nothing for one that is trained."""
+    """The imported weights of a pretrained tokenizer or variant; none for one that is trained."""
     if not section.pretrained:
         return []
     weights = section.weights or name
@@ -273,42 +277,42 @@ def published_name(wildcards):
 
 
 def fetched(name):
-    """A published file, where it is or where it will be fetched to."""
+    """Path of a published file: where it is, or else where it will be downloaded to."""
     places = published.places(PUBLISHED[name], ASSETS)
     return next((str(path) for path in places if path.exists()), str(places[0]))
 
 
 def extractor_weights(extractor):
-    """Weights of a network that judges: the study's own classifier, or published ones."""
+    """Weights of an extractor: the study's own classifier, or published ones."""
     if extractor == "classifier":
         return [layout.classifier(ROOT) / layout.WEIGHTS]
     return [fetched(published.WEIGHTS[extractor])]
 
 
 def reference_file():
-    """What stands in for the train split; nothing where a study names none, or a folder, whose times tell little."""
-    asked = STUDY.metrics.reference
-    if asked is None or Path(asked.file).is_dir():
+    """File of Inception's reference; none without one, or for a folder, whose modification time tells little."""
+    reference = STUDY.metrics.reference
+    if reference is None or Path(reference.file).is_dir():
         return []
-    if asked.file not in PUBLISHED and not Path(asked.file).exists():
+    if reference.file not in PUBLISHED and not Path(reference.file).exists():
         raise WorkflowError(
-            f"metrics.reference.file {asked.file}: neither in config/assets.csv nor a file or folder"
+            f"metrics.reference.file {reference.file}: neither in config/assets.csv nor a file or folder"
         )
-    return [fetched(asked.file) if asked.file in PUBLISHED else asked.file]
+    return [fetched(reference.file) if reference.file in PUBLISHED else reference.file]
 
 
 def judge_weights(wildcards):
-    """Weights of a network that judges."""
+    """Weights of the extractor of a rule."""
     return extractor_weights(wildcards.extractor)
 
 
 def real_files(wildcards):
-    """The published reference, where a study has one and it is asked for."""
+    """File of Inception's reference where the rule makes the features of `reference`."""
     return reference_file() if wildcards.split == "reference" else []
 
 
 def features_recipe(wildcards):
-    return stage_keys.features_slice(STUDY, wildcards.extractor)
+    return stage_keys.features_key(STUDY, wildcards.extractor)
 
 
 def heldout_features():
@@ -318,13 +322,13 @@ def heldout_features():
 
 
 def set_statistics(wildcards):
-    """Statistics of a sample set by each extractor."""
-    judged = layout.sample_set(wildcards.variant, wildcards.seed, wildcards.setting)
+    """Statistics of the features of a sample set by each extractor."""
+    images = layout.sample_set(wildcards.variant, wildcards.seed, wildcards.setting)
     names = STUDY.metrics.extractors
-    return [layout.statistics(ROOT, name, judged) for name in names]
+    return [layout.statistics(ROOT, name, images) for name in names]
 
 
-# The network whose numbers tables, figures and claims show, and what the numbers of each network compare with.
+# Weights of the first extractor, whose metrics tables, figures and claims show, and the real images of each extractor.
 JUDGE = extractor_weights(STUDY.metrics.extractors[0])
 CLASSIFIER = (
     [layout.classifier(ROOT) / layout.CLASSIFIER]
@@ -337,12 +341,12 @@ REAL = [
 ]
 
 
-# A variant that names nodes, GPUs and hours gets them on a cluster; the others get what the site's profile says.
+# On a cluster a variant gets the nodes, GPUs and hours that it names, and the others those of the site's profile.
 ON_SLURM = "launcher" in MACHINE and MACHINE["launcher"].raw == "slurm"
 
 
-def asked(name, key, unit=1):
-    """Resource `name` of a training: what its variant asks for, else the default of the site."""
+def training_resource(name, key, unit=1):
+    """Resource `name` of a training: key `key` of the resources of its variant, else the default of the site."""
     default = MACHINE[name].raw if name in MACHINE else 0
 
     def value(wildcards):
@@ -359,18 +363,18 @@ def asked(name, key, unit=1):
 
 TRAIN_RESOURCES = LAUNCH_RESOURCES | (
     {
-        "nodes": asked("nodes", "nodes"),
-        "gpus_per_node": asked("gpus_per_node", "gpus_per_node"),
-        "runtime": asked("runtime", "hours", 60),  # minutes
+        "nodes": training_resource("nodes", "nodes"),
+        "gpus_per_node": training_resource("gpus_per_node", "gpus_per_node"),
+        "runtime": training_resource("runtime", "hours", 60),  # minutes
     }
     if ON_SLURM
     else {}
 )
 
 
-# Shapes of the drill: see drill.smk.
+# Shapes of networks that the drill runs: see drill.smk.
 SHAPES = drill_shapes.shapes(STUDY)
 
 
 def shape_recipe(wildcards):
-    return drill_shapes.shape_slice(STUDY, SHAPES[wildcards.shape])
+    return drill_shapes.shape_key(STUDY, SHAPES[wildcards.shape])

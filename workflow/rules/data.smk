@@ -1,4 +1,4 @@
-# Images, and the study's own network that judges them.
+# The images, and the study's own classifier, whose features judge them.
 
 
 rule prepare:
@@ -13,7 +13,7 @@ rule prepare:
         cluster_jobs=0,
     params:
         study=STUDY_FILE,
-        recipe=stage_keys.data_slice(STUDY),
+        recipe=stage_keys.data_key(STUDY),
     shell:
         line("prepare")
 
@@ -34,6 +34,6 @@ rule classifier:
     params:
         study=STUDY_FILE,
         job=job("classifier"),
-        recipe=stage_keys.classifier_slice(STUDY) if CLASSIFIER else "",
+        recipe=stage_keys.classifier_key(STUDY) if CLASSIFIER else "",
     shell:
         launch("classifier")

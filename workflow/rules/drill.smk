@@ -1,7 +1,7 @@
-# Each distinct shape of the study once at its true size, on generated images: `snakemake drill --configfile ...`.
+# `snakemake drill --configfile ...` runs each distinct shape of network once at its true size on generated images.
 
 
-# A process for each shape, so that memory is given back in between; what is done is kept.
+# Each shape has a process of its own, so that its memory is freed at the end; finished shapes are kept.
 rule drill_shape:
     output:
         record=layout.drill_shape(ROOT, "{shape}"),
@@ -11,7 +11,7 @@ rule drill_shape:
         shape=names(SHAPES),
     conda:
         "../../environment.yml"
-    threads: workflow.cores or 1  # all of them, so that one shape runs after the other
+    threads: workflow.cores or 1  # all threads, so that no two shapes run at once
     resources:
         cluster_jobs=0,
     params:

@@ -1,7 +1,7 @@
-# Images to features, features to statistics, both to numbers: three steps, three files.
+# From images to features, to statistics of the features, and to metrics.
 
 
-# Parts are no outputs: a run that was stopped goes on from them.
+# The files of the features are no outputs, so that a stopped run resumes from them.
 rule features_real:
     input:
         data=rules.prepare.output.manifest,
@@ -84,7 +84,7 @@ rule reference:
     params:
         study=STUDY_FILE,
         job=job("reference"),
-        recipe=stage_keys.reference_slice(STUDY),
+        recipe=stage_keys.reference_key(STUDY),
     shell:
         launch("reference")
 
@@ -105,6 +105,6 @@ rule evaluate:
     params:
         study=STUDY_FILE,
         job=job("evaluate", SET),
-        recipe=stage_keys.metrics_slice(STUDY),
+        recipe=stage_keys.metrics_key(STUDY),
     shell:
         launch("evaluate", **ONE_SET)

@@ -1,4 +1,4 @@
-# Numbers to tables, figures, verdicts and pages. The packages that draw a product are inputs of its rule.
+# From metrics to tables, figures, verdicts and the report. The packages that make a product are inputs of its rule.
 
 
 rule table:
@@ -59,7 +59,7 @@ rule figure:
         line("figure", name="{wildcards.figure}", out="{params.out}")
 
 
-# figures/tradeoff.pdf is the figure of the configured study.
+# figures/<name>.pdf is a copy of the figure of the study that ran last.
 rule alias:
     input:
         pdf=layout.figure(ROOT, "{figure}", "pdf"),
@@ -103,7 +103,7 @@ rule claims:
         cluster_jobs=0,
     params:
         study=STUDY_FILE,
-        recipe=stage_keys.claims_slice(STUDY),
+        recipe=stage_keys.claims_key(STUDY),
     shell:
         line("claims")
 
@@ -139,12 +139,12 @@ rule report:
     params:
         study=STUDY_FILE,
         figures=subpath(input.samples, parent=True),
-        recipe=stage_keys.report_slice(STUDY),
+        recipe=stage_keys.report_key(STUDY),
     shell:
         line("report", figures="{params.figures}")
 
 
-# The database holds other studies too, and Snakemake deletes what a rule declares: the output is the list of its runs.
+# The output is the list of the study's runs, not the database: that holds other studies, and Snakemake deletes outputs.
 rule track:
     input:
         runs=RUNS,
@@ -163,6 +163,6 @@ rule track:
         cluster_jobs=0,
     params:
         study=STUDY_FILE,
-        recipe=stage_keys.report_slice(STUDY),
+        recipe=stage_keys.report_key(STUDY),
     shell:
         line("track")

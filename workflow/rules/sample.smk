@@ -1,7 +1,7 @@
-# Weights to images, and the seconds that they take.
+# From weights to images, and the seconds per image.
 
 
-# Points of the grid are no outputs: a sweep that was stopped goes on from them.
+# The points of the grid are no outputs, so that a stopped sweep resumes from them.
 rule sweep:
     input:
         record=timed_run,
@@ -59,7 +59,7 @@ rule speed:
         layout.log(ROOT, "speed", "{variant}"),
     conda:
         "../../environment.yml"
-    threads: workflow.cores or 1  # all of them, so that nothing runs beside it
+    threads: workflow.cores or 1  # all threads, so that nothing else runs during the timing
     resources:
         **LAUNCH_RESOURCES,
     params:

@@ -1,4 +1,4 @@
-# Images to tokens.
+# From images to tokens.
 
 
 rule tokenizer:
@@ -23,7 +23,7 @@ rule tokenizer:
         launch("tokenizer", tokenizer="{wildcards.tokenizer}")
 
 
-# Apart from the training, so that a new classifier measures again and trains nothing again.
+# This is a rule of its own, so that a new classifier changes the metrics of a tokenizer without training it again.
 rule rfid:
     input:
         weights=rules.tokenizer.output.weights,
@@ -42,7 +42,7 @@ rule rfid:
     params:
         study=STUDY_FILE,
         job=job("rfid", "{tokenizer}"),
-        recipe=stage_keys.metrics_slice(STUDY),
+        recipe=stage_keys.metrics_key(STUDY),
     shell:
         launch("rfid", tokenizer="{wildcards.tokenizer}")
 

@@ -1,4 +1,4 @@
-# Tokens to weights. Checkpoints are no outputs: Snakemake deletes outputs before a job, and checkpoints must stay.
+# From tokens to weights. Checkpoints are no outputs, since Snakemake deletes outputs before a job.
 
 
 rule train:
@@ -12,7 +12,7 @@ rule train:
         layout.log(ROOT, "train", layout.run_name("{variant}", "{seed}")),
     conda:
         "../../environment.yml"
-    # Two trainings side by side beat one with two threads, and equal thread counts give equal weights anywhere.
+    # Two trainings at once are faster than one with two threads, and equal numbers of threads give equal weights.
     threads: 1
     resources:
         **TRAIN_RESOURCES,

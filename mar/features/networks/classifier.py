@@ -25,7 +25,7 @@ from mar.runtime.shards import stage
 from mar.study import layout
 from mar.study.records import ClassifierRecord
 from mar.study.sections import Classifier as ClassifierConfig
-from mar.study.stage_keys import classifier_slice
+from mar.study.stage_keys import classifier_key
 from mar.study.study import Study
 
 # Augmentation.
@@ -63,7 +63,7 @@ def train(study: Study, root: str | Path) -> None:
     root, config = Path(root), section(study)
     folder = layout.classifier(root)
     report, weights = folder / layout.CLASSIFIER, folder / layout.WEIGHTS
-    recipe = {"slice": classifier_slice(study), "data": sha256_of_data(root)}
+    recipe = {"slice": classifier_key(study), "data": sha256_of_data(root)}
     with stage(report, weights.exists, recipe, layout.twin(study, root, folder)) as left:
         if not left:
             return
@@ -161,7 +161,7 @@ def load(root: str | Path, study: Study) -> Classifier:
     """
     folder = layout.classifier(Path(root))
     classes = read(folder / layout.CLASSIFIER, ClassifierRecord).classes
-    if recipe_of(folder).get("slice") != classifier_slice(study):
+    if recipe_of(folder).get("slice") != classifier_key(study):
         raise ValueError(f"{folder}: was trained by another recipe; run `mar classifier` again")
     model = Classifier(section(study), len(classes))
     load_weights(model, folder / layout.WEIGHTS, "delete it and run `mar classifier` again")

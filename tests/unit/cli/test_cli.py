@@ -83,7 +83,7 @@ def test_a_name_that_the_study_lacks_is_refused(resolved: str, arguments: tuple[
 
 def test_a_job_planned_with_another_recipe_is_refused(resolved: str, study_file: Path, tmp_path: Path) -> None:
     """A dry run of an edited study rewrites study.json under the jobs of a running one."""
-    planned = stage_keys.train_slice(studies.load(study_file), "mar", 0)
+    planned = stage_keys.train_key(studies.load(study_file), "mar", 0)
     edited = json.loads(Path(resolved).read_text())
     next(iter(edited["recipes"].values()))["ema"] = 0.123
     Path(resolved).write_text(json.dumps(edited))

@@ -22,7 +22,7 @@ from mar.runtime.files import sha256, write
 from mar.runtime.folders import claim
 from mar.runtime.provenance import provenance
 from mar.study.records import ClassifierRecord
-from mar.study.stage_keys import classifier_slice
+from mar.study.stage_keys import classifier_key
 from mar.study.study import Study
 
 CPU = torch.device("cpu")
@@ -178,7 +178,7 @@ def test_the_classifier_of_a_study(values, tmp_path):
         provenance=provenance(),
     )
     write(folder / "classifier.json", record)
-    claim(folder, {"slice": classifier_slice(study)})
+    claim(folder, {"slice": classifier_key(study)})
     judge = extractors.load("classifier", study, tmp_path, CPU)
     images = pictures(side=32)
     found = judge(images)

@@ -20,7 +20,7 @@ def variants(**more):
 
 
 def slice_of(study, name):
-    return drill_shapes.shape_slice(study, drill_shapes.shape_named(study, name))
+    return drill_shapes.shape_key(study, drill_shapes.shape_named(study, name))
 
 
 def small_study(study, name, images):

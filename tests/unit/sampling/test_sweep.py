@@ -20,7 +20,7 @@ from mar.sampling.sampler import Sampler
 from mar.study import chosen_settings
 from mar.study.parts import Sweep
 from mar.study.records import Judge, Metric, RealSide, SweepNumbers, SweepPoint
-from mar.study.stage_keys import sample_slice, sweep_slice
+from mar.study.stage_keys import sample_key, sweep_key
 from mar.training.trainer import train
 
 GRID = {"samples": 12, "guidance": [1.0, 2.0, 4.0], "temperature": [0.9, 1.1], "refine": 1}
@@ -162,7 +162,7 @@ def test_a_sweep_judges_and_chooses(root):
     assert all(p["fid"]["low"] < p["fid"]["value"] < p["fid"]["high"] for p in found["grid"])
     assert (found["samples"], found["seed"], found["extractor"]) == (12, 0, "classifier")
     assert found["reference"] == {"name": "train split", "sha256": "5" * 64}
-    assert found["recipe"]["slice"] == sweep_slice(study(), "mar-diff", "best")
+    assert found["recipe"]["slice"] == sweep_key(study(), "mar-diff", "best")
     used = chosen_settings.resolved(study(), root, "mar-diff", "best")
     assert used.model_dump(include={"guidance", "temperature"}) == found["best"] and used.sweep is None
     assert (used.steps, used.clamp) == (4, 4.0)
@@ -264,7 +264,7 @@ def test_samples_are_drawn_at_the_chosen_point(root):
     assert {key: manifest["sampling"][key] for key in best} == best and manifest["sampling"]["sweep"] is None
     fixed = study(None, **best)  # by hand
     first = sha256(folder / "chunk-00000.npy")
-    assert json.loads((folder / "recipe.json").read_text())["sample"] == sample_slice(fixed, "mar-diff", "best")
+    assert json.loads((folder / "recipe.json").read_text())["sample"] == sample_key(fixed, "mar-diff", "best")
     images, _ = Sampler(fixed, root, "mar-diff", 0).chunk("best", 0)
     assert np.array_equal(np.load(folder / "chunk-00000.npy"), images)
     file = root / "sweeps" / "mar-diff" / "best.json"
@@ -281,7 +281,7 @@ def test_a_sampling_seed_draws_other_images_at_the_same_point(root):
     assert np.array_equal(images, again.permute(0, 2, 3, 1).numpy()), "seed 0 is the stream from before seeds"
     other, same = Sampler(study(None, seed=1), root, "mar-diff", 0).chunk("best", 1)
     assert not np.array_equal(images, other) and np.array_equal(labels, same)
-    assert sweep_slice(study(seed=1), "mar-diff", "best") == sweep_slice(study(), "mar-diff", "best")
+    assert sweep_key(study(seed=1), "mar-diff", "best") == sweep_key(study(), "mar-diff", "best")
 
 
 def test_refusals(root, monkeypatch):

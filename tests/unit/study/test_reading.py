@@ -1,4 +1,4 @@
-"""Reading study files: extends, matrix, and slices that change exactly when the question changes."""
+"""Reading study files: extends, matrix, and keys of stages that change exactly when the question changes."""
 
 from __future__ import annotations
 
@@ -219,15 +219,15 @@ class TestMatrix:
         assert "a.yaml: variants: found list; accepted: a mapping of variants" in self.refusal(crossed)
 
 
-def all_slices(study: studies.Study) -> dict[str, str]:
-    found = {"classifier": stage_keys.classifier_slice(study), "metrics": stage_keys.metrics_slice(study)}
+def all_keys(study: studies.Study) -> dict[str, str]:
+    found = {"classifier": stage_keys.classifier_key(study), "metrics": stage_keys.metrics_key(study)}
     for name in study.tokenizers:
-        found[f"tokenizer {name}"] = stage_keys.tokenizer_slice(study, name)
+        found[f"tokenizer {name}"] = stage_keys.tokenizer_key(study, name)
     for name, variant in study.variants.items():
-        found[f"speed {name}"] = stage_keys.speed_slice(study, name)
-        found[f"train {name}"] = stage_keys.train_slice(study, name, 0)
+        found[f"speed {name}"] = stage_keys.speed_key(study, name)
+        found[f"train {name}"] = stage_keys.train_key(study, name, 0)
         for setting in variant.sampling:
-            found[f"sample {name} {setting}"] = stage_keys.sample_slice(study, name, setting)
+            found[f"sample {name} {setting}"] = stage_keys.sample_key(study, name, setting)
     return found
 
 
@@ -239,7 +239,7 @@ def shuffled(value: Any, rng: random.Random) -> Any:
     return value
 
 
-# what is changed -> the slices that change with it, and no other
+# what is changed -> the stage keys that change with it, and no other
 CHANGES: dict[str, tuple[Any, set[str]]] = {
     "title": ("other", set()),
     "seed": (1, {"classifier", "metrics", "tokenizer kl", "tokenizer vq",
@@ -268,9 +268,7 @@ class TestSlices:
     @given(seed=st.integers(0, 2**32))
     def test_order_of_keys_changes_nothing(self, seed: int) -> None:
         values = yaml.safe_load(Path("config/digits.yaml").read_text())
-        assert all_slices(resolve(shuffled(values, random.Random(seed)), "a.yaml")) == all_slices(
-            resolve(values, "a.yaml")
-        )
+        assert all_keys(resolve(shuffled(values, random.Random(seed)), "a.yaml")) == all_keys(resolve(values, "a.yaml"))
 
     @pytest.mark.parametrize(
         ("section", "defaults"),
@@ -285,40 +283,40 @@ class TestSlices:
     def test_a_default_said_aloud_changes_nothing(
         self, values: dict[str, Any], section: str, defaults: dict[str, Any]
     ) -> None:
-        before = all_slices(resolve(values, "a.yaml"))
+        before = all_keys(resolve(values, "a.yaml"))
         node = values
         for key in section.split("."):
             node = node[key]
         node |= defaults
-        assert all_slices(resolve(values, "a.yaml")) == before
+        assert all_keys(resolve(values, "a.yaml")) == before
 
     @pytest.mark.parametrize("path", CHANGES)
     def test_a_change_reaches_what_depends_on_it(self, values: dict[str, Any], path: str) -> None:
         value, expected = CHANGES[path]
-        before = all_slices(resolve(values, "a.yaml"))
+        before = all_keys(resolve(values, "a.yaml"))
         *folders, last = path.split(".")
         node = values
         for key in folders:
             node = node[key]
         node[last] = value
-        after = all_slices(resolve(values, "a.yaml"))
+        after = all_keys(resolve(values, "a.yaml"))
         assert {name for name in before if before[name] != after[name]} == expected
 
     def test_a_new_variant_retrains_nothing(self, values: dict[str, Any]) -> None:
-        before = all_slices(resolve(values, "a.yaml"))
+        before = all_keys(resolve(values, "a.yaml"))
         values["variants"]["more"] = values["variants"]["mar"] | {"order": "raster"}
-        after = all_slices(resolve(values, "a.yaml"))
+        after = all_keys(resolve(values, "a.yaml"))
         assert before.items() <= after.items()
 
     def test_renaming_a_part_retrains_nothing(self, values: dict[str, Any]) -> None:
-        before = stage_keys.train_slice(resolve(values, "a.yaml"), "mar", 0)
+        before = stage_keys.train_key(resolve(values, "a.yaml"), "mar", 0)
         values["recipes"]["other"] = values["recipes"]["short"]
         values["variants"]["mar"]["recipe"] = "other"
-        assert stage_keys.train_slice(resolve(values, "a.yaml"), "mar", 0) == before
+        assert stage_keys.train_key(resolve(values, "a.yaml"), "mar", 0) == before
 
     def test_training_seeds_differ(self, values: dict[str, Any]) -> None:
         study = resolve(values, "a.yaml")
-        assert stage_keys.train_slice(study, "mar", 0) != stage_keys.train_slice(study, "mar", 1)
+        assert stage_keys.train_key(study, "mar", 0) != stage_keys.train_key(study, "mar", 1)
 
 
 class TestResolved:
@@ -329,7 +327,7 @@ class TestResolved:
         assert path == tmp_path / name / "study.json"
         again = load(path)
         assert again == study
-        assert all_slices(again) == all_slices(study)
+        assert all_keys(again) == all_keys(study)
 
     def test_written_only_when_it_differs(self, tmp_path: Path, values: dict[str, Any]) -> None:
         path = studies.write_resolved(resolve(values, "a.yaml"), tmp_path)

@@ -21,13 +21,13 @@ from mar.study.products import speed_settings
 from mar.study.reading import load
 from mar.study.records import Tokens
 from mar.study.stage_keys import (
-    classifier_slice,
-    data_slice,
-    metrics_slice,
-    reference_slice,
-    sample_slice,
-    tokenizer_slice,
-    train_slice,
+    classifier_key,
+    data_key,
+    metrics_key,
+    reference_key,
+    sample_key,
+    tokenizer_key,
+    train_key,
 )
 from mar.study.study import Study
 
@@ -226,10 +226,10 @@ def test_every_claim_is_decided_by_a_study() -> None:
 
 def test_var_takes_over_what_digits_has() -> None:
     base, found = study("digits"), study("digits-var")
-    assert found.reuse == "digits" and classifier_slice(base) == classifier_slice(found)
-    assert tokenizer_slice(base, "vq") == tokenizer_slice(found, "vq")
+    assert found.reuse == "digits" and classifier_key(base) == classifier_key(found)
+    assert tokenizer_key(base, "vq") == tokenizer_key(found, "vq")
     for seed in (0, 1):
-        assert train_slice(base, "ar-raster-crossent", seed) == train_slice(found, "ar-raster-crossent", seed)
+        assert train_key(base, "ar-raster-crossent", seed) == train_key(found, "ar-raster-crossent", seed)
     # one recipe and one body for both sides of the comparison
     assert found.variants["var"].recipe == found.variants["ar-raster-crossent"].recipe
     same = {"kind": "vq", "scales": None}
@@ -239,17 +239,17 @@ def test_var_takes_over_what_digits_has() -> None:
 def test_ablations_take_over_what_digits_has() -> None:
     base, found = study("digits"), study("digits-ablations")
     assert found.reuse == "digits"
-    assert classifier_slice(base) == classifier_slice(found) and data_slice(base) == data_slice(found)
+    assert classifier_key(base) == classifier_key(found) and data_key(base) == data_key(found)
     for tok in ("kl", "vq"):
-        assert tokenizer_slice(base, tok) == tokenizer_slice(found, tok)
+        assert tokenizer_key(base, tok) == tokenizer_key(found, tok)
     for variant in ("mar-crossent", "mar-diffloss"):
-        assert train_slice(base, variant, 1) == train_slice(found, variant, 1)
+        assert train_key(base, variant, 1) == train_key(found, variant, 1)
     own = {name: v for name, v in found.variants.items() if name not in base.variants}
     assert {v.recipe for v in own.values()} == {"ablation"}
     assert {name for name, v in own.items() if len(v.seeds) > 1} == {"mar-default"}
 
 
-# Results of these slices exist: a change of one repeats hours of work on every machine that has them.
+# Results of these keys exist: a change of one repeats hours of work on every machine that has them.
 KNOWN = {
     "data": "0340cb68",
     "classifier": "52839e26",
@@ -280,26 +280,26 @@ KNOWN = {
 }
 
 
-def slices(found: Study) -> dict[str, str]:
+def keys(found: Study) -> dict[str, str]:
     """Short hashes of everything that a study trains and draws, first seeds only."""
-    whole = {"data": data_slice, "classifier": classifier_slice, "reference": reference_slice, "metrics": metrics_slice}
+    whole = {"data": data_key, "classifier": classifier_key, "reference": reference_key, "metrics": metrics_key}
     texts = {key: of(found) for key, of in whole.items()}
-    texts |= {f"tokenizer {tok}": tokenizer_slice(found, tok) for tok in found.tokenizers}
+    texts |= {f"tokenizer {tok}": tokenizer_key(found, tok) for tok in found.tokenizers}
     for name, variant in found.variants.items():
         if variant.seeds:
-            texts[f"train {name}"] = train_slice(found, name, 0)
+            texts[f"train {name}"] = train_key(found, name, 0)
         settings = [setting for setting in variant.sampling if not found.sampling[setting].sweep]
-        texts |= {f"sample {name} {setting}": sample_slice(found, name, setting) for setting in settings}
+        texts |= {f"sample {name} {setting}": sample_key(found, name, setting) for setting in settings}
     return {key: short(text) for key, text in texts.items()}
 
 
 def test_results_of_digits_stay_valid() -> None:
-    found = slices(study("digits"))
+    found = keys(study("digits"))
     assert {key: found.get(key) for key in KNOWN} == KNOWN
 
 
 def test_demo_is_what_it_was() -> None:
     left_out = ("train ar-random", "sample mar-diffloss mar-diff-4-cfg")  # declared, not trained; of Figures 4 and 5
-    assert slices(study("demo")) == {key: value for key, value in KNOWN.items() if not key.startswith(left_out)}
+    assert keys(study("demo")) == {key: value for key, value in KNOWN.items() if not key.startswith(left_out)}
     seeds = {name: v.seeds for name, v in study("demo").variants.items()}
     assert sum(map(len, seeds.values())) == 6

@@ -11,7 +11,7 @@ from mar.sampling.sample_sets import sample
 from mar.sampling.sampler import Sampler
 from mar.study.reading import resolve, write_resolved
 from mar.study.records import Piece, TokenManifest
-from mar.study.stage_keys import train_slice
+from mar.study.stage_keys import train_key
 from mar.tracking.mlflow_sync import _sources
 from mar.training.trained import load_trained
 from mar.weights.importing import import_weights
@@ -91,7 +91,7 @@ def test_installed_weights_draw_images_without_training(root, capsys, variant, s
     assert run["checkpoint"] == sha256(folder / "ema.safetensors") == report["sha256"]
     assert run["pretrained"]["source"] == report["source"]
     recipe = json.loads((folder / "recipe.json").read_text())
-    assert recipe == {"train": train_slice(study(), variant, 0), "weights": report["sha256"]}
+    assert recipe == {"train": train_key(study(), variant, 0), "weights": report["sha256"]}
     config = json.loads((root / "tokenizers" / "kl" / "config.json").read_text())
     assert config["net"]["norm_num_groups"] == 32 and config["pretrained"]["format"] == "ldm-kl"
     sampler = Sampler(study(), root, variant, 0)
