@@ -115,8 +115,9 @@ def plan(study: str, utilisation: float | None, measured: str | None, file: Path
     loaded = load(path)
     root = path.parent if path.name == "study.json" else layout.RESULTS / loaded.study
     share = plans.utilisation_of(loaded, measured) if measured else utilisation or plans.UTILISATION
-    found = plans.jobs(loaded, root)
-    click.echo(plans.text(loaded, found, plans.count_images(loaded, root), share))
+    images = plans.count_images(loaded, root)
+    found = plans.jobs(loaded, images, plans.count(loaded, root, images))
+    click.echo(plans.text(loaded, found, images, share))
     if file:
         lines = plans.rows(found, share)
         with atomic(file) as temporary, open(temporary, "w", newline="") as out:

@@ -15,6 +15,7 @@ from mar.models.masked import Masked
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.scales import AdaLNBlock, NextScale, Scales
 from mar.runtime.noise import Noise
+from mar.study.parts import Backbone, Head
 from mar.study.study import Study
 
 if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
@@ -67,12 +68,18 @@ class Model(nn.Module):
 def build_model(
     study: Study, variant: str, manifest: dict[str, Any], quantizer: MultiScaleQuantizer | None = None
 ) -> Model | DiT:
-    """The untrained model of a variant, on the tokens that `manifest` describes (tokens/<tok>/train).
+    """The untrained model of a variant, on the tokens that `manifest` describes (tokens/<tok>/train); see `build`."""
+    v = study.variants[variant]
+    return build(study.backbones[v.backbone], study.heads[v.head], manifest, quantizer)
+
+
+def build(
+    config: Backbone, head: Head, manifest: dict[str, Any], quantizer: MultiScaleQuantizer | None = None
+) -> Model | DiT:
+    """An untrained model.
 
     A scales backbone takes what the tokenizer's `quantizer` makes of ids; without one it has shapes only.
     """
-    v = study.variants[variant]
-    config = study.backbones[v.backbone]
     if config.kind == "dit":
         from mar.models.dit import DiT
 
@@ -88,4 +95,4 @@ def build_model(
             z_proj = nn.Linear(manifest["token_dim"], config.width)
         kind = {"causal": Causal, "masked": Masked}[config.kind]
         backbone = kind(config, z_proj, manifest["tokens"], manifest["classes"])
-    return Model(backbone, build_head(study.heads[v.head], config.width, manifest))
+    return Model(backbone, build_head(head, config.width, manifest))

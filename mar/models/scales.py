@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mar.models.blocks import NORM_EPS, KVCache, run_block
+from mar.models.blocks import NORM_EPS, KVCache, full_precision, run_block
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.study.parts import Backbone
 
@@ -36,7 +36,7 @@ class NextScale(nn.Module):
         """Ids (B, n) of whole scales to (B, m, W), the inputs of scales 2, 3, ... up to the next one."""
         (quantizer,) = self._quantizer
         assert quantizer is not None
-        with torch.autocast(ids.device.type, enabled=False):  # published: outside of mixed precision
+        with full_precision(ids):  # published: outside of mixed precision
             given = quantizer.next_input(ids)
         out: Tensor = self.word_embed(given)
         return out

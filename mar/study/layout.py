@@ -43,6 +43,11 @@ def study(root: Path) -> Path:
     return root / "study.json"
 
 
+def plan(root: Path) -> Path:
+    """Operations and parameters that `mar plan` has counted."""
+    return root / "plan.json"
+
+
 def data(root: Path) -> Path:
     """Folder of what `mar prepare` found."""
     return root / "data"

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mar.models.blocks import full_precision
 from mar.models.heads.categorical import draw_index
 from mar.runtime.noise import Noise
 from mar.study.parts import Head, Sampling
@@ -41,7 +42,7 @@ class Mixture(nn.Module):
 
     def density(self, z: Tensor, temperature: float = 1.0) -> Density:
         """Mixtures of conditions (n, W); temperature scales their standard deviations."""
-        with torch.autocast(z.device.type, enabled=False):  # a narrow normal shows the rounding of bf16
+        with full_precision(z):  # a narrow normal shows the rounding of bf16
             out = self.linear(z.to(self.linear.weight.dtype)).float()
         log_weights = F.log_softmax(out[:, : self.components], dim=1)
         means, raw = out[:, self.components :].view(len(z), 2, self.components, self.token_dim).unbind(1)
