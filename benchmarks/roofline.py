@@ -1,11 +1,10 @@
 """What bounds sampling on an A100, by counting: operations, bytes and kernel starts of MAR-B, L and H.
 
 Assumptions: ImageNet 256x256, 256 tokens, 100 diffusion steps, guidance (both branches computed), batch 256, half
-precision. Operations by the formulas of `mar plan` (`mar/planning/costs.py`), which tests hold to 3 % of what torch
-counts. Each call reads all its weights, and each block reads and writes its activations (10 widths a token in the
-backbone, 8 in the head). 312 TFLOP/s, 2.0 TB/s. A kernel starts in 5 us; there are 12 a block, 20 more a call of the
-head. Starts hide behind work where there is more of it: a phase takes as long as the longest of the three. Latents are
-not decoded.
+precision. Operations as `mar plan` counts them (`mar/planning/costs.py`). Each call reads all its weights, and each
+block reads and writes its activations (10 widths a token in the backbone, 8 in the head). 312 TFLOP/s, 2.0 TB/s. A
+kernel starts in 5 us; there are 12 a block, 20 more a call of the head. Starts hide behind work where there is more of
+it: a phase takes as long as the longest of the three. Latents are not decoded.
 """
 
 from __future__ import annotations
@@ -56,33 +55,28 @@ def report() -> str:
 
 def bounds(backbone: Backbone, head: Head, tokens: costs.Tokens, steps: int) -> tuple[Bound, Bound]:
     """Bounds of the backbone and of the head in a sampling run of so many autoregressive steps."""
-    rows, head_weights = 2 * BATCH, costs.head_parameters(head, backbone.width, tokens)
-    weights = costs.model_parameters(backbone, head, tokens) - head_weights
-    width, depth = head.width or 0, head.depth or 0
-    ours, heads, calls = Phase(), Phase(), DRAW.diffusion_steps or 1
-    for start, stop in schedule(tokens.count, steps):
-        seen = 2 * backbone.buffer + start + tokens.count  # by the encoder and the decoder
+    model = costs.model_of(backbone, head, tokens)
+    weights, head_weights = costs.count_parameters(model.backbone), costs.count_parameters(model.head)
+    rows, width, depth, calls = 2 * BATCH, head.width or 0, head.depth or 0, DRAW.diffusion_steps or 1
+    counts = costs.sampling(backbone, head, tokens, DRAW.model_copy(update={"steps": steps}), BATCH)
+    ours, heads = (Phase(BATCH * count) for count in counts)
+    for start, stop in schedule(tokens.tokens, steps):
+        seen = 2 * backbone.buffer + start + tokens.tokens  # by the encoder and the decoder
         moved = weights + 10 * rows * seen * backbone.width * backbone.depth
-        ours.add(1, rows * sum(costs.masked_flops(backbone, tokens, start)), moved, 2 * backbone.depth * KERNELS)
-        drawn = rows * (stop - start)
-        work = drawn * costs.head_flops(head, backbone.width, tokens)
-        heads.add(calls, work, head_weights + 8 * drawn * width * depth, depth * KERNELS + EXTRA)
+        ours.add(1, moved, 2 * backbone.depth * KERNELS)
+        heads.add(calls, head_weights + 8 * rows * (stop - start) * width * depth, depth * KERNELS + EXTRA)
     return ours.bound(), heads.bound()
 
 
 class Phase:
-    """Operations, numbers moved and kernel starts of a batch, added up."""
+    """Operations of a batch, and the numbers that it moves and the kernels that it starts, added up."""
 
-    def __init__(self) -> None:
-        self.flops, self.moved, self.starts = 0.0, 0.0, 0.0
+    def __init__(self, flops: float) -> None:
+        self.flops, self.moved, self.starts = flops, 0.0, 0.0
 
-    def add(self, calls: int, flops: float, moved: float, starts: float) -> None:
+    def add(self, calls: int, moved: float, starts: float) -> None:
         """Count in so many calls of the same kind."""
-        self.flops, self.moved, self.starts = (
-            self.flops + calls * flops,
-            self.moved + calls * moved,
-            self.starts + calls * starts,
-        )
+        self.moved, self.starts = self.moved + calls * moved, self.starts + calls * starts
 
     def bound(self) -> Bound:
         """For one image of the batch."""

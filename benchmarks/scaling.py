@@ -85,12 +85,11 @@ def fitted(sizes: list[int], values: list[float]) -> tuple[float, float]:
     return float(fit.slope), float(student.ppf(0.975, len(sizes) - 2) * fit.stderr)
 
 
-def model(tokens: int, width: int) -> tuple[Model, Backbone, Head, costs.Tokens]:
-    """A model, and its parts as the formulas take them."""
+def model(tokens: int, width: int) -> Model:
+    """A masked backbone with Diffusion Loss."""
     backbone = Backbone(kind="masked", width=width, depth=2, heads=4, buffer=64, dropout=0.0)
     head = Head(kind="diffusion", width=width, depth=2, noise_draws=1)
-    made = Model(Masked(backbone, nn.Linear(DIM, width), tokens, CLASSES), build_head(head, width, DIM))
-    return made, backbone, head, costs.Tokens(tokens, DIM, None, round(tokens**0.5), CLASSES)
+    return Model(Masked(backbone, nn.Linear(DIM, width), tokens, CLASSES), build_head(head, width, DIM))
 
 
 def inputs(tokens: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,27 +100,24 @@ def inputs(tokens: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def sampling(tokens: int, batch: int, width: int, of: int = 0) -> Point:
     """A batch drawn; its size is the number of tokens, or what is said."""
-    made, backbone, head, about = model(tokens, width)
-    labels, order = inputs(tokens, batch)
+    made, (labels, order) = model(tokens, width), inputs(tokens, batch)
 
     def draw() -> None:
         generate(made.eval(), labels, order, torch.zeros(tokens, DIM), SETTINGS, Noise("draw"))
 
-    return of or tokens, draw, batch * costs.sampling_flops(backbone, head, SETTINGS, about)
+    return of or tokens, draw, costs.operations(draw)
 
 
 def training(tokens: int, batch: int) -> Point:
     """Loss and gradients of a batch of which three quarters are masked."""
-    made, backbone, head, about = model(tokens, 128)
-    labels, order = inputs(tokens, batch)
+    made, (labels, order) = model(tokens, 128), inputs(tokens, batch)
     x, known = torch.randn(batch, tokens, DIM, generator=torch.Generator().manual_seed(0)), tokens // 4
 
     def step() -> None:
         made.train().zero_grad()
         made.loss(x, labels, order, known, Noise("step")).backward()
 
-    rows = (tokens - known) * costs.head_flops(head, 128, about)
-    return tokens, step, 3.0 * batch * (sum(costs.masked_flops(backbone, about, known)) + rows)
+    return tokens, step, costs.operations(step)
 
 
 def moments(count: int) -> Point:

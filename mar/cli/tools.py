@@ -113,8 +113,9 @@ def plan(study: str, utilisation: float | None, measured: str | None, file: Path
     loaded = load(path)
     root = path.parent if path.name == "study.json" else layout.RESULTS / loaded.study
     share = plans.utilisation_of(loaded, measured) if measured else utilisation or plans.UTILISATION
-    jobs = plans.jobs(loaded, root)
-    click.echo(plans.text(loaded, jobs, plans.count_images(loaded, root), share))
+    images = plans.count_images(loaded, root)
+    jobs = plans.jobs(loaded, images, plans.count(loaded, root, images))
+    click.echo(plans.text(loaded, jobs, images, share))
     if file:
         import pandas as pd
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -132,6 +134,11 @@ def initialise(module: nn.Module) -> None:
             nn.init.normal_(part.weight, std=0.02)
     for parameter in module.parameters(recurse=False):  # position tables, mask token, null class
         nn.init.normal_(parameter, std=0.02)
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[None]:
+    """No mixed precision on the device of x, whatever is on outside. The meta device has none anyway."""
+    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def gather(x: Tensor, positions: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from mar.models.masked import Masked
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.scales import AdaLNBlock, NextScale, Scales
 from mar.runtime.noise import Noise
-from mar.study.records import Tokens
+from mar.study.parts import Backbone, Head
 from mar.study.study import Study
 
 if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
@@ -68,10 +68,61 @@ class Model(nn.Module):
         return loss
 
 
+class TokenShape(Protocol):
+    """What a model needs to know of its tokens; the manifest of tokens has all of it."""
+
+    @property
+    def kind(self) -> str:
+        """Moments or latents, which are vectors, or ids."""
+
+    @property
+    def tokens(self) -> int:
+        """Length L of the sequence."""
+
+    @property
+    def grid(self) -> int:
+        """Side of the square grid of tokens."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+
+    @property
+    def token_dim(self) -> int:
+        """Length D of a vector; 0 with ids."""
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of ids; 0 with vectors."""
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Sides of VAR's scales."""
+
+    @property
+    def code_width(self) -> int:
+        """Length of a code of VAR's tokenizer."""
+
+
 def build_model(
-    study: Study, variant: str, tokens: Tokens, quantizer: MultiScaleQuantizer | None = None
+    study: Study, variant: str, tokens: TokenShape, quantizer: MultiScaleQuantizer | None = None
 ) -> Model | DiT:
-    """The untrained model of a variant.
+    """The untrained model of a variant on its tokens (the manifest of tokens/<tokenizer>/train); see `build`."""
+    v = study.variants[variant]
+    return build(study.backbones[v.backbone], study.heads[v.head], tokens, quantizer)
+
+
+def build(
+    config: Backbone, head: Head, tokens: TokenShape, quantizer: MultiScaleQuantizer | None = None
+) -> Model | DiT:
+    """An untrained model.
+
+    Args:
+        config: the backbone.
+        head: the head.
+        tokens: kind, number and shape of its tokens.
+        quantizer: of the multi-scale tokenizer, which makes the input of a scales backbone from ids. Without one such
+            a model can be built and counted but not run.
 
     Args:
         study: the study.
@@ -80,8 +131,6 @@ def build_model(
         quantizer: of the multi-scale tokenizer, which makes the input of a scales backbone from ids. Without one such
             a model can be built and counted but not run.
     """
-    v = study.variants[variant]
-    config = study.backbones[v.backbone]
     if config.kind == "dit":
         from mar.models.dit import DiT
 
@@ -97,5 +146,4 @@ def build_model(
             z_proj = nn.Linear(tokens.token_dim, config.width)
         kind = {"causal": Causal, "masked": Masked}[config.kind]
         backbone = kind(config, z_proj, tokens.tokens, tokens.classes)
-    head = build_head(study.heads[v.head], config.width, tokens.token_dim, tokens.codebook_size)
-    return Model(backbone, head)
+    return Model(backbone, build_head(head, config.width, tokens.token_dim, tokens.codebook_size))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mar.models.blocks import NORM_EPS, KVCache, run_block
+from mar.models.blocks import NORM_EPS, KVCache, full_precision, run_block
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.study.parts import Backbone
 
@@ -37,7 +37,7 @@ class NextScale(nn.Module):
         """Ids (B, n) of the first k whole scales -> inputs (B, m, W) of scales 2 to k + 1."""
         (quantizer,) = self._quantizer
         assert quantizer is not None
-        with torch.autocast(ids.device.type, enabled=False):  # published: outside of mixed precision
+        with full_precision(ids):  # published: outside of mixed precision
             features = quantizer.next_input(ids)  # (B, m, C)
         out: Tensor = self.word_embed(features)
         return out

@@ -1,274 +1,345 @@
-"""Parameters and floating point operations of models, by formula: without torch, so that a plan costs no time.
+"""Parameters and operations of a study's networks, counted by torch on the real models.
 
-A multiplication and its addition are two operations. Linear layers, convolutions and the two products of attention
-count; norms, activations, softmax and tables do not, which together are below a hundredth at the paper's sizes.
+The models stand on the meta device, where tensors have shapes and no numbers: a forward pass of the largest takes half
+a second and no memory. FlopCounterMode counts products of matrices, convolutions and attention; a multiplication and
+its addition are two operations. Norms, activations, softmax, tables and the distances of cdist count as none.
 
-- A linear layer from i to o numbers: 2 i o for each row.
-- Attention on n tokens of width W: Q K^T and the weighted sum of V, 2 n^2 W each. Causal attention counts the whole
-  square too: the triangle is what a kernel may save.
-- A transformer block on n tokens: 2 n (4 W^2 + 2 W H) + 4 n^2 W, with H the width of its MLP.
-- A backward pass has two products where its forward has one (gradients of the input and of the weights), so training
-  costs 3 forwards: 6 for each weight and token. Gradient checkpointing computes the blocks once more: 4 forwards.
+Large models are not run whole. Blocks are alike, and so are the steps of a diffusion process and the rows of a head:
+two tell what each more adds. A step of a masked or causal backbone is quadratic in the tokens that are known: three
+lengths tell the others. This is exact; only the mask ratio of a training is averaged over a grid of its law.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
 
-from mar.models.order import by_scale, schedule
-from mar.planning.convolutions import classifier_costs, linear, phi_flops
-from mar.study.parts import Backbone, Head, Recipe, Sampling
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mar.features.networks import dinov2, inception
+from mar.features.networks.classifier import Classifier
+from mar.models.heads.head import build_head
+from mar.models.model import build
+from mar.models.multiscale import MultiScaleQuantizer
+from mar.models.order import mask_ratio, num_masked
+from mar.runtime.noise import Noise
+from mar.sampling.generate import generate
+from mar.study.parts import Backbone, Head, Recipe, Sampling, Tokenizer
+from mar.study.records import JudgeCosts, PlanRecord, TokenizerCosts, VariantCosts
+from mar.study.sections import Classifier as ClassifierConfig
 from mar.study.study import Study
+from mar.tokenizers import autoencoder
+from mar.tokenizers.discriminator import adaptive_weight, discriminator, hinge
+from mar.tokenizers.train import last_layer
 
-FREQUENCIES = 256  # sinusoidal timestep features of Diffusion Loss and DiT
-TIMESTEPS = 1000  # of their training processes
-
-# Published networks that judge: parameters, operations for one image, and the numbers that are kept of it. Inception is
-# shown 299 x 299 pixels (5.7e9 multiply-adds, counted on the network; Szegedy et al. 2016 say 5e9 of theirs); DINOv2's
-# ViT-L/14 16 x 16 patches of 224 x 224 and a class token.
-INCEPTION: dict[str, float] = {
-    "parameters": 23_850_960,
-    "forward": 11_426_464_960,
-    "features": 2048,
-    "logits": 1008,
-    "spatial": 2023,
+Calls = tuple[tuple[int, int], ...]  # numbers of rows, and how often each
+META = torch.device("meta")
+GUIDED = 2.0  # stands for every guidance scale: all cost the same
+QUANTILES = 1000  # of the mask ratio, over which a training is averaged
+VGG = 30  # layers of VGG-16 that LPIPS looks through
+# Settings of sampling that change no number of operations, and one value of each.
+IDLE: dict[str, Any] = {
+    **{"temperature": 1.0, "top_k": None, "top_p": None, "eta": 0.0, "clamp": None, "solver": "ancestral"},
+    **{"guidance_schedule": "linear", "guidance_channels": None, "dtype": "fp32", "seed": 0},
 }
-VIT_L = Backbone(kind="masked", width=1024, depth=24, heads=16, buffer=1)
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """The tokens of one image, as a model sees them."""
+class Tokens(NamedTuple):
+    """The tokens of an image: what a model needs to know of them (`mar.models.model.TokenShape`)."""
 
-    count: int
-    dim: int  # numbers in a token
-    codebook: int | None  # number of ids, where tokens are ids
-    side: int  # of the grid of tokens
+    kind: str
+    tokens: int
+    token_dim: int
+    grid: int
     classes: int
-    scales: tuple[int, ...] = ()  # sides of VAR's scales
+    group: int = 1
+    codebook_size: int = 0
+    scales: tuple[int, ...] = ()
+    code_width: int = 0
 
     @classmethod
     def of(cls, study: Study, tokenizer: str, classes: int) -> Tokens:
         """The tokens of a tokenizer of the study."""
         config, count = study.tokenizers[tokenizer], study.tokens(tokenizer)
-        codebook = config.codebook_size if config.ids else None
         scales = config.scales or ()
-        return cls(count, config.token_dim, codebook, scales[-1] if scales else math.isqrt(count), classes, scales)
-
-
-def model_parameters(backbone: Backbone, head: Head, tokens: Tokens) -> int:
-    """Parameters of a variant: backbone and head."""
-    if backbone.kind == "dit":
-        return _dit_parameters(backbone, tokens)
-    if backbone.kind == "scales":
-        return _scales_parameters(backbone, tokens) + head_parameters(head, backbone.width, tokens)
-    w, hidden = backbone.width, int(backbone.width * backbone.mlp_ratio)
-    block = 4 * w + linear(w, 3 * w) + linear(w, w) + linear(w, hidden) + linear(hidden, w)
-    total = 2 * backbone.depth * block + (tokens.classes + 1) * w  # class table, null condition
-    total += tokens.codebook * w if tokens.codebook else linear(tokens.dim, w)
-    if backbone.kind == "masked":
-        # norms after the input, encoder and decoder; two position tables, mask token, decoder_embed
-        total += 6 * w + 2 * (backbone.buffer + tokens.count) * w + w + linear(w, w)
-    else:
-        total += 4 * w + (1 + 2 * tokens.count) * w  # two norms; positions with [cls], target positions
-    return total + tokens.count * w + head_parameters(head, w, tokens)  # positions for the head
-
-
-def head_parameters(head: Head, width: int, tokens: Tokens) -> int:
-    """Parameters of a head on conditions of that width."""
-    if head.kind == "categorical":
-        return linear(width, tokens.codebook or 0)
-    if head.kind == "mse":
-        return linear(width, tokens.dim)
-    if head.kind == "mixture":
-        return linear(width, (head.components or 0) * (1 + 2 * tokens.dim))
-    m = head.width or 0
-    outer = linear(FREQUENCIES, m) + linear(m, m) + linear(width, m) + linear(tokens.dim, m)
-    block = 2 * m + 2 * linear(m, m) + linear(m, 3 * m)
-    return outer + (head.depth or 0) * block + linear(m, 2 * m) + linear(m, 2 * tokens.dim)
-
-
-def _dit_parameters(backbone: Backbone, tokens: Tokens) -> int:
-    w, patch = backbone.width, (backbone.patch or 1) ** 2 * tokens.dim
-    embedders = linear(FREQUENCIES, w) + linear(w, w) + (tokens.classes + 1) * w + linear(patch, w)
-    block = linear(w, 6 * w) + 4 * linear(w, w) + linear(w, 4 * w) + linear(4 * w, w)
-    return embedders + backbone.depth * block + linear(w, 2 * w) + linear(w, 2 * patch)
-
-
-def _scales_parameters(backbone: Backbone, tokens: Tokens) -> int:
-    w, hidden = backbone.width, int(backbone.width * backbone.mlp_ratio)
-    block = 3 * w * w + 2 * w + backbone.heads + linear(w, w) + linear(w, hidden) + linear(hidden, w)
-    modulations = linear(w, 6 * w)
-    # of all blocks one layer, and a table in each; or a layer in each
-    total = modulations + 6 * w * backbone.depth if backbone.shared_aln else modulations * backbone.depth
-    tables = tokens.classes + 1 + tokens.scales[0] ** 2 + tokens.count + len(tokens.scales)
-    return total + backbone.depth * block + linear(tokens.dim, w) + tables * w + linear(w, 2 * w)
-
-
-def block_flops(backbone: Backbone, n: float, context: float | None = None) -> float:
-    """One transformer block on n tokens which attend to `context` tokens (default: to each other)."""
-    w = backbone.width
-    weights = 4 * w * w + 2 * w * int(w * backbone.mlp_ratio)
-    return 2 * n * weights + 4 * n * (n if context is None else context) * w
-
-
-def masked_flops(backbone: Backbone, tokens: Tokens, known: float, wanted: float | None = None) -> tuple[float, float]:
-    """Forward of a masked backbone with `known` tokens: in blocks, and in the layers around them.
-
-    The encoder sees buffer + known tokens, the decoder buffer + all. With `wanted`, its last block has queries, and
-    what follows them, for that many tokens alone; keys and values of all.
-    """
-    w, seen, whole = backbone.width, backbone.buffer + known, backbone.buffer + tokens.count
-    decoder = backbone.depth * block_flops(backbone, whole)
-    if wanted is not None:
-        decoder += block_flops(backbone, wanted, whole) - block_flops(backbone, whole) + 4 * (whole - wanted) * w * w
-    blocks = backbone.depth * block_flops(backbone, seen) + decoder
-    return blocks, 2 * seen * w**2 + _embed(backbone, tokens, known)
-
-
-def causal_flops(backbone: Backbone, tokens: Tokens, n: int) -> tuple[float, float]:
-    """Forward of a causal backbone on [cls] and n - 1 tokens: in blocks, and around them."""
-    return 2 * backbone.depth * block_flops(backbone, n), _embed(backbone, tokens, n - 1)
-
-
-def dit_flops(backbone: Backbone, tokens: Tokens) -> tuple[float, float]:
-    """Forward of DiT: in blocks, and around them; each block also turns the condition of the image to 6 vectors."""
-    w, p = backbone.width, backbone.patch or 1
-    n, patch = tokens.count // p**2, p**2 * tokens.dim
-    blocks = backbone.depth * (block_flops(backbone, n) + 2 * 6 * w * w)
-    return blocks, 2 * (FREQUENCIES * w + w * w) + 4 * w * w + 2 * n * (patch * w + 2 * patch * w)
-
-
-def scales_flops(backbone: Backbone, tokens: Tokens, known: int, new: int, context: int) -> tuple[float, float, float]:
-    """Forward of a scales backbone on `new` tokens that attend to `context`, with `known` scales before.
-
-    In blocks with what modulates them; around them; and, which needs no gradient, in the tokenizer's convolutions that
-    make the input of the next scale of each.
-    """
-    w, layers = backbone.width, 1 if backbone.shared_aln else backbone.depth
-    blocks = backbone.depth * block_flops(backbone, new, context) + layers * 2.0 * 6 * w * w
-    rows = sum(side**2 for side in tokens.scales[1 : known + 1])  # whose input is made
-    return blocks, 2.0 * rows * tokens.dim * w + 4.0 * w * w, known * phi_flops(tokens.dim, tokens.side)
-
-
-def _embed(backbone: Backbone, tokens: Tokens, n: float) -> float:
-    return 0.0 if tokens.codebook else 2.0 * n * tokens.dim * backbone.width
-
-
-def head_flops(head: Head, width: int, tokens: Tokens, calls: int = 1) -> float:
-    """Forward of a head on one token: of Diffusion Loss the condition once, and `calls` of the denoiser.
-
-    Embeddings of timesteps are left out: in sampling they are one for all tokens, in training see `training_flops`.
-    """
-    if head.kind == "joint":
-        return 0.0
-    if head.kind != "diffusion":
-        return (
-            2.0
-            * width
-            * {
-                "categorical": tokens.codebook or 0,
-                "mse": tokens.dim,
-                "mixture": (head.components or 0) * (1 + 2 * tokens.dim),
-            }[head.kind]
+        return cls(
+            kind="ids" if config.ids else "latents",
+            tokens=count,
+            token_dim=config.token_dim,
+            grid=scales[-1] if scales else math.isqrt(count),
+            classes=classes,
+            group=config.group,
+            codebook_size=(config.codebook_size or 0) if config.ids else 0,
+            scales=scales,
+            code_width=config.latent_channels if scales else 0,
         )
-    m = head.width or 0
-    return 2.0 * (width * m + calls * (3 * tokens.dim * m + (head.depth or 0) * 5 * m * m + 2 * m * m))
+
+    def blank(self, *shape: int) -> Tensor:
+        """Tokens of so many images, (..., L, D) or ids (..., L), without numbers."""
+        ids = self.kind == "ids"
+        size = (self.tokens,) if ids else (self.tokens, self.token_dim)
+        return torch.empty(*shape, *size, device=META, dtype=torch.long if ids else torch.float32)
 
 
-def mean_mask_ratio(low: float) -> float:
-    """Mean of the training mask ratio: a normal (1, 0.25) truncated to [low, 1]."""
-    edge = (low - 1.0) / 0.25
-    mass = 0.5 - 0.5 * (1.0 + math.erf(edge / math.sqrt(2.0)))
-    if mass == 0.0:
-        return 1.0
-    return 1.0 - 0.25 * (1.0 - math.exp(-0.5 * edge * edge)) / math.sqrt(2.0 * math.pi) / mass
+def operations(call: Callable[[], object]) -> int:
+    """Operations that torch counts in a call; attention by plain products, since meta tensors have no fused kernel."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
 
 
-def training_flops(backbone: Backbone, head: Head, recipe: Recipe, tokens: Tokens) -> float:
-    """One image in training, backward included."""
-    rows: float = tokens.count
-    if backbone.kind == "masked":
-        rows = min(tokens.count, tokens.count * mean_mask_ratio(recipe.mask_ratio_min) + 0.5)  # rounded up
-        blocks, around = masked_flops(backbone, tokens, tokens.count - rows, rows)
-    elif backbone.kind == "causal":
-        blocks, around = causal_flops(backbone, tokens, tokens.count)
-    elif backbone.kind == "scales":
-        known, n = len(tokens.scales) - 1, tokens.count
-        blocks, around, given = scales_flops(backbone, tokens, known, n, n)
-        around -= (2 * given + 2.0 * (n - tokens.scales[0] ** 2) * tokens.dim * backbone.width) / 3  # need no gradient
-        around += given
-    else:
-        blocks, around = dit_flops(backbone, tokens)
-    draws, m = head.noise_draws or 1, head.width or 0
-    around += rows * head_flops(head, backbone.width, tokens, draws)
-    # One embedding for each timestep of the batch, drawn or possible, whichever are the fewer.
-    times = min(rows * draws, TIMESTEPS / (recipe.micro_batch or recipe.batch)) if head.kind == "diffusion" else 0.0
-    around += times * 2.0 * (FREQUENCIES * m + m * m)
-    # What goes in from outside needs no gradient: noisy tokens and features of the timestep.
-    outside = 2.0 * (rows * draws * tokens.dim + times * FREQUENCIES) * m
-    return (4 if recipe.gradient_checkpointing else 3) * blocks + 3 * around - outside
+def linear(n: int, count: Callable[[int], float]) -> float:
+    """count(n) where each block, row or diffusion step after the first adds as many operations as the second."""
+    return count(n) if n <= 2 else count(1) + (n - 1) * (count(2) - count(1))
 
 
-def sampling_flops(backbone: Backbone, head: Head, settings: Sampling, tokens: Tokens) -> float:
-    """Tokens of one image: every step of the backbone and, for each token, of the head; twice with guidance."""
-    calls = (settings.diffusion_steps or 1) if head.kind in ("diffusion", "joint") else 1
-    branches = 1 if settings.guidance == 1.0 else 2
-    if backbone.kind == "dit":
-        return branches * calls * sum(dit_flops(backbone, tokens))
-    every, rows = _steps(backbone, tokens, settings)
-    return every + branches * rows * head_flops(head, backbone.width, tokens, calls)
+def quadratic(lengths: list[int], count: Callable[[int], float]) -> np.polynomial.Polynomial:
+    """The parabola through count at three lengths; where there are fewer, what passes through those."""
+    return np.polynomial.Polynomial.fit(lengths, [count(n) for n in lengths], len(lengths) - 1)
+
+
+def model_of(backbone: Backbone, head: Head, tokens: Tokens, depth: int | None = None) -> Any:
+    """The model of a variant on the meta device, `Model` or `DiT`; or the same with so many blocks."""
+    if depth is not None:
+        backbone = backbone.model_copy(update={"depth": depth})
+    with META:
+        quantizer = None
+        if tokens.scales:
+            quantizer = MultiScaleQuantizer(tokens.codebook_size, tokens.token_dim, tokens.scales)
+        model: Any = build(backbone, head, tokens, quantizer)
+    return model.to(META)  # with the tables that are made on the CPU
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Numbers in the parameters of a network."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 @cache
-def _steps(backbone: Backbone, tokens: Tokens, settings: Sampling) -> tuple[float, int]:
-    """All autoregressive steps of a backbone, and the rows that the head gets (confidence: all that is left)."""
-    total, rows, before = 0.0, 0, 0
-    if backbone.kind == "scales":
-        for k, (start, stop) in enumerate(by_scale([side**2 for side in tokens.scales])):
-            new = stop - start if settings.kv_cache else stop
-            total += sum(scales_flops(backbone, tokens, k, new, stop)) * (1 if settings.guidance == 1.0 else 2)
-        return total, tokens.count
-    for k, (start, stop) in enumerate(schedule(tokens.count, settings.steps, settings.late_steps)):
-        null = settings.guidance != 1.0 and k % (settings.condition_cache or 1) == 0
-        drawn = tokens.count - start if settings.order == "confidence" else stop - start
-        if backbone.kind == "masked" and not settings.token_cache:
-            every = null and settings.condition_cache  # the conditions of all that is unknown
-            step = sum(masked_flops(backbone, tokens, start, tokens.count - start if every else drawn))
-            null = null and (start > 0 or bool(every))  # the first of all images is the same, computed once
-        elif backbone.kind == "masked" and k % (settings.token_cache or 1) == 0:
-            step = sum(masked_flops(backbone, tokens, start))
-        elif backbone.kind == "masked":  # what the step before drew, and in the decoder what is predicted too
-            new, buffer = start - before, backbone.buffer
-            encoder = block_flops(backbone, new, buffer + start)
-            decoder = block_flops(backbone, stop - before, buffer + tokens.count)
-            step = backbone.depth * (encoder + decoder) + 2 * new * backbone.width**2 + _embed(backbone, tokens, new)
-        elif settings.kv_cache:
-            step = 2 * backbone.depth * block_flops(backbone, 1, stop) + _embed(backbone, tokens, min(start, 1))
+def training(backbone: Backbone, head: Head, tokens: Tokens, recipe: Recipe) -> float:
+    """Operations of one image in training, backward included: the mean over the law of the mask ratio."""
+    batch = recipe.micro_batch or recipe.batch
+    labels, order = _labels_and_orders(tokens, batch)
+
+    def step(known: int, depth: int) -> int:
+        model, noise = model_of(backbone, head, tokens, depth), Noise("costs", device=META)
+        if recipe.gradient_checkpointing:
+            model.checkpoint_blocks()
+        return operations(lambda: model.loss(tokens.blank(batch), labels, order, known, noise).backward())
+
+    def at(known: int) -> float:
+        return linear(backbone.depth, partial(step, known)) / batch
+
+    if backbone.kind != "masked":
+        return at(0)
+    quantiles = [(i + 0.5) / QUANTILES for i in range(QUANTILES)]
+    law = [tokens.tokens - num_masked(mask_ratio(u, recipe.mask_ratio_min), tokens.tokens) for u in quantiles]
+    return float(quadratic(sorted({0, max(law) // 2, max(law)}), at)(np.array(law)).mean())
+
+
+def sampling(backbone: Backbone, head: Head, tokens: Tokens, settings: Sampling, batch: int) -> tuple[float, float]:
+    """Operations of one image's tokens where `batch` are drawn together: in the backbone, and in the head."""
+    steps, guidance = settings.diffusion_steps or 1, 1.0 if settings.guidance == 1.0 else GUIDED
+    alike = settings.model_copy(update={**IDLE, "guidance": guidance, "diffusion_steps": 1})
+    if backbone.kind == "dit":
+        return linear(steps, partial(_dit, backbone, head, tokens, alike, batch)) / batch, 0.0
+    loop, calls = _loop(backbone, tokens, alike, batch)
+
+    def drawn(rows: int) -> float:
+        return linear(steps, partial(_drawn, head, backbone.width, tokens, alike, rows))
+
+    return loop / batch, sum(often * linear(rows, drawn) for rows, often in calls) / batch
+
+
+@cache
+def _dit(backbone: Backbone, head: Head, tokens: Tokens, settings: Sampling, batch: int, steps: int) -> float:
+    """Operations of DiT for a batch in so many diffusion steps."""
+    few, noise = settings.model_copy(update={"diffusion_steps": steps}), Noise("costs", device=META)
+    inputs = *_labels_and_orders(tokens, batch), tokens.blank(), few, noise
+
+    def run(depth: int) -> int:
+        model = model_of(backbone, head, tokens, depth).eval()
+        return operations(lambda: generate(model, *inputs))
+
+    return linear(backbone.depth, run)
+
+
+@cache
+def _loop(backbone: Backbone, tokens: Tokens, settings: Sampling, batch: int) -> tuple[float, Calls]:
+    """Operations of a backbone in the real loop of a batch; for how many rows it calls the head, and how often."""
+    head, noise = Head(kind="categorical" if tokens.kind == "ids" else "mse"), Noise("costs", device=META)
+    inputs = *_labels_and_orders(tokens, batch), tokens.blank(), settings, noise
+    rows, known = list[int](), list[int]()
+
+    def draw(z: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        rows.append(len(z))
+        return tokens.blank(len(z))[:, 0], z[:, 0]
+
+    def counted(x: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: Any = None) -> Tensor:
+        known.append(len(order) * step(backbone, tokens, start, stop, cache is not None))
+        return torch.empty(len(order), stop - start, backbone.width, device=META)
+
+    def run(depth: int) -> int:
+        rows.clear()
+        model: Any = model_of(backbone, head, tokens, depth).eval()
+        model.head.sample = draw
+        if settings.token_cache:  # what a step needs depends on those before
+            return operations(lambda: generate(model, *inputs))
+        model.backbone.predict = counted
+        generate(model, *inputs)
+        return sum(known)  # nothing around `predict` is counted
+
+    return linear(backbone.depth, run) if settings.token_cache else run(1), tuple(Counter(rows).items())
+
+
+def step(backbone: Backbone, tokens: Tokens, start: int, stop: int, cached: bool = False) -> int:
+    """Operations for one image of an autoregressive step, `cached` with a kv-cache.
+
+    Those of a masked or causal backbone are, after the first step, quadratic in the tokens that are known and linear in
+    those that are predicted.
+    """
+    if start == 0 or backbone.kind == "scales":
+        return predict(backbone, tokens, start, stop, cached)
+    more = predict(backbone, tokens, 1, 3, cached) - predict(backbone, tokens, 1, 2, cached) if stop > start + 1 else 0
+    return round(_one(backbone, tokens, cached)(start)) + (stop - start - 1) * more
+
+
+@cache
+def _one(backbone: Backbone, tokens: Tokens, cached: bool) -> np.polynomial.Polynomial:
+    """Operations of a step that predicts one token, by the number of known ones."""
+    lengths = sorted({1, tokens.tokens // 2, tokens.tokens - 1})
+    return quadratic(lengths, lambda start: predict(backbone, tokens, start, start + 1, cached))
+
+
+@cache
+def predict(backbone: Backbone, tokens: Tokens, start: int, stop: int, cached: bool = False) -> int:
+    """Operations of one image's forward pass that predicts the tokens from `start` to `stop` of the order."""
+
+    def run(depth: int) -> int:
+        part: Any = model_of(backbone, Head(kind="mse"), tokens, depth).backbone.eval()
+        cache = part.start(1) if cached else None
+        if cache is not None:
+            cache.length = start
+        with torch.no_grad():
+            return operations(lambda: part.predict(tokens.blank(1), *_labels_and_orders(tokens, 1), start, stop, cache))
+
+    return round(linear(backbone.depth, run))
+
+
+@cache
+def _drawn(head: Head, width: int, tokens: Tokens, settings: Sampling, rows: int, steps: int) -> int:
+    """Operations of a head that draws so many tokens in so many diffusion steps."""
+    with META:
+        network: Any = build_head(head, width, tokens.token_dim, tokens.codebook_size).eval()
+        z = torch.empty(rows, width)
+    few, scale = settings.model_copy(update={"diffusion_steps": steps}), settings.guidance
+    null = None if scale == 1.0 else z
+    with torch.no_grad():
+        return operations(lambda: network.sample(z, null, few, scale, Noise("costs", device=META)))
+
+
+def _labels_and_orders(tokens: Tokens, batch: int) -> tuple[Tensor, Tensor]:
+    labels, order = torch.empty(batch, tokens.tokens + 1, dtype=torch.long, device=META).split([1, tokens.tokens], 1)
+    return labels[:, 0], order
+
+
+@cache
+def tokenizer(config: Tokenizer, image_size: int) -> TokenizerCosts:
+    """Parameters of a tokenizer, and operations to encode and to decode one image, and of one in its training."""
+    with META:
+        net, images = autoencoder.build(config, image_size).eval(), torch.empty(1, 3, image_size, image_size)
+    with torch.no_grad():
+        tokens = net.encode(images)
+        encode = operations(lambda: net.encode(images))
+        if config.kind == "consistency":  # its schedule asks for numbers: the network of its two steps alone
+            noisy = torch.empty(1, 3 + config.latent_channels, image_size, image_size, device=META)
+            decode = 2 * operations(lambda: net.net.decoder_unet(noisy, torch.empty(1, dtype=torch.long, device=META)))
         else:
-            step = sum(causal_flops(backbone, tokens, stop))
-        total += step * (2 if null else 1)
-        rows += drawn
-        before = start
-    return total, rows
+            decode = operations(lambda: net.decode(tokens))
+    training = _tokenizer_training(net.train(), config, image_size) if config.trained else 0.0
+    return TokenizerCosts(parameters=count_parameters(net), encode=encode, decode=decode, training=training)
 
 
-def extractor_costs(study: Study, extractor: str, classes: int) -> dict[str, float]:
+def _tokenizer_training(net: autoencoder.Tokenizer, config: Tokenizer, image_size: int) -> float:
+    """One image in the training of a tokenizer, with LPIPS and the discriminator where they take part."""
+    with META:
+        images, critic = torch.empty(2, 3, image_size, image_size), discriminator()
+        vgg = torchvision.models.vgg16().features[:VGG].requires_grad_(False)  # its weights would have to be fetched
+
+    def step() -> None:
+        if config.kind == "kl":
+            rebuilt = net.decode(net.encode(images))
+        else:  # the gradient passes by the quantiser
+            quantised, _, _ = net.net.quantize(net.net.encode(images).latents)
+            rebuilt = net.net.decode(quantised, force_not_quantize=True).sample
+        loss = (rebuilt - images).abs().mean()
+        if config.perceptual_weight:
+            loss = loss + (vgg(rebuilt) - vgg(images)).square().mean()
+        if config.adversarial_weight:
+            adversarial = critic.requires_grad_(False)(rebuilt).mean()
+            loss = loss + adaptive_weight(loss, adversarial, last_layer(net)) * adversarial
+        loss.backward()
+        if config.adversarial_weight:
+            critic.requires_grad_(True)
+            hinge(critic(images), critic(rebuilt.detach())).backward()
+
+    return operations(step) / len(images)
+
+
+@cache
+def judge(name: str, config: ClassifierConfig | None, image_size: int, classes: int) -> JudgeCosts:
     """Parameters of a network that judges, operations for one image, and how many numbers of each kind it gives."""
-    if extractor == "dinov2":
-        forward = VIT_L.depth * block_flops(VIT_L, 257) + 2.0 * 256 * 14**2 * 3 * VIT_L.width
-        return {"parameters": 303_178_752, "forward": forward, "features": VIT_L.width, "logits": 0, "spatial": 0}
-    if extractor != "classifier":
-        return INCEPTION
-    assert study.classifier is not None  # checked where the study is read
-    costs = classifier_costs(study.classifier, study.data.image_size, classes)
-    return {**costs, "features": study.classifier.features, "logits": classes, "spatial": 0}
+    with META:
+        if name == "classifier":
+            assert config is not None  # checked where the study is read
+            network: Any = Classifier(config, classes).eval()
+            images = torch.empty(1, 3, image_size, image_size)
+        else:
+            network = dinov2.build() if name == "dinov2" else inception.Inception()
+            images = torch.empty(1, 3, *[dinov2.SIDE if name == "dinov2" else inception.SIDE] * 2)
+    network.to(META)
+    looks: dict[str, Callable[[], dict[str, Tensor]]] = {
+        "classifier": lambda: dict(zip(("features", "logits"), network(images), strict=True)),
+        "dinov2": lambda: {"features": network(images)},
+    }
+    look = looks.get(name, lambda: inception.extract(network, images))
+    with torch.no_grad():
+        kept = {key: values.shape[1] for key, values in look().items()}
+        return JudgeCosts(parameters=count_parameters(network), forward=operations(look), **kept)
 
 
-def parts(study: Study, variant: str, classes: int) -> Any:
+def count(study: Study, classes: int, key: str) -> PlanRecord:
+    """Count what the jobs of a study need; `key` says what the counts depend on."""
+    size, variants = study.data.image_size, dict[str, VariantCosts]()
+    trained = {name: v for name, v in study.variants.items() if v.seeds}
+    for name, v in trained.items():
+        backbone, head, recipe, tokens = parts(study, name, classes)
+        drawn = {
+            s: sampling(backbone, head, tokens, study.sampling[s].points[-1], study.metrics.chunk) for s in v.sampling
+        }
+        variants[name] = VariantCosts(
+            parameters=count_parameters(model_of(backbone, head, tokens)),
+            training=0.0 if v.pretrained else training(backbone, head, tokens, recipe),
+            sampling={setting: sum(both) for setting, both in drawn.items()},
+        )
+    names = sorted({v.tokenizer for v in trained.values()})
+    return PlanRecord(
+        key=key,
+        judges={name: judge(name, study.classifier, size, classes) for name in study.metrics.extractors},
+        tokenizers={name: tokenizer(study.tokenizers[name], size) for name in names},
+        variants=variants,
+    )
+
+
+def parts(study: Study, variant: str, classes: int) -> tuple[Backbone, Head, Recipe, Tokens]:
     """Backbone, head, recipe and tokens of a variant."""
     v = study.variants[variant]
     tokens = Tokens.of(study, v.tokenizer, classes)

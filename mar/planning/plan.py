@@ -1,7 +1,8 @@
 """What a study costs before it runs: images, parameters, operations, A100 hours and disk of every job.
 
-The workflow asks `check` when it is parsed, so nothing here imports torch. Formulas are in `mar/planning/costs.py` and
-`mar/planning/convolutions.py`.
+`mar plan` counts operations (`mar/planning/costs.py`) and keeps them in plan.json, so that an unchanged study is not
+counted again. The workflow asks `check` when it is read, so nothing here imports torch: a study with a budget whose
+counts are not there is counted once, in a process of its own.
 
 GPU hours are operations / (peak x utilisation). The peaks are those of an A100 for the arithmetic that a stage uses.
 The utilisation is one number for all stages, by default that of the authors' fastest reported training; a probe of
@@ -10,19 +11,22 @@ the reader's own machine replaces it (`utilisation_of`).
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mar.data import imagenet
-from mar.planning import convolutions, costs
-from mar.runtime.files import read
+from mar.runtime.files import read, write
 from mar.sampling.sweep import most
 from mar.study import layout
+from mar.study.canonical import canonical
 from mar.study.compatibility import known
 from mar.study.limits import LOOKED_AT, REAL, REBUILT
 from mar.study.products import speed_settings
-from mar.study.records import DataManifest
+from mar.study.records import DataManifest, PlanRecord
 from mar.study.stage_keys import real_side
 from mar.study.study import Study
 
@@ -37,6 +41,7 @@ UTILISATION = 0.23
 
 DIGITS = (1797, 10)  # images and classes of scikit-learn's digits
 FASHION_MNIST = (60_000, 10_000, 10)  # images of both splits, classes
+COUNTED = ("features/networks", "models", "planning/costs.py", "sampling", "study/parts.py", "tokenizers")
 CHECKPOINTS = 2  # kept of a training, each with weights, average and Adam's two moments: 16 bytes a parameter
 HOURS = 3600.0
 TITLES = ("job", "images", "parameters", "operations", "A100 hours", "tokens GB", "weights GB", "samples GB")
@@ -92,57 +97,95 @@ def count_images(study: Study, root: Path | None = None) -> Images:
     return Images(0, 0, imagenet.CLASSES, known=False)
 
 
-def jobs(study: Study, root: Path | None = None) -> list[Job]:
+def key(study: Study, images: Images) -> str:
+    """Checksum of what the counts depend on: the parts of the study, and the code that is counted and counts."""
+    trained = {name: v for name, v in study.variants.items() if v.seeds}
+    factors = {
+        name: [study.backbones[v.backbone], study.heads[v.head], study.recipes[v.recipe], v.tokenizer, v.pretrained]
+        for name, v in trained.items()
+    }
+    parts = {
+        "variants": factors,
+        "tokenizers": {v.tokenizer: study.tokenizers[v.tokenizer] for v in trained.values()},
+        "sampling": {name: {s: study.sampling[s] for s in v.sampling} for name, v in trained.items()},
+        "judges": [study.metrics.extractors, study.classifier],
+        "images": [study.data.image_size, images.classes, study.metrics.chunk],
+    }
+    digest, package = hashlib.sha256(canonical(parts).encode()), Path(__file__).parents[1]
+    for path in (package / name for name in COUNTED):
+        for file in sorted(path.rglob("*.py")) or [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def kept(study: Study, root: Path, images: Images) -> PlanRecord | None:
+    """The counts in plan.json; none where there are none, or those of another study or other code."""
+    path = layout.plan(root)
+    record = read(path, PlanRecord) if path.exists() else None
+    return record if record and record.key == key(study, images) else None
+
+
+def count(study: Study, root: Path, images: Images) -> PlanRecord:
+    """The counts in plan.json; written before where it has none of this study and code."""
+    record = kept(study, root, images)
+    if record is None:
+        from mar.planning import costs
+
+        record = costs.count(study, images.classes, key(study, images))
+        write(layout.plan(root), record)
+    return record
+
+
+def jobs(study: Study, images: Images, costs: PlanRecord) -> list[Job]:
     """Every job of the study that computes, in the order of the stages; figures and tables cost nothing.
 
     Variants without seeds, and tokenizers that no other variant uses, are declared and not run. Files that a study
     takes over from another one (`reuse`) count as if they were made here.
     """
-    images = count_images(study, root)
     trained = {name: v for name, v in study.variants.items() if v.seeds}
-    found = list(_judge_jobs(study, images))
+    found = list(_judge_jobs(study, images, costs))
     for name in sorted({v.tokenizer for v in trained.values()}):
-        found += _tokenizer_jobs(study, name, images)
+        found += _tokenizer_jobs(study, name, images, costs)
     order = (
         *("prepare", "classifier", "tokenizer", "encode", "train", "sweep", "sample", "features", "statistics"),
         *("reference", "rfid", "evaluate", "speed"),
     )
     for name in trained:
-        found += _variant_jobs(study, name, images)
+        found += _variant_jobs(study, name, images, costs)
     return sorted(found, key=lambda job: order.index(job.stage))
 
 
-def _judge_jobs(study: Study, images: Images) -> Iterator[Job]:
+def _judge_jobs(study: Study, images: Images, costs: PlanRecord) -> Iterator[Job]:
     yield Job("prepare", "", images.train + images.heldout)
     main = study.metrics.extractors[0]
     if "classifier" in study.metrics.extractors and study.classifier:
-        judge = convolutions.classifier_costs(study.classifier, study.data.image_size, images.classes)
-        count, seen = int(judge["parameters"]), study.classifier.images
-        yield Job("classifier", "", seen, count, 3 * seen * judge["forward"], weights=4.0 * count)
+        judge, seen = costs.judges["classifier"], study.classifier.images
+        flops = 3 * seen * judge.forward  # backward included
+        yield Job("classifier", "", seen, judge.parameters, flops, weights=4.0 * judge.parameters)
     for name in study.metrics.extractors:
         side = real_side(study, name)
         real = images.train if side == "train" else REAL  # ADM's batch has as many
-        yield from _features_jobs(study, name, side, real, images)
-        yield from _features_jobs(study, name, "heldout", images.heldout, images)
+        yield from _features_jobs(study, name, side, real, images, costs)
+        yield from _features_jobs(study, name, "heldout", images.heldout, images, costs)
     judged = min(study.metrics.samples, images.heldout)
-    yield Job("reference", "", judged, flops=_distances(study, judged, main, images))
+    yield Job("reference", "", judged, flops=_distances(judged, costs.judges[main].features))
 
 
-def _features_jobs(study: Study, extractor: str, name: str, n: int, images: Images) -> Iterator[Job]:
+def _features_jobs(study: Study, extractor: str, name: str, n: int, images: Images, costs: PlanRecord) -> Iterator[Job]:
     """Features and statistics of one set of images by one network."""
-    judge = costs.extractor_costs(study, extractor, images.classes)
+    judge = costs.judges[extractor]
     nearest = extractor == study.metrics.extractors[0] and name not in ("train", "reference")
-    flops = n * (judge["forward"] + (_nearest(study, images) if nearest else 0.0))
-    kept = 4.0 * n * (judge["features"] + judge["logits"] + judge["spatial"])
+    flops = n * (judge.forward + (_nearest(study, images) if nearest else 0.0))
+    stored = 4.0 * n * (judge.features + judge.logits + judge.spatial)
     where = f"{extractor}/{name}"
-    yield Job("features", where, n, int(judge["parameters"]), flops, samples=kept)
-    squares = judge["features"] ** 2 + judge["spatial"] ** 2
+    yield Job("features", where, n, judge.parameters, flops, samples=stored)
+    squares = judge.features**2 + judge.spatial**2
     yield Job("statistics", where, n, flops=2.0 * n * squares, samples=8.0 * squares)
 
 
-def _distances(study: Study, n: int, extractor: str, images: Images) -> float:
+def _distances(n: int, features: int) -> float:
     """Operations of precision and recall: distances of n images to each other and, twice, to the real ones."""
-    return 2.0 * costs.extractor_costs(study, extractor, images.classes)["features"] * n * (n + 2 * REAL)
+    return 2.0 * features * n * (n + 2 * REAL)
 
 
 def _nearest(study: Study, images: Images) -> float:
@@ -151,55 +194,49 @@ def _nearest(study: Study, images: Images) -> float:
     return 2.0 * size * images.train if size * images.train <= LOOKED_AT else 0.0
 
 
-def _tokenizer_jobs(study: Study, name: str, images: Images) -> Iterator[Job]:
-    config, side = study.tokenizers[name], study.data.image_size
-    cost = convolutions.tokenizer_costs(config, side)
-    count, seen = int(cost["parameters"]), config.images or 0
+def _tokenizer_jobs(study: Study, name: str, images: Images, costs: PlanRecord) -> Iterator[Job]:
+    config, cost = study.tokenizers[name], costs.tokenizers[name]
+    count, seen = cost.parameters, config.images or 0
     # an import lies in results/assets, and installed in the study
     weights = 4.0 * count * (2 if config.pretrained else 1)
-    flops = seen * convolutions.tokenizer_training_flops(config, side) if config.trained else 0.0
-    yield Job("tokenizer", name, seen, count, flops, "tf32", weights=weights)
+    yield Job("tokenizer", name, seen, count, seen * cost.training, "tf32", weights=weights)
     rebuilt = min(images.train, REBUILT) + min(images.heldout, REBUILT)
-    judge = costs.extractor_costs(study, study.metrics.extractors[0], images.classes)["forward"]
-    flops = rebuilt * (cost["encode"] + cost["decode"] + 2 * judge)  # the images themselves are judged too
+    judge = costs.judges[study.metrics.extractors[0]].forward
+    flops = rebuilt * (cost.encode + cost.decode + 2 * judge)  # the images themselves are judged too
     yield Job("rfid", name, rebuilt, count, flops, "tf32")
     views = (images.train + images.heldout) * (2 if study.data.flip else 1)
     numbers = config.token_dim * (2 if config.kind in ("kl", "consistency") else 1)  # mean and log variance
     stored = views * 4.0 * study.tokens(name) * (1 if config.ids else numbers)
-    yield Job("encode", name, views, count, views * cost["encode"], "tf32", tokens=stored)
+    yield Job("encode", name, views, count, views * cost.encode, "tf32", tokens=stored)
 
 
-def _variant_jobs(study: Study, name: str, images: Images) -> Iterator[Job]:
-    v, metrics, side = study.variants[name], study.metrics, study.data.image_size
-    backbone, head, recipe, tokens = costs.parts(study, name, images.classes)
-    count = costs.model_parameters(backbone, head, tokens)
-    decode = convolutions.tokenizer_costs(study.tokenizers[v.tokenizer], side)["decode"]
-    main = metrics.extractors[0]
-    judge = costs.extractor_costs(study, main, images.classes)["forward"]
-    # a sweep may choose any of its points, and the last is guided if any is
-    drawn = {s: costs.sampling_flops(backbone, head, study.sampling[s].points[-1], tokens) for s in v.sampling}
+def _variant_jobs(study: Study, name: str, images: Images, costs: PlanRecord) -> Iterator[Job]:
+    v, metrics, cost = study.variants[name], study.metrics, costs.variants[name]
+    recipe, count, drawn = study.recipes[v.recipe], cost.parameters, cost.sampling
+    decode = costs.tokenizers[v.tokenizer].decode
+    judge = costs.judges[metrics.extractors[0]]
     for setting in v.sampling if v.seeds else ():
         if (sweep := study.sampling[setting].sweep) is None:
             continue
         n = sweep.samples * most(sweep)
-        flops, dtype = n * (drawn[setting] + decode + judge), study.sampling[setting].dtype
+        flops, dtype = n * (drawn[setting] + decode + judge.forward), study.sampling[setting].dtype
         yield Job("sweep", f"{name}/{setting}", n, count, flops, dtype)
     for seed in v.seeds:
         run = f"{name}/seed{seed}"
         if v.pretrained:
             yield Job("train", run, 0, count, weights=8.0 * count)
         else:
-            flops = recipe.images * costs.training_flops(backbone, head, recipe, tokens)
+            flops = recipe.images * cost.training
             weights = (4.0 + 16.0 * CHECKPOINTS) * count
             yield Job("train", run, recipe.images, count, flops, recipe.dtype, weights=weights)
         for setting in v.sampling:
             n = metrics.samples
-            stored = 3.0 * n * side**2
+            stored = 3.0 * n * study.data.image_size**2
             flops, dtype = n * (drawn[setting] + decode), study.sampling[setting].dtype
             yield Job("sample", f"{run}/{setting}", n, count, flops, dtype, samples=stored)
             for extractor in metrics.extractors:
-                yield from _features_jobs(study, extractor, f"{run}/{setting}", n, images)
-            yield Job("evaluate", f"{run}/{setting}", n, flops=_distances(study, n, main, images))
+                yield from _features_jobs(study, extractor, f"{run}/{setting}", n, images, costs)
+            yield Job("evaluate", f"{run}/{setting}", n, flops=_distances(n, judge.features))
     if v.seeds and (timed := speed_settings(study, name)):
         n = study.speed.batch * (study.speed.batches + 1)
         flops = n * sum(drawn[s] + decode for s in timed)
@@ -226,20 +263,32 @@ def utilisation_of(study: Study, probe: str) -> float:
     if not per_second > 0:
         raise ValueError(f"--measured {probe}: accepted: VARIANT=IMAGES_PER_SECOND, in training on one A100")
     known("--measured", name, study.variants)
+    from mar.planning import costs
+
     backbone, head, recipe, tokens = costs.parts(study, name, count_images(study).classes)
-    return per_second * costs.training_flops(backbone, head, recipe, tokens) / PEAK[recipe.dtype]
+    return per_second * costs.training(backbone, head, tokens, recipe) / PEAK[recipe.dtype]
 
 
-def check(study: Study, root: Path | None = None, utilisation: float = UTILISATION) -> None:
+def check(study: Study, root: Path, utilisation: float = UTILISATION) -> None:
     """Refuse a study that costs more than its budget.
 
     Raises:
-        ValueError: with the estimate, the cap and its key.
+        ValueError: with the estimate, the cap and its key; or `mar plan` failed.
     """
     budget = study.budget
     if budget is None:
         return
-    found = jobs(study, root)
+    images = count_images(study, root)
+    costs = kept(study, root, images)
+    if costs is None:
+        command = [sys.executable, "-m", "mar.cli", "plan", "--study", str(layout.study(root))]
+        told = subprocess.run(command, capture_output=True, text=True)
+        costs = kept(study, root, images)
+        if told.returncode or costs is None:
+            raise ValueError(
+                f"{layout.plan(root)}: `mar {' '.join(command[3:])}` wrote no counts: {told.stderr.strip()}"
+            )
+    found = jobs(study, images, costs)
     hours, disk = sum(job.hours(utilisation) for job in found), total(found).disk / 1e9
     for key, cap, need, unit in (
         ("gpu_hours", budget.gpu_hours, hours, "A100 hours"),

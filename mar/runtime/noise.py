@@ -19,11 +19,13 @@ def seed_of(*name: str | int) -> int:
 
 
 class Noise:
-    """One named stream of random numbers on one device."""
+    """One named stream of random numbers on one device; on the meta device there are shapes and no numbers."""
 
     def __init__(self, *name: str | int, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
-        self.generator = torch.Generator(self.device).manual_seed(seed_of(*name))
+        self.generator: torch.Generator | None = None
+        if self.device.type != "meta":  # which has no generators
+            self.generator = torch.Generator(self.device).manual_seed(seed_of(*name))
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers."""

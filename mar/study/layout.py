@@ -45,6 +45,11 @@ def study(root: Path) -> Path:
     return root / "study.json"
 
 
+def plan(root: Path) -> Path:
+    """Operations and parameters that `mar plan` has counted."""
+    return root / "plan.json"
+
+
 def data(root: Path) -> Path:
     """Folder of the list of images that `mar prepare` makes."""
     return root / "data"

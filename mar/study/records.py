@@ -694,6 +694,42 @@ class Verdicts(RootModel[tuple[Verdict, ...]]):
     model_config = ConfigDict(frozen=True, strict=True)
 
 
+class JudgeCosts(Part):
+    """A network that judges: operations for one image, and how many numbers of each kind it keeps of it."""
+
+    parameters: NonNegativeInt
+    forward: FiniteFloat
+    features: PositiveInt
+    logits: NonNegativeInt = 0
+    spatial: NonNegativeInt = 0
+
+
+class TokenizerCosts(Part):
+    """Operations of a tokenizer for one image: to encode it, to decode it, and with it in training."""
+
+    parameters: NonNegativeInt
+    encode: FiniteFloat
+    decode: FiniteFloat
+    training: FiniteFloat
+
+
+class VariantCosts(Part):
+    """Operations of a variant for one image: in training, and to draw its tokens at each setting."""
+
+    parameters: PositiveInt
+    training: FiniteFloat
+    sampling: dict[str, FiniteFloat]
+
+
+class PlanRecord(Record):
+    """plan.json: what `mar plan` has counted; `key` is a checksum of the study's parts and of the code behind it."""
+
+    key: Sha256
+    judges: dict[str, JudgeCosts]
+    tokenizers: dict[str, TokenizerCosts]
+    variants: dict[str, VariantCosts]
+
+
 class TrackedRuns(Record):
     """mlflow.json: the id of the run of MLflow for each result, by its path below the results folder."""
 

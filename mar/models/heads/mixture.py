@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mar.models.blocks import full_precision
 from mar.models.heads.categorical import draw_index
 from mar.runtime.noise import Noise
 from mar.study.parts import Head, Sampling
@@ -43,7 +44,7 @@ class Mixture(nn.Module):
 
     def density(self, z: Tensor, temperature: float = 1.0) -> Density:
         """The mixture of each condition z (n, W); temperature scales the standard deviations."""
-        with torch.autocast(z.device.type, enabled=False):  # bf16 would round the means of narrow normals visibly
+        with full_precision(z):  # bf16 would round the means of narrow normals visibly
             out = self.linear(z.to(self.linear.weight.dtype)).float()
         log_weights = F.log_softmax(out[:, : self.components], dim=1)
         means, raw = out[:, self.components :].view(len(z), 2, self.components, self.token_dim).unbind(1)

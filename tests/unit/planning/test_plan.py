@@ -1,40 +1,41 @@
-"""The plan: parameters and operations by formula against real models, sums of jobs, budget."""
+"""The plan: counts against whole models and published numbers, where they are kept, sums of jobs, budget."""
 
 import csv
 import json
 import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
+from statistics import NormalDist
 
 import pytest
 import torch
+import torchvision
 from click.testing import CliRunner
 from tiny import STUDY, study
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from mar.cli.__main__ import main
-from mar.features.networks import dinov2, inception
-from mar.models.model import build_model
+from mar.models.model import build
 from mar.models.multiscale import MultiScaleQuantizer
-from mar.models.order import draw_order, mask_ratio, num_masked
-from mar.planning import convolutions, costs, plan
-from mar.runtime.files import write
+from mar.models.order import draw_order
+from mar.planning import costs, plan
+from mar.runtime.files import read, write
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
 from mar.study.parts import Backbone, Head, Recipe, Sampling, Tokenizer
-from mar.study.reading import resolve
-from mar.study.records import DataManifest, Split, Tokens
-from mar.tokenizers.autoencoder import build
+from mar.study.reading import write_resolved
+from mar.study.records import DataManifest, JudgeCosts, PlanRecord, Split
+from mar.tokenizers import autoencoder
 from mar.tokenizers.discriminator import discriminator
 
 KL = Tokenizer(kind="kl", stride=4, channels=[8, 16, 24], layers=2, latent_channels=6, pretrained=True, group=2)
 VQ = Tokenizer(kind="vq", stride=2, channels=[8, 16], latent_channels=4, codebook_size=20, pretrained=True)
 MSVQ = VQ.model_copy(update={"kind": "msvq", "scales": (1, 2, 3, 8, 16)})
 BACKBONES = {
-    "masked": Backbone(kind="masked", width=48, depth=2, heads=4, buffer=5, mlp_ratio=3.0),
-    "causal": Backbone(kind="causal", width=48, depth=2, heads=4),
-    "scales": Backbone(kind="scales", width=48, depth=2, heads=4, gate_init=0.1),
-    "scales-shared": Backbone(kind="scales", width=48, depth=2, heads=4, gate_init=0.1, shared_aln=True),
+    "masked": Backbone(kind="masked", width=48, depth=3, heads=4, buffer=5, mlp_ratio=3.0),
+    "causal": Backbone(kind="causal", width=48, depth=3, heads=4),
+    "scales": Backbone(kind="scales", width=48, depth=3, heads=4, gate_init=0.1),
+    "scales-shared": Backbone(kind="scales", width=48, depth=3, heads=4, gate_init=0.1, shared_aln=True),
 }
 HEADS = {
     "diffusion": Head(kind="diffusion", width=40, depth=2, noise_draws=3),
@@ -47,131 +48,57 @@ PAIRS += [("scales", "categorical"), ("scales-shared", "categorical")]
 DIT, JOINT = Backbone(kind="dit", width=48, depth=3, heads=4, patch=2, dropout=0.0), Head(kind="joint")
 
 
-def made(backbone, head, size=64):
-    """A study of one variant with that backbone and head, and what the formulas take."""
-    scales = backbone.startswith("scales")
-    tok = "msvq" if scales else "vq" if head == "categorical" else "kl"
-    b, h = (DIT, JOINT) if backbone == "dit" else (BACKBONES[backbone], HEADS[head])
-    order = "joint" if backbone == "dit" else "scales" if scales else "random"
-    group = {"group": 1} if backbone == "dit" else {}
-    toks = {"kl": KL.model_dump(exclude_defaults=True) | group, "vq": VQ.model_dump(exclude_defaults=True)}
-    toks = {"msvq": MSVQ.model_dump(exclude_defaults=True)} if scales else toks
-    built = resolve(
-        STUDY
-        | {
-            "data": {"kind": "digits", "image_size": size if tok == "kl" else 32},
-            "tokenizers": toks,
-            "backbones": {"b": b.model_dump(exclude_defaults=True)},
-            "heads": {"h": h.model_dump(exclude_defaults=True)},
-            "variants": {
-                "v": {"tokenizer": tok, "order": order, "backbone": "b", "head": "h", "recipe": "short", "sampling": []}
-            },
-            "tradeoff": [],
-        },
-        "made.yaml",
-    )
-    tokens = costs.Tokens.of(built, tok, classes=7)
-    manifest = Tokens.model_construct(
-        kind="moments" if tok == "kl" else "ids",
-        tokens=tokens.count,
-        grid=tokens.side,
-        classes=7,
-        token_dim=tokens.dim,
-        codebook_size=tokens.codebook,
-        group=toks[tok].get("group", 1),
-        scales=tokens.scales if scales else (),
-        code_width=tokens.dim,
-    )
-    return built, b, h, tokens, manifest
+def tokens_of(tok, size):
+    """The tokens of a tokenizer, of images of that many pixels a side."""
+    data = {"kind": "digits", "image_size": size}
+    tokenizers = {"t": tok.model_dump(exclude_defaults=True)}
+    return costs.Tokens.of(study(data=data, tokenizers=tokenizers, variants={}, tradeoff=[]), "t", classes=7)
 
 
-def orders(backbone, rows, tokens):
-    """Orders of a batch, as the backbone takes them."""
-    return draw_order("scales" if backbone.startswith("scales") else "random", rows, tokens.count, Noise("o"))
+def made(backbone, head, side=8):
+    """Backbone, head and tokens that fit: those of a square, or of scales."""
+    if backbone == "dit":
+        return DIT, JOINT, tokens_of(KL.model_copy(update={"group": 1}), 4 * side)
+    if backbone.startswith("scales"):
+        return BACKBONES[backbone], HEADS[head], tokens_of(MSVQ, 32)
+    tokens = tokens_of(VQ, 2 * side) if head == "categorical" else tokens_of(KL, 8 * side)
+    return BACKBONES[backbone], HEADS[head], tokens
 
 
-def quantizer(tokens):
-    """What a scales backbone needs beside its tokens; others nothing."""
-    return MultiScaleQuantizer(tokens.codebook, tokens.dim, tokens.scales).eval() if tokens.scales else None
+def real(backbone, head, tokens):
+    """The whole model on the CPU."""
+    torch.manual_seed(0)
+    scales = tokens.scales and MultiScaleQuantizer(tokens.codebook_size, tokens.token_dim, tokens.scales).eval()
+    return build(backbone, head, tokens, scales or None)
 
 
-def counted(function):
-    """Operations of a function as torch counts them."""
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
-
-
-@pytest.mark.parametrize(("backbone", "head"), PAIRS)
-def test_parameters_by_formula_are_those_of_the_model(backbone, head):
-    built, b, h, tokens, manifest = made(backbone, head)
-    with torch.device("meta"):
-        model = build_model(built, "v", manifest)
-    assert costs.model_parameters(b, h, tokens) == sum(p.numel() for p in model.parameters())
-
-
-@pytest.mark.parametrize("attention", ["middle", "encoder", "both"])
-@pytest.mark.parametrize("config", [KL, VQ, MSVQ], ids=["kl", "vq", "msvq"])
-def test_parameters_and_operations_of_tokenizers(config, attention):
-    # 32 groups of channels in the norms of imported tokenizers: widths of 32 and more
-    wide = config.model_copy(update={"attention": attention, "channels": tuple(4 * c for c in config.channels)})
-    with torch.device("meta"):
-        tokenizer = build(wide, 32).eval()
-        images = torch.empty(2, 3, 32, 32)
-    cost = convolutions.tokenizer_costs(wide, 32)
-    assert cost["parameters"] == sum(p.numel() for p in tokenizer.parameters())
-    with torch.no_grad():
-        tokens = tokenizer.encode(images)
-        assert counted(lambda: tokenizer.encode(images)) == pytest.approx(2 * cost["encode"], rel=0.01)
-        assert counted(lambda: tokenizer.decode(tokens)) == pytest.approx(2 * cost["decode"], rel=0.01)
-
-
-def test_consistency_decoder():
-    config = Tokenizer(kind="consistency", stride=8, latent_channels=4, pretrained=True)
-    with torch.device("meta"):
-        tokenizer = build(config, 64).eval()
-        images, noisy = torch.empty(1, 3, 64, 64), torch.empty(1, 7, 64, 64)
-        t = torch.zeros(1, dtype=torch.long)
-    cost = convolutions.tokenizer_costs(config, 64)
-    assert cost["parameters"] == sum(p.numel() for p in tokenizer.parameters())
-    with torch.no_grad():
-        assert counted(lambda: tokenizer.encode(images)) == pytest.approx(cost["encode"], rel=0.01)
-        steps = 2 * counted(lambda: tokenizer.net.decoder_unet(noisy, t))
-    assert steps == pytest.approx(cost["decode"], rel=0.01)
-
-
-def test_paper_sizes():
-    tokens = costs.Tokens(256, 16, None, 16, 1000)
-    sizes = {"b": (768, 12, 12, 1024, 6, 208), "l": (1024, 16, 16, 1280, 8, 479), "h": (1280, 20, 16, 1536, 12, 943)}
-    for width, depth, heads, head_width, head_depth, millions in sizes.values():
-        backbone = Backbone(kind="masked", width=width, depth=depth, heads=heads)
-        head = Head(kind="diffusion", width=head_width, depth=head_depth, noise_draws=4)
-        assert costs.model_parameters(backbone, head, tokens) / 1e6 == pytest.approx(millions, abs=1)
-    dit = Backbone(kind="dit", width=1152, depth=28, heads=16, patch=2)
-    assert costs.model_parameters(dit, JOINT, costs.Tokens(1024, 4, None, 32, 1000)) / 1e6 == pytest.approx(
-        674.8, abs=0.1
-    )
+def drawn(backbone, rows, tokens):
+    """Tokens, labels and orders of a batch, as the backbone takes them."""
+    ids = tokens.kind == "ids"
+    shape = (rows, tokens.tokens) if ids else (rows, tokens.tokens, tokens.token_dim)
+    order = draw_order("scales" if backbone.startswith("scales") else "random", rows, tokens.tokens, Noise("o"))
+    return torch.zeros(shape, dtype=torch.long if ids else torch.float32), torch.zeros(rows, dtype=torch.long), order
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("backbone", "head"), PAIRS)
-def test_operations_of_training_are_those_that_torch_counts(backbone, head, checkpointing):
-    built, b, h, tokens, manifest = made(backbone, head)
-    torch.manual_seed(0)
-    model, recipe = (
-        build_model(built, "v", manifest, quantizer(tokens)),
-        Recipe(images=8, batch=2, checkpoint_images=8, log_images=8),
-    )
+def test_a_training_is_that_of_the_whole_model_on_average(backbone, head, checkpointing):
+    b, h, tokens = made(backbone, head, side=4)
+    recipe = Recipe(images=8, batch=2, checkpoint_images=8, log_images=8, gradient_checkpointing=checkpointing)
+    model, inputs = real(b, h, tokens), drawn(backbone, 2, tokens)
     if checkpointing:
         model.checkpoint_blocks()
-    masked = num_masked(costs.mean_mask_ratio(recipe.mask_ratio_min), tokens.count)
-    ids = tokens.codebook is not None
-    x = torch.zeros(2, tokens.count, dtype=torch.long) if ids else torch.randn(2, tokens.count, tokens.dim)
-    order, labels = orders(backbone, 2, tokens), torch.zeros(2, dtype=torch.long)
-    found = counted(lambda: model.loss(x, labels, order, tokens.count - masked, Noise("l")).backward())
-    recipe = recipe.model_copy(update={"gradient_checkpointing": checkpointing})
-    # below it by what needs no gradient: the tokens themselves
-    assert found == pytest.approx(2 * costs.training_flops(b, h, recipe, tokens), rel=0.03)
+
+    def step(known):
+        return costs.operations(lambda: model.loss(*inputs, known, Noise("l")).backward()) / 2
+
+    # how often each number of known tokens comes: as published, of a normal (1, 0.25) cut off at 0.7
+    normal, low, length = NormalDist(1.0, 0.25), recipe.mask_ratio_min, tokens.tokens
+    edges = [max(low, masked / length) for masked in range(length + 1)]
+    shares = [(normal.cdf(b) - normal.cdf(a)) / (0.5 - normal.cdf(low)) for a, b in pairwise(edges)]
+    law = {length - masked: share for masked, share in enumerate(shares, 1) if share}
+    mean = sum(share * step(known) for known, share in law.items()) if b.kind == "masked" else step(0)
+    assert costs.training(b, h, tokens, recipe) == pytest.approx(mean, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -192,37 +119,112 @@ def test_operations_of_training_are_those_that_torch_counts(backbone, head, chec
         ("dit", "joint", {"steps": 1, "diffusion_steps": 3, "guidance": 2.0, "guidance_schedule": "constant"}),
     ],
 )
-def test_operations_of_sampling_are_those_that_torch_counts(backbone, head, settings):
-    built, b, h, tokens, manifest = made(backbone, head)
+def test_sampling_is_that_of_the_whole_loop(backbone, head, settings):
+    b, h, tokens = made(backbone, head)
     settings = Sampling(**settings)
-    torch.manual_seed(0)
-    model = build_model(built, "v", manifest, quantizer(tokens)).eval()
-    ids = tokens.codebook is not None
-    blank = torch.zeros(tokens.count, dtype=torch.long) if ids else torch.zeros(tokens.count, tokens.dim)
-    order, labels = orders(backbone, 8, tokens), torch.zeros(8, dtype=torch.long)
-    found = counted(lambda: generate(model, labels, order, blank, settings, Noise("s")))
-    # above it by the embedding of the timestep, which is one for the whole batch
-    assert found == pytest.approx(8 * costs.sampling_flops(b, h, settings, tokens), rel=0.03)
+    model, (x, labels, order) = real(b, h, tokens).eval(), drawn(backbone, 8, tokens)
+    whole = costs.operations(lambda: generate(model, labels, order, x[0], settings, Noise("s")))
+    assert 8 * sum(costs.sampling(b, h, tokens, settings, 8)) == pytest.approx(whole, rel=1e-12)
 
 
-def test_discriminator_and_mean_ratio():
-    config = KL.model_copy(update={"pretrained": False, "images": 1, "learning_rate": 1.0, "kl_weight": 1.0})
-    with torch.device("meta"):
-        net, images = discriminator(), torch.empty(1, 3, 64, 64)
-    judged = convolutions.tokenizer_training_flops(config.model_copy(update={"adversarial_weight": 0.5}), 64)
-    judged -= convolutions.tokenizer_training_flops(config, 64)
+SIZES = {"b": ("base", 768, 12, 12, 1024, 6, 208), "l": ("large", 1024, 16, 16, 1280, 8, 479)}
+SIZES |= {"h": ("huge", 1280, 20, 16, 1536, 12, 943)}
+
+
+@pytest.mark.parametrize(("size", "width", "depth", "heads", "head_width", "head_depth", "millions"), SIZES.values())
+def test_published_parameters(size, width, depth, heads, head_width, head_depth, millions):
+    published = json.loads((Path(__file__).parents[2] / "parity" / "golden" / "mar_param_counts.json").read_text())
+    backbone = Backbone(kind="masked", width=width, depth=depth, heads=heads)
+    head = Head(kind="diffusion", width=head_width, depth=head_depth, noise_draws=4)
+    count = costs.count_parameters(costs.model_of(backbone, head, LATENTS))
+    assert count == published["counts"][f"mar_{size}"][f"d{head_depth}_w{head_width}"]["total"]
+    assert count / 1e6 == pytest.approx(millions, abs=1)  # the paper
+
+
+def test_a_forward_pass_of_mar_b():
+    """By hand: linear layers 2 i o a row, attention 4 n^2 W; 64 of 256 tokens known, z of the 192 others."""
+    backbone, w = Backbone(kind="masked", width=768, depth=12, heads=12), 768
+
+    def block(queries, keys):
+        return 2 * (2 * keys * w**2 + queries * 10 * w**2) + 4 * queries * keys * w
+
+    encoder, decoder = 12 * block(64 + 64, 64 + 64), 11 * block(64 + 256, 64 + 256) + block(192, 64 + 256)
+    around = 2 * 64 * 16 * w + 2 * (64 + 64) * w**2  # z_proj, decoder_embed
+    assert costs.predict(backbone, LATENTS, 64, 256) == encoder + decoder + around == 78_997_094_400
+
+
+LATENTS = costs.Tokens("latents", 256, 16, 16, 1000)
+
+
+def test_dit_has_its_published_parameters():
+    dit = Backbone(kind="dit", width=1152, depth=28, heads=16, patch=2)
+    count = costs.count_parameters(costs.model_of(dit, JOINT, costs.Tokens("latents", 1024, 4, 32, 1000)))
+    assert count / 1e6 == pytest.approx(674.8, abs=0.1)
+
+
+@pytest.mark.parametrize("config", [KL, VQ, MSVQ], ids=["kl", "vq", "msvq"])
+def test_tokenizers_are_those_on_the_cpu(config):
+    # 32 groups of channels in the norms of imported tokenizers: widths of 32 and more
+    wide = config.model_copy(update={"channels": tuple(4 * c for c in config.channels)})
+    cost, tokenizer, images = costs.tokenizer(wide, 32), autoencoder.build(wide, 32).eval(), torch.rand(1, 3, 32, 32)
+    assert cost.parameters == sum(p.numel() for p in tokenizer.parameters())
     with torch.no_grad():
-        assert judged == pytest.approx(9 * counted(lambda: net(images)), rel=0.01)
-    grid = [mask_ratio((i + 0.5) / 500, 0.7) for i in range(500)]
-    assert costs.mean_mask_ratio(0.7) == pytest.approx(sum(grid) / 500, abs=1e-4)
-    assert costs.mean_mask_ratio(1.0) == 1.0
+        tokens = tokenizer.encode(images)
+        assert costs.operations(lambda: tokenizer.encode(images)) == cost.encode
+        assert costs.operations(lambda: tokenizer.decode(tokens)) == cost.decode
+
+
+def test_training_a_tokenizer_asks_for_every_network_that_takes_part():
+    trained = {"pretrained": False, "images": 1, "learning_rate": 1.0, "kl_weight": 1.0}
+    plain, size = KL.model_copy(update={**trained, "channels": (32, 32, 32)}), 32
+    cost = costs.tokenizer(plain, size)
+    # a backward has two products where a forward has one; the first layer's input needs no gradient
+    assert cost.training == 3 * (cost.encode + cost.decode) - 2 * 9 * 3 * 32 * size**2
+    with torch.no_grad():
+        critic, vgg = discriminator(), torchvision.models.vgg16().features[:30]
+        images = torch.rand(2, 3, size, size)
+        judged, seen = (costs.operations(lambda net=net: net(images)) / 2 for net in (critic, vgg))
+    assert seen == 2 * 15_346_630_656 * size**2 / 224**2  # 15.3e9 multiply-adds (Simonyan & Zisserman)
+
+    def more(**weights):
+        return costs.tokenizer(plain.model_copy(update=weights), size).training - cost.training
+
+    # Image and reconstruction forward, the latter's gradient backward.
+    assert more(perceptual_weight=1.0) == pytest.approx(3 * seen)
+    # The critic: a forward and two gradients for the autoencoder, 6 forwards to learn, less what images do not need;
+    # the adaptive weight takes the gradients of the decoder's last layer twice more.
+    first, last = 2 * 16 * 3 * 64 * (size // 2) ** 2, 2 * 9 * 3 * 32 * size**2
+    assert more(adversarial_weight=0.5) == pytest.approx(9 * judged - 2 * first + 2 * last)
+
+
+def test_consistency_decoder():
+    cost = costs.tokenizer(Tokenizer(kind="consistency", stride=8, latent_channels=4, pretrained=True), 64)
+    assert cost.parameters == 655_441_366 and cost.training == 0
+    assert cost.decode == pytest.approx(2 * 128.3e6 * 64**2, rel=0.01)  # two steps of its network, for each pixel
+    kl8 = Tokenizer(kind="kl", stride=8, channels=[128, 256, 512, 512], layers=2, latent_channels=4, pretrained=True)
+    assert cost.encode == costs.tokenizer(kl8, 64).encode
+
+
+def test_published_networks_that_judge():
+    found = costs.judge("inception", None, 8, 10)
+    assert found == costs.judge("clean", None, 256, 1000)
+    assert found == JudgeCosts(parameters=23_850_960, forward=11_426_464_960, features=2048, logits=1008, spatial=2023)
+    vit, w, n = costs.judge("dinov2", None, 8, 10), 1024, 257  # ViT-L/14: 16 x 16 patches and a class token
+    assert (vit.parameters, vit.features, vit.logits, vit.spatial) == (303_178_752, w, 0, 0)
+    assert vit.forward == 24 * (2 * n * 12 * w**2 + 4 * n**2 * w) + 2 * 256 * 14**2 * 3 * w
+
+
+def jobs(of, root=None):
+    """The jobs of a study, counted now."""
+    images = plan.count_images(of, root)
+    return plan.jobs(of, images, costs.count(of, images.classes, "0" * 64))
 
 
 TWO = {name: STUDY["variants"][name] for name in ("ar-ce", "mar-diff")}
 
 
 def test_jobs_of_a_study():
-    found = plan.jobs(study(variants=TWO))
+    found = jobs(study(variants=TWO))
     assert [job.stage for job in found] == [
         *("prepare", "classifier", "tokenizer", "tokenizer", "encode", "encode", "train", "train", "sample", "sample"),
         *["features"] * 4,  # of the train split, the held-out one and both sample sets
@@ -245,20 +247,20 @@ def test_jobs_of_a_study():
 
 def test_an_import_is_not_trained_and_its_file_lies_in_two_places():
     variants = {"mar-diff": STUDY["variants"]["mar-diff"] | {"pretrained": True}}
-    train = next(job for job in plan.jobs(study(variants=variants)) if job.stage == "train")
+    train = next(job for job in jobs(study(variants=variants)) if job.stage == "train")
     assert (train.images, train.flops, train.weights) == (0, 0.0, 8 * train.parameters)
 
 
 def test_variants_without_seeds_cost_nothing():
     variants = {"mar-diff": STUDY["variants"]["mar-diff"] | {"seeds": []}}
-    assert {job.stage for job in plan.jobs(study(variants=variants, tradeoff=[]))} == {
+    assert {job.stage for job in jobs(study(variants=variants, tradeoff=[]))} == {
         *("prepare", "classifier", "features", "statistics", "reference"),
     }
 
 
 def test_published_networks_are_judges_without_a_classifier():
     metrics = STUDY["metrics"] | {"extractors": ["inception", "dinov2"], "reference": {"file": "adm-imagenet256"}}
-    found = plan.jobs(study(variants=TWO, metrics=metrics, classifier=None))
+    found = jobs(study(variants=TWO, metrics=metrics, classifier=None))
     assert not [job for job in found if job.stage == "classifier"]
     features = {job.name: job for job in found if job.stage == "features"}
     # Inception compares with the reference and looks at none of the train split, DINOv2 has no other side
@@ -272,30 +274,13 @@ def test_published_networks_are_judges_without_a_classifier():
     assert features["dinov2/train"].flops == pytest.approx(1438 * 162e9, rel=0.01)
 
 
-def test_costs_of_published_networks():
-    with torch.device("meta"):
-        vit, images = dinov2.build(), torch.zeros(1, 3, dinov2.SIDE, dinov2.SIDE)
-    found = costs.extractor_costs(study(), "dinov2", 10)
-    assert found["parameters"] == sum(p.numel() for p in vit.parameters())
-    with torch.no_grad():
-        assert found["forward"] == pytest.approx(counted(lambda: vit(images)), rel=0.01)
-    network = inception.Inception().to("meta")
-    made = {}
-    operations = counted(lambda: made.update(inception.extract(network, torch.zeros(1, 3, 299, 299, device="meta"))))
-    found = costs.extractor_costs(study(), "inception", 10)
-    assert found == costs.extractor_costs(study(), "clean", 10)
-    assert found["parameters"] == sum(p.numel() for p in network.parameters())
-    assert found["forward"] == operations
-    assert {key: value.shape[1] for key, value in made.items()} == {key: found[key] for key in made}
-
-
 def test_a_sweep_counts_its_grid_and_what_it_refines():
     settings = STUDY["sampling"]["diff"] | {"sweep": {"samples": 12, "guidance": [1.0, 2.0, 3.0], "refine": 2}}
     del settings["guidance"]
-    found = plan.jobs(study(variants=TWO, sampling=STUDY["sampling"] | {"diff": settings}))
+    found = jobs(study(variants=TWO, sampling=STUDY["sampling"] | {"diff": settings}))
     sweep = next(job for job in found if job.stage == "sweep")
     assert (sweep.name, sweep.images) == ("mar-diff/diff", 12 * (3 + 2 * 2))
-    plain = next(job for job in plan.jobs(study(variants=TWO)) if job.name == "mar-diff/seed0/diff")
+    plain = next(job for job in jobs(study(variants=TWO)) if job.name == "mar-diff/seed0/diff")
     swept = next(job for job in found if (job.stage, job.name) == ("sample", "mar-diff/seed0/diff"))
     assert swept.flops == plain.flops  # both are guided
 
@@ -319,15 +304,68 @@ def test_images_are_counted_where_prepare_has_run(tmp_path):
 
 
 @pytest.mark.parametrize(("key", "unit"), [("gpu_hours", "A100 hours"), ("disk_gb", "GB")])
-def test_a_study_over_its_budget_is_refused(key, unit):
-    plan.check(study())
-    plan.check(study(budget={key: 100.0}))
+def test_a_study_over_its_budget_is_refused(key, unit, tmp_path):
+    def check(**budget):
+        write_resolved(of := study(variants=TWO, **budget), tmp_path)
+        plan.count(of, tmp_path / "tiny", plan.count_images(of))
+        plan.check(of, tmp_path / "tiny")
+
+    check()
+    check(budget={key: 100.0})
     with pytest.raises(ValueError, match=rf"study tiny: budget.{key} 1e-09: the estimate is [\d,]+ {unit}"):
-        plan.check(study(budget={key: 1e-9}))
+        check(budget={key: 1e-9})
+
+
+# What the workflow does when it is read: the study's check, in a process that then says whether it imported torch.
+READ = """
+import subprocess, sys
+from pathlib import Path
+from mar.planning import plan
+from mar.study.reading import load
+calls, run = [], subprocess.run
+subprocess.run = lambda command, **kwargs: calls.append(command) or run(command, **kwargs)
+plan.check(load(sys.argv[1]), Path(sys.argv[1]).parent)
+print(len(calls), "torch" in sys.modules or "snakemake" in sys.modules)
+"""
+
+
+def test_reading_the_workflow_counts_once_where_there_is_a_budget(tmp_path):
+    def read(of):
+        file = write_resolved(of, tmp_path)
+        told = subprocess.run([sys.executable, "-c", READ, str(file)], capture_output=True, text=True)
+        assert told.returncode == 0, told.stderr
+        return told.stdout.strip()
+
+    assert read(study(variants=TWO)) == "0 False"
+    assert not (tmp_path / "tiny" / "plan.json").exists()
+    capped = study(variants=TWO, budget={"disk_gb": 1.0})
+    assert read(capped) == "1 False"
+    assert read(capped) == "0 False"
+    # neither the cap nor the length of what is drawn changes a count; a width does
+    assert read(study(variants=TWO, budget={"disk_gb": 2.0}, title="Same", speed={"batch": 8})) == "0 False"
+    wider = {**STUDY["heads"], "diffloss": STUDY["heads"]["diffloss"] | {"width": 32}}
+    assert read(study(variants=TWO, budget={"disk_gb": 1.0}, heads=wider)) == "1 False"
+
+
+def test_counts_of_other_code_are_made_again(tmp_path, monkeypatch):
+    of = study(variants=TWO)
+    images = plan.count_images(of)
+    first = plan.count(of, tmp_path, images)
+    assert plan.kept(of, tmp_path, images) == first
+    edited = tmp_path / "masked.py"
+    edited.write_text("# edited")
+    monkeypatch.setattr(plan, "COUNTED", (*plan.COUNTED, edited))
+    assert plan.kept(of, tmp_path, images) is None
+
+
+def test_a_plan_that_fails_is_told(tmp_path):
+    with pytest.raises(ValueError, match=r"plan.json: `mar plan .*` wrote no counts: Error: .*cannot be read"):
+        plan.check(study(budget={"disk_gb": 1.0}), tmp_path)
 
 
 def test_a_probe_sets_the_utilisation():
-    per_image = costs.training_flops(*costs.parts(study(), "mar-diff", 10))
+    backbone, head, recipe, tokens = costs.parts(study(), "mar-diff", 10)
+    per_image = costs.training(backbone, head, tokens, recipe)
     assert plan.utilisation_of(study(), "mar-diff=1000") == pytest.approx(1000 * per_image / 19.5e12)
     for probe in ("mar-diff", "mar-diff=fast", "mar-diff=0"):
         with pytest.raises(ValueError, match="accepted: VARIANT=IMAGES_PER_SECOND"):
@@ -336,7 +374,8 @@ def test_a_probe_sets_the_utilisation():
         plan.utilisation_of(study(), "nobody=3")
 
 
-def test_the_command_shows_the_table_and_writes_it(tmp_path):
+def test_the_command_shows_the_table_and_writes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(json.dumps(STUDY | {"variants": TWO, "budget": {"disk_gb": 1e-6}}))
     file = tmp_path / "plan.csv"
     arguments = ["plan", "--study", str(tmp_path / "tiny.yaml"), "--csv", str(file), "--utilisation", "0.5"]
@@ -345,12 +384,7 @@ def test_the_command_shows_the_table_and_writes_it(tmp_path):
     assert "train mar-diff/seed0" in result.output and "train: 2 jobs" in result.output
     assert "over budget: study tiny: budget.disk_gb 1e-06" in result.output
     lines = list(csv.DictReader(file.open()))
-    assert len(lines) == len(plan.jobs(study(variants=TWO))) and lines[0]["utilisation"] == "0.5"
+    assert len(lines) == len(jobs(study(variants=TWO))) and lines[0]["utilisation"] == "0.5"
+    assert read(tmp_path / "results" / "tiny" / "plan.json", PlanRecord).variants.keys() == TWO.keys()
     result = CliRunner().invoke(main, [*arguments, "--measured", "mar-diff=3"])
     assert result.exit_code == 1 and "--utilisation and --measured: accepted: one of both" in result.output
-
-
-def test_a_plan_needs_no_torch():
-    code = "import sys, mar.planning.plan, mar.planning.drill_shapes\n"
-    code += "sys.exit('torch' in sys.modules or 'snakemake' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -169,10 +169,10 @@ def test_parameters_of_var(depth: int) -> None:
 def test_shared_adaln_of_var() -> None:
     """VAR-d36 at 512x512 has one layer of modulations for all blocks: the paper prints 2.3B."""
     sides = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
-    tokens = costs.Tokens(sum(side**2 for side in sides), 32, 4096, 32, 1000, sides)
-    assert tokens.count == 2240
+    tokens = costs.Tokens("ids", sum(side**2 for side in sides), 32, 32, 1000, 1, 4096, sides, 32)
+    assert tokens.tokens == 2240
     backbone = Backbone(kind="scales", width=64 * 36, depth=36, heads=36, gate_init=1.0, shared_aln=True)
-    count = costs.model_parameters(backbone, Head(kind="categorical"), tokens)
+    count = costs.count_parameters(costs.model_of(backbone, Head(kind="categorical"), tokens))
     assert int(count / 1e8) == 23
 
 
