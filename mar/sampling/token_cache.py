@@ -120,7 +120,7 @@ class StoredTokens:
         return m.encoder_norm(x)
 
     def _decode(self, encoded: Tensor, order: Tensor, begin: int, known: int, end: int) -> Tensor:
-        """z of the tokens at `order[:, begin:end]`, (B, n, W): the first `known` are `encoded`, the others masked."""
+        """z (B, n, W) of the tokens at `order[:, begin:end]`: those before `known` are `encoded`, the others masked."""
         m, positions = self.backbone, order[:, begin:end]
         table = m.decoder_pos_embed_learned.expand(len(order), -1, -1)
         x = m.decoder_embed(encoded)
