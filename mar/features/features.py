@@ -148,7 +148,7 @@ def open_images(study: Study, root: Path, set_name: str) -> image_sets.Images | 
     """The images of a set by its name; None for a reference that has statistics and no images.
 
     Raises:
-        ValueError: there is no such set, or it cannot be judged.
+        ValueError: there is no such set, or it cannot be evaluated.
     """
     if set_name == "reference":
         if study.metrics.reference is None:
@@ -189,7 +189,7 @@ def features(study: Study, root: str | Path, extractor: str, set_name: str, shar
         shard: (i, n) makes parts i, i + n, i + 2 n, ...; the worker that completes the set writes the manifest.
 
     Raises:
-        ValueError: the set cannot be judged (`mar.features.image_sets`), the network has no weights, or features are
+        ValueError: the set cannot be evaluated (`mar.features.image_sets`), the network has no weights, or features are
             not finite.
     """
     import torch

@@ -1,6 +1,6 @@
-"""Sets of images to judge: samples of a study, a split of its data, a folder, an .npz. Read piece by piece.
+"""Sets of images to evaluate: samples of a study, a split of its data, a folder, an .npz. Read piece by piece.
 
-Reading a set that cannot be judged is an error that says why: it has fewer images than it says, or images of another
+Reading a set that cannot be evaluated is an error that says why: it has fewer images than it says, or images of another
 size or type, its labels are not those that the generator was given, or its images show that the generator failed.
 """
 

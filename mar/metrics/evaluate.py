@@ -85,7 +85,7 @@ def reference(study: Study, root: str | Path) -> None:
         name: features.read(root, name, "heldout", "real") for name in study.metrics.extractors
     }
     against = _against(study, root, heldout)
-    inputs = {name: stored.sha256 for name, stored in heldout.items()} | _sides(study, root)
+    inputs = {name: found.sha256 for name, found in heldout.items()} | _sides(study, root)
     recipe = MetricsRecipe(slice=reference_slice(study), inputs=inputs)
     place = report.with_name(".reference")
     with stage(report, lambda: read(report, MetricsFile).recipe == recipe, folder=place) as unfinished:

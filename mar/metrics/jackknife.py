@@ -57,8 +57,8 @@ def fid(features: np.ndarray, real: Statistics) -> tuple[float, np.ndarray]:
     for start in range(0, n, BLOCK):
         rows = features[start : start + BLOCK].astype(np.float64) - mean  # (B, F)
         square = (rows**2).sum(1)
-        left = 1.0 - n / (n - 1) ** 2 * (rows @ projection) ** 2 @ resolvent  # (B, Q)
-        change = np.log(left.clip(min=1e-15)) @ np.sqrt(nodes) / (2.0 * np.pi)
+        factor = 1.0 - n / (n - 1) ** 2 * (rows @ projection) ** 2 @ resolvent  # (B, Q)
+        change = np.log(factor.clip(min=1e-15)) @ np.sqrt(nodes) / (2.0 * np.pi)
         distance = shift @ shift - 2.0 / (n - 1) * rows @ shift + square / (n - 1) ** 2
         trace = ((n - 1) * traces[1] - n / (n - 1) * square) / (n - 2)
         without[start : start + BLOCK] = distance + trace - 2.0 * np.sqrt((n - 1) / (n - 2)) * (traces[0] + change)
