@@ -1,8 +1,9 @@
 """Metric files -> estimates, comparisons, verdicts. Draws nothing; imports no torch by itself.
 
-result_files: each file read once. estimates: numbers with intervals, comparisons. metric_kinds: names and scales.
-paper_columns: columns of the paper's tables. curve_points: points of a figure. verdicts: the claims judged. confounds:
-what keeps a comparison from deciding. seed_variance: what a metric moves with. acceptance: of fast modes.
+result_files: the files of a study, each read once. estimates: numbers with intervals, comparisons. metric_kinds: names
+and scales of metrics. paper_columns: columns of the paper's tables. curve_points: points of a figure's curve. verdicts:
+claims of the paper, decided. confounds: why a clear comparison may decide no claim. seed_variance: how far metrics move
+with images and seeds. acceptance: which fast sampling modes are as good as the default.
 
 May import: runtime, study, data, paper, metrics, features.
 """

@@ -1,4 +1,4 @@
-"""What keeps a comparison that its interval decides from deciding a claim: recitation, unequal training."""
+"""Confounds: why a comparison decides no claim although its interval is clear. Memorisation, and unequal training."""
 
 from __future__ import annotations
 
@@ -13,35 +13,37 @@ Cell = tuple[str, str]  # variant, setting
 
 
 def recited(evidence: Sequence[Estimate], results: Results) -> str:
-    """Which models among the evidence about quality recite their training images, in words; empty if none does.
+    """A sentence on the models among the evidence that recite their training images; empty if none does.
 
-    One does where its samples lie nearer to training images than held-out real images do, by both intervals.
+    A model recites if its samples are nearer to their nearest training images than held-out real images are: the upper
+    end of the samples' interval is below the lower end of the held-out images' interval.
     """
     if "nearest" not in results.names or "nearest" not in results.measured:
         return ""
-    held, quality = results.floor("nearest"), set(results.names)
+    heldout, quality = results.floor("nearest"), set(results.names)
     sources = [e.source for e in evidence if e.source and e.source.setting and e.source.metric in quality]
     cells = dict.fromkeys((source.variant, source.setting or "") for source in sources)
-    near = {cell: e for cell in cells if (e := results.cell(*cell, "nearest")) is not None and e.high < held.low}
+    near = {cell: e for cell in cells if (e := results.cell(*cell, "nearest")) is not None and e.high < heldout.low}
     if not near:
         return ""
-    said = ", ".join(f"{variant} {setting} {e}" for (variant, setting), e in near.items())
-    return f"recites training images: distance to the nearest of {said}, of held-out images {held}"
+    models = ", ".join(f"{variant} {setting} {e}" for (variant, setting), e in near.items())
+    return f"recites training images: distance to the nearest of {models}, of held-out images {heldout}"
 
 
 def unequal(study: Study, a: Cell | None, b: Cell | None) -> str:
-    """A caveat where the two sides did not see equally many images in training."""
-    if a is None or b is None or (ours := _trained(study, a)) == (theirs := _trained(study, b)):
+    """A caveat if the two sides were trained on different numbers of images; empty otherwise."""
+    if a is None or b is None or (images_a := _trained(study, a)) == (images_b := _trained(study, b)):
         return ""
-    return f"; trained on {ours} against {theirs} images"
+    return f"; trained on {images_a} against {images_b} images"
 
 
 def longer_wins(study: Study, a: Cell, b: Cell, comparison: Comparison) -> bool:
-    """Whether a comparison goes to the side that trained on more images, which alone may be why."""
-    ours, theirs = _trained(study, a), _trained(study, b)
-    return ours != theirs and (ours > theirs) == ((comparison.effect < 0) == lower_is_better(comparison.metric))
+    """Whether the side that trained on more images is the better one, since the longer training may be the reason."""
+    images_a, images_b = _trained(study, a), _trained(study, b)
+    a_is_better = (comparison.effect < 0) == lower_is_better(comparison.metric)
+    return images_a != images_b and (images_a > images_b) == a_is_better
 
 
 def _trained(study: Study, cell: Cell) -> int:
-    """Images of a cell's training."""
+    """Number of images that a cell's variant is trained on."""
     return study.recipes[study.variants[cell[0]].recipe].images

@@ -7,12 +7,18 @@ from mar.study.sections import Curve
 
 
 def along(results: Results, figure: str, curve: Curve) -> list[tuple[float, str]]:
-    """What a curve varies and the setting of each of its points, in ascending order.
+    """The points of a curve: the value of the varied key and the setting, in ascending order.
 
-    A temperature is the one that was used, also where a sweep has chosen it.
+    Args:
+        results: numbers of the study.
+        figure: the figure, which is also the key of the sampling settings that it varies.
+        curve: the curve.
+
+    Returns:
+        Value and setting of each point. A temperature that a sweep has chosen is the chosen one.
 
     Raises:
-        ValueError: a setting does not say it, or two settings say the same.
+        ValueError: a setting lacks the key, or two settings have the same value.
     """
     points = []
     for setting in curve.sampling:

@@ -1,8 +1,8 @@
-"""What each metric is called, which of its values are better, and on which scale it is compared."""
+"""What each metric is called, whether lower values are better, and on which scale it is compared."""
 
 from __future__ import annotations
 
-SIGNED = frozenset({"kid", "fid_infinity"})  # estimates that can be zero or less: by difference, in units of FID
+SIGNED = frozenset({"kid", "fid_infinity"})  # zero or negative is possible: compared by difference, in units of FID
 
 
 def by_ratio(metric: str) -> bool:
@@ -11,7 +11,7 @@ def by_ratio(metric: str) -> bool:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is better; of `nearest` neither is."""
+    """Whether lower values of a metric are better; of `nearest` neither lower nor higher ones are."""
     return metric in ("sfid", "kid", "seconds") or metric.startswith("fid")
 
 
@@ -26,5 +26,5 @@ TITLES = {
 
 
 def title(metric: str) -> str:
-    """What a metric is called above a column: FID of a further extractor with its name."""
+    """The heading of a metric's column; FID of a further extractor has the extractor's name in it."""
     return TITLES.get(metric) or (f"FID, {metric[4:]}" if metric.startswith("fid_") else metric)

@@ -1,4 +1,4 @@
-"""Columns of the paper's tables: which number of ours stands under which heading."""
+"""Columns of the paper's tables, and which of a study's metrics stands in each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ FLOOR = "real versus real"
 
 
 class Column(NamedTuple):
-    """A number of a row: our name of it, the metric, whether it is guided, the paper's column or "", the heading."""
+    """A column of numbers.
+
+    Attributes:
+        name: the column in the files that a study writes.
+        metric: the metric in it.
+        guided: whether it is of samples with guidance.
+        paper: the column in the paper's file under config/paper/; empty if the paper has none.
+        heading: the heading that is printed.
+    """
 
     name: str
     metric: str
@@ -36,12 +44,11 @@ COLUMNS = (
     Column("recall_guided", "recall", True, "rec_cfg", "recall, guidance"),
     Column("seconds", "seconds", True, "seconds_per_image", "seconds an image"),
 )
-DIGITS = {"inception_score": 1, "seconds": 3, "training": 1}  # decimals that the paper prints, two of the others
-COUNTED = frozenset({"parameters", "head_parameters"})  # the paper prints 479M and 2B
-SAMPLED = frozenset(
-    {"fid", "fid_infinity", "inception_score", "precision", "recall"}
-)  # measured on sample sets, so with a floor
-NAMES = {  # columns that describe a row of the paper
+DIGITS = {"inception_score": 1, "seconds": 3, "training": 1}  # decimals that the paper prints; two for all others
+COUNTED = frozenset({"parameters", "head_parameters"})  # the paper rounds these, to 479M or 2B
+# metrics of sample sets, which have a real-versus-real floor
+SAMPLED = frozenset({"fid", "fid_infinity", "inception_score", "precision", "recall"})
+NAMES = {  # headings of columns that describe a row of the paper
     "variant": "model",
     "direction": "attention",
     "preds_per_step": "tokens a step",
@@ -49,22 +56,22 @@ NAMES = {  # columns that describe a row of the paper
 
 
 def columns_of(paper: dict[str, dict[str, str]]) -> list[Column]:
-    """The numbers that a paper file has, in our order."""
+    """The columns of numbers that a file of the paper has, in the order of COLUMNS."""
     keys = next(iter(paper.values()))
     return [column for column in COLUMNS if column.paper in keys]
 
 
 def describing(paper: dict[str, dict[str, str]]) -> list[str]:
-    """Columns of a paper file that describe a row: neither our key, nor a number, nor the source."""
+    """The columns of a file of the paper that describe a row: neither its key, nor a number, nor the source."""
     numbers = {column.paper for column in COLUMNS}
     return [key for key in next(iter(paper.values())) if key not in {"row", "source"} | numbers]
 
 
 def headings(describe: Iterable[str]) -> list[str]:
-    """What the describing columns are called above a table."""
+    """The headings of columns that describe a row."""
     return [NAMES.get(key, key.replace("_", " ")) for key in describe]
 
 
 def printed(text: str, metric: str) -> str:
-    """A number of the paper with the digits that the paper prints; empty where it prints none."""
+    """A number of the paper with the digits that the paper prints; empty if it prints none."""
     return text if not text or metric in COUNTED else f"{float(text):.{DIGITS.get(metric, 2)}f}"

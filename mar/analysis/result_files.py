@@ -1,4 +1,4 @@
-"""The numbers of a study as its files have them: each file read once, and only such that belong in one table."""
+"""The numbers of a study as its files have them. Each file is read once; files that must not be mixed are refused."""
 
 from __future__ import annotations
 
@@ -29,12 +29,19 @@ from mar.study.records import (
 from mar.study.study import Study
 
 R = TypeVar("R", bound=Record)
-LEAST = -1e-3  # of a Frechet distance, which rounding can bring below 0 where both sides are the same images
+LEAST = -1e-3  # lowest accepted Frechet distance: rounding makes it negative if both sides are the same images
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a number is from: variant, sampling setting (none of a training), metric, files below the results."""
+    """Where a number is from.
+
+    Attributes:
+        variant: the variant.
+        setting: the sampling setting; None for a number of the training or the tokenizer.
+        metric: name of the metric.
+        files: the files it was read from, by paths below the results folder.
+    """
 
     variant: str
     setting: str | None
@@ -44,7 +51,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95% interval, the images in each sample set and the training seeds that it is the mean of."""
+    """A number with its interval.
+
+    Attributes:
+        value: the number.
+        low: lower end of its 95% interval; for seconds, of the range that was measured.
+        high: upper end.
+        n: number of images that it was measured with, in each sample set; 0 if with none.
+        seeds: training seeds that it is the mean of.
+        source: where it is from; None for a number of real images.
+    """
 
     value: float
     low: float
@@ -65,32 +81,32 @@ def short(x: float) -> str:
 
 
 class Files:
-    """The files of a study. One that is missing or unfit is a ValueError that names it.
+    """The files of a study; a file that is missing or does not belong here is a ValueError that names it.
 
-    All metric files must be of one kind: what they compare with, and the weights of the networks that judge.
+    All metric files must agree on the real images that they compare with and on the weights of the extractors.
     """
 
     def __init__(self, study: Study, root: Path) -> None:
         self.study, self.root = study, Path(root)
         self._files: dict[Path, Record] = {}
         self._settings: dict[tuple[str, str], Sampling] = {}
-        self._first: tuple[Path, MetricsFile] | None = None  # of the metric files, with which the others must agree
+        self._first: tuple[Path, MetricsFile] | None = None  # the metric file that was read first
 
     def metric_file(self, variant: str, seed: int, setting: str) -> Path:
-        """Where the metrics of one sample set are."""
+        """Path of the metrics of a sample set."""
         return layout.metrics(self.root, layout.sample_set(variant, seed, setting))
 
     def metrics(self, variant: str, seed: int, setting: str) -> MetricsFile:
         """Content of one metric file.
 
         Raises:
-            ValueError: it is missing or damaged, or was made with another number of samples or extractor than the
-                study asks for, or with another reference or other weights of an extractor than a file read before.
+            ValueError: the file is missing or damaged; it is of another number of samples or another extractor than the
+                study says; or of another reference or other weights of an extractor than the file that was read first.
         """
         return self._metrics(self.metric_file(variant, seed, setting))
 
     def sampling(self, variant: str, setting: str) -> Sampling:
-        """A sampling setting with the guidance scale and temperature used, those that its sweep chose if it has one."""
+        """A sampling setting with the guidance scale and temperature that were used, from its sweep if it has one."""
         if (variant, setting) not in self._settings:
             from mar.study.chosen_settings import resolved
 
@@ -98,7 +114,7 @@ class Files:
         return self._settings[variant, setting]
 
     def run(self, variant: str, seed: int) -> RunRecord:
-        """Record of one training."""
+        """Record of a training."""
         return self._record(layout.run_record(self.root, variant, seed), RunRecord)
 
     def speed(self, variant: str) -> SpeedRecord:
@@ -106,11 +122,11 @@ class Files:
         return self._record(layout.speed(self.root, variant), SpeedRecord)
 
     def seconds(self, variant: str, setting: str) -> Estimate | None:
-        """Seconds per image with the measured range; None where none is trained or timed."""
+        """Seconds per image with the measured range; None if the variant is not trained or the setting not timed."""
         return self._timing(variant, setting, "seconds_per_image")
 
     def head_share(self, variant: str, setting: str) -> Estimate | None:
-        """Part of the sampling time in which the head draws tokens, with the measured range; None as for seconds."""
+        """Share of the sampling time in which the head draws tokens, with the measured range; None as for seconds."""
         return self._timing(variant, setting, "head_share")
 
     def protocol(self, variant: str) -> TimingProtocol:
@@ -118,29 +134,29 @@ class Files:
         return self.speed(variant).protocol
 
     def timed_as_published(self, variant: str) -> bool:
-        """Whether the seconds of a variant are of the paper's device and batch: one A100, 256 images."""
+        """Whether a variant was timed on the paper's device with its batch size: one A100, 256 images."""
         protocol = self.protocol(variant)
         return "A100" in protocol.device + protocol.machine and protocol.batch == 256
 
     def training(self, variant: str) -> Estimate | None:
-        """Device seconds of a training: mean over seeds, least and most; None if there was none, as for imports."""
+        """Device seconds of a training: mean, least and most of the seeds; None without a training, as for imports."""
         seeds = self.study.variants[variant].seeds
         files, runs = [layout.run_record(self.root, variant, k) for k in seeds], [self.run(variant, k) for k in seeds]
         if not runs or any(run.pretrained is not None for run in runs):
             return None
-        found = [run.seconds * run.processes for run in runs]
+        seconds = [run.seconds * run.processes for run in runs]
         source = Source(variant, None, "training_seconds", self._below(*files))
-        return Estimate(fmean(found), min(found), max(found), 0, seeds, source)
+        return Estimate(fmean(seconds), min(seconds), max(seconds), 0, seeds, source)
 
     def parameters(self, variant: str) -> Estimate:
-        """Parameters of a trained variant, as its training counted them: a number without scatter."""
+        """Number of parameters of a trained variant, as its training counted them; low and high equal it."""
         seeds = self.study.variants[variant].seeds[:1]
         file = layout.run_record(self.root, variant, seeds[0])
         count = self.run(variant, seeds[0]).parameters
         return Estimate(count, count, count, 0, seeds, Source(variant, None, "parameters", self._below(file)))
 
     def head_parameters(self, variant: str) -> Estimate | None:
-        """Parameters of a variant's head alone; None for DiT, which has none."""
+        """Number of parameters of a variant's head; None for DiT, which has no head."""
         v = self.study.variants[variant]
         if self.study.heads[v.head].kind == "joint":
             return None
@@ -149,47 +165,45 @@ class Files:
         return Estimate(count, count, count, 0, v.seeds[:1])
 
     def rfid(self, variant: str, split: str = "train") -> Estimate | None:
-        """FID of the images of a split as the variant's tokenizer reconstructs them; None if not measured on it.
+        """rFID: FID of a split's images, reconstructed by the variant's tokenizer; None if not measured on that split.
 
         Raises:
             ValueError: it was measured against another reference, or by other weights, than the sample sets.
         """
         file = layout.rfid(self.root, self.study.variants[variant].tokenizer)
         record = self._record(file, RfidRecord)
-        judge, floor = self.extractors[self.extractor], layout.reference_metrics(self.root)
-        pairs = [("references", record.inputs.reference, judge.reference.sha256)]
-        pairs.append((f"weights of {self.extractor}", record.inputs.extractor, judge.weights))
+        main, floor = self.extractors[self.extractor], layout.reference_metrics(self.root)
+        pairs = [("references", record.inputs.reference, main.reference.sha256)]
+        pairs.append((f"weights of {self.extractor}", record.inputs.extractor, main.weights))
         _one_kind(file, floor, pairs, "run `mar rfid` again")
-        found = next((part.metrics["rfid"] for part in (record, record.train) if part and part.split == split), None)
-        if found is None:
+        m = next((part.metrics["rfid"] for part in (record, record.train) if part and part.split == split), None)
+        if m is None:
             return None
-        return Estimate(
-            found.value, found.low, found.high, found.n, (), Source(variant, None, "rfid", self._below(file))
-        )
+        return Estimate(m.value, m.low, m.high, m.n, (), Source(variant, None, "rfid", self._below(file)))
 
     def each(self, variant: str, setting: str, metric: str) -> list[Estimate]:
-        """A metric of each sample set, one a training seed, as its file has it: the interval is of its images alone."""
-        found = []
+        """A metric of each training seed's sample set, as its file has it: the interval is over its images alone."""
+        estimates = []
         for seed in self.study.variants[variant].seeds:
             path = self.metric_file(variant, seed, setting)
             m = entry(self.metrics(variant, seed, setting), path, metric)
             source = Source(variant, setting, metric, self._below(path))
-            found.append(Estimate(m.value, m.low, m.high, m.n, (seed,), source))
-        return found
+            estimates.append(Estimate(m.value, m.low, m.high, m.n, (seed,), source))
+        return estimates
 
     @property
     def extractor(self) -> str:
-        """Whose features the main metrics are made of, as `classifier`, the study's own, or `inception`."""
+        """Name of the main extractor, whose features the metrics are of, such as `inception` or `classifier`."""
         return self._reference.extractor
 
     @property
     def extractors(self) -> dict[str, JudgedBy]:
-        """Every extractor that judged: its weights, its note and its real side."""
+        """The extractors by name, each with its weights, its note and its real side."""
         return self._reference.extractors
 
     @property
     def notes(self) -> list[str]:
-        """What is to be said of the metrics of the sample sets and of real images."""
+        """Notes on the metrics of the sample sets and of the real images, each once."""
         return list(dict.fromkeys([*self._any.notes, *self._reference.notes]))
 
     @property
@@ -199,12 +213,12 @@ class Files:
 
     @property
     def random(self) -> tuple[str, ...]:
-        """Extractors of random weights: their numbers prove that the machinery runs, and mean nothing else."""
-        return tuple(name for name, judge in self.extractors.items() if judge.weights == "random")
+        """Extractors with random weights: their numbers prove that the machinery runs, and mean nothing else."""
+        return tuple(name for name, extractor in self.extractors.items() if extractor.weights == "random")
 
     @property
     def cells(self) -> list[tuple[str, str]]:
-        """Every trained variant with each of its settings."""
+        """All cells: each trained variant with each of its settings."""
         trained = ((name, variant) for name, variant in self.study.variants.items() if variant.seeds)
         return [(name, setting) for name, variant in trained for setting in variant.sampling]
 
@@ -230,23 +244,25 @@ class Files:
     @property
     def incomparable(self) -> str:
         """What keeps our numbers off the paper's scale, in words; empty where nothing does."""
-        study, found = self.study, []
+        study, reasons = self.study, []
         if study.data.expect != "imagenet":
-            found.append("other images than ImageNet's")
+            reasons.append("other images than ImageNet's")
         if self.extractor != "inception":
-            found.append("features of " + ("its own classifier" if self.extractor == "classifier" else self.extractor))
+            reasons.append(
+                "features of " + ("its own classifier" if self.extractor == "classifier" else self.extractor)
+            )
         elif "inception" in self.random:
-            found.append("Inception with random weights")
-        if (asked := study.metrics.reference) and (
-            asked.unknown_hash or asked.file not in published.table(published.TABLE)
+            reasons.append("Inception with random weights")
+        if (reference := study.metrics.reference) and (
+            reference.unknown_hash or reference.file not in published.table(published.TABLE)
         ):
-            found.append(f"a reference of its own, {asked.file}")
+            reasons.append(f"a reference of its own, {reference.file}")
         if study.metrics.samples < (needed := paper_samples()):
-            found.append(f"{study.metrics.samples} images a sample set, not {needed}")
-        return ", ".join(found)
+            reasons.append(f"{study.metrics.samples} images a sample set, not {needed}")
+        return ", ".join(reasons)
 
     def higher_is_better(self, metric: str) -> bool | None:
-        """As the metric files say; None where neither is, as of the distance to the nearest training image."""
+        """As the metric files say; None if neither is better, as for the distance to the nearest training image."""
         return self._any.metrics[metric].higher_is_better
 
     def floor_entry(self, metric: str) -> Metric:
@@ -255,7 +271,7 @@ class Files:
 
     @cached_property
     def _any(self) -> MetricsFile:
-        """The metrics of one sample set: all have the same. Of real images where nothing is trained."""
+        """The metrics of one sample set, whose names all share; those of the real images if nothing is trained."""
         seeds = {name: variant.seeds for name, variant in self.study.variants.items()}
         sets = (self.metrics(variant, seeds[variant][0], setting) for variant, setting in self.cells)
         return next(sets, self._reference)
@@ -265,7 +281,7 @@ class Files:
         return self._metrics(layout.reference_metrics(self.root))
 
     def _timing(self, variant: str, setting: str, key: str) -> Estimate | None:
-        """A number of a timed setting; None where none is trained or timed, or this was not measured yet then."""
+        """A number of a timed setting; None if the variant is not trained, or setting or number not measured."""
         seeds = self.study.variants[variant].seeds[:1]
         if not seeds or setting not in speed_settings(self.study, variant):
             return None
@@ -273,50 +289,52 @@ class Files:
         if setting not in record.points:
             raise ValueError(f"{file}: points: {setting!r} is missing; found {', '.join(record.points)}")
         point, n = record.points[setting], record.protocol.batch * record.protocol.batches
-        found = point.seconds if key == "seconds_per_image" else point.head_share
-        if found is None:
+        measured = point.seconds if key == "seconds_per_image" else point.head_share
+        if measured is None:
             return None
-        return Estimate(found.value, found.low, found.high, n, seeds, Source(variant, setting, key, self._below(file)))
+        return Estimate(
+            measured.value, measured.low, measured.high, n, seeds, Source(variant, setting, key, self._below(file))
+        )
 
     def _below(self, *files: Path) -> tuple[str, ...]:
-        """Files by their paths from the results folder."""
+        """Paths of files below the results folder."""
         return tuple(file.relative_to(self.root).as_posix() for file in files)
 
     def _record(self, path: Path, kind: type[R]) -> R:
-        """A record, read once."""
+        """The record in a file, which is read once."""
         if path not in self._files:
             self._files[path] = read(path, kind)
-        found = self._files[path]
-        assert isinstance(found, kind)  # a path has one kind of record
-        return found
+        record = self._files[path]
+        assert isinstance(record, kind)  # a path has one kind of record
+        return record
 
     def _metrics(self, path: Path) -> MetricsFile:
-        """A metric file that is of this study and of one kind with those read before."""
+        """A metric file, checked to be of this study and to agree with the file that was read first."""
         if path in self._files:
             return self._record(path, MetricsFile)
         record, again = read(path, MetricsFile), "run its sample and evaluate stages again"
-        if record.samples != (asked := self.study.metrics.samples):
-            raise ValueError(f"{path}: samples: found {record.samples}; the study asks for {asked}: {again}")
+        if record.samples != (samples := self.study.metrics.samples):
+            raise ValueError(f"{path}: samples: found {record.samples}; the study asks for {samples}: {again}")
         if record.extractor != (main := self.study.metrics.extractors[0]):
             raise ValueError(f"{path}: extractor: found {record.extractor!r}; the study asks for {main!r}: {again}")
         for name, metric in record.metrics.items():
             if by_ratio(name) and metric.value < LEAST:
                 raise ValueError(f"{path}: metrics.{name}: found {metric.value:g}; accepted: at least 0: {again}")
-        first, there = self._first or (path, record)
-        self._first = first, there
-        pairs = [("references", record.reference.sha256, there.reference.sha256)]
-        for name, theirs in there.extractors.items():
-            ours = record.extractors.get(name)
-            pairs.append((f"weights of {name}", ours.weights if ours else "none", theirs.weights))
-            real = ours.reference.sha256 if ours else "none"
-            pairs.append((f"references of {name}", real, theirs.reference.sha256))
+        first, other = self._first or (path, record)
+        self._first = first, other
+        pairs = [("references", record.reference.sha256, other.reference.sha256)]
+        for name, expected in other.extractors.items():
+            extractor = record.extractors.get(name)
+            pairs.append((f"weights of {name}", extractor.weights if extractor else "none", expected.weights))
+            real = extractor.reference.sha256 if extractor else "none"
+            pairs.append((f"references of {name}", real, expected.reference.sha256))
         _one_kind(path, first, pairs, "run `mar reference` and `mar evaluate` again")
         self._files[path] = record
         return record
 
 
 def _head_in(weights: Path) -> int:
-    """Parameters of the head in a file of weights: records of before they were counted there do not say."""
+    """Number of the head's parameters in a file of weights, for records of versions that did not count them."""
     from safetensors import safe_open
 
     with safe_open(weights, framework="np") as tensors:
@@ -325,12 +343,19 @@ def _head_in(weights: Path) -> int:
 
 
 def _one_kind(path: Path, first: Path, pairs: list[tuple[str, str, str]], again: str) -> None:
-    """Refuse a file whose checksums (of what, its own, those of the file read first) are others."""
-    for what, here, other in pairs:
-        if here != other:
+    """Refuse a file that differs from the first one in a checksum.
+
+    Args:
+        path: the file.
+        first: the file that it must agree with.
+        pairs: what the checksum is of, the file's checksum, and that of the first file.
+        again: what to run, for the message.
+    """
+    for what, checksum, other in pairs:
+        if checksum != other:
             raise ValueError(
-                f"mixed {what} in one table: {path} has {here[:12]}, {first} has {other[:12]}; accepted: one for all; "
-                f"{again}"
+                f"mixed {what} in one table: {path} has {checksum[:12]}, {first} has {other[:12]}; accepted: "
+                f"one for all; {again}"
             )
 
 
@@ -338,7 +363,7 @@ def entry(record: MetricsFile, path: Path, metric: str) -> Metric:
     """A metric of a metric file.
 
     Raises:
-        ValueError: the file lacks it.
+        ValueError: the file has no such metric.
     """
     if metric not in record.metrics:
         raise ValueError(f"{path}: metrics: {metric!r} is missing; found {', '.join(record.metrics)}")

@@ -1,23 +1,24 @@
 """The table `variance`: how far a metric moves with its images, with the sampling seed and with the training seed.
 
-*Images.* The bootstrap standard error of the metric files, b in `mar/analysis/estimates.py`: root mean square over all
-sample sets. Its degrees of freedom are the resamples behind it.
+Three standard deviations of one metric are estimated, all on the scale that `mar/analysis/estimates.py` defines:
 
-*Sampling seeds.* Sample sets of one training that differ in the sampling seed alone: their sample variance, pooled.
-Another sampling seed draws other images, so this is what the bootstrap means to foresee. The check is
-F = (variance over sampling seeds) / (mean b^2 of the same sets), which is a chi^2 over its degrees of freedom if the
-bootstrap is right, and agrees where F is within the 2.5% and 97.5% quantiles of that. Settings of one training share
-the noise they are drawn with, so they add precision but no degrees of freedom: a training with m sampling seeds has
-m - 1.
+*Images.* The bootstrap standard error b of `mar/analysis/estimates.py`, as the root mean square over all sample sets.
+Its degrees of freedom are (number of sample sets) x (resamples - 1).
 
-*Training seeds.* The scatter over training seeds, pooled as in `mar/analysis/estimates.py`, and what is left of it
-without the images' part (tau there), which is what retraining alone moves.
+*Sampling seeds.* The standard deviation over sample sets that have the same weights and differ in the sampling seed
+alone, pooled over trainings. Another sampling seed draws other images, so this is what b means to predict. To check b,
+the ratio F = (variance over sampling seeds) / (mean b^2 of the same sets) is compared with its distribution if b is
+right, chi^2 over its degrees of freedom: they agree if F is between the 2.5% and the 97.5% quantile. Settings of one
+training are drawn with the same random numbers, so they add precision but no degrees of freedom: a training with m
+sampling seeds has m - 1.
 
-All are on the metric's scale of `mar/analysis/estimates.py`. The coefficient of variation is 100 times the standard
-deviation on the log scale; where a metric is compared by difference, the standard deviation in percent of the mean over
-all sample sets; of FID at infinitely many images in percent of FID; of KID, which is around zero for a good model,
-there is none. "The FID Lottery" (arXiv:2606.20536) finds 1% to 2% over training seeds on ImageNet 256x256, 3.2 times
-what resampling moves.
+*Training seeds.* The standard deviation s over training seeds, pooled as in `mar/analysis/estimates.py`; and tau, which
+is left of it without the noise of the images and is what retraining alone changes.
+
+*Coefficient of variation*, in percent: 100 times the standard deviation on the log scale; for a metric that is compared
+by difference, 100 times the standard deviation / the mean over all sample sets; for FID at infinitely many images, in
+percent of FID. KID has none, since it is around zero for a good model. "The FID Lottery" (arXiv:2606.20536) finds 1% to
+2% over training seeds on ImageNet 256x256, 3.2 times as much as resampling changes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,14 @@ from mar.study.products import replicas
 
 @dataclass(frozen=True)
 class Scatter:
-    """A standard deviation on the metric's scale, if measured with its 95% interval by chi^2; nan: there is none."""
+    """A standard deviation on the metric's scale.
+
+    Attributes:
+        sd: the standard deviation; nan if it was not measured.
+        low: lower end of its 95% interval, from the chi^2 distribution of a sample variance; nan if it has none.
+        high: upper end.
+        dof: degrees of freedom.
+    """
 
     sd: float
     low: float
@@ -43,38 +51,53 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Parts:
-    """The sources of one metric's scatter. `ratio`: variance over sampling seeds over that of the bootstrap."""
+    """The sources of one metric's scatter (module docstring).
+
+    Attributes:
+        metric: name of the metric.
+        scale: `log` or `difference`.
+        mean: mean over all sample sets, geometric on the log scale.
+        percent: what a standard deviation is multiplied by to give the coefficient of variation in percent; nan if the
+            metric has none.
+        images: scatter with the images, by the bootstrap.
+        sampling: scatter over sampling seeds.
+        training: scatter over training seeds, s.
+        retraining: tau, the standard deviation over training seeds that the images do not explain; nan if unknown.
+        ratio: F, the variance over sampling seeds / the bootstrap's variance of the same sets; nan if not measured.
+        ratio_low: 2.5% quantile of F if the bootstrap is right.
+        ratio_high: 97.5% quantile.
+    """
 
     metric: str
     scale: str
     mean: float
-    percent: float  # of a standard deviation of 1, as coefficient of variation; nan: there is none
+    percent: float
     images: Scatter
     sampling: Scatter
     training: Scatter
-    retraining: float  # of `training`, what the images do not explain, as a standard deviation
+    retraining: float
     ratio: float
     ratio_low: float
     ratio_high: float
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the bootstrap foresees what sampling seeds do; None where they are not measured."""
+        """Whether the bootstrap predicts the scatter over sampling seeds; None if that was not measured."""
         return None if math.isnan(self.ratio) else self.ratio_low <= self.ratio <= self.ratio_high
 
     @property
     def times(self) -> float:
-        """How much more another training seed moves the metric than other images do."""
+        """Standard deviation over training seeds / standard deviation with the images; nan if the latter is 0."""
         return self.training.sd / self.images.sd if self.images.sd else math.nan
 
 
 def decompose(results: Results, metric: str) -> Parts:
     """The sources of a metric's scatter (module docstring). Needs one trained variant."""
-    found = [s for cell in results.cells if (s := results.sets(*cell, metric)) is not None]
-    y = [value for s in found for value in s.y]
-    noise = [b / s.unit**2 for s in found for b in s.noise]
+    cells = [s for cell in results.cells if (s := results.sets(*cell, metric)) is not None]
+    y = [value for s in cells for value in s.y]
+    noise = [b / s.unit**2 for s in cells for b in s.noise]
     mean = math.exp(fmean(y)) if by_ratio(metric) else fmean(y)
-    again, foreseen, dof = _sampling(results, metric)
+    measured, predicted, dof = _sampling(results, metric)
     spread = results.spread(metric)
     low, high = _range(dof)
     if by_ratio(metric) or metric == "fid_infinity":
@@ -87,22 +110,22 @@ def decompose(results: Results, metric: str) -> Parts:
         mean,
         percent,
         Scatter(math.sqrt(fmean(noise)), math.nan, math.nan, len(noise) * (results.study.metrics.bootstrap - 1)),
-        _scatter(again, dof),
+        _scatter(measured, dof),
         _scatter(spread.scatter**2, spread.dof),
         spread.sd if spread.dof else math.nan,
-        again / foreseen if dof and foreseen else math.nan,
+        measured / predicted if dof and predicted else math.nan,
         low,
         high,
     )
 
 
 def _sampling(results: Results, metric: str) -> tuple[float, float, int]:
-    """Variance over sampling seeds, mean b^2 of the same sets, degrees of freedom."""
+    """Pooled variance over sampling seeds, mean b^2 of the same sample sets, and degrees of freedom."""
     scatter, noise, dof = 0.0, 0.0, 0
     for name, variant in results.study.variants.items():
         groups = _groups(results, name, metric) if variant.seeds else []
         for k in range(len(variant.seeds) if groups else 0):
-            # a group has so many sampling seeds: its variance weighs that less one
+            # the variance over the m sampling seeds of a group has weight m - 1
             weights = [len(group) - 1 for group in groups]
             rows = [[s.y[k] / s.unit for s in group] for group in groups]
             own = [fmean(s.noise[k] / s.unit**2 for s in group) for group in groups]
@@ -115,28 +138,29 @@ def _sampling(results: Results, metric: str) -> tuple[float, float, int]:
 
 
 def _groups(results: Results, variant: str, metric: str) -> list[list[Sets]]:
-    """Sample sets that differ in the sampling seed alone: also not in what a sweep of each has chosen."""
-    found = []
+    """Groups of cells of a variant whose settings, after their sweeps, differ in nothing but the sampling seed."""
+    groups = []
     for group in replicas(results.study, variant):
         alike: dict[tuple[float, float], list[Sets]] = {}
         for setting in group if len(group) > 1 else ():
             used, sets = results.sampling(variant, setting), results.sets(variant, setting, metric)
             if sets is not None:
                 alike.setdefault((used.guidance, used.temperature), []).append(sets)
-        found += [sets for sets in alike.values() if len(sets) > 1]
-    return found
+        groups += [sets for sets in alike.values() if len(sets) > 1]
+    return groups
 
 
 def _range(dof: int) -> tuple[float, float]:
-    """Within which chi^2 over its degrees of freedom is in 95 of 100 cases."""
+    """The 2.5% and 97.5% quantiles of chi^2 / dof with dof degrees of freedom; nan without any."""
     from scipy.stats import chi2
 
     return (float(chi2.ppf(0.025, dof)) / dof, float(chi2.ppf(0.975, dof)) / dof) if dof else (math.nan, math.nan)
 
 
-def _scatter(found: float, dof: int) -> Scatter:
+def _scatter(variance: float, dof: int) -> Scatter:
+    """The standard deviation of a sample variance, with its interval."""
     if not dof:
         return Scatter(math.nan, math.nan, math.nan, 0)
     low, high = _range(dof)
-    sd = math.sqrt(found)
+    sd = math.sqrt(variance)
     return Scatter(sd, sd / math.sqrt(high), sd / math.sqrt(low), dof)

@@ -1,4 +1,4 @@
-"""Verdicts: the claims of the paper (`mar/paper/claims.py`), judged by a study's numbers and their intervals."""
+"""Verdicts on the claims of the paper (`mar/paper/claims.py`), by a study's numbers and their intervals."""
 
 from __future__ import annotations
 
@@ -43,9 +43,14 @@ RELATIVE = "it compares numbers of one study with each other, whatever its size"
 
 
 class Finding(NamedTuple):
-    """A verdict, the comparison that shows it, the reason in words, and every number that it rests on.
+    """A verdict and why.
 
-    `one_seed`: the reason says of a comparison that one training seed a side left it open.
+    Attributes:
+        verdict: one of the rulings of a Verdict.
+        comparison: the comparison that decides, which is shown beside the verdict; None if nothing was compared.
+        reason: the reason in words.
+        evidence: every number that the verdict rests on.
+        one_seed: whether a comparison is inconclusive because a side has one training seed.
     """
 
     verdict: str
@@ -55,20 +60,20 @@ class Finding(NamedTuple):
     one_seed: bool = False
 
 
-def judge(study: Study, root: Path, claims_file: str | Path) -> tuple[Verdict, ...]:
-    """Judge every claim, write claims.json and return its content.
+def decide(study: Study, root: Path, claims_file: str | Path) -> tuple[Verdict, ...]:
+    """Decide every claim, write claims.json and return its content.
 
     Raises:
         ValueError: the claims file is not accepted, or a metric or speed file of a trained variant is missing.
     """
     results = Results(study, root)
-    verdicts = tuple(_judge(claim, results) for claim in load(claims_file))
+    verdicts = tuple(_decide(claim, results) for claim in load(claims_file))
     write(layout.claims(Path(root)), Verdicts(verdicts))
     print(f"{Path(root) / 'claims.json'}: {len(verdicts)} claims", flush=True)
     return verdicts
 
 
-def _judge(claim: Claim, results: Results) -> Verdict:
+def _decide(claim: Claim, results: Results) -> Verdict:
     check: Any = claim.check  # one of Check
     if results.extractor in results.random and not isinstance(check, Faster | Cheaper | Share):
         return _entry(claim, Finding("not decidable here", None, f"{results.extractor} has random weights"))
@@ -77,22 +82,22 @@ def _judge(claim: Claim, results: Results) -> Verdict:
         return _entry(claim, Finding("not decidable here", None, why))
     if (metric := getattr(check, "metric", "fid")) not in results.names:
         return _entry(claim, Finding(NOT_RUN, None, f"the study's metrics have no {metric}"))
-    return _entry(claim, _unless_recited(JUDGES.get(type(check), _compared)(check, results), results))
+    return _entry(claim, _unless_recited(DECIDERS.get(type(check), _compared)(check, results), results))
 
 
-def _unless_recited(found: Finding, results: Results) -> Finding:
-    """No quality is decided by a model that recites its training images: FID against these rewards just that."""
-    said = confounds.recited(found.evidence, results)
-    if not said:
-        return found
-    reason = f"{found.reason}; {said}"
-    if found.verdict in ("replicated", "not replicated"):
-        return found._replace(verdict="inconclusive", reason=f"inconclusive (memorised): {reason}")
-    return found._replace(reason=reason)
+def _unless_recited(finding: Finding, results: Results) -> Finding:
+    """The finding, made inconclusive if a model in it recites its training images, which FID against these rewards."""
+    caveat = confounds.recited(finding.evidence, results)
+    if not caveat:
+        return finding
+    reason = f"{finding.reason}; {caveat}"
+    if finding.verdict in ("replicated", "not replicated"):
+        return finding._replace(verdict="inconclusive", reason=f"inconclusive (memorised): {reason}")
+    return finding._replace(reason=reason)
 
 
 def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Finding:
-    """One cell against another."""
+    """A claim that one cell is better than another, or is at most `within` times worse."""
     guided = getattr(check, "guided", False)
     if isinstance(check, Guidance):
         a, b = _cell(results, check.table, check.row, True), _cell(results, check.table, check.row, False)
@@ -102,8 +107,8 @@ def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Fi
     edge = math.log(check.within) if isinstance(check, Close) else 0.0
     comparison = results.compare(a, b, metric, edge) if a and b else None
     if a is None or b is None or comparison is None:
-        done = "train and time" if metric == "seconds" else "train"
-        return Finding(NOT_RUN, None, f"the study does not {done} what this compares")
+        missing = "train and time" if metric == "seconds" else "train"
+        return Finding(NOT_RUN, None, f"the study does not {missing} what this compares")
     if isinstance(check, Close):
         below, above = comparison.high < edge, comparison.low > edge
         verdict = _verdict(comparison.trusted and below, comparison.trusted and above)
@@ -119,43 +124,46 @@ def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Fi
 
 
 def _ordered(check: Ordered, results: Results) -> Finding:
+    """A claim that each row of a table is better than the row before it."""
     cells = [_cell(results, check.table, row, check.guided) for row in check.rows]
-    steps = [(results.compare(b, a, check.metric) if a and b else None) for a, b in itertools.pairwise(cells)]
-    if any(step is None for step in steps):
+    pairs = [(results.compare(b, a, check.metric) if a and b else None) for a, b in itertools.pairwise(cells)]
+    if any(step is None for step in pairs):
         return Finding(NOT_RUN, None, "the study does not train all of these rows")
-    found = [step for step in steps if step is not None]
-    verdicts = [_verdict(step.better, step.worse) for step in found]
+    steps = [step for step in pairs if step is not None]
+    verdicts = [_verdict(step.better, step.worse) for step in steps]
     reasons = [
         f"{b} against {a}: {_reason(step, verdict)}"
-        for (a, b), step, verdict in zip(itertools.pairwise(check.rows), found, verdicts, strict=True)
+        for (a, b), step, verdict in zip(itertools.pairwise(check.rows), steps, verdicts, strict=True)
     ]
-    # the step to show: the one that decides, that is the least improvement
+    # the step that is shown is the one that decides: the least improvement
     sign = 1 if lower_is_better(check.metric) else -1
-    shown = max(found, key=lambda step: sign * step.effect)
-    one_seed = any(map(_one_seed, found, verdicts))
-    return Finding(_all(verdicts), shown, "; ".join(reasons) + _published(check), _sides(*found), one_seed)
+    shown = max(steps, key=lambda step: sign * step.effect)
+    one_seed = any(map(_one_seed, steps, verdicts))
+    return Finding(_all(verdicts), shown, "; ".join(reasons) + _published(check), _sides(*steps), one_seed)
 
 
 def _saturates(check: Saturates, results: Results) -> Finding:
+    """A claim that from some number of diffusion steps on, more of them improve FID by less than a ratio `within`."""
     points = _points(results, "diffusion_steps", check.curve)
     start, later = dict(points).get(check.at), [(x, cell) for x, cell in points if x > check.at]
     if start is None or not later:
         has = ", ".join(f"{x:g}" for x, _ in points) or "none"
         why = f"it takes a point at {check.at} diffusion steps and one after it; curve {check.curve!r} has {has}"
         return Finding(NOT_RUN, None, why)
-    edge = math.log(check.within)  # of the FID at the start over the FID of a later point
-    found = [(x, c) for x, cell in later if (c := results.compare(start, cell, "fid", edge)) is not None]
-    if not found:
+    edge = math.log(check.within)  # of log(FID at `at` steps / FID at more steps)
+    comparisons = [(x, c) for x, cell in later if (c := results.compare(start, cell, "fid", edge)) is not None]
+    if not comparisons:
         return Finding(NOT_RUN, None, "the study does not train this curve")
-    verdicts = [_verdict(c.trusted and c.high < edge, c.trusted and c.low > edge) for _, c in found]
-    x, shown = max(found, key=lambda point: point[1].effect)  # the later point that improves most
+    verdicts = [_verdict(c.trusted and c.high < edge, c.trusted and c.low > edge) for _, c in comparisons]
+    x, shown = max(comparisons, key=lambda point: point[1].effect)  # the later point that improves most
     verdict = _all(verdicts)
     reason = f"{check.at} diffusion steps against {x:g}: {_reason(shown, verdict)}"
     reason += f"; accepted up to ratio {short(check.within)}"
-    return Finding(verdict, shown, reason, _sides(*(c for _, c in found)), _one_seed(shown, verdict))
+    return Finding(verdict, shown, reason, _sides(*(c for _, c in comparisons)), _one_seed(shown, verdict))
 
 
 def _optimum(check: Optimum, results: Results) -> Finding:
+    """A claim that the best temperature of a curve is at neither of its ends."""
     points = _points(results, "temperature", check.curve)
     if len(points) < 3:
         return Finding(NOT_RUN, None, f"the study has no curve {check.curve!r} of three temperatures")
@@ -166,7 +174,7 @@ def _optimum(check: Optimum, results: Results) -> Finding:
     chosen, best, cell = min(inside, key=lambda point: sign * point[0].value)
     others = [e for e, _, _ in inside if e is not chosen]
     ends = [(x, c) for x, end in (points[0], points[-1]) if (c := results.compare(cell, end, check.metric)) is not None]
-    # the best inside is chosen by its value, so if it is worse than an end by its interval, no point inside is better
+    # the best inside point is chosen by its value: if even it is worse than an end, no inside point is the optimum
     verdict = _verdict(all(c.better for _, c in ends), any(c.worse for _, c in ends))
     reasons = [f"temperature {best:g} against {x:g}: {_reason(c, verdict)}" for x, c in ends]
     shown = max((c for _, c in ends), key=lambda c: sign * c.effect)
@@ -175,6 +183,7 @@ def _optimum(check: Optimum, results: Results) -> Finding:
 
 
 def _reaches(check: Reaches, results: Results) -> Finding:
+    """A claim that a point of a curve has a FID below `fid` in less than `seconds` per image on the paper's device."""
     verdicts, reasons, evidence = [], [], []
     curve = _curve(results, check.curve)
     timed = {v for v, s in curve if results.seconds(v, s) is not None and not results.timed_as_published(v)}
@@ -195,33 +204,35 @@ def _reaches(check: Reaches, results: Results) -> Finding:
         return Finding(NOT_RUN, None, f"the study does not train or time curve {check.curve!r}")
     every = all(verdict == "not replicated" for verdict in verdicts)
     verdict = _verdict("replicated" in verdicts, every)
-    asked = f"asked for FID below {short(check.fid)} in {short(check.seconds)} seconds"
-    return Finding(verdict, None, "; ".join([*reasons, asked]), evidence)
+    threshold = f"asked for FID below {short(check.fid)} in {short(check.seconds)} seconds"
+    return Finding(verdict, None, "; ".join([*reasons, threshold]), evidence)
 
 
 def _improves(check: Improves, results: Results) -> Finding:
+    """A claim that a curve's last point is better than its first, and no point worse than the one before it."""
     curve = _curve(results, check.curve)
     if len(curve) < 2:
         return Finding(NOT_RUN, None, f"the study has no curve {check.curve!r} of two points")
-    whole = results.compare(curve[-1], curve[0], check.metric)
-    if whole is None:
+    total = results.compare(curve[-1], curve[0], check.metric)
+    if total is None:
         return Finding(NOT_RUN, None, "the study does not train this curve")
     pairs = itertools.pairwise(curve)
     steps = [step for a, b in pairs if (step := results.compare(b, a, check.metric)) is not None]
     back = [curve[i + 1][1] for i, step in enumerate(steps) if step.worse]
-    verdict = _verdict(whole.better and not back, whole.worse or bool(back))
-    reason = f"{curve[-1][1]} against {curve[0][1]}: " + _reason(whole, verdict)
+    verdict = _verdict(total.better and not back, total.worse or bool(back))
+    reason = f"{curve[-1][1]} against {curve[0][1]}: " + _reason(total, verdict)
     reason += f"; worse than the point before: {', '.join(back)}" if back else ""
-    return Finding(verdict, whole, reason, _sides(*steps), _one_seed(whole, verdict))
+    return Finding(verdict, total, reason, _sides(*steps), _one_seed(total, verdict))
 
 
 def _dominates(check: Dominates, results: Results) -> Finding:
-    ours, theirs = _curve(results, check.a), _curve(results, check.b)
+    """A claim that for each point of curve b some point of curve a is both better and faster."""
+    curve_a, curve_b = _curve(results, check.a), _curve(results, check.b)
     verdicts, reasons, shown, one_seed = [], [], None, False
     evidence: list[Estimate] = []
-    for b in theirs:
+    for b in curve_b:
         pairs = []
-        for a in ours:
+        for a in curve_a:
             speed, quality = results.compare(a, b, "seconds"), results.compare(a, b, check.metric)
             if speed is not None and quality is not None:
                 pairs.append((a, speed, quality))
@@ -229,7 +240,7 @@ def _dominates(check: Dominates, results: Results) -> Finding:
             return Finding(NOT_RUN, None, "the study does not train both curves")
         evidence += _sides(*(c for _, speed, quality in pairs for c in (speed, quality)))
         sign = 1 if lower_is_better(check.metric) else -1
-        # the point to show: the best of those that are faster, else the fastest
+        # the point that is shown is the best of the faster ones, or the fastest if none is faster
         faster = [p for p in pairs if p[1].better]
         a, speed, quality = (
             min(faster, key=lambda p: sign * p[2].effect) if faster else min(pairs, key=lambda p: p[1].effect)
@@ -248,6 +259,7 @@ def _dominates(check: Dominates, results: Results) -> Finding:
 
 
 def _cheaper(check: Cheaper, results: Results) -> Finding:
+    """A claim that one variant takes fewer device seconds to train than another."""
     variants = [_variant(results, check.table, row) for row in (check.a, check.b)]
     a, b = (results.training(variant) if variant else None for variant in variants)
     if a is None or b is None:
@@ -260,6 +272,7 @@ def _cheaper(check: Cheaper, results: Results) -> Finding:
 
 
 def _share(check: Share, results: Results) -> Finding:
+    """A claim that the head takes less than a share `below` of the sampling time."""
     cell = _cell(results, check.table, check.row, check.guided)
     share = results.head_share(*cell) if cell else None
     if share is None:
@@ -269,8 +282,8 @@ def _share(check: Share, results: Results) -> Finding:
     return Finding(verdict, None, reason, (share,))
 
 
-# Checks that are more than one comparison of two cells.
-JUDGES: dict[type, Callable[[Any, Results], Finding]] = {
+# Functions that decide the checks that are more than one comparison of two cells; `_compared` decides the others.
+DECIDERS: dict[type, Callable[[Any, Results], Finding]] = {
     Dominates: _dominates,
     Improves: _improves,
     Ordered: _ordered,
@@ -283,6 +296,7 @@ JUDGES: dict[type, Callable[[Any, Results], Finding]] = {
 
 
 def _sides(*comparisons: Comparison) -> list[Estimate]:
+    """Both estimates of each comparison."""
     return [side for c in comparisons for side in (c.a, c.b)]
 
 
@@ -291,11 +305,12 @@ def _verdict(holds: bool, fails: bool) -> str:
 
 
 def _all(verdicts: list[str]) -> str:
-    """The verdict of a claim that needs each of its parts."""
+    """The verdict on a claim all of whose parts must be replicated."""
     return _verdict(all(v == "replicated" for v in verdicts), "not replicated" in verdicts)
 
 
 def _reason(c: Comparison, verdict: str) -> str:
+    """A comparison in words, with its numbers of training seeds."""
     label = {"fid": "FID", "inception_score": "IS", "seconds": "seconds per image"}.get(c.metric, c.metric)
     text = f"{label} {c.a} against {c.b}, {c}"
     if c.metric == "seconds":
@@ -308,75 +323,78 @@ def _reason(c: Comparison, verdict: str) -> str:
 
 
 def _one_seed(c: Comparison, verdict: str) -> bool:
-    """Whether a comparison of quality is open because a side has one training seed."""
+    """Whether a comparison of quality is inconclusive because a side has one training seed."""
     return c.metric != "seconds" and c.few and not c.far and verdict == "inconclusive"
 
 
 def _published(check: Check) -> str:
-    """The paper's numbers, where its table prints them."""
+    """The paper's own numbers in words; empty if its table does not print them."""
     if isinstance(check, Cheaper):
         rows = paper_rows(check.table)
-        said = [f"{rows[row]['days']} days on {rows[row]['gpus']}" for row in (check.a, check.b) if "days" in rows[row]]
-        return f"; the paper: {' against '.join(said)}" if said else ""
+        days = [f"{rows[row]['days']} days on {rows[row]['gpus']}" for row in (check.a, check.b) if "days" in rows[row]]
+        return f"; the paper: {' against '.join(days)}" if days else ""
     if isinstance(check, Guidance):
-        wanted = [(check.row, True), (check.row, False)]
+        cells = [(check.row, True), (check.row, False)]
     elif isinstance(check, Ordered):
-        wanted = [(row, check.guided) for row in check.rows]
+        cells = [(row, check.guided) for row in check.rows]
     elif isinstance(check, Faster | Share | OfCurves):
         return ""
     else:
-        wanted = [(check.a, check.guided), (check.b, check.guided)]
+        cells = [(check.a, check.guided), (check.b, check.guided)]
     rows = paper_rows(check.table)
     column = {(c.metric, c.guided): c.paper for c in COLUMNS}
-    values = [printed(rows[row].get(column.get((check.metric, g), ""), ""), check.metric) for row, g in wanted]
+    values = [printed(rows[row].get(column.get((check.metric, g), ""), ""), check.metric) for row, g in cells]
     between = ", " if isinstance(check, Ordered) else " against "
     return f"; the paper: {between.join(values)}" if all(values) else ""
 
 
 def _cell(results: Results, paper: str, row: str, guided: bool) -> Cell | None:
-    """The study's answer to a row of the paper, from the first of its tables that has one."""
+    """The study's cell for a row of a table of the paper, from the first of its tables that has one."""
     for table in results.study.tables.values():
-        for ours in table.rows:
-            setting = ours.guided if guided else ours.without
-            if table.paper == paper and ours.paper == row and ours.variant and setting:
-                return ours.variant, setting
+        for entry in table.rows:
+            setting = entry.guided if guided else entry.without
+            if table.paper == paper and entry.paper == row and entry.variant and setting:
+                return entry.variant, setting
     return None
 
 
 def _variant(results: Results, paper: str, row: str) -> str | None:
-    """The study's variant for a row of the paper."""
+    """The study's variant for a row of a table of the paper."""
     tables = (table for table in results.study.tables.values() if table.paper == paper)
-    return next((ours.variant for table in tables for ours in table.rows if ours.paper == row and ours.variant), None)
+    rows = (entry for table in tables for entry in table.rows)
+    return next((entry.variant for entry in rows if entry.paper == row and entry.variant), None)
 
 
 def _curve(results: Results, label: str) -> list[Cell]:
+    """The cells of a trade-off curve, in the order of the study."""
     curves = [c for c in results.study.tradeoff if c.label == label]
     return [(c.variant, setting) for c in curves for setting in c.sampling]
 
 
 def _points(results: Results, figure: str, label: str) -> list[tuple[float, Cell]]:
-    """What a curve of a figure varies, ascending, and the cell of each point."""
+    """The points of a figure's curve: the value that it varies, ascending, and the cell."""
     curves = [c for c in getattr(results.study, figure) if c.label == label]
     return [(x, (c.variant, setting)) for c in curves for x, setting in along(results, figure, c)]
 
 
-def _entry(claim: Claim, found: Finding) -> Verdict:
-    c = found.comparison
-    cells = {e.source: e.seeds for e in found.evidence if e.source}
+def _entry(claim: Claim, finding: Finding) -> Verdict:
+    """The entry of claims.json for a claim and its finding."""
+    c = finding.comparison
+    cells = {e.source: e.seeds for e in finding.evidence if e.source}
     return Verdict(
         id=claim.id,
         text=claim.text,
         source=claim.source,
         decides=claim.decides,
         because=claim.because or RELATIVE,
-        verdict=found.verdict,
+        verdict=finding.verdict,
         effect=c.effect if c else None,
         low=c.low if c else None,
         high=c.high if c else None,
         scale=None if c is None else "log ratio" if c.log else "difference",
-        reason=found.reason,
+        reason=finding.reason,
         seeds=(len(c.a.seeds), len(c.b.seeds)) if c else (),
-        one_seed=found.one_seed,
+        one_seed=finding.one_seed,
         evidence=tuple(
             Evidence(variant=s.variant, setting=s.setting, metric=s.metric, seeds=seeds, files=s.files)
             for s, seeds in cells.items()

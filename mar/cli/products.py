@@ -38,9 +38,9 @@ def figure(study: str, name: str, out: Path) -> None:
 @click.option("--claims", "claims_file", default=layout.shipped("claims.yaml"), type=click.Path(path_type=Path))
 def claims(study: str, claims_file: Path) -> None:
     """Decide each claim of the paper by what the study measured."""
-    from mar.analysis.verdicts import judge
+    from mar.analysis.verdicts import decide
 
-    judge(*open_study(study), claims_file)
+    decide(*open_study(study), claims_file)
 
 
 @main.command()

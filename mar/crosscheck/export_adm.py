@@ -54,7 +54,7 @@ def export(images: Images, out: Path, seed: int = SEED) -> None:
             members: dict[str, Any] = {"order": order, "order_seed": seed, "source": images.identity.model_dump_json()}
             if images.labels is not None:
                 members["arr_1"] = images.labels[order]
-                if images.asked:
+                if images.labels_checked:
                     members["arr_1_sha256"] = sha256_of_labels(images.labels[order])
             for name, value in (members | {"role": "generated"}).items():
                 with _member(archive, name) as member:

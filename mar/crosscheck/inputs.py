@@ -181,7 +181,7 @@ def check_labels(images: Images, labels: np.ndarray, logits: np.ndarray, same_cl
         return f"labels not tested: {len(labels)} images of {len(classes)} classes are too few for it"
     result = f"labels and the network's classes share {value:.3g} nats, shuffled labels {chance.mean():.3g}"
     source = images.source
-    if images.asked:
+    if images.labels_checked:
         ignored = "; the labels are those asked for (checksum): this generator ignores its class"
         return result + (ignored if value <= least else _share_named(labels, predicted) if same_classes else "")
     if value <= least:

@@ -1,9 +1,14 @@
-"""Step 1 of an evaluation: images to features, a file a piece, so that a run that was stopped goes on.
+"""Step 1 of an evaluation: images to features, one file for each piece of the set, so that a stopped run goes on.
 
-A folder features/<extractor>/<set>/ holds part-00000.npz, ... with `features` (N, F), where the network has them
-`logits` (N, K) and `spatial` (N, 2023), where they are known `labels` (N,), of the study's first extractor `nearest`
-(N,), and last manifest.json, which says what went in. A set is `train`, `heldout`, `reference`, or
-<variant>/seed<k>/<setting>.
+A folder features/<extractor>/<set>/ holds the parts part-00000.npz, part-00001.npz, ... and, written last,
+manifest.json, which says which images and which network they are of. A part of N images has the arrays
+
+- `features` (N, F);
+- `logits` (N, K) and `spatial` (N, 2023), if the network gives them;
+- `labels` (N,), if the classes of the images are known;
+- `nearest` (N,), the distance to the nearest training image, by the study's first extractor only.
+
+A set is named `train`, `heldout`, `reference`, or <variant>/seed<k>/<setting>.
 """
 
 from __future__ import annotations
@@ -36,95 +41,100 @@ if TYPE_CHECKING:
     from mar.features.networks.extractors import Extractor
 
 SPLITS = ("train", "heldout", "reference")
-SINGLE = ("labels", "nearest")  # one number for an image
+SINGLE = ("labels", "nearest")  # arrays with one number for each image
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features on disk, read part by part or as a whole."""
+    """Features of one set of images by one network; they stay on disk and are read part by part.
+
+    Attributes:
+        folder: features/<extractor>/<set>/.
+        manifest: its manifest.json.
+    """
 
     folder: Path
     manifest: FeaturesManifest
-    _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False)  # of one image's numbers
+    _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False)  # of one image, by array
 
     @property
     def count(self) -> int:
-        """Images."""
+        """Number of images."""
         return self.manifest.count
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What each part holds."""
+        """Names of the arrays in each part, such as `features` and `logits`."""
         return self.manifest.keys
 
     @cached_property
     def sha256(self) -> str:
-        """Checksum of the manifest, which has those of all parts."""
+        """Checksum of the manifest, which holds the checksums of all parts."""
         return sha256(self.folder / layout.MANIFEST)
 
     def parts(self, key: str) -> Iterator[np.ndarray]:
-        """One kind of number, part by part.
+        """Yield the array `key` of each part in turn; its first axis counts the images of the part.
 
         Raises:
-            ValueError: a part is missing or damaged, or holds no such numbers.
+            ValueError: a part is missing or damaged, or has no such array.
         """
         for part in self.manifest.parts:
             yield self._part(part, key)
 
     def array(self, key: str) -> np.ndarray:
-        """The same of all images at once; raises as `parts`."""
+        """The array `key` of all images, (count, ...); raises as `parts`."""
         return np.concatenate(list(self.parts(key)))
 
     def rows(self, key: str, indices: np.ndarray) -> np.ndarray:
-        """The same of the images at these ascending indices, a part at a time; raises as `parts`."""
-        found, start = [], 0
+        """The array `key` of the images at these ascending indices, one part in memory at a time; raises as `parts`."""
+        rows, start = [], 0
         for part in self.manifest.parts:
             first, last = np.searchsorted(indices, [start, start + part.count])
             if first < last:
-                found.append(self._part(part, key)[indices[first:last] - start])
+                rows.append(self._part(part, key)[indices[first:last] - start])
             start += part.count
-        return np.concatenate(found)
+        return np.concatenate(rows)
 
     def _part(self, part: Piece, key: str) -> np.ndarray:
         path = self.folder / part.file
         if wrong := _wrong(path, part):
             raise ValueError(f"{path}: {wrong}; run `mar features` again, which makes it again")
         try:
-            found = npz.read(path, key)
+            array = npz.read(path, key)
         except ValueError as error:
             raise ValueError(f"{error}; delete it and run `mar features` again") from None
         dimensions, kinds = (1, "iu" if key == "labels" else "f") if key in SINGLE else (2, "f")
-        shape = self._shapes.setdefault(key, found.shape[1:])
+        shape = self._shapes.setdefault(key, array.shape[1:])
         if (
-            found.ndim != dimensions
-            or len(found) != part.count
-            or found.shape[1:] != shape
-            or found.dtype.kind not in kinds
+            array.ndim != dimensions
+            or len(array) != part.count
+            or array.shape[1:] != shape
+            or array.dtype.kind not in kinds
         ):
             accepted = " x ".join(map(str, (part.count, *shape)))
             raise ValueError(
-                f"{path}: {key} is {found.dtype} {found.shape}; accepted: "
+                f"{path}: {key} is {array.dtype} {array.shape}; accepted: "
                 f"{'whole' if kinds == 'iu' else 'floating point'} numbers, {accepted}; delete it and run "
                 "`mar features` again"
             )
-        if not np.isfinite(found).all():
+        if not np.isfinite(array).all():
             raise ValueError(f"{path}: {key} holds numbers that are not finite; delete it and run `mar features` again")
-        return found
+        return array
 
 
-def read(root: Path, extractor: str, where: str, role: str) -> Features:
-    """Features of a set, which has to be on the side of a comparison that it belongs to.
+def read(root: Path, extractor: str, set_name: str, role: str) -> Features:
+    """Features of a set of images, which must be generated or real as the caller needs them.
 
     Args:
         root: results of the study.
         extractor: name of the network.
-        where: name of the set.
-        role: generated or real.
+        set_name: name of the set.
+        role: `generated` or `real`.
 
     Raises:
-        ValueError: they are missing, or of the other side.
+        ValueError: the features are missing, or are of images of the other role.
     """
-    folder = layout.features(root, extractor, where)
+    folder = layout.features(root, extractor, set_name)
     manifest = files.read(folder / layout.MANIFEST, FeaturesManifest)
     if manifest.role != role:
         raise ValueError(
@@ -134,52 +144,53 @@ def read(root: Path, extractor: str, where: str, role: str) -> Features:
     return Features(folder, manifest)
 
 
-def open_images(study: Study, root: Path, where: str) -> image_sets.Images | None:
-    """The images of a set by its name; None of a reference that is statistics alone.
+def open_images(study: Study, root: Path, set_name: str) -> image_sets.Images | None:
+    """The images of a set by its name; None for a reference that has statistics and no images.
 
     Raises:
-        ValueError: there is no such set, or it cannot be judged.
+        ValueError: there is no such set, or it cannot be evaluated.
     """
-    if where == "reference":
+    if set_name == "reference":
         if study.metrics.reference is None:
             raise ValueError("--set reference: belongs to a study with metrics.reference; accepted: train")
-        found = references.load(study.metrics.reference, layout.assets(root))
-        return image_sets.of_reference(found) if found.count else None
-    if where in SPLITS:
-        return image_sets.of_split(study, root, where)
-    variant, seed, setting = name(study, where)
+        reference = references.load(study.metrics.reference, layout.assets(root))
+        return image_sets.of_reference(reference) if reference.count else None
+    if set_name in SPLITS:
+        return image_sets.of_split(study, root, set_name)
+    variant, seed, setting = name(study, set_name)
     return image_sets.of_samples(study, root, variant, seed, setting)
 
 
-def name(study: Study, where: str) -> tuple[str, int, str]:
-    """Variant, seed and setting of the name of a sample set.
+def name(study: Study, set_name: str) -> tuple[str, int, str]:
+    """Variant, training seed and setting from the name of a sample set, <variant>/seed<k>/<setting>.
 
     Raises:
         ValueError: it is no such name, or the study has no such set.
     """
-    variant, _, rest = where.partition("/seed")
+    variant, _, rest = set_name.partition("/seed")
     seed, _, setting = rest.partition("/")
     if not seed.isdigit() or not setting:
-        raise ValueError(f"--set {where}: accepted: {', '.join(SPLITS)}, VARIANT/seedK/SETTING")
+        raise ValueError(f"--set {set_name}: accepted: {', '.join(SPLITS)}, VARIANT/seedK/SETTING")
     known("--set: variant", variant, study.variants)
     known(f"--set: setting of {variant}", setting, study.variants[variant].sampling)
     return variant, int(seed), setting
 
 
-def features(study: Study, root: str | Path, extractor: str, where: str, shard: tuple[int, int] = (0, 1)) -> None:
-    """Write features/<extractor>/<set>/, or a share beside other workers; parts on disk are kept, the manifest is last.
+def features(study: Study, root: str | Path, extractor: str, set_name: str, shard: tuple[int, int] = (0, 1)) -> None:
+    """Write features/<extractor>/<set>/, or one worker's share of it.
+
+    Parts that are on disk already are kept. The manifest is written last.
 
     Args:
         study: the study.
         root: its results folder.
         extractor: name of the network.
-        where: name of the set.
-        shard: (i, n) makes parts i, i + n, i + 2 n, ...; whoever completes the set writes the manifest.
+        set_name: name of the set.
+        shard: (i, n) makes parts i, i + n, i + 2 n, ...; the worker that completes the set writes the manifest.
 
     Raises:
-        ValueError: the set cannot be judged (`mar.features.image_sets`), the network has no weights, or features are
-        not
-            finite.
+        ValueError: the set cannot be evaluated (`mar.features.image_sets`), the network has no weights, or features are
+            not finite.
     """
     import torch
 
@@ -187,8 +198,8 @@ def features(study: Study, root: str | Path, extractor: str, where: str, shard: 
 
     root = Path(root)
     known("--extractor", extractor, study.metrics.extractors)
-    images = open_images(study, root, where)
-    folder = layout.features(root, extractor, where)
+    images = open_images(study, root, set_name)
+    folder = layout.features(root, extractor, set_name)
     network = extractors.load(extractor, study, root, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     recipe = {"slice": features_key(study, extractor), "weights": network.weights}
     main = extractor == study.metrics.extractors[0]
@@ -201,7 +212,7 @@ def features(study: Study, root: str | Path, extractor: str, where: str, shard: 
         report.unlink()
         return False
 
-    def there(number: int) -> bool:
+    def intact(number: int) -> bool:
         return _whole(paths[number], network.name)
 
     def write_report() -> None:
@@ -209,17 +220,17 @@ def features(study: Study, root: str | Path, extractor: str, where: str, shard: 
         files.write(report, manifest)
         print(f"{folder}: {manifest.count} images", flush=True)
 
-    with stage(report, sound, recipe, layout.twin(study, root, folder)) as left:
-        if not left:
+    with stage(report, sound, recipe, layout.twin(study, root, folder)) as unfinished:
+        if not unfinished:
             return
     if images:
-        train = _neighbours(study, root) if main and where not in ("train", "reference") else None
+        train = _neighbours(study, root) if main and set_name not in ("train", "reference") else None
         extract(images, network, folder, recipe, train, shard)
-    finish(report, recipe, paths, there, write_report)
+    finish(report, recipe, paths, intact, write_report)
 
 
 def _neighbours(study: Study, root: Path) -> torch.Tensor | None:
-    """The train split in which the nearest image is looked for; None where it is too large to hold."""
+    """Training images in which the nearest one is looked for, uint8 (N, 3, H, W); None if too many for memory."""
     import torch
 
     train = image_sets.of_split(study, root, "train")
@@ -234,9 +245,15 @@ def extract(
     train: torch.Tensor | None = None,
     shard: Share = (0, 1),
 ) -> None:
-    """Write the parts of a shard that are not there yet into a folder that is claimed for the recipe.
+    """Write the missing parts of a worker's share.
 
-    With a train split they hold the distance to the nearest of its images too.
+    Args:
+        images: the set.
+        network: gives the features.
+        folder: where the parts lie; it must be claimed for `recipe`.
+        recipe: what the parts depend on.
+        train: training images, uint8 (M, 3, H, W); with them each part also holds each image's distance to its nearest.
+        shard: (i, n) makes parts i, i + n, i + 2 n, ...
     """
     import torch
 
@@ -262,15 +279,15 @@ def extract(
     def make(missing: list[int]) -> Iterator[tuple[int, Callable[[Path], None]]]:
         total = sum(images.sizes[n] for n in missing)
         progress = Progress(f"features {network.name} of {images.source}", total)
-        left = range(missing[0], len(images.sizes), shard[1])
+        numbers = range(missing[0], len(images.sizes), shard[1])
         workers = min(torch.get_num_threads(), total // WORKER_IMAGES)
-        for number, rows in zip(left, images.pieces(left.start, left.step, workers), strict=True):
+        for number, rows in zip(numbers, images.pieces(numbers.start, numbers.step, workers), strict=True):
             if number in missing:
                 yield number, partial(_save, arrays=arrays_of(number, rows))
                 progress.update(len(rows))
 
-    files = _files(images, folder)
-    fill(folder, recipe, files, shard, lambda number: _whole(files[number], network.name), make)
+    paths = _files(images, folder)
+    fill(folder, recipe, paths, shard, lambda number: _whole(paths[number], network.name), make)
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -279,7 +296,7 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def manifest_of(images: image_sets.Images | None, network: Extractor, folder: Path) -> FeaturesManifest:
-    """What the parts in a folder are, all of which are there; of statistics alone (no images) there are none."""
+    """The manifest of a folder whose parts are all written; a reference without images has no parts."""
     paths = _files(images, folder) if images else []
     sizes = images.sizes if images else []
     parts = [Piece(file=p.name, count=n, sha256=sha256(p)) for p, n in zip(paths, sizes, strict=True)]
@@ -299,7 +316,7 @@ def _files(images: image_sets.Images, folder: Path) -> list[Path]:
 
 
 def _whole_set(folder: Path, parts: tuple[Piece, ...]) -> bool:
-    """Whether all parts are as the manifest says; those that are not are named and removed."""
+    """Whether all parts have the checksums in the manifest; those that differ are removed, with a message."""
     damaged = {folder / part.file: wrong for part in parts if (wrong := _wrong(folder / part.file, part))}
     for file, wrong in damaged.items():
         print(f"{file}: {wrong}; made again", flush=True)
@@ -308,14 +325,14 @@ def _whole_set(folder: Path, parts: tuple[Piece, ...]) -> bool:
 
 
 def _wrong(file: Path, part: Piece) -> str:
-    """What is wrong with a part by the manifest's entry of it; nothing if it is whole."""
+    """What is wrong with a part, given its entry in the manifest; empty if nothing is."""
     if not file.exists():
         return "missing"
     return "" if sha256(file) == part.sha256 else "differs from its checksum in the manifest"
 
 
 def _whole(file: Path, network: str) -> bool:
-    """Whether a part is there and can be read to its end."""
+    """Whether a part exists and can be read to its end."""
     if not file.exists():
         return False
     try:

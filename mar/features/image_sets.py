@@ -1,7 +1,7 @@
-"""Sets of images to judge: samples of a study, a split of its data, a folder, an .npz. Read piece by piece.
+"""Sets of images to evaluate: samples of a study, a split of its data, a folder, an .npz. Read piece by piece.
 
-Whoever reads a set learns at once what keeps it from being judged: fewer images than it says, another size or type,
-labels that are not those asked for, images that no generator means to draw.
+Reading a set that cannot be evaluated is an error that says why: it has fewer images than it says, or images of another
+size or type, its labels are not those that the generator was given, or its images show that the generator failed.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from mar.study.study import Study
 if TYPE_CHECKING:
     import torch
 
-PIECE = 250  # images
+PIECE = 250  # images in a piece, where the set itself does not divide them
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,17 @@ class Images:
     """A set of images, which stay on disk.
 
     Attributes:
-        source: where they are, for messages.
+        source: name of the set in messages: a path, or the name of a split.
         kind: samples, split, folder or npz.
         role: generated, real, or unknown.
-        sha256: what makes this set this set: of its manifest, or of the names and contents of its files.
-        count: images.
-        labels: class of each image (asked for, if generated), int64 (N,), or None where nobody knows.
-        names: of the classes, where the set has names.
-        piece: images in a piece, but for the last.
-        stream: of the pieces from a number on each so many-th one, uint8 (B, H, W, 3), by so many worker processes.
-        asked: a checksum says that the labels are those which the generator was asked for.
+        sha256: checksum that identifies the set: of its manifest, or of the names and contents of its files.
+        count: number of images N.
+        labels: class of each image, int64 (N,); for a generated image the class it was generated for. None if unknown.
+        names: names of the classes; None if unknown.
+        piece: number of images in each piece but the last.
+        stream: `stream(first, step, workers)` yields the pieces number first, first + step, first + 2 step, ..., each
+            uint8 (B, H, W, 3), read ahead by that many worker processes.
+        labels_checked: whether a checksum proves that `labels` are the classes that the generator was given.
     """
 
     source: str
@@ -55,11 +56,11 @@ class Images:
     names: list[str] | None
     piece: int
     stream: Callable[[int, int, int], Iterator[np.ndarray]]
-    asked: bool = False
+    labels_checked: bool = False
 
     @property
     def identity(self) -> ImageSource:
-        """How records name the set."""
+        """Kind, name and checksum of the set, as records name it."""
         return ImageSource(kind=self.kind, name=self.source, sha256=self.sha256)
 
     @property
@@ -68,13 +69,16 @@ class Images:
         return [min(self.piece, self.count - start) for start in range(0, self.count, self.piece)]
 
     def pieces(self, first: int = 0, step: int = 1, workers: int = 0) -> Iterator[np.ndarray]:
-        """Pieces number first, first + step, first + 2 step, ..., uint8 (B, H, W, 3), checked.
+        """Yield the pieces number first, first + step, first + 2 step, ..., each uint8 (B, H, W, 3), and check them.
 
-        Workers read and decode ahead of who takes the pieces.
+        Args:
+            first: number of the first piece.
+            step: distance to the next one.
+            workers: processes that read and decode ahead of the caller.
 
         Raises:
-            ValueError: a piece is missing, damaged, of another type or size, or an image that should be generated is of
-                one value only, as those of a failed run are.
+            ValueError: a piece is missing, damaged, of another type or size; or generated images are constant or all
+                equal, as those of a failed run are.
         """
         shape: tuple[int, ...] | None = None
         missing = sum(self.sizes[first::step])
@@ -117,11 +121,11 @@ class Images:
 
 
 def of_samples(study: Study, root: Path, variant: str, seed: int, setting: str) -> Images:
-    """The sample set of a variant, seed and setting, of the present checkpoint and whole.
+    """The sample set of a variant, training seed and setting.
 
     Raises:
-        ValueError: it is not whole, not of the present checkpoint or tokenizer, of a model that was never trained, or
-            its labels are not those that were asked for.
+        ValueError: the set is incomplete, was made with another checkpoint or tokenizer than the present ones or by a
+            model that was never trained, or its labels are not those that the generator was given.
     """
     folder = layout.samples(root, layout.sample_set(variant, seed, setting))
     path, run_file = folder / layout.MANIFEST, layout.run_record(root, variant, seed)
@@ -142,25 +146,25 @@ def of_samples(study: Study, root: Path, variant: str, seed: int, setting: str) 
 
 
 def of_chunks(folder: Path, side: int | None = None, names: list[str] | None = None) -> Images:
-    """The sample set in a folder, whichever study it is of.
+    """The sample set in a folder, of whichever study.
 
     Args:
-        folder: of `mar sample`.
-        side: of the images in pixels; None takes what is there.
-        names: of the classes, if known; image i of a set has class i mod their number.
+        folder: written by `mar sample`.
+        side: height and width that the images must have, in pixels; None accepts any.
+        names: names of the classes, if known. Image i of a sample set has class i mod the number of classes.
 
     Raises:
-        ValueError: the manifest is missing, or the labels are not those that were asked for.
+        ValueError: the manifest is missing, or the labels are not those that the generator was given.
     """
     manifest = read(folder / layout.MANIFEST, SampleManifest)
-    labels, count, asked_for = labels_of(folder, manifest), manifest.count, manifest.labels_sha256 is not None
+    labels, count, labels_checked = labels_of(folder, manifest), manifest.count, manifest.labels_sha256 is not None
     classes = len(names) if names else int(labels.max()) + 1
-    asked = np.arange(count) % classes
-    if (labels != asked).any():
-        wrong = int((labels != asked).argmax())
+    expected = np.arange(count) % classes
+    if (labels != expected).any():
+        wrong = int((labels != expected).argmax())
         raise ValueError(
-            f"{folder / 'labels.npy'}: image {wrong} has class {labels[wrong]}, {asked[wrong]} was asked for (image i "
-            f"has class i mod {classes}): mislabelled; delete manifest.json beside it and run `mar sample` again"
+            f"{folder / 'labels.npy'}: image {wrong} has class {labels[wrong]}, {expected[wrong]} was asked for (image "
+            f"i has class i mod {classes}): mislabelled; delete manifest.json beside it and run `mar sample` again"
         )
 
     def chunk(piece: Piece) -> np.ndarray:
@@ -171,7 +175,7 @@ def of_chunks(folder: Path, side: int | None = None, names: list[str] | None = N
 
     digest = sha256(folder / layout.MANIFEST)
     piece = manifest.chunks[0].count
-    return Images(str(folder), "samples", "generated", digest, count, labels, names, piece, stream, asked_for)
+    return Images(str(folder), "samples", "generated", digest, count, labels, names, piece, stream, labels_checked)
 
 
 def labels_of(folder: Path, manifest: SampleManifest) -> np.ndarray:
@@ -195,13 +199,13 @@ def chunk_of(folder: Path, piece: Piece, side: int | None = None, mapped: bool =
     """A chunk of a sample set, uint8 (B, H, W, 3).
 
     Args:
-        folder: of the sample set.
-        piece: the manifest's entry of it.
-        side: of the images in pixels; None takes what is there.
-        mapped: read no more than what is looked at, so that the checksum is not compared.
+        folder: folder of the sample set.
+        piece: the chunk's entry in the manifest.
+        side: height and width that the images must have, in pixels; None accepts any.
+        mapped: read from disk only the images that are used; the checksum is then not compared.
 
     Raises:
-        ValueError: it is missing or damaged, or of another shape.
+        ValueError: the chunk is missing or damaged, or has another shape.
     """
     path, again = folder / piece.file, "delete it and the manifest, and run `mar sample` again"
     if not path.exists():
@@ -218,7 +222,7 @@ def chunk_of(folder: Path, piece: Piece, side: int | None = None, mapped: bool =
 
 
 def of_split(study: Study, root: Path, split: str) -> Images:
-    """Real images of the study's data.
+    """The real images of a split of the study's data.
 
     Raises:
         ValueError: `prepare` has not run.
@@ -243,12 +247,8 @@ def of_reference(reference: references.Reference) -> Images:
     """
     if not reference.count:
         raise ValueError(f"{reference.path}: has statistics and no images")
-    found = open_set(reference.path)
-    return Images(reference.name, found.kind, "real", reference.sha256, *_rest(found))
-
-
-def _rest(images: Images) -> tuple[Any, ...]:
-    return images.count, images.labels, images.names, images.piece, images.stream
+    images = open_set(reference.path)
+    return replace(images, source=reference.name, role="real", sha256=reference.sha256, labels_checked=False)
 
 
 def open_set(path: Path) -> Images:
@@ -267,7 +267,7 @@ def open_set(path: Path) -> Images:
 
 
 def _of_folder(folder: Path) -> Images:
-    """Image files in the order of their names; their folders, if all are in one, are their classes."""
+    """Image files in the order of their names. If each lies in a subfolder, the subfolders are the classes."""
     from PIL import Image
 
     files = references.images_in(folder)
@@ -295,38 +295,38 @@ def _of_folder(folder: Path) -> Images:
 
 
 def _of_npz(path: Path) -> Images:
-    """Images arr_0 of an .npz, in its order; arr_1, if it is there, are their classes."""
-    there = npz.headers(path)
-    if "arr_0" not in there:
-        raise ValueError(f"{path}: found {', '.join(there)}; accepted: images as arr_0")
-    shape, dtype = there["arr_0"]
+    """The images `arr_0` of an .npz in the order of the file, with `arr_1`, if the file has it, as their classes."""
+    members = npz.headers(path)
+    if "arr_0" not in members:
+        raise ValueError(f"{path}: found {', '.join(members)}; accepted: images as arr_0")
+    shape, dtype = members["arr_0"]
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not shape[0]:
         raise ValueError(f"{path}: arr_0 is {dtype} {shape}; accepted: images, uint8 (N, H, W, 3)")
-    labels, asked = None, "arr_1_sha256" in there
-    if "arr_1" in there:
+    labels, checked = None, "arr_1_sha256" in members
+    if "arr_1" in members:
         labels = npz.read(path, "arr_1").astype(np.int64)
         if labels.shape != (shape[0],):
             raise ValueError(f"{path}: arr_1 is {labels.shape}; accepted: the classes of {shape[0]} images")
-        if asked and sha256_of_labels(labels) != str(npz.read(path, "arr_1_sha256")):
+        if checked and sha256_of_labels(labels) != str(npz.read(path, "arr_1_sha256")):
             raise ValueError(f"{path}: arr_1 differs from its checksum: mislabelled; run `mar export-adm` again")
-    role = str(npz.read(path, "role")) if "role" in there else "unknown"
-    if "mu" in there:
+    role = str(npz.read(path, "role")) if "role" in members else "unknown"
+    if "mu" in members:
         role = "real"  # a reference of the ADM suite: images beside statistics of all real ones
 
-    def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:  # one after the other, by no worker
+    def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:  # read in order, so by no workers
         yield from itertools.islice(npz.stream(path, "arr_0", PIECE), first, None, step)
 
-    source = parse(f"{path}: source", str(npz.read(path, "source")), ImageSource).name if "source" in there else ""
+    source = parse(f"{path}: source", str(npz.read(path, "source")), ImageSource).name if "source" in members else ""
     shown = f"{path} (exported from {source})" if source else str(path)
-    return Images(shown, "npz", role, sha256(path), shape[0], labels, None, PIECE, stream, asked)
+    return Images(shown, "npz", role, sha256(path), shape[0], labels, None, PIECE, stream, checked)
 
 
 def sha256_of_labels(labels: np.ndarray) -> str:
-    """Checksum of classes in the order of a file."""
+    """Checksum of the classes (N,) of images, in their order."""
     return hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()
 
 
 def at_least(images: Images, count: int) -> None:
-    """Refuse a set with fewer images than asked for."""
+    """Refuse a set with fewer than `count` images."""
     if images.count < count:
         raise ValueError(f"{images.source}: holds {images.count} images; accepted: at least the {count} asked for")

@@ -1,4 +1,4 @@
-"""Nearest neighbours among images and among features."""
+"""Nearest neighbours among images."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
 
 
 def nearest(images: torch.Tensor, train: Iterable[torch.Tensor]) -> np.ndarray:
-    """Distance of each image to its nearest training image: root mean square over pixels in [0, 1].
+    """Distance of each image to its nearest training image: root mean square difference of pixel values in [0, 1].
 
     Args:
         images: uint8 (N, ...).
-        train: batches of uint8 (M, ...).
+        train: the training images in batches, each uint8 (M, ...).
 
     Returns:
         float64 (N,).
     """
     import torch
 
-    here = images.flatten(1).float() / 255.0
-    best = torch.full((len(here),), torch.inf, dtype=torch.float64)
+    queries = images.flatten(1).float() / 255.0
+    best = torch.full((len(queries),), torch.inf, dtype=torch.float64)
     for batch in train:
-        there = batch.flatten(1).float() / 255.0
-        for rows in torch.arange(len(here)).split(1000):
+        candidates = batch.flatten(1).float() / 255.0
+        for rows in torch.arange(len(queries)).split(1000):
             # the matrix product behind cdist finds the neighbour, but is too coarse to tell a copy from a near copy
-            candidate = there[torch.cdist(here[rows], there).argmin(1)]
-            distance = (here[rows] - candidate).double().square().mean(1).sqrt()
+            closest = candidates[torch.cdist(queries[rows], candidates).argmin(1)]
+            distance = (queries[rows] - closest).double().square().mean(1).sqrt()
             best[rows] = torch.minimum(best[rows], distance)
     return best.numpy()

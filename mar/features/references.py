@@ -1,7 +1,7 @@
-"""Published real images or their statistics, against which Inception's numbers are taken in place of the train split.
+"""References: published real images, or their statistics, that replace the train split as the real side of FID.
 
-Known by its checksum: two files of one name are two references, and what was compared with which has to be told apart.
-The statistics of such a file are those of Inception as torch-fidelity and the ADM suite have it, of no other network.
+A reference is identified by its checksum, because files of one name may differ. The statistics in such a file are those
+of Inception's features as torch-fidelity and the ADM suite compute them; other networks need the images.
 """
 
 from __future__ import annotations
@@ -16,27 +16,26 @@ from mar.data import published
 from mar.runtime import npz
 from mar.runtime.files import read_json, sha256
 from mar.study import layout
-from mar.study.sections import Reference as Asked
+from mar.study.sections import Reference as Section
 
-WIDTHS = {"mu": 2048, "mu_s": 2023}  # of Inception's features: of the last pooling, and spatial (sFID)
+WIDTHS = {"mu": 2048, "mu_s": 2023}  # number of Inception's features: of the last pooling, and spatial (sFID)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-ROUNDING = 1e-6  # how far a covariance may be from its transpose and from positive, as a share of its trace
+ROUNDING = 1e-6  # by how much, as a share of its trace, a covariance may be asymmetric or have eigenvalues below 0
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference whose checksum is the one that was asked for.
+    """A reference whose checksum was compared with the one that the study or config/assets.csv gives, if any.
 
     Attributes:
-        name: as the study writes it.
+        name: `metrics.reference.file` of the study.
         path: an .npz or a folder of images.
-        sha256: of the file; of a folder, of the names and checksums of its images.
-        note: what a reader must know, or nothing.
-        statistics: as the file has them, float64: mu (2048,), sigma (2048, 2048) and, for sFID, mu_s (2023,), sigma_s
-            (2023, 2023); empty where it has none, and they are those of its images.
-        count: how many images it brings, for precision and recall (`mar.features.image_sets.of_reference`); 0 where it
-        is
-            statistics alone.
+        sha256: checksum of the file; for a folder, of the names and checksums of its images.
+        note: a warning that is printed with all numbers that compare with this reference; empty if there is none.
+        statistics: the statistics in the file, float64: mu (2048,), sigma (2048, 2048) and, for sFID, mu_s (2023,),
+            sigma_s (2023, 2023). Empty if the file has none; they are then computed from its images.
+        count: number of images that it holds, for precision, recall and KID
+            (`mar.features.image_sets.of_reference`); 0 if it has statistics alone.
     """
 
     name: str
@@ -47,40 +46,40 @@ class Reference:
     count: int
 
 
-def load(asked: Asked, folder: Path = published.FOLDER) -> Reference:
-    """Find a reference, identify and check it; its images stay on disk.
+def load(section: Section, folder: Path = published.FOLDER) -> Reference:
+    """Find a reference, compare its checksum and check its content; its images stay on disk.
 
     Args:
-        asked: `metrics.reference` of a study.
-        folder: of fetched files.
+        section: `metrics.reference` of a study.
+        folder: where fetched files lie.
 
     Raises:
-        ValueError: it is not there, not the file that is asked for, of unknown checksum without `unknown_hash`, made of
-            generated images, or not what a reference looks like.
+        ValueError: the file is missing, its checksum is another or is unknown without `unknown_hash`, it holds
+            generated images, or it has neither images nor statistics of the accepted shapes.
     """
-    where, expected, path = f"metrics.reference.file {asked.file}", "", Path(asked.file)
+    where, expected, path = f"metrics.reference.file {section.file}", "", Path(section.file)
     known = {name: row for name, row in published.table(published.TABLE).items() if row.path(folder).suffix == ".npz"}
-    if asked.file in known:
-        expected = known[asked.file].sha256
-        path, digest = published.locate(asked.file, published.TABLE, folder)
+    if section.file in known:
+        expected = known[section.file].sha256
+        path, digest = published.locate(section.file, published.TABLE, folder)
     elif path.is_dir():
         digest = sha256_of_folder(path)
     elif path.is_file():
         digest = sha256(path)
     else:
         raise ValueError(f"{where}: accepted: {', '.join(known)} (config/assets.csv), an .npz, or a folder of images")
-    expected = asked.sha256 or expected
+    expected = section.sha256 or expected
     if expected and digest != expected:
         raise ValueError(f"{where}: sha256 {digest}; accepted: {expected}")
-    if not expected and not asked.unknown_hash:
+    if not expected and not section.unknown_hash:
         raise ValueError(
             f"{where}: nothing says what its sha256 has to be; found {digest}. Accepted: it as reference.sha256, "
             "after a look at where the file comes from; or unknown_hash: true, by which any file is taken and the "
             "numbers carry a note"
         )
     statistics, count = ({}, len(images_in(path))) if path.is_dir() else _content(path)
-    note = "" if expected else f"reference {asked.file} of unknown hash"
-    return Reference(asked.file, path, digest, note, statistics, count)
+    note = "" if expected else f"reference {section.file} of unknown hash"
+    return Reference(section.file, path, digest, note, statistics, count)
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -90,14 +89,14 @@ def images_in(folder: Path) -> list[Path]:
         ValueError: there are none, or the folder holds samples of a study.
     """
     manifest = folder / layout.MANIFEST
-    said = read_json(manifest) if manifest.exists() else None
-    if isinstance(said, dict) and "checkpoint" in said:
+    content = read_json(manifest) if manifest.exists() else None
+    if isinstance(content, dict) and "checkpoint" in content:
         raise ValueError(f"{folder}: holds images that a study generated; accepted as a reference: real ones")
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
-    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    if not found:
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
+    paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not paths:
         raise ValueError(f"{folder}: holds no images; accepted: {', '.join(SUFFIXES)}")
-    return sorted(found)
+    return sorted(paths)
 
 
 def sha256_of_folder(folder: Path) -> str:
@@ -107,24 +106,24 @@ def sha256_of_folder(folder: Path) -> str:
 
 
 def _content(path: Path) -> tuple[dict[str, np.ndarray], int]:
-    """Statistics of an .npz and its number of images, both checked."""
-    there = npz.headers(path)
-    if "role" in there and str(npz.read(path, "role")) == "generated":
+    """Statistics and number of images of an .npz, both checked."""
+    members = npz.headers(path)
+    if "role" in members and str(npz.read(path, "role")) == "generated":
         raise ValueError(
             f"{path}: holds generated images (`mar export-adm` wrote it); accepted as a reference: real ones"
         )
-    if not {"mu", "arr_0"} & set(there):
-        raise ValueError(f"{path}: found {', '.join(there)}; accepted: mu and sigma, or images as arr_0, or both")
+    if not {"mu", "arr_0"} & set(members):
+        raise ValueError(f"{path}: found {', '.join(members)}; accepted: mu and sigma, or images as arr_0, or both")
     statistics: dict[str, np.ndarray] = {}
     for mean, width in WIDTHS.items():
-        if mean in there:
+        if mean in members:
             spread = mean.replace("mu", "sigma")
-            if spread not in there:
+            if spread not in members:
                 raise ValueError(f"{path}: has {mean} without {spread}")
             statistics |= {mean: _statistic(path, mean, (width,)), spread: _statistic(path, spread, (width, width))}
-    if "arr_0" not in there:
+    if "arr_0" not in members:
         return statistics, 0
-    shape, dtype = there["arr_0"]
+    shape, dtype = members["arr_0"]
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not shape[0]:
         raise ValueError(f"{path}: arr_0 is {dtype} {shape}; accepted: images, uint8 (N, H, W, 3)")
     return statistics, shape[0]
@@ -145,7 +144,7 @@ def _statistic(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def is_covariance(matrix: np.ndarray) -> bool:
-    """Whether a finite matrix (F, F) is symmetric and positive semi-definite, beyond rounding."""
+    """Whether a finite matrix (F, F) is symmetric and positive semi-definite, up to ROUNDING of its trace."""
     slack = ROUNDING * np.trace(matrix)
     if slack < 0 or np.abs(matrix - matrix.T).max() > slack:
         return False

@@ -1,9 +1,14 @@
-"""Intervals of metrics: the images of the judged set drawn again.
+"""95% intervals of metrics by the bootstrap (Efron 1979): the images of the evaluated set are drawn again.
 
-The interval is the percentiles 2.5 and 97.5 of the resampled values, shifted so that their mean is the value: a
-resample holds fewer distinct images, which biases its Inception score (and would its FID). It tells how far the
-metric moves with the images that were drawn, at this number of images and against these real images. The bias that the
-value itself has at this number stays in it, as in the floor beside it, which is taken at equal number.
+*What is estimated.* How far a metric would move if the same model had drawn n other images, with the number n and the
+real images unchanged. The bias that a metric has at n images (FID is too high, the more so the smaller n) stays in the
+value; it is in the real-versus-real floor beside it too, which is measured with as many images.
+
+*Interval.* From the 2.5th to the 97.5th percentile of the R resampled values, on the metric's own scale, shifted so
+that the mean of the resampled values is the metric's value. The shift is needed because a resample has fewer distinct
+images than the set, which biases its Inception score (and would bias its FID).
+
+*Symbols.* n images of the evaluated set, M real images, F features for each image, K classes of logits, R resamples.
 """
 
 from __future__ import annotations
@@ -18,17 +23,21 @@ from mar.study.records import Metric
 
 
 class Bootstrap:
-    """The same resamples of n images for every metric of a set, drawn within each class.
+    """R resamples of the n images of a set, the same for all of its metrics, drawn with replacement within each class.
 
-    A sample set has equally many images of each class by design, so the shares of the classes are no part of the
-    noise; drawn freely they would move FID more than anything else. Of m images of a class the draws have
-    (m - 1) / m of the variance that fresh images have, so what a draw changes is scaled up by sqrt(m / (m - 1));
-    classes of a single image are drawn together as one.
+    The draws keep the number of images of each class, since a sample set has equally many of each by design: it is no
+    part of the noise, and if it varied it would move FID more than anything else. Draws from the m images of a class
+    have only (m - 1) / m of the variance of fresh images, so the change that a draw makes is scaled up by
+    sqrt(m / (m - 1)). Classes with a single image are pooled and drawn from together.
 
     Args:
-        labels: class of each image of the judged set, int64 (n,).
-        resamples: how often they are drawn again.
-        seed: of the draws.
+        labels: class of each image of the evaluated set, int64 (n,).
+        resamples: number R of resamples.
+        seed: seed of the draws.
+
+    Attributes:
+        counts: weight of each image in each resample, float64 (R, n): how often the image was drawn, with its distance
+            from 1 scaled up as above. The weights of a resample sum to n.
     """
 
     def __init__(self, labels: np.ndarray, resamples: int, seed: int) -> None:
@@ -42,29 +51,31 @@ class Bootstrap:
         scale = np.ones(self.n)
         for rows in members:
             scale[rows] = np.sqrt(len(rows) / max(1, len(rows) - 1))
-        self.counts = 1.0 + (counts - 1.0) * scale  # weights, whose sum is n
+        self.counts = 1.0 + (counts - 1.0) * scale  # (R, n)
 
     def fid(self, features: np.ndarray, real: Statistics) -> Metric:
-        """Frechet distance of features (n, F) to real statistics.
+        """Frechet distance of features (n, F) to the real statistics, with its interval.
 
-        A resample moves it by the sum of what its images move (`influence.fid`), which takes one
-        eigendecomposition for all of them. This neglects that images act together, so the interval is symmetric
-        where that of repeated rows is a little skewed. The variance is the jackknife's, in the mean never too small
-        (Efron and Stein 1981): about right where FID is well above its floor, up to twice too large at the floor.
-        Repeated rows do worse with fewer images than some features, where the interval would be several times too wide:
-        their covariance loses a third of its directions, and no fresh set of images does.
+        FID of a resample is taken to first order: FID of the set plus the weighted mean of what each image moves it
+        (`jackknife.fid`). That needs one eigendecomposition for all resamples together. It neglects that images act
+        together, so this interval is symmetric, while that of FID computed from resampled rows is slightly skewed.
 
-        With fewer images than features the value is mostly the bias of their number. The interval still tells how far
-        it moves with the images, so it compares sets of equal number and says nothing about infinitely many.
+        The variance is that of the jackknife, whose expectation is never too small (Efron and Stein 1981): it is about
+        right if FID is well above its real-versus-real floor, and up to twice too large at the floor. With few images
+        for each feature, FID of resampled rows would do worse, with an interval several times too wide: a third of the
+        images is missing from a resample, so that its covariance has a lower rank than that of any fresh set of images.
+
+        With fewer images than features (n < F) the value is mostly bias from the small n. The interval still tells how
+        far FID moves with the images, so sets of equal n can be compared, but not with FID at infinitely many images.
         """
         value, moves = jackknife.fid(features, real)
         return self._metric(value, self.counts @ moves / self.n, higher_is_better=False)
 
     def fid_infinity(self, features: np.ndarray, real: Statistics) -> Metric | None:
-        """FID extrapolated to infinitely many images; None with fewer than infinite.LEAST images a feature.
+        """FID extrapolated to infinitely many images; None with fewer than `fid_infinity.LEAST` images per feature.
 
-        The interval holds both noises: the images' as in `fid`, whose first order the line leaves as it is, and the
-        fit's, as Student's t with its standard error.
+        The interval contains two kinds of noise: that of the images, as in `fid` (the fitted line leaves its first
+        order unchanged), and that of the fit, drawn from Student's t distribution with the fit's standard error.
         """
         if self.n < fid_infinity.LEAST * features.shape[1]:
             return None
@@ -75,16 +86,17 @@ class Bootstrap:
         return self._metric(value, self.counts @ moves / self.n + fit, higher_is_better=False)
 
     def inception_score(self, logits: np.ndarray) -> Metric:
-        """Inception score of logits (n, K); the interval as that of FID, from what each image moves in its split."""
+        """Inception score of logits (n, K), with an interval to first order as in `fid`."""
         resampled = self.counts @ jackknife.inception_score(logits) / self.n
         return self._metric(formulas.inception_score(logits), resampled, higher_is_better=True)
 
     def precision_recall(self, generated: np.ndarray, real: np.ndarray, neighbours: int) -> tuple[Metric, Metric]:
-        """Precision and recall of features (n, F) against (M, F).
+        """Precision and recall of generated features (n, F) against real ones (M, F), with k = `neighbours`.
 
-        Precision is a mean over generated images. Of recall these are the balls: drawing them twice would shrink the
-        balls to nothing, so recall is that of halves of each class, drawn without replacement. From one half to
-        another it moves as much as from one fresh set of n images to another (the jackknife that leaves out half:
+        Precision is a share of the generated images and is resampled as such. Recall is the share of real images that
+        lie in the balls around the generated images. An image drawn twice would be its own nearest neighbour and its
+        ball a point, so recall is recomputed from random halves of each class instead, drawn without replacement. From
+        one half to another it varies as much as from one fresh set of n images to another (the delete-half jackknife:
         Shao and Wu 1989).
         """
         within = formulas.inside(generated, real, neighbours)
@@ -92,20 +104,21 @@ class Bootstrap:
         halves = np.zeros((self.resamples, self.n), bool)
         for i, half in enumerate(halves):
             half[dealt(self.labels, rng)[i % 2 :: 2]] = True
-        whole = np.ones((1, self.n), bool)
-        covered = formulas.inside(real, generated, neighbours, np.concatenate([whole, halves])).mean(1)
+        all_images = np.ones((1, self.n), bool)
+        covered = formulas.inside(real, generated, neighbours, np.concatenate([all_images, halves])).mean(1)
         recall = self._metric(covered[0], covered[1:], higher_is_better=True)
         return self.share(within, higher_is_better=True), moved(recall, max(0.0, recall.low), min(1.0, recall.high))
 
     def kid(self, generated: np.ndarray, real: np.ndarray) -> Metric:
-        """KID of features (n, F) against (M, F).
+        """KID of generated features (n, F) against real ones (M, F).
 
-        Of a set with equally many images of each class it is too low where its subsets are nearly the whole set: pairs
-        of one class are rarer within it than across. Sets of equal number compare; the floor of fewer images does not.
+        KID is biased low if the set has equally many images of each class and is hardly larger than the subsets that
+        KID averages over: pairs of one class are then rarer within the set than between the sets. Sets with the same n
+        can be compared, but not with a floor that was measured on fewer images.
 
-        The interval holds two noises: the images', in first order (`influence.kid`), and that of the subsets that the
-        value is the mean of, drawn again. The first is nearly all where the set is hardly larger than a subset; the
-        second is, where KID of 50,000 images is near 0.
+        The interval contains two kinds of noise: that of the images, to first order (`jackknife.kid`), and that of the
+        random subsets, whose values are drawn again. The first dominates if n is hardly larger than a subset, the
+        second for 50,000 images whose KID is near 0.
         """
         subsets = formulas.kid(generated, real)
         again = subsets[self._rng().integers(len(subsets), size=(self.resamples, len(subsets)))].mean(1)
@@ -113,14 +126,15 @@ class Bootstrap:
         return self._metric(subsets.mean(), self.counts @ moves / self.n + again, higher_is_better=False)
 
     def mean(self, values: np.ndarray, higher_is_better: bool | None) -> Metric:
-        """Mean of one value per image (n,)."""
+        """Mean over the images of one value for each, (n,)."""
         rows = values.astype(np.float64)
         return self._metric(rows.mean(), self.counts @ rows / self.n, higher_is_better)
 
     def share(self, values: np.ndarray, higher_is_better: bool | None) -> Metric:
-        """Share of images for which something holds, bool (n,).
+        """Share of the images for which `values` (n,) is true.
 
-        Where it holds for all or none, all resamples are alike; the interval is then that of Clopper and Pearson.
+        If it is true for all or for none, all resamples are alike and the interval is that of Clopper and Pearson
+        (1934): its inner end is the share itself, its outer end 1 - 0.025^(1/n) away.
         """
         metric, far = self.mean(values, higher_is_better), 1.0 - 0.025 ** (1.0 / self.n)
         if metric.value in (0.0, 1.0):
@@ -128,11 +142,11 @@ class Bootstrap:
         return metric
 
     def single(self, value: float, higher_is_better: bool | None) -> Metric:
-        """A value without an interval: low and high are the value, bootstrap is 0."""
+        """A value without an interval: `low` and `high` equal the value, and `bootstrap` is 0."""
         return self._metric(value, [value], higher_is_better).model_copy(update={"bootstrap": 0})
 
     def _rng(self) -> np.random.Generator:
-        return np.random.default_rng([self.seed, 1])  # whichever metrics were asked for before
+        return np.random.default_rng([self.seed, 1])  # the same draws whichever metrics were computed before
 
     def _metric(self, value: float, resampled: Any, higher_is_better: bool | None) -> Metric:
         resampled = np.asarray(resampled)
@@ -149,10 +163,14 @@ class Bootstrap:
 
 
 def moved(metric: Metric, low: float, high: float) -> Metric:
-    """The metric with other ends of its interval."""
+    """The metric with another interval."""
     return metric.model_copy(update={"low": low, "high": high})
 
 
 def dealt(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An order of the images (n,), shuffled within each class: every k-th image of it are a part with equal classes."""
+    """The images (n,) sorted by class and shuffled within each class.
+
+    Taking every k-th image from it, with k different starts, deals the images into k disjoint parts that have equally
+    many images of each class (up to one).
+    """
     return np.lexsort((rng.random(len(labels)), labels))

@@ -1,8 +1,9 @@
-"""The two stages that judge: `reference` once for the real images, `evaluate` for every sample set.
+"""The two stages that compute metrics: `reference` once for held-out real images, `evaluate` for every sample set.
 
-Both read features (step 1) and statistics (step 2) and look at no image. The study's first extractor has all metrics; a
-further one has the Frechet distance of its features. Beside every number stands the same of real images: the held-out
-split, or as many of its images as a sample set has.
+Both read features (step 1) and statistics (step 2) and open no image. All metrics are computed with the features of the
+study's first extractor, and the Frechet distance with those of each further one. The real-versus-real floor, which is
+reported beside every metric, is the same metric of held-out real images, as many as a sample set has if there are so
+many.
 """
 
 from __future__ import annotations
@@ -26,45 +27,54 @@ from mar.study.records import Judge, JudgedBy, Metric, MetricsFile, MetricsRecip
 from mar.study.stage_keys import metrics_key, real_side, reference_key
 from mar.study.study import Study
 
-DRAWS = 20  # of the held-out images, for the floor
+DRAWS = 20  # number of random draws of held-out images that the floor of a Frechet distance is the mean of
 SHUFFLED = f"inception_score is the mean over ten splits of the images, shuffled with seed {formulas.SEED}"
 NO_IMAGES = "precision, recall and kid are left out: the reference has statistics and no images"
 
 
 @dataclass(frozen=True)
 class Real:
-    """The real side of a comparison: what is compared with, by one extractor."""
+    """The real side of a comparison, by one extractor.
+
+    Attributes:
+        identity: name and checksum of the real images.
+        extractor: name and weights of the network.
+        statistics: mean and covariance of its features.
+        spatial: mean and covariance of its spatial features, for sFID; None if it has none.
+        features: features of at most REAL of the images, (M, F), for precision, recall and KID; None if they were not
+            read, or if the reference has statistics and no images.
+    """
 
     identity: RealSide
     extractor: Judge
     statistics: Statistics
     spatial: Statistics | None
-    features: np.ndarray | None  # at most REAL images, for precision, recall and KID
+    features: np.ndarray | None
 
 
 def real(study: Study, root: Path, extractor: str, images: bool = True) -> Real:
-    """What an extractor's numbers compare with.
+    """The real side that the metrics of an extractor compare with; `images`: with features, for precision and the like.
 
     Raises:
-        ValueError: `mar features` or `mar statistics` has not run for it, or the statistics are not those of the
-            features.
+        ValueError: `mar features` or `mar statistics` has not run for the real images, or the statistics are not those
+            of the features.
     """
-    where = real_side(study, extractor)
-    found = features.read(root, extractor, where, "real")
-    arrays, about = statistics.of_real(study, root, extractor, where, found)
+    set_name = real_side(study, extractor)
+    stored = features.read(root, extractor, set_name, "real")
+    arrays, about = statistics.of_real(study, root, extractor, set_name, stored)
     rows = None
-    if images and found.count:
-        chosen = np.random.default_rng(study.seed).choice(found.count, min(REAL, found.count), replace=False)
-        rows = found.rows("features", np.sort(chosen))
+    if images and stored.count:
+        chosen = np.random.default_rng(study.seed).choice(stored.count, min(REAL, stored.count), replace=False)
+        rows = stored.rows("features", np.sort(chosen))
     spatial = {key[:-2]: arrays[key] for key in ("mu_s", "sigma_s")} if "mu_s" in arrays else None
-    name = "train split" if where == "train" else about.source.name
+    name = "train split" if set_name == "train" else about.source.name
     main = {"mu": arrays["mu"], "sigma": arrays["sigma"]}
     identity = RealSide(name=name, sha256=about.source.sha256, **({"note": about.note} if about.note else {}))
     return Real(identity, about.extractor, main, spatial, rows)
 
 
 def reference(study: Study, root: str | Path) -> None:
-    """Write metrics/reference.json: every metric of held-out real images (the real-versus-real floor).
+    """Write metrics/reference.json: every metric of held-out real images, the real-versus-real floor.
 
     Raises:
         ValueError: `mar features` or `mar statistics` has not run for the real images.
@@ -78,22 +88,22 @@ def reference(study: Study, root: str | Path) -> None:
     inputs = {name: found.sha256 for name, found in heldout.items()} | _sides(study, root)
     recipe = MetricsRecipe(slice=reference_key(study), inputs=inputs)
     place = report.with_name(".reference")
-    with stage(report, lambda: read(report, MetricsFile).recipe == recipe, folder=place) as left:
-        if not left:
+    with stage(report, lambda: read(report, MetricsFile).recipe == recipe, folder=place) as unfinished:
+        if not unfinished:
             return
         main = study.metrics.extractors[0]
         labels = heldout[main].array("labels")
         chosen = balanced(labels, study.metrics.samples, seed=0)
         against[main] = real(study, root, main)
-        values, notes = judge(study, heldout, against, chosen)
+        values, notes = compute(study, heldout, against, chosen)
         if len(chosen) < study.metrics.samples:
             notes.append(
                 f"real versus real is of {len(chosen)} images, all that are held out: its FID is rather too high"
             )
         if len(chosen) < len(labels):
-            for name, found in heldout.items():
+            for name, stored in heldout.items():
                 key = "fid" if name == main else f"fid_{name}"
-                values[key] = floor(study, values[key], found.array("features"), labels, against[name].statistics)
+                values[key] = floor(study, values[key], stored.array("features"), labels, against[name].statistics)
             if "sfid" in values and (target := against[main].spatial) is not None:
                 values["sfid"] = floor(study, values["sfid"], heldout[main].array("spatial"), labels, target)
         write(report, _result(study, against, values, notes, recipe))
@@ -101,96 +111,100 @@ def reference(study: Study, root: str | Path) -> None:
 
 
 def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: str) -> None:
-    """Judge one sample set: writes metrics/V/seedK/S.json.
+    """Write metrics/<variant>/seed<k>/<setting>.json: every metric of a sample set.
 
     Raises:
-        ValueError: a stage before has not run; the features are of other weights than those of the real images, of
-            images of a checkpoint that is not the present one, or of the wrong side.
+        ValueError: an earlier stage has not run; the features were computed by other weights than those of the real
+            images, are of real images, or are of samples from another checkpoint than the present one.
     """
     root = Path(root)
-    where = f"{variant}/seed{seed}/{setting}"
-    report = layout.metrics(root, where)
-    found: dict[str, Features] = {
-        name: features.read(root, name, where, "generated") for name in study.metrics.extractors
+    set_name = layout.sample_set(variant, seed, setting)
+    report = layout.metrics(root, set_name)
+    generated: dict[str, Features] = {
+        name: features.read(root, name, set_name, "generated") for name in study.metrics.extractors
     }
-    for name, kept in found.items():
-        _, about = statistics.read(root, name, where)
-        if about.features != kept.sha256:
-            raise ValueError(f"{root / 'statistics' / name / where}.npz: of other features; run `mar statistics` again")
+    for name, stored in generated.items():
+        _, about = statistics.read(root, name, set_name)
+        if about.features != stored.sha256:
+            raise ValueError(
+                f"{layout.statistics(root, name, set_name)}: of other features; run `mar statistics` again"
+            )
     samples = image_sets.of_samples(study, root, variant, seed, setting)
-    for kept in found.values():
-        if kept.manifest.source is None or kept.manifest.source.sha256 != samples.sha256:
-            raise ValueError(f"{kept.folder}: of other samples than {samples.source}; run `mar features` again")
-    against = _against(study, root, found)
+    for stored in generated.values():
+        if stored.manifest.source is None or stored.manifest.source.sha256 != samples.sha256:
+            raise ValueError(f"{stored.folder}: of other samples than {samples.source}; run `mar features` again")
+    against = _against(study, root, generated)
     inputs = {
         "samples": samples.sha256,
-        "checkpoint": read(layout.sample_manifest(root, where), SampleManifest).checkpoint,
-        **{f"features {name}": kept.sha256 for name, kept in found.items()},
+        "checkpoint": read(layout.sample_manifest(root, set_name), SampleManifest).checkpoint,
+        **{f"features {name}": stored.sha256 for name, stored in generated.items()},
         **_sides(study, root),
     }
     recipe = MetricsRecipe(slice=metrics_key(study), inputs=inputs)
     place = report.with_name(f".{setting}")
-    with stage(report, lambda: read(report, MetricsFile).recipe == recipe, folder=place) as left:
-        if not left:
+    with stage(report, lambda: read(report, MetricsFile).recipe == recipe, folder=place) as unfinished:
+        if not unfinished:
             return
         main = study.metrics.extractors[0]
         against[main] = real(study, root, main)
-        values, notes = judge(study, found, against)
+        values, notes = compute(study, generated, against)
         write(report, _result(study, against, values, notes, recipe, variant, seed, setting))
         print(f"{report}: {_shown(values)}", flush=True)
 
 
-def judge(
-    study: Study, found: dict[str, Features], against: dict[str, Real], chosen: np.ndarray | None = None
+def compute(
+    study: Study, evaluated: dict[str, Features], against: dict[str, Real], chosen: np.ndarray | None = None
 ) -> tuple[dict[str, Metric], list[str]]:
-    """All metrics of one set of images, and what is to be said of them.
+    """All metrics of one set of images, by name, and notes that a reader of them needs.
 
     Args:
         study: the study.
-        found: features by extractor, the main one first.
-        against: the real side by extractor.
-        chosen: rows of the features that are judged, ascending; default: all.
+        evaluated: features of the set by each extractor, the main extractor first.
+        against: the real side of each extractor.
+        chosen: ascending indices of the images that are evaluated, (n,); default: all.
     """
-    names = list(found)
-    main = found[names[0]]
+    names = list(evaluated)
+    main = evaluated[names[0]]
     chosen = np.arange(main.count) if chosen is None else chosen
     arrays = {key: main.rows(key, chosen) for key in main.keys}
     labels = arrays.get("labels")
     assert labels is not None  # samples and splits of a study always have them
-    draw, there, notes = Bootstrap(labels, study.metrics.bootstrap, study.seed), against[names[0]], []
-    _check_width(main, arrays["features"], there)
-    values: dict[str, Metric] = {"fid": draw.fid(arrays["features"], there.statistics)}
-    if (endless := draw.fid_infinity(arrays["features"], there.statistics)) is not None:
-        values["fid_infinity"] = endless
-    if "spatial" in arrays and there.spatial is not None:
-        values["sfid"] = draw.fid(arrays["spatial"], there.spatial)
+    draw, target, notes = Bootstrap(labels, study.metrics.bootstrap, study.seed), against[names[0]], []
+    _check_width(main, arrays["features"], target)
+    values: dict[str, Metric] = {"fid": draw.fid(arrays["features"], target.statistics)}
+    if (extrapolated := draw.fid_infinity(arrays["features"], target.statistics)) is not None:
+        values["fid_infinity"] = extrapolated
+    if "spatial" in arrays and target.spatial is not None:
+        values["sfid"] = draw.fid(arrays["spatial"], target.spatial)
     if "logits" in arrays:
         values["inception_score"] = draw.inception_score(arrays["logits"])
         notes.append(SHUFFLED)
-    if there.features is None:
+    if target.features is None:
         notes.append(NO_IMAGES)
     else:
-        precision, recall = draw.precision_recall(arrays["features"], there.features, study.metrics.neighbours)
-        values |= {"precision": precision, "recall": recall, "kid": draw.kid(arrays["features"], there.features)}
-    if names[0] == "classifier":  # its classes are those of the study; Inception's are others
+        precision, recall = draw.precision_recall(arrays["features"], target.features, study.metrics.neighbours)
+        values |= {"precision": precision, "recall": recall, "kid": draw.kid(arrays["features"], target.features)}
+    if names[0] == "classifier":  # only its logits are for the classes of the study
         values["agreement"] = draw.share(arrays["logits"].argmax(1) == labels, higher_is_better=True)
     if "nearest" in arrays:
         values["nearest"] = draw.mean(arrays["nearest"], higher_is_better=None)
     for name in names[1:]:
-        rows = found[name].rows("features", chosen)
-        _check_width(found[name], rows, against[name])
+        rows = evaluated[name].rows("features", chosen)
+        _check_width(evaluated[name], rows, against[name])
         values[f"fid_{name}"] = draw.fid(rows, against[name].statistics)
     return values, notes
 
 
 def floor(study: Study, first: Metric, rows: np.ndarray, labels: np.ndarray, target: Statistics) -> Metric:
-    """Real-versus-real Frechet distance: the mean over DRAWS of as many held-out images as a sample set has.
+    """Real-versus-real Frechet distance: the mean over DRAWS random draws of held-out images.
+
+    Each draw has as many images as a sample set, equally many of each class.
 
     Args:
         study: the study.
-        first: the metric of the first of these draws, whose interval is kept around the mean.
+        first: the metric of the first draw; its interval is moved to the mean.
         rows: features of the held-out split, (N, F).
-        labels: its classes, (N,).
+        labels: classes of its images, (N,).
         target: statistics of the real side.
     """
     root = formulas.symmetric_root(target["sigma"])
@@ -201,48 +215,48 @@ def floor(study: Study, first: Metric, rows: np.ndarray, labels: np.ndarray, tar
 
 
 def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Ascending indices of at most `count` images with equal classes, as in a sample set, each image once.
+    """Ascending indices of at most `count` random images, equally many of each class as in a sample set, each once.
 
-    Of a class with fewer images all are taken. An image drawn twice would be its own neighbour, and would feign a
-    narrower interval.
+    A class with fewer images contributes all it has. No image is drawn twice: it would be its own nearest neighbour and
+    would make intervals too narrow.
     """
     rng = np.random.default_rng(seed)
     classes = np.unique(labels)
-    wanted = np.bincount(np.arange(count) % len(classes), minlength=len(classes))
+    sizes = np.bincount(np.arange(count) % len(classes), minlength=len(classes))
     members = [np.flatnonzero(labels == c) for c in classes]
-    rows = [rng.choice(have, min(n, len(have)), replace=False) for have, n in zip(members, wanted, strict=True)]
+    rows = [rng.choice(pool, min(n, len(pool)), replace=False) for pool, n in zip(members, sizes, strict=True)]
     return np.sort(np.concatenate(rows))
 
 
-def _against(study: Study, root: Path, found: dict[str, Features]) -> dict[str, Real]:
-    """The real side of each extractor, without its images, if it is of the same weights as the features found."""
-    against: dict[str, Real] = {name: real(study, root, name, images=False) for name in found}
-    for name, kept in found.items():
-        _check_weights(kept, against[name])
+def _against(study: Study, root: Path, evaluated: dict[str, Features]) -> dict[str, Real]:
+    """The real side of each extractor, without features, checked to be by the weights of the evaluated features."""
+    against: dict[str, Real] = {name: real(study, root, name, images=False) for name in evaluated}
+    for name, stored in evaluated.items():
+        _check_weights(stored, against[name])
     return against
 
 
 def _sides(study: Study, root: Path) -> dict[str, str]:
-    """Checksums of the statistics that the numbers compare with."""
+    """Checksums of the files of statistics of the real images, by `real <extractor>`."""
     files = {name: layout.statistics(root, name, real_side(study, name)) for name in study.metrics.extractors}
     return {f"real {name}": sha256(file) for name, file in files.items()}
 
 
-def _check_weights(found: Features, there: Real) -> None:
-    """Refuse features that are not of the network which made the real side."""
-    here, other = found.manifest.extractor, there.extractor
-    if here.weights != other.weights:
+def _check_weights(evaluated: Features, against: Real) -> None:
+    """Refuse features by other weights than those of the real side."""
+    network, other = evaluated.manifest.extractor, against.extractor
+    if network.weights != other.weights:
         raise ValueError(
-            f"{found.folder}: features by {here.name} with weights {here.weights[:12]}, those of "
-            f"{there.identity.name} with {other.weights[:12]}; accepted: the same; run `mar features` again"
+            f"{evaluated.folder}: features by {network.name} with weights {network.weights[:12]}, those of "
+            f"{against.identity.name} with {other.weights[:12]}; accepted: the same; run `mar features` again"
         )
 
 
-def _check_width(found: Features, rows: np.ndarray, there: Real) -> None:
-    """Refuse rows (n, F) of features that are of another width than the real side."""
-    if rows.shape[1] != (width := len(there.statistics["mu"])):
+def _check_width(evaluated: Features, rows: np.ndarray, against: Real) -> None:
+    """Refuse features (n, F) with another F than those of the real side."""
+    if rows.shape[1] != (width := len(against.statistics["mu"])):
         raise ValueError(
-            f"{found.folder}: {rows.shape[1]} features an image, those of {there.identity.name} have {width}; "
+            f"{evaluated.folder}: {rows.shape[1]} features an image, those of {against.identity.name} have {width}; "
             "accepted: the same; run `mar features` and `mar statistics` again"
         )
 
@@ -265,8 +279,8 @@ def _result(
         samples=study.metrics.samples,
         extractor=main,
         extractors={
-            name: JudgedBy(weights=there.extractor.weights, note=there.extractor.note, reference=there.identity)
-            for name, there in against.items()
+            name: JudgedBy(weights=side.extractor.weights, note=side.extractor.note, reference=side.identity)
+            for name, side in against.items()
         },
         reference=against[main].identity,
         notes=tuple(notes),

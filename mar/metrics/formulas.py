@@ -1,8 +1,11 @@
-"""Step 3 of an evaluation: features, logits and statistics to numbers. Intervals: mar.metrics.bootstrap.
+"""Step 3 of an evaluation: the metrics as functions of features, logits and statistics, without intervals.
 
-Everything in float64 with numpy, so that a number needs no torch; that the numbers are torch-fidelity's and clean-fid's
-is pinned by tests. The generated set is always the first argument and the real one the second, as in torch-fidelity
-0.4.0; swapping them swaps precision and recall.
+All results are float64 by numpy, without torch; tests hold them to the values of torch-fidelity and clean-fid. As in
+torch-fidelity 0.4.0, the generated set is always the first argument and the real set the second; swapping them swaps
+precision and recall.
+
+*Symbols.* n generated and m real images, F features for each image, K classes of logits. Intervals are computed in
+`mar/metrics/bootstrap.py`.
 """
 
 from __future__ import annotations
@@ -15,19 +18,20 @@ from scipy.special import log_softmax, xlogy
 
 from mar.metrics.moments import Statistics
 
-SEED = 2020  # torch-fidelity's, of its shuffle and of its subsets
-BLOCK = 500  # images at a time that are compared with all others
-ADM_SPLIT = 5000  # images in a split of ADM's Inception score
-COPIES = 1e-12  # squared distance, as a share of the squared norms, below which two images are the same one
-PAIRS = 200  # of images, whose differences are held at a time
-Exact = Callable[[np.ndarray, np.ndarray], np.ndarray]
+SEED = 2020  # torch-fidelity's seed of the shuffle (Inception score) and of the subsets (KID)
+BLOCK = 500  # images that are compared with all others at a time
+ADM_SPLIT = 5000  # images in each split of ADM's Inception score
+COPIES = 1e-12  # images are copies if their squared distance is below this share of the sum of their squared norms
+PAIRS = 200  # pairs of images whose differences are in memory at a time
+Exact = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows of pairs (P,), (P,) -> squared distances (P,)
 
 
 def fid(generated: Statistics, real: Statistics) -> float:
-    """Frechet distance of two Gaussians (Heusel et al. 2017); of Inception's `spatial` features it is sFID.
+    """Frechet distance of two Gaussians with means mu1, mu2 and covariances S1, S2 (FID: Heusel et al. 2017).
 
-    |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr sqrt(S1 S2), by eigenvalues of a symmetric matrix, which are ten times as
-    fast as those of S1 S2 that torch-fidelity takes.
+    |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr sqrt(S1 S2), which for Inception's `spatial` features is sFID. tr sqrt(S1 S2)
+    is the sum of the square roots of the eigenvalues of the symmetric matrix sqrt(S2) S1 sqrt(S2); they take a tenth of
+    the time of the eigenvalues of S1 S2 itself, which torch-fidelity computes.
     """
     return frechet(generated, real, symmetric_root(real["sigma"]))
 
@@ -39,7 +43,7 @@ def symmetric_root(matrix: np.ndarray) -> np.ndarray:
 
 
 def frechet(generated: Statistics, real: Statistics, real_root: np.ndarray) -> float:
-    """FID with the square root of the real covariance given, where many sets have the same."""
+    """FID, given the square root (F, F) of the real covariance, which many sets share."""
     middle = np.linalg.eigvalsh(real_root @ generated["sigma"] @ real_root)
     difference = generated["mu"] - real["mu"]
     traces = np.trace(generated["sigma"]) + np.trace(real["sigma"])
@@ -47,13 +51,13 @@ def frechet(generated: Statistics, real: Statistics, real_root: np.ndarray) -> f
 
 
 def inception_score(logits: np.ndarray) -> float:
-    """Inception score of logits (n, K) (Salimans et al. 2016) by torch-fidelity's rule: ten shuffled splits."""
+    """Inception score (Salimans et al. 2016) of logits (n, K): torch-fidelity's mean over ten shuffled splits."""
     return float(np.mean([split_score(logits[rows]) for rows in shuffled_splits(len(logits))]))
 
 
 def shuffled_splits(n: int, splits: int = 10) -> list[np.ndarray]:
-    """The rows of each of torch-fidelity's splits; with fewer images than splits, one image a split."""
-    splits = min(splits, n)  # an empty split would be no number
+    """Rows of the images in each of torch-fidelity's splits; fewer images than splits make splits of one image each."""
+    splits = min(splits, n)  # the score of an empty split would be nan
     order = np.random.RandomState(SEED).permutation(n)
     return [order[i * n // splits : (i + 1) * n // splits] for i in range(splits)]
 
@@ -66,26 +70,26 @@ def split_score(logits: np.ndarray) -> float:
 
 
 def probabilities_of(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """p(y|x) of logits (n, K), and the sum of p log p of each row (n,)."""
+    """p(y|x) (n, K) of logits (n, K), and sum_y p(y|x) log p(y|x) of each image (n,)."""
     logarithms = log_softmax(logits.astype(np.float64), axis=1)
     probabilities = np.exp(logarithms)
     return probabilities, (probabilities * logarithms).sum(1)
 
 
 def ordered_inception_score(logits: np.ndarray, labels: np.ndarray | None, size: int = ADM_SPLIT) -> float:
-    """Inception score by ADM's rule: consecutive splits of 5000 in the order of the file.
+    """Inception score by ADM's rule: the mean over consecutive splits of 5000 images in the order of the file.
 
-    The last split may be shorter and counts the same. ADM takes the logits without their bias. A split of a set that
-    is sorted by class holds few classes and scores low, so a sorted order is refused: one whose class changes from
-    image to image less than half as often as after a shuffle, or whose splits hold less than half as many classes.
+    The last split may be shorter and has the same weight. ADM leaves the bias out of the logits. A split of a set that
+    is sorted by class holds few classes and scores low, so a sorted order is refused: one in which the class changes
+    from image to image less than half as often as after a shuffle, or whose splits hold less than half as many classes.
 
     Args:
-        logits: (n, K), without bias.
-        labels: classes of the images in this order, (n,); None if nobody knows them, then nothing is checked.
-        size: images per split.
+        logits: logits without bias, (n, K).
+        labels: classes of the images in the same order, (n,); None if unknown, and then the order is not checked.
+        size: number of images in each split.
 
     Raises:
-        ValueError: the order is sorted by class.
+        ValueError: the images are sorted by class.
     """
     n = len(logits)
     if labels is not None:
@@ -94,11 +98,11 @@ def ordered_inception_score(logits: np.ndarray, labels: np.ndarray | None, size:
 
 
 def refuse_sorted(labels: np.ndarray, size: int = ADM_SPLIT) -> None:
-    """Refuse an order of images by their classes (n,) that is sorted; raises as `ordered_inception_score`."""
-    found, shuffled = class_changes(labels)
-    if found < 0.5 * shuffled:
+    """Refuse images whose classes (n,) are sorted; raises as `ordered_inception_score`."""
+    changes, shuffled = class_changes(labels)
+    if changes < 0.5 * shuffled:
         raise ValueError(
-            f"the class changes {found} times along the order of {len(labels)} images, after a shuffle about "
+            f"the class changes {changes} times along the order of {len(labels)} images, after a shuffle about "
             f"{shuffled:.0f} times: the set is sorted by class; accepted for an Inception score of consecutive splits: "
             "at least half as many changes; shuffle the images with their labels"
         )
@@ -112,7 +116,7 @@ def refuse_sorted(labels: np.ndarray, size: int = ADM_SPLIT) -> None:
 
 
 def classes_of_splits(labels: np.ndarray, size: int) -> tuple[float, float]:
-    """How many classes (n,) a consecutive split holds in the mean, and how many after a shuffle, nearly."""
+    """Mean number of classes in a consecutive split of labels (n,), and about how many are expected after a shuffle."""
     starts, sizes = range(0, len(labels), size), np.unique(labels, return_counts=True)[1]
     held = np.mean([len(np.unique(labels[start : start + size])) for start in starts])
     shares = [min(size, len(labels) - start) / len(labels) for start in starts]
@@ -120,47 +124,50 @@ def classes_of_splits(labels: np.ndarray, size: int) -> tuple[float, float]:
 
 
 def class_changes(labels: np.ndarray) -> tuple[int, float]:
-    """How often the class (n,) changes from one image to the next, and how often after a shuffle, on average."""
+    """How often labels (n,) change from one image to the next, and how often they are expected to after a shuffle."""
     n = len(labels)
     sizes = np.unique(labels, return_counts=True)[1].astype(np.float64)
-    return int((labels[1:] != labels[:-1]).sum()), float(n - (sizes**2).sum() / n)  # (n-1) (1 - sum s(s-1)/(n(n-1)))
+    expected = n - (sizes**2).sum() / n  # (n - 1) (1 - sum s (s - 1) / (n (n - 1))) for classes of s images
+    return int((labels[1:] != labels[:-1]).sum()), float(expected)
 
 
 def precision_recall(generated: np.ndarray, real: np.ndarray, neighbours: int) -> tuple[float, float]:
-    """Improved precision and recall (Kynkaanniemi et al. 2019) of features (n, F), (m, F)."""
+    """Improved precision and recall (Kynkaanniemi et al. 2019) of features (n, F) and (m, F), with k = `neighbours`."""
     return float(inside(generated, real, neighbours).mean()), float(inside(real, generated, neighbours).mean())
 
 
 def inside(points: np.ndarray, centres: np.ndarray, neighbours: int, kept: np.ndarray | None = None) -> np.ndarray:
-    """Which points (N, F) lie within the ball of any centre (M, F).
+    """Which of the points lie in the ball around at least one of the centres.
 
-    The radius of a centre is its distance to its k-th nearest other centre; a point on the sphere lies within. The mean
-    over generated points and real centres is the precision, over real points and generated centres the recall.
+    The radius of a centre's ball is the distance to its k-th nearest other centre; a point on the surface lies in the
+    ball. The share of generated points in balls of real centres is the precision; the share of real points in balls of
+    generated centres is the recall.
 
     Args:
-        points: asked about.
-        centres: of the balls.
+        points: features (N, F).
+        centres: features of the balls' centres, (M, F).
         neighbours: k.
-        kept: bool (R, M): R subsets of the centres, each about half of them, which have radii of their own.
+        kept: R subsets of the centres, bool (R, M), each all or about half of them. The centres of a subset have radii
+            by their neighbours in the same subset. None: all centres.
 
     Returns:
-        bool (N,), or (R, N) of the subsets.
+        bool (N,); with `kept` bool (R, N), one row for each subset.
 
     Raises:
-        ValueError: not more centres than k.
+        ValueError: there are not more centres than k.
     """
     if len(centres) <= neighbours:
         raise ValueError(f"precision and recall: {len(centres)} images in a set; accepted: more than k {neighbours}")
     if kept is None:
         radii = nearest_others(centres, neighbours)[0][None, :, -1]  # (1, M)
     else:
-        # half of them being kept, the k-th kept one is among so many but for one case in a billion
+        # with half of the centres kept, the k-th kept one is among the 8 k + 16 nearest, except once in a billion cases
         distances, which = nearest_others(centres, min(8 * neighbours + 16, len(centres) - 1))
-        radii = np.full(kept.shape, -1.0)  # (R, M); a centre that is not kept has no ball
+        radii = np.full(kept.shape, -1.0)  # squared, (R, M); a centre that is not kept has no ball
         for row, keep in zip(radii, kept, strict=True):
             place = (keep[which].cumsum(1) < neighbours).sum(1).clip(max=which.shape[1] - 1)
             row[keep] = distances[np.arange(len(centres)), place][keep]
-    found = np.zeros((len(radii), len(points)), bool)
+    covered = np.zeros((len(radii), len(points)), bool)
     largest = radii.max(0)
     for start, rough, slack, exact in _distances(points, centres):
         point, centre = np.nonzero(rough <= largest.astype(np.float32) + slack)
@@ -168,19 +175,19 @@ def inside(points: np.ndarray, centres: np.ndarray, neighbours: int, kept: np.nd
         for radius in radii:
             doubt |= np.abs(pairs - radius[centre]) <= slack[point, 0]
         pairs[doubt] = exact(point[doubt], centre[doubt])
-        for row, radius in zip(found, radii, strict=True):
+        for row, radius in zip(covered, radii, strict=True):
             row[start + point[pairs <= radius[centre]]] = True
-    return found[0] if kept is None else found
+    return covered[0] if kept is None else covered
 
 
 def nearest_others(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances (N, count), ascending, from each point (N, F) to its nearest others, and which those are."""
+    """The `count` nearest other points of each point (N, F): ascending squared distances and indices, (N, count)."""
     distances, which = np.empty((len(points), count)), np.empty((len(points), count), np.int64)
     for start, rough, slack, exact in _distances(points, points):
         rows = slice(start, start + len(rough))
-        rough[np.arange(len(rough)), np.arange(rows.start, rows.stop)] = np.inf  # itself is no other
+        rough[np.arange(len(rough)), np.arange(rows.start, rows.stop)] = np.inf  # a point is not its own neighbour
         last = np.partition(rough, count - 1, axis=1)[:, count - 1 : count]
-        point, other = np.nonzero(rough <= last + 2 * slack)  # the nearest are among them
+        point, other = np.nonzero(rough <= last + 2 * slack)  # the nearest are among these, whatever the rounding
         squared = exact(point, other)
         order = np.lexsort((squared, point))
         firsts = np.searchsorted(point, np.arange(len(rough)))
@@ -189,62 +196,69 @@ def nearest_others(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarr
     return distances, which
 
 
-def _distances(here: np.ndarray, there: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray, Exact]]:
-    """Squared distances of all pairs in float32, which takes half as long as float64, block by block.
+def _distances(points: np.ndarray, centres: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray, Exact]]:
+    """Squared distances of all points (N, F) to all centres (M, F) in float32, in half the time of float64, by blocks.
 
     Yields:
-        The first row of a block; distances (B, M) of its rows; by how much these may be off, (B, 1), the bound of
-        rounding errors that holds in whatever order products are summed; and a function that gives the distances of
-        pairs (row of the block, row of `there`) in float64, of copies exactly 0.
+        The row of the block's first point; the squared distances of its B points, (B, M); a bound of their rounding
+        errors, (B, 1), which holds in whatever order products are summed; and a function that computes the squared
+        distances of pairs (row in the block, row of `centres`) in float64, exactly 0 for copies.
     """
-    centre = there.mean(0, dtype=np.float64)  # around it norms, and errors with them, are smallest
-    others = (there - centre).astype(np.float32)
-    spread, norms = _norms(others).astype(np.float32), _norms(there)
-    for start in range(0, len(here), BLOCK):
-        rows = here[start : start + BLOCK]
-        moved = (rows - centre).astype(np.float32)
-        own = _norms(moved).astype(np.float32)[:, None]
-        rough = (-2.0 * moved) @ others.T
-        rough += spread
-        rough += own
-        exact = partial(_exact_distances, rows, there, _norms(rows), norms)
-        yield start, rough, (here.shape[1] + 32) * 2.0**-23 * (own + spread.max()), exact
+    mean = centres.mean(0, dtype=np.float64)  # with the mean subtracted, norms and rounding errors are smallest
+    shifted_centres = (centres - mean).astype(np.float32)
+    centre_norms, norms = _norms(shifted_centres).astype(np.float32), _norms(centres)
+    for start in range(0, len(points), BLOCK):
+        rows = points[start : start + BLOCK]
+        shifted = (rows - mean).astype(np.float32)
+        row_norms = _norms(shifted).astype(np.float32)[:, None]
+        rough = (-2.0 * shifted) @ shifted_centres.T
+        rough += centre_norms
+        rough += row_norms
+        exact = partial(_exact_distances, rows, centres, _norms(rows), norms)
+        yield start, rough, (points.shape[1] + 32) * 2.0**-23 * (row_norms + centre_norms.max()), exact
 
 
 def _norms(rows: np.ndarray) -> np.ndarray:
+    """Squared norms (N,) of rows (N, F)."""
     return np.concatenate(
         [np.square(part, dtype=np.float64).sum(1) for part in np.split(rows, range(BLOCK, len(rows), BLOCK))]
     )
 
 
 def _exact_distances(
-    here: np.ndarray, there: np.ndarray, own: np.ndarray, norms: np.ndarray, first: np.ndarray, second: np.ndarray
+    rows: np.ndarray,
+    centres: np.ndarray,
+    row_norms: np.ndarray,
+    centre_norms: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
 ) -> np.ndarray:
-    """Squared distances of the pairs here[first], there[second] with squared norms own and norms."""
-    scale = own[first] + norms[second]
-    if len(first) * 32 > len(here) * len(there):  # so many pairs are faster by all
-        squared = scale - 2.0 * (here.astype(np.float64) @ there.astype(np.float64).T)[first, second]
+    """Squared distances (P,) of the pairs rows[first], centres[second], given all squared norms."""
+    scale = row_norms[first] + centre_norms[second]
+    if len(first) * 32 > len(rows) * len(centres):  # for so many pairs, one matrix product of all is faster
+        squared = scale - 2.0 * (rows.astype(np.float64) @ centres.astype(np.float64).T)[first, second]
     else:
         squared = np.empty(len(first))
         for start in range(0, len(first), PAIRS):
             some = slice(start, start + PAIRS)
-            away = np.subtract(here[first[some]], there[second[some]], dtype=np.float64)
-            squared[some] = np.einsum("pf,pf->p", away, away)
+            difference = np.subtract(rows[first[some]], centres[second[some]], dtype=np.float64)
+            squared[some] = np.einsum("pf,pf->p", difference, difference)
     squared[squared < COPIES * scale] = 0.0
     return squared
 
 
 def kid(generated: np.ndarray, real: np.ndarray, subsets: int = 100, size: int = 1000) -> np.ndarray:
-    """Squared maximum mean discrepancy of each subset of features (n, F), (m, F); their mean is KID.
+    """KID (Binkowski et al. 2018) of features (n, F) and (m, F), as the values whose mean it is.
 
-    Binkowski et al. 2018: kernel (x.y / F + 1)^3, unbiased, subsets without replacement, by torch-fidelity's draws.
-    Where a set has fewer images than `size`, the subsets have as many as the smaller set.
+    Each value is the unbiased estimate of the squared maximum mean discrepancy with the kernel (x.y / F + 1)^3 between
+    two random subsets of `size` images, drawn without replacement as torch-fidelity draws them. If a set has fewer than
+    `size` images, the subsets have as many images as the smaller set.
 
     Returns:
         float64 (subsets,).
 
     Raises:
-        ValueError: a set of fewer than two images.
+        ValueError: a set has fewer than two images.
     """
     size = min(size, len(generated), len(real))
     if size < 2:
@@ -259,7 +273,7 @@ def kid(generated: np.ndarray, real: np.ndarray, subsets: int = 100, size: int =
 
 
 def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """KID's kernel of features (n, F) and (m, F): (n, m)."""
+    """KID's kernel (x.y / F + 1)^3 of features (n, F) and (m, F): (n, m)."""
     base = x @ y.T
     base /= x.shape[1]
     base += 1.0
@@ -272,8 +286,8 @@ def kernel_diagonal(x: np.ndarray) -> np.ndarray:
 
 
 def _kernel_sums(x: np.ndarray, y: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Sum of the kernel over first[s] x second[s] for each subset s: (S,)."""
-    if len(x) * len(y) > first.size * second.shape[1]:  # the kernels of the subsets are fewer than all
+    """Sum of the kernel over all pairs of rows first[s] of x and second[s] of y, for each of S subsets s: (S,)."""
+    if len(x) * len(y) > first.size * second.shape[1]:  # the subsets have fewer pairs than x and y
         return np.array([kernel(x[rows], y[columns]).sum() for rows, columns in zip(first, second, strict=True)])
     a, b = np.zeros((len(first), len(x))), np.zeros((len(second), len(y)))
     np.put_along_axis(a, first, 1.0, 1)

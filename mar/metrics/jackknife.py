@@ -1,6 +1,8 @@
-"""How far each image moves a metric of its set: what intervals are made of.
+"""How far each image moves a metric of its set: jackknife values, from which the bootstrap's intervals are made.
 
-All are values of the jackknife, (n - 1) times what the metric loses without the image, less their mean.
+For a metric T of n images, T_(i) is the metric without image i and T_(.) the mean of all T_(i). The jackknife value of
+image i is (n - 1) (T_(.) - T_(i)), on the metric's own scale (Efron and Stein 1981): positive if the image raises the
+metric. To first order, T of a resample is T plus the mean of these values over the images of the resample.
 """
 
 from __future__ import annotations
@@ -11,31 +13,32 @@ from scipy.special import xlogy
 from mar.metrics import formulas, moments
 from mar.metrics.moments import Statistics
 
-BLOCK = 1000  # images at a time
-NODES = np.exp(np.arange(-50.0, 31.0))  # of the integral over t, in units of the largest eigenvalue
-WITNESSES = 5000  # images of either set, at most, that an image's mean kernel of KID is taken with
+BLOCK = 1000  # images that are computed at a time
+NODES = np.exp(np.arange(-50.0, 31.0))  # nodes (Q,) of the integral over t, in units of the largest eigenvalue
+WITNESSES = 5000  # the mean kernel of an image in KID is taken with at most so many images of either set
 
 
 def fid(features: np.ndarray, real: Statistics) -> tuple[float, np.ndarray]:
-    """FID of features (n, F), and how far each image moves it: (n - 1) times what FID loses without the image.
+    """FID of features (n, F), and the jackknife value of each image.
 
-    These are the values of the jackknife, exact: FID without image i takes no eigenvalues of its own. With
-    R = sqrt(S2), M = R S1 R and u = R (x_i - mu1), leaving out image i turns M into
-    (n-1)/(n-2) (M - n/(n-1)^2 u u^T), and since sqrt(a) = 1/(2 pi) int_0^inf t^(-1/2) log(1 + a/t) dt, by the
-    determinant lemma
+    FID is |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr sqrt(R S1 R), where mu1 and S1 are mean and covariance of the generated
+    features x_i, mu2 and S2 those of the real ones, and R = sqrt(S2). FID without image i is exact and needs no
+    eigendecomposition of its own: with M = R S1 R and u = R (x_i - mu1), leaving out image i turns M into
+    (n-1)/(n-2) (M - n/(n-1)^2 u u^T). Since sqrt(a) = 1/(2 pi) int_0^inf t^(-1/2) log(1 + a/t) dt, the matrix
+    determinant lemma gives, with c = n/(n-1)^2,
 
         tr sqrt(M - c u u^T) = tr sqrt(M) + 1/(2 pi) int_0^inf t^(-1/2) log(1 - c u^T (M + t)^-1 u) dt.
 
-    The integral is a sum over log t. For n >> F the values tend to the influence function
-    2 (mu1 - mu2).(x_i - mu1) + (x_i - mu1)^T (I - R M^(-1/2) R) (x_i - mu1) - its mean. That derivative is too small
-    where images are few: a direction in which only one image lies has a weight of its square root.
+    The integral is a sum over equal steps of log t. For n >> F the values tend to the influence function
+    2 (mu1 - mu2).(x_i - mu1) + (x_i - mu1)^T (I - R M^(-1/2) R) (x_i - mu1), less its mean over i. For few images that
+    derivative would be too small: in a direction in which only one image varies, sqrt(M) changes by a square root.
 
     Args:
-        features: of the judged set, (n, F), n > 2.
+        features: features of the evaluated set, (n, F), n > 2.
         real: statistics of the real images.
 
     Returns:
-        FID; float64 (n,) with mean 0.
+        FID, and the jackknife values, float64 (n,), whose mean is 0.
 
     Raises:
         ValueError: fewer than three images.
@@ -54,8 +57,8 @@ def fid(features: np.ndarray, real: Statistics) -> tuple[float, np.ndarray]:
     for start in range(0, n, BLOCK):
         rows = features[start : start + BLOCK].astype(np.float64) - mean  # (B, F)
         square = (rows**2).sum(1)
-        left = 1.0 - n / (n - 1) ** 2 * (rows @ projection) ** 2 @ resolvent  # (B, Q)
-        change = np.log(left.clip(min=1e-15)) @ np.sqrt(nodes) / (2.0 * np.pi)
+        factor = 1.0 - n / (n - 1) ** 2 * (rows @ projection) ** 2 @ resolvent  # (B, Q)
+        change = np.log(factor.clip(min=1e-15)) @ np.sqrt(nodes) / (2.0 * np.pi)
         distance = shift @ shift - 2.0 / (n - 1) * rows @ shift + square / (n - 1) ** 2
         trace = ((n - 1) * traces[1] - n / (n - 1) * square) / (n - 2)
         without[start : start + BLOCK] = distance + trace - 2.0 * np.sqrt((n - 1) / (n - 2)) * (traces[0] + change)
@@ -64,9 +67,9 @@ def fid(features: np.ndarray, real: Statistics) -> tuple[float, np.ndarray]:
 
 
 def inception_score(logits: np.ndarray) -> np.ndarray:
-    """How far each image moves the Inception score of logits (n, K): float64 (n,) with mean 0.
+    """Jackknife value of each image for the Inception score of logits (n, K): float64 (n,), whose mean is 0.
 
-    An image moves the score of its split only; one that is alone in it moves nothing.
+    An image moves only the score of its own split; an image that is alone in its split moves nothing.
     """
     moves = np.zeros(len(logits))
     for rows in formulas.shuffled_splits(len(logits)):
@@ -80,18 +83,19 @@ def inception_score(logits: np.ndarray) -> np.ndarray:
 
 
 def kid(generated: np.ndarray, real: np.ndarray, seed: int) -> np.ndarray:
-    """How far each image moves KID of features (n, F) against (M, F): float64 (n,) with mean 0.
+    """Jackknife value of each image for KID of features (n, F) against (M, F): float64 (n,), whose mean is 0.
 
-    Twice the witness function: the image's mean kernel with the other generated images, less that with the real ones.
-    Of more than WITNESSES images in a set as many are taken, drawn with `seed`, and the mean is about right.
+    The value is twice the witness function of the maximum mean discrepancy, less its mean: the mean kernel of the image
+    with the other generated images, minus its mean kernel with the real images. For a set with more than WITNESSES
+    images, WITNESSES of them, drawn with `seed`, estimate the mean.
     """
     rng, n = np.random.default_rng(seed), len(generated)
     chosen = [rng.permutation(len(x))[:WITNESSES] for x in (generated, real)]
     own, other = (x[rows].astype(np.float64) for x, rows in zip((generated, real), chosen, strict=True))
-    among = np.isin(np.arange(n), chosen[0])  # an image is no witness of itself
+    chosen_too = np.isin(np.arange(n), chosen[0])  # (n,): these images would be compared with themselves
     witness = np.empty(n)
     for start in range(0, n, BLOCK):
-        rows, itself = generated[start : start + BLOCK].astype(np.float64), among[start : start + BLOCK]
+        rows, itself = generated[start : start + BLOCK].astype(np.float64), chosen_too[start : start + BLOCK]
         sums = formulas.kernel(rows, own).sum(1) - itself * formulas.kernel_diagonal(rows)
         within = sums / (len(own) - itself) * (n - 1) / max(1, n - 2)  # without the image there are fewer pairs
         witness[start : start + BLOCK] = within - formulas.kernel(rows, other).mean(1)

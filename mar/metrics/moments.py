@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import numpy as np
 
-Statistics = dict[str, np.ndarray]  # "mu" (F,) and "sigma" (F, F), float64, as torch-fidelity names them
+Statistics = dict[str, np.ndarray]  # mean "mu" (F,) and covariance "sigma" (F, F), float64, named as in torch-fidelity
 NAMES = ("mu", "sigma", "mu_s", "sigma_s")
-BLOCK = 1000  # images at a time: their copies in float64 are small beside the features
+BLOCK = 1000  # images converted to float64 at a time, so that the copies are small beside the features
 
 
 class Moments:
-    """Mean and covariance of features that come in parts, by the update of Chan, Golub and LeVeque (1983)."""
+    """Mean and covariance of features that come in parts, by the update of Chan, Golub and LeVeque (1983).
+
+    Attributes:
+        n: number of images so far.
+        mean: mean of their features, (F,).
+        scatter: sum over the images of (x - mean) (x - mean)^T, (F, F).
+    """
 
     def __init__(self) -> None:
         self.n, self.mean, self.scatter = 0, np.zeros(0), np.zeros((0, 0))
 
     def add(self, features: np.ndarray) -> None:
-        """Count features (n, F) in."""
+        """Add the features (n, F) of n more images."""
         for start in range(0, len(features), BLOCK):
             rows = features[start : start + BLOCK].astype(np.float64)
             if not self.n:
                 self.mean, self.scatter = np.zeros(rows.shape[1]), np.zeros((rows.shape[1], rows.shape[1]))
             total, mean = self.n + len(rows), rows.mean(axis=0)
             rows -= mean
-            away = mean - self.mean
+            shift = mean - self.mean
             self.scatter += rows.T @ rows
-            self.scatter += np.outer(away, away * (self.n * len(rows) / total))
-            self.mean = self.mean + away * (len(rows) / total)
+            self.scatter += np.outer(shift, shift * (self.n * len(rows) / total))
+            self.mean = self.mean + shift * (len(rows) / total)
             self.n = total
 
     def statistics(self) -> Statistics:
-        """Mean and unbiased covariance of all that was counted in."""
+        """Mean and unbiased covariance (divisor n - 1) of all features that were added."""
         return {"mu": self.mean, "sigma": self.scatter / (self.n - 1)}
 
 
 def of(features: np.ndarray) -> Statistics:
-    """Mean and unbiased covariance of features (N, F): torch-fidelity's (tested), which keeps the mean's type."""
+    """Mean and unbiased covariance of features (n, F), in float64; torch-fidelity's values (tested)."""
     moments = Moments()
     moments.add(features)
     return moments.statistics()

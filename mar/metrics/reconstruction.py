@@ -1,4 +1,4 @@
-"""Measuring what a tokenizer loses: rFID, PSNR, codebook usage, on held-out images and on those it was trained on."""
+"""What a tokenizer loses: rFID, PSNR and codebook usage of reconstructed held-out images and training images."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ BATCH = 250  # images per forward pass
 
 
 def rfid(study: Study, root: str | Path, name: str) -> None:
-    """Measure tokenizer `name`; writes tokenizers/<name>/rfid.json: the held-out split, and under "train" the other.
+    """Write tokenizers/<name>/rfid.json: what a tokenizer loses on the held-out and, under `train`, the train split.
 
-    Both compare, by the study's first extractor, with the statistics that FID compares with. The paper's Table 2 has
-    its rFID on the train split. A stage of its own: a new classifier or another number of resamples measures again and
-    trains nothing again.
+    Both splits are compared, by the study's first extractor, with the statistics that FID compares with. The paper
+    measures the rFID in its Table 2 on the train split. This is a stage of its own, so that after a change of the
+    classifier or of the number of resamples the tokenizer is measured again, but not trained again.
 
     Raises:
-        ValueError: `tokenizer`, `features` or `statistics` has not run, or the features are of other weights.
+        ValueError: `tokenizer`, `features` or `statistics` has not run, or the real features are by other weights.
     """
     root = Path(root)
     folder = layout.tokenizer(root, name)
@@ -44,35 +44,35 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
     with lock(folder):
         if not weights.exists():
             raise ValueError(f"{weights}: missing; run `mar tokenizer` first")
-        there = evaluate.real(study, root, main, images=False)
+        real = evaluate.real(study, root, main, images=False)
         inputs = RfidInputs(
-            reference=there.identity.sha256,
-            extractor=there.extractor.weights,
+            reference=real.identity.sha256,
+            extractor=real.extractor.weights,
             tokenizer=sha256(weights),
             slice=metrics_key(study),
         )
 
         def sound() -> bool:
-            done = read(report, RfidRecord)
-            return done.inputs == inputs and done.train is not None
+            written = read(report, RfidRecord)
+            return written.inputs == inputs and written.train is not None
 
         if not unfinished(report, sound):
             return
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         tokenizer = load(root, name, study).to(device)
-        judge = extractors.load(main, study, root, device)
-        if judge.weights != there.extractor.weights:
+        network = extractors.load(main, study, root, device)
+        if network.weights != real.extractor.weights:
             raise ValueError(f"{main}: other weights than those of the real images; run `mar features` again")
-        heldout, train = (measure(tokenizer, judge, there, study, root, s, device) for s in ("heldout", "train"))
-        found = RfidRecord(
+        heldout, train = (measure(tokenizer, network, real, study, root, s, device) for s in ("heldout", "train"))
+        record = RfidRecord(
             **dict(heldout),
             train=train,
             extractor=main,
-            reference=there.identity,
+            reference=real.identity,
             inputs=inputs,
             provenance=provenance(),
         )
-        write(report, found)
+        write(report, record)
         for part in (heldout, train):
             shown = ", ".join(f"{key} {m.value:.4g}" for key, m in part.metrics.items())
             print(f"{report}: {shown} ({part.split}, {part.count} images)", flush=True)
@@ -80,17 +80,20 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
 
 def measure(
     tokenizer: Tokenizer,
-    judge: extractors.Extractor,
-    there: evaluate.Real,
+    network: extractors.Extractor,
+    real: evaluate.Real,
     study: Study,
     root: Path,
     split: str,
     device: torch.device,
 ) -> Rebuilt:
-    """rFID, PSNR, agreement and codebook usage on a split, or on REBUILT images of it, drawn once and for all.
+    """What a tokenizer loses on a split, or on REBUILT images of it, drawn with the study's seed.
 
-    "floor" is the FID of the same images, not rebuilt, against the same statistics: what no tokenizer can better. It
-    is 0 where they are the whole train split, which those statistics are of.
+    The metrics are `rfid` (FID of the reconstructions against the real side), `floor` (FID of the originals against the
+    same statistics, which no tokenizer can better; 0 if they are the whole train split and the statistics are too),
+    `psnr` in decibels, with the classifier `agreement` (share of the reconstructions that it assigns to their class),
+    and for a codebook `codebook_usage` (share of the codes that are used at all) and `perplexity` (exp of the
+    entropy of the codes).
     """
     images = open_split(study, root, split)
     chosen = np.arange(len(images))
@@ -99,19 +102,19 @@ def measure(
     errors: list[torch.Tensor] = []
     used = torch.zeros(tokenizer.net.quantize.n_e if tokenizer.tokens == "ids" else 0, dtype=torch.float64)
     rebuilt = _rebuild(tokenizer, study, images, chosen, split, device, errors, used)
-    found = _judged(judge, rebuilt)
-    same = _judged(judge, (images.batch(chosen[i : i + BATCH]) for i in range(0, len(chosen), BATCH)))["features"]
-    # per image, 255 the peak; a perfect image counts as 1e-10 squared grey levels
+    rebuilt_features = _features(network, rebuilt)
+    originals = _features(network, (images.batch(chosen[i : i + BATCH]) for i in range(0, len(chosen), BATCH)))
+    # PSNR of each image in dB, with peak 255; the mean squared error counts as at least 1e-10 squared grey levels
     psnr = 10.0 * torch.log10(255.0**2 / torch.cat(errors).clamp(min=1e-10)).numpy()
     labels = images.labels[chosen]
     draw = bootstrap.Bootstrap(labels, study.metrics.bootstrap, study.seed)
     values = {
-        "rfid": draw.fid(found["features"], there.statistics),
-        "floor": draw.fid(same, there.statistics),
+        "rfid": draw.fid(rebuilt_features["features"], real.statistics),
+        "floor": draw.fid(originals["features"], real.statistics),
         "psnr": draw.mean(psnr, higher_is_better=True),
     }
-    if judge.name == "classifier":
-        values["agreement"] = draw.share(found["logits"].argmax(1) == labels, higher_is_better=True)
+    if network.name == "classifier":
+        values["agreement"] = draw.share(rebuilt_features["logits"].argmax(1) == labels, higher_is_better=True)
     if len(used):
         share = used / used.sum()
         perplexity = math.exp(-(share * share.clamp(min=1e-300).log()).sum().item())
@@ -120,10 +123,10 @@ def measure(
     return Rebuilt(metrics=values, split=split, count=len(chosen))
 
 
-def _judged(judge: extractors.Extractor, batches: Iterable[torch.Tensor]) -> dict[str, np.ndarray]:
-    """Features and logits of batches of images."""
-    found = [judge(batch) for batch in batches]
-    return {key: torch.cat([part[key] for part in found]).numpy() for key in found[0] if key != "spatial"}
+def _features(network: extractors.Extractor, batches: Iterable[torch.Tensor]) -> dict[str, np.ndarray]:
+    """Features (N, F) and, if the network has them, logits (N, K) of batches of images, uint8 (B, 3, H, W)."""
+    parts = [network(batch) for batch in batches]
+    return {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0] if key != "spatial"}
 
 
 @torch.no_grad()
@@ -137,7 +140,18 @@ def _rebuild(
     errors: list[torch.Tensor],
     used: torch.Tensor,
 ) -> Iterator[torch.Tensor]:
-    """Rebuilt images, uint8 (B, 3, H, W), batch by batch; fills in squared errors and how often each code was used."""
+    """Yield reconstructions batch by batch, uint8 (B, 3, H, W).
+
+    Args:
+        tokenizer: the tokenizer.
+        study: the study.
+        images: the split.
+        chosen: indices of the images to reconstruct, (N,).
+        split: name of the split.
+        device: where the tokenizer is.
+        errors: gets the mean squared error of each image in squared grey levels, (B,) for each batch.
+        used: gets how often each code was used, (codes,).
+    """
     progress = Progress(f"rfid {split}", len(chosen))
     for start in range(0, len(chosen), BATCH):
         batch = images.batch(chosen[start : start + BATCH])

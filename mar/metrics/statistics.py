@@ -1,8 +1,9 @@
 """Step 2 of an evaluation: features to mean and covariance, part by part, in float64 throughout. Needs no torch.
 
-statistics/<extractor>/<set>.npz has mu (F,) and sigma (F, F), where the network has spatial features (sFID) mu_s and
-sigma_s too, and of what they are: n images, extractor, weights, source (checksum of the images) and the text `about`,
-a StatisticsRecord, which also has the checksum of the arrays themselves.
+A file statistics/<extractor>/<set>.npz has the mean mu (F,) and the covariance sigma (F, F) of the features and, if the
+network has spatial features (for sFID), theirs as mu_s and sigma_s. It also says what they were computed from: `n`
+images, `extractor`, `weights`, `source` (checksum of the images), and `about`, a StatisticsRecord as JSON text, which
+has the checksum of the arrays themselves.
 """
 
 from __future__ import annotations
@@ -24,88 +25,88 @@ from mar.study.study import Study
 AGAIN = "delete it and run `mar statistics` again"
 
 
-def read(root: Path, extractor: str, where: str) -> tuple[Statistics, StatisticsRecord]:
-    """Statistics of a set, and what they are of.
+def read(root: Path, extractor: str, set_name: str) -> tuple[Statistics, StatisticsRecord]:
+    """Statistics of a set of images, and the record of what they were computed from.
 
     Args:
         root: results of the study.
         extractor: name of the network.
-        where: name of the set.
+        set_name: name of the set.
 
     Returns:
-        mu, sigma and, where there are any, mu_s and sigma_s; and the record of them.
+        mu, sigma and, if the file has them, mu_s and sigma_s; and the record.
 
     Raises:
-        ValueError: the file is missing or damaged, or holds no mean and covariance; the message names it.
+        ValueError: the file is missing or damaged, or has no mean and covariance.
     """
-    path = layout.statistics(root, extractor, where)
+    path = layout.statistics(root, extractor, set_name)
     if not path.exists():
         raise ValueError(f"{path}: missing; run `mar statistics` first")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files if name in NAMES}
+            values = {name: arrays[name] for name in arrays.files if name in NAMES}
             text = str(arrays["about"])
-    except Exception as error:  # of zip, of numpy's format, of the system, of a name that is not there
+    except Exception as error:  # from zipfile, from numpy, from the system, or a missing name
         raise ValueError(f"{path}: no file of statistics ({error}); {AGAIN}") from None
     about = files.parse(f"{path}: about", text, StatisticsRecord)
-    _check(path, found)
-    if about.arrays and about.arrays != checksum(found):
+    _check(path, values)
+    if about.arrays and about.arrays != checksum(values):
         raise ValueError(f"{path}: mean and covariance differ from their checksum in it (damaged or edited); {AGAIN}")
-    return found, about
+    return values, about
 
 
 def of_real(
-    study: Study, root: Path, extractor: str, where: str, features: Features
+    study: Study, root: Path, extractor: str, set_name: str, features: Features
 ) -> tuple[Statistics, StatisticsRecord]:
-    """Statistics of the real side, which must be those of its features.
+    """Statistics of the real images, checked to be those of their features.
 
-    Older files have no checksum. One that metrics/reference.json was not made with is computed once more from the
-    features, and compared.
+    Files of an older version have no checksum of their arrays. Such a file is accepted if metrics/reference.json was
+    made with it; otherwise mean and covariance are computed from the features again and compared.
 
     Raises:
-        ValueError: as of `read`; or they are of other features.
+        ValueError: as in `read`; or the statistics are of other features.
     """
-    path = layout.statistics(root, extractor, where)
-    found, about = read(root, extractor, where)
+    path = layout.statistics(root, extractor, set_name)
+    values, about = read(root, extractor, set_name)
     if about.features != features.sha256:
         raise ValueError(f"{path}: of other features than {features.folder}; run `mar statistics` again")
     if about.arrays is None and not _measured_with(root, extractor, path):
-        expected = _stored(study, root, where)[0] or streamed(features)
-        same = found.keys() == expected.keys() and all(found[key].shape == expected[key].shape for key in found)
-        # sums in another order differ by rounding
-        if not same or any(np.abs(found[k] - x).max() > 1e-6 * np.abs(x).max() for k, x in expected.items()):
+        expected = _stored(study, root, set_name)[0] or streamed(features)
+        same = values.keys() == expected.keys() and all(values[key].shape == expected[key].shape for key in values)
+        # the same sums in another order differ by rounding
+        if not same or any(np.abs(values[k] - x).max() > 1e-6 * np.abs(x).max() for k, x in expected.items()):
             raise ValueError(
                 f"{path}: mean and covariance are not those of the features in {features.folder}; accepted: these; "
                 f"{AGAIN}"
             )
-    return found, about
+    return values, about
 
 
 def _measured_with(root: Path, extractor: str, path: Path) -> bool:
-    """Whether the metrics of the held-out images were made with just this file."""
+    """Whether the metrics of the held-out images were computed with exactly this file of statistics."""
     report = layout.reference_metrics(root)
     return report.exists() and files.read(report, MetricsFile).inputs.get(f"real {extractor}") == files.sha256(path)
 
 
-def checksum(found: Statistics) -> str:
-    """SHA-256 of mean and covariance: names, shapes and values."""
+def checksum(statistics: Statistics) -> str:
+    """SHA-256 of the names, shapes and values of mean and covariance."""
     digest = hashlib.sha256()
     for name in NAMES:
-        if name in found:
-            digest.update(f"{name} {found[name].shape} ".encode() + found[name].astype("<f8").tobytes())
+        if (values := statistics.get(name)) is not None:
+            digest.update(f"{name} {values.shape} ".encode() + values.astype("<f8").tobytes())
     return digest.hexdigest()
 
 
-def _check(path: Path, found: Statistics) -> None:
+def _check(path: Path, statistics: Statistics) -> None:
     for mean, spread in (("mu", "sigma"), ("mu_s", "sigma_s")):
-        here = [name for name in (mean, spread) if name in found]
-        if not here and mean == "mu_s":
+        present = [name for name in (mean, spread) if name in statistics]
+        if not present and mean == "mu_s":
             continue
-        if len(here) < 2:
+        if len(present) < 2:
             raise ValueError(
-                f"{path}: found {', '.join(found) or 'no statistics'}; accepted: {mean} with {spread}; {AGAIN}"
+                f"{path}: found {', '.join(statistics) or 'no statistics'}; accepted: {mean} with {spread}; {AGAIN}"
             )
-        mu, sigma = found[mean], found[spread]
+        mu, sigma = statistics[mean], statistics[spread]
         if mu.dtype != np.float64 or sigma.dtype != np.float64 or mu.ndim != 1 or sigma.shape != 2 * mu.shape:
             raise ValueError(
                 f"{path}: {mean} is {mu.dtype} {mu.shape}, {spread} {sigma.dtype} {sigma.shape}; accepted: float64 "
@@ -119,23 +120,23 @@ def _check(path: Path, found: Statistics) -> None:
             )
 
 
-def statistics(study: Study, root: str | Path, extractor: str, where: str) -> None:
+def statistics(study: Study, root: str | Path, extractor: str, set_name: str) -> None:
     """Write statistics/<extractor>/<set>.npz from the features of that set.
 
-    Of a reference that brings statistics these are taken as they are: they are of more images than it brings.
+    The statistics in a reference file are copied as they are, since they are of more images than the file holds.
 
     Raises:
-        ValueError: the features are missing or damaged, or are of fewer than two images.
+        ValueError: the features are missing or damaged, or there are fewer than two images.
     """
     root = Path(root)
-    folder = layout.features(root, extractor, where)
+    folder = layout.features(root, extractor, set_name)
     features = Features(folder, files.read(folder / layout.MANIFEST, FeaturesManifest))
-    path = layout.statistics(root, extractor, where)
-    if path.exists() and read(root, extractor, where)[1].features == features.sha256:
+    path = layout.statistics(root, extractor, set_name)
+    if path.exists() and read(root, extractor, set_name)[1].features == features.sha256:
         print(f"{path}: complete", flush=True)
         return
     manifest, n = features.manifest, 0
-    arrays, source, note = _stored(study, root, where)
+    arrays, source, note = _stored(study, root, set_name)
     if not arrays:
         if features.count < 2:
             raise ValueError(f"{folder}: {features.count} images have no covariance; accepted: at least 2")
@@ -153,29 +154,29 @@ def statistics(study: Study, root: str | Path, extractor: str, where: str) -> No
         features=features.sha256,
         arrays=checksum(arrays),
     )
-    said = {"n": n, "extractor": extractor, "weights": manifest.extractor.weights}
-    said |= {"source": source.sha256, "about": about.model_dump_json()}
+    description = {"n": n, "extractor": extractor, "weights": manifest.extractor.weights}
+    description |= {"source": source.sha256, "about": about.model_dump_json()}
     with atomic(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays, **{name: np.array(value) for name, value in said.items()})
+        np.savez(file, allow_pickle=False, **arrays, **{name: np.array(value) for name, value in description.items()})
     print(f"{path}: mean and covariance of {n or 'an unknown number of'} images", flush=True)
 
 
-def _stored(study: Study, root: Path, where: str) -> tuple[Statistics, ImageSource | None, str]:
-    """Statistics that a reference brings, its name and what is to be said of it; nothing of other sets."""
-    if where != "reference" or study.metrics.reference is None:
+def _stored(study: Study, root: Path, set_name: str) -> tuple[Statistics, ImageSource | None, str]:
+    """The statistics in the reference file, its identity and the note on it; empty for all other sets."""
+    if set_name != "reference" or study.metrics.reference is None:
         return {}, None, ""
-    found = references.load(study.metrics.reference, layout.assets(root))
-    kind = "folder" if found.path.is_dir() else "npz"
-    return found.statistics, ImageSource(kind=kind, name=found.name, sha256=found.sha256), found.note
+    reference = references.load(study.metrics.reference, layout.assets(root))
+    kind = "folder" if reference.path.is_dir() else "npz"
+    return reference.statistics, ImageSource(kind=kind, name=reference.name, sha256=reference.sha256), reference.note
 
 
 def streamed(features: Features) -> Statistics:
-    """mu and sigma, and mu_s and sigma_s where there are spatial features; memory does not grow with the images."""
-    found: Statistics = {}
+    """mu, sigma and, if there are spatial features, mu_s, sigma_s; memory does not grow with the number of images."""
+    statistics: Statistics = {}
     for key, suffix in (("features", ""), ("spatial", "_s")):
         if key in features.keys:
             moments = Moments()
             for part in features.parts(key):
                 moments.add(part)
-            found |= {name + suffix: value for name, value in moments.statistics().items()}
-    return found
+            statistics |= {name + suffix: value for name, value in moments.statistics().items()}
+    return statistics

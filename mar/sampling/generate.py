@@ -24,21 +24,21 @@ if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
 def generate(
     model: Model | DiT, labels: Tensor, order: Tensor, blank: Tensor, settings: Sampling, noise: Noise
 ) -> Tensor:
-    """Draw the tokens of a batch of images.
+    """Draw the tokens of a batch of images: in each step the positions that the order has next, given those before.
 
     Args:
         model: a model in eval mode.
-        labels: (B,) classes.
-        order: (B, L) positions in generation order; with order confidence any order of them: what is generated when is
-            decided by the drawn ids.
-        blank: (L, D) zeros or (L,) zero ids: shape and dtype of one image's tokens.
+        labels: classes, (B,).
+        order: positions in generation order, (B, L). With order `confidence` any order will do, since the drawn ids
+            decide which position is generated when.
+        blank: zeros of the shape and dtype of one image's tokens: vectors (L, D), or ids (L,).
         settings: steps, guidance, temperature and what else the head takes.
-        noise: stream of this batch.
+        noise: stream of random numbers of this batch.
 
     Returns:
-        (B, L, D) tokens or (B, L) ids.
+        Tokens (B, L, D) or ids (B, L).
     """
-    if model.joint:  # DiT: no order, no steps
+    if model.joint:  # DiT draws all tokens together: no order and no autoregressive steps
         return model.sample(labels, settings, noise)
     batch, length = order.shape
     guided = settings.guidance != 1.0
@@ -54,9 +54,9 @@ def generate(
             scale = guidance_at_scale(settings.guidance, settings.guidance_schedule, k, len(sizes))
         else:
             scale = guidance_at(settings.guidance, settings.guidance_schedule, stop, length)
-        # Order confidence predicts all that is unknown and keeps the surest; the others predict what they keep.
+        # Order `confidence` predicts all unknown tokens and keeps the surest; other orders predict only what they keep.
         end = length if settings.order == "confidence" else stop
-        # Ascending positions: rows of the head are then in (image, position) order.
+        # Positions are sorted so that the rows of the head are in (image, position) order.
         where = order[:, start:end].sort(1).values
         order = torch.cat([order[:, :start], where, order[:, end:]], 1)
         if reuse is not None:
@@ -67,8 +67,8 @@ def generate(
         drawn, log_p = model.head.sample(*rows, settings, scale, noise)
         drawn = drawn.view(batch, end - start, *blank.shape[1:]).to(tokens.dtype)
         if settings.confidence_noise is not None:
-            left = 1 - (k + 1) / settings.steps
-            surest = by_confidence(log_p.view(batch, -1), settings.confidence_noise, left, noise)
+            remaining = 1 - (k + 1) / settings.steps  # share of the steps
+            surest = by_confidence(log_p.view(batch, -1), settings.confidence_noise, remaining, noise)
             order = torch.cat([order[:, :start], where.gather(1, surest)], 1)
             where, drawn = order[:, start:stop], drawn.gather(1, surest[:, : stop - start])
         tokens.scatter_(1, where if tokens.ndim == 2 else where[:, :, None].expand_as(drawn), drawn)
@@ -85,7 +85,7 @@ def conditions(
     guided: bool,
     cache: KVCache | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """z and, guided, z_null of the n tokens at `order[:, start:stop]`, (B, n, W) each."""
+    """The conditions z and, with guidance, z_null of the n tokens at `order[:, start:stop]`, (B, n, W) each."""
     if not guided:
         return backbone.predict(tokens, labels, order, start, stop, cache), None
     if start == 0 and isinstance(backbone, Masked):

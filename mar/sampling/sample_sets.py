@@ -1,4 +1,7 @@
-"""Sample sets, written in chunks. A chunk is a function of (seed, chunk id) alone, whoever draws it, in any order."""
+"""Sample sets, written in chunks.
+
+A chunk depends on its seeds and its number alone, not on which process draws it or in which order.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from mar.study.study import Study
 
 
 def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shard: tuple[int, int] = (0, 1)) -> None:
-    """Draw a sample set, or one shard of its chunks; chunks on disk are kept, the manifest comes last.
+    """Draw a sample set, or one worker's share of its chunks; chunks on disk are kept, the manifest is written last.
 
     Args:
         study: the study.
@@ -31,7 +34,7 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
         variant: a variant with a finished run of this seed.
         seed: training seed.
         setting: sampling setting.
-        shard: (i, n) draws chunks i, i + n, i + 2 n, ...; whoever completes the set writes the manifest.
+        shard: (i, n) draws chunks i, i + n, i + 2 n, ...; the worker that completes the set writes the manifest.
 
     Raises:
         ValueError: the run is not finished, its tokens are missing, or the sweep of the setting has not run.
@@ -48,7 +51,7 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
     count, report, start = study.metrics.samples // study.metrics.chunk, folder / layout.MANIFEST, time.monotonic()
     files = [folder / chunk_name(number) for number in range(count)]
 
-    def there(number: int) -> bool:
+    def intact(number: int) -> bool:
         return whole(files[number], (study.metrics.chunk,), "uint8")
 
     def draw(missing: list[int]) -> Iterator[tuple[int, Callable[[Path], None]]]:
@@ -63,15 +66,15 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
         seconds = time.monotonic() - start
         write_manifest(study, folder, variant, seed, setting, used, run.checkpoint, tokens, seconds)
 
-    with stage(report, lambda: all(map(there, range(count))), recipe, layout.twin(study, root, folder)) as left:
-        if not left:
+    with stage(report, lambda: all(map(intact, range(count))), recipe, layout.twin(study, root, folder)) as unfinished:
+        if not unfinished:
             return
-    fill(folder, recipe, files, shard, there, draw)
-    finish(report, recipe, files, there, write_report)
+    fill(folder, recipe, files, shard, intact, draw)
+    finish(report, recipe, files, intact, write_report)
 
 
 def chunk_name(number: int) -> str:
-    """File of a chunk."""
+    """Name of a chunk's file."""
     return f"chunk-{number:05d}.npy"
 
 
@@ -86,7 +89,7 @@ def write_manifest(
     tokens: Path,
     seconds: float,
 ) -> None:
-    """Write labels.npy and, last, manifest.json with the checksum of every chunk."""
+    """Write labels.npy, the classes int64 (N,), and then manifest.json with the checksum of every chunk."""
     size, encoded = study.metrics.chunk, read(tokens, TokenManifest)
     count = study.metrics.samples // size
     labels = torch.cat([chunk_labels(c, size, encoded.classes) for c in range(count)])

@@ -23,7 +23,14 @@ from mar.training.trained import load_trained
 
 
 class Sampler:
-    """A trained variant with its tokenizer, ready to draw images."""
+    """A trained variant with its tokenizer, ready to draw images.
+
+    Attributes:
+        manifest: manifest of the tokens that the variant was trained on.
+        model: the model, with averaged weights.
+        checkpoint: checksum of these weights.
+        tokenizer: turns drawn tokens into images.
+    """
 
     def __init__(self, study: Study, root: Path, variant: str, seed: int) -> None:
         self.study, self.root, self.variant, self.seed = study, root, variant, seed
@@ -38,14 +45,14 @@ class Sampler:
         """Images of classes `labels` (B,): uint8 (B, 3, H, W), decoding included.
 
         Raises:
-            ValueError: they are not finite.
+            ValueError: an image is not finite.
         """
         manifest, length = self.manifest, self.manifest.tokens
         order = draw_order(self.study.variants[self.variant].order, len(labels), length, noise)
         ids = manifest.kind == "ids"
         shape = (length,) if ids else (length, manifest.token_dim)
         blank = torch.zeros(shape, dtype=torch.long if ids else torch.float32, device=self.device)
-        # Decoding is under autocast too, as published.
+        # Decoding runs under autocast too, as in the published code.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.dtype == "bf16"):
             tokens = generate(self.model, labels.to(self.device), order, blank, settings, noise)
             if ids:
@@ -63,15 +70,15 @@ class Sampler:
         return to_uint8(images)
 
     def chunk(self, setting: str, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Chunk `number` of the sample set: images uint8 (n, H, W, 3) and labels int64 (n,), classes balanced."""
+        """Chunk `number` of the sample set: images uint8 (n, H, W, 3) and their classes int64 (n,)."""
         labels = chunk_labels(number, self.study.metrics.chunk, self.manifest.classes)
         settings = resolved(self.study, self.root, self.variant, setting)
-        named = (settings.seed,) if settings.seed else ()  # seed 0 has the name from before there were others
+        named = (settings.seed,) if settings.seed else ()  # seed 0 keeps the name that it had before there were others
         noise = Noise("sample", self.study.seed, self.seed, number, *named, device=self.device)
         images = self.draw(settings, labels, noise)
         return images.permute(0, 2, 3, 1).cpu().numpy(), labels.numpy()
 
 
 def chunk_labels(number: int, size: int, classes: int) -> torch.Tensor:
-    """Labels of a chunk: image i of the whole set has class i mod classes, so every class is asked for equally."""
+    """Classes (size,) of a chunk: image i of the whole set has class i mod `classes`, so all are equally frequent."""
     return torch.arange(number * size, (number + 1) * size) % classes

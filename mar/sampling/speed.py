@@ -1,4 +1,4 @@
-"""Seconds per image by a stated protocol: warm-up batch dropped, decoding included, device synchronised."""
+"""Seconds per image, by a stated protocol: the warm-up batch is dropped, decoding included, the device synchronised."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from mar.study.records import Range, SpeedRecipe, SpeedRecord, Timing, TimingPro
 from mar.study.stage_keys import speed_key
 from mar.study.study import Study
 
-WARMUP = 1  # batches that are drawn and not counted
+WARMUP = 1  # batches that are drawn first and not timed
 
 
 def measure(study: Study, root: Path, variant: str) -> None:
-    """Time each sampling setting of a variant that the trade-off figure shows; first seed; writes speed/<variant>.json.
+    """Write speed/<variant>.json: seconds per image of each setting that is timed, with the first seed's weights.
 
-    The figure of a point is the median over batches of batch time / batch size, its range the fastest and the
-    slowest batch; `head_share` is the part of a batch's time in which the head draws tokens. Settings are interleaved,
-    so that a machine that slows down slows all of them.
+    A setting's number is the median over batches of (seconds of the batch) / (its images); its range is from the
+    fastest to the slowest batch and is no 95% interval. `head_share` is the share of a batch's time in which the head
+    draws tokens. Batches of all settings alternate, so that a machine that becomes slower slows all of them.
     """
     seed = study.variants[variant].seeds[0]
     batch, repeats = study.speed.batch, study.speed.batches
@@ -62,26 +62,26 @@ def measure(study: Study, root: Path, variant: str) -> None:
                     seconds[setting].append(elapsed / batch)
                     shares[setting].append(head / elapsed)
                 progress.update(batch)
-        made = provenance()
-        found = SpeedRecord(
+        machine = provenance()
+        record = SpeedRecord(
             variant=variant,
             protocol=TimingProtocol(
                 batch=batch,
                 batches=repeats,
                 warmup_batches=WARMUP,
-                threads=made.threads,
+                threads=machine.threads,
                 dtype=", ".join(sorted({used.dtype for used in settings.values()})),
-                device=made.device,
-                machine=made.machine,
-                torch=made.torch,
+                device=machine.device,
+                machine=machine.machine,
+                torch=machine.torch,
                 decode=True,
             ),
             points={s: _timing(seconds[s], shares[s], used.steps) for s, used in settings.items()},
             checkpoint=sampler.checkpoint,
             recipe=recipe,
-            provenance=made,
+            provenance=machine,
         )
-        write(file, found)
+        write(file, record)
 
 
 def _timing(seconds: list[float], shares: list[float], steps: int) -> Timing:
@@ -91,12 +91,12 @@ def _timing(seconds: list[float], shares: list[float], steps: int) -> Timing:
 
 
 def timed(sampler: Sampler, settings: Sampling, labels: torch.Tensor, noise: Noise) -> tuple[float, float]:
-    """Wall seconds of one batch, images back in main memory, and those of them that the head drew tokens in."""
+    """Wall seconds of one batch until its images are in main memory, and how many of them the head took to draw."""
     head, cuda = getattr(sampler.model, "head", None), sampler.device.type == "cuda"  # DiT has no head
     calls: list[tuple[Any, Any]] = []
 
     def now() -> Any:
-        """A moment. On a GPU an event in its queue: waiting for it here would slow down what is timed."""
+        """A point in time: on a GPU an event in its queue, since to wait for it here would slow down what is timed."""
         if not cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -120,4 +120,4 @@ def timed(sampler: Sampler, settings: Sampling, labels: torch.Tensor, noise: Noi
         return elapsed, sum(a.elapsed_time(b) / 1000 if cuda else b - a for a, b in calls)
     finally:
         if head is not None:
-            del head.sample  # of this instance: its class has the method
+            del head.sample  # the attribute of this instance that hides the method of its class

@@ -1,7 +1,7 @@
 """Guidance scale and temperature of a setting, chosen for each model by FID on a grid (the paper, appendix B).
 
-Every point of the grid is drawn from the same random numbers, so that differences between points are paired; from
-other ones than the sample sets, so that the chosen point is judged on images that did not choose it.
+The images of all points are drawn with the same random numbers, so that differences between points are paired. These
+are other numbers than those of the sample sets, so that the chosen point is evaluated on images that did not choose it.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
     from mar.sampling.sampler import Sampler
 
 
-POINT = "guidance{}-temperature{}.json"
-RESAMPLES = 200  # for the intervals; not the study's, of which another number would draw every point again
-Point = tuple[float, float]
-Done = Callable[[int], None]
+POINT = "guidance{}-temperature{}.json"  # file of a point
+RESAMPLES = 200  # of the bootstrap; not the study's number, since to change that would draw every point again
+Point = tuple[float, float]  # guidance scale, temperature
+Done = Callable[[int], None]  # is told how many more images were drawn
 
 
 def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
-    """Judge every point of a setting's grid with the first seed's weights; writes sweeps/<variant>/<setting>.json.
+    """Write sweeps/<variant>/<setting>.json: FID at each point of a setting's grid, with the first seed's weights.
 
-    Points are kept in a folder beside it as soon as they are done, and the same command goes on with the others, also
-    after the grid has been extended. A point whose images or features are not finite is recorded with its error and
-    cannot win.
+    Each point is written to a folder beside that file as soon as it is measured. The same command goes on with the
+    missing points, also after the grid has been extended. A point whose images or features are not finite is recorded
+    with its error and cannot win.
 
     Raises:
-        ValueError: the setting has no sweep, a stage before has not run, the real images were judged by other weights,
-            or no point has a FID.
+        ValueError: the setting has no sweep, an earlier stage has not run, the features of the real images are by other
+            weights, or no point has a FID.
     """
     root = Path(root)
     grid = study.sampling[setting].sweep
@@ -87,19 +87,19 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
                 f"{main}: weights {network.weights[:12]}, {real.identity.name} was judged with {recipe.weights[:12]}; "
                 "accepted: the same; run `mar features` and `mar statistics` again"
             )
-        left = most(grid) - len(list(folder.glob(POINT.format("*", "*"))))
-        done = Progress(f"sweep {variant} {setting}", max(left, 0) * grid.samples).update
+        missing = most(grid) - len(list(folder.glob(POINT.format("*", "*"))))
+        done = Progress(f"sweep {variant} {setting}", max(missing, 0) * grid.samples).update
 
-        def judge(place: Point) -> SweepNumbers:
-            settings = study.sampling[setting].at(*place)
-            path = folder / POINT.format(*map(float, place))
-            return kept(path, lambda: measure(sampler, network, real, settings, grid.samples, done))
+        def numbers_at(point: Point) -> SweepNumbers:
+            settings = study.sampling[setting].at(*point)
+            path = folder / POINT.format(*map(float, point))
+            return recorded(path, lambda: measure(sampler, network, real, settings, grid.samples, done))
 
-        points = search(grid, judge)
+        points = search(grid, numbers_at)
         best = winner(points)
         if best is None or best.fid is None:
             raise ValueError(f"{report}: no point of the grid has a FID; the first says: {points[0].error}")
-        found = SweepRecord(
+        record = SweepRecord(
             variant=variant,
             setting=setting,
             seed=seed,
@@ -112,73 +112,73 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
             recipe=recipe,
             provenance=provenance(),
         )
-        write(report, found)
-        said = f"guidance {best.guidance:g}, temperature {best.temperature:g}"
-        print(f"{report}: {len(points)} points, best {said}: FID {best.fid.value:.4g}", flush=True)
+        write(report, record)
+        chosen = f"guidance {best.guidance:g}, temperature {best.temperature:g}"
+        print(f"{report}: {len(points)} points, best {chosen}: FID {best.fid.value:.4g}", flush=True)
 
 
-def search(grid: Grid, judge: Callable[[Point], SweepNumbers]) -> list[SweepPoint]:
-    """Judge the grid, then around the best point what lies halfway to its neighbours, `refine` times.
+def search(grid: Grid, numbers_at: Callable[[Point], SweepNumbers]) -> list[SweepPoint]:
+    """Measure the points of a grid, then `grid.refine` times the points halfway from the best one to its neighbours.
 
     Args:
         grid: the values of both axes.
-        judge: the numbers of a point.
+        numbers_at: measures one point.
 
     Returns:
-        The points in the order in which they were judged; round 0 is the grid.
+        The points in the order in which they were measured; round 0 is the grid.
     """
-    asked = [(g, t) for g in grid.guidance for t in grid.temperature]
+    coming = [(g, t) for g in grid.guidance for t in grid.temperature]
     points: list[SweepPoint] = []
     for number in range(grid.refine + 1):
-        for guidance, temperature in asked:
-            found = {key: value for key, value in judge((guidance, temperature)) if value is not None}
-            points.append(SweepPoint(guidance=guidance, temperature=temperature, round=number, **found))
+        for guidance, temperature in coming:
+            numbers = {key: value for key, value in numbers_at((guidance, temperature)) if value is not None}
+            points.append(SweepPoint(guidance=guidance, temperature=temperature, round=number, **numbers))
         best = winner(points)
         if best is None:
             break
-        asked = halfway(points, best)
+        coming = halfway(points, best)
     return points
 
 
 def halfway(points: list[SweepPoint], best: SweepPoint) -> list[Point]:
-    """The points between the best one and its neighbours on either axis, at most four."""
-    found: list[Point] = []
+    """The points halfway between the best one and its neighbours along each axis, at most four."""
+    middles: list[Point] = []
     for axis in AXES:
-        here: float = getattr(best, axis)
+        centre: float = getattr(best, axis)
         values = sorted({getattr(point, axis) for point in points})
-        place = values.index(here)
+        place = values.index(centre)
         for other in (place - 1, place + 1):
             if 0 <= other < len(values):
-                middle = best.model_copy(update={axis: round((values[other] + here) / 2, 6)})
-                found.append((middle.guidance, middle.temperature))
-    return found
+                middle = best.model_copy(update={axis: round((values[other] + centre) / 2, 6)})
+                middles.append((middle.guidance, middle.temperature))
+    return middles
 
 
 def most(grid: Grid) -> int:
-    """How many points a sweep has at most."""
+    """The largest number of points that a sweep of this grid can have."""
     around = sum(2 for values in (grid.guidance, grid.temperature) if len(values) > 1)
     return len(grid.guidance) * len(grid.temperature) + grid.refine * around
 
 
 def winner(points: list[SweepPoint]) -> SweepPoint | None:
-    """The point of lowest FID, of equals that with the least guidance, then temperature; None if none has a FID."""
-    judged = [(point.fid.value, point.guidance, point.temperature, point) for point in points if point.fid]
-    return min(judged, key=lambda entry: entry[:3])[3] if judged else None
+    """The point of lowest FID; of equals that of least guidance, then least temperature. None if no point has a FID."""
+    measured = [(point.fid.value, point.guidance, point.temperature, point) for point in points if point.fid]
+    return min(measured, key=lambda entry: entry[:3])[3] if measured else None
 
 
 def edge(points: list[SweepPoint], best: SweepPoint) -> tuple[str, ...]:
-    """The axes at whose end the best point lies: a better one may lie beyond. A scale of 1 has nothing below."""
-    found = []
+    """The axes at an end of which the best point lies, so that a better one may lie beyond; no scale is below 1."""
+    ends = []
     for axis in AXES:
-        here, values = getattr(best, axis), {getattr(point, axis) for point in points}
-        low = here == min(values) and not (axis == "guidance" and here == 1.0)
-        if len(values) > 1 and (low or here == max(values)):
-            found.append(axis)
-    return tuple(found)
+        value, values = getattr(best, axis), {getattr(point, axis) for point in points}
+        low = value == min(values) and not (axis == "guidance" and value == 1.0)
+        if len(values) > 1 and (low or value == max(values)):
+            ends.append(axis)
+    return tuple(ends)
 
 
-def kept(path: Path, measure: Callable[[], SweepNumbers]) -> SweepNumbers:
-    """What a point's file says; measured and written if there is none. A point that cannot be measured is its error."""
+def recorded(path: Path, measure: Callable[[], SweepNumbers]) -> SweepNumbers:
+    """The numbers in a point's file; without a file they, or the error of measuring them, are written first."""
     if not path.exists():
         try:
             numbers = measure()
@@ -192,15 +192,15 @@ def kept(path: Path, measure: Callable[[], SweepNumbers]) -> SweepNumbers:
 def measure(
     sampler: Sampler, network: Extractor, real: Real, settings: Sampling, samples: int, done: Done
 ) -> SweepNumbers:
-    """FID and Inception Score at one point.
+    """FID and Inception score at one point.
 
     Args:
-        sampler: the model.
-        network: what judges.
-        real: what it compares with.
-        settings: the point.
-        samples: images.
-        done: told of each chunk.
+        sampler: draws the images.
+        network: gives their features.
+        real: the real side that FID compares with.
+        settings: sampling setting with the guidance scale and temperature of the point.
+        samples: number of images.
+        done: is told the number of images of each chunk.
 
     Raises:
         ValueError: images or features are not finite.
@@ -214,11 +214,11 @@ def measure(
 
     study, labels = sampler.study, chunk_labels(0, samples, sampler.manifest.classes)
     parts: list[dict[str, torch.Tensor]] = []
-    for number, asked in enumerate(labels.split(study.metrics.chunk)):
-        # named by the chunk and not by the point: differences of points are paired
+    for number, classes in enumerate(labels.split(study.metrics.chunk)):
+        # the noise depends on the chunk and not on the point, so that differences between points are paired
         noise = Noise("sweep", study.seed, sampler.seed, number, device=sampler.device)
-        parts.append(network(sampler.draw(settings, asked, noise)))
-        done(len(asked))
+        parts.append(network(sampler.draw(settings, classes, noise)))
+        done(len(classes))
     arrays = {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0] if key != "spatial"}
     if not all(np.isfinite(values).all() for values in arrays.values()):
         raise ValueError(f"{network.name}: features are not finite")

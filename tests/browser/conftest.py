@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "support"))
 from chromium import Chromium, find
 from fabricate import fabricate, large, write
 
-from mar.analysis.verdicts import judge
+from mar.analysis.verdicts import decide
 from mar.report.page import report
 from mar.study.products import figure_names, table_names
 from mar.study.reading import resolve
@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     root, figures = folder / "results" / "small", folder / "figures" / "small"
     fabricate(study, root, lambda v, s, k: (20.0 if v == "diff" else 40.0) + k, noise=0.05)
     finish(study, root, figures)
-    judge(study, root, CLAIMS)
+    decide(study, root, CLAIMS)
     report(study, root, figures)
     return SimpleNamespace(study=study, root=root, page=root / "report.html", deleted=root / DELETED)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fabricate import fabricate, large, small, write
 
-from mar.analysis.verdicts import RELATIVE, judge
+from mar.analysis.verdicts import RELATIVE, decide
 from mar.paper.claims import load
 from mar.runtime.files import read, read_json
 from mar.study.reading import resolve
@@ -24,7 +24,7 @@ ROWS = {"ar": "ar-raster-crossent", "ce": "mar-default-crossent", "diff": "mar-d
 
 def judged(study: Study, root: Path, file: Path) -> list[dict[str, Any]]:
     """Content of claims.json, which is what was returned; one seed is said where the reason says it."""
-    found = judge(study, root, file)
+    found = decide(study, root, file)
     assert read(root / "claims.json", Verdicts).root == found
     entries: list[dict[str, Any]] = json.loads((root / "claims.json").read_text())
     for verdict, entry in zip(found, entries, strict=True):
@@ -419,7 +419,7 @@ def test_missing_metrics_are_an_error_not_a_verdict(tmp_path: Path) -> None:
     verdict(tmp_path, BETTER, lambda v, s: 20)
     (tmp_path / "metrics" / "ce" / "seed1" / "c4.json").unlink()
     with pytest.raises(ValueError, match=r"ce/seed1/c4.json: missing"):
-        judge(small(), tmp_path, tmp_path / "claims.yaml")
+        decide(small(), tmp_path, tmp_path / "claims.yaml")
 
 
 @pytest.mark.parametrize(

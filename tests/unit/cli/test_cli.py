@@ -112,11 +112,11 @@ def test_a_mistake_is_one_line_and_a_bug_keeps_its_traceback(resolved: str, monk
     def bug(*_: Any) -> None:
         __import__("numpy").linalg.norm([[1.0]], ord="nonsense")
 
-    monkeypatch.setattr("mar.analysis.verdicts.judge", mistake)
+    monkeypatch.setattr("mar.analysis.verdicts.decide", mistake)
     assert (
         run("claims", "--study", resolved).stderr == "Error: nowhere.yaml: cannot be read: No such file or directory\n"
     )
-    monkeypatch.setattr("mar.analysis.verdicts.judge", bug)
+    monkeypatch.setattr("mar.analysis.verdicts.decide", bug)
     assert isinstance(run("claims", "--study", resolved).exception, ValueError)
 
 

@@ -74,9 +74,9 @@ def case(stored: bool = True, bias: np.ndarray | None = None) -> Case:
     )
 
 
-def images(source: str, asked: bool = False) -> Images:
+def images(source: str, labels_checked: bool = False) -> Images:
     """A set by name, whose images nobody reads."""
-    return Images(source, "npz", "generated", "", NUMBER, None, None, NUMBER, lambda first: iter(()), asked)
+    return Images(source, "npz", "generated", "", NUMBER, None, None, NUMBER, lambda first: iter(()), labels_checked)
 
 
 def judged(of: Case) -> list[tuple[Evaluator, dict[str, float | None]]]:
@@ -184,9 +184,9 @@ def test_labels_of_other_images_are_refused() -> None:
 def test_labels_by_checksum_are_told_from_a_generator_that_ignores_them() -> None:
     of = case()
     shuffled = np.random.default_rng(1).permutation(of.labels)
-    said = inputs.check_labels(images("x", asked=True), shuffled, of.logits(), same_classes=True)
+    said = inputs.check_labels(images("x", labels_checked=True), shuffled, of.logits(), same_classes=True)
     assert said.endswith("this generator ignores its class")
-    said = inputs.check_labels(images("x", asked=True), of.labels, of.logits(), same_classes=True)
+    said = inputs.check_labels(images("x", labels_checked=True), of.labels, of.logits(), same_classes=True)
     assert said.endswith("names 87.6% of the classes asked for")
 
 

@@ -17,7 +17,7 @@ from fabricate import fabricate, large, small, swept
 from PIL import Image
 
 from mar.analysis.estimates import Results
-from mar.analysis.verdicts import judge
+from mar.analysis.verdicts import decide
 from mar.paper.deviations import deviations
 from mar.report.evidence import variants
 from mar.report.page import report
@@ -40,7 +40,7 @@ def build(root: Path, **metrics: Any) -> Study:
     fabricate(
         study, root, lambda v, s, k: 20.0 if v == "diff" else 40.0, lambda v, s: 0.05 if v == "diff" else 0.1, 0.05
     )
-    judge(study, root, CLAIMS)
+    decide(study, root, CLAIMS)
     for name in ("tradeoff", "samples", "losses"):
         Image.new("RGB", (4, 4)).save(root / f"{name}.png")
     return study
@@ -97,7 +97,7 @@ def test_verdicts_are_counted_and_lead_to_their_evidence(root: Path) -> None:
 def test_all_tables_and_figures_of_a_study_are_shown(root: Path) -> None:
     study = large()
     fabricate(study, root, lambda v, s, k: 20.0, noise=0.05)
-    judge(study, root, CLAIMS)
+    decide(study, root, CLAIMS)
     for name in figure_names(study):
         Image.new("RGB", (4, 4)).save(root / f"{name}.png")
     report(study, root, root)
@@ -134,7 +134,7 @@ def test_a_swept_setting_shows_its_grid_and_what_it_chose(root: Path) -> None:
     values = json.loads(grid.read_text())
     values["grid"][0] = {"guidance": 2.0, "temperature": 0.95, "round": 0, "error": "features are not <finite>"}
     grid.write_text(json.dumps(values | {"edge": ["guidance"]}))
-    judge(study, root, CLAIMS)
+    decide(study, root, CLAIMS)
     for name in figure_names(study):
         Image.new("RGB", (4, 4)).save(root / f"{name}.png")
     report(study, root, root)

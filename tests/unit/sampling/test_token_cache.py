@@ -11,7 +11,7 @@ from mar.models.masked import Masked
 from mar.models.order import checkerboard, schedule
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
-from mar.sampling.token_cache import Kept, Reuse
+from mar.sampling.token_cache import Reuse, StoredTokens
 from mar.study.parts import Sampling
 
 
@@ -62,7 +62,7 @@ def test_new_tokens_attend_to_the_kept_ones_in_the_encoder():
     """In one block keys and values follow from a token alone; new ones are encoded as among all. Every slot counts."""
     model = build("masked", "mse").backbone
     tokens, labels, order = batch("mse", "random")
-    kept = Kept(model)
+    kept = StoredTokens(model)
     kept.predict(tokens, labels, order, 2, 4, refresh=True)
     for begin, end in ((2, 3), (3, 6), (6, L)):
         want = model.encode(tokens, labels, order[:, :end])[:, model.buffer + begin :]
