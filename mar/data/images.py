@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from mar.data.image_files import decode, from_json, printable
 from mar.runtime import npz
 from mar.runtime.files import read, sha256
 from mar.runtime.folders import recipe_of
@@ -76,11 +77,12 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
     base = Path(str(study.data.path))
 
     def read_image(i: int) -> np.ndarray:
-        path = base / files[i][0]
+        path = base / from_json(files[i][0])
         try:
-            return np.asarray(center_crop(_decode(path), size))
+            return np.asarray(center_crop(decode(path), size))
         except Exception as error:
-            raise ValueError(f"{path}: cannot be read any more ({error}); run `mar prepare` again") from error
+            why = printable(f"{path}: cannot be read any more ({error})")
+            raise ValueError(f"{why}; run `mar prepare` again") from error
 
     return ImageSet([label for _, label, _ in files], classes, read_image)
 
@@ -137,11 +139,6 @@ def draw_indices(
     while len(order) < need:
         order = torch.cat([order, torch.randperm(count, generator=generator)])
     return order[:need], order[need:]
-
-
-def _decode(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def sha256_of_data(root: Path) -> str:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mar.data import idx, imagenet
-from mar.data.images import SPLITS, _decode
+from mar.data import idx, image_files, imagenet
+from mar.data.image_files import printable
+from mar.data.images import SPLITS
 from mar.runtime.files import atomic, read, write, write_text
 from mar.runtime.folders import lock
 from mar.runtime.progress import Progress
@@ -50,6 +51,7 @@ def prepare(study: Study, root: str | Path) -> None:
         if not unfinished(manifest, sound, recipe, layout.twin(study, root, folder)):
             return
         manifest.unlink(missing_ok=True)
+        write_text(folder / layout.LISTING, f"{listing}\n")
         record = make(folder)
         write(manifest, record)
         counts = {split: value.count for split, value in record.splits.items()}
@@ -66,10 +68,10 @@ def _source(study: Study, assets: Path) -> tuple[str, Callable[[Path], DataManif
         splits = idx.fashion_mnist(path, assets) if fashion else idx.load(Path(str(path)))
         listing = _hash([[name, split.sha256] for name, split in splits.items()])
         return listing, lambda folder: _prepare_idx(study, folder, splits, listing, idx.FASHION if fashion else None)
-    found = _scan(Path(str(path)))
+    found = image_files.scan(Path(str(path)))
     if study.data.expect == "imagenet":
         imagenet.check(Path(str(path)), found)
-    listing = _hash([(split, *entry) for split in sorted(found) for entry in found[split]["files"]])
+    listing = image_files.checksum(found)
     return listing, lambda folder: _prepare_folder(study, folder, found, listing)
 
 
@@ -152,8 +154,8 @@ def _prepare_folder(study: Study, folder: Path, found: dict[str, Any], listing: 
             reasons = pool.map(lambda entry: _why_unreadable(base / entry[0]), listed["files"])
             for entry, reason in zip(listed["files"], reasons, strict=True):
                 if reason:
-                    print(f"skipped {base / entry[0]}: {reason}", flush=True)
-                    skipped.append(Skipped(file=entry[0], reason=reason))
+                    print(f"skipped {printable(base / entry[0])}: {reason}", flush=True)
+                    skipped.append(Skipped(file=printable(entry[0]), reason=reason))
                 else:
                     readable[split].append(entry)
                 progress.update(1)
@@ -177,7 +179,8 @@ def _prepare_folder(study: Study, folder: Path, found: dict[str, Any], listing: 
             train, heldout = _hold_out(np.flatnonzero(labels == i), study.data.holdout, name)
             files["train"] += [readable["train"][row] for row in sorted(train)]
             files["heldout"] += [readable["train"][row] for row in sorted(heldout)]
-    lists = FileLists(train=tuple(files["train"]), heldout=tuple(files["heldout"]))
+    texts = {s: tuple((image_files.to_json(path), label, size) for path, label, size in files[s]) for s in SPLITS}
+    lists = FileLists(train=texts["train"], heldout=texts["heldout"])
     write_text(folder / layout.FILES, json.dumps(lists.model_dump(mode="json", exclude_unset=True)))  # one long line
     entries_of = [(path, count, split) for split in SPLITS for path, _, count in files[split]]
     labels_of = {s: [entry[1] for entry in files[s]] for s in SPLITS}
@@ -225,41 +228,15 @@ def _hold_out(indices: np.ndarray, share: float, name: str) -> tuple[list[int], 
     return order[count:], order[:count]
 
 
-def _scan(base: Path) -> dict[str, Any]:
-    """Sorted classes and files of base/<class>, or of base/train/<class> and base/val/<class>, without hidden ones."""
-    if not base.is_dir():
-        raise ValueError(
-            f"data.path {base}: no such folder; accepted: a folder of <class>/<image>, or of train/ and val/"
-        )
-    halves = [name for name in ("train", "val") if (base / name).is_dir()]
-    if halves == ["val"]:
-        raise ValueError(f"data.path {base}: has val/ but no train/")
-    return {split: _scan_classes(base, split) for split in halves} or {"train": _scan_classes(base, "")}
-
-
-def _scan_classes(base: Path, under: str) -> dict[str, Any]:
-    top = base / under
-    classes = sorted(e.name for e in os.scandir(top) if e.is_dir() and not e.name.startswith("."))
-    if not classes:
-        raise ValueError(f"data.path {top}: has no class folders; accepted: <class>/<image>")
-    files: list[Entry] = []
-    for label, name in enumerate(classes):
-        for folder, subfolders, names in os.walk(top / name):
-            subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
-            for file in sorted(n for n in names if not n.startswith(".")):
-                path = os.path.join(folder, file)
-                size = os.stat(path).st_size if os.path.exists(path) else 0  # a broken link is skipped later
-                files.append((os.path.relpath(path, base), label, size))
-    return {"classes": classes, "files": files}
-
-
 def _why_unreadable(path: Path) -> str | None:
     """None for an image that decodes completely, else the reason; a truncated file has an intact header."""
+    if why := image_files.why_no_image(path):
+        return why
     try:
-        _decode(path)
+        image_files.decode(path)
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error and more
         text = str(error).replace(str(path), path.name).replace(str(path.parent), "")
-        return f"{type(error).__name__}: {text}"[:200]
+        return printable(f"{type(error).__name__}: {text}"[:200])
     return None
 
 

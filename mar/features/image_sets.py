@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mar.data.image_files import decode, printable
 from mar.data.read_ahead import read_ahead
 from mar.features import references
 from mar.runtime import npz
@@ -268,29 +269,28 @@ def open_set(path: Path) -> Images:
 
 def _of_folder(folder: Path) -> Images:
     """Image files in the order of their names. If each lies in a subfolder, the subfolders are the classes."""
-    from PIL import Image
-
     files = references.images_in(folder)
     parents = [path.parent.relative_to(folder).as_posix() for path in files]
-    names = None if "." in parents else sorted(set(parents))
-    labels = np.array([names.index(parent) for parent in parents], dtype=np.int64) if names else None
+    classes = None if "." in parents else sorted(set(parents))
+    labels = np.array([classes.index(parent) for parent in parents], dtype=np.int64) if classes else None
+    names = [printable(name) for name in classes] if classes else None
 
     def read_piece(start: int) -> np.ndarray:
         rows = []
         for path in files[start : start + PIECE]:
             try:
-                with Image.open(path) as image:
-                    rows.append(np.asarray(image.convert("RGB")))
-            except (OSError, SyntaxError) as error:
-                raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+                rows.append(np.asarray(decode(path)))
+            except (OSError, SyntaxError, ValueError) as error:
+                raise ValueError(printable(f"{path}: cannot be read as an image ({error})")) from None
             if rows[-1].shape != rows[0].shape:
-                raise ValueError(f"{path}: is {rows[-1].shape}, others are {rows[0].shape}; accepted: one size")
+                shapes = f"is {rows[-1].shape}, others are {rows[0].shape}"
+                raise ValueError(f"{printable(path)}: {shapes}; accepted: one size")
         return np.stack(rows)
 
     def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:
         return read_ahead(read_piece, range(first * PIECE, len(files), step * PIECE), workers)
 
-    digest = references.sha256_of_folder(folder)
+    digest = references.sha256_of_images(folder, files)
     return Images(str(folder), "folder", "unknown", digest, len(files), labels, names, PIECE, stream)
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from mar.data import published
+from mar.data.image_files import SUFFIXES, files_under, printable, why_no_image
 from mar.runtime import npz
 from mar.runtime.files import read_json, sha256
 from mar.study import layout
 from mar.study.sections import Reference as Section
 
 WIDTHS = {"mu": 2048, "mu_s": 2023}  # number of Inception's features: of the last pooling, and spatial (sFID)
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ROUNDING = 1e-6  # by how much, as a share of its trace, a covariance may be asymmetric or have eigenvalues below 0
 
 
@@ -63,7 +63,7 @@ def load(section: Section, folder: Path = published.FOLDER) -> Reference:
         expected = known[section.file].sha256
         path, digest = published.locate(section.file, published.TABLE, folder)
     elif path.is_dir():
-        digest = sha256_of_folder(path)
+        digest = sha256_of_images(path, images_in(path))
     elif path.is_file():
         digest = sha256(path)
     else:
@@ -83,7 +83,10 @@ def load(section: Section, folder: Path = published.FOLDER) -> Reference:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The image files under a folder in the order of their names, hidden ones left out.
+    """The image files under a folder in the order of their names, without hidden ones.
+
+    What has the name of an image and is no file (a broken link, a pipe) is named and passed over, as are links to
+    folders.
 
     Raises:
         ValueError: there are none, or the folder holds samples of a study.
@@ -92,17 +95,21 @@ def images_in(folder: Path) -> list[Path]:
     content = read_json(manifest) if manifest.exists() else None
     if isinstance(content, dict) and "checkpoint" in content:
         raise ValueError(f"{folder}: holds images that a study generated; accepted as a reference: real ones")
-    paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
-    paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    if not paths:
+    images = []
+    for path in map(Path, files_under(folder)):
+        if (why := why_no_image(path)) is None:
+            images.append(path)
+        elif path.suffix.lower() in SUFFIXES or path.is_dir():
+            print(f"passed over {printable(path)}: {why}", flush=True)
+    if not images:
         raise ValueError(f"{folder}: holds no images; accepted: {', '.join(SUFFIXES)}")
-    return sorted(paths)
+    return sorted(images)
 
 
-def sha256_of_folder(folder: Path) -> str:
+def sha256_of_images(folder: Path, images: list[Path]) -> str:
     """Checksum of the names and contents of the images under a folder."""
-    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in images_in(folder)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in images]
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _content(path: Path) -> tuple[dict[str, np.ndarray], int]:

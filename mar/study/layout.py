@@ -31,6 +31,7 @@ RFID = "rfid.json"  # rFID and PSNR of the reconstructions of a tokenizer
 CLASSIFIER = "classifier.json"  # describes the finished classifier
 FILES = "files.json"  # lists the image files of each split
 DIGITS = "digits.npz"  # the images of scikit-learn's digits
+LISTING = "listing.txt"  # checksum of the names and sizes of an image folder when it was prepared
 IDX = "idx.npz"  # the images of idx files
 QUANTIZER = "quantizer.safetensors"  # codebook of a multi-scale tokenizer, beside the ids that it made
 

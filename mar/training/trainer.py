@@ -187,9 +187,15 @@ class Trainer:
         self.world.sum([total] + [p.grad for p in self.model.parameters() if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip or math.inf)
         if not (math.isfinite(total.item()) and math.isfinite(norm.item())):
+            good = checkpoint.checkpoints(self.folder / layout.CHECKPOINTS)
+            newest = (
+                f"the last good checkpoint: checkpoints/{good[-1].file}" if good else "no checkpoint: none was due yet"
+            )
             raise ValueError(
-                f"{self.folder}: loss {total.item()}, gradient norm {norm.item()} after {self.images} images; the last "
-                "good checkpoint is kept. Usual causes: learning rate too high, bf16; change the recipe and run again"
+                f"{self.folder}: loss {total.item()}, gradient norm {norm.item()} after {self.images} images. The same "
+                "recipe comes to the same step again. Usual causes: learning rate too high, bf16. A changed recipe "
+                "starts at image 0 and cannot use the work so far; this folder is then moved to "
+                f"{self.folder}.old-<time>, with {newest}"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mar.data import image_files
 from mar.study.products import figure_names
 from mar.study.reading import load
 
@@ -68,6 +70,40 @@ def test_a_hyper_parameter_reruns_the_training_and_what_follows(finished: Any) -
 def test_a_metric_setting_trains_nothing(finished: Any) -> None:
     plan = finished.plan(*changed(finished, {"metrics": {"bootstrap": 30}}))
     assert set(plan) == {"reference", "rfid", "evaluate", *PRODUCTS}  # features and statistics stay
+
+
+def test_images_that_are_added_run_prepare_again(project: Any) -> None:
+    """Also those that change in size; a folder that is gone is no reason, for what was made from it is finished."""
+    photos = project.folder / "photos"
+    for name in ("ant", "cat"):
+        (photos / name).mkdir(parents=True)
+        (photos / name / "0.png").write_bytes(b"0")
+    file = project.folder / "config" / "own.yaml"
+    values = {"extends": "smoke.yaml", "study": "own", "data": {"kind": "imagefolder", "path": str(photos)}}
+    file.write_text(yaml.safe_dump(values))
+    call = ("results/own/data/manifest.json", "--configfile", "config/own.yaml")
+
+    def finish() -> None:
+        """The stub of prepare writes no record: put the one there that the real command would write."""
+        project.snakemake(*call)
+        split = {"count": 1, "per_class": [1, 0]}
+        record = {"kind": "imagefolder", "classes": ["ant", "cat"], "splits": {"train": split, "heldout": split}}
+        record |= {"files": "0" * 64, "skipped": [], "image_size": 16, "flip": False}
+        listing = image_files.checksum(image_files.scan(photos))
+        (project.folder / call[0]).write_text(json.dumps(record | {"listing": listing}))
+
+    finish()
+    assert "were added" not in project.snakemake("-n", *call) and project.plan(*call) == {}
+    (photos / "cat" / "1.png").write_bytes(b"1")
+    assert f"{photos}: image files were added, removed or changed in size since" in project.snakemake("-n", *call)
+    assert project.plan(*call) == {"prepare": [""]}
+    finish()
+    assert project.plan(*call) == {}
+    (photos / "cat" / "1.png").write_bytes(b"longer")
+    assert project.plan(*call) == {"prepare": [""]}
+    finish()
+    photos.rename(project.folder / "elsewhere")
+    assert project.plan(*call) == {}
 
 
 def test_the_classifier_is_no_reason_to_train_a_tokenizer(finished: Any) -> None:

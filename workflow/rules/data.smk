@@ -1,4 +1,21 @@
 # The images, and the study's own classifier, whose features judge them.
+import sys
+
+from mar.data import image_files
+
+# Image files that were added, removed or changed in size since `mar prepare` listed them run it again.
+IMAGE_LIST, IMAGES_CHANGED = (
+    image_files.changed_since(layout.data_manifest(ROOT), Path(STUDY.data.path))
+    if STUDY.data.kind == "imagefolder"
+    else ("", False)
+)
+if IMAGES_CHANGED:
+    print(
+        f"{STUDY.data.path}: image files were added, removed or changed in size since `mar prepare` listed them. It "
+        "runs again, and after it all that is made from these images: tokenizers that are trained, tokens, trainings, "
+        "samples and their numbers. To keep what is finished, make the folder what it was.",
+        file=sys.stderr,
+    )
 
 
 rule prepare:
@@ -13,7 +30,7 @@ rule prepare:
         cluster_jobs=0,
     params:
         study=STUDY_FILE,
-        recipe=stage_keys.data_key(STUDY),
+        recipe=stage_keys.data_key(STUDY) + IMAGE_LIST,
     shell:
         line("prepare")
 

@@ -190,7 +190,7 @@ def test_unused_codes_of_scales_find_a_new_place() -> None:
     tokenizer = build(pipeline.study(tokenizers={"msvq": MSVQ}, variants={}).tokenizers["msvq"], 16)
     codebook, codes = training.Codebook(tokenizer), tokenizer.net.quantize.embedding.weight
     batch = torch.rand(8, 3, 16, 16) * 2 - 1
-    places = tokenizer.net.quantize.looked_up(tokenizer.net.encode(batch).latents)
+    places = tokenizer.net.quantize.residuals(tokenizer.net.encode(batch).latents)
     codebook.used[:5] = True
     kept = codes[:5].clone()
     codebook.renew(batch, torch.Generator().manual_seed(0))

@@ -96,7 +96,7 @@ def test_scales_are_residuals_of_those_before(images: torch.Tensor) -> None:
         ).all()
         start += side**2
     assert (quantizer.latents(ids) == sums[-1]).all()
-    assert quantizer.looked_up(latents).shape == (3 * 21, 4)
+    assert quantizer.residuals(latents).shape == (3 * 21, 4)
     # the input of the next scale is told by whole scales alone, and grows with them
     whole = quantizer.next_input(ids)
     assert whole.shape == (3, 4 + 16, 4)

@@ -1,6 +1,7 @@
 """The training loop: exact resume after kill -9, guarded folders, published groups and schedule."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from mar.data.tokens import TokenSet
 from mar.models.model import build_model
 from mar.models.order import mask_ratio
 from mar.runtime import checkpoint, runlog
-from mar.runtime.files import sha256
+from mar.runtime.files import read_json, sha256
 from mar.training.schedule import learning_rate
 from mar.training.trained import load_trained
 from mar.training.trainer import Trainer, parameter_groups, train
@@ -179,11 +180,43 @@ def test_nan_loss_stops_and_keeps_the_checkpoint(tmp_path):
     checkpoint.save(run.folder / "checkpoints", 16, run.state())
     with torch.no_grad():
         run.model.head.net.final_layer.linear.bias[0] = float("nan")
-    with pytest.raises(ValueError, match=r"loss nan.* after 16 images; the last good checkpoint is kept"):
+    with pytest.raises(ValueError, match=r"loss nan.* after 16 images.*good checkpoint: checkpoints/0000000016\.pt$"):
         run.run()
     assert not (run.folder / "run.json").exists()
     with checkpoint.latest(run.folder / "checkpoints") as state:
         assert state["images"] == 16 and all(v.isfinite().all() for v in state["model"].values())
+
+
+def test_after_nan_another_recipe_starts_anew_and_the_checkpoint_stays_where_the_message_says(tmp_path, monkeypatch):
+    root = tiny.make_root(tmp_path)
+    folder = root / "runs" / "mar-diff" / "seed0"
+    healthy = Trainer.micro_batch_loss
+
+    def diverges(self, first, count):
+        loss = healthy(self, first, count)
+        return loss * math.nan if first >= 32 and self.recipe.ema == 0.9 else loss
+
+    monkeypatch.setattr(Trainer, "micro_batch_loss", diverges)
+    for _ in range(2):  # the same recipe comes to the same step
+        with pytest.raises(
+            ValueError, match=r"after 32 images.*starts at image 0 and cannot use the work so far"
+        ) as said:
+            train(tiny.study(), root, "mar-diff", 0)
+    named = str(said.value).rsplit("checkpoints/", 1)[1]
+    assert f"moved to {folder}.old-<time>" in str(said.value)
+    train(tiny.study(recipes={"short": {**tiny.STUDY["recipes"]["short"], "ema": 0.8}}), root, "mar-diff", 0)
+    (aside,) = folder.parent.glob("seed0.old-*")
+    assert (aside / "checkpoints" / named).exists()
+    run = read_json(folder / "run.json")
+    assert (run["images"], run["restarts"]) == (96, 0)
+
+
+def test_nan_before_the_first_checkpoint(tmp_path):
+    run = trainer(tiny.make_root(tmp_path))
+    with torch.no_grad():
+        run.model.head.net.final_layer.linear.bias[0] = float("nan")
+    with pytest.raises(ValueError, match=r"after 0 images.*no checkpoint: none was due yet$"):
+        run.run()
 
 
 def test_learning_rate_law():
