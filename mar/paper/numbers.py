@@ -19,7 +19,7 @@ def paper_lines(name: str, where: str = "") -> list[dict[str, str]]:
     if not path.exists():
         known = sorted(p.stem for p in FOLDER.glob("*.csv"))
         raise ValueError(f"{where}paper table {name!r}: {path} is missing; accepted: {', '.join(known)}")
-    with open(path, newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     if not lines:
         raise ValueError(f"{where}{path}: found no rows; accepted: a line of column names and one line per row")

@@ -60,7 +60,7 @@ def read(path: Path) -> dict[str, Any]:
         StudyError: the file cannot be read, is no YAML mapping, or repeats a key.
     """
     try:
-        values = yaml.load(path.read_text(), _Loader)
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
