@@ -101,7 +101,7 @@ def open_study(
     tokenizer: str = "",
     recipe: str = "",
     stage: str = "",
-    seed: int = 0,
+    seed: int | None = None,
     extractor: str = "",
 ) -> tuple[Study, Path]:
     """The study and the folder of its results.
@@ -116,7 +116,7 @@ def open_study(
         tokenizer: name of a tokenizer, or empty.
         recipe: stage key with which the workflow planned the job; empty where nobody planned it.
         stage: the stage of that key.
-        seed: training seed.
+        seed: training seed of the variant, or None.
         extractor: name of an extractor, or empty.
 
     Raises:
@@ -133,12 +133,15 @@ def open_study(
         known("--variant", variant, study.variants)
     if setting:
         known("--setting", setting, study.variants[variant].sampling)
+    if seed is not None and seed not in (seeds := study.variants[variant].seeds):
+        accepted = ", ".join(map(str, seeds)) or f"none: variants.{variant}.seeds is empty"
+        raise ValueError(f"--seed: found {seed}; accepted: {accepted}")
     if tokenizer:
         known("--tokenizer", tokenizer, study.tokenizers)
     if extractor:
         known("--extractor", extractor, study.metrics.extractors)
-    names = {"tokenizer": (tokenizer,), "train": (variant, seed), "sample": (variant, setting), "speed": (variant,)}
-    names |= {"features": (extractor,), "sweep": (variant, setting)}
+    names: dict[str, tuple[str | int | None, ...]] = {"tokenizer": (tokenizer,), "train": (variant, seed)}
+    names |= {"sample": (variant, setting), "speed": (variant,), "features": (extractor,), "sweep": (variant, setting)}
     if recipe and recipe != (now := getattr(stage_keys, f"{stage}_key")(study, *names.get(stage, ()))):
         raise ValueError(
             f"{path}: changed since this job was planned; run the workflow again. Planned {recipe}, now {now}"
@@ -160,6 +163,26 @@ tokenizer_option = click.option("--tokenizer", required=True, help="Name of a to
 variant_option = click.option("--variant", required=True, help="Name of a variant of the study.")
 seed_option = click.option("--seed", required=True, type=int, help="Training seed.")
 setting_option = click.option("--setting", required=True, help="Name of a sampling setting of the variant.")
+
+
+def _share(_context: click.Context, _option: click.Parameter, share: tuple[int, int]) -> tuple[int, int]:
+    """The share (i, n) of worker i of n.
+
+    Raises:
+        ValueError: there is no such worker.
+    """
+    worker, workers = share
+    if not 0 <= worker < workers:
+        raise ValueError(f"--shard: found {worker} {workers}; accepted: I N with N at least 1 and I from 0 to N - 1")
+    return share
+
+
 shard_option = click.option(
-    "--shard", type=int, nargs=2, default=(0, 1), metavar="I N", help="Make files I, I+N, I+2N, ... only."
+    "--shard",
+    type=int,
+    nargs=2,
+    default=(0, 1),
+    callback=_share,
+    metavar="I N",
+    help="Make files I, I+N, I+2N, ... only.",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 
 from mar.study import layout
+from mar.study.study import Study
 
 FOLDER = layout.shipped("paper")
 
@@ -36,6 +37,19 @@ def paper_rows(name: str, where: str = "") -> dict[str, dict[str, str]]:
     if "row" not in lines[0]:
         raise ValueError(f"{where}{FOLDER / name}.csv: found columns {', '.join(lines[0])}; accepted: row among them")
     return {line["row"]: line for line in lines}
+
+
+def check_rows(study: Study) -> None:
+    """Refuse a table of a study with a row that the table of the paper does not have.
+
+    Raises:
+        ValueError: there is no such table or row; the message has the key of the study.
+    """
+    for name, table in study.tables.items():
+        rows = paper_rows(table.paper, f"tables.{name}.paper: ")
+        for i, row in enumerate(table.rows):
+            if row.paper not in rows:
+                raise ValueError(f"tables.{name}.rows[{i}].paper: found {row.paper!r}; accepted: {', '.join(rows)}")
 
 
 def paper_samples() -> int:
