@@ -57,11 +57,11 @@ class TestFile:
 
     def test_a_chain_of_files_has_an_end(self, tmp_path: Path, study_file: Path) -> None:
         study_file.rename(tmp_path / "0.yaml")
-        for i in range(1, 2000):
+        for i in range(1, 102):
             (tmp_path / f"{i}.yaml").write_text(f"extends: {i - 1}.yaml\n", encoding="utf-8")
-        assert "extends: found a chain of more than 100 files" in refused_file(tmp_path / "1999.yaml")
         assert load(tmp_path / "100.yaml").study == "tiny"
-        assert "accepted: at most 100" in refused_file(tmp_path / "101.yaml")
+        expected = "extends: found a chain of more than 100 files; accepted: at most 100"
+        assert expected in refused_file(tmp_path / "101.yaml")
 
 
 def test_a_matrix_of_a_million_is_not_crossed(values: dict[str, Any]) -> None:
