@@ -91,5 +91,5 @@ class Phase:
 
 def paper() -> list[dict[str, str]]:
     """Rows of the paper's Table 3: heads of several widths, 64 autoregressive and 100 diffusion steps."""
-    with open(Path("config/paper/mar_table3.csv"), newline="") as file:
+    with open(Path("config/paper/mar_table3.csv"), encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

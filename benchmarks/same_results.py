@@ -57,7 +57,7 @@ def timed(entry: Any) -> bool:
 def content(path: Path) -> Any:
     """What is compared of a file."""
     if path.suffix == ".json":
-        return plain(json.loads(path.read_text()))
+        return plain(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".safetensors":
         return {name: (a.shape, a.dtype.str, a.tobytes()) for name, a in load_file(path).items()}
     if path.suffix == ".npy":
@@ -65,7 +65,7 @@ def content(path: Path) -> Any:
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return {k: arrays[k].tobytes() for k in arrays if k not in ("about", "source")}
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def cells(text: str) -> list[list[str]]:

@@ -178,4 +178,4 @@ def read_file(path: Path, mirrored: bool) -> Tensor:
 
 def read_from_disk() -> int:
     """Bytes that this process had read from a disk so far."""
-    return int(Path("/proc/self/io").read_text().split("\nread_bytes: ")[1].split()[0])
+    return int(Path("/proc/self/io").read_text(encoding="utf-8").split("\nread_bytes: ")[1].split()[0])

@@ -61,7 +61,7 @@ def report() -> str:
             rules.append(RULE.format(stage=stage, source=source))
             source = f'"out/{{chain}}/{stage}.json"'
         wanted = f'rule all:\n    input: expand("out/{{chain}}/{STAGES[-1]}.json", chain=range({CHAINS}))\n'
-        (empty / "Snakefile").write_text(wanted + "".join(rules))
+        (empty / "Snakefile").write_text(wanted + "".join(rules), encoding="utf-8")
         settings = ["--cores", "2", "--nolock", "--rerun-triggers", "mtime", "input", "params", "--quiet", "all"]
         lines.append(row("jobs that do nothing", CHAINS * len(STAGES), *took([*snakemake, *settings], empty)))
         lines.append(

@@ -5,6 +5,8 @@ Commands take the resolved study.json that the workflow writes; its folder is th
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 import traceback
@@ -18,24 +20,73 @@ if TYPE_CHECKING:
     from mar.study.study import Study
 
 
+AGAIN = "then run the same command again; finished parts are kept"
+RIGHTS = "accepted: a file or folder that you may read and write"
+# What a user can do about an error of the operating system, by its number.
+REMEDIES = {
+    errno.ENOSPC: f"make room on this disk, {AGAIN}",
+    errno.EDQUOT: f"make room within your quota, {AGAIN}",
+    errno.EFBIG: f"raise the limit on the size of a file (ulimit -f), {AGAIN}",
+    errno.EIO: f"check the disk or the network file system, {AGAIN}",
+    errno.ESTALE: f"check the network file system, {AGAIN}",
+    errno.EMFILE: f"raise the limit on open files (ulimit -n), {AGAIN}",
+    errno.EACCES: RIGHTS,
+    errno.EPERM: RIGHTS,
+    errno.EROFS: RIGHTS,
+    errno.ENOENT: "accepted: a file or folder that exists",
+    errno.EEXIST: "accepted: a name that is not taken",
+    errno.EISDIR: "accepted: a file",
+    errno.ENOTDIR: "accepted: a folder",
+    errno.ELOOP: "accepted: a path without circular links",
+    errno.ENAMETOOLONG: "accepted: a shorter name",
+}
+BUG = (
+    "This is a fault of mar, not of its input. Please report the command, this traceback and the study file in the "
+    "issue tracker of the repository that this copy is from."
+)
+
+
 class Commands(click.Group):
-    """A group whose commands tell a user's mistake, a ValueError of this package, in one line without a traceback."""
+    """A group whose commands end with one message for what a user can mend, and with a traceback for a fault of ours.
+
+    A user can mend a ValueError of this package, a file that cannot be read or written, and text in a wrong encoding.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a ValueError from a library is a bug of ours and keeps its traceback."""
+        """Run a command."""
         try:
             return super().invoke(ctx)
-        except ValueError as error:
-            raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-            if not raised_in.is_relative_to(Path(__file__).parents[1]):
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # click ends quietly when nobody reads the output any more
+            message = _message(error, f"mar {ctx.invoked_subcommand}")
+            if message is None:
+                error.add_note(BUG)
                 raise
-            raise click.ClickException(str(error)) from None
+            raise click.ClickException(message) from None
+
+
+def _message(error: Exception, command: str) -> str | None:
+    """The message for an error that a user can mend; None for a fault of ours."""
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        return f"{error.filename or command}: {error.strerror}; {REMEDIES[error.errno]}"
+    if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
+        text = error.object[max(0, error.start - 20) : error.end + 20]
+        return f"{command}: {text!r}: {error.reason}; accepted: files and names in UTF-8"
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    ours = isinstance(error, ValueError) and raised_in.is_relative_to(Path(__file__).parents[1])
+    return str(error) if ours else None
 
 
 @click.group(cls=Commands, context_settings={"max_content_width": 120})
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of torch; 0 leaves it its default.")
 def main(threads: int) -> None:
     """MAR, "Autoregressive Image Generation without Vector Quantization", one command a stage."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 lacks some letters
     if threads:
         # Torch reads these when it is imported, which the commands do later and only if they need it.
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
@@ -50,7 +101,7 @@ def open_study(
     tokenizer: str = "",
     recipe: str = "",
     stage: str = "",
-    seed: int = 0,
+    seed: int | None = None,
     extractor: str = "",
 ) -> tuple[Study, Path]:
     """The study and the folder of its results.
@@ -65,7 +116,7 @@ def open_study(
         tokenizer: name of a tokenizer, or empty.
         recipe: stage key with which the workflow planned the job; empty where nobody planned it.
         stage: the stage of that key.
-        seed: training seed.
+        seed: training seed of the variant, or None.
         extractor: name of an extractor, or empty.
 
     Raises:
@@ -82,12 +133,15 @@ def open_study(
         known("--variant", variant, study.variants)
     if setting:
         known("--setting", setting, study.variants[variant].sampling)
+    if seed is not None and seed not in (seeds := study.variants[variant].seeds):
+        accepted = ", ".join(map(str, seeds)) or f"none: variants.{variant}.seeds is empty"
+        raise ValueError(f"--seed: found {seed}; accepted: {accepted}")
     if tokenizer:
         known("--tokenizer", tokenizer, study.tokenizers)
     if extractor:
         known("--extractor", extractor, study.metrics.extractors)
-    names = {"tokenizer": (tokenizer,), "train": (variant, seed), "sample": (variant, setting), "speed": (variant,)}
-    names |= {"features": (extractor,), "sweep": (variant, setting)}
+    names: dict[str, tuple[str | int | None, ...]] = {"tokenizer": (tokenizer,), "train": (variant, seed)}
+    names |= {"sample": (variant, setting), "speed": (variant,), "features": (extractor,), "sweep": (variant, setting)}
     if recipe and recipe != (now := getattr(stage_keys, f"{stage}_key")(study, *names.get(stage, ()))):
         raise ValueError(
             f"{path}: changed since this job was planned; run the workflow again. Planned {recipe}, now {now}"
@@ -109,6 +163,26 @@ tokenizer_option = click.option("--tokenizer", required=True, help="Name of a to
 variant_option = click.option("--variant", required=True, help="Name of a variant of the study.")
 seed_option = click.option("--seed", required=True, type=int, help="Training seed.")
 setting_option = click.option("--setting", required=True, help="Name of a sampling setting of the variant.")
+
+
+def _share(_context: click.Context, _option: click.Parameter, share: tuple[int, int]) -> tuple[int, int]:
+    """The share (i, n) of worker i of n.
+
+    Raises:
+        ValueError: there is no such worker.
+    """
+    worker, workers = share
+    if not 0 <= worker < workers:
+        raise ValueError(f"--shard: found {worker} {workers}; accepted: I N with N at least 1 and I from 0 to N - 1")
+    return share
+
+
 shard_option = click.option(
-    "--shard", type=int, nargs=2, default=(0, 1), metavar="I N", help="Make files I, I+N, I+2N, ... only."
+    "--shard",
+    type=int,
+    nargs=2,
+    default=(0, 1),
+    callback=_share,
+    metavar="I N",
+    help="Make files I, I+N, I+2N, ... only.",
 )

@@ -156,7 +156,9 @@ def sample(study: str, variant: str, seed: int, setting: str, recipe: str, shard
     """Draw a sample set from a trained variant, or a share of it beside other workers; the same command resumes."""
     from mar.sampling.sample_sets import sample
 
-    sample(*open_study(study, variant, setting, recipe=recipe, stage="sample"), variant, seed, setting, shard)
+    sample(
+        *open_study(study, variant, setting, recipe=recipe, stage="sample", seed=seed), variant, seed, setting, shard
+    )
 
 
 @main.command()
@@ -169,7 +171,7 @@ def evaluate(study: str, variant: str, seed: int, setting: str, recipe: str) -> 
     """Measure a sample set by its features and statistics."""
     from mar.metrics.evaluate import evaluate
 
-    evaluate(*open_study(study, variant, setting, recipe=recipe, stage="metrics"), variant, seed, setting)
+    evaluate(*open_study(study, variant, setting, recipe=recipe, stage="metrics", seed=seed), variant, seed, setting)
 
 
 @main.command()

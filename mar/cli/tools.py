@@ -75,7 +75,7 @@ def export_adm(study: str, variant: str, seed: int, setting: str, samples: str, 
     if samples:
         export(image_sets.open_set(Path(samples)), out)
     else:
-        export(image_sets.of_samples(*open_study(study, variant, setting), variant, seed, setting), out)
+        export(image_sets.of_samples(*open_study(study, variant, setting, seed=seed), variant, seed, setting), out)
 
 
 @main.command()
@@ -103,6 +103,7 @@ def court(
 @click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write the jobs there too.")
 def plan(study: str, utilisation: float | None, measured: str | None, file: Path | None) -> None:
     """Show what a study costs: operations, A100 hours and disk of every job."""
+    from mar.paper.numbers import check_rows
     from mar.planning import plan as plans
     from mar.runtime.files import write_text
     from mar.study.reading import load
@@ -111,6 +112,10 @@ def plan(study: str, utilisation: float | None, measured: str | None, file: Path
         raise ValueError("--utilisation and --measured: accepted: one of both")
     path = Path(study if Path(study).suffix in (".yaml", ".json") else layout.shipped(f"{study}.yaml"))
     loaded = load(path)
+    try:
+        check_rows(loaded)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     root = path.parent if path.name == "study.json" else layout.RESULTS / loaded.study
     share = plans.utilisation_of(loaded, measured) if measured else utilisation or plans.UTILISATION
     images = plans.count_images(loaded, root)

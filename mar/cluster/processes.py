@@ -22,7 +22,8 @@ def started(pid: int) -> int | None:
 def stat_fields(pid: int) -> list[str]:
     """What the kernel says of a process, from its state on: field 3 of proc(5) and those after it; [] if it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # a name may hold spaces
+        _, _, fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")  # a name may hold spaces
+        return fields.decode().split()
     except (FileNotFoundError, ProcessLookupError):
         return []
 

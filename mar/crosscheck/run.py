@@ -303,7 +303,7 @@ def step(name: str) -> Iterator[None]:
     """Print how long a step took and the most memory that the process held meanwhile."""
     start = time.monotonic()
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak of memory, where Linux lets a process do so
+        Path("/proc/self/clear_refs").write_bytes(b"5")  # resets the peak of memory, where Linux lets a process do so
     yield
     peak = f", peak memory {_peak() / 1e9:.2f} GB"
     print(f"  {name}: {time.monotonic() - start:.1f} s{peak}", flush=True)
@@ -313,7 +313,7 @@ def _peak() -> int:
     """Peak of resident memory in bytes: of this step where Linux tells it, else of the process so far."""
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     import resource
     import sys

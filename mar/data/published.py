@@ -8,6 +8,7 @@ because the workflow reads the table when it is parsed.
 from __future__ import annotations
 
 import csv
+import io
 import os
 import time
 import urllib.request
@@ -16,7 +17,7 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from mar.runtime.files import atomic, read, sha256, write
+from mar.runtime.files import atomic, read, read_text, sha256, write
 from mar.runtime.folders import lock
 from mar.runtime.progress import Progress
 from mar.study import layout
@@ -56,11 +57,10 @@ def table(file: Path) -> dict[str, Asset]:
         ValueError: the file or a column is missing, a row is malformed, or a name is there twice.
     """
     try:
-        with open(file, newline="") as lines:
-            reader = csv.DictReader(lines)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise ValueError(f"{file}: found columns {reader.fieldnames}; accepted: {', '.join(COLUMNS)}")
-            rows = list(reader)
+        reader = csv.DictReader(io.StringIO(read_text(file)))
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"{file}: found columns {reader.fieldnames}; accepted: {', '.join(COLUMNS)}")
+        rows = list(reader)
     except OSError as error:
         raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
     assets: dict[str, Asset] = {}

@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from mar.paper.numbers import paper_rows
+from mar.runtime.files import read_text
 from mar.study.parts import Name, Section
 
 Metric = Literal["fid", "inception_score", "precision", "recall", "agreement"]
@@ -192,7 +193,7 @@ def load(path: str | Path) -> tuple[Claim, ...]:
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(read_text(path))
         claims = Claims.model_validate(values).claims
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None

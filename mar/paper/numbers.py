@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 
 from mar.study import layout
+from mar.study.study import Study
 
 FOLDER = layout.shipped("paper")
 
@@ -19,7 +20,7 @@ def paper_lines(name: str, where: str = "") -> list[dict[str, str]]:
     if not path.exists():
         known = sorted(p.stem for p in FOLDER.glob("*.csv"))
         raise ValueError(f"{where}paper table {name!r}: {path} is missing; accepted: {', '.join(known)}")
-    with open(path, newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     if not lines:
         raise ValueError(f"{where}{path}: found no rows; accepted: a line of column names and one line per row")
@@ -36,6 +37,19 @@ def paper_rows(name: str, where: str = "") -> dict[str, dict[str, str]]:
     if "row" not in lines[0]:
         raise ValueError(f"{where}{FOLDER / name}.csv: found columns {', '.join(lines[0])}; accepted: row among them")
     return {line["row"]: line for line in lines}
+
+
+def check_rows(study: Study) -> None:
+    """Refuse a table of a study with a row that the table of the paper does not have.
+
+    Raises:
+        ValueError: there is no such table or row; the message has the key of the study.
+    """
+    for name, table in study.tables.items():
+        rows = paper_rows(table.paper, f"tables.{name}.paper: ")
+        for i, row in enumerate(table.rows):
+            if row.paper not in rows:
+                raise ValueError(f"tables.{name}.rows[{i}].paper: found {row.paper!r}; accepted: {', '.join(rows)}")
 
 
 def paper_samples() -> int:

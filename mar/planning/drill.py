@@ -104,7 +104,7 @@ class Stages:
 def own_memory() -> int:
     """Bytes that the process holds and no file stands behind; without /proc the peak of all that is resident."""
     try:
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))

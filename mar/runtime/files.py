@@ -60,7 +60,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed, on failure removed.
 
     Raises:
-        OSError: the disk is full, also where torch or numpy raised an error that does not say so.
+        OSError: the file cannot be written; the error names `path`. It says that the disk is full also where torch or
+            numpy raised an error that does not.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +75,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     except Exception as error:
         if path.parent.exists() and os.statvfs(path.parent).f_bavail == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -115,21 +118,34 @@ def _alive(process: int) -> bool:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write text atomically."""
+    """Write text atomically, as UTF-8 in any locale."""
     with atomic(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_if_changed(path: str | Path, text: str) -> None:
     """Write text atomically, unless the file has the same text already: then its modification time stays."""
     path = Path(path)
-    if not path.exists() or path.read_text() != text:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write JSON atomically, indented, keys in the given order."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file as UTF-8 in any locale.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no UTF-8; the message names it.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is no UTF-8 ({error.reason}); accepted: UTF-8 text") from None
 
 
 def read_json(path: str | Path) -> Any:
@@ -139,7 +155,7 @@ def read_json(path: str | Path) -> Any:
         ValueError: the file is missing or is no JSON; the message names it.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(read_text(path))
     except FileNotFoundError:
         raise ValueError(f"{path}: missing; the stage that writes it has not run") from None
     except json.JSONDecodeError as error:

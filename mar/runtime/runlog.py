@@ -27,7 +27,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     """
     last: dict[int, dict[str, Any]] = {}
     try:
-        text = Path(path).read_text(errors="replace")
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     for raw in text.splitlines():

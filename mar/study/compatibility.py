@@ -79,9 +79,14 @@ def known(where: str, name: str, accepted: Any) -> Any:
     return accepted[name] if isinstance(accepted, dict) else name
 
 
+def shorten(text: str) -> str:
+    """The text, cut in the middle if it is longer than a message should be."""
+    return text if len(text) <= 200 else f"{text[:100]} ... {text[-20:]}"
+
+
 def describe(error: ErrorDetails) -> str:
     """One mistake that pydantic reports, as text: the key, what is accepted and what was found."""
     key = ".".join(str(part) for part in error["loc"])
     message = error["msg"].removeprefix("Value error, ")
-    found = "" if error["type"] in ("value_error", "missing") else f"; found {error['input']!r}"
+    found = "" if error["type"] in ("value_error", "missing") else f"; found {shorten(repr(error['input']))}"
     return f"{key + ': ' if key else ''}{message}{found}"

@@ -12,8 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=100)]  # names files and folders
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # what both numpy and torch take
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+POINTS = 10_000  # of the grid of one sweep, at most
 
 
 class Section(BaseModel):
@@ -79,6 +82,11 @@ class Data(Section):
             raise ValueError("flip: true with kind digits: a mirrored 2 is no 2; accepted: false")
         self._belongs("expect", "imagefolder", needed=False)
         return self
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes of a data set that is always the same; None for folders and files of the user."""
+        return 10 if self.kind in ("digits", "fashion-mnist") else None
 
     @property
     def title(self) -> str:
@@ -234,7 +242,7 @@ class Recipe(Section):
     )
     final_rate: Fraction | None = Field(None, description="linear only: share of the learning rate at the end")
     weight_decay: float = Field(0.02, ge=0.0)
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     clip: PositiveFloat | None = Field(3.0, description="global gradient norm; null: not clipped (DiT)")
     ema: Fraction = Field(0.9999, description="decay of the weight average, per optimiser step")
     label_drop: Fraction = Field(0.1, description="share of images trained without their class")
@@ -250,6 +258,8 @@ class Recipe(Section):
         for key in ("images", "checkpoint_images", "log_images", "warmup_images"):
             if getattr(self, key) % self.batch:
                 raise ValueError(f"{key} {getattr(self, key)} is not a multiple of batch {self.batch}")
+        if self.warmup_images > self.images:
+            raise ValueError(f"warmup_images {self.warmup_images} of images {self.images}; accepted: at most as many")
         if self.batch % (self.micro_batch or self.batch):
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
         if (self.schedule == "linear") != (self.final_rate is not None):
@@ -279,6 +289,11 @@ class Sweep(Section):
             values = getattr(self, key)
             if list(values) != sorted(set(values)):
                 raise ValueError(f"{key} {list(values)}: accepted: ascending, each once")
+        if (points := len(self.guidance) * len(self.temperature)) > POINTS:
+            raise ValueError(
+                f"{len(self.guidance)} values of guidance x {len(self.temperature)} of temperature = {points} points; "
+                f"accepted: at most {POINTS}"
+            )
         return self
 
 
@@ -310,7 +325,9 @@ class Sampling(Section):
     top_p: Fraction | None = Field(
         None, gt=0.0, description="categorical heads: of these, only the likeliest that have this probability together"
     )
-    diffusion_steps: PositiveInt | None = Field(None, description="diffusion and joint heads, respaced from 1000")
+    diffusion_steps: PositiveInt | None = Field(
+        None, le=1000, description="diffusion and joint heads, respaced from 1000"
+    )
     solver: Literal["ancestral", "ddim", "dpm"] = Field(
         "ancestral", description="diffusion heads: the published sampler, DDIM, or DPM-Solver++ of order 2"
     )
@@ -327,7 +344,7 @@ class Sampling(Section):
         None, ge=2, description="masked backbones: the null condition in each n-th step only (LazyMAR); not published"
     )
     dtype: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of the model and the decoder")
-    seed: int = Field(0, ge=0, description="sampling seed: another one draws other images with the same weights")
+    seed: Seed = Field(0, description="sampling seed: another one draws other images with the same weights")
     sweep: Sweep | None = Field(None, description="guidance and temperature are the best of this grid, for each model")
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from mar.study import layout
 from mar.study.compatibility import describe
 from mar.study.shorthand import write_out
 from mar.study.study import FACTORS, Study
+
+FILES = 100  # that one study extends, at most
+VARIANTS = 10_000  # that one matrix crosses, at most
+MISTAKES = 20  # that one message lists, at most
 
 
 class StudyError(ValueError):
@@ -38,7 +43,10 @@ def resolve(values: dict[str, Any], source: str | Path) -> Study:
     try:
         return Study.model_validate(values)
     except ValidationError as error:
-        raise StudyError("\n".join(f"{source}: {describe(e)}" for e in error.errors())) from None
+        lines = [f"{source}: {describe(e)}" for e in error.errors()]
+        if (more := len(lines) - MISTAKES) > 0:
+            lines[MISTAKES:] = [f"{source}: and {more} more mistakes"]
+        raise StudyError("\n".join(lines)) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -60,10 +68,18 @@ def read(path: Path) -> dict[str, Any]:
         StudyError: the file cannot be read, is no YAML mapping, or repeats a key.
     """
     try:
-        values = yaml.load(path.read_text(), _Loader)
+        if not path.is_file() and path.exists():  # reading a pipe or a device might never end
+            raise StudyError(
+                f"{path}: found a {'folder' if path.is_dir() else 'pipe or device'}; accepted: a YAML file"
+            )
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise StudyError(f"{path}: no valid YAML: brackets or mappings are nested too deeply") from None
+    except StudyError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, a date that does not exist, a huge number
         raise StudyError(f"{path}: no valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise StudyError(f"{path}: found {type(values).__name__}; accepted: a mapping with the keys of a study")
@@ -80,6 +96,8 @@ def _extend(values: dict[str, Any], source: Path, seen: tuple[Path, ...] = ()) -
     base = Path(os.path.normpath(source.parent / name))
     if base in seen:
         raise StudyError(f"{source}: extends: {base.name} extends itself through {[p.name for p in seen]}")
+    if len(seen) >= FILES:
+        raise StudyError(f"{source}: extends: found a chain of more than {FILES} files; accepted: at most {FILES}")
     if not base.is_file():
         raise StudyError(f"{source}: extends: found {name!r}, and there is no file {base}; accepted: a study file")
     return _write_out(_merge(_extend(read(base), base, (*seen, base)), values), source)
@@ -126,6 +144,8 @@ def _expand_matrix(values: dict[str, Any], source: Path) -> dict[str, Any]:
         if not isinstance(rule, dict) or not rule or not set(rule) <= set(crossed):
             accepted = f"a mapping of crossed factors ({', '.join(crossed)})"
             raise StudyError(f"{source}: matrix.exclude: found {rule!r}; accepted: {accepted}")
+    if (count := math.prod(map(len, crossed.values()))) > VARIANTS:
+        raise StudyError(f"{source}: matrix: found {count} combinations; accepted: at most {VARIANTS}")
     expanded: dict[str, Any] = {}
     for combination in itertools.product(*crossed.values()):
         factors = dict(zip(crossed, combination, strict=True))

@@ -61,6 +61,8 @@ class Metrics(Section):
             raise ValueError(
                 f"reference {self.reference.file}: belongs to inception; extractors has {', '.join(self.extractors)}"
             )
+        if self.neighbours >= self.samples:
+            raise ValueError(f"neighbours {self.neighbours} of samples {self.samples}; accepted: fewer than samples")
         if self.samples % self.chunk:
             raise ValueError(f"samples {self.samples} is not a multiple of chunk {self.chunk}")
         return self

@@ -8,12 +8,12 @@ independent in a study as they are in the code. `mar/study/reading.py` reads the
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from mar.study.compatibility import check_sampling, known
-from mar.study.parts import Backbone, Data, Head, Name, Recipe, Sampling, Section, Tokenizer
+from mar.study.parts import Backbone, Data, Head, Name, Recipe, Sampling, Section, Seed, Tokenizer
 from mar.study.sections import Budget, Classifier, Curve, Metrics, Modes, Resources, Speed, Table
 
 FACTORS = ("tokenizer", "order", "backbone", "head")  # keys of a variant that `matrix` crosses
@@ -33,9 +33,7 @@ class Variant(Section):
         description="sampling settings to draw samples with, for every seed; in a file also figures and tables, "
         "for the settings that they show of the variant"
     )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (0,), description="training seeds; an empty list declares the variant, untrained"
-    )
+    seeds: tuple[Seed, ...] = Field((0,), description="training seeds; an empty list declares the variant, untrained")
     pretrained: bool = Field(False, description="weights are imported (`mar import`), not trained")
     weights: Name | None = Field(None, description="pretrained: name of the import; default: the variant's")
     resources: Resources | None = Field(None, description="nodes, GPUs and hours of the training on a cluster")
@@ -58,7 +56,7 @@ class Study(Section):
 
     study: Name
     title: str = ""
-    seed: int = 0
+    seed: Seed = 0
     data: Data
     tokenizers: dict[Name, Tokenizer]
     backbones: dict[Name, Backbone]
@@ -86,6 +84,12 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Study:
+        for section in ("tokenizers", "backbones", "heads", "recipes", "sampling", "variants", "tables"):
+            folded: dict[str, str] = {}
+            for name in getattr(self, section):
+                if (other := folded.setdefault(name.lower(), name)) != name:
+                    raise ValueError(f"{section}: {other!r} and {name!r} differ in case only; accepted: other names")
+        self._check_classes("metrics.samples", self.metrics.samples)
         for name, tok in self.tokenizers.items():
             step = tok.stride * tok.group
             if self.data.image_size % step:
@@ -102,7 +106,7 @@ class Study(Section):
         for name, variant in self.variants.items():
             self._check_variant(name, variant)
         for table_name, table in self.tables.items():
-            if table_name in ("metrics", "variance", "fast"):
+            if table_name.lower() in ("metrics", "variance", "fast"):
                 raise ValueError(f"tables.{table_name}: every study has a table of this name; accepted: another")
             for i, row in enumerate(table.rows):
                 if row.variant is not None:
@@ -126,6 +130,13 @@ class Study(Section):
         if self.reuse == self.study:
             raise ValueError(f"reuse {self.reuse}: accepted: another study")
         return self
+
+    def _check_classes(self, where: str, samples: int) -> None:
+        if self.data.classes and samples < self.data.classes:
+            raise ValueError(
+                f"{where} {samples}: fewer images than the {self.data.classes} classes of the data; accepted: at least "
+                f"{self.data.classes}"
+            )
 
     def _check_settings(self, where: str, variant: str, settings: tuple[str, ...]) -> None:
         known(where + ".variant", variant, self.variants)
@@ -190,6 +201,14 @@ class Study(Section):
                 )
             for point in sampling.points:
                 check_sampling(at, point, backbone, head, variant.head, 1 if backbone.kind == "dit" else tokens)
+            guided = any(point.guidance > 1.0 for point in sampling.points)
+            if guided and recipe.label_drop == 1.0 and not variant.pretrained:
+                raise ValueError(
+                    f"{at}: guidance with recipe {variant.recipe}, whose label_drop 1 trains without any class; "
+                    "accepted: label_drop below 1, or guidance 1"
+                )
+            if sampling.sweep:
+                self._check_classes(f"{at}.sweep.samples", sampling.sweep.samples)
             if sampling.sweep and sampling.sweep.samples % self.metrics.chunk:
                 raise ValueError(
                     f"{at}.sweep.samples {sampling.sweep.samples} is not a multiple of metrics.chunk "

@@ -92,6 +92,17 @@ def test_a_mistake_in_a_study_is_told_without_traceback(fresh: Any) -> None:
     assert not (fresh.folder / "results" / "bad").exists()
 
 
+def test_a_table_row_that_the_paper_lacks_is_refused(fresh: Any) -> None:
+    (fresh.folder / "config" / "bad.yaml").write_text(
+        "extends: smoke.yaml\nstudy: bad\n"
+        "tables: {table1: {rows: [{paper: nothere, variant: mar-diffloss, without: mar-diff-4}]}}\n"
+    )
+    output = fresh.fails("-n", "--configfile", "config/bad.yaml")
+    assert "config/bad.yaml: tables.table1.rows[0].paper: found 'nothere'; accepted: ar-raster-crossent" in output
+    assert "Traceback" not in output
+    assert not (fresh.folder / "results" / "bad").exists()
+
+
 def test_a_name_that_the_study_lacks_is_no_target(fresh: Any) -> None:
     output = fresh.fails("-n", "results/smoke/runs/nobody/seed0/run.json", "--configfile", "config/smoke.yaml")
     assert "MissingRuleException" in output

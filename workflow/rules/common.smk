@@ -8,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 import mar
 from mar.cluster import resources as machine
 from mar.data import published
+from mar.paper import numbers
 from mar.planning import drill_shapes
 from mar.report.tables.inputs import inputs as inputs_of_table
 from mar.runtime.files import read
@@ -24,8 +25,11 @@ try:
         # Snakemake's reader keeps the last of two equal keys; this one refuses them.
         reading.read(Path(file))
     STUDY = reading.resolve(config, Path(CONFIGFILES[-1]))
+    numbers.check_rows(STUDY)
 except reading.StudyError as error:
     raise WorkflowError(str(error))
+except ValueError as error:
+    raise WorkflowError(f"{CONFIGFILES[-1]}: {error}")
 
 # The commands read the resolved study. It is no input of the rules, since `params` hold what each result depends on.
 STUDY_FILE = str(reading.write_resolved(STUDY))

@@ -109,7 +109,7 @@ def fit(model: Classifier, study: Study, images: ImageSet, log: Path, device: to
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.05)
     steps = math.ceil(config.images / config.batch)
     progress = Progress("classifier", config.images)
-    with open(log, "w") as lines:
+    with open(log, "w", encoding="utf-8") as lines:
         for step, indices in enumerate(shuffled(len(images), config.batch, config.images, generator)):
             rate = config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))
             for group in optimizer.param_groups:

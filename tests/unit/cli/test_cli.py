@@ -79,12 +79,50 @@ def run_in(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[st
         (("train", "--variant", "nobody", "--seed", "0"), "--variant: found 'nobody'; accepted: ar, mar"),
         (("sample", "--variant", "mar", "--seed", "0", "--setting", "ar"), "--setting: found 'ar'; accepted: mar"),
         (("encode", "--tokenizer", "x"), "--tokenizer: found 'x'; accepted: kl, vq"),
+        (("train", "--variant", "mar", "--seed", "7"), "--seed: found 7; accepted: 0"),
+        (("sample", "--variant", "mar", "--seed", "7", "--setting", "mar"), "--seed: found 7; accepted: 0"),
+        (("evaluate", "--variant", "mar", "--seed", "-1", "--setting", "mar"), "--seed: found -1; accepted: 0"),
+        (
+            ("export-adm", "--variant", "mar", "--seed", "7", "--setting", "mar", "--out", "x.npz"),
+            "--seed: found 7; accepted: 0",
+        ),
     ],
 )
 def test_a_name_that_the_study_lacks_is_refused(resolved: str, arguments: tuple[str, ...], message: str) -> None:
     result = run(*arguments, "--study", resolved)
     assert result.exit_code == 1
     assert result.stderr == f"Error: {message}\n"
+
+
+def test_a_variant_without_seeds_has_none_to_train(values: dict[str, Any], tmp_path: Path) -> None:
+    values["variants"]["ar"]["seeds"] = []
+    resolved = studies.write_resolved(studies.resolve(values, "tiny.yaml"), tmp_path / "results")
+    result = run("train", "--study", str(resolved), "--variant", "ar", "--seed", "0")
+    assert result.stderr == "Error: --seed: found 0; accepted: none: variants.ar.seeds is empty\n"
+
+
+@pytest.mark.parametrize("share", [("0", "0"), ("1", "1"), ("-1", "2"), ("0", "-1")], ids="/".join)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sample", "--variant", "mar", "--seed", "0", "--setting", "mar"),
+        ("encode", "--tokenizer", "kl"),
+        ("features", "--extractor", "classifier", "--set", "train"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_worker_that_does_not_exist(resolved: str, command: tuple[str, ...], share: tuple[str, str]) -> None:
+    result = run(*command, "--study", resolved, "--shard", *share)
+    accepted = "accepted: I N with N at least 1 and I from 0 to N - 1"
+    assert result.exit_code == 1 and result.stderr == f"Error: --shard: found {share[0]} {share[1]}; {accepted}\n"
+
+
+def test_a_table_row_that_the_paper_lacks_is_refused_by_the_plan(values: dict[str, Any], tmp_path: Path) -> None:
+    values["tables"]["table1"]["rows"][0]["paper"] = "nothere"
+    resolved = studies.write_resolved(studies.resolve(values, "tiny.yaml"), tmp_path / "results")
+    result = run("plan", "--study", str(resolved))
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {resolved}: tables.table1.rows[0].paper: found 'nothere'; accepted: ")
 
 
 def test_a_job_planned_with_another_recipe_is_refused(resolved: str, study_file: Path, tmp_path: Path) -> None:

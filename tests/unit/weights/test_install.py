@@ -41,7 +41,7 @@ VALUES = {
         | {"recipe": "published", "sampling": ["joint"], "pretrained": True},
     },
     "classifier": {"images": 64},
-    "metrics": {"samples": 4, "chunk": 2},
+    "metrics": {"samples": 10, "chunk": 2},
     "speed": {"batch": 2},
 }
 
@@ -98,7 +98,7 @@ def test_installed_weights_draw_images_without_training(root, capsys, variant, s
     images, _ = sampler.chunk(setting, 0)
     assert images.shape == (2, 32, 32, 3) and images.std() > 0
     sample(study(), root, variant, 0, setting)
-    assert json.loads((root / "samples" / variant / "seed0" / setting / "manifest.json").read_text())["count"] == 4
+    assert json.loads((root / "samples" / variant / "seed0" / setting / "manifest.json").read_text())["count"] == 10
     before = (folder / "run.json").stat().st_mtime_ns
     install_run(study(), root, variant, 0)
     install_tokenizer(study(), root, "kl")

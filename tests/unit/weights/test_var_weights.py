@@ -33,7 +33,7 @@ VALUES = {
         | {"recipe": "published", "sampling": ["cfg"], "pretrained": True}
     },
     "classifier": {"images": 64},
-    "metrics": {"samples": 4, "chunk": 2},
+    "metrics": {"samples": 10, "chunk": 2},
     "speed": {"batch": 2},
 }
 
