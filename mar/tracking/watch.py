@@ -22,7 +22,7 @@ def watch(study: Study, root: Path, every: float = 2.0) -> None:
     Args:
         study: the study.
         root: its results folder.
-        every: seconds between looks at the files.
+        every: seconds between two readings of the files.
     """
     from rich.console import Console
     from rich.live import Live
@@ -52,8 +52,8 @@ def _progress_table(study: Study, root: Path) -> Table:
         rate = _rate(lines)
         left = "done" if source.done.exists() else "" if not rate else _clock((source.total - last["images"]) / rate)
         loss = f"{last['loss']:.4f}" if _is_number(last.get("loss")) else ""
-        shown = source.key.removeprefix("runs/")
-        table.add_row(shown, f"{last['images']:,}", f"{source.total:,}", loss, f"{rate:,.0f}" if rate else "", left)
+        name = source.key.removeprefix("runs/")
+        table.add_row(name, f"{last['images']:,}", f"{source.total:,}", loss, f"{rate:,.0f}" if rate else "", left)
     return table
 
 
