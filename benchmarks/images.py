@@ -2,7 +2,7 @@
 
 torch-fidelity's own call on the same files (its resize and crop) is the baseline, with its default of 4 loading
 processes. CPU seconds count all processes; wall seconds are those of this machine as busy as it is. The small network
-averages pixels, so that reading is all the work; Inception has random weights, and is nearly all the work.
+averages pixels, so that reading takes nearly all the time; Inception, here with random weights, takes nearly all itself.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from mar.study.study import Study
 from mar.tokenizers.autoencoder import build
 from mar.tokenizers.encode import encode
 
-FILES, MANY, FEW = 50, 1200, 24  # different files; images of the small network and of Inception
-GROWTH = (600, 2400)  # the first is encoded too
+FILES, MANY, FEW = 50, 1200, 24  # different files; images for the small network; images for Inception
+GROWTH = (600, 2400)  # numbers of images whose memory is compared; the smaller set is also encoded
 PAIRS, SIDE = 2, 256
 CPU = torch.device("cpu")
 PEAK = """
@@ -64,17 +64,17 @@ class Small(FeatureExtractorBase):
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
-        """All that there is."""
+        """The only feature, by its name."""
         return ("pixels",)
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
-        """The same for all."""
+        """The only feature, for every metric."""
         return "pixels"
 
     @staticmethod
     def can_be_compiled() -> bool:
-        """Not asked for."""
+        """Whether torch-fidelity may compile it: no."""
         return False
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
@@ -88,21 +88,21 @@ def averaged(images: Tensor) -> Tensor:
 
 
 def small() -> Extractor:
-    """The same for us."""
+    """Pixels averaged to 8x8, as an extractor of this package."""
 
-    def judge(images: Tensor) -> dict[str, Tensor]:
+    def outputs(images: Tensor) -> dict[str, Tensor]:
         return {"features": averaged(images), "logits": averaged(images)}
 
-    return Extractor("small", "random", "", nn.Identity(), judge, CPU, 64)
+    return Extractor("small", "random", "", nn.Identity(), outputs, CPU, 64)
 
 
-def judge(weights: Path) -> Extractor:
+def inception_of(weights: Path) -> Extractor:
     """Inception from a file, as `mar features` loads it."""
     return extractors._extractor("inception", "random", "", extractors._network("inception", weights), CPU)
 
 
 def report() -> str:
-    """Seconds of both, of encoding, and memory as images grow in number."""
+    """Seconds of both, seconds of encoding, and memory at two numbers of images."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         draw(folder / "drawn")
@@ -116,13 +116,15 @@ def report() -> str:
             pairs(
                 f"Inception, {FEW} images",
                 lambda: theirs(few, "inception-v3-compat", str(weights)),
-                lambda: ours(few, judge(weights)),
+                lambda: ours(few, inception_of(weights)),
             ),
         ]
         wall, cpu = seconds(lambda: encoded(more[0]))
-        memory = [peak(of) for of in more]
+        memory = [peak(study_of_images) for study_of_images in more]
     head = "| | CPU s: baseline | ours | ratio | wall s: baseline | ours | ratio | pairs |\n" + "|---" * 8 + "|"
-    told = "\n".join(f"| {n:,} | {own:.0f} | {worker:.0f} |" for n, (own, worker) in zip(GROWTH, memory, strict=True))
+    memory_lines = "\n".join(
+        f"| {n:,} | {own:.0f} | {worker:.0f} |" for n, (own, worker) in zip(GROWTH, memory, strict=True)
+    )
     return "\n".join(
         [
             head,
@@ -133,23 +135,23 @@ def report() -> str:
             "",
             "| images | peak memory of the process MB | of its largest worker MB |",
             "|---|---|---|",
-            told,
+            memory_lines,
         ]
     )
 
 
 def pairs(name: str, baseline: Callable[[], object], ours: Callable[[], object]) -> str:
-    """A row of the table: medians of pairs, whose order changes, and the range of their ratios."""
-    found = []
+    """A row of the table: medians of pairs, in alternating order, and the range of their ratios."""
+    seconds_of_pairs = []
     for number in range(PAIRS):
         both = [(baseline, 0), (ours, 1)][:: 1 if number % 2 == 0 else -1]
-        found.append([took for _, took in sorted((place, seconds(action)) for action, place in both)])
+        seconds_of_pairs.append([took for _, took in sorted((place, seconds(action)) for action, place in both)])
     cells = []
     for clock in (1, 0):
-        ratios = [pair[0][clock] / pair[1][clock] for pair in found]
-        middle = [statistics.median(pair[side][clock] for pair in found) for side in (0, 1)]
+        ratios = [pair[0][clock] / pair[1][clock] for pair in seconds_of_pairs]
+        medians = [statistics.median(pair[side][clock] for pair in seconds_of_pairs) for side in (0, 1)]
         ratio = f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"
-        cells.append(f"{middle[0]:.1f} | {middle[1]:.1f} | {ratio}")
+        cells.append(f"{medians[0]:.1f} | {medians[1]:.1f} | {ratio}")
     return f"| {name} | {' | '.join(cells)} | {PAIRS} |"
 
 
@@ -163,7 +165,7 @@ def seconds(action: Callable[[], object]) -> tuple[float, float]:
 
 
 def draw(folder: Path) -> None:
-    """JPEG files of 500x375 with details of 8 pixels, about 60 KB each."""
+    """Write JPEG files of 500x375 with details of 8 pixels, about 60 KB each."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(FILES):
@@ -172,7 +174,7 @@ def draw(folder: Path) -> None:
 
 
 def tree(folder: Path, count: int) -> Path:
-    """A folder of images as studies have them: links to the drawn files, `count` in train/, two in val/."""
+    """Make an image folder for a study: links to the drawn files, `count` in train/ and two in val/."""
     place = folder / f"images{count}"
     for split, images in (("train", count), ("val", 2)):
         (place / split / "a").mkdir(parents=True)
@@ -201,28 +203,28 @@ def study(images: Path) -> Study:
         "metrics": {"samples": 50, "chunk": 50, "extractors": ["inception"]},
         "speed": {"batch": 4},
     }
-    found = resolve(values, "benchmark.yaml")
+    resolved = resolve(values, "benchmark.yaml")
     with contextlib.redirect_stdout(io.StringIO()):
-        prepare(found, images / "results")
-    return found
+        prepare(resolved, images / "results")
+    return resolved
 
 
-def ours(of: Study, network: Extractor) -> None:
+def ours(study_of_images: Study, network: Extractor) -> None:
     """Features of the train split into files, and the Inception score of their logits."""
-    root = Path(str(of.data.path)) / "results"
+    root = Path(str(study_of_images.data.path)) / "results"
     with tempfile.TemporaryDirectory(dir=root) as folder:
-        found = image_sets.of_split(of, root, "train")
-        recipe = {"source": found.sha256}
+        images = image_sets.of_split(study_of_images, root, "train")
+        recipe = {"source": images.sha256}
         claim(folder, recipe)
-        features.extract(found, network, Path(folder), recipe)
-        kept = features.Features(Path(folder), features.manifest_of(found, network, Path(folder)))
-        formulas.inception_score(kept.array("logits"))
+        features.extract(images, network, Path(folder), recipe)
+        written = features.Features(Path(folder), features.manifest_of(images, network, Path(folder)))
+        formulas.inception_score(written.array("logits"))
 
 
-def theirs(of: Study, network: str, weights: str | None = None) -> None:
-    """The same by one call."""
+def theirs(study_of_images: Study, network: str, weights: str | None = None) -> None:
+    """The same by one call of torch-fidelity."""
     calculate_metrics(
-        input1=f"{of.data.path}/train/a",
+        input1=f"{study_of_images.data.path}/train/a",
         isc=True,
         feature_extractor=network,
         feature_extractor_weights_path=weights,
@@ -233,21 +235,21 @@ def theirs(of: Study, network: str, weights: str | None = None) -> None:
     )
 
 
-def encoded(of: Study) -> None:
-    """Tokens of all images, by a tokenizer with random weights."""
-    root = Path(str(of.data.path)) / "results"
+def encoded(study_of_images: Study) -> None:
+    """Encode all images with a tokenizer of random weights."""
+    root = Path(str(study_of_images.data.path)) / "results"
     folder = root / "tokenizers" / "kl"
     folder.mkdir(parents=True)
-    save_file(build(of.tokenizers["kl"], SIDE).net.state_dict(), folder / "model.safetensors")
-    claim(folder, {"slice": tokenizer_slice(of, "kl")})
+    save_file(build(study_of_images.tokenizers["kl"], SIDE).net.state_dict(), folder / "model.safetensors")
+    claim(folder, {"slice": tokenizer_slice(study_of_images, "kl")})
     record = TokenizerRecord(kind="kl", parameters=0, net={}, provenance=provenance())
     write(folder / layout.TOKENIZER, record)
-    encode(of, root, "kl")
+    encode(study_of_images, root, "kl")
 
 
-def peak(of: Study) -> tuple[float, float]:
+def peak(study_of_images: Study) -> tuple[float, float]:
     """Peak memory in MB of a process that makes features, and of its largest worker."""
-    command = [sys.executable, "-c", PEAK, str(of.data.path)]
+    command = [sys.executable, "-c", PEAK, str(study_of_images.data.path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     own, worker = map(float, done.stdout.split()[-2:])
     return own, worker

@@ -19,12 +19,12 @@ from mar.study.parts import Backbone, Head, Sampling
 from mar.study.reading import load
 
 FLOPS, BYTES, START = 312e12, 2.0e12, 5e-6
-KERNELS, EXTRA = 12, 20  # of a block; of a call of the head besides
+KERNELS, EXTRA = 12, 20  # kernel starts of a block; further ones of a call of the head
 BATCH, CLASSES, HALF = 256, 1000, 2  # images, classes, bytes of a number
 DRAW = Sampling(steps=64, diffusion_steps=100, guidance=3.0)
 MODELS, STEPS = ("mar-b", "mar-l", "mar-h"), (8, 16, 32, 64, 128, 256)
 
-Bound = tuple[float, float, str]  # operations an image, least seconds an image, and what bounds them
+Bound = tuple[float, float, str]  # operations per image, least seconds per image, and the resource that bounds them
 
 
 def report() -> str:
@@ -55,29 +55,31 @@ def report() -> str:
 
 
 def bounds(backbone: Backbone, head: Head, tokens: costs.Tokens, steps: int) -> tuple[Bound, Bound]:
-    """Bounds of the backbone and of the head in a sampling run of so many autoregressive steps."""
+    """Bounds of the backbone and of the head when sampling with `steps` autoregressive steps."""
     rows, head_weights = 2 * BATCH, costs.head_parameters(head, backbone.width, tokens)
     weights = costs.model_parameters(backbone, head, tokens) - head_weights
     width, depth = head.width or 0, head.depth or 0
     ours, heads, calls = Phase(), Phase(), DRAW.diffusion_steps or 1
     for start, stop in schedule(tokens.count, steps):
-        seen = 2 * backbone.buffer + start + tokens.count  # by the encoder and the decoder
-        moved = weights + 10 * rows * seen * backbone.width * backbone.depth
-        ours.add(1, rows * sum(costs.masked_flops(backbone, tokens, start)), moved, 2 * backbone.depth * KERNELS)
-        drawn = rows * (stop - start)
-        work = drawn * costs.head_flops(head, backbone.width, tokens)
-        heads.add(calls, work, head_weights + 8 * drawn * width * depth, depth * KERNELS + EXTRA)
+        positions = 2 * backbone.buffer + start + tokens.count  # positions that the encoder and the decoder process
+        numbers_moved = weights + 10 * rows * positions * backbone.width * backbone.depth
+        ours.add(
+            1, rows * sum(costs.masked_flops(backbone, tokens, start)), numbers_moved, 2 * backbone.depth * KERNELS
+        )
+        tokens_drawn = rows * (stop - start)
+        work = tokens_drawn * costs.head_flops(head, backbone.width, tokens)
+        heads.add(calls, work, head_weights + 8 * tokens_drawn * width * depth, depth * KERNELS + EXTRA)
     return ours.bound(), heads.bound()
 
 
 class Phase:
-    """Operations, numbers moved and kernel starts of a batch, added up."""
+    """Sums of operations, of numbers moved and of kernel starts over a batch."""
 
     def __init__(self) -> None:
         self.flops, self.moved, self.starts = 0.0, 0.0, 0.0
 
     def add(self, calls: int, flops: float, moved: float, starts: float) -> None:
-        """Count in so many calls of the same kind."""
+        """Add `calls` calls, each of so many operations, moved numbers and kernel starts."""
         self.flops, self.moved, self.starts = (
             self.flops + calls * flops,
             self.moved + calls * moved,
@@ -85,7 +87,7 @@ class Phase:
         )
 
     def bound(self) -> Bound:
-        """For one image of the batch."""
+        """The bound for one image of the batch."""
         seconds = {
             "operations": self.flops / FLOPS,
             "bytes": HALF * self.moved / BYTES,

@@ -2,7 +2,7 @@
 
 CPU seconds with one thread, median of three walks through all sizes. Intervals are those of the fit's slope at 95 %.
 Sampling: masked backbone (2 + 2 blocks), Diffusion Loss, 8 autoregressive and 4 diffusion steps, without guidance.
-Where a size is small, costs that do not grow (64 buffer tokens, calls of functions) keep the measured exponent below.
+At small sizes, constant costs (64 buffer tokens, calls of functions) keep the measured exponent below the counted one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TOKENS, BATCHES, WIDTHS, IMAGES = (
 DIM, CLASSES, FEATURES, WALKS = 16, 10, 256, 3
 SETTINGS = Sampling(steps=8, diffusion_steps=4, guidance=1.0)
 
-Point = tuple[int, Callable[[], object], float]  # size, what is timed, its operations
+Point = tuple[int, Callable[[], object], float]  # size, the action that is timed, its operations
 
 
 def report() -> str:
@@ -68,7 +68,7 @@ def report() -> str:
 
 
 def timed(actions: list[Callable[[], object]]) -> list[float]:
-    """Median CPU seconds of each, over walks through all of them, after one that is not counted."""
+    """Median CPU seconds of each action over WALKS rounds through all of them, after one round that is not counted."""
     walks = []
     for _ in range(WALKS + 1):
         walks.append([])
@@ -86,11 +86,11 @@ def fitted(sizes: list[int], values: list[float]) -> tuple[float, float]:
 
 
 def model(tokens: int, width: int) -> tuple[Model, Backbone, Head, costs.Tokens]:
-    """A model, and its parts as the formulas take them."""
+    """A model, and its backbone, head and tokens as the formulas of operations take them."""
     backbone = Backbone(kind="masked", width=width, depth=2, heads=4, buffer=64, dropout=0.0)
     head = Head(kind="diffusion", width=width, depth=2, noise_draws=1)
-    made = Model(Masked(backbone, nn.Linear(DIM, width), tokens, CLASSES), build_head(head, width, DIM))
-    return made, backbone, head, costs.Tokens(tokens, DIM, None, round(tokens**0.5), CLASSES)
+    network = Model(Masked(backbone, nn.Linear(DIM, width), tokens, CLASSES), build_head(head, width, DIM))
+    return network, backbone, head, costs.Tokens(tokens, DIM, None, round(tokens**0.5), CLASSES)
 
 
 def inputs(tokens: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,40 +100,40 @@ def inputs(tokens: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def sampling(tokens: int, batch: int, width: int, of: int = 0) -> Point:
-    """A batch drawn; its size is the number of tokens, or what is said."""
-    made, backbone, head, about = model(tokens, width)
+    """Sampling of one batch; its size is `of`, or else the number of tokens."""
+    network, backbone, head, counted_tokens = model(tokens, width)
     labels, order = inputs(tokens, batch)
 
     def draw() -> None:
-        generate(made.eval(), labels, order, torch.zeros(tokens, DIM), SETTINGS, Noise("draw"))
+        generate(network.eval(), labels, order, torch.zeros(tokens, DIM), SETTINGS, Noise("draw"))
 
-    return of or tokens, draw, batch * costs.sampling_flops(backbone, head, SETTINGS, about)
+    return of or tokens, draw, batch * costs.sampling_flops(backbone, head, SETTINGS, counted_tokens)
 
 
 def training(tokens: int, batch: int) -> Point:
-    """Loss and gradients of a batch of which three quarters are masked."""
-    made, backbone, head, about = model(tokens, 128)
+    """Loss and gradients of a batch with three quarters of its tokens masked."""
+    network, backbone, head, counted_tokens = model(tokens, 128)
     labels, order = inputs(tokens, batch)
     x, known = torch.randn(batch, tokens, DIM, generator=torch.Generator().manual_seed(0)), tokens // 4
 
     def step() -> None:
-        made.train().zero_grad()
-        made.loss(x, labels, order, known, Noise("step")).backward()
+        network.train().zero_grad()
+        network.loss(x, labels, order, known, Noise("step")).backward()
 
-    rows = (tokens - known) * costs.head_flops(head, 128, about)
-    return tokens, step, 3.0 * batch * (sum(costs.masked_flops(backbone, about, known)) + rows)
+    rows = (tokens - known) * costs.head_flops(head, 128, counted_tokens)
+    return tokens, step, 3.0 * batch * (sum(costs.masked_flops(backbone, counted_tokens, known)) + rows)
 
 
 def moments(count: int) -> Point:
-    """Statistics of features."""
+    """Mean and covariance of features."""
     return count, partial(add, drawn(count)), 2.0 * count * FEATURES**2
 
 
 def add(rows: np.ndarray) -> None:
-    """Mean and covariance of rows."""
-    found = Moments()
-    found.add(rows)
-    found.statistics()
+    """Compute mean and covariance of rows (N, 256)."""
+    sums = Moments()
+    sums.add(rows)
+    sums.statistics()
 
 
 def neighbours(count: int) -> Point:
@@ -144,5 +144,5 @@ def neighbours(count: int) -> Point:
 
 
 def drawn(count: int) -> np.ndarray:
-    """Features, float32 (N, 256)."""
+    """Random features, float32 (N, 256)."""
     return np.random.default_rng(0).standard_normal((count, FEATURES), dtype=np.float32)

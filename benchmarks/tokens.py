@@ -1,8 +1,8 @@
-"""Random access to cached moments: token shards against one .npz an image, as the published caching code writes them.
+"""Random access to cached moments: token shards against one .npz per image, as the published caching code writes.
 
 An image is the moments (32, 16, 16) of a latent of 16x16x16 and of its mirror image, float32: 64 KB. A batch is 64
-random images, each in one of its two views. There are 100,000 in shards and 5,000 as .npz files, which more of them
-would not make faster. Cold: files are synced and dropped from the page cache (POSIX_FADV_DONTNEED) and each image is
+random images, each in one of its two views. There are 100,000 in shards and 5,000 as .npz files, since more files
+would not be read faster. Cold: files are synced and dropped from the page cache (POSIX_FADV_DONTNEED) and each image is
 read once; names and places of files stay known to the system, which helps .npz files. Page cache: all is in memory, but
 this process sees each image for the first time. Again: as in every epoch after the first.
 """
@@ -26,7 +26,7 @@ from mar.runtime.files import write
 from mar.study.records import Piece, TokenManifest
 
 IMAGES, SHARD, FILES = 100_000, 10_000, 5000
-GROWTH = (1, 10)  # shards whose memory is compared
+GROWTH = (1, 10)  # numbers of shards; the memory of reading them is compared
 BATCH = 64
 SHAPE = (2, 32, 16, 16)  # views, 2 C, h, w
 MEMORY = """
@@ -53,8 +53,8 @@ def report() -> str:
         rows.append(compare("page cache", tokens, files, 1280, 5))
         everything = torch.arange(IMAGES)
         for view in (0, 1):
-            for some in everything.split(BATCH):
-                tokens.batch(some, torch.full_like(some, view))
+            for rows_of_batch in everything.split(BATCH):
+                tokens.batch(rows_of_batch, torch.full_like(rows_of_batch, view))
         rows.append(compare("page cache, again", tokens, files, 1280, 5))
         memory = [memory_of(folder / f"first{count}", folder / "shards", count) for count in GROWTH]
     lines = "\n".join(
@@ -69,14 +69,14 @@ def report() -> str:
 
 
 def compare(state: str, tokens: TokenSet, files: list[Path], count: int, pairs: int) -> Row:
-    """`count` images of either kind, other ones in every call."""
-    ours, theirs = walk(len(tokens), count), walk(len(files), count)
+    """A row of the table: each call reads `count` other images, from .npz files and from shards."""
+    shard_rows, file_rows = walk(len(tokens), count), walk(len(files), count)
     name = f"{count:,} images, {state}"
-    return paired(name, lambda: read_files(files, next(theirs)), lambda: read(tokens, next(ours)), pairs)
+    return paired(name, lambda: read_files(files, next(file_rows)), lambda: read(tokens, next(shard_rows)), pairs)
 
 
 def rates(rows: list[Row]) -> str:
-    """Images a second of the rows."""
+    """A table of images per second from the rows."""
     lines = ["| images a second | .npz, CPU | shards, CPU | .npz, wall | shards, wall |", "|---|---|---|---|---|"]
     for row in rows:
         count, state = row.name.split(" images, ", 1)
@@ -87,7 +87,7 @@ def rates(rows: list[Row]) -> str:
 
 
 def memory_of(folder: Path, shards: Path, count: int) -> tuple[float, float]:
-    """Megabytes of a process that has read every image of the first shards: its own, and of mapped files."""
+    """Megabytes of a process that has read all images of the first `count` shards: its own, and of mapped files."""
     folder.mkdir()
     for path in sorted(shards.glob("shard-*"))[:count]:
         (folder / path.name).symlink_to(path)
@@ -100,7 +100,7 @@ def memory_of(folder: Path, shards: Path, count: int) -> tuple[float, float]:
 
 
 def write_shards(folder: Path, count: int) -> None:
-    """Token shards as `mar encode` writes them, of one block of random numbers again and again."""
+    """Write token shards as `mar encode` does, from one block of random numbers that repeats."""
     folder.mkdir()
     block = np.random.default_rng(0).standard_normal((1000, *SHAPE), dtype=np.float32)
     for number in range(count):
@@ -111,7 +111,7 @@ def write_shards(folder: Path, count: int) -> None:
 
 
 def describe(folder: Path, count: int) -> None:
-    """Labels and manifest of that many shards."""
+    """Write labels and the manifest of `count` shards."""
     np.save(folder / "labels.npy", np.zeros(count * SHARD, np.int64))
     shards = (Piece(file=f"shard-{number:05d}.npy", count=SHARD, sha256="0" * 64) for number in range(count))
     manifest = TokenManifest(
@@ -134,7 +134,7 @@ def describe(folder: Path, count: int) -> None:
 
 
 def write_files(folder: Path) -> None:
-    """One .npz an image with its moments and those of its mirror image."""
+    """Write one .npz per image with its moments and those of its mirror image."""
     folder.mkdir()
     block = np.random.default_rng(1).standard_normal((100, *SHAPE), dtype=np.float32)
     for i in range(FILES):
@@ -143,7 +143,7 @@ def write_files(folder: Path) -> None:
 
 
 def drop(folder: Path) -> None:
-    """Leave nothing of these files in the page cache."""
+    """Drop these files from the page cache."""
     for path in folder.rglob("*.np[yz]"):
         with open(path, "rb") as file:
             os.fsync(file.fileno())
@@ -151,7 +151,7 @@ def drop(folder: Path) -> None:
 
 
 def walk(total: int, count: int) -> Iterator[np.ndarray]:
-    """The next `count` of all images, shuffled; after the last the first again."""
+    """Yield the next `count` of all images in a shuffled order that starts anew after its end."""
     order, start = np.random.default_rng(2).permutation(total), 0
     while True:
         yield order.take(range(start, start + count), mode="wrap")
@@ -159,23 +159,23 @@ def walk(total: int, count: int) -> Iterator[np.ndarray]:
 
 
 def read(tokens: TokenSet, chosen: np.ndarray) -> None:
-    """Images from shards in batches (64, 32, 16, 16), of either view."""
+    """Read images from shards in batches (64, 32, 16, 16), alternately of either view."""
     for rows in torch.from_numpy(chosen).split(BATCH):
         tokens.batch(rows, rows % 2)
 
 
 def read_files(files: list[Path], chosen: np.ndarray) -> None:
-    """The same from .npz files, stacked as a loader stacks them."""
+    """Read the same from .npz files, stacked as by a data loader."""
     for rows in torch.from_numpy(chosen).split(BATCH):
         torch.stack([read_file(files[i], bool(i % 2)) for i in rows.tolist()])
 
 
 def read_file(path: Path, mirrored: bool) -> Tensor:
-    """One view of one image."""
+    """Moments (32, 16, 16) of one view of one image."""
     with np.load(path) as arrays:
         return torch.from_numpy(arrays["moments_flip" if mirrored else "moments"])
 
 
 def read_from_disk() -> int:
-    """Bytes that this process had read from a disk so far."""
+    """Bytes that this process has read from disks so far."""
     return int(Path("/proc/self/io").read_text().split("\nread_bytes: ")[1].split()[0])
