@@ -57,6 +57,7 @@ def report(study: Study, root: Path, figures: Path) -> None:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     variants = evidence.variants(study, root, results)
+    tracked = evidence.tracked_runs(root)
     frames = {name: frame(study, root, name, results) for name in study.tables}
     verdicts = claims(root)
     columns = dict.fromkeys(column for values in frames.values() for column in shown(values, infinite=True))
@@ -81,7 +82,7 @@ def report(study: Study, root: Path, figures: Path) -> None:
         variants=variants,
         judges=JUDGES,
         study_file=file(root, layout.study(root)),
-        tracked=layout.tracked(root).exists(),
+        tracked=bool(tracked and tracked.runs),
         server=server_of(root),
     )
     html = html.replace(SIZE, f"{len(html.encode()) / 1e6:.1f} MB")

@@ -7,9 +7,11 @@ passed over.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     FiniteFloat,
@@ -576,12 +578,17 @@ class Verdicts(RootModel[tuple[Verdict, ...]]):
     model_config = ConfigDict(frozen=True, strict=True)
 
 
+def without_password(text: str) -> str:
+    """A text without user and password in its addresses: `http://user:word@host` becomes `http://host`."""
+    return re.sub(r"(?<=://)\S*@", "", text)
+
+
 class TrackedRuns(Record):
     """mlflow.json: which run of MLflow is which folder, by its path below the results."""
 
-    experiment: str
-    runs: dict[str, str]
-    server: str = ""  # URI; none where a file holds the runs
+    experiment: str  # its id in MLflow; empty where MLflow failed before there was one
+    runs: dict[str, str]  # ids by folder; without those that MLflow failed to take
+    server: Annotated[str, AfterValidator(without_password)] = ""  # URI; empty where a file holds the runs
 
 
 Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from mar.study.records import (
     RunRecord,
     SampleManifest,
     TrackedRuns,
+    without_password,
 )
 from mar.study.sections import Classifier
 from mar.study.study import Study
@@ -51,7 +53,8 @@ def sync(study: Study, root: Path, db: Path, server: str = "") -> None:
 
     One MLflow run per training, tokenizer and classifier, found again by its `mar.key` and `mar.recipe`: a folder made
     by another recipe is another run. Unfinished trainings are imported too. Trainings themselves only write their
-    files, so nothing that happens here stops one.
+    files, so nothing that happens here stops one. Nothing of the study needs MLflow either: where it fails, one line
+    says so, and mlflow.json keeps the runs that are known.
 
     Args:
         study: the study, which is the name of the experiment.
@@ -60,36 +63,70 @@ def sync(study: Study, root: Path, db: Path, server: str = "") -> None:
         server: URI of a tracking server instead.
 
     Raises:
-        ValueError: the server does not answer.
+        ValueError: a file of the study is damaged.
     """
     root, db = Path(root), Path(db)
+    sources, earlier = list(_sources(study, root)), _optional(layout.tracked(root), TrackedRuns)
+    store, experiment, runs = without_password(server) or str(db), "", {}
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a study sends nobody word that it runs
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # MLflow's default of 7 takes minutes
     artifacts = layout.mlflow_artifacts(db.resolve())
-    with lock(artifacts):  # several studies may sync at once, and the first creates the tables
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
+    try:
+        with lock(artifacts):  # several studies may sync at once, and the first creates the tables
+            from mlflow.tracking import MlflowClient
 
-        for name in ("mlflow", "alembic", "urllib3"):  # after the import, which sets levels
-            logging.getLogger(name).setLevel(logging.ERROR if name == "urllib3" else logging.WARNING)
-        client = MlflowClient(server or f"sqlite:///{db.resolve()}")
-        try:
-            existing = client.get_experiment_by_name(study.study)
-            # Without a location for artifacts MLflow writes to ./mlruns; a server has its own location.
-            location = None if server else (artifacts / study.study).as_uri()
-            experiment = existing.experiment_id if existing else client.create_experiment(study.study, location)
-            sources = list(_sources(study, root))
-            runs = {source.key: _sync_run(client, experiment, study, source) for source in sources}
-        except MlflowException as error:
-            if not server:
-                raise
-            raise ValueError(
-                f"{server}: the tracking server fails ({str(error).splitlines()[0][:200]}); the results are complete "
-                "without it, and the same command goes on with what it lacks. Without MLFLOW_TRACKING_URI the runs go "
-                f"to {db}"
-            ) from None
+            for name in ("mlflow", "alembic", "urllib3"):  # after the import, which sets levels
+                logging.getLogger(name).setLevel(logging.ERROR if name == "urllib3" else logging.WARNING)
+            client = MlflowClient(server or f"sqlite:///{db.resolve()}")
+            experiment = _experiment(client, study.study, None if server else db.resolve())
+            for source in sources:
+                runs[source.key] = _sync_run(client, experiment, study, source)
+    except Exception as error:  # of MLflow, its server, its database, or its version
+        reason = next(iter(without_password(str(error)).splitlines()), "") or type(error).__name__
+        print(
+            f"{store}: MLflow fails ({reason[:200]}); the results and the report are complete without it, and "
+            f"`mar track --study {layout.study(root)}` goes on with what it lacks"
+            + (f". Without MLFLOW_TRACKING_URI the runs go to {db}" if server else ""),
+            flush=True,
+        )
+        if earlier and earlier.server == without_password(server):
+            experiment, runs = experiment or earlier.experiment, earlier.runs | runs
+    else:
+        print(f"{store}: experiment {study.study}, {len(runs)} runs", flush=True)
     write(layout.tracked(root), TrackedRuns(experiment=experiment, runs=runs, server=server))
-    print(f"{server or db}: experiment {study.study}, {len(sources)} runs", flush=True)
+
+
+def _experiment(client: Any, name: str, db: Path | None) -> str:
+    """Create or find the experiment of a study; its id.
+
+    MLflow keeps the folder of artifacts as an absolute path. Where the file `db` was moved or copied together with the
+    artifacts beside it, the path is set to where they are now: else MLflow would make the old folder anew.
+
+    Raises:
+        ValueError: the experiment is deleted.
+    """
+    existing = client.get_experiment_by_name(name)
+    # Without a location for artifacts MLflow writes to ./mlruns; a server has its own location.
+    folder = layout.mlflow_artifacts(db) / name if db else None
+    location = folder.as_uri() if folder else None
+    if existing is None:
+        return str(client.create_experiment(name, location))
+    number, old = str(existing.experiment_id), existing.artifact_location
+    if existing.lifecycle_stage != "active":
+        raise ValueError(
+            f"experiment {name} is deleted; `mlflow experiments restore --experiment-id {number}` brings it back"
+        )
+    if folder and location != old and old.endswith(f"/{folder.parent.name}/{name}"):
+        with contextlib.closing(sqlite3.connect(str(db))) as connection, connection:
+            connection.execute(
+                "update experiments set artifact_location = ? where experiment_id = ?", (location, int(number))
+            )
+            connection.execute(
+                "update runs set artifact_uri = ? || substr(artifact_uri, ?) where experiment_id = ? "
+                "and substr(artifact_uri, 1, ?) = ?",
+                (location, len(old) + 1, int(number), len(old) + 1, f"{old}/"),
+            )
+    return number
 
 
 @dataclass(frozen=True)
