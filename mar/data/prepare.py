@@ -24,6 +24,7 @@ from mar.runtime.folders import lock
 from mar.runtime.progress import Progress
 from mar.runtime.shards import unfinished
 from mar.study import layout
+from mar.study.parts import printable
 from mar.study.records import DataManifest, Entry, FileLists, Skipped, Split
 from mar.study.stage_keys import data_slice
 from mar.study.study import Study
@@ -149,7 +150,7 @@ def _prepare_folder(study: Study, folder: Path, found: dict[str, Any], listing: 
             reasons = pool.map(lambda entry: _why_unreadable(base / entry[0]), listed["files"])
             for entry, reason in zip(listed["files"], reasons, strict=True):
                 if reason:
-                    print(f"skipped {base / entry[0]}: {reason}", flush=True)
+                    print(f"skipped {printable(f'{base / entry[0]}: {reason}')}", flush=True)
                     skipped.append(Skipped(file=entry[0], reason=reason))
                 else:
                     readable[split].append(entry)
@@ -239,6 +240,11 @@ def _scan_classes(base: Path, under: str) -> dict[str, Any]:
                 path = os.path.join(folder, file)
                 size = os.stat(path).st_size if os.path.exists(path) else 0  # a broken link is skipped later
                 files.append((os.path.relpath(path, base), label, size))
+    for path in [*classes, *(path for path, _, _ in files)]:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"data.path {top}: name {printable(path)}; accepted: names in UTF-8") from None
     return {"classes": classes, "files": files}
 
 

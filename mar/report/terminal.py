@@ -28,7 +28,7 @@ def summary(study: Study, root: Path) -> None:
     from rich.console import Console
 
     # A terminal has a width. A log file or pipe has none, and rich would cut tables to 80 columns there.
-    console = Console(width=None if os.isatty(1) else 200, highlight=False)
+    console = Console(width=None if os.isatty(1) else 200, highlight=False, markup=False, emoji=False)
     root, results = Path(root), Results(study, root)
     for name, table in study.tables.items():
         console.print(_rich_table(frame(study, root, name, results), table.title))
@@ -43,7 +43,6 @@ def summary(study: Study, root: Path) -> None:
 
 def _rich_table(values: Any, title: str) -> Table:
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     columns = shown(values)
@@ -59,7 +58,7 @@ def _rich_table(values: Any, title: str) -> Table:
         for column in columns:
             number, bracket, interval = cell_text(row, column).partition(" [")
             ours = number + (separator + "[" + interval if bracket else "\n" * (len(columns) > 4))
-            cells.append(escape(ours) + ("" if floor else f"\n{row[f'paper_{column.name}']}"))
+            cells.append(ours + ("" if floor else f"\n{row[f'paper_{column.name}']}"))
         table.add_row(
             row["row"] + ("" if floor else ("\n\npaper" if len(columns) > 4 else "\npaper")), *cells, row["seeds"]
         )
@@ -69,6 +68,7 @@ def _rich_table(values: Any, title: str) -> Table:
 def _rich_claims(verdicts: tuple[Verdict, ...]) -> Table:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     colours = {"replicated": "green", "not replicated": "red", "inconclusive": "yellow"}
     table = Table(title="Claims of the paper", box=box.SIMPLE_HEAD, title_justify="left")
@@ -77,8 +77,8 @@ def _rich_claims(verdicts: tuple[Verdict, ...]) -> Table:
     table.add_column("because")
     for claim in verdicts:
         table.add_row(
-            f"[{colours.get(claim.verdict, 'dim')}]{claim.shown}[/]",
+            Text(claim.shown, style=colours.get(claim.verdict, "dim")),
             claim.text,
-            claim.reason.replace("[", r"\["),
+            claim.reason,
         )
     return table

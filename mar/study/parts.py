@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+
+def printable(text: str) -> str:
+    r"""A text with control characters (terminal escapes) and undecodable bytes written out, as `\x1b` and `\udcff`."""
+    return "".join(
+        ascii(character)[1:-1] if character != "\n" and unicodedata.category(character) in ("Cc", "Cs") else character
+        for character in text
+    )
+
+
+Text = Annotated[str, AfterValidator(printable)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 

@@ -28,10 +28,12 @@ def watch(study: Study, root: Path, every: float = 2.0) -> None:
     from rich.live import Live
 
     if not sys.stdout.isatty():
-        Console(width=120).print(_progress_table(study, Path(root)))
+        Console(width=120, markup=False, emoji=False).print(_progress_table(study, Path(root)))
         return
     try:
-        with Live(_progress_table(study, Path(root)), refresh_per_second=4) as live:
+        with Live(
+            _progress_table(study, Path(root)), console=Console(markup=False, emoji=False), refresh_per_second=4
+        ) as live:
             while True:
                 time.sleep(every)
                 live.update(_progress_table(study, Path(root)))

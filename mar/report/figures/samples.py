@@ -11,6 +11,7 @@ from mar.features.image_sets import chunk_of, labels_of
 from mar.report.figures.style import SMALL, WIDTH, Rows
 from mar.runtime.files import read
 from mar.study import layout
+from mar.study.parts import printable
 from mar.study.records import DataManifest, SampleManifest
 from mar.study.study import Study
 
@@ -26,7 +27,7 @@ def samples(study: Study, root: Path) -> tuple[Figure, Rows]:
     """One grid of samples per trained variant, one row per class, beside held-out real images."""
     from matplotlib.figure import Figure
 
-    names = read(layout.data_manifest(root), DataManifest).classes[:CLASSES]
+    names = [printable(name) for name in read(layout.data_manifest(root), DataManifest).classes[:CLASSES]]
     images, labels = real(study, root, len(names))
     blocks, rows = [("real, held out", grid(images, labels, len(names)))], []
     for variant, v in study.variants.items():

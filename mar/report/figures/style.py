@@ -22,4 +22,5 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "pdf.fonttype": 42,  # TrueType: text stays text in the PDF
     "figure.dpi": 200,
+    "text.parse_math": False,  # names of classes and curves may contain $
 }

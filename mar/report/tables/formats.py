@@ -23,8 +23,10 @@ SPECIAL = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "∞": r"$\infty$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
-    | {"[": "{[}"}
+    | {"[": "{[}", "|": r"\textbar{}"}
 )
+# What Markdown, as GitHub renders it, reads as more than text; intervals such as [1.0, 2.0] are text.
+MARKUP = re.compile(r"[\\`*_<$|~#]|\[(?![-\d])|\](?=[(\[])|&(?=[#\w]+;)")
 
 
 def texts(heads: Iterable[tuple[str, str, str]], rows: Sequence[Sequence[str]]) -> pd.DataFrame:
@@ -38,13 +40,18 @@ def markdown(title: str, values: pd.DataFrame, note: str) -> str:
     """The table as Markdown. The first column of a group is headed by the name of the group."""
     groups = list(values.columns.get_level_values("group"))
     heads = [group if group and groups.index(group) == i else values.columns[i][1] for i, group in enumerate(groups)]
-    table = values.map(lambda cell: cell.replace("|", r"\|")).to_markdown(
+    table = values.map(_escaped).to_markdown(
         index=False,
-        headers=heads,
+        headers=list(map(_escaped, heads)),
         colalign=["right" if align == "r" else "left" for align in values.columns.get_level_values("align")],
         disable_numparse=True,  # else 1.00 is printed as 1
     )
-    return f"### {title}\n\n{table}\n\n{note}\n"
+    return f"### {_escaped(title)}\n\n{table}\n\n{_escaped(note)}\n"
+
+
+def _escaped(text: str) -> str:
+    """A text on one line that Markdown renders as it is."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def latex(title: str, values: pd.DataFrame, note: str, floor: bool = False) -> str:
@@ -53,7 +60,8 @@ def latex(title: str, values: pd.DataFrame, note: str, floor: bool = False) -> s
     Needs booktabs, and graphicx, rotating or longtable and pdflscape as its first line says. A number stands above its
     interval.
     """
-    caption = f"{re.sub(r'^Table [0-9]+: ', '', title)}. {note}".translate(SPECIAL)  # LaTeX numbers its tables itself
+    title = " ".join(re.sub(r"^Table [0-9]+: ", "", title).split())
+    caption = f"{title}. {note}".translate(SPECIAL)  # LaTeX numbers its tables itself
     rules, long, wide = _rules(values), len(values) > ROWS, width(values) > UPRIGHT
     style = values.style.format({head: partial(_cell, side=head[2]) for head in values.columns}).hide(axis="index")
     style = style.format_index(lambda text: str(text).translate(SPECIAL), axis=1)

@@ -243,6 +243,14 @@ def test_watch_prints_once_without_a_terminal(tmp_path: Path, capsys: pytest.Cap
     assert lines["diff/seed1"][:2] == ["320", "640"] and lines["diff/seed1"][-2:] == ["100", "0:00:03"]
 
 
+def test_brackets_in_the_live_table_are_no_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    watch(small(), Path("[red]:smile:"))
+    assert "small: [red]:smile:" in capsys.readouterr().out
+
+
 def test_rate_and_clock() -> None:
     assert _rate([{"images": 0, "time": 0.0}, {"images": 50, "time": 2.0}]) == 25.0
     assert _rate([{"images": 0}]) == 0.0
