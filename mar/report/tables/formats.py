@@ -25,8 +25,9 @@ SPECIAL = str.maketrans(
     | {"<": r"\textless{}", ">": r"\textgreater{}", "∞": r"$\infty$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
     | {"[": "{[}", "|": r"\textbar{}"}
 )
-# What Markdown, as GitHub renders it, reads as more than text; intervals such as [1.0, 2.0] are text.
-MARKUP = re.compile(r"[\\`*_<$|~#]|\[(?![-\d])|\](?=[(\[])|&(?=[#\w]+;)")
+# Characters that begin what Markdown, as GitHub renders it, does not show as text. The star of 3*, the underscore of
+# a_b and the brackets of an interval such as [1.0, 2.0] are text.
+MARKUP = re.compile(r"[\\`<$~#]|\*(?=\S)|(?<![^\W_])_(?=\S)|\[(?![-\d])|\](?=[(\[])|&(?=[#\w]+;)")
 
 
 def texts(heads: Iterable[tuple[str, str, str]], rows: Sequence[Sequence[str]]) -> pd.DataFrame:
@@ -40,13 +41,17 @@ def markdown(title: str, values: pd.DataFrame, note: str) -> str:
     """The table as Markdown. The first column of a group is headed by the name of the group."""
     groups = list(values.columns.get_level_values("group"))
     heads = [group if group and groups.index(group) == i else values.columns[i][1] for i, group in enumerate(groups)]
-    table = values.map(_escaped).to_markdown(
+    table = values.map(_cell_text).to_markdown(
         index=False,
-        headers=list(map(_escaped, heads)),
+        headers=list(map(_cell_text, heads)),
         colalign=["right" if align == "r" else "left" for align in values.columns.get_level_values("align")],
         disable_numparse=True,  # else 1.00 is printed as 1
     )
     return f"### {_escaped(title)}\n\n{table}\n\n{_escaped(note)}\n"
+
+
+def _cell_text(text: str) -> str:
+    return _escaped(text).replace("|", r"\|")
 
 
 def _escaped(text: str) -> str:

@@ -91,6 +91,24 @@ def test_markdown(study: Study, tmp_path: Path) -> None:
     rendered = [_rendered(token) for token in _inline(page)]
     assert rendered == ["Title", SHOWN, SHOWN, "paper", SHOWN, "1.00 [0.90, 1.10]", "-1", f"{SHOWN} # {SHOWN}"]
     assert "1.00 [0.90, 1.10]" in page, "intervals are written as they are"
+    words = [
+        "__init__",
+        "**bold** x",
+        "_a b_",
+        "a_b_c",
+        "3*",
+        "*",
+        "[1](x)",
+        "[1]: x",
+        "<!-- x -->",
+        "$`x`$",
+        "~~x~~",
+        "**",
+        "a*b*c",
+    ]
+    page = formats.markdown("Title", formats.texts([("", "word", "l")], [[word] for word in words]), "Note.")
+    assert [_rendered(token) for token in _inline(page)] == ["Title", "word", *words, "Note."]
+    assert "| a_b_c " in page and "| 3* " in page, "what is text is written as it is"
 
 
 def _inline(page: str) -> list:
@@ -109,7 +127,8 @@ def test_latex(study: Study, tmp_path: Path) -> None:
     name = next(iter(study.tables))
     table(study, tmp_path, name)
     escaped = (
-        r"a \$x\_\{\$ {[}b](c) {[}/red] \textless{}i\textgreater{}d\textless{}/i\textgreater{} =1+1 \_e\_ :smile: \&lt; "
+        r"a \$x\_\{\$ {[}b](c) "
+        r"{[}/red] \textless{}i\textgreater{}d\textless{}/i\textgreater{} =1+1 \_e\_ :smile: \&lt; "
         r"5\% \#\textasciicircum{}\textasciitilde{}\textbackslash{} `q` \textbackslash{}x1b{[}31m \textbar{} "
         r"\textbackslash{}udcff, *f*"
     )
