@@ -2,7 +2,7 @@
 
 torch-fidelity's own call on the same files (its resize and crop) is the baseline, with its default of 4 loading
 processes. CPU seconds count all processes; wall seconds are those of this machine as busy as it is. The small network
-averages pixels, so that reading takes nearly all the time; Inception, here with random weights, takes nearly all itself.
+averages pixels, so that reading takes nearly all the time; Inception, with random weights, takes nearly all of its own.
 """
 
 from __future__ import annotations
