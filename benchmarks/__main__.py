@@ -8,7 +8,7 @@ import time
 
 from benchmarks.paired import machine
 
-# modules with a docstring, the heading, and report(), the tables
+# Each is a module whose docstring explains its section and whose report() returns the tables.
 NAMES = (
     "sampling",
     "fast",
@@ -25,7 +25,7 @@ NAMES = (
 
 
 def main() -> None:
-    """Print one section a benchmark."""
+    """Print one section per benchmark."""
     names = sys.argv[1:] or NAMES
     if unknown := set(names) - set(NAMES):
         raise SystemExit(f"no benchmark {', '.join(sorted(unknown))}; accepted: {', '.join(NAMES)}")

@@ -1,10 +1,10 @@
-"""The published algorithm in our own words: what the ratios of `make bench` are relative to.
+"""The published algorithm, written anew: the ratios of `make bench` are relative to it.
 
 It works on the weights of a `mar.models.model.Model` with a masked backbone and Diffusion Loss, and does what the
 published implementation does where that costs time: boolean indexing of all tokens, the whole decoder for all
 positions, both branches of guidance as one doubled batch, in the diffusion steps too, an embedding of the timestep for
-each row at each step, tables looked up in main memory by row, all rows through the training head. What it draws and
-learns is the same: `tests/parity/test_baseline.py` holds it to the recorded trajectories and gradients.
+each row at each step, tables looked up in main memory by row, all rows through the training head. Its samples and
+gradients are those of the published code: `tests/parity/test_baseline.py` holds it to recorded ones.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def attention_block(block: Any, x: Tensor) -> Tensor:
 def conditions(backbone: Any, tokens: Tensor, mask: Tensor, embedded: Tensor) -> Tensor:
     """z (B, L, W) of all positions from tokens (B, L, D), mask (B, L), true where unknown, and class embeddings."""
     buffer, batch = backbone.buffer, len(tokens)
-    x = backbone.z_proj(tokens)  # all of them, also those that are thrown away below
+    x = backbone.z_proj(tokens)  # all tokens, also the masked ones, which are dropped below
     width = x.shape[2]
     x = torch.cat([torch.zeros(batch, buffer, width, dtype=x.dtype, device=x.device), x], dim=1)
     mask = torch.cat([torch.zeros(batch, buffer, dtype=torch.bool, device=x.device), mask], dim=1)
@@ -77,12 +77,12 @@ class Process:
         self.tables = {name: value.numpy() for name, value in vars(schedule).items() if isinstance(value, Tensor)}
 
     def at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
-        """Values of a table at steps t (n,), as (n, D) like `like`."""
+        """Values (n, D) of a table at steps t (n,), with the shape, type and device of `like`."""
         table: np.ndarray = self.tables[name]
         return torch.from_numpy(table).to(like.device)[t].to(like.dtype)[:, None].expand(like.shape)
 
     def log_variance(self, t: Tensor, values: Tensor) -> Tensor:
-        """Learned range between the log posterior variance and log beta."""
+        """Log variance interpolated between the log posterior variance and log beta by the network's `values`."""
         low, high = self.at("posterior_log_variance", t, values), self.at("log_betas", t, values)
         share = (values + 1) / 2
         return share * high + (1 - share) * low
@@ -100,7 +100,7 @@ class Process:
 
 
 def draw_tokens(head: Any, z: Tensor, settings: Sampling, scale: float, noise: Noise) -> Tensor:
-    """Tokens of rows z (n, W); when guided, the second half of z is the null branch and of what is drawn a copy."""
+    """Tokens (n, D) of rows z (n, W). With guidance, half of z is the null branch, and half of the tokens is a copy."""
     guided, dim = settings.guidance != 1.0, head.token_dim
     process = Process(head.train_process.respaced(settings.diffusion_steps))
     rows = len(z) // 2 if guided else len(z)
@@ -128,39 +128,39 @@ def draw_tokens(head: Any, z: Tensor, settings: Sampling, scale: float, noise: N
 
 @torch.no_grad()
 def generate(model: Model, labels: Tensor, order: Tensor, blank: Tensor, settings: Sampling, noise: Noise) -> Tensor:
-    """Tokens (B, L, D) of a batch; arguments are those of `mar.sampling.generate`."""
+    """Tokens (B, L, D) of a batch; arguments are those of `mar.sampling.generate.generate`."""
     backbone, head = model.backbone, model.head
     (batch, length), guided = order.shape, settings.guidance != 1.0
     tokens = blank.expand(batch, *blank.shape).clone()
     mask = torch.ones(batch, length, dtype=torch.bool, device=order.device)
-    last_first = order.flip(1)  # the published arrays start with what is generated last
+    last_first = order.flip(1)  # the published orders list the token that is generated last first
     masked = length
     for k in range(settings.steps):
-        left = math.floor(length * math.cos(math.pi / 2 * (k + 1) / settings.steps))
-        left = max(1, min(masked - 1, left))
+        remaining = math.floor(length * math.cos(math.pi / 2 * (k + 1) / settings.steps))
+        remaining = max(1, min(masked - 1, remaining))
         scale = settings.guidance
         if settings.guidance_schedule == "linear":
-            scale = 1 + (settings.guidance - 1) * (length - left) / length
+            scale = 1 + (settings.guidance - 1) * (length - remaining) / length
         embedded = backbone.class_emb(labels)
         current = tokens
         if guided:
-            current, both = torch.cat([tokens, tokens]), torch.cat([mask, mask])
+            current, masks = torch.cat([tokens, tokens]), torch.cat([mask, mask])
             embedded = torch.cat([embedded, backbone.fake_latent.repeat(batch, 1)])
         else:
-            both = mask
-        z = conditions(backbone, current, both, embedded)
-        next_mask = torch.zeros_like(mask).scatter(1, last_first[:, :left], True)
+            masks = mask
+        z = conditions(backbone, current, masks, embedded)
+        next_mask = torch.zeros_like(mask).scatter(1, last_first[:, :remaining], True)
         predicted = mask if k == settings.steps - 1 else mask ^ next_mask
         z = z[(torch.cat([predicted, predicted]) if guided else predicted).nonzero(as_tuple=True)]
         drawn = draw_tokens(head, z, settings, scale, noise)
         tokens = tokens.clone()
         tokens[predicted.nonzero(as_tuple=True)] = drawn[: len(drawn) // 2] if guided else drawn
-        mask, masked = next_mask, left
+        mask, masked = next_mask, remaining
     return tokens
 
 
 def loss(model: Model, tokens: Tensor, labels: Tensor, order: Tensor, known: int, noise: Noise) -> Tensor:
-    """Training loss of a batch, arguments as of `Model.loss`: all rows through the head, then the masked mean."""
+    """Training loss of a batch, with the arguments of `Model.loss`: all rows pass the head, then the masked mean."""
     backbone, head = model.backbone, model.head
     embedded = torch.where((labels < 0)[:, None], backbone.fake_latent, backbone.class_emb(labels.clamp(min=0)))
     mask = torch.ones_like(order, dtype=torch.bool).scatter(1, order[:, :known], False)
@@ -183,6 +183,6 @@ def loss(model: Model, tokens: Tensor, labels: Tensor, order: Tensor, known: int
 
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], model: torch.nn.Module, rate: float) -> None:
-    """Moving average of the weights, one after the other."""
+    """Update the moving average of the weights, one parameter after the other."""
     for name, parameter in model.named_parameters():
         average[name].mul_(rate).add_(parameter.detach(), alpha=1 - rate)

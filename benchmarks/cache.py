@@ -21,7 +21,7 @@ BATCH, PAIRS = 4, 2
 
 
 def report() -> str:
-    """Ratio of the loops, and what a token costs early and late."""
+    """The table of the two loops, and the time of a token early and late in the sequence."""
     model, (_, labels, order) = build("causal").eval(), inputs(BATCH)
     blank = torch.zeros(TOKENS, TOKEN_DIM)
 
@@ -55,7 +55,7 @@ def quarters(model: Model, draw: Callable[[], object]) -> tuple[float, float]:
         draw()
     finally:
         torch.set_num_threads(threads)
-        del model.backbone.predict  # of this instance: its class has the method
+        del model.backbone.predict  # removes the attribute of this instance; the method of its class stays
     quarter = TOKENS // 4
     by_token = np.array(seconds) * 1000
     return float(np.median(by_token[:quarter])), float(np.median(by_token[-quarter:]))

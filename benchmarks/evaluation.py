@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py                    # 2,000 images of 256x256 on either side, Inception
     python benchmarks/evaluation.py --images 50000     # as many as a sample set of the paper
 
-Random weights stand where the published ones are not on disk: times and memory are the same, the numbers say nothing.
+Where the published weights are not on disk, random ones are used: time and memory are the same, metrics mean nothing.
 The steps are those of `mar features`, `mar statistics` and `mar evaluate`, on files that are deleted afterwards.
 """
 
@@ -42,7 +42,7 @@ SEED = 0
 @click.option("--extractor", default="inception", type=click.Choice(EXTRACTORS[1:]), show_default=True)
 @click.option("--work", type=click.Path(path_type=Path, file_okay=False), help="Where the files go meanwhile.")
 def main(images: int, side: int, extractor: str, work: Path | None) -> None:
-    """Draw stand-ins and judge them; print the table of steps."""
+    """Draw stand-in pictures, evaluate them and print the table of steps."""
     with tempfile.TemporaryDirectory(dir=work) as folder:
         stages = Stages(Path(folder))
         numbers = run(Path(folder), stages, images, side, extractor)
@@ -56,48 +56,50 @@ def main(images: int, side: int, extractor: str, work: Path | None) -> None:
 
 
 def run(folder: Path, stages: Stages, count: int, side: int, name: str) -> dict[str, str]:
-    """Every step of an evaluation; its results by the name of the step."""
+    """Run every step of an evaluation; its results by the name of the step."""
     with stages.stage("draw"):
         for seed, role in enumerate(("generated", "real")):
             draw(folder / f"{role}.npz", count, side, seed)
     network, note = load(name)
-    found = {}
+    features_of = {}
     for role in ("generated", "real"):
         with stages.stage(f"features of the {role}", note):
-            found[role] = extract(folder, role, network)
+            features_of[role] = extract(folder, role, network)
     with stages.stage("statistics of both"):
-        moments = {role: statistics.streamed(kept) for role, kept in found.items()}
+        moments = {role: statistics.streamed(files) for role, files in features_of.items()}
     bootstrap = Bootstrap(np.arange(count) % CLASSES, 200, SEED)
-    drawn, other = (found[role].array("features") for role in ("generated", "real"))
-    real, results = {"mu": moments["real"]["mu"], "sigma": moments["real"]["sigma"]}, {}
+    generated_features, real_features = (features_of[role].array("features") for role in ("generated", "real"))
+    reference, results = {"mu": moments["real"]["mu"], "sigma": moments["real"]["sigma"]}, {}
     with stages.stage("FID"):
-        results["FID"] = bootstrap.fid(drawn, real)
-    if "spatial" in found["real"].keys:
+        results["FID"] = bootstrap.fid(generated_features, reference)
+    if "spatial" in features_of["real"].keys:
         spatial = {"mu": moments["real"]["mu_s"], "sigma": moments["real"]["sigma_s"]}
         with stages.stage("sFID"):
-            results["sFID"] = bootstrap.fid(found["generated"].array("spatial"), spatial)
-    if "logits" in found["real"].keys:
+            results["sFID"] = bootstrap.fid(features_of["generated"].array("spatial"), spatial)
+    if "logits" in features_of["real"].keys:
         with stages.stage("Inception score"):
-            results["Inception score"] = bootstrap.inception_score(found["generated"].array("logits"))
+            results["Inception score"] = bootstrap.inception_score(features_of["generated"].array("logits"))
     with stages.stage("precision and recall"):
-        precision, recall = bootstrap.precision_recall(drawn, other, 3)
+        precision, recall = bootstrap.precision_recall(generated_features, real_features, 3)
     with stages.stage("KID"):
-        results["KID"] = bootstrap.kid(drawn, other)
-    told = {step: shown(metric) for step, metric in results.items()}
-    told["precision and recall"] = f"{shown(precision)}; {shown(recall)}"
-    step, least = "FID at infinitely many images", fid_infinity.LEAST * drawn.shape[1]
+        results["KID"] = bootstrap.kid(generated_features, real_features)
+    texts = {step: shown(metric) for step, metric in results.items()}
+    texts["precision and recall"] = f"{shown(precision)}; {shown(recall)}"
+    step, least = "FID at infinitely many images", fid_infinity.LEAST * generated_features.shape[1]
     with stages.stage(step):
         if count >= least:
-            told[step] = shown(bootstrap.fid_infinity(drawn, real))
+            texts[step] = shown(bootstrap.fid_infinity(generated_features, reference))
         else:
             order = dealt(bootstrap.labels, np.random.default_rng(SEED))
-            value, error = fid_infinity.fid(drawn, order, real, jackknife.fid(drawn, real)[1])
-            told[step] = f"{value:.4g} +- {error:.2g} by the fit; an evaluation gives none below {least:,} images"
-    return told
+            value, error = fid_infinity.fid(
+                generated_features, order, reference, jackknife.fid(generated_features, reference)[1]
+            )
+            texts[step] = f"{value:.4g} +- {error:.2g} by the fit; an evaluation gives none below {least:,} images"
+    return texts
 
 
 def draw(path: Path, count: int, side: int, seed: int) -> None:
-    """An .npz of smooth random pictures, written a few at a time; another seed, another contrast."""
+    """Write an .npz of smooth random pictures, a few at a time; the seed also sets their contrast."""
     generator = torch.Generator().manual_seed(seed)
     with zipfile.ZipFile(path, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as member:
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, side, side, 3)}
@@ -112,7 +114,7 @@ def draw(path: Path, count: int, side: int, seed: int) -> None:
 
 
 def load(name: str) -> tuple[Extractor, str]:
-    """The network with its weights, or random ones where these are not on disk, and which."""
+    """The extractor, and a note where its weights are random because the published ones are not on disk."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return extractors.load(name, None, None, device), ""
@@ -122,7 +124,7 @@ def load(name: str) -> tuple[Extractor, str]:
 
 
 def extract(folder: Path, role: str, network: Extractor) -> Features:
-    """Features of a set, written part by part as `mar features` does."""
+    """Features of a set of images, written part by part as by `mar features`."""
     images = replace(image_sets.open_set(folder / f"{role}.npz"), role=role)
     recipe = {"source": images.sha256}
     claim(folder / role, recipe)
@@ -131,7 +133,7 @@ def extract(folder: Path, role: str, network: Extractor) -> Features:
 
 
 def shown(metric: Metric | None) -> str:
-    """A metric with its interval."""
+    """A metric with its interval as text; empty where there is none."""
     return f"{metric.value:.4g} ({metric.low:.4g} to {metric.high:.4g})" if metric else ""
 
 

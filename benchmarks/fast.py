@@ -1,4 +1,4 @@
-"""The study digits-fast against the published algorithm: its default, which draws the same, and fast modes."""
+"""The study digits-fast against the published algorithm: its default, which draws equal tokens, and its fast modes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAST = ("mar-16-dpm10", "mar-64-dpm10-kept4")
 
 
 def report() -> str:
-    """The default and the modes."""
+    """The table of the default and the fast modes."""
     study = studies.load("config/digits-fast.yaml")
     assert study.fast is not None
     variant = study.variants[study.fast.variant]

@@ -1,7 +1,7 @@
 """Seconds of a job that does nothing (`mar schema`) through `mar launch`, from the call to its end.
 
-The command is typed in a shell each time, so a start of Python is in it; the first row is the same without a launcher.
-Slurm is measured where one answers, an idle one: waiting in a queue is not in these numbers.
+Each call starts a new Python, as from a shell; the first row is the same command without a launcher. Slurm is measured
+where one answers, and should be idle: these numbers are to hold no waiting in a queue.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ def report() -> str:
     """The table in Markdown."""
     ways = ["local", "debug", *(["slurm"] if answers() else [])]
     with tempfile.TemporaryDirectory(prefix="mar-launch-", dir=Path.cwd()) as folder:
-        # in turns, so that what else the machine does falls on all of them
+        # The ways take turns, so that other load on the machine falls on all of them.
         seconds = {way: [0.0] * REPEATS for way in ("without", *ways)}
         for number in range(REPEATS):
             for way in seconds:
                 seconds[way][number] = measure(way, Path(folder))
-    bare = statistics.median(seconds["without"])
+    without_launcher = statistics.median(seconds["without"])
     lines = ["| launcher | n | median s | min to max s | over the bare command, s |", "|---|---|---|---|---|"]
-    for way, found in seconds.items():
-        median, over = statistics.median(found), statistics.median(found) - bare
-        shown = "" if way == "without" else f"{over:.2f}"
-        lines.append(f"| {way} | {REPEATS} | {median:.2f} | {min(found):.2f} to {max(found):.2f} | {shown} |")
+    for way, measured in seconds.items():
+        median, overhead = statistics.median(measured), statistics.median(measured) - without_launcher
+        cell = "" if way == "without" else f"{overhead:.2f}"
+        lines.append(f"| {way} | {REPEATS} | {median:.2f} | {min(measured):.2f} to {max(measured):.2f} | {cell} |")
     if "slurm" not in ways:
         lines.append("\nslurm: not measured, none answers here (tests/cluster/slurm.sh starts one for tests)")
     return "\n".join(lines)
 
 
 def answers() -> bool:
-    """Whether there is a Slurm that can be asked."""
+    """Whether a Slurm controller answers."""
     return bool(shutil.which("sinfo")) and not subprocess.run(["sinfo", "-h"], capture_output=True).returncode
 
 

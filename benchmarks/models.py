@@ -26,7 +26,7 @@ HEAD = Head(kind="diffusion", width=WIDTH, depth=3, noise_draws=4)
 
 
 def build(kind: str) -> Model:
-    """A model with random weights, none of them zero as AdaLN-zero would have them: what is skipped must show."""
+    """A model with random weights. AdaLN-zero's zeros are random too, else a skipped layer would change nothing."""
     torch.manual_seed(0)
     backbone = {"masked": Masked, "causal": Causal}[kind]
     model = Model(

@@ -3,9 +3,9 @@
     row = paired("sampling, guidance 3.0", baseline=lambda: ..., ours=lambda: ..., pairs=5)
     print(table([row]))
 
-A pair is one call of each, the order changing from pair to pair, so that a machine that slows down slows both. It is
-measured twice: with one thread in CPU seconds, with two in wall seconds. The ratio of a row is the median of the
-ratios of its pairs; its spread the lower and upper quartile. One call of each, uncounted, comes first.
+A pair is one call of each, in alternating order, so that a machine that slows down slows both. All pairs are measured
+twice: with one thread in CPU seconds, with two in wall seconds. The ratio of a row is the median of the ratios of its
+pairs, and its spread their lower and upper quartile. One call of each, uncounted, comes first.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Ratio:
-    """Baseline over ours: seconds of either and their ratio over pairs."""
+    """Seconds of the baseline and of this package, and their ratio over pairs."""
 
-    baseline: float  # median seconds
-    ours: float
-    ratio: float  # median over pairs
-    low: float  # quartiles
-    high: float
+    baseline: float  # median seconds of the baseline
+    ours: float  # median seconds of this package
+    ratio: float  # median over pairs of baseline / ours
+    low: float  # lower quartile of these ratios
+    high: float  # upper quartile
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """The processor and the version of torch."""
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -105,7 +105,7 @@ def machine() -> str:
 
 
 def operations(baseline: Callable[[], object], ours: Callable[[], object]) -> str:
-    """How much less ours has to multiply, by torch's count of matrix products: it bounds what is to gain."""
+    """Operations of both in matrix products, as torch counts them: their ratio is about the speed-up to be expected."""
     counts = []
     for action in (baseline, ours):
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

@@ -22,7 +22,7 @@ COUNT, PAIRS, FEATURES, CLASSES = 3000, 2, 2048, 1000
 
 
 def report() -> str:
-    """Seconds of both on sets of equal size, and what they say."""
+    """The table of both functions on sets of equal size."""
     drawn, real = features(COUNT, 0), features(COUNT, 1)
     tensors = torch.from_numpy(drawn), torch.from_numpy(real)
     row = paired(
@@ -35,7 +35,7 @@ def report() -> str:
 
 
 def features(count: int, seed: int) -> np.ndarray:
-    """Stand-ins, float32 (N, 2048), of 64 directions and noise, cut off at 0 as Inception's are."""
+    """Stand-in features, float32 (N, 2048), of 64 directions and noise, cut off at 0 like Inception's."""
     directions = np.random.default_rng(0).standard_normal((64, FEATURES), dtype=np.float32)
     rng, rows = np.random.default_rng(seed), np.empty((count, FEATURES), np.float32)
     for start in range(0, count, 1000):
@@ -50,8 +50,8 @@ def main() -> None:
     count = int(sys.argv[1])
     drawn, real = features(count, 0), features(min(count, REAL), 1)
     wall, cpu = time.monotonic(), time.process_time()
-    found = Bootstrap(np.arange(count) % CLASSES, 200, 0).precision_recall(drawn, real, 3)
-    print(*(f"{metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f})" for metric in found))
+    metrics = Bootstrap(np.arange(count) % CLASSES, 200, 0).precision_recall(drawn, real, 3)
+    print(*(f"{metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f})" for metric in metrics))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(
         f"{count:,} x {FEATURES} against {len(real):,}: {time.monotonic() - wall:.0f} s, "

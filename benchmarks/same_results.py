@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-# What says when and by what a file was made, is the checksum of a file that does, or was added by a later version.
+# Keys that may differ: they name time, commit or machine, or are checksums of files that do, or are of a later version.
 MADE = {
     "provenance",
     "seconds",
@@ -32,17 +32,17 @@ MADE = {
     "head_parameters",
 }
 RULE = re.compile(r"\\midrule|\\cmidrule\(lr\)\{[\d-]+\}|^\|[-:| ]+\|$", re.MULTILINE)
-SPAN = re.compile(r"\\multicolumn\{(\d+)\}\{c\}\{(.*?)\}(?= [&\\])")  # a heading above several columns
+SPAN = re.compile(r"\\multicolumn\{(\d+)\}\{c\}\{(.*?)\}(?= [&\\])")  # a heading that spans several columns
 
 
 def plain(value: Any) -> Any:
-    """A JSON value without what says when and by what it was made; null is as good as absent.
+    """A JSON value without the keys in MADE and without null values, which mean the same as no key.
 
-    Of claims those that rest on timings are left out, and so are checksums in place of a manifest.
+    Claims that rest on timings are left out too, and `tokens` where it is a checksum and not a number.
     """
     if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if v is not None and k not in MADE}
-        return {k: plain(v) for k, v in kept.items() if not (k == "tokens" and isinstance(v, str))}
+        values = {k: v for k, v in value.items() if v is not None and k not in MADE}
+        return {k: plain(v) for k, v in values.items() if not (k == "tokens" and isinstance(v, str))}
     if isinstance(value, list):
         return [plain(v) for v in value if not timed(v)]
     return value
@@ -55,7 +55,7 @@ def timed(entry: Any) -> bool:
 
 
 def content(path: Path) -> Any:
-    """What is compared of a file."""
+    """The content of a file that is compared."""
     if path.suffix == ".json":
         return plain(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".safetensors":
@@ -76,7 +76,7 @@ def cells(text: str) -> list[list[str]]:
 
 
 def files(root: Path) -> Iterator[Path]:
-    """What is compared, by its path below the results folder."""
+    """Paths of the files that are compared, relative to the results folder."""
     for folder in ("data", "classifier", "tokenizers", "tokens", "runs", "sweeps", "samples", "features", "statistics"):
         yield from (path.relative_to(root) for path in sorted((root / folder).rglob("*")) if kept(path))
     for folder in ("metrics", "tables"):
@@ -94,7 +94,7 @@ def kept(path: Path) -> bool:
 
 
 def main() -> None:
-    """Compare, and say what differs."""
+    """Compare two results folders and print which files differ."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)

@@ -15,7 +15,7 @@ BATCH, PAIRS = 2, 5
 
 
 def report() -> str:
-    """Both guidance scales."""
+    """The table of both guidance scales, and the counted operations."""
     model, (_, labels, order) = build("masked").eval(), inputs(BATCH)
     blank, rows, counts = torch.zeros(TOKENS, TOKEN_DIM), [], []
     for guidance in (3.0, 1.0):

@@ -17,7 +17,7 @@ KNOWN = 38  # of 256 tokens: the mean mask ratio of training, 0.85
 
 
 def report() -> str:
-    """The whole step."""
+    """The table of the training step, and the counted operations."""
     published, ours = published_step(), our_step()
     rows = [paired("step: loss, gradients, AdamW, weight average", published, ours, PAIRS)]
     what = f"{BATCH} images, {TOKENS} tokens of which {KNOWN} are known, 4 noise draws a token."
@@ -25,7 +25,7 @@ def report() -> str:
 
 
 def published_step() -> Callable[[], None]:
-    """A step as published: every parameter updated and averaged by itself."""
+    """A step as in the published code: every parameter is updated and averaged by itself."""
     model, batch = build("masked").train(), inputs(BATCH)
     average = start_average(model, None)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.02), lr=RATE, betas=(0.9, 0.95))

@@ -74,7 +74,7 @@ def summary(study: str) -> None:
     "--server", default="", envvar="MLFLOW_TRACKING_URI", metavar="URI", show_envvar=True, help="Server, instead."
 )
 def track(study: str, db: Path, server: str) -> None:
-    """Fill MLflow from the files of the study; doing it again changes nothing."""
+    """Fill MLflow from the files of the study; doing it again changes nothing. Where MLflow fails, a line says so."""
     from mar.tracking.mlflow_sync import sync
 
     sync(*open_study(study), db, server)

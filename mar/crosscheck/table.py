@@ -62,9 +62,9 @@ def show(title: str, table: list[Row], wide: int, first: int = 0) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(width=wide)
+        console = Console(width=wide, markup=False, emoji=False)
     heads = list(table[0])
     parts = [heads] if console.width >= wide or not first else [heads[: first + 1], [heads[0], *heads[first + 1 :]]]
     for part in parts:

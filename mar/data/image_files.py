@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mar.runtime.files import read
+from mar.runtime.text import one_line
 from mar.study import layout
 from mar.study.records import DataManifest, Entry
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 # Endings of image file names, in small letters, for every command that reads a folder of images.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
-# Control characters, among them newline and escape, and bytes of a file name that are no UTF-8.
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def files_under(folder: str | Path) -> Iterator[str]:
@@ -37,7 +35,7 @@ def files_under(folder: str | Path) -> Iterator[str]:
     """
 
     def refuse(error: OSError) -> None:
-        raise ValueError(f"{printable(error.filename)}: cannot be read: {error.strerror}; accepted: a readable folder")
+        raise ValueError(f"{one_line(error.filename)}: cannot be read: {error.strerror}; accepted: a readable folder")
 
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -80,7 +78,7 @@ def _scan_classes(base: Path, half: str) -> dict[str, Any]:
             except OSError:  # a broken link
                 size = 0
             files.append((inside + path[len(folder) :], label, size))
-    return {"classes": [printable(name) for name in classes], "files": files}
+    return {"classes": [one_line(name) for name in classes], "files": files}
 
 
 def checksum(found: dict[str, Any]) -> str:
@@ -166,11 +164,6 @@ def _from_grey(values: object) -> Image.Image:
     from PIL import Image
 
     return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")  # type: ignore[call-overload]
-
-
-def printable(name: str | Path) -> str:
-    """A file name for messages and records: control characters and bytes that are no UTF-8 are written as escapes."""
-    return UNPRINTABLE.sub(lambda match: repr(match[0])[1:-1], str(name))
 
 
 def to_json(path: str) -> str:

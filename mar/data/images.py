@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mar.data.image_files import decode, from_json, printable
+from mar.data.image_files import decode, from_json
 from mar.runtime import npz
 from mar.runtime.files import read, sha256
 from mar.runtime.folders import recipe_of
+from mar.runtime.text import one_line
 from mar.study import layout
 from mar.study.records import DataManifest, Entry, FileLists
 from mar.study.stage_keys import data_key
@@ -81,7 +82,7 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
         try:
             return np.asarray(center_crop(decode(path), size))
         except Exception as error:
-            why = printable(f"{path}: cannot be read any more ({error})")
+            why = one_line(f"{path}: cannot be read any more ({error})")
             raise ValueError(f"{why}; run `mar prepare` again") from error
 
     return ImageSet([label for _, label, _ in files], classes, read_image)

@@ -18,12 +18,12 @@ import numpy as np
 from PIL import Image
 
 from mar.data import idx, image_files, imagenet
-from mar.data.image_files import printable
 from mar.data.images import SPLITS
 from mar.runtime.files import atomic, read, write, write_text
 from mar.runtime.folders import lock
 from mar.runtime.progress import Progress
 from mar.runtime.shards import unfinished
+from mar.runtime.text import one_line
 from mar.study import layout
 from mar.study.records import DataManifest, Entry, FileLists, Skipped, Split
 from mar.study.stage_keys import data_key
@@ -154,8 +154,8 @@ def _prepare_folder(study: Study, folder: Path, found: dict[str, Any], listing: 
             reasons = pool.map(lambda entry: _why_unreadable(base / entry[0]), listed["files"])
             for entry, reason in zip(listed["files"], reasons, strict=True):
                 if reason:
-                    print(f"skipped {printable(base / entry[0])}: {reason}", flush=True)
-                    skipped.append(Skipped(file=printable(entry[0]), reason=reason))
+                    print(f"skipped {one_line(f'{base / entry[0]}: {reason}')}", flush=True)
+                    skipped.append(Skipped(file=one_line(entry[0]), reason=reason))
                 else:
                     readable[split].append(entry)
                 progress.update(1)
@@ -236,7 +236,7 @@ def _why_unreadable(path: Path) -> str | None:
         image_files.decode(path)
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error and more
         text = str(error).replace(str(path), path.name).replace(str(path.parent), "")
-        return printable(f"{type(error).__name__}: {text}"[:200])
+        return one_line(f"{type(error).__name__}: {text}"[:200])
     return None
 
 

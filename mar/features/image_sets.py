@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mar.data.image_files import decode, printable
+from mar.data.image_files import decode
 from mar.data.read_ahead import read_ahead
 from mar.features import references
 from mar.runtime import npz
 from mar.runtime.files import load_array, parse, read, sha256
+from mar.runtime.text import one_line
 from mar.study import layout
 from mar.study.records import DataManifest, ImageSource, Piece, RunRecord, SampleManifest
 from mar.study.study import Study
@@ -273,7 +274,7 @@ def _of_folder(folder: Path) -> Images:
     parents = [path.parent.relative_to(folder).as_posix() for path in files]
     classes = None if "." in parents else sorted(set(parents))
     labels = np.array([classes.index(parent) for parent in parents], dtype=np.int64) if classes else None
-    names = [printable(name) for name in classes] if classes else None
+    names = [one_line(name) for name in classes] if classes else None
 
     def read_piece(start: int) -> np.ndarray:
         rows = []
@@ -281,10 +282,10 @@ def _of_folder(folder: Path) -> Images:
             try:
                 rows.append(np.asarray(decode(path)))
             except (OSError, SyntaxError, ValueError) as error:
-                raise ValueError(printable(f"{path}: cannot be read as an image ({error})")) from None
+                raise ValueError(one_line(f"{path}: cannot be read as an image ({error})")) from None
             if rows[-1].shape != rows[0].shape:
                 shapes = f"is {rows[-1].shape}, others are {rows[0].shape}"
-                raise ValueError(f"{printable(path)}: {shapes}; accepted: one size")
+                raise ValueError(f"{one_line(path)}: {shapes}; accepted: one size")
         return np.stack(rows)
 
     def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from mar.data import published
-from mar.data.image_files import SUFFIXES, files_under, printable, why_no_image
+from mar.data.image_files import SUFFIXES, files_under, why_no_image
 from mar.runtime import npz
 from mar.runtime.files import read_json, sha256
+from mar.runtime.text import one_line
 from mar.study import layout
 from mar.study.sections import Reference as Section
 
@@ -100,7 +101,7 @@ def images_in(folder: Path) -> list[Path]:
         if (why := why_no_image(path)) is None:
             images.append(path)
         elif path.suffix.lower() in SUFFIXES or path.is_dir():
-            print(f"passed over {printable(path)}: {why}", flush=True)
+            print(f"passed over {one_line(path)}: {why}", flush=True)
     if not images:
         raise ValueError(f"{folder}: holds no images; accepted: {', '.join(SUFFIXES)}")
     return sorted(images)

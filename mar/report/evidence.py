@@ -25,7 +25,7 @@ from mar.study.parts import Sampling
 from mar.study.records import Range, RunRecord, SampleManifest, TrackedRuns
 from mar.study.study import Study
 
-CLASSES = 10  # of a strip of samples: one image each
+CLASSES = 10  # a strip of samples shows one image of each of the first 10 classes
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class File:
     """A file as the page shows it: a link where it exists, its name alone where it was deleted or never made."""
 
     text: str
-    path: str  # from the folder of the page
+    path: str  # relative to the folder of the page
     exists: bool
 
     @property
@@ -43,19 +43,19 @@ class File:
 
 
 def file(root: Path, path: Path, text: str = "") -> File:
-    """A file anywhere, by its path from the results folder, in which the page lies."""
+    """A file anywhere on disk, with its path made relative to the results folder, in which the page lies."""
     return File(text or path.name, Path(os.path.relpath(path, root)).as_posix(), path.exists())
 
 
 def set_id(variant: str, setting: str) -> str:
-    """Where the page tells about the sample sets of a variant and setting. No name contains a slash."""
+    """HTML id of the rows of the page that list the sample sets of a variant and setting. No name contains a slash."""
     return f"set:{variant}/{setting}"
 
 
 def variants(study: Study, root: Path, results: Results) -> list[dict[str, Any]]:
-    """Every trained variant with its runs, and every sample set of it with all that its numbers came from."""
+    """Every trained variant with its runs and sample sets, and the files that their numbers were computed from."""
     tracked = tracked_runs(root)
-    found = []
+    sections = []
     for name, variant in study.variants.items():
         if not variant.seeds:
             continue
@@ -72,7 +72,7 @@ def variants(study: Study, root: Path, results: Results) -> list[dict[str, Any]]
             }
             for setting in variant.sampling
         ]
-        found.append(
+        sections.append(
             {
                 "name": name,
                 "factors": [
@@ -82,14 +82,14 @@ def variants(study: Study, root: Path, results: Results) -> list[dict[str, Any]]
                 "settings": settings,
             }
         )
-    return found
+    return sections
 
 
 def _run(study: Study, root: Path, run: RunRecord, tracked: TrackedRuns | None) -> dict[str, Any]:
     """One training: its record, weights, recipe and curve, tokens and tokenizer, commit and MLflow run."""
     folder = layout.run(root, run.variant, run.seed)
     tokenizer = study.variants[run.variant].tokenizer
-    number = tracked.runs.get(folder.relative_to(root).as_posix()) if tracked else None
+    run_id = tracked.runs.get(folder.relative_to(root).as_posix()) if tracked else None
     return {
         **dict(run),
         "record": file(root, folder / layout.RECORD),
@@ -100,90 +100,90 @@ def _run(study: Study, root: Path, run: RunRecord, tracked: TrackedRuns | None) 
         "tokenizer": tokenizer,
         "tokenizer_weights": file(root, layout.tokenizer_weights(root, tokenizer)),
         "commit": commit(run.provenance),
-        "mlflow": {"id": number, "experiment": tracked.experiment} if tracked and number else None,
+        "mlflow": {"id": run_id, "experiment": tracked.experiment} if tracked and run_id else None,
     }
 
 
 def _set(root: Path, results: Results, run: RunRecord, setting: str, tracked: TrackedRuns | None) -> dict[str, Any]:
-    """One sample set: files from the metrics back to the images, and whether their hashes agree link by link."""
+    """One sample set: its files from the metrics back to the images, and whether their checksums agree."""
     variant, seed = run.variant, run.seed
     key = layout.sample_set(variant, seed, setting)
-    judged, samples = results.metrics(variant, seed, setting), layout.samples(root, key)
-    manifest = layout.sample_manifest(root, key)
-    made = read(manifest, SampleManifest) if manifest.exists() else None
-    # manifests stay when sample chunks of large studies are deleted; what is not there is not checked
-    features = {name: layout.features_manifest(root, name, key) for name in judged.extractors}
-    links = {"samples": manifest, **{f"features {name}": path for name, path in features.items()}}
-    sums = {link: judged.inputs.get(link, "") for link in links}
-    broken = [link for link, path in links.items() if path.exists() and sums[link] not in ("", sha256(path))]
-    number = tracked.runs.get(layout.run(root, variant, seed).relative_to(root).as_posix()) if tracked else None
+    metrics, samples = results.metrics(variant, seed, setting), layout.samples(root, key)
+    manifest_file = layout.sample_manifest(root, key)
+    manifest = read(manifest_file, SampleManifest) if manifest_file.exists() else None
+    # The sample chunks of large studies may be deleted while manifests stay: only files that exist are checked.
+    features = {name: layout.features_manifest(root, name, key) for name in metrics.extractors}
+    links = {"samples": manifest_file, **{f"features {name}": path for name, path in features.items()}}
+    checksums = {link: metrics.inputs.get(link, "") for link in links}
+    broken = [link for link, path in links.items() if path.exists() and checksums[link] not in ("", sha256(path))]
+    run_id = tracked.runs.get(layout.run(root, variant, seed).relative_to(root).as_posix()) if tracked else None
     grid = (
         layout.mlflow_artifacts(layout.mlflow_database(root))
         / results.study.study
-        / (number or "none")
+        / (run_id or "none")
         / "artifacts"
         / "samples"
         / f"{setting}.png"
     )
-    whole = made is not None and all((samples / chunk.file).exists() for chunk in made.chunks)
+    complete = manifest is not None and all((samples / chunk.file).exists() for chunk in manifest.chunks)
     return {
         "seed": seed,
         "id": f"{set_id(variant, setting)}/{seed}",
-        "fid": interval(judged.metrics["fid"]),
+        "fid": interval(metrics.metrics["fid"]),
         "metrics": file(root, layout.metrics(root, key)),
         "features": [file(root, path, name) for name, path in features.items()],
-        "statistics": [file(root, layout.statistics(root, name, key), name) for name in judged.extractors],
-        "manifest": file(root, manifest),
-        "samples": sums["samples"],
-        "images": whole,
-        "strip": strip(root, variant, seed, setting) if whole else None,
+        "statistics": [file(root, layout.statistics(root, name, key), name) for name in metrics.extractors],
+        "manifest": file(root, manifest_file),
+        "samples": checksums["samples"],
+        "images": complete,
+        "strip": strip(root, variant, seed, setting) if complete else None,
         "grid": file(root, grid, "grid") if grid.exists() else None,
-        "sampled": commit(made.provenance) if made else None,
-        "evaluated": commit(judged.provenance),
-        "seconds": made.seconds if made else None,
-        "agree": not broken and judged.inputs.get("checkpoint") == run.checkpoint,
+        "sampled": commit(manifest.provenance) if manifest else None,
+        "evaluated": commit(metrics.provenance),
+        "seconds": manifest.seconds if manifest else None,
+        "agree": not broken and metrics.inputs.get("checkpoint") == run.checkpoint,
     }
 
 
 def interval(number: Range) -> str:
-    """A number of a file as `value [low, high]`, or the value alone where its interval is empty."""
+    """A measured number as `value [low, high]`, or the value alone where low equals high."""
     value, low, high = map(short, (number.value, number.low, number.high))
     return value if number.low == number.high else f"{value} [{low}, {high}]"
 
 
 def commit(provenance: Provenance) -> dict[str, Any]:
-    """A git commit: its first letters, and whether the checkout had changes that are not in it."""
+    """A git commit: its first 12 digits, and whether the checkout had changes that are not in it."""
     name = provenance.git_commit
     return {"name": name.removesuffix("-dirty")[:12], "dirty": name.endswith("-dirty")}
 
 
 def sampling_text(sampling: Sampling) -> str:
-    """What a sampling setting says, as `steps 4, guidance 2, temperature 0.95, clamp 5`."""
+    """The values of a sampling setting, as `steps 4, guidance 2, temperature 0.95, clamp 5`."""
     values = sampling.model_dump(exclude_defaults=True, exclude={"sweep", "steps", "guidance", "temperature"})
-    said = [f"steps {sampling.steps}", f"guidance {sampling.guidance:g}", f"temperature {sampling.temperature:g}"]
+    words = [f"steps {sampling.steps}", f"guidance {sampling.guidance:g}", f"temperature {sampling.temperature:g}"]
     for key, value in values.items():
         name = key.replace("_", " ")
-        said.append(name if value is True else f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
-    return ", ".join(said)
+        words.append(name if value is True else f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+    return ", ".join(words)
 
 
 def commands(study: Study, root: Path, variant: str, setting: str) -> list[str]:
-    """What makes the numbers of a sample set again: the workflow's target, then the stages of each seed."""
-    home = layout.RESULTS / root.name  # as the workflow calls the root, from the checkout
+    """The commands that compute a sample set's numbers again: the workflow's target, then the stages of each seed."""
+    home = layout.RESULTS / root.name  # the workflow names the results folder relative to the checkout
     study_file, seeds = str(layout.study(home)), study.variants[variant].seeds
     sets = {seed: layout.sample_set(variant, seed, setting) for seed in seeds}
     targets = " ".join(str(layout.metrics(home, name)) for name in sets.values())
     lines = [f"snakemake {targets} --configfile {study_file}"]
     for seed, name in sets.items():
-        one: dict[str, str | int] = {"variant": variant, "seed": seed, "setting": setting}
+        names: dict[str, str | int] = {"variant": variant, "seed": seed, "setting": setting}
         stages = [command("train", study_file, variant=variant, seed=seed)]
         if study.sampling[setting].sweep:
             stages.append(command("sweep", study_file, variant=variant, setting=setting))
-        stages.append(command("sample", study_file, **one))
+        stages.append(command("sample", study_file, **names))
         for extractor in study.metrics.extractors:
-            judged = {"extractor": extractor, "set": name}
-            stages += [command(stage, study_file, **judged) for stage in ("features", "statistics")]
-        stages.append(command("evaluate", study_file, **one))
+            judged_set = {"extractor": extractor, "set": name}
+            stages += [command(stage, study_file, **judged_set) for stage in ("features", "statistics")]
+        stages.append(command("evaluate", study_file, **names))
         lines += [f"mar --threads 1 {stage}" for stage in stages]
     return list(dict.fromkeys(lines))  # one sweep serves all seeds
 
@@ -191,7 +191,7 @@ def commands(study: Study, root: Path, variant: str, setting: str) -> list[str]:
 def strip(root: Path, variant: str, seed: int, setting: str) -> str | None:
     """The first image of each of the first classes, side by side, as the address of an embedded picture.
 
-    None where a set has too few images to show one of each.
+    None where some of these classes have no image in the set.
     """
     from PIL import Image
 
@@ -200,7 +200,7 @@ def strip(root: Path, variant: str, seed: int, setting: str) -> str | None:
     classes = min(int(labels.max()) + 1, CLASSES)
     if len(np.unique(labels[labels < classes])) < classes:
         return None
-    grid, _ = sample_grid(root, variant, seed, setting, classes)  # a row a class
+    grid, _ = sample_grid(root, variant, seed, setting, classes)  # one row per class
     rows = np.split(grid, classes)
     side = rows[0].shape[0]
     return embed(Image.fromarray(np.hstack([row[:, :side] for row in rows])), "WEBP", quality=85)
@@ -214,11 +214,11 @@ def embed(image: Any, format: str, **options: Any) -> str:
 
 
 def tracked_runs(root: Path) -> TrackedRuns | None:
-    """Which run of MLflow is which result; None where `mar track` has not run."""
+    """The MLflow run of each result; None where `mar track` has not run."""
     return read(layout.tracked(root), TrackedRuns) if layout.tracked(root).exists() else None
 
 
 def server_of(root: Path) -> str:
-    """URI of the tracking server that holds the runs of a study; nothing where a file does."""
+    """URI of the tracking server that holds the runs of a study; empty where a file of this machine holds them."""
     tracked = tracked_runs(root)
     return tracked.server if tracked else ""

@@ -34,13 +34,13 @@ CAPTIONS = {
     "temperature": "FID and Inception Score against the temperature of the head. The paper's Figure 5 is this plot on "
     "ImageNet.",
     "sweep": "FID on the grid of guidance scale and temperature that a swept setting is chosen from.",
-    "samples": "Samples of the first seed, a row a class, in the guided setting; held-out real images first.",
+    "samples": "Samples of the first seed, one row per class, in the guided setting; held-out real images first.",
     "losses": "Training loss. Losses of different heads do not compare.",
 }
 VERDICTS = ("replicated", "not replicated", "inconclusive", "not run", "not decidable here")
-WIDTH = 1600  # pixels of an embedded figure at most: twice its width on the page
-LARGE = 1_000_000  # bytes from which a figure is embedded with losses: grids of samples
-SIZE = "@size of the page@"
+WIDTH = 1600  # largest width of an embedded figure in pixels: twice its width on the page, for dense screens
+LARGE = 1_000_000  # a PNG of more bytes, such as a grid of samples, is embedded as lossy WebP
+SIZE = "@size of the page@"  # stands in the page until its size is known
 
 
 def report(study: Study, root: Path, figures: Path) -> None:
@@ -57,16 +57,17 @@ def report(study: Study, root: Path, figures: Path) -> None:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     variants = evidence.variants(study, root, results)
+    tracked = evidence.tracked_runs(root)
     frames = {name: frame(study, root, name, results) for name in study.tables}
-    found = claims(root)
+    verdicts = claims(root)
     columns = dict.fromkeys(column for values in frames.values() for column in shown(values, infinite=True))
     html = environment.get_template("report.html").render(
         study=study,
         folder=root.name,
         size=SIZE,
         warnings=_warnings(results, variants),
-        verdicts=_verdicts(found),
-        claims=[{**dict(claim), "shown": claim.shown, "evidence": _evidence(root, claim)} for claim in found],
+        verdicts=_verdicts(verdicts),
+        claims=[{**dict(claim), "shown": claim.shown, "evidence": _evidence(root, claim)} for claim in verdicts],
         tables=[_table(study, root, name, values) for name, values in frames.items()],
         note=f"{note(study, results)} {remarks(columns)}".strip(),
         figures=[_figure(root, figures, name) for name in figure_names(study)],
@@ -81,7 +82,7 @@ def report(study: Study, root: Path, figures: Path) -> None:
         variants=variants,
         judges=JUDGES,
         study_file=file(root, layout.study(root)),
-        tracked=layout.tracked(root).exists(),
+        tracked=bool(tracked and tracked.runs),
         server=server_of(root),
     )
     html = html.replace(SIZE, f"{len(html.encode()) / 1e6:.1f} MB")
@@ -94,47 +95,49 @@ def claims(root: Path) -> tuple[Verdict, ...]:
     return read(layout.claims(root), Verdicts).root
 
 
-def _verdicts(found: tuple[Verdict, ...]) -> list[tuple[str, int]]:
-    """How many claims have each verdict; those that none has are left out."""
-    counts = Counter(claim.verdict for claim in found)
+def _verdicts(verdicts: tuple[Verdict, ...]) -> list[tuple[str, int]]:
+    """Each verdict that some claim has, and how many claims have it."""
+    counts = Counter(claim.verdict for claim in verdicts)
     return [(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]]
 
 
 def _evidence(root: Path, claim: Verdict) -> list[dict[str, Any]]:
-    """The numbers that a verdict rests on: where the page tells about each, and its files."""
-    found = []
+    """The numbers that a verdict rests on: for each, its place on the page and its files."""
+    numbers = []
     for number in claim.evidence:
-        where = set_id(number.variant, number.setting) if number.setting else f"variant:{number.variant}"
+        place = set_id(number.variant, number.setting) if number.setting else f"variant:{number.variant}"
         files = [file(root, root / path, _short_name(path)) for path in number.files]
-        found.append({**dict(number), "id": where, "title": title(number.metric).replace("_", " "), "files": files})
-    return found
+        numbers.append({**dict(number), "id": place, "title": title(number.metric).replace("_", " "), "files": files})
+    return numbers
 
 
 def _short_name(path: str) -> str:
-    """Seed of a file where its path has one, else its first folder: `seed 0`, `speed`."""
+    """`seed 0` for a file whose path names a seed, else the first folder of the path, as `speed`."""
     parts = Path(path).parts
     return next((part.replace("seed", "seed ") for part in parts if part.startswith("seed")), parts[0])
 
 
 def _warnings(results: Results, variants: list[dict[str, Any]]) -> list[str]:
-    """What a reader has to know before the numbers."""
-    said = [
+    """Sentences that a reader has to know before the numbers."""
+    sentences = [
         f"{JUDGES[name]} with random weights: its numbers prove that it runs, and nothing else."
         for name in results.random
     ]
     sets = [(f"{v['name']} {s['name']}", x) for v in variants for s in v["settings"] for x in s["seeds"]]
     broken = [f"{name} seed {x['seed']}" for name, x in sets if not x["agree"]]
     if broken:
-        said.append(f"Of {', '.join(broken)} the hashes do not agree with the files: run the workflow again.")
+        sentences.append(f"Of {', '.join(broken)} the hashes do not agree with the files: run the workflow again.")
     commits = [c for _, x in sets for c in (x["sampled"], x["evaluated"]) if c]
     commits += [run["commit"] for v in variants for run in v["runs"]]
     if dirty := sum(c["dirty"] for c in commits):
-        said.append(f"{dirty} files were made from a checkout with changes that are in no commit: marked dirty below.")
-    return said
+        sentences.append(
+            f"{dirty} files were made from a checkout with changes that are in no commit: marked dirty below."
+        )
+    return sentences
 
 
 def _table(study: Study, root: Path, name: str, values: pd.DataFrame) -> dict[str, Any]:
-    """A table of the paper: of each cell ours with its interval and the place that tells more, the paper's, the gap."""
+    """A table of the paper: each cell has our number, its interval and place on the page, the paper's, and the gap."""
     columns, keys = shown(values, infinite=True), describing(paper_rows(study.tables[name].paper))
     heads = [{"title": c.heading, "paper": c.paper, "gap": f"{c.name}_minus_paper" in values.columns} for c in columns]
     rows = []
@@ -181,7 +184,7 @@ def _signed(gap: Any) -> str:
 
 
 def _place(study: Study, row: Any, column: Column) -> str:
-    """Where the page tells what one of our numbers was made of; empty where there is no number."""
+    """Address on the page of what one of our numbers was computed from; empty where there is no number."""
     if row["row"] == FLOOR:
         return "" if row[column.name] == "" else "#floor"
     if isinstance(row[column.name], str):
@@ -203,12 +206,12 @@ def _figure(root: Path, figures: Path, name: str) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{path}: missing; draw it with `mar figure`")
     with Image.open(path) as image:
-        # the PNG says its dots an inch; its text of 8 points comes out as large as the page's
+        # At 1.25 times its printed size (96 CSS pixels per inch), text of 8 points is as large as the page's.
         width = round(1.25 * 96 * image.width / image.info.get("dpi", (150,))[0])
         height = round(image.height * width / image.width)
-        if image.width > WIDTH or path.stat().st_size > LARGE:  # the file itself is linked below
+        if image.width > WIDTH or path.stat().st_size > LARGE:  # the page links the file itself
             smaller = image.convert("RGB")
-            smaller.thumbnail((WIDTH, 16_000))  # WebP has no higher pictures
+            smaller.thumbnail((WIDTH, 16_000))  # WebP allows 16,383 pixels of height
             data = evidence.embed(smaller, "WEBP", quality=90)
         else:
             data = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
@@ -218,12 +221,12 @@ def _figure(root: Path, figures: Path, name: str) -> dict[str, Any]:
 
 
 def _printed(figure: str) -> str:
-    """The points of a figure that the paper prints as numbers, in words."""
-    said = []
+    """A sentence on the points of a figure that the paper prints as numbers; empty where it prints none."""
+    points = []
     for line in paper_lines(ANCHORS):
         pairs = ((line["fid_nocfg"], "without guidance"), (line["fid_cfg"], "with guidance"))
         fid = ", ".join(f"{value} {how}" for value, how in pairs if value)
         if line["figure"] == figure and fid:
             seconds = f", {line['seconds_per_image']} seconds an image" if line["seconds_per_image"] else ""
-            said.append(f"{line['label']} at {line['x']} steps: FID {fid}{seconds}")
-    return f" The paper prints of it: {'; '.join(said)}." if said else ""
+            points.append(f"{line['label']} at {line['x']} steps: FID {fid}{seconds}")
+    return f" The paper prints of it: {'; '.join(points)}." if points else ""

@@ -1,4 +1,4 @@
-"""The sections of the report below the paper's tables and figures: what else a study measured, and what it cost."""
+"""The sections of the page below the paper's tables and figures: what else a study measured, and what it cost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ JUDGES = {
 def metrics(study: Study, root: Path, results: Results) -> dict[str, Any]:
     """Every metric of every variant and setting, and of held-out real images."""
     names = results.names
-    found = []
+    variants = []
     for name, variant in study.variants.items():
         rows = []
         for setting in variant.sampling if variant.seeds else ():
@@ -47,11 +47,11 @@ def metrics(study: Study, root: Path, results: Results) -> dict[str, Any]:
             }
             row |= {"swept": (name, setting) in swept(study), "sampling": sampling}
             rows.append({**row, "numbers": [str(results.cell(name, setting, m)) for m in names]})
-        found += [rows] if rows else []
+        variants += [rows] if rows else []
     arrows = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}", None: ""}
     return {
         "heads": [{"title": title(m), "arrow": arrows[results.higher_is_better(m)]} for m in names],
-        "variants": found,
+        "variants": variants,
         "floor": [str(results.floor(m)) if m in results.measured else "" for m in names],
         "measured": names,
         "judges": [{"name": name, **dict(judge)} for name, judge in results.extractors.items()],
@@ -61,8 +61,8 @@ def metrics(study: Study, root: Path, results: Results) -> dict[str, Any]:
 
 
 def sweeps(study: Study, root: Path) -> list[dict[str, Any]]:
-    """Every swept setting with its whole grid and the point that was chosen."""
-    found = []
+    """Every swept setting with all points of its grid and the one that was chosen."""
+    records = []
     for name, setting in swept(study):
         record = read(layout.sweep(root, name, setting), SweepRecord)
         best = record.best
@@ -75,12 +75,12 @@ def sweeps(study: Study, root: Path) -> list[dict[str, Any]]:
             for point in record.grid
         ]
         links = {"id": set_id(name, setting), "file": file(root, layout.sweep(root, name, setting))}
-        found.append({**dict(record), **links, "points": points})
-    return found
+        records.append({**dict(record), **links, "points": points})
+    return records
 
 
 def sources(study: Study, root: Path, results: Results) -> dict[str, Any] | None:
-    """What a metric moves with; None where neither training nor sampling seeds show it."""
+    """The table of variance components; None where the study repeats neither training nor sampling seeds."""
     if variance.NAME not in table_names(study):
         return None
     about = "How far a metric moves with its images, with the sampling seed and with the training seed."
@@ -91,14 +91,14 @@ def fast(study: Study, root: Path, results: Results) -> dict[str, Any] | None:
     """Fast sampling modes, accepted or refused; None where the study names none."""
     if fast_modes.NAME not in table_names(study):
         return None
-    found = acceptance.modes(results)
+    modes = acceptance.modes(results)
     about = "Each mode against the default, the same weights, labels and noise seeds."
-    made = fast_modes.texts(found), fast_modes.note(results, found)
-    return _made(root, fast_modes.NAME, fast_modes.TITLE, about, *made)
+    texts_and_note = fast_modes.texts(modes), fast_modes.note(results, modes)
+    return _made(root, fast_modes.NAME, fast_modes.TITLE, about, *texts_and_note)
 
 
 def _made(root: Path, name: str, title: str, about: str, values: pd.DataFrame, note: str) -> dict[str, Any]:
-    """A table that is made of no rows of the paper, with the spans of its groups of columns."""
+    """The section of a table that has no rows of the paper; `groups`: headings and their counts of columns."""
     groups = [(group, len(list(of))) for group, of in itertools.groupby(values.columns, lambda head: head[0] or head)]
     return {
         "id": name,
@@ -113,13 +113,14 @@ def _made(root: Path, name: str, title: str, about: str, values: pd.DataFrame, n
 
 
 def tokenizers(study: Study, root: Path) -> list[dict[str, Any]]:
-    """What every tokenizer in use loses."""
+    """The reconstruction metrics of every tokenizer in use."""
     rows = []
     for name in dict.fromkeys(v.tokenizer for v in study.variants.values() if v.seeds):
         record = read(layout.rfid(root, name), RfidRecord)
         numbers = {key: interval(metric) for key, metric in record.metrics.items()}
         files = [
-            file(root, layout.tokenizer(root, name) / kept) for kept in (layout.RFID, layout.TOKENIZER, layout.WEIGHTS)
+            file(root, layout.tokenizer(root, name) / file_name)
+            for file_name in (layout.RFID, layout.TOKENIZER, layout.WEIGHTS)
         ]
         row = {"name": name, "kind": study.tokenizers[name].kind, "count": record.count, "metrics": numbers}
         rows.append({**row, "files": [*files, file(root, layout.token_manifest(root, name), "tokens")]})
@@ -127,7 +128,7 @@ def tokenizers(study: Study, root: Path) -> list[dict[str, Any]]:
 
 
 def speed(study: Study, root: Path, results: Results) -> dict[str, Any]:
-    """Timed settings by variant, and the protocols they were timed by with the variants of each."""
+    """Timed settings by variant, and each protocol of timing with the variants that were timed by it."""
     variants = []
     protocols: dict[TimingProtocol, list[str]] = {}
     for name, variant in study.variants.items():
@@ -154,7 +155,7 @@ def speed(study: Study, root: Path, results: Results) -> dict[str, Any]:
 
 
 def costs(study: Study, variants: list[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds of every training and of the sampling from it."""
+    """Device seconds of every training and of the sampling from it."""
     rows = []
     for variant in variants:
         for run in variant["runs"]:
@@ -184,8 +185,9 @@ def provenance(study: Study, root: Path, results: Results) -> list[dict[str, Any
 
 def _distinct(records: Iterable[tuple[str, Provenance]]) -> list[dict[str, Any]]:
     stages = ("training", "sampling", "evaluation", "timing")
-    timeless = ((stage, made.model_copy(update={"time": ""})) for stage, made in records)
-    found = Counter(sorted(timeless, key=lambda record: stages.index(record[0])))
+    timeless = ((stage, provenance.model_copy(update={"time": ""})) for stage, provenance in records)
+    counts = Counter(sorted(timeless, key=lambda record: stages.index(record[0])))
     return [
-        {"stage": stage, "count": count, **dict(made), "commit": commit(made)} for (stage, made), count in found.items()
+        {"stage": stage, "count": count, **dict(provenance), "commit": commit(provenance)}
+        for (stage, provenance), count in counts.items()
     ]

@@ -27,8 +27,8 @@ def summary(study: Study, root: Path) -> None:
     """
     from rich.console import Console
 
-    # a terminal says how wide it is; a log file or pipe has no width, and a table cut to 80 columns helps nobody
-    console = Console(width=None if os.isatty(1) else 200, highlight=False)
+    # A terminal has a width. A log file or pipe has none, and rich would cut tables to 80 columns there.
+    console = Console(width=None if os.isatty(1) else 200, highlight=False, markup=False, emoji=False)
     root, results = Path(root), Results(study, root)
     for name, table in study.tables.items():
         console.print(_rich_table(frame(study, root, name, results), table.title))
@@ -43,11 +43,10 @@ def summary(study: Study, root: Path) -> None:
 
 def _rich_table(values: Any, title: str) -> Table:
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     columns = shown(values)
-    apart = "\n" if len(columns) > 4 else " "  # of a number and its interval: many columns are narrow ones
+    separator = "\n" if len(columns) > 4 else " "  # many columns are narrow: the interval goes below its number
     lines = "number, interval and the paper's" if len(columns) > 4 else "first line ours, second line the paper's"
     table = Table(title=f"{title}  ({lines})", box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("row", no_wrap=True)
@@ -58,27 +57,28 @@ def _rich_table(values: Any, title: str) -> Table:
         floor, cells = row["row"] == FLOOR, []
         for column in columns:
             number, bracket, interval = cell_text(row, column).partition(" [")
-            ours = number + (apart + "[" + interval if bracket else "\n" * (len(columns) > 4))
-            cells.append(escape(ours) + ("" if floor else f"\n{row[f'paper_{column.name}']}"))
+            ours = number + (separator + "[" + interval if bracket else "\n" * (len(columns) > 4))
+            cells.append(ours + ("" if floor else f"\n{row[f'paper_{column.name}']}"))
         table.add_row(
             row["row"] + ("" if floor else ("\n\npaper" if len(columns) > 4 else "\npaper")), *cells, row["seeds"]
         )
     return table
 
 
-def _rich_claims(found: tuple[Verdict, ...]) -> Table:
+def _rich_claims(verdicts: tuple[Verdict, ...]) -> Table:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     colours = {"replicated": "green", "not replicated": "red", "inconclusive": "yellow"}
     table = Table(title="Claims of the paper", box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("verdict", no_wrap=True)
     table.add_column("claim")
     table.add_column("because")
-    for claim in found:
+    for claim in verdicts:
         table.add_row(
-            f"[{colours.get(claim.verdict, 'dim')}]{claim.shown}[/]",
+            Text(claim.shown, style=colours.get(claim.verdict, "dim")),
             claim.text,
-            claim.reason.replace("[", r"\["),
+            claim.reason,
         )
     return table

@@ -10,8 +10,11 @@ import difflib
 import itertools
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from mar.runtime.text import printable
+
+Text = Annotated[str, AfterValidator(printable)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=100)]  # names files and folders
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # what both numpy and torch take
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]

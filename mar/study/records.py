@@ -6,9 +6,11 @@ default, so that finished results stay readable; unknown keys, which a newer ver
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     FiniteFloat,
@@ -730,12 +732,17 @@ class PlanRecord(Record):
     variants: dict[str, VariantCosts]
 
 
+def without_password(text: str) -> str:
+    """A text without user and password in its addresses: `http://user:word@host` becomes `http://host`."""
+    return re.sub(r"(?<=://)\S*@", "", text)
+
+
 class TrackedRuns(Record):
     """mlflow.json: the id of the run of MLflow for each result, by its path below the results folder."""
 
-    experiment: str
-    runs: dict[str, str]
-    server: str = ""  # URI of the tracking server; empty where the runs are in a file
+    experiment: str  # its id in MLflow; empty where MLflow failed before there was one
+    runs: dict[str, str]  # ids by folder; without those that MLflow failed to take
+    server: Annotated[str, AfterValidator(without_password)] = ""  # URI; empty where a file holds the runs
 
 
 Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]

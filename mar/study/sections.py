@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from mar.study.parts import Name, Section
+from mar.study.parts import Name, Section, Text
 
 
 class Resources(Section):
@@ -94,7 +94,7 @@ class Table(Section):
     """A table of the paper and our rows for it."""
 
     paper: Name = Field(description="config/paper/<paper>.csv")
-    title: str
+    title: Text
     timed: bool = Field(False, description="measure the seconds per image of its rows, as of the trade-off's points")
     rows: tuple[TableRow, ...]
 
@@ -102,7 +102,7 @@ class Table(Section):
 class Curve(Section):
     """One curve of a figure: a variant at several sampling settings."""
 
-    label: str
+    label: Text
     variant: Name
     sampling: tuple[Name, ...]
 

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mar.study.compatibility import check_sampling, known
-from mar.study.parts import Backbone, Data, Head, Name, Recipe, Sampling, Section, Seed, Tokenizer
+from mar.study.parts import Backbone, Data, Head, Name, Recipe, Sampling, Section, Seed, Text, Tokenizer
 from mar.study.sections import Budget, Classifier, Curve, Metrics, Modes, Resources, Speed, Table
 
 FACTORS = ("tokenizer", "order", "backbone", "head")  # keys of a variant that `matrix` crosses
@@ -55,7 +55,7 @@ class Study(Section):
     """A whole study: the root of a study file."""
 
     study: Name
-    title: str = ""
+    title: Text = ""
     seed: Seed = 0
     data: Data
     tokenizers: dict[Name, Tokenizer]

@@ -1,4 +1,4 @@
-"""Curves of a run: metrics.jsonl is the truth, MLflow is filled from it, `mar watch` shows it live."""
+"""MLflow filled from the files of a study: curves of each training from its metrics.jsonl, and its final numbers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from mar.study.records import (
     RunRecord,
     SampleManifest,
     TrackedRuns,
+    without_password,
 )
 from mar.study.sections import Classifier
 from mar.study.study import Study
@@ -51,7 +53,8 @@ def sync(study: Study, root: Path, db: Path, server: str = "") -> None:
 
     One MLflow run per training, tokenizer and classifier, found again by its `mar.key` and `mar.recipe`: a folder made
     by another recipe is another run. Unfinished trainings are imported too. Trainings themselves only write their
-    files, so nothing that happens here stops one.
+    files, so nothing that happens here stops one. Nothing of the study needs MLflow either: where it fails, one line
+    says so, and mlflow.json keeps the runs that are known.
 
     Args:
         study: the study, which is the name of the experiment.
@@ -60,53 +63,84 @@ def sync(study: Study, root: Path, db: Path, server: str = "") -> None:
         server: URI of a tracking server instead.
 
     Raises:
-        ValueError: the server does not answer.
+        ValueError: a file of the study is damaged.
     """
     root, db = Path(root), Path(db)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a study tells nobody that it runs
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its own 7 take minutes; the same command goes on
+    sources, earlier = list(_sources(study, root)), _optional(layout.tracked(root), TrackedRuns)
+    store, experiment, runs = without_password(server) or str(db), "", {}
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a study sends nobody word that it runs
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # MLflow's default of 7 takes minutes
     artifacts = layout.mlflow_artifacts(db.resolve())
-    with lock(artifacts):  # studies may sync at the same time, and the first one creates the tables
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
+    try:
+        with lock(artifacts):  # several studies may sync at once, and the first creates the tables
+            from mlflow.tracking import MlflowClient
 
-        for name in ("mlflow", "alembic", "urllib3"):  # after the import, which sets its own levels
-            logging.getLogger(name).setLevel(logging.ERROR if name == "urllib3" else logging.WARNING)
-        client = MlflowClient(server or f"sqlite:///{db.resolve()}")
-        try:
-            found = client.get_experiment_by_name(study.study)
-            # without a place of its own an experiment writes to ./mlruns; a server has one
-            place = None if server else (artifacts / study.study).as_uri()
-            experiment = found.experiment_id if found else client.create_experiment(study.study, place)
-            sources = list(_sources(study, root))
-            runs = {source.key: _sync_run(client, experiment, study, source) for source in sources}
-        except MlflowException as error:
-            if not server:
-                raise
-            raise ValueError(
-                f"{server}: the tracking server fails ({str(error).splitlines()[0][:200]}); the results are complete "
-                "without it, and the same command goes on with what it lacks. Without MLFLOW_TRACKING_URI the runs go "
-                f"to {db}"
-            ) from None
+            for name in ("mlflow", "alembic", "urllib3"):  # after the import, which sets levels
+                logging.getLogger(name).setLevel(logging.ERROR if name == "urllib3" else logging.WARNING)
+            client = MlflowClient(server or f"sqlite:///{db.resolve()}")
+            experiment = _experiment(client, study.study, None if server else db.resolve())
+            for source in sources:
+                runs[source.key] = _sync_run(client, experiment, study, source)
+    except Exception as error:  # of MLflow, its server, its database, or its version
+        reason = next(iter(without_password(str(error)).splitlines()), "") or type(error).__name__
+        print(
+            f"{store}: MLflow fails ({reason[:200]}); the results and the report are complete without it, and "
+            f"`mar track --study {layout.study(root)}` goes on with what it lacks"
+            + (f". Without MLFLOW_TRACKING_URI the runs go to {db}" if server else ""),
+            flush=True,
+        )
+        if earlier and earlier.server == without_password(server):
+            experiment, runs = experiment or earlier.experiment, earlier.runs | runs
+    else:
+        print(f"{store}: experiment {study.study}, {len(runs)} runs", flush=True)
     write(layout.tracked(root), TrackedRuns(experiment=experiment, runs=runs, server=server))
-    print(f"{server or db}: experiment {study.study}, {len(sources)} runs", flush=True)
 
 
-FINAL = {"seconds", "restarts", "parameters", "final_loss"}  # numbers of a finished training
+def _experiment(client: Any, name: str, db: Path | None) -> str:
+    """Create or find the experiment of a study; its id.
+
+    MLflow keeps the folder of artifacts as an absolute path. Where the file `db` was moved or copied together with the
+    artifacts beside it, the path is set to where they are now: else MLflow would make the old folder anew.
+
+    Raises:
+        ValueError: the experiment is deleted.
+    """
+    existing = client.get_experiment_by_name(name)
+    # Without a location for artifacts MLflow writes to ./mlruns; a server has its own location.
+    folder = layout.mlflow_artifacts(db) / name if db else None
+    location = folder.as_uri() if folder else None
+    if existing is None:
+        return str(client.create_experiment(name, location))
+    number, old = str(existing.experiment_id), existing.artifact_location
+    if existing.lifecycle_stage != "active":
+        raise ValueError(
+            f"experiment {name} is deleted; `mlflow experiments restore --experiment-id {number}` brings it back"
+        )
+    if folder and location != old and old.endswith(f"/{folder.parent.name}/{name}"):
+        with contextlib.closing(sqlite3.connect(str(db))) as connection, connection:
+            connection.execute(
+                "update experiments set artifact_location = ? where experiment_id = ?", (location, int(number))
+            )
+            connection.execute(
+                "update runs set artifact_uri = ? || substr(artifact_uri, ?) where experiment_id = ? "
+                "and substr(artifact_uri, 1, ?) = ?",
+                (location, len(old) + 1, int(number), len(old) + 1, f"{old}/"),
+            )
+    return number
 
 
 @dataclass(frozen=True)
 class _Source:
-    """One training as its files tell it."""
+    """The state of one training according to its files."""
 
     key: str  # runs/<variant>/seed<k>, tokenizers/<name>, classifier
     folder: Path
     tags: dict[str, str]
-    total: int  # images of the whole training
-    done: Path  # exists when it is complete
-    final: dict[str, float]
-    provenance: Provenance | None  # None: not complete
-    picture: tuple[str, int, str] | None = None  # variant, seed, setting of the sample grid
+    total: int  # images that the training takes in all
+    done: Path  # file that exists once the training is complete
+    final: dict[str, float]  # metrics of the finished training, by their names in MLflow
+    provenance: Provenance | None  # of the finished training; None while it is not complete
+    picture: tuple[str, int, str] | None = None  # variant, seed and setting of the sample grid to log
 
 
 def _sources(study: Study, root: Path) -> Iterator[_Source]:
@@ -116,10 +150,12 @@ def _sources(study: Study, root: Path) -> Iterator[_Source]:
     folder = layout.classifier(root)
     if study.classifier and (folder / RECIPE).exists():
         done = folder / layout.CLASSIFIER
-        judge, total = _optional(done, ClassifierRecord), study.classifier.images
-        final = _numbers({k: getattr(judge, k) for k in ("accuracy", "count", "parameters")}) if judge else {}
+        classifier, total = _optional(done, ClassifierRecord), study.classifier.images
+        final = _numbers({k: getattr(classifier, k) for k in ("accuracy", "count", "parameters")}) if classifier else {}
         tags = {"stage": "classifier"}
-        yield _Source(_key(root, folder), folder, tags, total, done, final, judge.provenance if judge else None)
+        yield _Source(
+            _key(root, folder), folder, tags, total, done, final, classifier.provenance if classifier else None
+        )
     for name, tokenizer in study.tokenizers.items():
         folder = layout.tokenizer(root, name)
         if (folder / RECIPE).exists():
@@ -138,12 +174,14 @@ def _sources(study: Study, root: Path) -> Iterator[_Source]:
             if run := _optional(done, RunRecord):
                 final = _numbers({k: getattr(run, k) for k in ("seconds", "restarts", "parameters", "final_loss")})
                 for setting in variant.sampling:
-                    judged = _optional(layout.metrics(root, layout.sample_set(name, seed, setting)), MetricsFile)
-                    if judged and judged.inputs.get("checkpoint") == run.checkpoint:  # not of an older training
-                        final |= _values(f"{setting}/", judged.metrics)
+                    metrics = _optional(layout.metrics(root, layout.sample_set(name, seed, setting)), MetricsFile)
+                    if metrics and metrics.inputs.get("checkpoint") == run.checkpoint:  # not those of an older training
+                        final |= _values(f"{setting}/", metrics.metrics)
                 setting = shown_setting(study, name)
-                drawn = _optional(layout.sample_manifest(root, layout.sample_set(name, seed, setting)), SampleManifest)
-                picture = (name, seed, setting) if drawn and drawn.checkpoint == run.checkpoint else None
+                manifest = _optional(
+                    layout.sample_manifest(root, layout.sample_set(name, seed, setting)), SampleManifest
+                )
+                picture = (name, seed, setting) if manifest and manifest.checkpoint == run.checkpoint else None
             tags = {"stage": "train", "variant": name, "seed": str(seed), "tokenizer": variant.tokenizer}
             total = 0 if variant.pretrained else study.recipes[variant.recipe].images
             yield _Source(
@@ -152,43 +190,47 @@ def _sources(study: Study, root: Path) -> Iterator[_Source]:
 
 
 def _key(root: Path, folder: Path) -> str:
-    """How a result is called in MLflow and in mlflow.json: by its folder."""
+    """The name of a result in MLflow and in mlflow.json: its folder, relative to the results folder."""
     return folder.relative_to(root).as_posix()
 
 
 def _sync_run(client: Any, experiment: str, study: Study, source: _Source) -> str:
-    """Create or find the MLflow run of a training and log what it does not have; its id."""
+    """Create or find the MLflow run of a training, log what it lacks, and return its id."""
     from mlflow.entities import Metric, Param, RunTag
 
     recipe = recipe_of(source.folder)
-    name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    recipe_hash = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     lines = _settled(source)
     start = int(1000 * lines[0].get("time", 0)) if lines else int(1000 * (source.folder / RECIPE).stat().st_mtime)
     end = int(1000 * lines[-1].get("time", 0)) if lines else start
-    query = f"tags.`mar.key` = '{source.key}' and tags.`mar.recipe` = '{name}'"
-    known = client.search_runs([experiment], query)
-    if known:
-        run_id = known[0].info.run_id
+    query = f"tags.`mar.key` = '{source.key}' and tags.`mar.recipe` = '{recipe_hash}'"
+    matches = client.search_runs([experiment], query)
+    if matches:
+        run_id = matches[0].info.run_id
     else:
-        title = source.key.removeprefix("runs/")
-        run_id = client.create_run(experiment, start, {"mar.key": source.key, "mar.recipe": name}, title).info.run_id
+        name = source.key.removeprefix("runs/")
+        run_id = client.create_run(
+            experiment, start, {"mar.key": source.key, "mar.recipe": recipe_hash}, name
+        ).info.run_id
     run = client.get_run(run_id)
-    made = source.provenance.git_commit if source.provenance else git_commit()
-    commit = made.removesuffix("-dirty")
+    git_revision = source.provenance.git_commit if source.provenance else git_commit()
+    commit = git_revision.removesuffix("-dirty")
     tags = source.tags | {"study": study.study, "mlflow.source.git.commit": commit}
     params = [Param(k, v) for k, v in _flatten(recipe).items() if k not in run.data.params]
-    now = int(1000 * time.time())  # later than what an earlier evaluation left, so that MLflow shows this one
+    now = int(1000 * time.time())  # later than metrics of an earlier evaluation, so that MLflow shows these
     metrics = [Metric(k, v, now, source.total) for k, v in source.final.items() if run.data.metrics.get(k) != v]
     for curve in {key for line in lines for key, v in line.items() if _is_number(v)} - {"images", "time", "seconds"}:
-        # settled steps do not change: what MLflow has already stays, nothing doubles
-        there = {m.step for m in client.get_metric_history(run_id, curve)} if curve in run.data.metrics else set()
+        # Settled steps do not change, so steps that MLflow has already are not logged again.
+        logged_steps = (
+            {m.step for m in client.get_metric_history(run_id, curve)} if curve in run.data.metrics else set()
+        )
         metrics += [
             Metric(curve, float(line[curve]), int(1000 * line.get("time", 0)), line["images"])
             for line in lines
-            if curve in line and line["images"] not in there
+            if curve in line and line["images"] not in logged_steps
         ]
     client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
-    for i in range(0, len(params), 100):  # MLflow's limits of one batch
+    for i in range(0, len(params), 100):  # MLflow takes at most 100 parameters and 1,000 metrics in a batch
         client.log_batch(run_id, params=params[i : i + 100])
     for i in range(0, len(metrics), 1000):
         client.log_batch(run_id, metrics=metrics[i : i + 1000])
@@ -203,9 +245,9 @@ def _sync_run(client: Any, experiment: str, study: Study, source: _Source) -> st
 
 
 def _settled(source: _Source) -> list[dict[str, Any]]:
-    """Lines of the log that no restart does again: of an unfinished run those up to its newest checkpoint.
+    """Lines of the log that no restart repeats: in an unfinished run, those up to its newest checkpoint.
 
-    Steps done again are the same to the bit only on as many processes as before, and MLflow cannot take a point back.
+    Repeated steps are equal to the bit only on the same number of processes, and MLflow cannot take a point back.
     """
     lines = runlog.read(source.folder / layout.LOG)
     if source.done.exists() or source.tags["stage"] != "train":
@@ -217,7 +259,7 @@ def _settled(source: _Source) -> list[dict[str, Any]]:
 
 
 def _sync_picture(client: Any, run: Any, source: _Source) -> None:
-    """Log the sample grid as samples/<setting>.png, unless it is there for this sample set."""
+    """Log the sample grid as samples/<setting>.png, unless MLflow has it for this sample set."""
     from PIL import Image
 
     from mar.report.figures.samples import CLASSES, sample_grid
@@ -235,7 +277,7 @@ def _sync_picture(client: Any, run: Any, source: _Source) -> None:
 
 
 def _optional(path: Path, kind: type[R]) -> R | None:
-    """Record of a stage that may not have run yet."""
+    """The record of a stage; None where the stage has not run yet."""
     return read(path, kind) if path.exists() else None
 
 
@@ -248,19 +290,18 @@ def _values(prefix: str, metrics: dict[str, Metric]) -> dict[str, float]:
 
 
 def _numbers(values: dict[str, float | None]) -> dict[str, float]:
-    """The numbers that are there, under names that MLflow accepts."""
+    """The values that are not None, under names that MLflow accepts."""
     return {re.sub(r"[^\w./ -]", "_", name): value for name, value in values.items() if value is not None}
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    """A recipe as `section.key: text`; slices (JSON in a string) are opened and their left-out defaults filled in."""
+    """A recipe.json as `section.key: text`; stage keys (JSON in a string) are parsed, with their defaults."""
     if isinstance(value, str) and value.startswith("{"):
         return _flatten(json.loads(value))
     section = prefix.rstrip(".").rpartition(".")[2]
     if isinstance(value, dict) and section in SECTIONS:
-        with contextlib.suppress(
-            ValidationError
-        ):  # of a recipe that an older version wrote: its own keys are the truth
+        # A recipe.json of an older version may have other keys: then it stays as it was written.
+        with contextlib.suppress(ValidationError):
             value = SECTIONS[section].model_validate(value).model_dump(mode="json")
     if isinstance(value, dict):
         return {k: v for key, part in value.items() for k, v in _flatten(part, f"{prefix}{key}.").items()}

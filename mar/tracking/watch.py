@@ -22,16 +22,18 @@ def watch(study: Study, root: Path, every: float = 2.0) -> None:
     Args:
         study: the study.
         root: its results folder.
-        every: seconds between looks at the files.
+        every: seconds between two readings of the files.
     """
     from rich.console import Console
     from rich.live import Live
 
     if not sys.stdout.isatty():
-        Console(width=120).print(_progress_table(study, Path(root)))
+        Console(width=120, markup=False, emoji=False).print(_progress_table(study, Path(root)))
         return
     try:
-        with Live(_progress_table(study, Path(root)), refresh_per_second=4) as live:
+        with Live(
+            _progress_table(study, Path(root)), console=Console(markup=False, emoji=False), refresh_per_second=4
+        ) as live:
             while True:
                 time.sleep(every)
                 live.update(_progress_table(study, Path(root)))
@@ -52,8 +54,8 @@ def _progress_table(study: Study, root: Path) -> Table:
         rate = _rate(lines)
         left = "done" if source.done.exists() else "" if not rate else _clock((source.total - last["images"]) / rate)
         loss = f"{last['loss']:.4f}" if _is_number(last.get("loss")) else ""
-        shown = source.key.removeprefix("runs/")
-        table.add_row(shown, f"{last['images']:,}", f"{source.total:,}", loss, f"{rate:,.0f}" if rate else "", left)
+        name = source.key.removeprefix("runs/")
+        table.add_row(name, f"{last['images']:,}", f"{source.total:,}", loss, f"{rate:,.0f}" if rate else "", left)
     return table
 
 

@@ -89,7 +89,7 @@ def test_one_run_without_double_points(slurm: Callable[..., str], server: Server
 
     server.kill()
     dead = track(training, server)
-    assert f"{server.uri}: the tracking server fails" in dead.communicate(timeout=120)[0] and dead.returncode == 1
+    assert f"{server.uri}: MLflow fails" in dead.communicate(timeout=120)[0] and dead.returncode == 0
     out, err = head.communicate(timeout=400)
     assert head.returncode == 0 and training.starts() == 2, out + err
 

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-PLACES = ((5, -10), (5, 5), (-5, 5), (-5, -10))  # of labels, in points: curves that cross keep them apart
+PLACES = ((5, -10), (5, 5), (-5, 5), (-5, -10))  # offsets of labels in points, by curve: labels stay apart at crossings
 ANCHORS = "mar_figure_anchors"
 METRICS = (("fid", "FID"), ("inception_score", "Inception Score"))  # the panels of Figures 4 and 5
 
 
 def tradeoff(study: Study, root: Path) -> tuple[Figure, Rows]:
-    """FID against measured seconds per image, a line per curve of the study (the paper's Figure 6).
+    """FID against measured seconds per image, one line per curve of the study (the paper's Figure 6).
 
     Reads every metric file of the study, since the intervals contain the seed spread pooled over all of them.
     """
@@ -77,7 +77,7 @@ def tradeoff(study: Study, root: Path) -> tuple[Figure, Rows]:
         _log(axis)
     axes.set_xlabel("seconds per image (measured, log scale)")
     axes.set_ylabel(f"FID{_guided(results)}, {study.metrics.samples} images (log scale)")
-    # above the axes, where no point can lie
+    # The legend stands above the axes, where no point can lie.
     figure.legend(*zip(*handles, strict=True), loc="outside upper center", ncols=2, fontsize=SMALL)
     figure.supxlabel(_protocol(results, absent), fontsize=SMALL, color="#444444")
     return figure, rows
@@ -89,24 +89,27 @@ def diffusion_steps(study: Study, root: Path) -> tuple[Figure, Rows]:
 
 
 def temperature(study: Study, root: Path) -> tuple[Figure, Rows]:
-    """FID and Inception Score against the temperature, a curve per guidance scale (the paper's Figure 5)."""
+    """FID and Inception Score against the temperature, one curve per guidance scale (the paper's Figure 5)."""
     return _against(study, root, "temperature", "temperature")
 
 
 def _against(study: Study, root: Path, name: str, label: str) -> tuple[Figure, Rows]:
-    """Two panels, FID and Inception Score, against what the curves of a figure vary."""
+    """Two panels, FID and Inception Score, against the value that the curves of a figure vary."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator
 
     results = Results(study, root)
     curves: Sequence[Curve] = getattr(study, name)
-    panels = [(metric, title) for metric, title in METRICS if metric in results.names]  # DINOv2 has no score
+    # Features of DINOv2 give no Inception Score.
+    panels = [(metric, title) for metric, title in METRICS if metric in results.names]
     figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
     rows: Rows = []
     absent = [c.label for c in curves if not study.variants[c.variant].seeds]
     handles: dict[str, Any] = {}
-    found = [(i, curve, along(results, name, curve)) for i, curve in enumerate(curves) if curve.label not in absent]
-    for curve, x, setting in ((curve, x, setting) for _, curve, points in found for x, setting in points):
+    drawn_curves = [
+        (i, curve, along(results, name, curve)) for i, curve in enumerate(curves) if curve.label not in absent
+    ]
+    for curve, x, setting in ((curve, x, setting) for _, curve, points in drawn_curves for x, setting in points):
         row = _row(results, curve, setting) | {name: x}
         for metric, _ in panels:
             cell = _cell(results, curve, setting, metric)
@@ -117,24 +120,24 @@ def _against(study: Study, root: Path, name: str, label: str) -> tuple[Figure, R
     for panel, (metric, title) in enumerate(panels):
         axes: Axes = figure.add_subplot(1, len(panels), panel + 1)
         drawn: list[tuple[Any, str]] = []
-        for i, curve, points in found:
+        for i, curve, points in drawn_curves:
             quality = [_cell(results, curve, setting, metric) for _, setting in points]
-            place = [Estimate(value, value, value, 0) for value, _ in points]
-            drawn.append((_line(axes, i, place, quality, 3 * (i - (len(curves) - 1) / 2)), curve.label))
-        theirs = _paper(axes, name, metric, results, drawn, trained)
+            positions = [Estimate(value, value, value, 0) for value, _ in points]
+            drawn.append((_line(axes, i, positions, quality, 3 * (i - (len(curves) - 1) / 2)), curve.label))
+        printed_points = _paper(axes, name, metric, results, drawn, trained)
         if panel == 0:
-            rows += theirs
+            rows += printed_points
         floor = _floor(axes, results, metric, drawn)
         floors |= _numbers(metric, floor) | {"n": floor.n}
         handles |= {label: handle for handle, label in drawn}
-        values = sorted({x for _, _, points in found for x, _ in points})
+        values = sorted({x for _, _, points in drawn_curves for x, _ in points})
         if name == "diffusion_steps":
             axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(values))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.2f}" if name == "temperature" else f"{value:g}")
         high, low = (pick((row[metric] for row in trained), default=1.0) for pick in (max, min))
-        log = metric == "fid" and high > 10 * low  # a curve that falls far shows its end on a log scale only
+        log = metric == "fid" and high > 10 * low  # where FID spans a decade, a linear scale would hide its low end
         if log:
             _log(axes.yaxis)
         axes.set_xlabel(label)
@@ -165,7 +168,7 @@ def _numbers(metric: str, estimate: Estimate) -> dict[str, Any]:
 
 
 def _steps(study: Study, curve: Curve, setting: str) -> int:
-    """What a point of the trade-off varies: autoregressive steps, DiT's reverse steps."""
+    """The steps that label a point of the trade-off: autoregressive ones, for DiT those of the reverse process."""
     sampling = study.sampling[setting]
     joint = study.backbones[study.variants[curve.variant].backbone].kind == "dit"
     return (sampling.diffusion_steps or 1) if joint else sampling.steps
@@ -178,9 +181,9 @@ def _look(i: int) -> dict[str, Any]:
 
 
 def _line(axes: Axes, i: int, x: Sequence[Estimate], y: Sequence[Estimate], aside: float = 0.0) -> Any:
-    """A curve with the intervals of both axes as bars, `aside` points to the right, so that bars do not hide others.
+    """Draw a curve with intervals of both axes as bars, moved `aside` points right so that bars do not hide each other.
 
-    Returns line and marker, which the legend shows.
+    Returns the line with its marker, for the legend.
     """
     from matplotlib.transforms import ScaledTranslation
 
@@ -208,7 +211,7 @@ def _line(axes: Axes, i: int, x: Sequence[Estimate], y: Sequence[Estimate], asid
 
 
 def _floor(axes: Axes, results: Results, metric: str, handles: list[tuple[Any, str]]) -> Estimate:
-    """Draw the line of real versus real."""
+    """Draw the floor, the metric of held-out real images, as a horizontal line."""
     floor = results.floor(metric)
     drawn = axes.axhline(floor.value, color="#555555", linestyle="--", linewidth=1)
     handles.append((drawn, f"{FLOOR}, n = {floor.n}"))
@@ -216,9 +219,9 @@ def _floor(axes: Axes, results: Results, metric: str, handles: list[tuple[Any, s
 
 
 def _paper(axes: Axes, figure: str, metric: str, results: Results, handles: list[tuple[Any, str]], ours: Rows) -> Rows:
-    """Rows of the points that the paper prints as numbers; drawn as stars where they are on our scale.
+    """Rows of the points that the paper prints as numbers; drawn as stars where our numbers are on the paper's scale.
 
-    There, too, the rows of ours that answer a point get how far they are above it, as `<metric>_minus_paper`.
+    There, each row of ours that replicates such a point also gets the difference to it, as `<metric>_minus_paper`.
     """
     rows: Rows = []
     varied = "steps" if figure == "tradeoff" else figure
@@ -226,18 +229,18 @@ def _paper(axes: Axes, figure: str, metric: str, results: Results, handles: list
         across = line["seconds_per_image"] if figure == "tradeoff" else line["x"]
         if line["figure"] != figure:
             continue
-        for kind, said in (("nocfg", "no guidance"), ("cfg", "guidance")):
+        for kind, guidance in (("nocfg", "no guidance"), ("cfg", "guidance")):
             values = {m: line[f"{column}_{kind}"] for m, column in (("fid", "fid"), ("inception_score", "is"))}
             if not any(values.values()):
                 continue
-            label = f"the paper: {line['label']}, {said}"
+            label = f"the paper: {line['label']}, {guidance}"
             row = {"curve": label, varied: line["x"]}
             row |= {f"paper_{m}": printed(value, m) for m, value in values.items()}
             rows.append(row | {"paper_seconds_per_image": line["seconds_per_image"], "source": line["source"]})
-            for own in ours if results.comparable and values[metric] else ():
-                alike = own["curve"].startswith(line["label"]) and own[varied] == float(line["x"])
-                if alike and (own["guidance"] > 1) == (kind == "cfg"):
-                    own[f"{metric}_minus_paper"] = own[metric] - float(values[metric])
+            for row_of_ours in ours if results.comparable and values[metric] else ():
+                same_point = row_of_ours["curve"].startswith(line["label"]) and row_of_ours[varied] == float(line["x"])
+                if same_point and (row_of_ours["guidance"] > 1) == (kind == "cfg"):
+                    row_of_ours[f"{metric}_minus_paper"] = row_of_ours[metric] - float(values[metric])
             if results.comparable and across and values[metric]:
                 filled = "full" if kind == "cfg" else "none"
                 place = [float(across)], [float(values[metric])]
@@ -249,7 +252,7 @@ def _paper(axes: Axes, figure: str, metric: str, results: Results, handles: list
 
 
 def _log(axis: Any) -> None:
-    """A log axis with plain numbers: at 1, 2 and 5 of each decade, closer where it spans little."""
+    """A log axis with plain numbers: at 1, 2 and 5 of each decade, denser where the axis spans less than a decade."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     formatter: Callable[[float, Any], str] = lambda value, _: f"{value:g}"  # noqa: E731
@@ -265,7 +268,7 @@ def _log(axis: Any) -> None:
 
 
 def _dark(colour: str) -> tuple[float, float, float]:
-    """A colour for text: yellow and sky blue are too light on white."""
+    """A darker shade of a curve's colour for text, since yellow and sky blue are too light on white."""
     from matplotlib.colors import to_rgb
 
     red, green, blue = (0.65 * part for part in to_rgb(colour))
@@ -280,7 +283,7 @@ def _guided(results: Results) -> str:
 
 
 def _protocol(results: Results, absent: list[str]) -> str:
-    """The protocol of the timings in a line; more lines if the variants were not timed alike."""
+    """The protocol of the timings on two lines, and two more for each other protocol that variants were timed by."""
     study, texts = results.study, []
     for curve in study.tradeoff:
         if not study.variants[curve.variant].seeds:

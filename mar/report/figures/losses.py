@@ -28,7 +28,7 @@ LOSSES = {
 
 
 def losses(study: Study, root: Path) -> tuple[Figure, Rows]:
-    """Training loss, smoothed, a line per variant and seed; a panel per head, since their losses do not compare."""
+    """Smoothed training loss, one line per variant and seed; one panel per head, since their losses do not compare."""
     from matplotlib.figure import Figure
 
     trained = [(v, s) for v, variant in study.variants.items() for s in variant.seeds if not variant.pretrained]
@@ -47,7 +47,7 @@ def losses(study: Study, root: Path) -> tuple[Figure, Rows]:
                     raise ValueError(f"{path}: missing or empty; run the train stage of {variant}, seed {seed}")
                 curve = smooth([line["loss"] for line in lines])
                 images = [line["images"] for line in lines]
-                # more variants than colours: the second round is drawn broken
+                # Where there are more variants than colours, colours repeat with another line style.
                 style: dict[str, Any] = {
                     "color": COLOURS[i % len(COLOURS)],
                     "linestyle": LINES[i // len(COLOURS) % len(LINES)],
@@ -61,17 +61,17 @@ def losses(study: Study, root: Path) -> tuple[Figure, Rows]:
         axes.set_ylabel("training loss")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
         axes.legend(fontsize=SMALL)
-    said = ["smoothed over neighbouring log lines; further seeds drawn thin"] if trained else ["no training"]
+    captions = ["smoothed over neighbouring log lines; further seeds drawn thin"] if trained else ["no training"]
     imported = [name for name, variant in study.variants.items() if variant.pretrained and variant.seeds]
-    said += [f"weights imported, not trained: {', '.join(imported)}"] if imported else []
-    figure.supxlabel("\n".join(said), fontsize=SMALL, color="#444444")
+    captions += [f"weights imported, not trained: {', '.join(imported)}"] if imported else []
+    figure.supxlabel("\n".join(captions), fontsize=SMALL, color="#444444")
     if not rows:
         rows = [{"variant": name} for name in imported]
     return figure, rows
 
 
 def smooth(values: Iterable[float]) -> list[float]:
-    """Running mean over a window of a twentieth of the curve, centred, shorter at the ends."""
+    """Running mean over a centred window of a twentieth of the points, shorter at the ends."""
     series = np.asarray(list(values), float)
     half = max(len(series) // 40, 1)
     return [float(series[max(0, i - half) : i + half + 1].mean()) for i in range(len(series))]

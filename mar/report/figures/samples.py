@@ -10,6 +10,7 @@ import numpy as np
 from mar.features.image_sets import chunk_of, labels_of
 from mar.report.figures.style import SMALL, WIDTH, Rows
 from mar.runtime.files import read
+from mar.runtime.text import printable
 from mar.study import layout
 from mar.study.records import DataManifest, SampleManifest
 from mar.study.study import Study
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-COLUMNS, CLASSES, SIDE = 8, 10, 64  # of a grid: images a class, classes at most, pixels an image at most
+COLUMNS, CLASSES, SIDE = 8, 10, 64  # a grid: images per class, largest number of classes, largest side in pixels
 
 
 def samples(study: Study, root: Path) -> tuple[Figure, Rows]:
-    """A grid of samples per trained variant, a row a class, beside held-out real images."""
+    """One grid of samples per trained variant, one row per class, beside held-out real images."""
     from matplotlib.figure import Figure
 
-    names = read(layout.data_manifest(root), DataManifest).classes[:CLASSES]
+    names = [printable(name) for name in read(layout.data_manifest(root), DataManifest).classes[:CLASSES]]
     images, labels = real(study, root, len(names))
     blocks, rows = [("real, held out", grid(images, labels, len(names)))], []
     for variant, v in study.variants.items():
@@ -67,7 +68,7 @@ def shown_setting(study: Study, variant: str) -> str:
 def sample_grid(
     root: Path, variant: str, seed: int, setting: str, classes: int
 ) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
-    """Grid of the first images of each class of a sample set, and (row, column, image index) of what it shows.
+    """Grid of the first images of each class of a sample set, and (row, column, image index) of each image shown.
 
     Raises:
         ValueError: the samples are missing or damaged.
@@ -75,21 +76,21 @@ def sample_grid(
     folder = layout.samples(root, layout.sample_set(variant, seed, setting))
     manifest = read(folder / layout.MANIFEST, SampleManifest)
     labels = labels_of(folder, manifest)
-    wanted = [np.flatnonzero(labels == c)[:COLUMNS] for c in range(classes)]
+    of_class = [np.flatnonzero(labels == c)[:COLUMNS] for c in range(classes)]
     start, images = 0, {}
     for chunk in manifest.chunks:
         pixels = chunk_of(folder, chunk, mapped=True)  # (n, H, W, 3); only the pages of the shown images are read
-        for index in np.concatenate(wanted):
+        for index in np.concatenate(of_class):
             if start <= index < start + chunk.count:
                 images[int(index)] = np.asarray(pixels[index - start])
         start += chunk.count
-    chosen = [(row, column, int(i)) for row, found in enumerate(wanted) for column, i in enumerate(found)]
+    chosen = [(row, column, int(i)) for row, indices in enumerate(of_class) for column, i in enumerate(indices)]
     pictures = np.stack([images[i] for _, _, i in chosen])
     return grid(pictures, np.array([row for row, _, _ in chosen]), classes), chosen
 
 
 def grid(images: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Images (N, H, W, 3) uint8 as one picture: a row a class, COLUMNS images a row, white where there are fewer."""
+    """Images (N, H, W, 3) uint8 as one picture: a row per class of COLUMNS images, white where it has fewer."""
     from PIL import Image
 
     side = min(images.shape[1], SIDE)

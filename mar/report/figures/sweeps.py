@@ -1,4 +1,4 @@
-"""The figure of sweeps: FID on the whole grid of every swept setting, the chosen point marked."""
+"""The figure of sweeps: FID on the grid of every swept setting, the chosen point marked."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ACROSS = 4  # panels of lines side by side; a map takes the place of two
-CELL = 0.23  # inches, height of a row of numbers
-COLOURS = "cividis"  # the same order of lightness for every kind of sight, and in grey
-LIGHT = 0.55  # share of the colours above which text on them is black
+ACROSS = 4  # panels of lines in a row; a map takes the place of two
+CELL = 0.23  # inches, the height of one row of a map
+COLOURS = "cividis"  # its lightness rises evenly, also for colour-blind readers and in grey
+LIGHT = 0.55  # text is black on colours above this share of the colour map, white below
 
 
 def sweep(study: Study, root: Path) -> tuple[Figure, Rows]:
-    """A panel a swept variant and setting: a map of guidance and temperature, a line where one of them is not varied.
+    """One panel per swept variant and setting: a map of guidance and temperature, or a line where only one is varied.
 
     Raises:
         ValueError: a sweep has not run.
     """
     from matplotlib.figure import Figure
 
-    found = [read(layout.sweep(root, variant, setting), SweepRecord) for variant, setting in swept(study)]
-    lines = [record for record in found if len(_varied(record)) < 2]
-    maps = [record for record in found if len(_varied(record)) == 2]
+    records = [read(layout.sweep(root, variant, setting), SweepRecord) for variant, setting in swept(study)]
+    lines = [record for record in records if len(_varied(record)) < 2]
+    maps = [record for record in records if len(_varied(record)) == 2]
     heights = [1.6] * -(-len(lines) // ACROSS)
     pairs = [maps[i : i + ACROSS // 2] for i in range(0, len(maps), ACROSS // 2)]
     heights += [CELL * max(len(_values(record, "temperature")) for record in pair) + 0.65 for pair in pairs]
@@ -47,11 +47,11 @@ def sweep(study: Study, root: Path) -> tuple[Figure, Rows]:
     for i, record in enumerate(maps):
         row, column = len(heights) - len(pairs) + i // 2, ACROSS // 2 * (i % 2)
         _map(figure.add_subplot(places[row, column : column + ACROSS // 2]), record)
-    said = (
+    caption = (
         "FID; framed or starred: chosen; in italics or hollow: refinement; x: no FID; lines: log scale, 95% intervals"
     )
-    figure.supxlabel(said, fontsize=SMALL, color="#444444")
-    return figure, [row for record in found for row in _rows(record)]
+    figure.supxlabel(caption, fontsize=SMALL, color="#444444")
+    return figure, [row for record in records for row in _rows(record)]
 
 
 def _varied(record: SweepRecord) -> list[str]:
@@ -73,16 +73,16 @@ def _title(axes: Axes, record: SweepRecord) -> None:
 
 
 def _line(axes: Axes, record: SweepRecord) -> None:
-    """FID against the one axis that is varied."""
+    """Draw FID against the one axis that is varied."""
     from matplotlib.ticker import MaxNLocator, NullLocator
 
     axis = (_varied(record) or ["temperature"])[0]
     points = sorted((point for point in record.grid if point.fid), key=lambda point: getattr(point, axis))
-    where, fids = [getattr(point, axis) for point in points], [point.fid for point in points if point.fid]
+    positions, fids = [getattr(point, axis) for point in points], [point.fid for point in points if point.fid]
     bars = [[fid.value - fid.low for fid in fids], [fid.high - fid.value for fid in fids]]
-    middle = [fid.value for fid in fids]
-    axes.errorbar(where, middle, bars, color="#0072B2", linewidth=1, elinewidth=0.7, capsize=1.5)
-    for point, value in zip(points, middle, strict=True):
+    values = [fid.value for fid in fids]
+    axes.errorbar(positions, values, bars, color="#0072B2", linewidth=1, elinewidth=0.7, capsize=1.5)
+    for point, value in zip(points, values, strict=True):
         best = _best(record, point)
         axes.plot(
             getattr(point, axis),
@@ -106,19 +106,19 @@ def _line(axes: Axes, record: SweepRecord) -> None:
 
 
 def _map(axes: Axes, record: SweepRecord) -> None:
-    """FID as colours and numbers, a column a scale, a row a temperature; points that were not asked for stay white."""
+    """Draw FID as colours and numbers, a column per guidance scale, a row per temperature; other points stay white."""
     import numpy as np
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
 
     columns, rows = _values(record, "guidance"), _values(record, "temperature")
-    shown = np.full((len(rows), len(columns)), np.nan)
+    fids = np.full((len(rows), len(columns)), np.nan)
     places = {(point.guidance, point.temperature): point for point in record.grid}
     for (guidance, temperature), point in places.items():
         if point.fid:
-            shown[rows.index(temperature), columns.index(guidance)] = point.fid.value
-    norm = LogNorm(np.nanmin(shown), np.nanmax(shown))
-    axes.imshow(shown, cmap=COLOURS, norm=norm, origin="lower", aspect="auto")
+            fids[rows.index(temperature), columns.index(guidance)] = point.fid.value
+    norm = LogNorm(np.nanmin(fids), np.nanmax(fids))
+    axes.imshow(fids, cmap=COLOURS, norm=norm, origin="lower", aspect="auto")
     for (guidance, temperature), point in places.items():
         place = columns.index(guidance), rows.index(temperature)
         text = short(point.fid.value) if point.fid else "x"
@@ -149,7 +149,7 @@ def _map(axes: Axes, record: SweepRecord) -> None:
 
 
 def _rows(record: SweepRecord) -> Rows:
-    """Every point of a sweep, as it was judged."""
+    """One row of the CSV for each point of a sweep."""
     head = {key: getattr(record, key) for key in ("variant", "setting", "seed", "samples", "extractor")}
     rows: Rows = []
     for point in record.grid:

@@ -1,4 +1,4 @@
-"""The table `metrics`: every metric of every sample set, with all that it takes to read the number right."""
+"""The table `metrics`: every metric of every sample set, with its interval, extractor, reference and files."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ ARROWS = {True: " ↑", False: " ↓", None: ""}
 def table(study: Study, root: Path) -> None:
     """Write tables/metrics.{csv,md,tex}."""
     results = Results(study, root)
-    shown = texts(results)
+    values = texts(results)
     text = f"{note(study, results)} {remarks(results)}"
-    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, shown, text, floor=True))
-    write_text(layout.table(root, NAME, "md"), formats.markdown(TITLE, shown, text))
+    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, values, text, floor=True))
+    write_text(layout.table(root, NAME, "md"), formats.markdown(TITLE, values, text))
     write_text(layout.table(root, NAME, "csv"), frame(results).to_csv(index=False, lineterminator="\n"))
-    print(f"{layout.table(root, NAME, 'csv')}, .md, .tex: {len(shown) - 1} variants and settings", flush=True)
+    print(f"{layout.table(root, NAME, 'csv')}, .md, .tex: {len(values) - 1} variants and settings", flush=True)
 
 
 def frame(results: Results) -> pd.DataFrame:
-    """A row for each metric of each variant and setting, of each of its sample sets alone, and of the floor.
+    """One row per metric of each variant and setting, of each of its sample sets alone, and of the floor.
 
-    `interval` says what the interval holds: images, or images and training seeds. `files` are below the results folder.
+    The column `interval` names what its interval accounts for: images, or images and training seeds. The paths in
+    `files` are relative to the results folder.
     """
     import pandas as pd
 
@@ -45,16 +46,16 @@ def frame(results: Results) -> pd.DataFrame:
         for metric in results.names:
             cell, sets = results.cell(variant, setting, metric), results.each(variant, setting, metric)
             assert cell is not None, "cells of untrained variants are left out before"
-            held = "images and training seeds" if results.spread(metric).dof else "images"
-            lines.append(_line(results, metric, cell, held))
-            lines += [_line(results, metric, found, "images") for found in sets] if len(sets) > 1 else []
+            accounts_for = "images and training seeds" if results.spread(metric).dof else "images"
+            lines.append(_line(results, metric, cell, accounts_for))
+            lines += [_line(results, metric, estimate, "images") for estimate in sets] if len(sets) > 1 else []
     for metric in results.measured:
         lines.append(_line(results, metric, results.floor(metric), "images") | {"variant": FLOOR})
     return pd.DataFrame(lines, columns=list(lines[0]), dtype=object).fillna("")
 
 
 def texts(results: Results) -> pd.DataFrame:
-    """The table to read, a row for each variant and setting; the floor is the last."""
+    """The table for readers, one row per variant and setting; the last row is the floor."""
     better = {metric: ARROWS[results.higher_is_better(metric)] for metric in results.names}
     heads = [("", "variant", "l"), ("", "setting", "l"), ("", "guidance", "r"), ("", "temperature", "r")]
     heads += [*(("", title(metric) + better[metric], "r") for metric in results.names), ("", "seeds", "l")]
@@ -69,23 +70,23 @@ def texts(results: Results) -> pd.DataFrame:
 
 
 def remarks(results: Results) -> str:
-    """What the columns are."""
-    said = ["Arrows: which side is better."]
-    said += ["FID∞: extrapolated to infinitely many images."] if "fid_infinity" in results.names else []
+    """Sentences that explain the columns."""
+    sentences = ["Arrows: which side is better."]
+    sentences += ["FID∞: extrapolated to infinitely many images."] if "fid_infinity" in results.names else []
     if any(sampling.sweep for sampling in results.study.sampling.values()):
-        said.append("*: chosen by a sweep.")
-    judges = [f"{name} {judge.weights[:12]}" for name, judge in results.extractors.items()]
-    said.append(f"Extractors and the checksums of their weights: {', '.join(judges)}.")
-    said += [f"{name}: {judge.note}." for name, judge in results.extractors.items() if judge.note]
-    said += [f"{text}." for text in results.notes]
-    return " ".join(said)
+        sentences.append("*: chosen by a sweep.")
+    weights = [f"{name} {extractor.weights[:12]}" for name, extractor in results.extractors.items()]
+    sentences.append(f"Extractors and the checksums of their weights: {', '.join(weights)}.")
+    sentences += [f"{name}: {extractor.note}." for name, extractor in results.extractors.items() if extractor.note]
+    sentences += [f"{text}." for text in results.notes]
+    return " ".join(sentences)
 
 
-def _line(results: Results, metric: str, found: Estimate, held: str) -> dict[str, Any]:
-    source, judge = found.source, metric.removeprefix("fid_")
-    judge = judge if judge in results.extractors else results.extractor
+def _line(results: Results, metric: str, estimate: Estimate, accounts_for: str) -> dict[str, Any]:
+    source, extractor = estimate.source, metric.removeprefix("fid_")
+    extractor = extractor if extractor in results.extractors else results.extractor
     used = results.sampling(source.variant, source.setting) if source and source.setting else None
-    better, real = results.higher_is_better(metric), results.extractors[judge].reference
+    better, reference = results.higher_is_better(metric), results.extractors[extractor].reference
     return {
         "variant": source.variant if source else "",
         "setting": source.setting if source else "",
@@ -93,17 +94,17 @@ def _line(results: Results, metric: str, found: Estimate, held: str) -> dict[str
         "temperature": used.temperature if used else "",
         "swept": bool(source and source.setting and results.study.sampling[source.setting].sweep),
         "sampling_seed": used.seed if used else "",
-        "seeds": " ".join(map(str, found.seeds)),
+        "seeds": " ".join(map(str, estimate.seeds)),
         "metric": metric,
-        "value": found.value,
-        "low": found.low,
-        "high": found.high,
-        "interval": held,
-        "n": found.n,
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "interval": accounts_for,
+        "n": estimate.n,
         "higher_is_better": "" if better is None else better,
-        "extractor": judge,
-        "weights": results.extractors[judge].weights,
-        "reference": real.name,
-        "reference_sha256": real.sha256,
+        "extractor": extractor,
+        "weights": results.extractors[extractor].weights,
+        "reference": reference.name,
+        "reference_sha256": reference.sha256,
         "files": " ".join(source.files) if source else "metrics/reference.json",
     }

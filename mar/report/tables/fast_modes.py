@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 NAME, TITLE = "fast", "Fast sampling modes"
 
 
-def frame(found: list[Mode]) -> pd.DataFrame:
-    """A row for the default and each mode: seconds, speed-up, metrics and difference with intervals, verdict."""
+def frame(measured: list[Mode]) -> pd.DataFrame:
+    """One row for the default and each mode: seconds, speed-up, metrics and FID difference with intervals, verdict."""
     import pandas as pd
 
     lines = []
-    for mode in found:
+    for mode in measured:
         line: dict[str, Any] = {"setting": mode.setting, "differs": mode.differs}
         numbers = {"seconds": mode.seconds, **mode.metrics, "fid_difference": mode.difference}
         for name, number in numbers.items():
@@ -38,14 +38,14 @@ def frame(found: list[Mode]) -> pd.DataFrame:
     return pd.DataFrame(lines, dtype=object)
 
 
-def texts(found: list[Mode]) -> pd.DataFrame:
-    """The table to read."""
-    names = list(found[0].metrics) if found else []
+def texts(measured: list[Mode]) -> pd.DataFrame:
+    """The table for readers, one row for the default and each mode."""
+    names = list(measured[0].metrics) if measured else []
     heads = [("", "setting", "l"), ("", "differs by", "l"), ("", "seconds an image", "r"), ("", "times as fast", "r")]
     heads += [("", title(metric), "r") for metric in names]
     heads += [("", "FID difference", "r"), ("", "accepted", "l")]
     rows = []
-    for mode in found:
+    for mode in measured:
         difference = ""
         if mode.difference:
             low, high = percent(mode.difference.low), percent(mode.difference.high)
@@ -57,16 +57,16 @@ def texts(found: list[Mode]) -> pd.DataFrame:
     return formats.texts(heads, rows)
 
 
-def note(results: Results, found: list[Mode]) -> str:
-    """What the numbers are, and how many images the rule takes."""
-    study, asked = results.study, section_of(results.study)
-    differences = [mode.difference for mode in found if mode.difference]
+def note(results: Results, measured: list[Mode]) -> str:
+    """What the numbers are, and from how many images on a mode with the default's FID would be accepted."""
+    study, section = results.study, section_of(results.study)
+    differences = [mode.difference for mode in measured if mode.difference]
     if not differences:
-        return f"Not run: {asked.variant} has no training seeds."
+        return f"Not run: {section.variant} has no training seeds."
     widest = max((d.high - d.low) / 2 for d in differences)
     enough = int(-(-study.metrics.samples * (widest / MARGIN) ** 2 // 100) * 100)
     return (
-        f"Variant {asked.variant}, {study.metrics.samples} images a set, same weights, labels and noise seeds. FID "
+        f"Variant {section.variant}, {study.metrics.samples} images a set, same weights, labels and noise seeds. FID "
         f"difference: from the default's, in percent of it, with its 95% interval from {study.metrics.bootstrap} "
         f"resamples of pairs. Accepted: its upper end is at most {100 * MARGIN:g}%, and IS, precision and recall lie "
         f"inside the default's intervals. The widest interval is +-{100 * widest:.1f}%: a mode of exactly the "
@@ -78,12 +78,12 @@ def note(results: Results, found: list[Mode]) -> str:
 def table(study: Study, root: Path) -> None:
     """Write tables/fast.{csv,md,tex}."""
     results = Results(study, root)
-    found = modes(results)
-    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, texts(found), note(results, found)))
-    write_text(layout.table(root, NAME, "md"), formats.markdown(TITLE, texts(found), note(results, found)))
-    write_text(layout.table(root, NAME, "csv"), frame(found).to_csv(index=False, lineterminator="\n"))
-    accepted = sum(mode.difference is not None and not mode.refused for mode in found)
+    measured = modes(results)
+    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, texts(measured), note(results, measured)))
+    write_text(layout.table(root, NAME, "md"), formats.markdown(TITLE, texts(measured), note(results, measured)))
+    write_text(layout.table(root, NAME, "csv"), frame(measured).to_csv(index=False, lineterminator="\n"))
+    accepted = sum(mode.difference is not None and not mode.refused for mode in measured)
     print(
-        f"{layout.table(root, NAME, 'csv')}, .md, .tex: {accepted} of {max(0, len(found) - 1)} modes accepted",
+        f"{layout.table(root, NAME, 'csv')}, .md, .tex: {accepted} of {max(0, len(measured) - 1)} modes accepted",
         flush=True,
     )

@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-# Characters of 7 points, 3.5 points wide on average, that fit across A4 with its usual margins, and along its side.
+# Characters that fit on a line of A4 with its usual margins, upright and sideways, at 7 points (3.5 wide on average).
 UPRIGHT, SIDEWAYS = 105, 185
-ROWS = 40  # that fit on a page
-# Styler's own escape leaves out captions, < and >, the arrows, infinity, and "[", which LaTeX reads as an option of \\.
+ROWS = 40  # rows that fit on a page
+# Styler's own escape skips captions, < and >, arrows, infinity, and "[", which LaTeX reads as an option of a row's end.
 SPECIAL = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "∞": r"$\infty$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
-    | {"[": "{[}"}
+    | {"[": "{[}", "|": r"\textbar{}"}
 )
+# Characters that begin what Markdown, as GitHub renders it, does not show as text. The star of 3*, the underscore of
+# a_b and the brackets of an interval such as [1.0, 2.0] are text.
+MARKUP = re.compile(r"[\\`<$~#]|\*(?=\S)|(?<![^\W_])_(?=\S)|\[(?![-\d])|\](?=[(\[])|&(?=[#\w]+;)")
 
 
 def texts(heads: Iterable[tuple[str, str, str]], rows: Sequence[Sequence[str]]) -> pd.DataFrame:
@@ -35,16 +38,25 @@ def texts(heads: Iterable[tuple[str, str, str]], rows: Sequence[Sequence[str]]) 
 
 
 def markdown(title: str, values: pd.DataFrame, note: str) -> str:
-    """The table as Markdown. The first column of a group has the name of the group."""
+    """The table as Markdown. The first column of a group is headed by the name of the group."""
     groups = list(values.columns.get_level_values("group"))
     heads = [group if group and groups.index(group) == i else values.columns[i][1] for i, group in enumerate(groups)]
-    table = values.map(lambda cell: cell.replace("|", r"\|")).to_markdown(
+    table = values.map(_cell_text).to_markdown(
         index=False,
-        headers=heads,
+        headers=list(map(_cell_text, heads)),
         colalign=["right" if align == "r" else "left" for align in values.columns.get_level_values("align")],
         disable_numparse=True,  # else 1.00 is printed as 1
     )
-    return f"### {title}\n\n{table}\n\n{note}\n"
+    return f"### {_escaped(title)}\n\n{table}\n\n{_escaped(note)}\n"
+
+
+def _cell_text(text: str) -> str:
+    return _escaped(text).replace("|", r"\|")
+
+
+def _escaped(text: str) -> str:
+    """A text on one line that Markdown renders as it is."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def latex(title: str, values: pd.DataFrame, note: str, floor: bool = False) -> str:
@@ -53,12 +65,13 @@ def latex(title: str, values: pd.DataFrame, note: str, floor: bool = False) -> s
     Needs booktabs, and graphicx, rotating or longtable and pdflscape as its first line says. A number stands above its
     interval.
     """
-    caption = f"{re.sub(r'^Table [0-9]+: ', '', title)}. {note}".translate(SPECIAL)  # LaTeX counts itself
+    title = " ".join(re.sub(r"^Table [0-9]+: ", "", title).split())
+    caption = f"{title}. {note}".translate(SPECIAL)  # LaTeX numbers its tables itself
     rules, long, wide = _rules(values), len(values) > ROWS, width(values) > UPRIGHT
     style = values.style.format({head: partial(_cell, side=head[2]) for head in values.columns}).hide(axis="index")
     style = style.format_index(lambda text: str(text).translate(SPECIAL), axis=1)
     style = style.hide(axis="columns", level=["align"] if rules else ["group", "align"])
-    # Styler writes properties of a cell as commands in front of its text: the first cell below a rule brings the rule.
+    # Styler writes properties of a cell as commands in front of its text, so a rule is a property of the cell below it.
     style = style.apply_index(lambda heads: [rules, *[""] * (len(heads) - 1)], axis=1, level="heading")
     if floor:
         style = style.set_properties(subset=(values.index[-1:], values.columns[:1]), midrule="")
@@ -70,7 +83,7 @@ def latex(title: str, values: pd.DataFrame, note: str, floor: bool = False) -> s
         multicol_align="c",
         hrules=True,
     )
-    # Styler does not write what stands around: packages, landscape pages, \resizebox, which fits a table to the page.
+    # Styler does not write packages, landscape pages, or the \resizebox that fits a table to the page.
     if long:
         before = "\\begin{landscape}\n\\scriptsize\\setlength{\\tabcolsep}{3pt}\n"
         return f"% \\usepackage{{booktabs,longtable,pdflscape}}\n{before}{table}\\end{{landscape}}\n"
@@ -89,7 +102,7 @@ def width(values: pd.DataFrame) -> int:
 
 
 def _rules(values: pd.DataFrame) -> str:
-    """A rule below each group, as properties of Styler."""
+    """A rule below each group of columns, as properties for Styler."""
     rules, end = [], 0
     for group, heads in itertools.groupby(values.columns.get_level_values("group")):
         start, end = end + 1, end + len(list(heads))
@@ -98,7 +111,7 @@ def _rules(values: pd.DataFrame) -> str:
 
 
 def _lines(cell: str, side: str) -> list[str]:
-    """A number and its interval, or the difference to it, which stand one above the other."""
+    """The lines of a cell: a number, and below it its interval or its difference."""
     value, space, more = cell.partition(" ")
     return [value, more] if space and side == "r" and more[0] in "[(" else [cell]
 

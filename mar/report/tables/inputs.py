@@ -16,7 +16,7 @@ from mar.study.study import Study
 
 
 def inputs(study: Study, root: Path, name: str) -> list[Path]:
-    """Files that a table reads beside the metric files: what its columns ask for."""
+    """Files that a table reads beside the metric files, as its columns require."""
     if name not in study.tables and name in table_names(study):
         made = _fast_inputs(study, root) if name == fast_modes.NAME else []
         return [*made, *(layout.sweep(root, variant, setting) for variant, setting in swept(study))]
@@ -42,10 +42,10 @@ def inputs(study: Study, root: Path, name: str) -> list[Path]:
 
 def _fast_inputs(study: Study, root: Path) -> list[Path]:
     """Files that the table of fast modes reads beside the metric files."""
-    asked, main = section_of(study), study.metrics.extractors[0]
-    seeds = study.variants[asked.variant].seeds
-    settings = (asked.default, *asked.modes) if seeds else ()
-    sets = [layout.sample_set(asked.variant, seed, setting) for seed in seeds for setting in settings]
-    timed = [layout.speed(root, asked.variant)] if seeds else []
-    real = layout.statistics(root, main, real_side(study, main))
-    return [*(layout.features_manifest(root, main, name) for name in sets), real, *timed]
+    section, extractor = section_of(study), study.metrics.extractors[0]
+    seeds = study.variants[section.variant].seeds
+    settings = (section.default, *section.modes) if seeds else ()
+    sets = [layout.sample_set(section.variant, seed, setting) for seed in seeds for setting in settings]
+    timings = [layout.speed(root, section.variant)] if seeds else []
+    reference = layout.statistics(root, extractor, real_side(study, extractor))
+    return [*(layout.features_manifest(root, extractor, name) for name in sets), reference, *timings]

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 
 DAY = 24 * 60 * 60  # seconds
-NONE = "-"  # the study has no such number: another system's row, or a setting that the row does not name
+NONE = "-"  # marks a number that the study does not have: another system's row, or a setting that the row does not name
 
 
 def millions(count: float) -> str:
-    """A parameter count as 479M, 1.23M, 0.0456M."""
+    """A parameter count in millions, as 479M, 1.23M, 0.0456M."""
     return f"{count / 1e6:.0f}M" if count >= 1e8 else f"{short(count / 1e6)}M"
 
 
@@ -71,8 +71,8 @@ def frame(study: Study, root: Path, name: str, results: Results | None = None) -
     for i, row in enumerate(table.rows):
         if row.paper not in paper:
             raise ValueError(f"tables.{name}.rows[{i}].paper: found {row.paper!r}; accepted: {', '.join(paper)}")
-        theirs = paper[row.paper]
-        line: dict[str, Any] = {"row": row.paper, **{key: theirs[key] for key in describe}}
+        published_row = paper[row.paper]
+        line: dict[str, Any] = {"row": row.paper, **{key: published_row[key] for key in describe}}
         line |= {"ours": row.variant or NONE, "setting": row.without or NONE, "setting_guided": row.guided or NONE}
         line |= _used(results, row)
         seeds = study.variants[row.variant].seeds if row.variant else ()
@@ -83,12 +83,12 @@ def frame(study: Study, root: Path, name: str, results: Results | None = None) -
             line |= _numbers(column, ours)
             if not column.paper:
                 continue
-            published = printed(theirs[column.paper], column.metric)
+            published = printed(published_row[column.paper], column.metric)
             if results.comparable and column.metric not in COUNTED | {"training"}:
-                number, gap = theirs[column.paper], f"{column.name}_minus_paper"
+                number, gap = published_row[column.paper], f"{column.name}_minus_paper"
                 line[gap] = ours.value - float(number) if isinstance(ours, Estimate) and number else ""
                 if column.metric == "seconds" and line[gap] != "" and not results.timed_as_published(row.variant or ""):
-                    line[gap] = ""  # of another device
+                    line[gap] = ""  # the paper's device and protocol differ
             line[f"paper_{column.name}"] = published
         lines.append(line)
     sampled = [column for column in columns if column.metric in SAMPLED]
@@ -127,17 +127,17 @@ def _ours(results: Results, row: TableRow, column: Column) -> Estimate | str:
         return replace(cost, **{k: getattr(cost, k) / DAY for k in ("value", "low", "high")}) if cost else NONE
     if column.metric == "rfid":
         return results.rfid(row.variant) or NONE
-    if column.metric == "seconds":  # of the guided samples where they are timed: the paper's are, by their FID
+    if column.metric == "seconds":  # guided, as the FID beside the paper's seconds, where timed
         timed = (results.seconds(row.variant, s) for s in (row.guided, row.without) if s)
-        return next((found for found in timed if found is not None), NONE)
-    if column.metric not in results.names:  # as precision where the reference has statistics and no images
+        return next((seconds for seconds in timed if seconds is not None), NONE)
+    if column.metric not in results.names:  # for example precision, where the reference has statistics and no images
         return NONE
     setting = row.guided if column.guided else row.without
     return (results.cell(row.variant, setting, column.metric) if setting else None) or NONE
 
 
 def note(study: Study, results: Results) -> str:
-    """What the numbers of a table are and what they are not."""
+    """What the numbers of a table are, and with which they do not compare."""
     size, spread, why = study.data.image_size, results.spread("fid"), results.incomparable
     seeds = (
         f"the seed spread that the study measured (log FID: {short(spread.sd)}, {spread.dof} degrees of freedom)"
@@ -161,7 +161,7 @@ def note(study: Study, results: Results) -> str:
 
 
 def _fewer(results: Results) -> str:
-    """What fewer held-out images than a sample set do to the floor, where that is so."""
+    """How the floor is biased where fewer images are held out than a sample set has; else empty."""
     count = results.floor("fid").n
     if count >= results.study.metrics.samples:
         return ""
@@ -169,7 +169,7 @@ def _fewer(results: Results) -> str:
 
 
 def _foreseen(results: Results) -> str:
-    """Whether sampling seeds scatter as the intervals foresee, where they were measured and do not."""
+    """A sentence where sampling seeds were measured to scatter more or less than the intervals predict; else empty."""
     parts = decompose(results, "fid") if results.cells else None
     if parts is None or parts.agrees is not False:
         return ""
@@ -181,7 +181,7 @@ def _foreseen(results: Results) -> str:
 
 
 def remarks(columns: Iterable[Column]) -> str:
-    """What the columns beside the metrics of the samples are, where a table has them."""
+    """Sentences that explain those of the columns that are not plain metrics of the samples."""
     said = {
         "rfid": "rFID: of the reconstructed train split, as the paper's; ours by the features of the other numbers.",
         "params": "Parameters: without the tokenizer.",
@@ -209,13 +209,13 @@ def table(study: Study, root: Path, name: str) -> None:
 
 
 def shown(values: pd.DataFrame, infinite: bool = False) -> list[Column]:
-    """The numbers that a frame has: those of the paper, and FID at infinitely many images if asked for."""
+    """The columns of numbers that a frame has: the paper's, and, if `infinite`, FID at infinitely many images."""
     ours = {column.name for column in COLUMNS if not column.paper and infinite}
     return [c for c in COLUMNS if f"paper_{c.name}" in values.columns or (c.name in ours and c.name in values.columns)]
 
 
 def texts(values: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
-    """The table to read: the description, ours with its interval, the paper's beside, what was used."""
+    """The table for readers: the row's description, our numbers with intervals and the paper's, guidance, seeds."""
     describe = _description(values)
     heads = [("", name, "l") for name in headings(describe)]
     for column in columns:
@@ -237,7 +237,7 @@ def texts(values: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
 
 
 def cell_text(row: Any, column: Column) -> str:
-    """`value [low, high]` of one cell (a count: the value alone), `not run`, or `-`."""
+    """Our number of one cell as `value [low, high]` (a count: the value alone), `not run`, or `-`."""
     value = row[column.name]
     if isinstance(value, str):
         return value
@@ -247,24 +247,24 @@ def cell_text(row: Any, column: Column) -> str:
 
 
 def paper_text(row: Any, column: Column) -> str:
-    """The paper's number as it prints it, and behind it how far ours is above it (+) or below, where both compare."""
+    """The paper's number as it prints it, and, where both compare, how far ours is above (+) or below (-) it."""
     gap = row.get(f"{column.name}_minus_paper", "")
     signed = f" ({'+' if gap > 0 else '-'}{short(abs(gap))})" if isinstance(gap, float) else ""
     return f"{row[f'paper_{column.name}']}{signed}"
 
 
 def _chosen(study: Study, name: str) -> str:
-    """What the columns of guidance and temperature are."""
+    """A sentence that explains the columns of guidance and temperature; empty where the table has none."""
     if not any(column.metric in SAMPLED for column in columns_of(paper_rows(study.tables[name].paper))):
         return ""
     rows = [row for row in study.tables[name].rows if row.variant and study.variants[row.variant].seeds]
     settings = [s for row in rows for s in (row.without, row.guided) if s]
     sweeps = [sweep for s in settings if (sweep := study.sampling[s].sweep)]
-    said = "Guidance scale and temperature: of the samples without / with guidance"
+    sentence = "Guidance scale and temperature: of the samples without / with guidance"
     if not sweeps:
-        return f"{said}."
+        return f"{sentence}."
     counts = ", ".join(f"{n:,}" for n in sorted({sweep.samples for sweep in sweeps}))
-    return f"{said}, chosen for each model by FID on {counts} other samples where the study has a sweep."
+    return f"{sentence}, chosen for each model by FID on {counts} other samples where the study has a sweep."
 
 
 def _description(values: pd.DataFrame) -> list[str]:

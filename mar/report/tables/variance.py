@@ -24,7 +24,7 @@ NAME, TITLE = "variance", "What a metric moves with"
 
 
 def frame(results: Results) -> pd.DataFrame:
-    """A row a metric: standard deviations with intervals, degrees of freedom, coefficients of variation, the check."""
+    """One row per metric: standard deviations with intervals, degrees of freedom, coefficients of variation, F test."""
     import pandas as pd
 
     lines = []
@@ -43,7 +43,7 @@ def frame(results: Results) -> pd.DataFrame:
 
 
 def texts(results: Results) -> pd.DataFrame:
-    """The table to read: coefficients of variation, where there is none the standard deviation."""
+    """The table for readers: coefficients of variation, or the standard deviation where the metric has none."""
     heads = [("", "metric", "l")]
     for group in ("images (bootstrap)", "sampling seeds", "training seeds"):
         heads += [(group, "CV", "r"), (group, "dof", "r")]
@@ -60,9 +60,9 @@ def texts(results: Results) -> pd.DataFrame:
         if parts.agrees is None:
             cells += ["", "", "not measured"]
         else:
-            wrong = "too wide" if parts.ratio < parts.ratio_low else "too narrow"
+            direction = "too wide" if parts.ratio < parts.ratio_low else "too narrow"
             cells += [short(parts.ratio), f"{short(parts.ratio_low)} to {short(parts.ratio_high)}"]
-            cells.append("agrees" if parts.agrees else wrong)
+            cells.append("agrees" if parts.agrees else direction)
         rows.append(cells)
     return formats.texts(heads, rows)
 
@@ -89,8 +89,8 @@ def note(results: Results) -> str:
 def table(study: Study, root: Path) -> None:
     """Write tables/variance.{csv,md,tex}."""
     results = Results(study, root)
-    shown = texts(results)
-    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, shown, note(results)))
-    write_text(layout.table(root, NAME, "md"), formats.markdown(TITLE, shown, note(results)))
+    values = texts(results)
+    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, values, note(results)))
+    write_text(layout.table(root, NAME, "md"), formats.markdown(TITLE, values, note(results)))
     write_text(layout.table(root, NAME, "csv"), frame(results).to_csv(index=False, lineterminator="\n"))
-    print(f"{layout.table(root, NAME, 'csv')}, .md, .tex: {len(shown)} metrics", flush=True)
+    print(f"{layout.table(root, NAME, 'csv')}, .md, .tex: {len(values)} metrics", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,14 @@ def test_missing_path_and_flat_folder_are_refused(tmp_path: Path) -> None:
     picture(tmp_path / "flat" / "a.png")
     study = folder_study(tmp_path / "flat")
     with pytest.raises(ValueError, match=r"has no class folders"):
+        prepare(study, pipeline.root(tmp_path, study))
+
+
+def test_names_that_are_not_utf8_are_refused(tree: Path, tmp_path: Path) -> None:
+    study = folder_study(tree)
+    (tree / "ant" / "x.png").write_bytes(b"")
+    os.rename(tree / "ant" / "x.png", os.fsencode(tree / "ant") + b"/caf\xe9.png")
+    with pytest.raises(ValueError, match=r"^data\.path .*: name ant/caf\\udce9\.png; accepted: names in UTF-8$"):
         prepare(study, pipeline.root(tmp_path, study))
 
 

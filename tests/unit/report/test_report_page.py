@@ -186,6 +186,20 @@ def test_runs_on_a_tracking_server_are_linked_there(root: Path, capsys: pytest.C
     assert f'href="{server}/#/experiments/1/runs/{run}"' in html and "mlflow ui" not in html
     summary(study, root)
     assert f"Runs:   {server}" in capsys.readouterr().out
+    # a password that an earlier version wrote is not shown, and only http addresses are links
+    for uri, shown in (
+        ("http://me:s3cret@tracking:5000", server),
+        ("postgresql://me:s3cret@db/x", "postgresql://db/x"),
+    ):
+        (root / "mlflow.json").write_text(json.dumps(tracked | {"server": uri}))
+        report(study, root, root)
+        html = (root / "report.html").read_text()
+        assert "s3cret" not in html and f"tracking server {shown}." in html
+        assert (f'href="{shown}/' in html) == shown.startswith("http")
+    # where MLflow failed, mlflow.json has no runs
+    (root / "mlflow.json").write_text(json.dumps({"experiment": "", "runs": {}, "server": server}))
+    report(study, root, root)
+    assert "No MLflow runs: <code>mar track" in (root / "report.html").read_text()
 
 
 def test_from_a_sample_set_to_its_files(root: Path) -> None:

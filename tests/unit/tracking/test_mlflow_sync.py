@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +14,10 @@ import pytest
 import tiny
 from fabricate import fabricate, small
 
+from mar.runtime.files import read as read_record
+from mar.runtime.files import write
 from mar.runtime.runlog import append, read
+from mar.study.records import TrackedRuns
 from mar.tracking.mlflow_sync import _flatten, sync
 from mar.tracking.watch import _clock, _rate, watch
 
@@ -56,13 +60,31 @@ def test_recipes_become_flat_parameters_with_defaults() -> None:
 def checkpoint(folder: Path, images: int) -> None:
     """As of a training that saved after so many images."""
     (folder / "checkpoints").mkdir(exist_ok=True)
-    (folder / "checkpoints" / "index.json").write_text(json.dumps([{"file": "x.pt", "images": images, "sha256": ""}]))
+    (folder / "checkpoints" / "index.json").write_text(
+        json.dumps([{"file": "x.pt", "images": images, "sha256": "0" * 64}])
+    )
 
 
 def counts(db: Path) -> dict[str, int]:
     with sqlite3.connect(db) as connection:
         tables = ("runs", "metrics", "params", "tags")
         return {t: connection.execute(f"select count(*) from {t}").fetchone()[0] for t in tables}
+
+
+def sync_elsewhere(root: Path, db: Path) -> str:
+    """What is printed by a sync in a process of its own: in one process, MLflow remembers databases and folders."""
+    code = (
+        "import sys; from pathlib import Path; from fabricate import small; from mar.tracking.mlflow_sync import sync\n"
+        "sync(small({'ce': ()}), *map(Path, sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(root), str(db)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout + done.stderr
 
 
 def test_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -123,15 +145,76 @@ def test_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
     assert counts(db)["runs"] == 8
 
 
-def test_a_dead_server_is_told_in_one_line_and_leaves_what_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_dead_server_is_told_in_one_line_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     study, root = small({"ce": ()}), tmp_path / "results" / "small"
     fabricate(study, root, lambda v, s, k: 20.0)
-    with pytest.raises(ValueError, match=r"^http://127\.0\.0\.1:9: the tracking server fails \(.*Without MLFLOW_TRACK"):
-        sync(study, root, tmp_path / "results" / "mlflow.db", "http://127.0.0.1:9")
-    assert not (root / "mlflow.json").exists() and not (tmp_path / "results" / "mlflow.db").exists()
+    server, db = "http://me:s3cret@127.0.0.1:9", tmp_path / "results" / "mlflow.db"
+    sync(study, root, db, server)
+    out, err = capfd.readouterr()
+    assert re.fullmatch(r"http://127\.0\.0\.1:9: MLflow fails \(.*Without MLFLOW_TRACKING_URI the runs go to .*\n", out)
+    assert "s3cret" not in out + err + (root / "mlflow.json").read_text() and not db.exists()
+    assert read_record(root / "mlflow.json", TrackedRuns).server == "http://127.0.0.1:9"
+    # what an earlier call of the same server has made is kept
+    known = TrackedRuns(experiment="7", runs={"classifier": "f" * 32}, server=server)
+    write(root / "mlflow.json", known)
+    sync(study, root, db, server)
+    assert read_record(root / "mlflow.json", TrackedRuns) == known
+    sync(study, root, db, "http://127.0.0.1:19")
+    assert not read_record(root / "mlflow.json", TrackedRuns).runs, "runs of another server are not runs of this one"
+
+
+def test_a_deleted_experiment_and_a_moved_checkout(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from mlflow.tracking import MlflowClient
+
+    study, old, new = small({"ce": ()}), tmp_path / "old" / "results", tmp_path / "new" / "results"
+    fabricate(study, old / "small", lambda v, s, k: 20.0)
+    sync_elsewhere(old / "small", old / "mlflow.db")
+    os.rename(tmp_path / "old", tmp_path / "new")
+    manifest = next((new / "small" / "samples").glob("diff/seed0/s4-cfg/manifest.json"))
+    manifest.write_text(manifest.read_text() + " ")  # its picture is drawn anew
+    sync(study, new / "small", new / "mlflow.db")
+    assert not (tmp_path / "old").exists(), "no folder is made where the checkout was"
+    client = MlflowClient(f"sqlite:///{new}/mlflow.db")
+    experiment = client.get_experiment_by_name("small")
+    for run in client.search_runs([experiment.experiment_id]):
+        assert run.info.artifact_uri == f"{(new / 'mlflow-artifacts' / 'small').as_uri()}/{run.info.run_id}/artifacts"
+    runs = read_record(new / "small" / "mlflow.json", TrackedRuns).runs
+    assert [a.path for a in client.list_artifacts(runs["runs/diff/seed0"], "samples")] == ["samples/s4-cfg.png"]
+    capfd.readouterr()
+    client.delete_experiment(experiment.experiment_id)
+    sync(study, new / "small", new / "mlflow.db")
+    out, _ = capfd.readouterr()
+    assert out.startswith(f"{new}/mlflow.db: MLflow fails (experiment small is deleted; `mlflow experiments restore")
+    assert out.count("\n") == 1 and (new / "small" / "mlflow.json").exists()
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///{}/mlruns", "nothing://at/all", "sqlite:////dev/null/x.db"])
+def test_a_variable_left_from_another_project_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], uri: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study, root = small({"ce": ()}), tmp_path / "results" / "small"
+    fabricate(study, root, lambda v, s, k: 20.0)
+    sync(study, root, tmp_path / "results" / "mlflow.db", uri.format(tmp_path))
+    out, err = capfd.readouterr()
+    assert ": MLflow fails (" in out and out.count("\n") == 1 and "Traceback" not in err
+    assert read_record(root / "mlflow.json", TrackedRuns).runs == {}
+
+
+def test_a_database_of_another_version_stops_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    study, root, db = small({"ce": ()}), tmp_path / "results" / "small", tmp_path / "results" / "mlflow.db"
+    fabricate(study, root, lambda v, s, k: 20.0)
+    sync(study, root, db)
+    before = read_record(root / "mlflow.json", TrackedRuns)
+    with sqlite3.connect(db) as connection:
+        connection.execute("update alembic_version set version_num = 'ffffffffffff'")
+    capfd.readouterr()
+    said = sync_elsewhere(root, db)
+    assert "MLflow fails (" in said and "Traceback" not in said
+    assert read_record(root / "mlflow.json", TrackedRuns) == before, "the runs that were known stay"
 
 
 def test_a_training_does_not_ask_the_server(tmp_path: Path) -> None:
@@ -158,6 +241,14 @@ def test_watch_prints_once_without_a_terminal(tmp_path: Path, capsys: pytest.Cap
     lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if "/" in line}
     assert lines["diff/seed0"][1] == "640" and lines["diff/seed0"][-1] == "done"
     assert lines["diff/seed1"][:2] == ["320", "640"] and lines["diff/seed1"][-2:] == ["100", "0:00:03"]
+
+
+def test_brackets_in_the_live_table_are_no_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    watch(small(), Path("[red]:smile:"))
+    assert "small: [red]:smile:" in capsys.readouterr().out
 
 
 def test_rate_and_clock() -> None:
