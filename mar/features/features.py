@@ -305,7 +305,7 @@ def manifest_of(images: image_sets.Images | None, network: Extractor, folder: Pa
         role=images.role if images else "real",
         source=images.identity if images else None,
         count=sum(sizes),
-        keys=_keys(paths[0]) if paths else (),
+        keys=tuple(npz.headers(paths[0])) if paths else (),
         parts=tuple(parts),
         provenance=provenance(),
     )
@@ -341,8 +341,3 @@ def _whole(file: Path, network: str) -> bool:
     except Exception as error:
         print(f"{file}: features by {network} cannot be read ({error}); made again", flush=True)
         return False
-
-
-def _keys(file: Path) -> tuple[str, ...]:
-    with np.load(file) as arrays:
-        return tuple(arrays)

@@ -14,10 +14,8 @@ from typing import IO
 
 import numpy as np
 
-Header = tuple[tuple[int, ...], np.dtype]
 
-
-def headers(path: Path) -> dict[str, Header]:
+def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shape and type of each member, by its name without `.npy`; no data are read.
 
     Raises:
@@ -42,14 +40,13 @@ def read(path: Path, name: str) -> np.ndarray:
     Raises:
         ValueError: the file is damaged, or has no such member.
     """
-    with _archive(path) as archive:
-        with _open(path, archive, name) as member:
-            _header(path, name, member)
-        with _open(path, archive, name) as member:
-            try:
-                return np.lib.format.read_array(member, allow_pickle=False)
-            except ValueError as error:
-                raise ValueError(f"{path}: {name} is cut off ({error})") from None
+    with _archive(path) as archive, _open(path, archive, name) as member:
+        _header(path, name, member)
+        member.seek(0)
+        try:
+            return np.lib.format.read_array(member, allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"{path}: {name} is cut off ({error})") from None
 
 
 def stream(path: Path, name: str, rows: int) -> Iterator[np.ndarray]:

@@ -1,5 +1,6 @@
 """What each stage writes for the stages after it: one frozen record for each such file.
 
+The records stand in the order in which the stages run, after what several of them share, each after its own parts.
 These files are read by `mar.runtime.files.read(path, Record)` and by nothing else. A key that is added later has a
 default, so that finished results stay readable; unknown keys, which a newer version may have written, are ignored.
 """
@@ -28,9 +29,12 @@ from mar.study.parts import Sampling
 # The weights of a network: the checksum of their file, or `random`, which serves tests of the program alone.
 Weights = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64}|random)$")]
 
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # finite, not negative
+
 # Whether images are generated ones or the real ones that they are compared with.
 Role = Annotated[str, StringConstraints(pattern=r"^(generated|real)$")]
 
+# The verdict on a claim.
 Ruling = Annotated[
     str, StringConstraints(pattern=r"^(replicated|not replicated|inconclusive|not run|not decidable here)$")
 ]
@@ -87,6 +91,95 @@ class RealSide(Part):
     note: str = ""
 
 
+class Judge(Part):
+    """An extractor: name and weights of the network, and a note for readers."""
+
+    name: str
+    weights: Weights
+    note: str
+
+
+class ImageSource(Part):
+    """A set of images: kind and name of where it is from, and its checksum."""
+
+    kind: str
+    name: str
+    sha256: Sha256
+
+
+class LockedFile(Part):
+    """A published file at its first download, which later ones must equal: for files without a published checksum."""
+
+    sha256: Sha256
+    size: NonNegativeInt
+    url: str
+
+
+class LockedFiles(RootModel[dict[str, LockedFile]]):
+    """assets/lock.json: fetched files by name."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class ImportedFile(Part):
+    """The file that weights were imported from."""
+
+    file: str
+    sha256: Sha256
+    size: NonNegativeInt
+
+
+class Origin(Part):
+    """Where imported weights are from.
+
+    Attributes:
+        format: format of the published file, as `mar import` names it.
+        source: the published file.
+        asset: its row in config/assets.csv; None for a user's own file.
+        licence: its licence, where config/assets.csv has one.
+    """
+
+    format: str
+    source: ImportedFile
+    asset: str | None
+    licence: str | None
+
+
+class ImportCounts(Part):
+    """How many tensors of a published file an import took (`mapped`) and left out (`dropped`)."""
+
+    mapped: NonNegativeInt
+    dropped: NonNegativeInt
+
+
+class ImportRecord(Origin):
+    """assets/<name>.json: describes the imported weights in assets/<name>.safetensors.
+
+    Attributes:
+        sha256: checksum of the safetensors file.
+        architecture: values of the sections of a study that fit these weights.
+        parameters: number of parameters.
+        counts: number of tensors that were taken and left out.
+        tensors: published name, shape and number type of each tensor, by our name.
+        dropped: why a tensor was left out, by its published name.
+        beside: what else the published file holds.
+    """
+
+    sha256: Sha256
+    architecture: dict[str, str | bool | int | float | list[int] | None]
+    parameters: NonNegativeInt
+    counts: ImportCounts
+    tensors: dict[str, str]
+    dropped: dict[str, str]
+    beside: dict[str, str]
+    provenance: Provenance
+
+    @property
+    def origin(self) -> Origin:
+        """The part of this record that a tokenizer or run with these weights keeps."""
+        return Origin(format=self.format, source=self.source, asset=self.asset, licence=self.licence)
+
+
 class Split(Part):
     """How many images a split has in all and of each class."""
 
@@ -135,78 +228,15 @@ class FileLists(Record):
     heldout: tuple[Entry, ...]
 
 
-class LockedFile(Part):
-    """A published file at its first download, which later ones must equal: for files without a published checksum."""
+class ClassifierRecord(Record):
+    """classifier/classifier.json: the finished classifier, whose accuracy is that on `count` images of `split`."""
 
-    sha256: Sha256
-    size: NonNegativeInt
-    url: str
-
-
-class LockedFiles(RootModel[dict[str, LockedFile]]):
-    """assets/lock.json: fetched files by name."""
-
-    model_config = ConfigDict(frozen=True, strict=True)
-
-
-class ImportedFile(Part):
-    """The file that weights were imported from."""
-
-    file: str
-    sha256: Sha256
-    size: NonNegativeInt
-
-
-class Origin(Part):
-    """Where imported weights are from: format, file, row of config/assets.csv (`asset`; None for a user's file)."""
-
-    format: str
-    source: ImportedFile
-    asset: str | None
-    licence: str | None
-
-
-class ImportCounts(Part):
-    """How many tensors of a published file an import took (`mapped`) and left out (`dropped`)."""
-
-    mapped: NonNegativeInt
-    dropped: NonNegativeInt
-
-
-class ImportRecord(Part):
-    """assets/<name>.json: describes the imported weights in assets/<name>.safetensors.
-
-    Attributes:
-        format: format of the published file, as `mar import` names it.
-        source: the published file.
-        asset: its row in config/assets.csv; None for a user's own file.
-        licence: its licence, where config/assets.csv has one.
-        sha256: checksum of the safetensors file.
-        architecture: values of the sections of a study that fit these weights.
-        parameters: number of parameters.
-        counts: number of tensors that were taken and left out.
-        tensors: published name, shape and number type of each tensor, by our name.
-        dropped: why a tensor was left out, by its published name.
-        beside: what else the published file holds.
-    """
-
-    format: str
-    source: ImportedFile
-    asset: str | None
-    licence: str | None
-    sha256: Sha256
-    architecture: dict[str, str | bool | int | float | list[int] | None]
-    parameters: NonNegativeInt
-    counts: ImportCounts
-    tensors: dict[str, str]
-    dropped: dict[str, str]
-    beside: dict[str, str]
+    accuracy: FiniteFloat
+    split: str
+    count: PositiveInt
+    classes: tuple[str, ...]
+    parameters: PositiveInt
     provenance: Provenance
-
-    @property
-    def origin(self) -> Origin:
-        """The part of this record that a tokenizer or run with these weights keeps."""
-        return Origin(format=self.format, source=self.source, asset=self.asset, licence=self.licence)
 
 
 class TokenizerRecord(Record):
@@ -216,17 +246,6 @@ class TokenizerRecord(Record):
     parameters: NonNegativeInt
     net: dict[str, Any]  # configuration of the network for diffusers
     pretrained: Origin | None = None
-    provenance: Provenance
-
-
-class ClassifierRecord(Record):
-    """classifier/classifier.json: the finished classifier, whose accuracy is that on `count` images of `split`."""
-
-    accuracy: FiniteFloat
-    split: str
-    count: PositiveInt
-    classes: tuple[str, ...]
-    parameters: PositiveInt
     provenance: Provenance
 
 
@@ -278,7 +297,7 @@ class TokenManifest(Tokens):
     quantizer_sha256: Sha256 | None = None
     labels_sha256: Sha256
     shards: tuple[Piece, ...]
-    scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    scale: Amount = 0.0
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> TokenManifest:
@@ -320,54 +339,6 @@ class RunRecord(Record):
     provenance: Provenance
 
 
-class SampleManifest(Manifest):
-    """samples/<variant>/seed<k>/<setting>/manifest.json: a complete sample set.
-
-    Attributes:
-        seed: training seed.
-        count: number of images.
-        chunks: the files of the images.
-        labels_sha256: checksum of the labels; None in older files.
-        checkpoint: checksum of the weights that drew the images.
-        tokenizer: checksum of the weights that decoded them.
-        sampling: the setting, with the guidance scale and temperature that were used.
-        seconds: time of drawing in all.
-    """
-
-    variant: str
-    seed: int
-    setting: str
-    count: PositiveInt
-    chunks: tuple[Piece, ...]
-    labels_sha256: Sha256 | None = None
-    checkpoint: Sha256
-    tokenizer: Sha256
-    sampling: Sampling
-    seconds: FiniteFloat
-    provenance: Provenance
-
-    @model_validator(mode="after")
-    def _counted(self) -> Self:
-        _check_count(self.count, self.chunks)
-        return self
-
-
-class Judge(Part):
-    """An extractor: name and weights of the network, and a note for readers."""
-
-    name: str
-    weights: Weights
-    note: str
-
-
-class ImageSource(Part):
-    """A set of images: kind and name of where it is from, and its checksum."""
-
-    kind: str
-    name: str
-    sha256: Sha256
-
-
 class FeaturesManifest(Manifest):
     """features/<extractor>/<set>/manifest.json: the features of a set of images by one network.
 
@@ -394,14 +365,6 @@ class FeaturesManifest(Manifest):
         return self
 
 
-class JudgedBy(Part):
-    """The weights of one extractor, a note for readers, and the real images that it was compared with."""
-
-    weights: Weights
-    note: str
-    reference: RealSide
-
-
 class StatisticsRecord(Record):
     """The text `about` in statistics/<extractor>/<set>.npz: the features of which it has mean and covariance.
 
@@ -420,44 +383,41 @@ class StatisticsRecord(Record):
     arrays: Sha256 | None = None
 
 
-class MetricsRecipe(Part):
-    """What the numbers of a metric file depend on; when it changes, they are computed again."""
+class Rebuilt(Part):
+    """Reconstruction metrics of a tokenizer on `count` images of one split."""
 
-    slice: str  # stage key
-    inputs: dict[str, str]  # checksum of each input, by its name
-
-
-class MetricsFile(Record):
-    """metrics/<set>.json: all metrics of a sample set, or of `reference`, the held-out images.
-
-    Attributes:
-        seed: training seed.
-        samples: number of images.
-        extractor: name of the first extractor, whose metrics tables, figures and claims show.
-        extractors: every extractor, by its name.
-        reference: the real images that the first extractor compares with.
-        notes: what readers should know of the numbers.
-        metrics: each metric by its name.
-        inputs: checksum of each input, by its name.
-        recipe: what the numbers depend on.
-    """
-
-    variant: str = ""
-    seed: int = 0
-    setting: str = ""
-    samples: PositiveInt
-    extractor: str
-    extractors: dict[str, JudgedBy]
-    reference: RealSide
-    notes: tuple[str, ...] = ()
     metrics: dict[str, Metric]
-    inputs: dict[str, str]
-    recipe: MetricsRecipe
+    split: str
+    count: PositiveInt
+
+    @model_validator(mode="after")
+    def _has_rfid(self) -> Self:
+        if "rfid" not in self.metrics:
+            raise ValueError(f"metrics: rfid is missing; found {', '.join(self.metrics) or 'none'}")
+        return self
+
+
+class RfidInputs(Part):
+    """What the reconstruction metrics of a tokenizer depend on; when it changes, they are computed again."""
+
+    reference: str  # checksum of the real images
+    extractor: Weights
+    tokenizer: Sha256
+    slice: str  # stage key
+
+
+class RfidRecord(Record, Rebuilt):
+    """tokenizers/<name>/rfid.json: reconstruction metrics on the held-out split, and on the train split (`train`)."""
+
+    train: Rebuilt | None = None  # None in files from before it was measured
+    extractor: str
+    reference: RealSide
+    inputs: RfidInputs
     provenance: Provenance
 
 
 class SweepPlace(Part):
-    """One point of the grid of a sweep: guidance scale and temperature."""
+    """Where a point lies in a sweep: guidance scale and temperature."""
 
     guidance: FiniteFloat
     temperature: FiniteFloat
@@ -482,7 +442,7 @@ class SweepPointRecord(Record, SweepNumbers):
 
 
 class SweepPoint(SweepPlace, SweepNumbers):
-    """A point of a grid. Round 0 is the grid; 1, 2, ... are refinements around the best point."""
+    """A point of a sweep. Round 0 is its grid; rounds 1, 2, ... are refinements around the best point."""
 
     round: NonNegativeInt
 
@@ -527,6 +487,82 @@ class SweepRecord(Record):
                 "that has a FID"
             )
         return self
+
+
+class SampleManifest(Manifest):
+    """samples/<variant>/seed<k>/<setting>/manifest.json: a complete sample set.
+
+    Attributes:
+        seed: training seed.
+        count: number of images.
+        chunks: the files of the images.
+        labels_sha256: checksum of the labels; None in older files.
+        checkpoint: checksum of the weights that drew the images.
+        tokenizer: checksum of the weights that decoded them.
+        sampling: the setting, with the guidance scale and temperature that were used.
+        seconds: time of drawing in all.
+    """
+
+    variant: str
+    seed: int
+    setting: str
+    count: PositiveInt
+    chunks: tuple[Piece, ...]
+    labels_sha256: Sha256 | None = None
+    checkpoint: Sha256
+    tokenizer: Sha256
+    sampling: Sampling
+    seconds: FiniteFloat
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        _check_count(self.count, self.chunks)
+        return self
+
+
+class JudgedBy(Part):
+    """The weights of one extractor, a note for readers, and the real images that it was compared with."""
+
+    weights: Weights
+    note: str
+    reference: RealSide
+
+
+class MetricsRecipe(Part):
+    """What the numbers of a metric file depend on; when it changes, they are computed again."""
+
+    slice: str  # stage key
+    inputs: dict[str, str]  # checksum of each input, by its name
+
+
+class MetricsFile(Record):
+    """metrics/<set>.json: all metrics of a sample set, or of `reference`, the held-out images.
+
+    Attributes:
+        seed: training seed.
+        samples: number of images.
+        extractor: name of the first extractor, whose metrics tables, figures and claims show.
+        extractors: every extractor, by its name.
+        reference: the real images that the first extractor compares with.
+        notes: what readers should know of the numbers.
+        metrics: each metric by its name.
+        inputs: checksum of each input, by its name.
+        recipe: what the numbers depend on.
+    """
+
+    variant: str = ""
+    seed: int = 0
+    setting: str = ""
+    samples: PositiveInt
+    extractor: str
+    extractors: dict[str, JudgedBy]
+    reference: RealSide
+    notes: tuple[str, ...] = ()
+    metrics: dict[str, Metric]
+    inputs: dict[str, str]
+    recipe: MetricsRecipe
+    provenance: Provenance
 
 
 class Timing(Part):
@@ -604,39 +640,6 @@ class SpeedRecord(Record):
     points: dict[str, Timing]
     checkpoint: Sha256
     recipe: SpeedRecipe
-    provenance: Provenance
-
-
-class Rebuilt(Part):
-    """Reconstruction metrics of a tokenizer on `count` images of one split."""
-
-    metrics: dict[str, Metric]
-    split: str
-    count: PositiveInt
-
-    @model_validator(mode="after")
-    def _has_rfid(self) -> Self:
-        if "rfid" not in self.metrics:
-            raise ValueError(f"metrics: rfid is missing; found {', '.join(self.metrics) or 'none'}")
-        return self
-
-
-class RfidInputs(Part):
-    """What the reconstruction metrics of a tokenizer depend on; when it changes, they are computed again."""
-
-    reference: str  # checksum of the real images
-    extractor: Weights
-    tokenizer: Sha256
-    slice: str  # stage key
-
-
-class RfidRecord(Record, Rebuilt):
-    """tokenizers/<name>/rfid.json: reconstruction metrics on the held-out split, and on the train split (`train`)."""
-
-    train: Rebuilt | None = None  # None in files from before it was measured
-    extractor: str
-    reference: RealSide
-    inputs: RfidInputs
     provenance: Provenance
 
 
@@ -745,9 +748,6 @@ class TrackedRuns(Record):
     server: Annotated[str, AfterValidator(without_password)] = ""  # URI; empty where a file holds the runs
 
 
-Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
 class StageCost(Part):
     """What one stage of a shape needed; gigabytes are 10^9 bytes.
 
@@ -758,11 +758,11 @@ class StageCost(Part):
     """
 
     stage: str
-    seconds: Cost
-    cpu_seconds: Cost
-    memory_gb: Cost
-    resident_gb: Cost
-    disk_gb: Cost
+    seconds: Amount
+    cpu_seconds: Amount
+    memory_gb: Amount
+    resident_gb: Amount
+    disk_gb: Amount
     note: str
 
 

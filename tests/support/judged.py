@@ -10,8 +10,6 @@ import numpy as np
 import pipeline
 
 from mar.data.images import open_split
-from mar.data.prepare import prepare
-from mar.features.networks import classifier
 from mar.runtime.files import sha256, write
 from mar.runtime.provenance import provenance
 from mar.study.records import RunRecord
@@ -34,9 +32,7 @@ RUN = RunRecord(
 def make(folder: Path) -> tuple[Study, Path]:
     """The study and its results, up to the sample set mar/seed0/plain."""
     study = pipeline.study(classifier={"channels": [16, 32], "features": 16, "images": 6400})
-    root = pipeline.root(folder, study)
-    prepare(study, root)
-    classifier.train(study, root)
+    root = pipeline.with_classifier(folder, study)
     write_samples(root, images(study, root))
     return study, root
 

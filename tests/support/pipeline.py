@@ -38,6 +38,17 @@ def root(folder: Path, of: Study) -> Path:
     return write_resolved(of, folder).parent
 
 
+def with_classifier(folder: Path, of: Study) -> Path:
+    """A results folder with the prepared data and the trained classifier of a study."""
+    from mar.data.prepare import prepare
+    from mar.features.networks import classifier
+
+    results = root(folder, of)
+    prepare(of, results)
+    classifier.train(of, results)
+    return results
+
+
 def real_side(of: Study, folder: Path) -> None:
     """Features and statistics of the train split, with which rFID compares."""
     from mar.features import features

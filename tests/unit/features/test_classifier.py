@@ -17,9 +17,7 @@ from mar.study.study import Study
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
     study = pipeline.study(classifier={"channels": [16, 16], "features": 16, "images": 6400})
-    root = pipeline.root(tmp_path_factory.mktemp("classifier"), study)
-    prepare(study, root)
-    classifier.train(study, root)
+    root = pipeline.with_classifier(tmp_path_factory.mktemp("classifier"), study)
     return study, root
 
 

@@ -32,9 +32,7 @@ WHERE = "mar/seed0/plain"
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
     study = pipeline.study()
-    root = pipeline.root(tmp_path_factory.mktemp("features"), study)
-    prepare(study, root)
-    classifier.train(study, root)
+    root = pipeline.with_classifier(tmp_path_factory.mktemp("features"), study)
     return study, root
 
 

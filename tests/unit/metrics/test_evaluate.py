@@ -32,9 +32,7 @@ NAMES = {"fid", "inception_score", "precision", "recall", "kid", "agreement", "n
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
     """A study of classifier features, with the real side and one sample set judged."""
     study = pipeline.study()
-    root = pipeline.root(tmp_path_factory.mktemp("evaluate"), study)
-    prepare(study, root)
-    classifier.train(study, root)
+    root = pipeline.with_classifier(tmp_path_factory.mktemp("evaluate"), study)
     judged.write_samples(root, judged.images(study, root))
     steps(study, root)
     return study, root

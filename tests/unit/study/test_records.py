@@ -1,4 +1,4 @@
-"""Files that one stage writes and another reads: old ones are read, damaged ones refused with one message."""
+"""Files that one stage writes and another reads: older ones are read, damaged ones refused in one message."""
 
 from __future__ import annotations
 
@@ -12,15 +12,24 @@ from fabricate import PROVENANCE, fabricate, swept
 from pydantic import BaseModel
 
 from mar.analysis.estimates import Results
-from mar.runtime.files import Manifest, Record, read, read_json, write, write_json
+from mar.runtime.files import Manifest, Record, read, read_json, sha256, write, write_json
 from mar.study.records import (
+    ClassifierRecord,
+    DataManifest,
+    FileLists,
+    ImportRecord,
+    LockedFiles,
     Metric,
     MetricsFile,
+    Origin,
     RfidRecord,
+    RunRecord,
     SampleManifest,
     ShapeRecord,
     SpeedRecord,
     SweepRecord,
+    TokenizerRecord,
+    TokenManifest,
     TrackedRuns,
     Verdicts,
 )
@@ -44,7 +53,63 @@ CLAIM = {
 STAGE = {"stage": "encode", "note": "", **dict.fromkeys(("seconds", "cpu_seconds"), 1.0)}
 STAGE |= dict.fromkeys(("memory_gb", "resident_gb", "disk_gb"), 0.1)
 SHAPE = {"shape": "metrics", "covers": [], "parameters": 1, "stages": [STAGE], "machine": "m", "provenance": PROVENANCE}
-# Each file with its record and where in it a number stands.
+SOURCE = {"file": "f.pth", "sha256": "5" * 64, "size": 7}
+ORIGIN = {"format": "official-mar", "source": SOURCE, "asset": None, "licence": "MIT"}
+TOKENS = {"count": 3, "classes": 1, "class_names": ["a"], "views": 1, "grid": 4, "tokens": 16, "group": 1}
+TOKENS |= {"tokenizer": "1" * 64, "data": "d" * 64}
+FILES = {"labels_sha256": "2" * 64, "shards": [{"file": "shard-00000.npy", "count": 3, "sha256": "3" * 64}]}
+IDS = {"kind": "ids", **TOKENS, "codebook_size": 16, **FILES}
+
+# As versions before the records wrote them: without `format`, keys in this order.
+OLD: dict[type[BaseModel], dict[str, Any]] = {
+    DataManifest: {
+        "kind": "digits",
+        "classes": ["a"],
+        "splits": {"train": {"count": 2, "per_class": [2]}, "heldout": {"count": 1, "per_class": [1]}},
+        "files": "f" * 64,
+        "skipped": [{"file": "a/b.png", "reason": "truncated"}],
+        "image_size": 8,
+        "flip": False,
+        "listing": "sklearn",
+    },
+    FileLists: {"train": [["a/1.png", 0, 10], ["a/2.png", 0, 11]], "heldout": [["a/3.png", 0, 12]]},
+    TokenManifest: {"kind": "moments", **TOKENS, "token_dim": 8, **FILES, "scale": 0.9377},
+    TokenizerRecord: {"kind": "kl", "parameters": 5, "net": {"in_channels": 3}, "provenance": PROVENANCE},
+    ClassifierRecord: {
+        "accuracy": 0.97,
+        "split": "heldout",
+        "count": 1,
+        "classes": ["a"],
+        "parameters": 9,
+        "provenance": PROVENANCE,
+    },
+    RunRecord: {
+        "variant": "mar",
+        "seed": 0,
+        "parameters": 9,
+        "images": 64,
+        "seconds": 1.5,
+        "restarts": 0,
+        "final_loss": 0.5,
+        "checkpoint": "e" * 64,
+        "tokens": "7" * 64,
+        "provenance": PROVENANCE,
+    },
+    ImportRecord: {
+        **ORIGIN,
+        "sha256": "6" * 64,
+        "architecture": {"kind": "masked", "width": 32, "mlp_ratio": 4.0, "shared_aln": False, "scales": [1, 2]},
+        "parameters": 9,
+        "counts": {"mapped": 1, "dropped": 1},
+        "tensors": {"a": "b 3x4 float32"},
+        "dropped": {"c": "of the training loss"},
+        "beside": {"epoch": "int"},
+        "provenance": PROVENANCE,
+    },
+    LockedFiles: {"clean": {"sha256": "8" * 64, "size": 3, "url": "https://x.invalid/y"}},
+}
+
+# Each file with its record and the place of a number in it.
 FILES: dict[str, tuple[type[BaseModel], tuple[str | int, ...]]] = {
     "metrics/diff/seed0/s4.json": (MetricsFile, ("metrics", "fid", "value")),
     "metrics/reference.json": (MetricsFile, ("samples",)),
@@ -54,6 +119,14 @@ FILES: dict[str, tuple[type[BaseModel], tuple[str | int, ...]]] = {
     "tokenizers/kl/rfid.json": (RfidRecord, ("metrics", "rfid", "n")),
     "drill/shapes/metrics.json": (ShapeRecord, ("stages", 0, "seconds")),
     "claims.json": (Verdicts, (0, "effect")),
+    "DataManifest.json": (DataManifest, ("splits", "train", "count")),
+    "FileLists.json": (FileLists, ("train", 0, 1)),
+    "TokenManifest.json": (TokenManifest, ("scale",)),
+    "TokenizerRecord.json": (TokenizerRecord, ("parameters",)),
+    "ClassifierRecord.json": (ClassifierRecord, ("accuracy",)),
+    "RunRecord.json": (RunRecord, ("seconds",)),
+    "ImportRecord.json": (ImportRecord, ("source", "size")),
+    "LockedFiles.json": (LockedFiles, ("clean", "size")),
 }
 
 
@@ -63,6 +136,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
     fabricate(study, root, lambda variant, setting, seed: 20.0, noise=0.01, images=False)
     write_json(root / "claims.json", [CLAIM])
     write_json(root / "drill" / "shapes" / "metrics.json", SHAPE)
+    for record, values in OLD.items():
+        write_json(root / f"{record.__name__}.json", values)
     return study, root
 
 
@@ -88,6 +163,8 @@ def test_what_is_written_is_read_back(finished: tuple[Study, Path], name: str, t
     again, old = read_json(tmp_path / "again.json"), read_json(finished[1] / name)
     dated = issubclass(kind, Record) and not issubclass(kind, Manifest)
     assert again == ({"format": 1} | old if dated else old), "beside the format no more and no less"
+    if kind in OLD and not dated:
+        assert sha256(tmp_path / "again.json") == sha256(finished[1] / name), "later stages name it by its checksum"
 
 
 DAMAGE: dict[str, Callable[[Any, tuple[str | int, ...]], Any]] = {
@@ -110,25 +187,43 @@ def test_a_damaged_file_is_refused(finished: tuple[Study, Path], tmp_path: Path,
     path.write_text(json.dumps(DAMAGE[damage](read_json(finished[1] / name), place)))
     with pytest.raises(ValueError) as caught:
         read(path, kind)
-    refused(caught, path)
+    refused(caught, path, kind)
 
 
+CONTENT = {
+    "list": b"[]",
+    "number": b"3",
+    "empty": b"",
+    "brace": b"{",
+    "latin-1": b'{"caf\xe9": 1}',
+    "no UTF-8": b'{"a": "\xff"}',
+    "short": b"\x00\x01\xff",
+    "binary": bytes(range(256)),
+    "deep": b"[" * 20_000,
+    "nan": b'{"kind": NaN}',
+}
+
+
+@pytest.mark.parametrize("content", ["cut", *CONTENT])
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("cut", ["cut", "no UTF-8", "empty", "binary"])
-def test_what_is_no_json_is_refused(finished: tuple[Study, Path], tmp_path: Path, name: str, cut: str) -> None:
+def test_a_file_of_something_else_is_refused(
+    finished: tuple[Study, Path], tmp_path: Path, name: str, content: str
+) -> None:
     kind, _ = FILES[name]
     path, raw = tmp_path / "damaged.json", (finished[1] / name).read_bytes()
-    broken = {"cut": raw[: len(raw) // 2], "no UTF-8": b'{"a": "\xff"}', "empty": b"", "binary": bytes(range(256))}
-    path.write_bytes(broken[cut])
+    path.write_bytes(CONTENT.get(content, raw[: len(raw) // 2]))
+    if (kind, content) == (Verdicts, "list"):  # of a study that decides no claim
+        assert read(path, Verdicts).root == ()
+        return
     with pytest.raises(ValueError) as caught:
         read(path, kind)
-    refused(caught, path)
+    refused(caught, path, kind)
 
 
-def refused(caught: pytest.ExceptionInfo[ValueError], path: Path) -> None:
+def refused(caught: pytest.ExceptionInfo[ValueError], path: Path, kind: type[BaseModel]) -> None:
     text = str(caught.value)
     assert type(caught.value) is ValueError and text.startswith(f"{path}: ")
-    assert "accepted: " in text and "delete the file and run the same command again" in text
+    assert f"; accepted: a {kind.__name__} " in text and "delete the file and run the same command again" in text
     assert len(text.splitlines()) == 1 and len(text) < 500
 
 
@@ -151,15 +246,45 @@ def refused(caught: pytest.ExceptionInfo[ValueError], path: Path) -> None:
         ("sweeps/diff/s4-cfg.json", ("grid", 0, "error"), "e", r"grid\.0: found neither fid nor error, or both"),
         ("tokenizers/kl/rfid.json", ("metrics", "rfid"), ..., "metrics: rfid is missing; found psnr"),
         ("claims.json", (0, "verdict"), "certain", r"0\.verdict: .*found 'certain'"),
+        ("RunRecord.json", ("seconds",), float("nan"), "seconds: Input should be a finite number"),
+        ("RunRecord.json", ("images",), -1, "images: .*greater than or equal to 0; found '-1'"),
+        ("RunRecord.json", ("images",), 1.5, r"images: .*; found '1\.5'"),
+        ("RunRecord.json", ("checkpoint",), "c0ffee", "checkpoint: .*; found 'c0ffee'"),
+        ("RunRecord.json", ("format",), 2, "format: Input should be 1; found '2'"),
+        ("TokenManifest.json", ("shards", 0, "file"), "../../x.npy", r"shards\.0\.file: "),
+        ("TokenManifest.json", ("kind",), "ids", "found kind ids without codebook_size"),
+        ("TokenManifest.json", ("scales",), [1, 2], "found kind moments without code_width, quantizer_sha256"),
+        ("TokenManifest.json", ("scale",), -1.0, "scale: .*greater than or equal to 0"),
     ],
 )
 def test_what_cannot_be_is_refused(
     finished: tuple[Study, Path], tmp_path: Path, name: str, place: tuple[str | int, ...], new: Any, said: str
 ) -> None:
     path = tmp_path / "damaged.json"
-    write_json(path, changed(read_json(finished[1] / name), place, new))
+    path.write_text(json.dumps(changed(read_json(finished[1] / name), place, new)))
     with pytest.raises(ValueError, match=rf"damaged\.json: {said}"):
         read(path, FILES[name][0])
+
+
+@pytest.mark.parametrize(
+    ("record", "key"), [(record, key) for record, old in OLD.items() if record is not LockedFiles for key in old]
+)
+def test_a_key_that_is_missing_or_of_another_type_is_named(tmp_path: Path, record: type[BaseModel], key: str) -> None:
+    path, old = tmp_path / "a.json", OLD[record]
+    if record.model_fields[key].is_required() or key == "scale":
+        path.write_text(json.dumps({k: v for k, v in old.items() if k != key}))
+        with pytest.raises(ValueError, match=rf"a\.json: .*{key}.*; accepted: a {record.__name__}"):
+            read(path, record)
+    wrong: dict[str, Any] = {"value": 1} if isinstance(old[key], str | list | type(None)) else "text"
+    path.write_text(json.dumps(old | {key: wrong}))
+    with pytest.raises(ValueError, match=rf"a\.json: {key}.*; found .*; accepted: a {record.__name__}"):
+        read(path, record)
+
+
+def test_keys_of_a_newer_version_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(OLD[RunRecord] | {"format": 1, "novelty": 3}))
+    found = read(tmp_path / "a.json", RunRecord)
+    assert (found.images, found.head_parameters, found.processes, found.pretrained) == (64, None, 1, None)
 
 
 def test_keys_that_were_added_later_may_be_missing(finished: tuple[Study, Path], tmp_path: Path) -> None:
@@ -196,3 +321,21 @@ def test_a_distance_below_zero_is_refused(finished: tuple[Study, Path], tmp_path
     write(file, found.model_copy(update={"metrics": found.metrics | {"fid": below}}))
     with pytest.raises(ValueError, match=r"diff/seed0/s4\.json: metrics\.fid: found -3; accepted: at least 0"):
         Results(study, root).cell("diff", "s4", "fid")
+
+
+def test_ids_need_no_scale(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(IDS))
+    found = read(tmp_path / "a.json", TokenManifest)
+    assert (found.scale, found.token_dim, found.scales) == (0.0, 0, ())
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no\.json: missing; the stage that writes it has not run"):
+        read(tmp_path / "no.json", RunRecord)
+    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
+        read(tmp_path, RunRecord)
+
+
+def test_where_imported_weights_are_from(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(OLD[ImportRecord]))
+    assert read(tmp_path / "a.json", ImportRecord).origin == Origin.model_validate(ORIGIN)

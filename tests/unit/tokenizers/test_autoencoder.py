@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from mar.data.images import ImageSet
-from mar.data.prepare import prepare
-from mar.features.networks import classifier, extractors
+from mar.features.networks import extractors
 from mar.metrics import evaluate, reconstruction
 from mar.runtime.files import read_json, sha256
 from mar.study.study import Study
@@ -26,9 +25,7 @@ from mar.tokenizers.autoencoder import build, norm_groups
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
     """Data, classifier, statistics of the train split and both tokenizers."""
     study = pipeline.study()
-    root = pipeline.root(tmp_path_factory.mktemp("tokenizers"), study)
-    prepare(study, root)
-    classifier.train(study, root)
+    root = pipeline.with_classifier(tmp_path_factory.mktemp("tokenizers"), study)
     pipeline.real_side(study, root)
     for name in ("kl", "vq"):
         training.train(study, root, name)
@@ -145,7 +142,7 @@ def test_refusals(made: tuple[Study, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data/manifest\.json: missing"):
         training.train(study, empty, "kl")
     shutil.copytree(root / "tokenizers" / "kl", empty / "tokenizers" / "kl", dirs_exist_ok=True)
-    with pytest.raises(ValueError, match=r"statistics/classifier/train\.npz: missing; run `mar statistics` first"):
+    with pytest.raises(ValueError, match=r"features/classifier/train/manifest\.json: missing"):
         reconstruction.rfid(study, empty, "kl")
 
 
