@@ -105,6 +105,7 @@ def plan(study: str, utilisation: float | None, measured: str | None, file: Path
     """Show what a study costs: operations, A100 hours and disk of every job."""
     import csv
 
+    from mar.planning import kept_costs
     from mar.planning import plan as plans
     from mar.runtime.files import atomic
     from mar.study.reading import load
@@ -116,7 +117,7 @@ def plan(study: str, utilisation: float | None, measured: str | None, file: Path
     root = path.parent if path.name == "study.json" else layout.RESULTS / loaded.study
     share = plans.utilisation_of(loaded, measured) if measured else utilisation or plans.UTILISATION
     images = plans.count_images(loaded, root)
-    found = plans.jobs(loaded, images, plans.count(loaded, root, images))
+    found = plans.jobs(loaded, images, kept_costs.count(loaded, root, images.classes))
     click.echo(plans.text(loaded, found, images, share))
     if file:
         lines = plans.rows(found, share)
