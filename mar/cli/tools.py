@@ -104,6 +104,7 @@ def court(
 def plan(study: str, utilisation: float | None, measured: str | None, file: Path | None) -> None:
     """Show what a study costs: operations, A100 hours and disk of every job."""
     from mar.paper.numbers import check_rows
+    from mar.planning import kept_costs
     from mar.planning import plan as plans
     from mar.runtime.files import write_text
     from mar.study.reading import load
@@ -119,7 +120,7 @@ def plan(study: str, utilisation: float | None, measured: str | None, file: Path
     root = path.parent if path.name == "study.json" else layout.RESULTS / loaded.study
     share = plans.utilisation_of(loaded, measured) if measured else utilisation or plans.UTILISATION
     images = plans.count_images(loaded, root)
-    jobs = plans.jobs(loaded, images, plans.count(loaded, root, images))
+    jobs = plans.jobs(loaded, images, kept_costs.count(loaded, root, images.classes))
     click.echo(plans.text(loaded, jobs, images, share))
     if file:
         import pandas as pd

@@ -1,7 +1,7 @@
 """What a study will cost, and the drill that shows that it fits.
 
-plan: every job with its operations, hours and disk. costs: operations and parameters, counted by torch. drill_shapes:
-the shapes of a study. drill: runs one.
+plan: every job with its operations, hours and disk. costs: operations and parameters, counted by torch.
+kept_costs: in plan.json. drill_shapes: the shapes of a study. drill: runs one.
 
 May import: all of the stages.
 """

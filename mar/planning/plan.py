@@ -11,7 +11,6 @@ the reader's own machine replaces it (`utilisation_of`).
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,10 +18,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mar.data import imagenet
-from mar.runtime.files import read, write
+from mar.planning import kept_costs
+from mar.runtime.files import read
 from mar.sampling.sweep import most
 from mar.study import layout
-from mar.study.canonical import canonical
 from mar.study.compatibility import known
 from mar.study.limits import LOOKED_AT, REAL, REBUILT
 from mar.study.products import speed_settings
@@ -41,7 +40,6 @@ UTILISATION = 0.23
 
 DIGITS = (1797, 10)  # images and classes of scikit-learn's digits
 FASHION_MNIST = (60_000, 10_000, 10)  # images of both splits, classes
-COUNTED = ("features/networks", "models", "planning/costs.py", "sampling", "study/parts.py", "tokenizers")
 CHECKPOINTS = 2  # kept of a training, each with weights, average and Adam's two moments: 16 bytes a parameter
 HOURS = 3600.0
 TITLES = ("job", "images", "parameters", "operations", "A100 hours", "tokens GB", "weights GB", "samples GB")
@@ -95,45 +93,6 @@ def count_images(study: Study, root: Path | None = None) -> Images:
     if study.data.kind == "fashion-mnist":
         return Images(*FASHION_MNIST)
     return Images(0, 0, imagenet.CLASSES, known=False)
-
-
-def key(study: Study, images: Images) -> str:
-    """Checksum of what the counts depend on: the parts of the study, and the code that is counted and counts."""
-    trained = {name: v for name, v in study.variants.items() if v.seeds}
-    factors = {
-        name: [study.backbones[v.backbone], study.heads[v.head], study.recipes[v.recipe], v.tokenizer, v.pretrained]
-        for name, v in trained.items()
-    }
-    parts = {
-        "variants": factors,
-        "tokenizers": {v.tokenizer: study.tokenizers[v.tokenizer] for v in trained.values()},
-        "sampling": {name: {s: study.sampling[s] for s in v.sampling} for name, v in trained.items()},
-        "judges": [study.metrics.extractors, study.classifier],
-        "images": [study.data.image_size, images.classes, study.metrics.chunk],
-    }
-    digest, package = hashlib.sha256(canonical(parts).encode()), Path(__file__).parents[1]
-    for path in (package / name for name in COUNTED):
-        for file in sorted(path.rglob("*.py")) or [path]:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def kept(study: Study, root: Path, images: Images) -> PlanRecord | None:
-    """The counts in plan.json; none where there are none, or those of another study or other code."""
-    path = layout.plan(root)
-    record = read(path, PlanRecord) if path.exists() else None
-    return record if record and record.key == key(study, images) else None
-
-
-def count(study: Study, root: Path, images: Images) -> PlanRecord:
-    """The counts in plan.json; written before where it has none of this study and code."""
-    record = kept(study, root, images)
-    if record is None:
-        from mar.planning import costs
-
-        record = costs.count(study, images.classes, key(study, images))
-        write(layout.plan(root), record)
-    return record
 
 
 def jobs(study: Study, images: Images, costs: PlanRecord) -> list[Job]:
@@ -279,11 +238,11 @@ def check(study: Study, root: Path, utilisation: float = UTILISATION) -> None:
     if budget is None:
         return
     images = count_images(study, root)
-    costs = kept(study, root, images)
+    costs = kept_costs.find(study, root, images.classes)
     if costs is None:
         command = [sys.executable, "-m", "mar.cli", "plan", "--study", str(layout.study(root))]
         told = subprocess.run(command, capture_output=True, text=True)
-        costs = kept(study, root, images)
+        costs = kept_costs.find(study, root, images.classes)
         if told.returncode or costs is None:
             raise ValueError(
                 f"{layout.plan(root)}: `mar {' '.join(command[3:])}` wrote no counts: {told.stderr.strip()}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mar.planning import plan
+from mar.planning import kept_costs, plan
 from mar.planning.drill_shapes import shapes
 from mar.study.reading import load
 
@@ -19,7 +19,7 @@ def test_a_study_over_its_budget_does_not_start(fresh: Any) -> None:
     (fresh.folder / "config" / "dear.yaml").write_text("extends: smoke.yaml\nstudy: dear\nbudget: {disk_gb: 1.0e-9}\n")
     # Counting needs torch, which this project lacks: what is there is read.
     study = load(fresh.folder / "config" / "dear.yaml")
-    plan.count(study, fresh.folder / "results" / "dear", plan.count_images(study))
+    kept_costs.count(study, fresh.folder / "results" / "dear", plan.count_images(study).classes)
     output = fresh.fails("-n", "all", "--configfile", "config/dear.yaml")
     assert "study dear: budget.disk_gb 1e-09: the estimate is" in output and "accepted: a budget above it" in output
     assert "Traceback" not in output

@@ -18,7 +18,7 @@ from mar.cli.__main__ import main
 from mar.models.model import build
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import draw_order
-from mar.planning import costs, plan
+from mar.planning import costs, kept_costs, plan
 from mar.runtime.files import read, write
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
@@ -307,7 +307,7 @@ def test_images_are_counted_where_prepare_has_run(tmp_path):
 def test_a_study_over_its_budget_is_refused(key, unit, tmp_path):
     def check(**budget):
         write_resolved(of := study(variants=TWO, **budget), tmp_path)
-        plan.count(of, tmp_path / "tiny", plan.count_images(of))
+        kept_costs.count(of, tmp_path / "tiny", plan.count_images(of).classes)
         plan.check(of, tmp_path / "tiny")
 
     check()
@@ -349,13 +349,12 @@ def test_reading_the_workflow_counts_once_where_there_is_a_budget(tmp_path):
 
 def test_counts_of_other_code_are_made_again(tmp_path, monkeypatch):
     of = study(variants=TWO)
-    images = plan.count_images(of)
-    first = plan.count(of, tmp_path, images)
-    assert plan.kept(of, tmp_path, images) == first
+    first = kept_costs.count(of, tmp_path, 10)
+    assert kept_costs.find(of, tmp_path, 10) == first
     edited = tmp_path / "masked.py"
     edited.write_text("# edited")
-    monkeypatch.setattr(plan, "COUNTED", (*plan.COUNTED, edited))
-    assert plan.kept(of, tmp_path, images) is None
+    monkeypatch.setattr(kept_costs, "COUNTED", (*kept_costs.COUNTED, edited))
+    assert kept_costs.find(of, tmp_path, 10) is None
 
 
 def test_a_plan_that_fails_is_told(tmp_path):
