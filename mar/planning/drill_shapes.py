@@ -127,7 +127,8 @@ def drill_study(study: Study, shape: Shape, images: Path) -> Study:
     values["data"]["flip"] = study.data.flip and shape.kind == TOKENIZER  # a model sees one view of an image
     if study.classifier:
         values["classifier"] |= {"images": 1, "batch": 1}
-    values["metrics"] = {"samples": SAMPLES, "chunk": SAMPLES, "extractors": study.metrics.extractors}
+    values["metrics"] = {"samples": SAMPLES, "chunk": SAMPLES, "neighbours": SAMPLES - 1}
+    values["metrics"]["extractors"] = study.metrics.extractors
     parts: dict[str, dict[str, Any]] = {
         key: {} for key in ("tokenizers", "backbones", "heads", "recipes", "sampling", "variants")
     }
