@@ -9,7 +9,7 @@ min_version("9.17")
 
 
 # Snakemake merges a second configfile into the first, so this one is read only where no other is given.
-if "study" not in config:
+if not workflow.overwrite_configfiles:
 
     configfile: "config/digits.yaml"
 

@@ -49,7 +49,9 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
         "import_weights": sorted({weights for weights, pretrained in parts if pretrained}),
         "speed": sorted(name for name in trained if speed_settings(study, name)),
     }
-    assert fresh.plan("all", "--configfile", f"config/{path.name}") == {
+    # Without its budget, since counting operations needs torch, which this project lacks: see test_drill_rule.py.
+    (fresh.folder / "config" / "free.yaml").write_text(f"extends: {path.name}\nbudget: null\n")
+    assert fresh.plan("all", "--configfile", "config/free.yaml") == {
         "prepare": [""],
         "features_real": sorted(f"{name} {split}" for name in judges for split in (sides[name], "heldout")),
         "features": sorted(f"{name} {key}" for name in judges for key in sets),

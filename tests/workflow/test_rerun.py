@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from mar.data import image_files
+from mar.study import layout
 from mar.study.products import figure_names
 from mar.study.reading import load
 
@@ -84,13 +85,15 @@ def test_images_that_are_added_run_prepare_again(project: Any) -> None:
     call = ("results/own/data/manifest.json", "--configfile", "config/own.yaml")
 
     def finish() -> None:
-        """The stub of prepare writes no record: put the one there that the real command would write."""
+        """The stub of prepare writes no record: put those there that the real command would write."""
         project.snakemake(*call)
         split = {"count": 1, "per_class": [1, 0]}
         record = {"kind": "imagefolder", "classes": ["ant", "cat"], "splits": {"train": split, "heldout": split}}
         record |= {"files": "0" * 64, "skipped": [], "image_size": 16, "flip": False}
         listing = image_files.checksum(image_files.scan(photos))
-        (project.folder / call[0]).write_text(json.dumps(record | {"listing": listing}))
+        manifest = project.folder / call[0]
+        manifest.write_text(json.dumps(record | {"listing": listing}))
+        (manifest.parent / layout.LISTING).write_text("")
 
     finish()
     assert "were added" not in project.snakemake("-n", *call) and project.plan(*call) == {}
