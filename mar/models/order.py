@@ -32,11 +32,14 @@ def draw_order(kind: str, rows: int, length: int, noise: Noise) -> Tensor:
     return noise.permutations(rows, length)
 
 
-def mask_ratio(u: float, low: float = 0.7) -> float:
-    """Quantile u in [0, 1) of the training mask ratio: a normal (1.0, 0.25) truncated to [low, 1].
+def mask_ratio(u: float, low: float = 0.7, law: str = "normal") -> float:
+    """Quantile u in [0, 1) of the training mask ratio: a normal (1.0, 0.25) truncated to [low, 1], or uniform.
 
-    The paper says "in [0.7, 1.0]"; centre and width are those of the published code.
+    The paper says "in [0.7, 1.0]"; centre and width of the normal are those of the published code. The uniform law in
+    (low, 1] with low = 0 masks each number of tokens from 1 to L equally often, as one-token steps of sampling do.
     """
+    if law == "uniform":
+        return 1 - u * (1 - low)
     import torch
 
     normal = torch.distributions.Normal(torch.tensor(1.0, dtype=torch.float64), 0.25)

@@ -125,7 +125,7 @@ def count_parameters(model: nn.Module) -> int:
 
 @cache
 def training(backbone: Backbone, head: Head, tokens: Tokens, recipe: Recipe) -> float:
-    """Operations of one image in training, backward included: the mean over the law of the mask ratio."""
+    """Operations of one image in training, backward and all its masks included: the mean over the mask ratios."""
     batch = recipe.micro_batch or recipe.batch
     labels, order = _labels_and_orders(tokens, batch)
 
@@ -141,8 +141,10 @@ def training(backbone: Backbone, head: Head, tokens: Tokens, recipe: Recipe) -> 
     if backbone.kind != "masked":
         return at(0)
     quantiles = [(i + 0.5) / QUANTILES for i in range(QUANTILES)]
-    law = [tokens.tokens - num_masked(mask_ratio(u, recipe.mask_ratio_min), tokens.tokens) for u in quantiles]
-    return float(quadratic(sorted({0, max(law) // 2, max(law)}), at)(np.array(law)).mean())
+    ratios = [mask_ratio(u, recipe.mask_ratio_min, recipe.mask_ratio) for u in quantiles]
+    law = [tokens.tokens - num_masked(ratio, tokens.tokens) for ratio in ratios]
+    mean = float(quadratic(sorted({0, max(law) // 2, max(law)}), at)(np.array(law)).mean())
+    return mean * recipe.masks_per_image
 
 
 def sampling(backbone: Backbone, head: Head, tokens: Tokens, settings: Sampling, batch: int) -> tuple[float, float]:

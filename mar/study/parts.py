@@ -249,7 +249,15 @@ class Recipe(Section):
     clip: PositiveFloat | None = Field(3.0, description="global gradient norm; null: not clipped (DiT)")
     ema: Fraction = Field(0.9999, description="decay of the weight average, per optimiser step")
     label_drop: Fraction = Field(0.1, description="share of images trained without their class")
-    mask_ratio_min: Fraction = Field(0.7, description="masked backbones: lower end of the truncated normal")
+    mask_ratio: Literal["normal", "uniform"] = Field(
+        "normal",
+        description="masked backbones: law of the mask ratio. normal: of mean 1 and deviation 0.25, cut off at "
+        "mask_ratio_min and 1 (published); uniform: every ratio between these equally often",
+    )
+    mask_ratio_min: Fraction = Field(0.7, description="masked backbones: lower end of the law of the mask ratio")
+    masks_per_image: PositiveInt = Field(
+        1, description="masked backbones: masks that each image is trained with when it is seen; published: 1"
+    )
     dtype: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = Field(False, description="keep no activations inside blocks: less memory, slower")
     compile: bool = Field(False, description="torch.compile the model; needs a C++ compiler on the CPU")

@@ -179,6 +179,11 @@ class Study(Section):
                 f"micro-batches of a step (recipe {variant.recipe}: batch {recipe.batch}); accepted: a number of GPUs "
                 f"that divides {micro_batches}"
             )
+        if recipe.masks_per_image > 1 and backbone.kind != "masked":
+            raise ValueError(
+                f"{where}: recipes.{variant.recipe}.masks_per_image {recipe.masks_per_image} with a {backbone.kind} "
+                "backbone: belongs to masked; accepted: 1"
+            )
         if backbone.kind == "dit":
             side = self.data.image_size // tok.stride
             if tok.group != 1 or side % (backbone.patch or 1):

@@ -181,9 +181,11 @@ class Trainer:
         start, stride = self.images + self.world.rank * self.micro, self.world.size * self.micro
         total = torch.zeros((), device=self.device)
         for first in range(start, self.images + recipe.batch, stride):
-            loss = self.micro_batch_loss(first, self.micro) * (self.micro / recipe.batch)
-            loss.backward()
-            total += loss.detach()
+            for mask in range(recipe.masks_per_image):
+                loss = self.micro_batch_loss(first, self.micro, mask)
+                loss = loss * (self.micro / (recipe.batch * recipe.masks_per_image))
+                loss.backward()
+                total += loss.detach()
         self.world.sum([total] + [p.grad for p in self.model.parameters() if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip or math.inf)
         if not (math.isfinite(total.item()) and math.isfinite(norm.item())):
@@ -210,17 +212,21 @@ class Trainer:
                 torch._foreach_lerp_(list(self.ema.values()), [parameters[k] for k in self.ema], 1 - recipe.ema)
         return total.item(), norm.item()
 
-    def micro_batch_loss(self, first: int, count: int) -> Tensor:
-        """Loss of the images number first to first + count - 1 of the run; `first` names its random numbers too."""
+    def micro_batch_loss(self, first: int, count: int, mask: int = 0) -> Tensor:
+        """Loss of the images number first to first + count - 1 of the run, with their masks number `mask`.
+
+        `first` and `mask` name all its random numbers: mask ratio, orders, noise, label drop, mirroring and dropout.
+        """
         recipe = self.recipe
-        noise = Noise("train", *self.name, first, device=self.device)
-        torch.manual_seed(seed_of("dropout", *self.name, first))
+        name = (*self.name, first, *([mask] if mask else []))
+        noise = Noise("train", *name, device=self.device)
+        torch.manual_seed(seed_of("dropout", *name))
         index = self.data_order(first, count)
         labels = self.tokens.labels[index].to(self.device)
         x = self.load(index, noise)
         length = self.tokens.manifest.tokens
         # One mask ratio for all images of the micro-batch: the published code draws one for the batch of a device.
-        ratio = mask_ratio(float(noise.uniform(1)), recipe.mask_ratio_min)
+        ratio = mask_ratio(float(noise.uniform(1)), recipe.mask_ratio_min, recipe.mask_ratio)
         order = draw_order(self.order, count, length, noise)
         labels = torch.where(noise.uniform(count) < recipe.label_drop, -1, labels)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.dtype == "bf16"):

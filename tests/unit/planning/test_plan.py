@@ -101,6 +101,20 @@ def test_a_training_is_that_of_the_whole_model_on_average(backbone, head, checkp
     assert costs.training(b, h, tokens, recipe) == pytest.approx(mean, rel=1e-4)
 
 
+def test_a_training_counts_all_masks_and_their_law():
+    """Twice the masks cost twice as much; a uniform law shows the encoder more tokens than the published one."""
+    b, h, tokens = made("masked", "diffusion", side=4)
+    lengths = {"images": 8, "batch": 2, "checkpoint_images": 8, "log_images": 8, "mask_ratio_min": 0.0}
+    one, two, uniform = (
+        costs.training(b, h, tokens, Recipe(**lengths, **more))
+        for more in ({}, {"masks_per_image": 2}, {"mask_ratio": "uniform"})
+    )
+    assert two == 2 * one
+    model, inputs = real(b, h, tokens), drawn("masked", 2, tokens)
+    steps = [costs.operations(lambda k=k: model.loss(*inputs, k, Noise("l")).backward()) / 2 for k in range(16)]
+    assert uniform == pytest.approx(sum(steps) / 16, rel=1e-4) and uniform != pytest.approx(one, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("backbone", "head", "settings"),
     [
