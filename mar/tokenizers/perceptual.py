@@ -52,6 +52,7 @@ class OwnNetwork(nn.Module):
     def learn(self, images: ImageSet, flip: bool, log: Path, device: torch.device) -> None:
         """Train the classifier in place on every second image; `log` gets about a hundred lines."""
         half = np.arange(0, len(images), 2)
+        log.parent.mkdir(parents=True, exist_ok=True)
         some = ImageSet(images.labels[half], images.classes, lambda i: images.arrays([2 * i])[0])
         fit(self.classifier.requires_grad_(True), self.config, some, flip, self.seed, log, device)
         self.requires_grad_(False)

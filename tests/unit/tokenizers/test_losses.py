@@ -38,7 +38,7 @@ def made(kind: str = "kl", **over: Any) -> Study:
 @pytest.fixture(scope="module")
 def images() -> ImageSet:
     pixels = np.random.default_rng(0).integers(256, size=(20, SIDE, SIDE, 3), dtype=np.uint8)
-    return ImageSet([0] * 20, ["a"], lambda i: pixels[i])
+    return ImageSet([0, 0, 1, 1] * 5, ["a", "b"], lambda i: pixels[i])
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_lpips_from_files(hub: Path, images: ImageSet, tmp_path: Path, monkeypat
 def test_the_own_network_is_no_judge_and_sees_what_blurs(images: ImageSet, tmp_path: Path) -> None:
     """Distances are 0 to oneself and grow with blur; it draws from no global stream, then learns, then rests."""
     before = torch.random.get_rng_state()
-    network, device = perceptual.OwnNetwork(320, 1, seed=0), torch.device("cpu")
+    network, device = perceptual.OwnNetwork(320, 2, seed=0), torch.device("cpu")
     assert torch.equal(before, torch.random.get_rng_state())
     weights = network.classifier.body[0].weight.clone()
     assert network.config.channels != Classifier(images=1).channels
