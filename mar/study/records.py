@@ -547,6 +547,7 @@ class MetricsFile(Record):
         reference: the real images that the first extractor compares with.
         notes: what readers should know of the numbers.
         metrics: each metric by its name.
+        copied: share of the images that are copies of training images, by `mar/metrics/copies.py`; None if not measured.
         inputs: checksum of each input, by its name.
         recipe: what the numbers depend on.
     """
@@ -560,6 +561,7 @@ class MetricsFile(Record):
     reference: RealSide
     notes: tuple[str, ...] = ()
     metrics: dict[str, Metric]
+    copied: Metric | None = None
     inputs: dict[str, str]
     recipe: MetricsRecipe
     provenance: Provenance
