@@ -127,9 +127,7 @@ def simulated(data: Arrays, counts: tuple[int, int, int], runs: int, seed: int =
         rng = np.random.default_rng([seed, run])
         order = rng.permutation(len(data[0]))[: sum(counts)]
         ends = np.cumsum(counts)
-        train, unseen, fresh = (
-            (data[0][rows], data[1][rows]) for rows in np.split(order, ends[:-1])
-        )
+        train, unseen, fresh = ((data[0][rows], data[1][rows]) for rows in np.split(order, ends[:-1]))
         held = nearest(unseen[0], train[0])[0]
         for name, truth, rows in sets(*fresh, train, rng):
             for rule, (low, estimate, high) in judged(rows, train, unseen, held, rng).items():

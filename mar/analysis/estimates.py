@@ -93,6 +93,8 @@ class Comparison:
         high: upper end of its interval.
         few: a side has one training seed; for seconds, the sides were timed by different protocols.
         far: the effect is so far from the threshold that it decides even with one training seed.
+        unfair: why a win of a, and of b, would decide nothing (`mar/analysis/confounds.py`); empty if it would.
+        edge: the threshold on the effect beyond which a side wins.
     """
 
     metric: str
@@ -103,6 +105,8 @@ class Comparison:
     high: float
     few: bool = False
     far: bool = False
+    unfair: tuple[str, str] = ("", "")
+    edge: float = 0.0
 
     @property
     def log(self) -> bool:
@@ -114,15 +118,27 @@ class Comparison:
         """Whether the interval may decide: each side has two seeds, or the effect is far outside the seed spread."""
         return not self.few or self.far
 
+    def fair(self, side: int) -> bool:
+        """Whether a win of side 0 (a) or 1 (b) may decide."""
+        return self.trusted and not self.unfair[side]
+
     @property
     def better(self) -> bool:
         """Whether a is better than b throughout the interval."""
-        return self.trusted and (self.high < 0 if lower_is_better(self.metric) else self.low > 0)
+        return self.fair(0) and (self.high < 0 if lower_is_better(self.metric) else self.low > 0)
 
     @property
     def worse(self) -> bool:
         """Whether a is worse than b throughout the interval."""
-        return self.trusted and (self.low > 0 if lower_is_better(self.metric) else self.high < 0)
+        return self.fair(1) and (self.low > 0 if lower_is_better(self.metric) else self.high < 0)
+
+    @property
+    def blocked(self) -> str:
+        """Why the side that wins by the interval decides nothing; empty if it does, or none wins."""
+        if not self.trusted or self.low <= self.edge <= self.high:
+            return ""
+        a_wins = (self.high < self.edge) == lower_is_better(self.metric)
+        return self.unfair[0 if a_wins else 1]
 
     def __str__(self) -> str:
         numbers = (self.effect, self.low, self.high)

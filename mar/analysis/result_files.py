@@ -191,6 +191,17 @@ class Files:
             estimates.append(Estimate(m.value, m.low, m.high, m.n, (seed,), source))
         return estimates
 
+    def copied(self, variant: str, setting: str) -> list[Metric]:
+        """Share of copies of training images in each training seed's sample set; empty if it is not measured in all."""
+        seeds = self.study.variants[variant].seeds
+        shares = [self.metrics(variant, seed, setting).copied for seed in seeds]
+        return [share for share in shares if share is not None] if None not in shares else []
+
+    @property
+    def floor_copied(self) -> Metric | None:
+        """Share of copies among the held-out real images, which is about 0; None if it is not measured."""
+        return self._reference.copied
+
     @property
     def extractor(self) -> str:
         """Name of the main extractor, whose features the metrics are of, such as `inception` or `classifier`."""

@@ -446,6 +446,11 @@ class SweepPoint(SweepPlace, SweepNumbers):
 
     round: NonNegativeInt
 
+    @property
+    def place(self) -> SweepPlace:
+        """Guidance scale and temperature alone."""
+        return SweepPlace(guidance=self.guidance, temperature=self.temperature)
+
 
 class SweepRecipe(Part):
     """What the points of a sweep depend on; when any of it changes, their metrics are computed again."""
@@ -463,7 +468,11 @@ class SweepRecord(Record):
     Attributes:
         seed: training seed.
         samples: number of images at each point.
-        edge: axes (`guidance`, `temperature`) at whose end the best point lies.
+        best: the chosen point.
+        edge: axes (`guidance`, `temperature`) at whose end the point of lowest FID lies.
+        rule: by what the point was chosen; older sweeps took the lowest FID.
+        lowest: the point of lowest FID; None in older files, where it is `best`.
+        within: points whose FID is at most one standard error above it, among which the rule chooses.
     """
 
     variant: str
@@ -475,6 +484,9 @@ class SweepRecord(Record):
     grid: tuple[SweepPoint, ...]
     best: SweepPlace
     edge: tuple[str, ...]
+    rule: Literal["lowest", "one standard error"] = "lowest"
+    lowest: SweepPlace | None = None
+    within: tuple[SweepPlace, ...] = ()
     recipe: SweepRecipe
     provenance: Provenance
 

@@ -178,14 +178,6 @@ def test_class_changes_after_a_shuffle() -> None:
     assert np.mean(drawn) == pytest.approx(formulas.class_changes(labels)[1], rel=0.01)
 
 
-def test_nearest() -> None:
-    train = torch.from_numpy(RNG.integers(256, size=(40, 3, 8, 8), dtype=np.uint8))
-    images = torch.stack([train[7], train[30], train[0] ^ 1])
-    found = neighbours.nearest(images, train.split(16))
-    assert found[:2].tolist() == [0.0, 0.0]  # exact copies, found in any batch
-    assert found[2] == pytest.approx(1 / 255)
-
-
 def test_metrics_of_features_need_no_torch() -> None:
     code = "import sys; from mar.metrics import bootstrap; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
