@@ -35,9 +35,9 @@ effect is *far* from the claim's threshold (0 unless the claim states one): |eff
 where v is the sum of both sides' variances with one seed. That is three times the half-width of the interval that the
 same comparison would have with two seeds on each side. If the study measured no seed spread, no effect is far.
 
-*Seconds per image* do not depend on the weights: each variant is timed once, its interval is the range that was
-measured, and the interval of a ratio is from the lowest to the highest ratio of both ranges. It is no 95% interval.
-Timings on different devices, with different batch sizes or numbers of threads decide nothing about each other.
+*Seconds per image* do not depend on the weights: each variant is timed once, in batches, by the intervals of
+`mar/metrics/timed.py`. For files without single batches, as versions before wrote them, the interval is the range of
+the batches, that of a ratio is from the lowest to the highest ratio of both ranges, and neither is a 95% interval. Timings on different devices, with different batch sizes or numbers of threads decide nothing about each other.
 
 *Guidance scale and temperature* of a setting with a sweep were chosen by FID on the sweep's own images. The reported
 images are others, so the choice does not favour them; but the first training seed's weights are the same in both, and
@@ -57,6 +57,7 @@ from statistics import fmean, variance
 
 from mar.analysis.metric_kinds import SIGNED, by_ratio, lower_is_better
 from mar.analysis.result_files import Estimate, Files, Source, entry, short
+from mar.metrics import timed
 from mar.study.study import Study
 
 __all__ = ["Comparison", "Estimate", "Results", "Sets", "Source", "Spread", "short"]
@@ -258,6 +259,12 @@ class Results(Files):
         if x is None or y is None:
             return None
         low, effect, high = (math.log(r) for r in (x.low / y.high, x.value / y.value, x.high / y.low))
+        one, other = (self.speed(variant).points[setting].batches for variant, setting in (a, b))
+        yards = self.speed(a[0]).yardsticks, self.speed(b[0]).yardsticks
+        if one and a[0] == b[0]:
+            effect, low, high = timed.paired(one, other)
+        elif one and other:
+            effect, low, high = timed.apart(one, other, *yards)
         mixed = self.protocol(a[0]).compared != self.protocol(b[0]).compared
         return Comparison("seconds", x, y, effect, low, high, few=mixed)
 

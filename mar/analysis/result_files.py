@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -78,6 +78,13 @@ def short(x: float) -> str:
     if x != 0 and not 1e-4 <= abs(x) < 1000:
         return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.2g}"
     return f"{x:#.3g}".rstrip(".") if x else "0"
+
+
+def duration(seconds: Estimate) -> str:
+    """Seconds with their interval; in milliseconds below a tenth of a second."""
+    if seconds.value >= 0.1:
+        return str(seconds)
+    return f"{replace(seconds, value=1e3 * seconds.value, low=1e3 * seconds.low, high=1e3 * seconds.high)} ms"
 
 
 class Files:

@@ -14,7 +14,7 @@ from mar.analysis.curve_points import along
 from mar.analysis.estimates import Comparison, Results
 from mar.analysis.metric_kinds import lower_is_better
 from mar.analysis.paper_columns import COLUMNS, NOT_RUN, printed
-from mar.analysis.result_files import Estimate, short
+from mar.analysis.result_files import Estimate, duration, short
 from mar.paper.claims import (
     Better,
     Cheaper,
@@ -243,7 +243,7 @@ def _dominates(check: Dominates, results: Results) -> Finding:
         )
         shown, one_seed = quality, one_seed or _one_seed(quality, verdicts[-1])
         reasons.append(
-            f"{a[1]} against {b[1]}: {_reason(quality, verdicts[-1])}; seconds per image {speed.a} against {speed.b}"
+            f"{a[1]} against {b[1]}: {_reason(quality, verdicts[-1])}; seconds per image {duration(speed.a)} against {duration(speed.b)}"
         )
     if not verdicts:
         return Finding(NOT_RUN, None, f"the study has no curve {check.b!r}")
@@ -304,7 +304,8 @@ def _all(verdicts: list[str]) -> str:
 def _reason(c: Comparison, verdict: str) -> str:
     """A comparison in words, with its numbers of training seeds."""
     label = {"fid": "FID", "inception_score": "IS", "seconds": "seconds per image"}.get(c.metric, c.metric)
-    text = f"{label} {c.a} against {c.b}, {c}"
+    a, b = (duration(x) if c.metric == "seconds" else str(x) for x in (c.a, c.b))
+    text = f"{label} {a} against {b}, {c}"
     if c.metric == "seconds":
         return text + ("; timed by different protocols, which decides nothing" if c.few else "")
     seeds = sorted({len(c.a.seeds), len(c.b.seeds)})

@@ -580,9 +580,10 @@ class MetricsFile(Record):
 
 
 class Timing(Part):
-    """One timed setting: the median, the lowest (`low`) and the highest (`high`) seconds per image of its batches.
+    """One timed setting: the median of the seconds per image of its batches, with its interval from `low` to `high`.
 
     Attributes:
+        batches: seconds per image of each batch; empty in older files, whose interval is from the fastest to the slowest.
         head_share: share of the seconds that the head took; None in files from before it was measured.
         steps: autoregressive steps.
     """
@@ -592,10 +593,11 @@ class Timing(Part):
     high: FiniteFloat
     head_share: Range | None = None
     steps: PositiveInt
+    batches: tuple[FiniteFloat, ...] = ()
 
     @property
     def seconds(self) -> Range:
-        """Seconds per image: median, lowest and highest."""
+        """Seconds per image: the median and its interval."""
         return Range(value=self.seconds_per_image, low=self.low, high=self.high)
 
     @model_validator(mode="after")
@@ -647,10 +649,15 @@ class SpeedRecipe(Part):
 
 
 class SpeedRecord(Record):
-    """speed/<variant>.json: seconds per image of a variant at each timed setting."""
+    """speed/<variant>.json: seconds per image of a variant at each timed setting.
+
+    Attributes:
+        yardsticks: seconds of a fixed piece of work that was timed in each round of batches; empty in older files.
+    """
 
     variant: str
     protocol: TimingProtocol
+    yardsticks: tuple[FiniteFloat, ...] = ()
     points: dict[str, Timing]
     checkpoint: Sha256
     recipe: SpeedRecipe
