@@ -1,7 +1,7 @@
 """How often a set of images is said to recite its training images, by three rules, on real images that are known.
 
-`python -m benchmarks.recitation [--images IDX]` prints the table of docs/evaluation.md. IDX is an idx file of images and
-its labels lie beside it; without it the digits of scikit-learn are taken. Each run divides the images at random into
+`python -m benchmarks.recitation [--images IDX]` prints the table of docs/evaluation.md. IDX is an idx file of images
+whose labels lie beside it; without it the digits of scikit-learn are taken. Each run divides the images at random into
 training images, held-out ones and n fresh ones, from which the judged sets are made:
 
 - fresh: the fresh images as they are;
@@ -11,21 +11,21 @@ training images, held-out ones and n fresh ones, from which the judged sets are 
 - copies: a share of them replaced by training images with noise.
 
 The rules: "mean" calls a set reciting whose mean distance to the nearest training image is below that of the held-out
-images by both intervals; "equal" compares with as many training images as are held out; "all" compares with all of them,
-and takes the images to be independent ("all, independent") or those with one neighbour to move together ("all", which is
-`mar/metrics/copies.py`). The last three call a set reciting where the lower end is above 10%.
+images by both intervals; "equal" compares with as many training images as are held out; "all" compares with all of
+them, and takes the images to be independent ("all, independent") or those with one neighbour to move together ("all",
+which is `mar/metrics/copies.py`). The last three call a set reciting where the lower end is above 10%.
 """
 
 from __future__ import annotations
 
-import gzip
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import numpy as np
 
+from mar.data import idx
 from mar.metrics import copies
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images float32 (N, H, W), labels int64 (N,)
@@ -42,14 +42,10 @@ def digits() -> Arrays:
 
 
 def of_idx(path: Path) -> Arrays:
-    """Images of an idx file, halved in size, and the labels beside it."""
-
-    def read(path: Path) -> bytes:
-        return gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
-
-    images = np.frombuffer(read(path), np.uint8, offset=16).reshape(-1, 14, 2, 14, 2).mean((2, 4), dtype=np.float32)
+    """Images of 28x28 in an idx file, halved in size, and the labels beside it."""
+    images = idx.read(path, 3)[0].reshape(-1, 14, 2, 14, 2).mean((2, 4), dtype=np.float32)
     labels = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
-    return images, np.frombuffer(read(labels), np.uint8, offset=8).astype(np.int64)
+    return images, idx.read(labels, 1)[0].astype(np.int64)
 
 
 def nearest(queries: np.ndarray, images: np.ndarray) -> Arrays:
@@ -93,7 +89,7 @@ def sets(images: np.ndarray, labels: np.ndarray, train: Arrays, rng: np.random.G
 
 
 def judged(rows: np.ndarray, train: Arrays, unseen: Arrays, held: np.ndarray, rng: np.random.Generator) -> dict:
-    """For each rule the lower and upper end and the estimate of the share of copies; `mean` has 1 or 0 for a verdict."""
+    """By rule the lower end, the estimate and the upper end of the share of copies; of `mean` its verdict, 1 or 0."""
     m, total = len(unseen[0]), len(train[0])
     to_train, which = nearest(rows, train[0])
     to_unseen, index = nearest(rows, unseen[0])
@@ -153,10 +149,9 @@ def lines(table: dict[str, dict[str, list]]) -> Iterator[str]:
 def main(images: Path | None, runs: int) -> None:
     """Print the table."""
     data = of_idx(images) if images else digits()
-    counts = (40_000, 10_000, 2_000) if images else (800, 500, 400)
+    counts = (20_000, 5_000, 2_000) if images else (800, 500, 400)
     print(f"{counts[0]} training images, {counts[1]} held out, sets of {counts[2]}, {runs} runs")
-    make: Callable = simulated
-    for line in lines(make(data, counts, runs)):
+    for line in lines(simulated(data, counts, runs)):
         print(line)
 
 

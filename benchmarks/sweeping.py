@@ -2,8 +2,8 @@
 
 `python -m benchmarks.sweeping` prints the table. The grid is that of a typical sweep: five guidance scales, three
 temperatures. FID falls with guidance to a flat valley and rises again; the noise of a point has a relative standard
-error of `error`, of which all points share a part, since they are drawn with the same random numbers. "By chance" is how
-often two sweeps that differ in their noise alone choose different points, "guidance" the standard deviation of the
+error of `error`, of which all points share a part, since they are drawn with the same random numbers. "By chance" is
+how often two sweeps that differ in their noise alone choose different points, "guidance" the standard deviation of the
 chosen scale, and "loss" by how much the true FID at the chosen point exceeds the least one, in percent.
 """
 

@@ -3,8 +3,8 @@
 `python -m benchmarks.timed` prints the table. A batch takes t x drift x noise: noise is lognormal with 4% and, in one
 batch of ten, up to half as much again (another process). The drift of a busy machine is slow: 15% between stages
 and, within a stage, a tenth of that between rounds. "before" is the range of three batches; "seconds" are ten batches
-without a yardstick; "yardstick" is `mar/metrics/timed.py`, whose yardstick has a noise of its own of 4%. False: share of
-equal pairs called different in one direction, the other being as frequent. Found: share of pairs 1.3 times apart.
+without a yardstick; "yardstick" is `mar/metrics/timed.py`, whose yardstick has a noise of its own of 4%. False: share
+of equal pairs called different in one direction, the other being as frequent. Found: share of pairs 1.3 times apart.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ same comparison would have with two seeds on each side. If the study measured no
 
 *Seconds per image* do not depend on the weights: each variant is timed once, in batches, by the intervals of
 `mar/metrics/timed.py`. For files without single batches, as versions before wrote them, the interval is the range of
-the batches, that of a ratio is from the lowest to the highest ratio of both ranges, and neither is a 95% interval. Timings on different devices, with different batch sizes or numbers of threads decide nothing about each other.
+the batches, that of a ratio is from the lowest to the highest ratio of both ranges, and neither is a 95% interval.
+Timings on different devices, with different batch sizes or numbers of threads decide nothing about each other.
 
 *Guidance scale and temperature* of a setting with a sweep were chosen by FID on the sweep's own images. The reported
 images are others, so the choice does not favour them; but the first training seed's weights are the same in both, and

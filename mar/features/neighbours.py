@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-AXES = 256  # axes of the bound
+from mar.study.limits import AXES
+
 LEARNED = 2000  # images from which the axes are computed
 FIRST = 8  # images of lowest bound that are compared first
 BLOCK = 256  # images that are looked up at a time

@@ -39,9 +39,9 @@ def noise(count: int, seed: int) -> Tensor:
 def test_the_search_is_exact(monkeypatch: pytest.MonkeyPatch, kind: type, axes: int) -> None:
     monkeypatch.setattr(neighbours, "AXES", axes)
     monkeypatch.setattr(neighbours, "PAIRS", 50)
-    train = kind(500, 0)
-    asked = torch.cat([kind(290, 1), train[[7, 7, 30]], train[[3]] ^ 1])
-    found, expected = Searched(train, np.zeros(500, np.int64)).nearest(asked), brute(asked, train)
+    train = kind(200, 0)
+    asked = torch.cat([kind(70, 1), train[[7, 7, 30]], train[[3]] ^ 1])
+    found, expected = Searched(train, np.zeros(200, np.int64)).nearest(asked), brute(asked, train)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-14)
     assert (found[1] == expected[1]).all()
     assert found[0][-4:-1].tolist() == [0.0, 0.0, 0.0] and found[1][-4:-1].tolist() == [7, 7, 30]

@@ -184,8 +184,13 @@ def test_a_sweep_judges_and_chooses(root):
     assert [(p["guidance"], p["temperature"]) for p in found["grid"]][:6] == [
         (g, t) for g in GRID["guidance"] for t in GRID["temperature"]
     ]
-    best = min(found["grid"], key=lambda p: p["fid"]["value"])
-    assert found["best"] == {key: best[key] for key in ("guidance", "temperature")}
+    lowest = min(found["grid"], key=lambda p: p["fid"]["value"])
+    limit = lowest["fid"]["value"] + (lowest["fid"]["high"] - lowest["fid"]["low"]) / (2 * sweep.Z)
+    among = [p for p in found["grid"] if p["fid"]["value"] <= limit]
+    best = min(among, key=lambda p: (p["guidance"], round(abs(p["temperature"] - 1), 9)))
+    places = [{key: p[key] for key in ("guidance", "temperature")} for p in (best, lowest, *among)]
+    assert [found["best"], found["lowest"], *found["within"]] == places and len(among) > 1
+    assert found["rule"] == "one standard error"
     assert {p["fid"]["n"] for p in found["grid"]} == {12}
     assert len({p["fid"]["value"] for p in found["grid"]}) >= 3, (
         "one a temperature: so short a training knows no classes"
