@@ -242,9 +242,8 @@ def _dominates(check: Dominates, results: Results) -> Finding:
             _verdict(any(q.better and s.better for _, s, q in pairs), all(q.worse or s.worse for _, s, q in pairs))
         )
         shown, one_seed = quality, one_seed or _one_seed(quality, verdicts[-1])
-        reasons.append(
-            f"{a[1]} against {b[1]}: {_reason(quality, verdicts[-1])}; seconds per image {duration(speed.a)} against {duration(speed.b)}"
-        )
+        times = f"seconds per image {duration(speed.a)} against {duration(speed.b)}"
+        reasons.append(f"{a[1]} against {b[1]}: {_reason(quality, verdicts[-1])}; {times}")
     if not verdicts:
         return Finding(NOT_RUN, None, f"the study has no curve {check.b!r}")
     return Finding(_all(verdicts), shown, "; ".join(reasons), evidence, one_seed)

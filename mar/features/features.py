@@ -38,10 +38,8 @@ from mar.study.stage_keys import features_key
 from mar.study.study import Study
 
 if TYPE_CHECKING:
-    import torch
-
-    from mar.features.networks.extractors import Extractor
     from mar.features.neighbours import Seen
+    from mar.features.networks.extractors import Extractor
 
 SPLITS = ("train", "heldout", "reference")
 UNSEEN = "heldout"  # the split whose images no model was trained on, for the test of copies

@@ -24,7 +24,6 @@ from mar.study.parts import Sweep as Grid
 from mar.study.records import (
     RunRecord,
     SweepNumbers,
-    SweepPlace,
     SweepPoint,
     SweepPointRecord,
     SweepRecipe,

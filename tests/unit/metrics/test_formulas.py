@@ -8,10 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 from scipy.spatial.distance import cdist
 
-from mar.features import neighbours
 from mar.metrics import formulas, moments
 
 RNG = np.random.default_rng(0)
