@@ -7,14 +7,14 @@ says, M / (M + m), however the images are shrunk or blurred; a copy's nearest on
 *Expectation.* The share is taken within the class of the nearest image, p = M_k / (M_k + m_k), so that the held-out
 images need not match the training images in their classes.
 
-*Copies.* If a share c is copied, a training image is the nearest to s = c + (1 - c) E of the images, where E is the mean
-of p over the images; so c = (s - E) / (1 - E), which may fall below 0 by chance.
+*Copies.* If a share c is copied, a training image is the nearest to a share s = c + (1 - c) E of the images, where E is
+the mean of p over them; so c = (s - E) / (1 - E), which may fall below 0 by chance.
 
 *Interval.* Many generated images can have one nearest image, most of all where a model draws few different ones. Given
 which images are nearest ones, and to which shares w_j of the generated images, each of them is a training image by an
 independent draw with probability p_j. So the variance of s - E is the sum of w_j^2 p_j (1 - p_j), which is that of
-independent images only where all nearest images differ. To it comes the noise of which images are copies, c (1 - c) / n.
-The real images are those of every set of a study, so a mean over sets has no smaller error than one of them.
+independent images only where all nearest images differ. To it comes the noise of which are copies, c (1 - c) / n. The
+real images are those of every set of a study, so a mean over sets has no smaller error than one of them.
 """
 
 from __future__ import annotations

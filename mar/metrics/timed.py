@@ -4,14 +4,14 @@
 median of independent batches of any distribution with at least 95%: for ten batches k = 2 and 97.9%. Fewer than six
 batches have no such interval; theirs is the range.
 
-*Ratio of two settings of one variant.* Their batches alternate, so the ratio is taken round by round, which cancels what
+*Ratio of two settings of one variant.* Their batches alternate, so the ratio is taken round by round; that cancels what
 slows down the machine, and the interval is that of the median of these ratios.
 
-*Ratio of two variants.* These are timed one after the other, so a machine that is slower during one of them makes a false
+*Ratio of two variants.* These are timed one after the other, so a machine that is slower in one of them makes a false
 difference that the scatter of the batches does not show. Each round therefore times a fixed piece of work too, the
 yardstick. The interval reaches from the lower to the upper end of two: that of the seconds, and that of the seconds in
-units of the yardstick; each from the lowest to the highest ratio of both intervals. It is no wider than the seconds' own
-where the machine is steady. `python -m benchmarks.timed` shows coverage and false rates.
+units of the yardstick; each from the lowest to the highest ratio of both intervals. That costs some
+power where the machine is steady: `python -m benchmarks.timed` shows coverage and false rates.
 """
 
 from __future__ import annotations

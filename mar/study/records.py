@@ -559,7 +559,7 @@ class MetricsFile(Record):
         reference: the real images that the first extractor compares with.
         notes: what readers should know of the numbers.
         metrics: each metric by its name.
-        copied: share of the images that are copies of training images, by `mar/metrics/copies.py`; None if not measured.
+        copied: share of copies of training images (`mar/metrics/copies.py`); None if not measured.
         inputs: checksum of each input, by its name.
         recipe: what the numbers depend on.
     """
@@ -583,7 +583,7 @@ class Timing(Part):
     """One timed setting: the median of the seconds per image of its batches, with its interval from `low` to `high`.
 
     Attributes:
-        batches: seconds per image of each batch; empty in older files, whose interval is from the fastest to the slowest.
+        batches: seconds per image of each batch; empty in older files, whose interval is their range.
         head_share: share of the seconds that the head took; None in files from before it was measured.
         steps: autoregressive steps.
     """
