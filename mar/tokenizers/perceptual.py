@@ -55,7 +55,7 @@ class OwnNetwork(nn.Module):
         log.parent.mkdir(parents=True, exist_ok=True)
         some = ImageSet(images.labels[half], images.classes, lambda i: images.arrays([2 * i])[0])
         fit(self.classifier.requires_grad_(True), self.config, some, flip, self.seed, log, device)
-        self.requires_grad_(False)
+        self.requires_grad_(False).zero_grad()
 
     def forward(self, rebuilt: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Squared distance of unit vectors, mean over the positions of a map, then over the maps: (B,)."""
