@@ -8,24 +8,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mar.analysis import confounds
+from mar.analysis import confounds, wording
 from mar.analysis.confounds import Cell
 from mar.analysis.curve_points import along
 from mar.analysis.estimates import Comparison, Results
 from mar.analysis.metric_kinds import lower_is_better
-from mar.analysis.paper_columns import COLUMNS, NOT_RUN, printed
+from mar.analysis.paper_columns import NOT_RUN
 from mar.analysis.result_files import Estimate, short
 from mar.paper.claims import (
     Better,
     Cheaper,
-    Check,
     Claim,
     Close,
     Dominates,
     Faster,
     Guidance,
     Improves,
-    OfCurves,
     Optimum,
     Ordered,
     Reaches,
@@ -33,7 +31,6 @@ from mar.paper.claims import (
     Share,
     load,
 )
-from mar.paper.numbers import paper_rows
 from mar.runtime.files import write
 from mar.study import layout
 from mar.study.records import Evidence, Verdict, Verdicts
@@ -74,7 +71,7 @@ def decide(study: Study, root: Path, claims_file: str | Path) -> tuple[Verdict, 
 
 
 def _decide(claim: Claim, results: Results) -> Verdict:
-    check: Any = claim.check  # one of Check
+    check: Any = claim.check  # one of mar.paper.claims.Check
     if results.extractor in results.random and not isinstance(check, Faster | Cheaper | Share):
         return _entry(claim, Finding("not decidable here", None, f"{results.extractor} has random weights"))
     if claim.decides == "imagenet" and not results.comparable:
@@ -114,8 +111,8 @@ def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Fi
         verdict = _verdict(comparison.trusted and below, comparison.trusted and above)
     else:
         verdict = _verdict(comparison.better, comparison.worse)
-    reason = _reason(comparison, verdict) + _published(check) + confounds.unequal(results.study, a, b)
-    one_seed = _one_seed(comparison, verdict)
+    reason = wording.reason(comparison, verdict) + wording.published(check) + confounds.unequal(results.study, a, b)
+    one_seed = wording.one_seed(comparison, verdict)
     if verdict != "inconclusive" and metric != "seconds" and confounds.longer_wins(results.study, a, b, comparison):
         verdict, reason = "inconclusive", f"inconclusive (trained unequally): {reason}"
     if isinstance(check, Close):
@@ -132,14 +129,14 @@ def _ordered(check: Ordered, results: Results) -> Finding:
     steps = [step for step in pairs if step is not None]
     verdicts = [_verdict(step.better, step.worse) for step in steps]
     reasons = [
-        f"{b} against {a}: {_reason(step, verdict)}"
+        f"{b} against {a}: {wording.reason(step, verdict)}"
         for (a, b), step, verdict in zip(itertools.pairwise(check.rows), steps, verdicts, strict=True)
     ]
     # the step that is shown is the one that decides: the least improvement
     sign = 1 if lower_is_better(check.metric) else -1
     shown = max(steps, key=lambda step: sign * step.effect)
-    one_seed = any(map(_one_seed, steps, verdicts))
-    return Finding(_all(verdicts), shown, "; ".join(reasons) + _published(check), _sides(*steps), one_seed)
+    one_seed = any(map(wording.one_seed, steps, verdicts))
+    return Finding(_all(verdicts), shown, "; ".join(reasons) + wording.published(check), _sides(*steps), one_seed)
 
 
 def _saturates(check: Saturates, results: Results) -> Finding:
@@ -157,9 +154,9 @@ def _saturates(check: Saturates, results: Results) -> Finding:
     verdicts = [_verdict(c.trusted and c.high < edge, c.trusted and c.low > edge) for _, c in comparisons]
     x, shown = max(comparisons, key=lambda point: point[1].effect)  # the later point that improves most
     verdict = _all(verdicts)
-    reason = f"{check.at} diffusion steps against {x:g}: {_reason(shown, verdict)}"
+    reason = f"{check.at} diffusion steps against {x:g}: {wording.reason(shown, verdict)}"
     reason += f"; accepted up to ratio {short(check.within)}"
-    return Finding(verdict, shown, reason, _sides(*(c for _, c in comparisons)), _one_seed(shown, verdict))
+    return Finding(verdict, shown, reason, _sides(*(c for _, c in comparisons)), wording.one_seed(shown, verdict))
 
 
 def _optimum(check: Optimum, results: Results) -> Finding:
@@ -176,10 +173,10 @@ def _optimum(check: Optimum, results: Results) -> Finding:
     ends = [(x, c) for x, end in (points[0], points[-1]) if (c := results.compare(cell, end, check.metric)) is not None]
     # the best inside point is chosen by its value: if even it is worse than an end, no inside point is the optimum
     verdict = _verdict(all(c.better for _, c in ends), any(c.worse for _, c in ends))
-    reasons = [f"temperature {best:g} against {x:g}: {_reason(c, verdict)}" for x, c in ends]
+    reasons = [f"temperature {best:g} against {x:g}: {wording.reason(c, verdict)}" for x, c in ends]
     shown = max((c for _, c in ends), key=lambda c: sign * c.effect)
     evidence = [*_sides(*(c for _, c in ends)), *others]
-    return Finding(verdict, shown, "; ".join(reasons), evidence, any(_one_seed(c, verdict) for _, c in ends))
+    return Finding(verdict, shown, "; ".join(reasons), evidence, any(wording.one_seed(c, verdict) for _, c in ends))
 
 
 def _reaches(check: Reaches, results: Results) -> Finding:
@@ -220,9 +217,9 @@ def _improves(check: Improves, results: Results) -> Finding:
     steps = [step for a, b in pairs if (step := results.compare(b, a, check.metric)) is not None]
     back = [curve[i + 1][1] for i, step in enumerate(steps) if step.worse]
     verdict = _verdict(total.better and not back, total.worse or bool(back))
-    reason = f"{curve[-1][1]} against {curve[0][1]}: " + _reason(total, verdict)
+    reason = f"{curve[-1][1]} against {curve[0][1]}: " + wording.reason(total, verdict)
     reason += f"; worse than the point before: {', '.join(back)}" if back else ""
-    return Finding(verdict, total, reason, _sides(*steps), _one_seed(total, verdict))
+    return Finding(verdict, total, reason, _sides(*steps), wording.one_seed(total, verdict))
 
 
 def _dominates(check: Dominates, results: Results) -> Finding:
@@ -248,9 +245,9 @@ def _dominates(check: Dominates, results: Results) -> Finding:
         verdicts.append(
             _verdict(any(q.better and s.better for _, s, q in pairs), all(q.worse or s.worse for _, s, q in pairs))
         )
-        shown, one_seed = quality, one_seed or _one_seed(quality, verdicts[-1])
+        shown, one_seed = quality, one_seed or wording.one_seed(quality, verdicts[-1])
         reasons.append(
-            f"{a[1]} against {b[1]}: {_reason(quality, verdicts[-1])}; seconds per image {speed.a} against {speed.b}"
+            f"{a[1]} against {b[1]}: {wording.reason(quality, verdicts[-1])}; seconds per image {speed.a} against {speed.b}"
             + confounds.unequal(results.study, a, b)
         )
     if not verdicts:
@@ -264,7 +261,7 @@ def _cheaper(check: Cheaper, results: Results) -> Finding:
     a, b = (results.training(variant) if variant else None for variant in variants)
     if a is None or b is None:
         return Finding(NOT_RUN, None, "the study does not train both: imported weights cost it nothing")
-    reason = f"{a} against {b} device seconds of training, least and most of the seeds{_published(check)}"
+    reason = f"{a} against {b} device seconds of training, least and most of the seeds{wording.published(check)}"
     if min(len(a.seeds), len(b.seeds)) == 1:
         reason = f"inconclusive (1 seed): {reason}; one training has no range"
         return Finding("inconclusive", None, reason, (a, b), one_seed=True)
@@ -307,45 +304,6 @@ def _verdict(holds: bool, fails: bool) -> str:
 def _all(verdicts: list[str]) -> str:
     """The verdict on a claim all of whose parts must be replicated."""
     return _verdict(all(v == "replicated" for v in verdicts), "not replicated" in verdicts)
-
-
-def _reason(c: Comparison, verdict: str) -> str:
-    """A comparison in words, with its numbers of training seeds."""
-    label = {"fid": "FID", "inception_score": "IS", "seconds": "seconds per image"}.get(c.metric, c.metric)
-    text = f"{label} {c.a} against {c.b}, {c}"
-    if c.metric == "seconds":
-        return text + ("; timed by different protocols, which decides nothing" if c.few else "")
-    seeds = sorted({len(c.a.seeds), len(c.b.seeds)})
-    text += f", {' and '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''} a side"
-    if _one_seed(c, verdict):
-        return f"inconclusive (1 seed): {text}"
-    return text + (", far outside the measured seed spread" if c.few and c.far else "")
-
-
-def _one_seed(c: Comparison, verdict: str) -> bool:
-    """Whether a comparison of quality is inconclusive because a side has one training seed."""
-    return c.metric != "seconds" and c.few and not c.far and verdict == "inconclusive"
-
-
-def _published(check: Check) -> str:
-    """The paper's own numbers in words; empty if its table does not print them."""
-    if isinstance(check, Cheaper):
-        rows = paper_rows(check.table)
-        days = [f"{rows[row]['days']} days on {rows[row]['gpus']}" for row in (check.a, check.b) if "days" in rows[row]]
-        return f"; the paper: {' against '.join(days)}" if days else ""
-    if isinstance(check, Guidance):
-        cells = [(check.row, True), (check.row, False)]
-    elif isinstance(check, Ordered):
-        cells = [(row, check.guided) for row in check.rows]
-    elif isinstance(check, Faster | Share | OfCurves):
-        return ""
-    else:
-        cells = [(check.a, check.guided), (check.b, check.guided)]
-    rows = paper_rows(check.table)
-    column = {(c.metric, c.guided): c.paper for c in COLUMNS}
-    values = [printed(rows[row].get(column.get((check.metric, g), ""), ""), check.metric) for row, g in cells]
-    between = ", " if isinstance(check, Ordered) else " against "
-    return f"; the paper: {between.join(values)}" if all(values) else ""
 
 
 def _cell(results: Results, paper: str, row: str, guided: bool) -> Cell | None:
