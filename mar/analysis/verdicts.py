@@ -15,6 +15,7 @@ from mar.analysis.estimates import Comparison, Results
 from mar.analysis.metric_kinds import lower_is_better
 from mar.analysis.paper_columns import NOT_RUN
 from mar.analysis.result_files import Estimate, short
+from mar.analysis.tally import tally
 from mar.paper.claims import (
     Better,
     Cheaper,
@@ -33,7 +34,7 @@ from mar.paper.claims import (
 )
 from mar.runtime.files import write
 from mar.study import layout
-from mar.study.records import Evidence, Verdict, Verdicts
+from mar.study.records import Evidence, Missing, UnderExtractor, Verdict, Verdicts
 from mar.study.study import Study
 
 RELATIVE = "it compares numbers of one study with each other, whatever its size"
@@ -47,7 +48,8 @@ class Finding(NamedTuple):
         comparison: the comparison that decides, which is shown beside the verdict; None if nothing was compared.
         reason: the reason in words.
         evidence: every number that the verdict rests on.
-        one_seed: whether a comparison is inconclusive because a side has one training seed.
+        one_seed: whether a comparison is undecided because a side has one training seed.
+        missing: what an undecided claim lacks, where a confound forbids a verdict.
     """
 
     verdict: str
@@ -55,6 +57,7 @@ class Finding(NamedTuple):
     reason: str
     evidence: Sequence[Estimate] = ()
     one_seed: bool = False
+    missing: Missing | None = None
 
 
 def decide(study: Study, root: Path, claims_file: str | Path) -> tuple[Verdict, ...]:
@@ -66,7 +69,7 @@ def decide(study: Study, root: Path, claims_file: str | Path) -> tuple[Verdict, 
     results = Results(study, root)
     verdicts = tuple(_decide(claim, results) for claim in load(claims_file))
     write(layout.claims(Path(root)), Verdicts(verdicts))
-    print(f"{Path(root) / 'claims.json'}: {len(verdicts)} claims", flush=True)
+    print(f"{Path(root) / 'claims.json'}: {' '.join(tally(verdicts))}", flush=True)
     return verdicts
 
 
@@ -79,17 +82,46 @@ def _decide(claim: Claim, results: Results) -> Verdict:
         return _entry(claim, Finding("not decidable here", None, why))
     if (metric := getattr(check, "metric", "fid")) not in results.names:
         return _entry(claim, Finding(NOT_RUN, None, f"the study's metrics have no {metric}"))
-    return _entry(claim, _unless_recited(DECIDERS.get(type(check), _compared)(check, results), results))
+    return _entry(claim, _decided(check, results), _elsewhere(check, results))
+
+
+def _decided(check: Any, results: Results) -> Finding:
+    """The finding on a predicate that the study can decide; an undecided one says what is missing."""
+    finding = _unless_recited(DECIDERS.get(type(check), _compared)(check, results), results)
+    finding = finding._replace(evidence=_once(finding.evidence, results))
+    if finding.verdict != "undecided" or finding.missing:
+        return finding
+    missing = wording.missing(finding.comparison, finding.one_seed)
+    return finding._replace(missing=missing, reason=f"{finding.reason}; {missing.text}")
+
+
+def _elsewhere(check: Any, results: Results) -> tuple[UnderExtractor, ...]:
+    """The verdict by each further extractor, of a claim about FID; none of a claim about FID as a number."""
+    if getattr(check, "metric", None) != "fid":
+        return ()
+    further = [name for name in results.extractors if f"fid_{name}" in results.names and name not in results.random]
+    findings = [(name, _decided(check.model_copy(update={"metric": f"fid_{name}"}), results)) for name in further]
+    return tuple(
+        UnderExtractor(
+            extractor=name,
+            verdict=finding.verdict,
+            effect=c.effect if (c := finding.comparison) else None,
+            low=c.low if c else None,
+            high=c.high if c else None,
+        )
+        for name, finding in findings
+    )
 
 
 def _unless_recited(finding: Finding, results: Results) -> Finding:
-    """The finding, made inconclusive if a model in it recites its training images, which FID against these rewards."""
+    """The finding, made undecided if a model in it recites its training images, which FID against these rewards."""
     caveat = confounds.recited(finding.evidence, results)
     if not caveat:
         return finding
     reason = f"{finding.reason}; {caveat}"
     if finding.verdict in ("replicated", "not replicated"):
-        return finding._replace(verdict="inconclusive", reason=f"inconclusive (memorised): {reason}")
+        missing = Missing(kind="recites", text=caveat)
+        return finding._replace(verdict="undecided", reason=f"{wording.undecided('recites')}{reason}", missing=missing)
     return finding._replace(reason=reason)
 
 
@@ -112,12 +144,13 @@ def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Fi
     else:
         verdict = _verdict(comparison.better, comparison.worse)
     reason = wording.reason(comparison, verdict) + wording.published(check) + confounds.unequal(results.study, a, b)
-    one_seed = wording.one_seed(comparison, verdict)
-    if verdict != "inconclusive" and metric != "seconds" and confounds.longer_wins(results.study, a, b, comparison):
-        verdict, reason = "inconclusive", f"inconclusive (trained unequally): {reason}"
+    one_seed, lack = wording.one_seed(comparison, verdict), None
+    if verdict != "undecided" and metric != "seconds" and confounds.longer_wins(results.study, a, b, comparison):
+        verdict, reason = "undecided", f"{wording.undecided('trained unequally')}{reason}"
+        lack = Missing(kind="trained unequally", text="the side that wins trained on more images")
     if isinstance(check, Close):
         reason += f"; accepted up to ratio {short(check.within)}"
-    return Finding(verdict, comparison, reason, _sides(comparison), one_seed)
+    return Finding(verdict, comparison, reason, _sides(comparison), one_seed, lack)
 
 
 def _ordered(check: Ordered, results: Results) -> Finding:
@@ -148,7 +181,7 @@ def _saturates(check: Saturates, results: Results) -> Finding:
         why = f"it takes a point at {check.at} diffusion steps and one after it; curve {check.curve!r} has {has}"
         return Finding(NOT_RUN, None, why)
     edge = math.log(check.within)  # of log(FID at `at` steps / FID at more steps)
-    comparisons = [(x, c) for x, cell in later if (c := results.compare(start, cell, "fid", edge)) is not None]
+    comparisons = [(x, c) for x, cell in later if (c := results.compare(start, cell, check.metric, edge)) is not None]
     if not comparisons:
         return Finding(NOT_RUN, None, "the study does not train this curve")
     verdicts = [_verdict(c.trusted and c.high < edge, c.trusted and c.low > edge) for _, c in comparisons]
@@ -247,8 +280,8 @@ def _dominates(check: Dominates, results: Results) -> Finding:
         )
         shown, one_seed = quality, one_seed or wording.one_seed(quality, verdicts[-1])
         reasons.append(
-            f"{a[1]} against {b[1]}: {wording.reason(quality, verdicts[-1])}; seconds per image {speed.a} against {speed.b}"
-            + confounds.unequal(results.study, a, b)
+            f"{a[1]} against {b[1]}: {wording.reason(quality, verdicts[-1])}; "
+            f"seconds per image {speed.a} against {speed.b}" + confounds.unequal(results.study, a, b)
         )
     if not verdicts:
         return Finding(NOT_RUN, None, f"the study has no curve {check.b!r}")
@@ -263,8 +296,8 @@ def _cheaper(check: Cheaper, results: Results) -> Finding:
         return Finding(NOT_RUN, None, "the study does not train both: imported weights cost it nothing")
     reason = f"{a} against {b} device seconds of training, least and most of the seeds{wording.published(check)}"
     if min(len(a.seeds), len(b.seeds)) == 1:
-        reason = f"inconclusive (1 seed): {reason}; one training has no range"
-        return Finding("inconclusive", None, reason, (a, b), one_seed=True)
+        reason = f"{wording.undecided('one seed')}{reason}; one training has no range"
+        return Finding("undecided", None, reason, (a, b), one_seed=True)
     return Finding(_verdict(a.high < b.low, a.low > b.high), None, reason, (a, b))
 
 
@@ -297,8 +330,21 @@ def _sides(*comparisons: Comparison) -> list[Estimate]:
     return [side for c in comparisons for side in (c.a, c.b)]
 
 
+def _once(evidence: Sequence[Estimate], results: Results) -> list[Estimate]:
+    """The evidence without numbers of sets that are equal to an earlier one's, whatever their settings are called."""
+    first: dict[tuple[str, ...], Estimate] = {}
+    for i, e in enumerate(evidence):
+        key: tuple[str, ...] = (str(i),)
+        if e.source:
+            setting = e.source.setting
+            used = results.sampling(e.source.variant, setting).model_dump_json() if setting else ""
+            key = (e.source.variant, e.source.metric, used)
+        first.setdefault(key, e)
+    return list(first.values())
+
+
 def _verdict(holds: bool, fails: bool) -> str:
-    return "replicated" if holds else "not replicated" if fails else "inconclusive"
+    return "replicated" if holds else "not replicated" if fails else "undecided"
 
 
 def _all(verdicts: list[str]) -> str:
@@ -335,7 +381,7 @@ def _points(results: Results, figure: str, label: str) -> list[tuple[float, Cell
     return [(x, (c.variant, setting)) for c in curves for x, setting in along(results, figure, c)]
 
 
-def _entry(claim: Claim, finding: Finding) -> Verdict:
+def _entry(claim: Claim, finding: Finding, elsewhere: tuple[UnderExtractor, ...] = ()) -> Verdict:
     """The entry of claims.json for a claim and its finding."""
     c = finding.comparison
     cells = {e.source: e.seeds for e in finding.evidence if e.source}
@@ -352,7 +398,8 @@ def _entry(claim: Claim, finding: Finding) -> Verdict:
         scale=None if c is None else "log ratio" if c.log else "difference",
         reason=finding.reason,
         seeds=(len(c.a.seeds), len(c.b.seeds)) if c else (),
-        one_seed=finding.one_seed,
+        missing=finding.missing,
+        extractors=elsewhere,
         evidence=tuple(
             Evidence(variant=s.variant, setting=s.setting, metric=s.metric, seeds=seeds, files=s.files)
             for s, seeds in cells.items()

@@ -1,11 +1,16 @@
-"""Verdicts in words: a comparison with its numbers of seeds, and what the paper prints of it."""
+"""Verdicts in words: a comparison with its numbers of seeds, what is missing to decide it, and what the paper prints."""
 
 from __future__ import annotations
 
+import math
+
+from mar.analysis import power
 from mar.analysis.estimates import Comparison
 from mar.analysis.paper_columns import COLUMNS, printed
+from mar.analysis.result_files import short
 from mar.paper.claims import Cheaper, Check, Faster, Guidance, OfCurves, Ordered, Share
 from mar.paper.numbers import paper_rows
+from mar.study.records import Lack, Missing
 
 
 def reason(c: Comparison, verdict: str) -> str:
@@ -17,13 +22,49 @@ def reason(c: Comparison, verdict: str) -> str:
     seeds = sorted({len(c.a.seeds), len(c.b.seeds)})
     text += f", {' and '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''} a side"
     if one_seed(c, verdict):
-        return f"inconclusive (1 seed): {text}"
+        return f"{undecided('one seed')}{text}"
     return text + (", far outside the measured seed spread" if c.few and c.far else "")
 
 
 def one_seed(c: Comparison, verdict: str) -> bool:
-    """Whether a comparison of quality is inconclusive because a side has one training seed."""
-    return c.metric != "seconds" and c.few and not c.far and verdict == "inconclusive"
+    """Whether a comparison of quality is undecided because a side has one training seed."""
+    return c.metric != "seconds" and c.few and not c.far and verdict == "undecided"
+
+
+def undecided(kind: Lack) -> str:
+    """What stands before the reason of a comparison that decides nothing whatever its interval."""
+    return f"undecided ({kind}): "
+
+
+def missing(c: Comparison | None, alone: bool) -> Missing:
+    """What an undecided claim lacks, where no confound forbids a verdict.
+
+    Args:
+        c: the comparison that is shown with the claim; None if it has none.
+        alone: whether a side with one training seed leaves the claim open.
+    """
+    if alone:
+        return Missing(kind="one seed", text="a side has one training seed: two or more a side would tell")
+    if c is None:
+        return Missing(kind="interval", text="the measured ranges reach both sides")
+    if c.metric == "seconds":
+        if c.few:
+            return Missing(kind="protocol", text="the sides were timed by different protocols")
+        return Missing(kind="interval", text="the timed batches of both sides overlap")
+    edge, low, high = (short(math.exp(x) if c.log else x) for x in (c.edge, c.low, c.high))
+    if not c.low <= c.edge <= c.high:
+        return Missing(kind="interval", text=f"another part of the claim reaches both sides of {edge}")
+    return Missing(kind="interval", text=f"the interval reaches both sides of {edge}, to {low} and {high}: {_more(c)}")
+
+
+def _more(c: Comparison) -> str:
+    """How many more images or seeds would decide a comparison at the effect that was measured."""
+    parts = abs(c.effect - c.edge), c.variance, c.images, c.dof
+    seeds, now = min(len(c.a.seeds), len(c.b.seeds)), min(c.a.n, c.b.n)
+    images, many = power.images(*parts, now), power.seeds(*parts, seeds)
+    ways = [f"{images:,} images a set (now {now:,})"] if images else []
+    ways += [f"{many} seeds a side (now {seeds})"] if many else []
+    return f"about {' or '.join(ways)} would decide" if ways else "the effect is too near to it for any number of them"
 
 
 def published(check: Check) -> str:

@@ -8,13 +8,20 @@ from pathlib import Path
 
 import pytest
 from fabricate import BEST, fabricate, large, replicated, small, write
+from scipy.stats import t as student
 
 from mar.analysis.estimates import Results
 from mar.analysis.result_files import short
 from mar.runtime.files import read, read_json
 from mar.study.reading import resolve
 
-T2, T3 = 4.302653, 3.182446  # 97.5% quantiles of Student's t
+# Three variants with two seeds each: a variant's spread is 1/3 its own and 2/3 the pool's. So a cell has weights 5/9, 2/9
+# and 2/9 on the three variances, and a comparison of two 7/18, 7/18 and 4/18: 1 / (sum of squares) degrees of freedom.
+T_CELL = float(student.ppf(0.975, 81 / 33))
+T_PAIR = T_CELL  # a pair's own spread beside the pool of the three variants' pairs
+D_BOTH = 324 / 114
+T_BOTH = float(student.ppf(0.975, D_BOTH))
+Z = 1.959964
 MEAN = {"ar": 4.0, "ce": 3.5, "diff": 3.0}  # log FID
 
 
