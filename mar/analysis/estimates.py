@@ -15,9 +15,9 @@ number of training seeds of a variant.
 difference is kept below zero too. For a variant with K >= 2 seeds it is averaged over its settings: they share its
 weights, so they add precision but no degrees of freedom, of which a variant has K - 1. Two settings that are equal
 after their sweeps are one; settings that only figures over diffusion steps or temperature show are left out where the
-variant has others, since dozens of them would outweigh those of the tables. The pool is the mean over variants with weights
-K - 1, and the spread that counts for one variant is shrunk towards it (`mar/analysis/intervals.py`). tau, which is
-printed, is the square root of the pool where that is positive. Another sampling seed adds only noise of the images;
+variant has others, since dozens of them would outweigh those of the tables. The pool is the mean over variants with
+weights K - 1, and the spread that counts for one variant is shrunk towards it (`mar/analysis/intervals.py`). tau, which
+is printed, is the square root of the pool where that is positive. Another sampling seed adds only noise of the images;
 `mar/analysis/seed_variance.py` measures that noise and compares it with b.
 
 *Cell.* mean(y) +- half-width, transformed back from the scale; `mar/analysis/intervals.py` has the half-width of

@@ -8,8 +8,8 @@ is 4.30 where 1.96 would do. The half-width here is
     sqrt(z^2 B + t_d^2 max(0, S - (1 - 1/d) B)),   z = 1.96,
 
 as the modified large-sample intervals of a sum of variances (Graybill and Wang 1980) add the squared half-widths of the
-parts. The seeds' part is S - B; only (1 - 1/d) B is subtracted, since a difference that chance made too small would make
-the interval too narrow. Without seeds (d infinite) it is z sqrt(B), without noise of the images t_d sqrt(S).
+parts. The seeds' part is S - B; only (1 - 1/d) B is subtracted, since a difference that chance made too small would
+make the interval too narrow. Without seeds (d infinite) it is z sqrt(B), without noise of the images t_d sqrt(S).
 
 *Coverage* at equal scatter of all variants is at least 93.7% for each d from 2 to 14 and each ratio from 0 to 4 of seed
 scatter to image scatter; `python -m benchmarks.verdict_rules` prints it beside that of other rules.

@@ -18,7 +18,6 @@ from mar.study.reading import resolve
 # Three variants with two seeds each: a variant's spread is 1/3 its own and 2/3 the pool's. So a cell has weights 5/9, 2/9
 # and 2/9 on the three variances, and a comparison of two 7/18, 7/18 and 4/18: 1 / (sum of squares) degrees of freedom.
 T_CELL = float(student.ppf(0.975, 81 / 33))
-T_PAIR = T_CELL  # a pair's own spread beside the pool of the three variants' pairs
 D_BOTH = 324 / 114
 T_BOTH = float(student.ppf(0.975, D_BOTH))
 Z = 1.959964
@@ -43,8 +42,8 @@ def test_cell_is_the_geometric_mean_with_the_pooled_seed_spread(tmp_path: Path) 
     cell = found.cell("ar", "a4", "fid")
     assert cell is not None
     assert (cell.value, cell.n, cell.seeds) == (pytest.approx(math.exp(4.0)), 40, (0, 1))
-    assert math.log(cell.high) == pytest.approx(4.0 + T3 * 0.1, rel=1e-5)
-    assert math.log(cell.low) == pytest.approx(4.0 - T3 * 0.1, rel=1e-5)
+    assert math.log(cell.high) == pytest.approx(4.0 + T_CELL * 0.1, rel=1e-5)
+    assert math.log(cell.low) == pytest.approx(4.0 - T_CELL * 0.1, rel=1e-5)
 
 
 def test_image_noise_is_not_counted_twice(tmp_path: Path) -> None:
@@ -52,12 +51,15 @@ def test_image_noise_is_not_counted_twice(tmp_path: Path) -> None:
     found = results(tmp_path / "a", d=0.1, noise=0.05)
     assert found.spread("fid").sd == pytest.approx(math.sqrt(0.02 - 0.0025))
     cell = found.cell("ar", "a4", "fid")
-    assert cell is not None and math.log(cell.high) == pytest.approx(4.0 + T3 * math.sqrt(0.02 / 2), rel=1e-5)
+    assert cell is not None
+    b = 0.05**2 / 2  # S is 0.02 / 2; of B all but 1 / dof is taken off it
+    half = math.sqrt(Z**2 * b + T_CELL**2 * (0.01 - (1 - 33 / 81) * b))
+    assert math.log(cell.high) == pytest.approx(4.0 + half, rel=1e-5)
 
     found = results(tmp_path / "b", d=0.01, noise=0.05)
     assert found.spread("fid").sd == 0.0
     cell = found.cell("ar", "a4", "fid")
-    assert cell is not None and math.log(cell.high) == pytest.approx(4.0 + T3 * 0.05 / math.sqrt(2), rel=1e-5)
+    assert cell is not None and math.log(cell.high) == pytest.approx(4.0 + Z * 0.05 / math.sqrt(2), rel=1e-5)
 
 
 def test_interval_that_reaches_below_zero_stays_usable(tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_interval_that_reaches_below_zero_stays_usable(tmp_path: Path) -> None:
         file.write_text(json.dumps(values))
     cell = Results(study, tmp_path).cell("ar", "a4", "fid")
     assert cell is not None and 0 < cell.low < cell.value < cell.high
-    assert math.log(cell.high / cell.value) == pytest.approx(T3 * 1.0 / math.sqrt(2), rel=1e-5)  # b = 2 / value
+    assert math.log(cell.high / cell.value) == pytest.approx(Z * 1.0 / math.sqrt(2), rel=1e-5)  # b = 2 / value
 
 
 def test_other_metrics_are_compared_by_difference(tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_other_metrics_are_compared_by_difference(tmp_path: Path) -> None:
     c = found.compare(("diff", "s4"), ("ce", "c4"), "precision")
     assert c is not None
     assert c.effect == pytest.approx((math.exp(3.5) - math.exp(3.0)) / 1000)
-    assert c.high - c.effect == pytest.approx(T3 * 0.1, rel=1e-5)  # sqrt(b^2 / 2 + b^2 / 2)
+    assert c.high - c.effect == pytest.approx(Z * 0.1, rel=1e-5)  # sqrt(b^2 / 2 + b^2 / 2)
     assert not c.better and not c.worse and not c.log
 
 
@@ -92,7 +94,8 @@ def test_unpaired_comparison(tmp_path: Path) -> None:
     c = found.compare(("diff", "s4"), ("ar", "a4"), "fid")
     assert c is not None
     assert c.effect == pytest.approx(-1.0)
-    assert c.high - c.effect == pytest.approx(T3 * math.sqrt(0.02), rel=1e-5)
+    half = math.sqrt(Z**2 * 0.0025 + T_BOTH**2 * (0.02 - (1 - 1 / D_BOTH) * 0.0025))  # S = 0.02, B = b^2
+    assert c.high - c.effect == pytest.approx(half, rel=1e-5)
     assert c.better and not c.worse and not c.few
 
 
@@ -101,7 +104,7 @@ def test_settings_of_one_variant_are_paired_by_seed(tmp_path: Path) -> None:
     found = results(tmp_path, d=0.5, noise=0.01)
     c = found.compare(("diff", "s4"), ("diff", "s2"), "fid")
     assert found.spread("fid", paired=True).sd == 0.0
-    assert c is not None and c.high - c.effect == pytest.approx(T3 * 0.01, rel=1e-4)  # sqrt(2 b^2 / 2)
+    assert c is not None and c.high - c.effect == pytest.approx(Z * 0.01, rel=1e-4)  # sqrt(2 b^2 / 2)
 
 
 def test_paired_spread_is_that_of_the_differences(tmp_path: Path) -> None:
@@ -118,7 +121,8 @@ def test_paired_spread_is_that_of_the_differences(tmp_path: Path) -> None:
 
 def test_one_seed_decides_nothing_unless_far(tmp_path: Path) -> None:
     found = results(tmp_path, d=0.01, noise=0.0, seeds={"ce": (0,)})
-    threshold = 3 * T2 * math.sqrt(2) * 0.01  # = 0.18; tau^2 = 2 d^2, one seed a side: 4 d^2, halved for two seeds
+    # tau^2 = 2 d^2, one seed a side: 4 d^2, halved for two; ar has 1/3 + 2/3 / 2 + 1/2 of the weight, diff 5/6 of 2
+    threshold = 3 * student.ppf(0.975, 2**2 / ((7 / 6) ** 2 + (5 / 6) ** 2)) * math.sqrt(2) * 0.01  # = 0.19
     c = found.compare(("ce", "c4"), ("ar", "a4"), "fid")
     assert c is not None and c.few
     assert abs(c.effect) > threshold and c.far and c.better
@@ -250,12 +254,14 @@ def test_what_can_be_zero_or_less_is_compared_by_difference_in_units_of_fid(tmp_
     for variant, setting in (("ar", "a4"), ("ce", "c4"), ("diff", "s4")):
         cell = found.cell(variant, setting, "fid_infinity")
         assert cell is not None and cell.value == pytest.approx(mean[variant] - 10)
-        assert cell.high - cell.value == pytest.approx(T3 * 0.1 * mean[variant], rel=1e-5)
+        assert cell.high - cell.value == pytest.approx(T_CELL * 0.1 * mean[variant], rel=1e-5)
     below = found.cell("ar", "a4", "kid")
     assert below is not None and below.value == pytest.approx(-0.005) and below.low < below.value
     c = found.compare(("ar", "a4"), ("diff", "s4"), "fid_infinity")
     assert c is not None and c.better and not c.log and c.effect == pytest.approx(-95)
-    assert c.high - c.effect == pytest.approx(T3 * math.sqrt(0.01 * (5**2 + 100**2)), rel=1e-5)
+    weights = [(25 * w + 1e4 * v) / (25 + 1e4) for w, v in ((5 / 9, 2 / 9), (2 / 9, 5 / 9), (2 / 9, 2 / 9))]
+    t = student.ppf(0.975, 1 / sum(w**2 for w in weights))
+    assert c.high - c.effect == pytest.approx(t * math.sqrt(0.01 * (5**2 + 100**2)), rel=1e-5)
     assert found.spread("kid", paired=True).sd == pytest.approx(0.0, abs=1e-9), "settings of a variant are alike here"
 
 
