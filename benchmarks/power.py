@@ -2,8 +2,8 @@
 
     python -m benchmarks.power --images 3.4 --seeds 0.05
 
-Needs numpy and scipy. A claim is decided if 80% of repetitions of the study would decide it, were its effect the paper's
-(`mar/analysis/power.py`). Scatter is that of log FID: of a sample set's images it falls with the square root of n.
+Needs numpy and scipy. A claim is decided if 80% of repetitions of the study would decide it, were its effect the
+paper's (`mar/analysis/power.py`). Scatter is that of log FID; that of a set's images falls with sqrt(n).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PAIRS = {
 
 
 def decided(effect: float, images: float, seeds: float, n: int, k: int, variants: int) -> bool:
-    """Whether an effect on log FID is decided; `images`: scatter of one image, / sqrt(n) of a set; `seeds`: of seeds."""
+    """Whether an effect on log FID is decided; `images`: sd by the images of a set, times sqrt(n)."""
     part = 2 * images**2 / n / k
     dofs = {str(i): k - 1 for i in range(variants)}
     return decides(abs(effect), part + 2 * seeds**2 / k, part, effective(dofs, [("0", 1 / k), ("1", 1 / k)]))

@@ -1,10 +1,10 @@
 """Counts of verdicts in sentences: how many claims came out which way, why others did not, and how many may be false.
 
-*False verdicts.* A claim is decided if its 95% interval lies on one side of its edge. Whatever the truth, the interval
-lies wholly on the wrong side with a probability of at most half of what its coverage leaves: 3.5% at a coverage of 93%,
-which the rule keeps where variants scatter alike (`mar/analysis/intervals.py`). So of the claims that were tested,
-which are the decided ones and those whose interval reaches both sides, at most 3.5% are expected to be decided wrongly. It is
-a bound: claims whose effect is far from the edge are hardly ever wrong.
+*False verdicts.* A claim is decided if its 95% interval lies on one side of its edge. Whatever the truth, the
+interval lies wholly on the wrong side with a probability of at most half of what its coverage leaves: 3.5% at a
+coverage of 93%, which the rule keeps where variants scatter alike (`mar/analysis/intervals.py`). So of the claims
+that were tested, which are the decided ones and those whose interval reaches both sides, at most 3.5% are expected to
+be decided wrongly. It is a bound: claims whose effect is far from the edge are hardly ever wrong.
 """
 
 from __future__ import annotations

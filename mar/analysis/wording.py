@@ -1,4 +1,4 @@
-"""Verdicts in words: a comparison with its numbers of seeds, what is missing to decide it, and what the paper prints."""
+"""Verdicts in words: a comparison with its numbers of seeds, what would decide it, and what the paper prints."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ from mar.analysis.result_files import short
 from mar.runtime.files import read, read_json
 from mar.study.reading import resolve
 
-# Three variants with two seeds each: a variant's spread is 1/3 its own and 2/3 the pool's. So a cell has weights 5/9, 2/9
-# and 2/9 on the three variances, and a comparison of two 7/18, 7/18 and 4/18: 1 / (sum of squares) degrees of freedom.
+# Three variants with two seeds each: a variant's spread is 1/3 its own and 2/3 the pool's. So a cell has weights 5/9,
+# 2/9 and 2/9 on the three variances, and a comparison of two has 7/18, 7/18 and 4/18. The degrees of freedom are
+# 1 / (sum of squares).
 T_CELL = float(student.ppf(0.975, 81 / 33))
 D_BOTH = 324 / 114
 T_BOTH = float(student.ppf(0.975, D_BOTH))
@@ -305,6 +306,22 @@ def test_a_setting_that_a_sweep_made_equal_to_another_is_the_same_images(tmp_pat
         fabricate(study, root, fid)
         spreads.append(Results(study, root).spread("fid", paired=True).sd)
     assert spreads[0] == pytest.approx(spreads[1]) and spreads[0] == pytest.approx(0.2 / math.sqrt(2))
+    found = Results(study, root)
+    assert found.distinct("diff") == ["s4", "s4-best"]
+    assert found.spread("fid").sd == pytest.approx(0.1), "of s4, which does not move, and of one of the others"
+
+
+def test_settings_of_figures_do_not_outweigh_those_of_tables(tmp_path: Path) -> None:
+    """22 settings over diffusion steps and temperature, whose seeds differ by nothing."""
+
+    def fid(variant: str, setting: str, seed: int) -> float:
+        return math.exp(3.0 + (0.2 if seed == 0 and setting[0] == "s" else 0.0))
+
+    study = large({"ar": (), "ce": (), "dit": (), "diff": (0, 1)})
+    fabricate(study, tmp_path, fid, images=False)
+    found = Results(study, tmp_path)
+    assert len(found.distinct("diff")) > 22 and found.spread("fid").dof == 1
+    assert found.spread("fid").sd == pytest.approx(0.2 / math.sqrt(2))
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

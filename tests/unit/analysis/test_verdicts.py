@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from fabricate import fabricate, large, small, write
 
+from mar.analysis.tally import false_verdicts, tally
 from mar.analysis.verdicts import RELATIVE, decide
 from mar.paper.claims import load
 from mar.runtime.files import read, read_json
 from mar.study.reading import resolve
-from mar.study.records import Verdicts
+from mar.study.records import Missing, Verdict, Verdicts
 from mar.study.sections import Reference
 from mar.study.study import Study
 
@@ -267,6 +268,52 @@ def test_timings_of_different_devices_decide_nothing(tmp_path: Path) -> None:
     write(file, speed)
     (found,) = judged(study, tmp_path, tmp_path / "claims.yaml")
     assert found["verdict"] == "undecided" and "timed by different protocols" in found["reason"]
+
+
+def test_an_open_interval_says_what_would_decide(tmp_path: Path) -> None:
+    found = verdict(tmp_path, BETTER, lambda v, s: 19.7 if v == "diff" else 20)
+    assert found["missing"]["kind"] == "interval"
+    assert "the interval reaches both sides of 1.00, to 0." in found["missing"]["text"]
+    assert "seeds a side (now 2) would decide" in found["missing"]["text"]
+    assert found["reason"].endswith(found["missing"]["text"])
+    found = verdict(tmp_path, BETTER, lambda v, s: 20)
+    assert found["missing"]["text"].endswith("too near to it for any number of them")
+    found = verdict(tmp_path, BETTER, lambda v, s: 17 if v == "diff" else 20, seeds={"diff": (0,)})
+    assert found["missing"]["kind"] == "one seed"
+    assert verdict(tmp_path, BETTER, lambda v, s: 10 if v == "diff" else 20)["missing"] is None
+
+
+def test_each_further_extractor_has_its_verdict(tmp_path: Path) -> None:
+    better = BETTER.replace(ROWS["ce"], ROWS["ar"])
+    study = large({"ar": (0, 1)}, imagenet=True)
+    found = verdict(tmp_path, better, lambda v, s: 10 if v == "diff" else 20, study=study)
+    (other,) = found["extractors"]
+    assert (other["extractor"], other["verdict"], found["verdict"]) == ("dinov2", "replicated", "replicated")
+    assert other["effect"] == pytest.approx(math.log(0.5), abs=1e-6)
+    for file in (tmp_path / "metrics" / "diff").rglob("s4.json"):
+        values = read_json(file)
+        values["metrics"]["fid_dinov2"] |= {"value": 150.0, "low": 149.0, "high": 151.0}
+        write(file, values)
+    (found,) = decide(study, tmp_path, tmp_path / "claims.yaml")
+    assert found.shown == "replicated (dinov2: not replicated)"
+    assert "In 1 another extractor has another verdict." in tally([found])
+    score = better.replace("metric: fid", "metric: inception_score")
+    assert verdict(tmp_path, score, lambda v, s: 10, study=study)["extractors"] == [], "it has no number of another"
+
+
+def test_false_verdicts_are_bounded_by_what_was_tested(tmp_path: Path) -> None:
+    found = verdict(tmp_path, BETTER, lambda v, s: 10 if v == "diff" else 20)
+    decided, lone = Verdict.model_validate_json(json.dumps(found)), {"kind": "one seed", "text": "t"}
+    open_ = decided.model_copy(update={"verdict": "undecided", "missing": Missing(kind="interval", text="t")})
+    one = open_.model_copy(update={"missing": Missing(**lone)})
+    verdicts = [decided] * 4 + [open_] * 5 + [one] * 3
+    assert false_verdicts(verdicts) == pytest.approx(0.035 * 9)
+    assert tally(verdicts) == [
+        "12 claims: 4 replicated, 8 undecided.",
+        "Undecided because of: interval 5, one seed 3.",
+        "Of 4 decided at most 0.32 are expected to be false: 3.5% of 9 tested.",
+    ]
+    assert false_verdicts([open_]) == 0.0 and tally([one])[-1] == "Undecided because of: one seed 1."
 
 
 @pytest.mark.parametrize(("reciting", "setting"), [("ce", "c4"), ("diff", "s4")])
