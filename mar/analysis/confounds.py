@@ -10,6 +10,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from mar.analysis.estimates import Comparison, Results
+from mar.study.records import Missing
 from mar.study.study import Study
 
 Cell = tuple[str, str]  # variant, setting
@@ -22,18 +23,24 @@ def compare(results: Results, a: Cell, b: Cell, metric: str, edge: float = 0.0) 
     comparison = results.compare(a, b, metric, edge)
     if comparison is None or metric == "seconds":
         return comparison
-    return replace(comparison, unfair=(unfair(results, a, b), unfair(results, b, a)), edge=edge)
+    return replace(comparison, unfair=(unfair(results, a, b), unfair(results, b, a)))
 
 
-def unfair(results: Results, winner: Cell, loser: Cell) -> str:
-    """Why a win of one cell over another decides nothing, in words; empty if nothing speaks against it."""
-    images, others = _trained(results.study, winner), _trained(results.study, loser)
-    longer = f"trained unequally: {winner[0]} on {images} images, {loser[0]} on {others}" if images > others else ""
-    return "; ".join(filter(None, (longer, recites(results, winner))))
+def unfair(results: Results, winner: Cell, loser: Cell) -> tuple[Missing, ...]:
+    """Why a win of one cell over another decides nothing; empty if nothing speaks against it."""
+    return tuple(filter(None, (longer(results.study, winner, loser), recites(results, winner))))
 
 
-def recites(results: Results, cell: Cell) -> str:
-    """A sentence on a cell whose samples copy training images; empty if they do not, or it was not measured.
+def longer(study: Study, winner: Cell, loser: Cell) -> Missing | None:
+    """That the variant of one cell was trained on more images than that of another; None if it was not."""
+    images, others = _trained(study, winner), _trained(study, loser)
+    if images <= others:
+        return None
+    return Missing(kind="trained unequally", text=f"{winner[0]} on {images} images, {loser[0]} on {others}")
+
+
+def recites(results: Results, cell: Cell) -> Missing | None:
+    """That the samples of a cell copy training images; None if they do not, or it was not measured.
 
     The cell recites if the lower end of its share of copies (`mar/metrics/copies.py`), averaged over its training
     seeds, is above COPIES. All seeds are compared with the same real images, so the average keeps the width of one
@@ -42,11 +49,12 @@ def recites(results: Results, cell: Cell) -> str:
     """
     shares, floor = results.copied(*cell), results.floor_copied
     if not shares or floor is None:
-        return ""
+        return None
     value, low, high = (fmean(getattr(share, key) for share in shares) for key in ("value", "low", "high"))
     if low <= COPIES - min(0.0, floor.high):
-        return ""
-    return f"recites: {value:.0%} [{low:.0%}, {high:.0%}] of {cell[0]} {cell[1]} are copies of training images"
+        return None
+    text = f"{value:.0%} [{low:.0%}, {high:.0%}] of {cell[0]} {cell[1]} are copies of training images"
+    return Missing(kind="recites", text=text)
 
 
 def _trained(study: Study, cell: Cell) -> int:

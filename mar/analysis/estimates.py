@@ -11,29 +11,30 @@ model to model, their spread over seeds is pooled in units of the FID of the sam
 of the 95% interval in the metric file / (2 x 1.96), on the log scale divided by the metric (delta method). K is the
 number of training seeds of a variant.
 
-*Seed spread.* tau is the standard deviation that training seeds add to y, one number for each metric of a study. For a
-variant with K >= 2 seeds the sample variance of y over seeds is averaged over its settings. The mean over variants with
-weights K - 1 is s^2, with dof = sum of (K - 1) degrees of freedom: the settings of a variant share its weights, so they
-add precision but no degrees of freedom. s^2 contains the noise of the images too, so tau^2 = max(0, s^2 - mean b^2).
-Another sampling seed adds only noise of the images; `mar/analysis/seed_variance.py` measures that noise and compares it
-with b.
+*Seed spread.* What training seeds add to y is the variance of y over seeds less b^2, which the former contains; the
+difference is kept below zero too. For a variant with K >= 2 seeds it is averaged over its settings: they share its
+weights, so they add precision but no degrees of freedom, of which a variant has K - 1. Two settings that are equal
+after their sweeps are one; settings that only figures over diffusion steps or temperature show are left out where the
+variant has others, since dozens of them would outweigh those of the tables. The pool is the mean over variants with
+weights K - 1, and the spread that counts for one variant is shrunk towards it (`mar/analysis/intervals.py`). tau, which
+is printed, is the square root of the pool where that is positive. Another sampling seed adds only noise of the images;
+`mar/analysis/seed_variance.py` measures that noise and compares it with b.
 
-*Cell.* mean(y) +- t sqrt((tau^2 + mean b^2) / K), transformed back from the scale, where t is the 97.5% quantile of
-Student's t distribution with dof degrees of freedom. If the study trained no variant twice, tau is unknown; then
-tau = 0, t = 1.96, and the interval contains the noise of the images alone.
+*Cell.* mean(y) +- half-width, transformed back from the scale; `mar/analysis/intervals.py` has the half-width of
+S = (tau_a^2 + mean b^2) / K and B = mean b^2 / K, tau_a^2 being the variant's shrunken spread. If the study trained no
+variant twice, the spread is unknown: S = B, and the interval contains the noise of the images alone.
 
-*Comparison of different variants* a and b: effect = mean(y_a) - mean(y_b), with variance
-(tau^2 + b_a^2) / K_a + (tau^2 + b_b^2) / K_b.
+*Comparison of different variants* a and b: effect = mean(y_a) - mean(y_b), with S and B the sums over both sides.
 
-*Comparison of two settings of one variant.* They use the same weights, so they are paired by training seed. s_d^2 is
-the variance of y_a - y_b over seeds, pooled as above over all pairs of settings of one variant that differ in more than
-the sampling seed; tau_d^2 = max(0, s_d^2 - mean(b_a^2 + b_b^2)), and the variance of the effect is
-(tau_d^2 + b_a^2 + b_b^2) / K. Each interval is a 95% interval; none is corrected for the number of comparisons.
+*Comparison of two settings of one variant.* They use the same weights, so they are paired by training seed. The spread
+is that of y_a - y_b over seeds less b_a^2 + b_b^2, shrunk towards the pool of all pairs of settings of one variant that
+differ in more than the sampling seed; S = (spread + b_a^2 + b_b^2) / K. Each interval is a 95% interval; none is
+corrected for the number of comparisons.
 
 *One training seed.* With one training seed on a side, a comparison decides nothing whatever its interval, unless its
-effect is *far* from the claim's threshold (0 unless the claim states one): |effect - threshold| > 3 t sqrt(v / 2),
-where v is the sum of both sides' variances with one seed. That is three times the half-width of the interval that the
-same comparison would have with two seeds on each side. If the study measured no seed spread, no effect is far.
+effect is *far* from the claim's threshold (0 unless the claim states one): more than three times the half-width of the
+interval that the same comparison would have with two seeds on each side. If the study
+measured no seed spread, no effect is far.
 
 *Seconds per image* do not depend on the weights: each variant is timed once, in batches, by the intervals of
 `mar/metrics/timed.py`. For files without single batches, as versions before wrote them, the interval is the range of
@@ -52,19 +53,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, variance
 
+from mar.analysis.intervals import Z, effective, half_width, shrunk
 from mar.analysis.metric_kinds import SIGNED, by_ratio, lower_is_better
 from mar.analysis.result_files import Estimate, Files, Source, entry, short
 from mar.metrics import timed
+from mar.study.records import Missing
 from mar.study.study import Study
 
 __all__ = ["Comparison", "Estimate", "Results", "Sets", "Source", "Spread", "short"]
 
 SHARES = frozenset({"precision", "recall", "agreement"})  # metrics between 0 and 1
-Z = 1.959964  # 97.5% quantile of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,21 @@ class Spread:
         sd: tau, the standard deviation that training seeds add.
         dof: degrees of freedom; 0 if no variant has two training seeds.
         scatter: s, the measured standard deviation over training seeds, which contains the noise of the images.
+        pool: tau^2 as measured, which chance can make negative.
+        own: the same of each variant with two training seeds or more.
+        dofs: degrees of freedom of each.
     """
 
     sd: float
     dof: int
     scatter: float
+    pool: float = 0.0
+    own: dict[str, float] = field(default_factory=dict)
+    dofs: dict[str, int] = field(default_factory=dict)
+
+    def of(self, variant: str) -> float:
+        """tau^2 of one variant: its own, shrunk towards the pool."""
+        return float(shrunk(self.own.get(variant, 0.0), self.dofs.get(variant, 0), self.pool))
 
 
 @dataclass(frozen=True)
@@ -95,8 +108,11 @@ class Comparison:
         high: upper end of its interval.
         few: a side has one training seed; for seconds, the sides were timed by different protocols.
         far: the effect is so far from the threshold that it decides even with one training seed.
+        edge: the claim's threshold on the effect, beyond which a side wins.
+        variance: estimated variance of the effect.
+        images: its part from the images.
+        dof: degrees of freedom of `variance`.
         unfair: why a win of a, and of b, would decide nothing (`mar/analysis/confounds.py`); empty if it would.
-        edge: the threshold on the effect beyond which a side wins.
     """
 
     metric: str
@@ -107,8 +123,11 @@ class Comparison:
     high: float
     few: bool = False
     far: bool = False
-    unfair: tuple[str, str] = ("", "")
     edge: float = 0.0
+    variance: float = 0.0
+    images: float = 0.0
+    dof: float = math.inf
+    unfair: tuple[tuple[Missing, ...], tuple[Missing, ...]] = ((), ())
 
     @property
     def log(self) -> bool:
@@ -135,12 +154,12 @@ class Comparison:
         return self.fair(1) and (self.low > 0 if lower_is_better(self.metric) else self.high < 0)
 
     @property
-    def blocked(self) -> str:
-        """Why the side that wins by the interval decides nothing; empty if it does, or none wins."""
+    def blocked(self) -> Missing | None:
+        """Why the side that wins by the interval decides nothing; None if it does, or none wins."""
         if not self.trusted or self.low <= self.edge <= self.high:
-            return ""
+            return None
         a_wins = (self.high < self.edge) == lower_is_better(self.metric)
-        return self.unfair[0 if a_wins else 1]
+        return next(iter(self.unfair[0 if a_wins else 1]), None)
 
     def __str__(self) -> str:
         numbers = (self.effect, self.low, self.high)
@@ -182,7 +201,9 @@ class Results(Files):
         if cell is None:
             return None
         spread = self.spread(metric)
-        half = _quantile(spread.dof) * math.sqrt(((spread.sd * cell.unit) ** 2 + fmean(cell.noise)) / len(cell.y))
+        factor, images = cell.unit**2 / len(cell.y), fmean(cell.noise) / len(cell.y)
+        dof = effective(spread.dofs, [(variant, factor)])
+        half = float(half_width(spread.of(variant) * factor + images, images, dof))
         middle = fmean(cell.y)
         value, low, high = (_unscale(metric, x) for x in (middle, middle - half, middle + half))
         if metric in SHARES:
@@ -222,16 +243,23 @@ class Results(Files):
         spread = self.spread(metric, paired)
         noise = fmean(x.noise), fmean(y.noise)
         if paired:
-            single = spread.sd**2 * x.unit * y.unit + sum(noise)  # variance of the difference with one seed
-            total = single / len(x.y)
+            k, units = len(x.y), x.unit * y.unit
+            tau, dof = spread.pool, effective(spread.dofs, [(a[0], 1.0)])
+            if k > 1:
+                scatter, own = _scatter([x, y], k)
+                tau = float(shrunk(scatter - own, k - 1, spread.pool))
+            single, images = tau * units + sum(noise), sum(noise) / k  # variance of the difference with one seed
+            total = single / k
         else:
-            sides = [(spread.sd * c.unit) ** 2 + b for c, b in zip((x, y), noise, strict=True)]
-            single, total = sum(sides), sides[0] / len(x.y) + sides[1] / len(y.y)
-        effect, t = fmean(x.y) - fmean(y.y), _quantile(spread.dof)
-        half = t * math.sqrt(total)
-        far = spread.dof > 0 and abs(effect - edge) > 3 * t * math.sqrt(single / 2)
+            sides = [(spread.of(v) * c.unit**2, b, c) for v, c, b in zip((a[0], b[0]), (x, y), noise, strict=True)]
+            single = sum(tau + b for tau, b, _ in sides)
+            total, images = sum((tau + b) / len(c.y) for tau, b, c in sides), sum(b / len(c.y) for _, b, c in sides)
+            dof = effective(spread.dofs, [(v, c.unit**2 / len(c.y)) for v, c in ((a[0], x), (b[0], y))])
+        effect, half = fmean(x.y) - fmean(y.y), float(half_width(total, images, dof))
+        far = spread.dof > 0 and abs(effect - edge) > 3 * float(half_width(single / 2, sum(noise) / 2, dof))
         few = min(len(x.y), len(y.y)) == 1
-        return Comparison(metric, mean_a, mean_b, effect, effect - half, effect + half, few, far)
+        ends = effect - half, effect + half
+        return Comparison(metric, mean_a, mean_b, effect, *ends, few, far, edge, total, images, dof)
 
     def sets(self, variant: str, setting: str, metric: str) -> Sets | None:
         """A metric of the sample sets of a cell; None if the study does not train the variant."""
@@ -269,47 +297,58 @@ class Results(Files):
         mixed = self.protocol(a[0]).compared != self.protocol(b[0]).compared
         return Comparison("seconds", x, y, effect, low, high, few=mixed)
 
-    def _distinct(self, variant: str) -> list[str]:
-        """Settings of a variant, one of those that, after their sweeps, differ in nothing but the sampling seed."""
+    def distinct(self, variant: str, seeds: bool = True) -> list[str]:
+        """Settings of a variant, one of those that are equal after their sweeps.
+
+        Args:
+            variant: the variant.
+            seeds: whether settings that differ in the sampling seed alone count as different.
+        """
         first: dict[str, str] = {}
         for setting in self.study.variants[variant].sampling:
-            used = self.sampling(variant, setting).model_copy(update={"seed": 0})
-            first.setdefault(used.model_dump_json(), setting)
+            used = self.sampling(variant, setting)
+            first.setdefault((used if seeds else used.model_copy(update={"seed": 0})).model_dump_json(), setting)
         return list(first.values())
+
+    def _pooled(self, variant: str, paired: bool) -> list[str]:
+        """Settings whose spread stands for a variant's: distinct ones, without those of figures where it has others."""
+        curves = (*self.study.diffusion_steps, *self.study.temperature)
+        drawn = {setting for curve in curves if curve.variant == variant for setting in curve.sampling}
+        rows = [row for table in self.study.tables.values() for row in table.rows if row.variant == variant]
+        drawn -= {setting for row in rows for setting in (row.without, row.guided) if setting}
+        drawn -= {s for curve in self.study.tradeoff if curve.variant == variant for s in curve.sampling}
+        # settings that differ in the sampling seed alone differ by noise of the images only, so they make no pair
+        settings = self.distinct(variant, seeds=not paired)
+        chosen = [setting for setting in settings if setting not in drawn]
+        return chosen if len(chosen) > paired else settings
 
     def _pool(self, metric: str, paired: bool) -> Spread:
         """The seed spread over all variants with two or more training seeds, as the module's docstring defines it."""
-        dof, scatter, noise = 0, 0.0, 0.0
+        own, dofs, scatters = {}, {}, {}
         for name, variant in self.study.variants.items():
             k = len(variant.seeds)
             if k < 2:
                 continue
-            # settings that differ in the sampling seed alone differ by noise of the images only, so they make no pair
-            chosen = self._distinct(name) if paired else variant.sampling
-            cells = [c for s in chosen if (c := self.sets(name, s, metric)) is not None]
+            cells = [c for s in self._pooled(name, paired) if (c := self.sets(name, s, metric)) is not None]
             groups = list(itertools.combinations(cells, 2)) if paired else [(c,) for c in cells]
             if not groups:
                 continue
-            # with signs (-1)^i the sum over a pair is its difference, and over a single cell the value itself
-            units = [math.prod(c.unit for c in group) ** (1 / len(group)) for group in groups]
-            y = [
-                [sum((-1) ** i * c.y[j] for i, c in enumerate(group)) / unit for j in range(k)]
-                for group, unit in zip(groups, units, strict=True)
-            ]
-            dof += k - 1
-            scatter += (k - 1) * fmean(variance(row) for row in y)
-            own = (sum(fmean(c.noise) for c in group) / u**2 for group, u in zip(groups, units, strict=True))
-            noise += (k - 1) * fmean(own)
+            parts = [_scatter(group, k) for group in groups]
+            scatters[name], noise = (fmean(part) for part in zip(*parts, strict=True))
+            own[name], dofs[name] = scatters[name] - noise, k - 1
+        dof = sum(dofs.values())
         if not dof:
             return Spread(0.0, 0, 0.0)
-        return Spread(math.sqrt(max(0.0, scatter - noise) / dof), dof, math.sqrt(scatter / dof))
+        pool, scatter = (sum(dofs[v] * of[v] for v in dofs) / dof for of in (own, scatters))
+        return Spread(math.sqrt(max(0.0, pool)), dof, math.sqrt(scatter), pool, own, dofs)
 
 
-def _quantile(dof: int) -> float:
-    """The 97.5% quantile of Student's t with `dof` degrees of freedom; of the normal distribution if there are none."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, dof)) if dof else Z
+def _scatter(group: Sequence[Sets], k: int) -> tuple[float, float]:
+    """Variance over k seeds of a cell, or of the difference of two, in units of them; and what the images add to it."""
+    unit = math.prod(c.unit for c in group) ** (1 / len(group))
+    # with signs (-1)^i the sum over a pair is its difference, and over a single cell the value itself
+    y = [sum((-1) ** i * c.y[j] for i, c in enumerate(group)) / unit for j in range(k)]
+    return variance(y), sum(fmean(c.noise) for c in group) / unit**2
 
 
 def _unscale(metric: str, value: float) -> float:

@@ -93,7 +93,9 @@ class Parts:
 
 def decompose(results: Results, metric: str) -> Parts:
     """The sources of a metric's scatter (module docstring). Needs one trained variant."""
-    cells = [s for cell in results.cells if (s := results.sets(*cell, metric)) is not None]
+    trained = [name for name, variant in results.study.variants.items() if variant.seeds]
+    distinct = [(name, setting) for name in trained for setting in results.distinct(name)]
+    cells = [s for cell in distinct if (s := results.sets(*cell, metric)) is not None]
     y = [value for s in cells for value in s.y]
     noise = [b / s.unit**2 for s in cells for b in s.noise]
     mean = math.exp(fmean(y)) if by_ratio(metric) else fmean(y)

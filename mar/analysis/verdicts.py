@@ -8,24 +8,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mar.analysis import confounds
+from mar.analysis import confounds, wording
 from mar.analysis.confounds import Cell
 from mar.analysis.curve_points import along
 from mar.analysis.estimates import Comparison, Results
 from mar.analysis.metric_kinds import lower_is_better
-from mar.analysis.paper_columns import COLUMNS, NOT_RUN, printed
+from mar.analysis.paper_columns import NOT_RUN
 from mar.analysis.result_files import Estimate, duration, short
+from mar.analysis.tally import tally
 from mar.paper.claims import (
     Better,
     Cheaper,
-    Check,
     Claim,
     Close,
     Dominates,
     Faster,
     Guidance,
     Improves,
-    OfCurves,
     Optimum,
     Ordered,
     Reaches,
@@ -33,10 +32,9 @@ from mar.paper.claims import (
     Share,
     load,
 )
-from mar.paper.numbers import paper_rows
 from mar.runtime.files import write
 from mar.study import layout
-from mar.study.records import Evidence, Verdict, Verdicts
+from mar.study.records import Evidence, Missing, UnderExtractor, Verdict, Verdicts
 from mar.study.study import Study
 
 RELATIVE = "it compares numbers of one study with each other, whatever its size"
@@ -50,7 +48,8 @@ class Finding(NamedTuple):
         comparison: the comparison that decides, which is shown beside the verdict; None if nothing was compared.
         reason: the reason in words.
         evidence: every number that the verdict rests on.
-        one_seed: whether a comparison is inconclusive because a side has one training seed.
+        one_seed: whether a comparison is undecided because a side has one training seed.
+        missing: why the side that wins decides nothing, where that leaves the claim undecided.
     """
 
     verdict: str
@@ -58,6 +57,7 @@ class Finding(NamedTuple):
     reason: str
     evidence: Sequence[Estimate] = ()
     one_seed: bool = False
+    missing: Missing | None = None
 
 
 def decide(study: Study, root: Path, claims_file: str | Path) -> tuple[Verdict, ...]:
@@ -69,12 +69,12 @@ def decide(study: Study, root: Path, claims_file: str | Path) -> tuple[Verdict, 
     results = Results(study, root)
     verdicts = tuple(_decide(claim, results) for claim in load(claims_file))
     write(layout.claims(Path(root)), Verdicts(verdicts))
-    print(f"{Path(root) / 'claims.json'}: {len(verdicts)} claims", flush=True)
+    print(f"{Path(root) / 'claims.json'}: {' '.join(tally(verdicts))}", flush=True)
     return verdicts
 
 
 def _decide(claim: Claim, results: Results) -> Verdict:
-    check: Any = claim.check  # one of Check
+    check: Any = claim.check  # one of mar.paper.claims.Check
     if results.extractor in results.random and not isinstance(check, Faster | Cheaper | Share):
         return _entry(claim, Finding("not decidable here", None, f"{results.extractor} has random weights"))
     if claim.decides == "imagenet" and not results.comparable:
@@ -82,7 +82,37 @@ def _decide(claim: Claim, results: Results) -> Verdict:
         return _entry(claim, Finding("not decidable here", None, why))
     if (metric := getattr(check, "metric", "fid")) not in results.names:
         return _entry(claim, Finding(NOT_RUN, None, f"the study's metrics have no {metric}"))
-    return _entry(claim, DECIDERS.get(type(check), _compared)(check, results))
+    return _entry(claim, _decided(check, results), _elsewhere(check, results))
+
+
+def _decided(check: Any, results: Results) -> Finding:
+    """The finding on a predicate that the study can decide; an undecided one says what is missing."""
+    finding = DECIDERS.get(type(check), _compared)(check, results)
+    finding = finding._replace(evidence=_once(finding.evidence, results))
+    if finding.verdict != "undecided":
+        return finding._replace(missing=None)
+    if finding.missing and not finding.one_seed:
+        return finding
+    missing = wording.missing(finding.comparison, finding.one_seed)
+    return finding._replace(missing=missing, reason=f"{finding.reason}; {missing.text}")
+
+
+def _elsewhere(check: Any, results: Results) -> tuple[UnderExtractor, ...]:
+    """The verdict by each further extractor, of a claim about FID; none of a claim about FID as a number."""
+    if getattr(check, "metric", None) != "fid":
+        return ()
+    further = [name for name in results.extractors if f"fid_{name}" in results.names and name not in results.random]
+    findings = [(name, _decided(check.model_copy(update={"metric": f"fid_{name}"}), results)) for name in further]
+    return tuple(
+        UnderExtractor(
+            extractor=name,
+            verdict=finding.verdict,
+            effect=c.effect if (c := finding.comparison) else None,
+            low=c.low if c else None,
+            high=c.high if c else None,
+        )
+        for name, finding in findings
+    )
 
 
 def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Finding:
@@ -103,11 +133,11 @@ def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Fi
         verdict = _verdict(comparison.fair(0) and below, comparison.fair(1) and above)
     else:
         verdict = _verdict(comparison.better, comparison.worse)
-    reason = _reason(comparison, verdict) + _published(check)
-    one_seed = _one_seed(comparison, verdict)
+    reason = wording.reason(comparison, verdict) + wording.published(check)
+    one_seed = wording.one_seed(comparison, verdict)
     if isinstance(check, Close):
         reason += f"; accepted up to ratio {short(check.within)}"
-    return Finding(verdict, comparison, reason, _sides(comparison), one_seed)
+    return Finding(verdict, comparison, reason, _sides(comparison), one_seed, comparison.blocked)
 
 
 def _ordered(check: Ordered, results: Results) -> Finding:
@@ -121,14 +151,15 @@ def _ordered(check: Ordered, results: Results) -> Finding:
     steps = [step for step in pairs if step is not None]
     verdicts = [_verdict(step.better, step.worse) for step in steps]
     reasons = [
-        f"{b} against {a}: {_reason(step, verdict)}"
+        f"{b} against {a}: {wording.reason(step, verdict)}"
         for (a, b), step, verdict in zip(itertools.pairwise(check.rows), steps, verdicts, strict=True)
     ]
     # the step that is shown is the one that decides: the least improvement
     sign = 1 if lower_is_better(check.metric) else -1
     shown = max(steps, key=lambda step: sign * step.effect)
-    one_seed = any(map(_one_seed, steps, verdicts))
-    return Finding(_all(verdicts), shown, "; ".join(reasons) + _published(check), _sides(*steps), one_seed)
+    one_seed = any(map(wording.one_seed, steps, verdicts))
+    reason = "; ".join(reasons) + wording.published(check)
+    return Finding(_all(verdicts), shown, reason, _sides(*steps), one_seed, wording.blocked(*steps))
 
 
 def _saturates(check: Saturates, results: Results) -> Finding:
@@ -141,16 +172,19 @@ def _saturates(check: Saturates, results: Results) -> Finding:
         return Finding(NOT_RUN, None, why)
     edge = math.log(check.within)  # of log(FID at `at` steps / FID at more steps)
     comparisons = [
-        (x, c) for x, cell in later if (c := confounds.compare(results, start, cell, "fid", edge)) is not None
+        (x, c) for x, cell in later if (c := confounds.compare(results, start, cell, check.metric, edge)) is not None
     ]
     if not comparisons:
         return Finding(NOT_RUN, None, "the study does not train this curve")
     verdicts = [_verdict(c.fair(0) and c.high < edge, c.fair(1) and c.low > edge) for _, c in comparisons]
     x, shown = max(comparisons, key=lambda point: point[1].effect)  # the later point that improves most
     verdict = _all(verdicts)
-    reason = f"{check.at} diffusion steps against {x:g}: {_reason(shown, verdict)}"
+    reason = f"{check.at} diffusion steps against {x:g}: {wording.reason(shown, verdict)}"
     reason += f"; accepted up to ratio {short(check.within)}"
-    return Finding(verdict, shown, reason, _sides(*(c for _, c in comparisons)), _one_seed(shown, verdict))
+    every = [c for _, c in comparisons]
+    return Finding(
+        verdict, shown, reason, _sides(*every), wording.one_seed(shown, verdict), wording.blocked(shown, *every)
+    )
 
 
 def _optimum(check: Optimum, results: Results) -> Finding:
@@ -168,15 +202,17 @@ def _optimum(check: Optimum, results: Results) -> Finding:
     ends = [(x, c) for x, c in pairs if c is not None]
     # the best inside point is chosen by its value: if even it is worse than an end, no inside point is the optimum
     verdict = _verdict(all(c.better for _, c in ends), any(c.worse for _, c in ends))
-    reasons = [f"temperature {best:g} against {x:g}: {_reason(c, verdict)}" for x, c in ends]
+    reasons = [f"temperature {best:g} against {x:g}: {wording.reason(c, verdict)}" for x, c in ends]
     shown = max((c for _, c in ends), key=lambda c: sign * c.effect)
     evidence = [*_sides(*(c for _, c in ends)), *others]
-    return Finding(verdict, shown, "; ".join(reasons), evidence, any(_one_seed(c, verdict) for _, c in ends))
+    one_seed, lack = any(wording.one_seed(c, verdict) for _, c in ends), wording.blocked(*(c for _, c in ends))
+    return Finding(verdict, shown, "; ".join(reasons), evidence, one_seed, lack)
 
 
 def _reaches(check: Reaches, results: Results) -> Finding:
     """A claim that a point of a curve has a FID below `fid` in less than `seconds` per image on the paper's device."""
     verdicts, reasons, evidence = [], [], []
+    missing: Missing | None = None
     curve = _curve(results, check.curve)
     timed = {v for v, s in curve if results.seconds(v, s) is not None and not results.timed_as_published(v)}
     if timed:
@@ -188,17 +224,20 @@ def _reaches(check: Reaches, results: Results) -> Finding:
             continue
         sure = len(fid.seeds) > 1  # one training seed decides nothing
         recites = confounds.recites(results, (variant, setting))
-        holds = fid.high < check.fid and seconds.high < check.seconds and not recites
+        reached = fid.high < check.fid and seconds.high < check.seconds
+        holds, missing = reached and not recites, missing or (recites if sure and reached else None)
         fails = fid.low > check.fid or seconds.low > check.seconds
         verdicts.append(_verdict(sure and holds, seconds.low > check.seconds or (sure and fails)))
-        reasons.append(f"{setting}: FID {fid} in {seconds} seconds" + (f" ({recites})" if recites else ""))
+        reasons.append(
+            f"{setting}: FID {fid} in {seconds} seconds" + (f" ({recites.kind}: {recites.text})" if recites else "")
+        )
         evidence += [fid, seconds]
     if not verdicts:
         return Finding(NOT_RUN, None, f"the study does not train or time curve {check.curve!r}")
     every = all(verdict == "not replicated" for verdict in verdicts)
     verdict = _verdict("replicated" in verdicts, every)
     threshold = f"asked for FID below {short(check.fid)} in {short(check.seconds)} seconds"
-    return Finding(verdict, None, "; ".join([*reasons, threshold]), evidence)
+    return Finding(verdict, None, "; ".join([*reasons, threshold]), evidence, missing=missing)
 
 
 def _improves(check: Improves, results: Results) -> Finding:
@@ -213,9 +252,9 @@ def _improves(check: Improves, results: Results) -> Finding:
     steps = [step for a, b in pairs if (step := confounds.compare(results, b, a, check.metric)) is not None]
     back = [curve[i + 1][1] for i, step in enumerate(steps) if step.worse]
     verdict = _verdict(total.better and not back, total.worse or bool(back))
-    reason = f"{curve[-1][1]} against {curve[0][1]}: " + _reason(total, verdict)
+    reason = f"{curve[-1][1]} against {curve[0][1]}: " + wording.reason(total, verdict)
     reason += f"; worse than the point before: {', '.join(back)}" if back else ""
-    return Finding(verdict, total, reason, _sides(*steps), _one_seed(total, verdict))
+    return Finding(verdict, total, reason, _sides(*steps), wording.one_seed(total, verdict), total.blocked)
 
 
 def _dominates(check: Dominates, results: Results) -> Finding:
@@ -223,6 +262,7 @@ def _dominates(check: Dominates, results: Results) -> Finding:
     curve_a, curve_b = _curve(results, check.a), _curve(results, check.b)
     verdicts, reasons, shown, one_seed = [], [], None, False
     evidence: list[Estimate] = []
+    missing: Missing | None = None
     for b in curve_b:
         pairs = []
         for a in curve_a:
@@ -241,12 +281,13 @@ def _dominates(check: Dominates, results: Results) -> Finding:
         verdicts.append(
             _verdict(any(q.better and s.better for _, s, q in pairs), all(q.worse or s.worse for _, s, q in pairs))
         )
-        shown, one_seed = quality, one_seed or _one_seed(quality, verdicts[-1])
+        shown, one_seed = quality, one_seed or wording.one_seed(quality, verdicts[-1])
+        missing = missing or quality.blocked
         times = f"seconds per image {duration(speed.a)} against {duration(speed.b)}"
-        reasons.append(f"{a[1]} against {b[1]}: {_reason(quality, verdicts[-1])}; {times}")
+        reasons.append(f"{a[1]} against {b[1]}: {wording.reason(quality, verdicts[-1])}; {times}")
     if not verdicts:
         return Finding(NOT_RUN, None, f"the study has no curve {check.b!r}")
-    return Finding(_all(verdicts), shown, "; ".join(reasons), evidence, one_seed)
+    return Finding(_all(verdicts), shown, "; ".join(reasons), evidence, one_seed, missing)
 
 
 def _cheaper(check: Cheaper, results: Results) -> Finding:
@@ -255,10 +296,10 @@ def _cheaper(check: Cheaper, results: Results) -> Finding:
     a, b = (results.training(variant) if variant else None for variant in variants)
     if a is None or b is None:
         return Finding(NOT_RUN, None, "the study does not train both: imported weights cost it nothing")
-    reason = f"{a} against {b} device seconds of training, least and most of the seeds{_published(check)}"
+    reason = f"{a} against {b} device seconds of training, least and most of the seeds{wording.published(check)}"
     if min(len(a.seeds), len(b.seeds)) == 1:
-        reason = f"inconclusive (1 seed): {reason}; one training has no range"
-        return Finding("inconclusive", None, reason, (a, b), one_seed=True)
+        reason = f"{wording.undecided('one seed')}{reason}; one training has no range"
+        return Finding("undecided", None, reason, (a, b), one_seed=True)
     return Finding(_verdict(a.high < b.low, a.low > b.high), None, reason, (a, b))
 
 
@@ -291,56 +332,26 @@ def _sides(*comparisons: Comparison) -> list[Estimate]:
     return [side for c in comparisons for side in (c.a, c.b)]
 
 
+def _once(evidence: Sequence[Estimate], results: Results) -> list[Estimate]:
+    """The evidence without numbers of sets that are equal to an earlier one's, whatever their settings are called."""
+    first: dict[tuple[str, ...], Estimate] = {}
+    for i, e in enumerate(evidence):
+        key: tuple[str, ...] = (str(i),)
+        if e.source:
+            setting = e.source.setting
+            used = results.sampling(e.source.variant, setting).model_dump_json() if setting else ""
+            key = (e.source.variant, e.source.metric, used)
+        first.setdefault(key, e)
+    return list(first.values())
+
+
 def _verdict(holds: bool, fails: bool) -> str:
-    return "replicated" if holds else "not replicated" if fails else "inconclusive"
+    return "replicated" if holds else "not replicated" if fails else "undecided"
 
 
 def _all(verdicts: list[str]) -> str:
     """The verdict on a claim all of whose parts must be replicated."""
     return _verdict(all(v == "replicated" for v in verdicts), "not replicated" in verdicts)
-
-
-def _reason(c: Comparison, verdict: str) -> str:
-    """A comparison in words, with its numbers of training seeds."""
-    label = {"fid": "FID", "inception_score": "IS", "seconds": "seconds per image"}.get(c.metric, c.metric)
-    a, b = (duration(x) if c.metric == "seconds" else str(x) for x in (c.a, c.b))
-    text = f"{label} {a} against {b}, {c}"
-    if c.metric == "seconds":
-        return text + ("; timed by different protocols, which decides nothing" if c.few else "")
-    seeds = sorted({len(c.a.seeds), len(c.b.seeds)})
-    text += f", {' and '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''} a side"
-    text += "".join(f"; {why}" for why in c.unfair if why)
-    if _one_seed(c, verdict):
-        return f"inconclusive (1 seed): {text}"
-    if verdict == "inconclusive" and c.blocked:
-        return f"inconclusive ({c.blocked.partition(':')[0]}): {text}"
-    return text + (", far outside the measured seed spread" if c.few and c.far else "")
-
-
-def _one_seed(c: Comparison, verdict: str) -> bool:
-    """Whether a comparison of quality is inconclusive because a side has one training seed."""
-    return c.metric != "seconds" and c.few and not c.far and verdict == "inconclusive"
-
-
-def _published(check: Check) -> str:
-    """The paper's own numbers in words; empty if its table does not print them."""
-    if isinstance(check, Cheaper):
-        rows = paper_rows(check.table)
-        days = [f"{rows[row]['days']} days on {rows[row]['gpus']}" for row in (check.a, check.b) if "days" in rows[row]]
-        return f"; the paper: {' against '.join(days)}" if days else ""
-    if isinstance(check, Guidance):
-        cells = [(check.row, True), (check.row, False)]
-    elif isinstance(check, Ordered):
-        cells = [(row, check.guided) for row in check.rows]
-    elif isinstance(check, Faster | Share | OfCurves):
-        return ""
-    else:
-        cells = [(check.a, check.guided), (check.b, check.guided)]
-    rows = paper_rows(check.table)
-    column = {(c.metric, c.guided): c.paper for c in COLUMNS}
-    values = [printed(rows[row].get(column.get((check.metric, g), ""), ""), check.metric) for row, g in cells]
-    between = ", " if isinstance(check, Ordered) else " against "
-    return f"; the paper: {between.join(values)}" if all(values) else ""
 
 
 def _cell(results: Results, paper: str, row: str, guided: bool) -> Cell | None:
@@ -372,7 +383,7 @@ def _points(results: Results, figure: str, label: str) -> list[tuple[float, Cell
     return [(x, (c.variant, setting)) for c in curves for x, setting in along(results, figure, c)]
 
 
-def _entry(claim: Claim, finding: Finding) -> Verdict:
+def _entry(claim: Claim, finding: Finding, elsewhere: tuple[UnderExtractor, ...] = ()) -> Verdict:
     """The entry of claims.json for a claim and its finding."""
     c = finding.comparison
     cells = {e.source: e.seeds for e in finding.evidence if e.source}
@@ -389,7 +400,8 @@ def _entry(claim: Claim, finding: Finding) -> Verdict:
         scale=None if c is None else "log ratio" if c.log else "difference",
         reason=finding.reason,
         seeds=(len(c.a.seeds), len(c.b.seeds)) if c else (),
-        one_seed=finding.one_seed,
+        missing=finding.missing,
+        extractors=elsewhere,
         evidence=tuple(
             Evidence(variant=s.variant, setting=s.setting, metric=s.metric, seeds=seeds, files=s.files)
             for s, seeds in cells.items()

@@ -109,12 +109,11 @@ class Bootstrap:
         recall = self._metric(covered[0], covered[1:], higher_is_better=True)
         return self.share(within, higher_is_better=True), moved(recall, max(0.0, recall.low), min(1.0, recall.high))
 
-    def kid(self, generated: np.ndarray, real: np.ndarray) -> Metric:
+    def kid(self, generated: np.ndarray, real: np.ndarray, bias: float = 0.0) -> Metric:
         """KID of generated features (n, F) against real ones (M, F).
 
-        KID is biased low if the set has equally many images of each class and is hardly larger than the subsets that
-        KID averages over: pairs of one class are then rarer within the set than between the sets. Sets with the same n
-        can be compared, but not with a floor that was measured on fewer images.
+        Sets with a fixed number of images of each class bias KID low (`formulas.class_bias`); that of the generated set
+        is added here, estimated with at most `jackknife.WITNESSES` of its images, and that of the real one is `bias`.
 
         The interval contains two kinds of noise: that of the images, to first order (`jackknife.kid`), and that of the
         random subsets, whose values are drawn again. The first dominates if n is hardly larger than a subset, the
@@ -123,7 +122,11 @@ class Bootstrap:
         subsets = formulas.kid(generated, real)
         again = subsets[self._rng().integers(len(subsets), size=(self.resamples, len(subsets)))].mean(1)
         moves = jackknife.kid(generated, real, self.seed)
-        return self._metric(subsets.mean(), self.counts @ moves / self.n + again, higher_is_better=False)
+        chosen = np.random.default_rng(self.seed).permutation(self.n)[: jackknife.WITNESSES]
+        shift = formulas.class_bias(generated[chosen], self.labels[chosen], self.n) + bias
+        return self._metric(
+            subsets.mean() + shift, self.counts @ moves / self.n + again + shift, higher_is_better=False
+        )
 
     def mean(self, values: np.ndarray, higher_is_better: bool | None) -> Metric:
         """Mean over the images of one value for each, (n,)."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from mar.features import features, image_sets
 from mar.features.features import Features
-from mar.metrics import copies, formulas, moments, statistics
+from mar.metrics import copies, formulas, jackknife, moments, statistics
 from mar.metrics.bootstrap import Bootstrap
 from mar.metrics.moments import Statistics
 from mar.runtime.files import read, sha256, write
@@ -43,6 +43,7 @@ class Real:
         spatial: mean and covariance of its spatial features, for sFID; None if it has none.
         features: features of at most REAL of the images, (M, F), for precision, recall and KID; None if they were not
             read, or if the reference has statistics and no images.
+        class_bias: what its fixed numbers of images of each class take off KID; 0 if their classes are not known.
     """
 
     identity: RealSide
@@ -50,6 +51,7 @@ class Real:
     statistics: Statistics
     spatial: Statistics | None
     features: np.ndarray | None
+    class_bias: float = 0.0
 
 
 def real(study: Study, root: Path, extractor: str, images: bool = True) -> Real:
@@ -62,15 +64,18 @@ def real(study: Study, root: Path, extractor: str, images: bool = True) -> Real:
     set_name = real_side(study, extractor)
     stored = features.read(root, extractor, set_name, "real")
     arrays, about = statistics.of_real(study, root, extractor, set_name, stored)
-    rows = None
+    rows, bias = None, 0.0
     if images and stored.count:
         chosen = np.random.default_rng(study.seed).choice(stored.count, min(REAL, stored.count), replace=False)
         rows = stored.rows("features", np.sort(chosen))
+        if "labels" in stored.keys:
+            few = np.sort(chosen[: jackknife.WITNESSES])
+            bias = formulas.class_bias(stored.rows("features", few), stored.rows("labels", few), stored.count)
     spatial = {key[:-2]: arrays[key] for key in ("mu_s", "sigma_s")} if "mu_s" in arrays else None
     name = "train split" if set_name == "train" else about.source.name
     main = {"mu": arrays["mu"], "sigma": arrays["sigma"]}
     identity = RealSide(name=name, sha256=about.source.sha256, **({"note": about.note} if about.note else {}))
-    return Real(identity, about.extractor, main, spatial, rows)
+    return Real(identity, about.extractor, main, spatial, rows, bias)
 
 
 def reference(study: Study, root: str | Path) -> None:
@@ -185,7 +190,11 @@ def compute(
         notes.append(NO_IMAGES)
     else:
         precision, recall = draw.precision_recall(arrays["features"], target.features, study.metrics.neighbours)
-        values |= {"precision": precision, "recall": recall, "kid": draw.kid(arrays["features"], target.features)}
+        values |= {
+            "precision": precision,
+            "recall": recall,
+            "kid": draw.kid(arrays["features"], target.features, target.class_bias),
+        }
     if names[0] == "classifier":  # only its logits are for the classes of the study
         values["agreement"] = draw.share(arrays["logits"].argmax(1) == labels, higher_is_better=True)
     if "nearest" in arrays:

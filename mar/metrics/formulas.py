@@ -272,6 +272,35 @@ def kid(generated: np.ndarray, real: np.ndarray, subsets: int = 100, size: int =
     return np.asarray(within / (size * (size - 1)) - 2.0 * _kernel_sums(x, y, first, second) / size**2)
 
 
+def class_bias(x: np.ndarray, labels: np.ndarray, count: int) -> float:
+    """How much lower KID is because a set holds a fixed number of images of each class.
+
+    KID means the kernel over all pairs of two images of a set. In a set of `count` images of which a fixed share p_c
+    is of class c, a pair is of one class more rarely than two independent images are. The mean over pairs of classes,
+    p_c p_c' times the mean kernel of an image of c and one of c', has no such bias, and exceeds the mean over pairs
+    of images by (mean kernel within a class - mean kernel) / count, which is returned. Classes of one image have no
+    pairs and are left out.
+
+    Args:
+        x: features of the set or of some of its images, (n, F).
+        labels: their classes, (n,).
+        count: number of images of the whole set.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    pairs, kept = 0.0, sizes > 1
+    if not kept.any():
+        return 0.0
+    rows = x.astype(np.float64)
+    within = [
+        (kernel(own, own).sum() - kernel_diagonal(own).sum()) / (len(own) * (len(own) - 1))
+        for own in (rows[labels == c] for c in classes[kept])
+    ]
+    for start in range(0, len(rows), BLOCK):
+        pairs += kernel(rows[start : start + BLOCK], rows).sum()
+    mean = (pairs - kernel_diagonal(rows).sum()) / (len(rows) * (len(rows) - 1))
+    return float((np.average(within, weights=sizes[kept]) - mean) / count)
+
+
 def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """KID's kernel (x.y / F + 1)^3 of features (n, F) and (m, F): (n, m)."""
     base = x @ y.T

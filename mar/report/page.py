@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
 from mar.analysis.paper_columns import FLOOR, Column, describing, headings
 from mar.analysis.result_files import short
+from mar.analysis.tally import RULINGS, tally
 from mar.paper.deviations import deviations
 from mar.paper.numbers import paper_lines, paper_rows
 from mar.report import evidence, page_sections
@@ -21,7 +23,7 @@ from mar.report.tables.paper_tables import NONE, cell_text, frame, note, remarks
 from mar.runtime.files import read, write_text
 from mar.study import layout
 from mar.study.products import figure_names
-from mar.study.records import Verdict, Verdicts
+from mar.study.records import UnderExtractor, Verdict, Verdicts
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ CAPTIONS = {
     "samples": "Samples of the first seed, one row per class, in the guided setting; held-out real images first.",
     "losses": "Training loss. Losses of different heads do not compare.",
 }
-VERDICTS = ("replicated", "not replicated", "inconclusive", "not run", "not decidable here")
 WIDTH = 1600  # largest width of an embedded figure in pixels: twice its width on the page, for dense screens
 LARGE = 1_000_000  # a PNG of more bytes, such as a grid of samples, is embedded as lossy WebP
 SIZE = "@size of the page@"  # stands in the page until its size is known
@@ -67,7 +68,16 @@ def report(study: Study, root: Path, figures: Path) -> None:
         size=SIZE,
         warnings=_warnings(results, variants),
         verdicts=_verdicts(verdicts),
-        claims=[{**dict(claim), "shown": claim.shown, "evidence": _evidence(root, claim)} for claim in verdicts],
+        tally=tally(verdicts),
+        claims=[
+            {
+                **dict(claim),
+                "shown": claim.shown,
+                "evidence": _evidence(root, claim),
+                "others": [by_extractor(other) for other in claim.extractors],
+            }
+            for claim in verdicts
+        ],
         tables=[_table(study, root, name, values) for name, values in frames.items()],
         note=f"{note(study, results)} {remarks(columns)}".strip(),
         figures=[_figure(root, figures, name) for name in figure_names(study)],
@@ -95,10 +105,18 @@ def claims(root: Path) -> tuple[Verdict, ...]:
     return read(layout.claims(root), Verdicts).root
 
 
+def by_extractor(other: UnderExtractor) -> str:
+    """The verdict on a claim by a further extractor, in words."""
+    if other.effect is None or other.low is None or other.high is None:
+        return f"by {JUDGES[other.extractor]}: {other.verdict}"
+    value, low, high = (short(math.exp(x)) for x in (other.effect, other.low, other.high))
+    return f"by {JUDGES[other.extractor]}: {other.verdict}, ratio {value} [{low}, {high}]"
+
+
 def _verdicts(verdicts: tuple[Verdict, ...]) -> list[tuple[str, int]]:
     """Each verdict that some claim has, and how many claims have it."""
     counts = Counter(claim.verdict for claim in verdicts)
-    return [(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]]
+    return [(verdict, counts[verdict]) for verdict in RULINGS if counts[verdict]]
 
 
 def _evidence(root: Path, claim: Verdict) -> list[dict[str, Any]]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from mar.analysis.estimates import Results
 from mar.analysis.paper_columns import FLOOR
+from mar.analysis.tally import tally
 from mar.report.evidence import server_of
-from mar.report.page import claims
+from mar.report.page import by_extractor, claims
 from mar.report.tables.paper_tables import cell_text, frame, note, shown
 from mar.study import layout
 from mar.study.records import Verdict
@@ -34,7 +35,10 @@ def summary(study: Study, root: Path) -> None:
         console.print(_rich_table(frame(study, root, name, results), table.title))
     console.print(note(study, results), style="dim")
     console.print()
-    console.print(_rich_claims(claims(root)))
+    verdicts = claims(root)
+    console.print(_rich_claims(verdicts))
+    for sentence in tally(verdicts):
+        console.print(sentence, soft_wrap=True)
     report_file = layout.report(root)
     console.print(f"Report: {report_file}" + ("" if report_file.exists() else " (not written yet)"), soft_wrap=True)
     runs = server_of(root) or f"mlflow ui --backend-store-uri sqlite:///{layout.mlflow_database(root)}"
@@ -70,7 +74,7 @@ def _rich_claims(verdicts: tuple[Verdict, ...]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    colours = {"replicated": "green", "not replicated": "red", "inconclusive": "yellow"}
+    colours = {"replicated": "green", "not replicated": "red", "undecided": "yellow"}
     table = Table(title="Claims of the paper", box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("verdict", no_wrap=True)
     table.add_column("claim")
@@ -79,6 +83,6 @@ def _rich_claims(verdicts: tuple[Verdict, ...]) -> Table:
         table.add_row(
             Text(claim.shown, style=colours.get(claim.verdict, "dim")),
             claim.text,
-            claim.reason,
+            "\n".join([claim.reason, *map(by_extractor, claim.extractors)]),
         )
     return table

@@ -36,8 +36,12 @@ Role = Annotated[str, StringConstraints(pattern=r"^(generated|real)$")]
 
 # The verdict on a claim.
 Ruling = Annotated[
-    str, StringConstraints(pattern=r"^(replicated|not replicated|inconclusive|not run|not decidable here)$")
+    str, StringConstraints(pattern=r"^(replicated|not replicated|undecided|not run|not decidable here)$")
 ]
+
+
+# What an undecided claim lacks (see Missing).
+Lack = Literal["interval", "one seed", "recites", "trained unequally", "still learning", "protocol"]
 
 
 class Piece(Part):
@@ -674,6 +678,28 @@ class Evidence(Part):
     files: tuple[str, ...]  # paths below the results folder
 
 
+class Missing(Part):
+    """What an undecided claim lacks: its kind, by which verdicts are counted, and a sentence with the numbers.
+
+    Kinds: `interval`: its interval reaches both sides; `one seed`; `recites`: a side recites its training images;
+    `trained unequally`: the side that wins trained on more images; `still learning`: a side still improved when its
+    training ended; `protocol`: the sides were timed differently.
+    """
+
+    kind: Lack
+    text: str
+
+
+class UnderExtractor(Part):
+    """The verdict on a claim by the features of a further extractor."""
+
+    extractor: str
+    verdict: Ruling
+    effect: FiniteFloat | None
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+
+
 class Verdict(Part):
     """One claim of the paper and whether the study replicates it.
 
@@ -687,8 +713,8 @@ class Verdict(Part):
             where nothing was compared.
         reason: why the verdict is as it is.
         seeds: number of training seeds on each side of the comparison.
-        one_seed: whether the claim was left open because a side has one training seed; None in files from before it
-            was recorded.
+        missing: what an undecided claim lacks; None for every other verdict.
+        extractors: its verdict by each further extractor, where it is about FID.
         evidence: the numbers behind the verdict.
     """
 
@@ -704,14 +730,31 @@ class Verdict(Part):
     scale: str | None
     reason: str
     seeds: tuple[NonNegativeInt, ...]
-    one_seed: bool | None = None
+    missing: Missing | None = None
+    extractors: tuple[UnderExtractor, ...] = ()
     evidence: tuple[Evidence, ...] = ()
 
     @property
     def shown(self) -> str:
-        """The verdict as it is printed, with a remark where one training seed left it inconclusive."""
-        one = 1 in self.seeds if self.one_seed is None else self.one_seed
-        return self.verdict + " (1 seed)" * (one and self.verdict == "inconclusive")
+        """The verdict as it is printed: what is missing where it is undecided, and who disagrees."""
+        lack = f": {self.missing.kind}" if self.missing else ""
+        others = ", ".join(f"{e.extractor}: {e.verdict}" for e in self.disagreeing)
+        return self.verdict + lack + (f" ({others})" if others else "")
+
+    @property
+    def decided(self) -> bool:
+        """Whether the study decides the claim, one way or the other."""
+        return self.verdict in ("replicated", "not replicated")
+
+    @property
+    def tested(self) -> bool:
+        """Whether an interval was held against the claim, which then had a chance to be decided wrongly."""
+        return self.decided or (self.missing is not None and self.missing.kind == "interval")
+
+    @property
+    def disagreeing(self) -> tuple[UnderExtractor, ...]:
+        """The further extractors under which the verdict is another one."""
+        return tuple(e for e in self.extractors if e.verdict != self.verdict)
 
 
 class Verdicts(RootModel[tuple[Verdict, ...]]):

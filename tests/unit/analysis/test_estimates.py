@@ -8,13 +8,20 @@ from pathlib import Path
 
 import pytest
 from fabricate import BEST, fabricate, large, replicated, small, write
+from scipy.stats import t as student
 
 from mar.analysis.estimates import Results
 from mar.analysis.result_files import short
 from mar.runtime.files import read, read_json
 from mar.study.reading import resolve
 
-T2, T3 = 4.302653, 3.182446  # 97.5% quantiles of Student's t
+# Three variants with two seeds each: a variant's spread is 1/3 its own and 2/3 the pool's. So a cell has weights 5/9,
+# 2/9 and 2/9 on the three variances, and a comparison of two has 7/18, 7/18 and 4/18. The degrees of freedom are
+# 1 / (sum of squares).
+T_CELL = float(student.ppf(0.975, 81 / 33))
+D_BOTH = 324 / 114
+T_BOTH = float(student.ppf(0.975, D_BOTH))
+Z = 1.959964
 MEAN = {"ar": 4.0, "ce": 3.5, "diff": 3.0}  # log FID
 
 
@@ -36,8 +43,8 @@ def test_cell_is_the_geometric_mean_with_the_pooled_seed_spread(tmp_path: Path) 
     cell = found.cell("ar", "a4", "fid")
     assert cell is not None
     assert (cell.value, cell.n, cell.seeds) == (pytest.approx(math.exp(4.0)), 40, (0, 1))
-    assert math.log(cell.high) == pytest.approx(4.0 + T3 * 0.1, rel=1e-5)
-    assert math.log(cell.low) == pytest.approx(4.0 - T3 * 0.1, rel=1e-5)
+    assert math.log(cell.high) == pytest.approx(4.0 + T_CELL * 0.1, rel=1e-5)
+    assert math.log(cell.low) == pytest.approx(4.0 - T_CELL * 0.1, rel=1e-5)
 
 
 def test_image_noise_is_not_counted_twice(tmp_path: Path) -> None:
@@ -45,12 +52,15 @@ def test_image_noise_is_not_counted_twice(tmp_path: Path) -> None:
     found = results(tmp_path / "a", d=0.1, noise=0.05)
     assert found.spread("fid").sd == pytest.approx(math.sqrt(0.02 - 0.0025))
     cell = found.cell("ar", "a4", "fid")
-    assert cell is not None and math.log(cell.high) == pytest.approx(4.0 + T3 * math.sqrt(0.02 / 2), rel=1e-5)
+    assert cell is not None
+    b = 0.05**2 / 2  # S is 0.02 / 2; of B all but 1 / dof is taken off it
+    half = math.sqrt(Z**2 * b + T_CELL**2 * (0.01 - (1 - 33 / 81) * b))
+    assert math.log(cell.high) == pytest.approx(4.0 + half, rel=1e-5)
 
     found = results(tmp_path / "b", d=0.01, noise=0.05)
     assert found.spread("fid").sd == 0.0
     cell = found.cell("ar", "a4", "fid")
-    assert cell is not None and math.log(cell.high) == pytest.approx(4.0 + T3 * 0.05 / math.sqrt(2), rel=1e-5)
+    assert cell is not None and math.log(cell.high) == pytest.approx(4.0 + Z * 0.05 / math.sqrt(2), rel=1e-5)
 
 
 def test_interval_that_reaches_below_zero_stays_usable(tmp_path: Path) -> None:
@@ -63,7 +73,7 @@ def test_interval_that_reaches_below_zero_stays_usable(tmp_path: Path) -> None:
         file.write_text(json.dumps(values))
     cell = Results(study, tmp_path).cell("ar", "a4", "fid")
     assert cell is not None and 0 < cell.low < cell.value < cell.high
-    assert math.log(cell.high / cell.value) == pytest.approx(T3 * 1.0 / math.sqrt(2), rel=1e-5)  # b = 2 / value
+    assert math.log(cell.high / cell.value) == pytest.approx(Z * 1.0 / math.sqrt(2), rel=1e-5)  # b = 2 / value
 
 
 def test_other_metrics_are_compared_by_difference(tmp_path: Path) -> None:
@@ -71,7 +81,7 @@ def test_other_metrics_are_compared_by_difference(tmp_path: Path) -> None:
     c = found.compare(("diff", "s4"), ("ce", "c4"), "precision")
     assert c is not None
     assert c.effect == pytest.approx((math.exp(3.5) - math.exp(3.0)) / 1000)
-    assert c.high - c.effect == pytest.approx(T3 * 0.1, rel=1e-5)  # sqrt(b^2 / 2 + b^2 / 2)
+    assert c.high - c.effect == pytest.approx(Z * 0.1, rel=1e-5)  # sqrt(b^2 / 2 + b^2 / 2)
     assert not c.better and not c.worse and not c.log
 
 
@@ -85,7 +95,8 @@ def test_unpaired_comparison(tmp_path: Path) -> None:
     c = found.compare(("diff", "s4"), ("ar", "a4"), "fid")
     assert c is not None
     assert c.effect == pytest.approx(-1.0)
-    assert c.high - c.effect == pytest.approx(T3 * math.sqrt(0.02), rel=1e-5)
+    half = math.sqrt(Z**2 * 0.0025 + T_BOTH**2 * (0.02 - (1 - 1 / D_BOTH) * 0.0025))  # S = 0.02, B = b^2
+    assert c.high - c.effect == pytest.approx(half, rel=1e-5)
     assert c.better and not c.worse and not c.few
 
 
@@ -94,7 +105,7 @@ def test_settings_of_one_variant_are_paired_by_seed(tmp_path: Path) -> None:
     found = results(tmp_path, d=0.5, noise=0.01)
     c = found.compare(("diff", "s4"), ("diff", "s2"), "fid")
     assert found.spread("fid", paired=True).sd == 0.0
-    assert c is not None and c.high - c.effect == pytest.approx(T3 * 0.01, rel=1e-4)  # sqrt(2 b^2 / 2)
+    assert c is not None and c.high - c.effect == pytest.approx(Z * 0.01, rel=1e-4)  # sqrt(2 b^2 / 2)
 
 
 def test_paired_spread_is_that_of_the_differences(tmp_path: Path) -> None:
@@ -111,7 +122,8 @@ def test_paired_spread_is_that_of_the_differences(tmp_path: Path) -> None:
 
 def test_one_seed_decides_nothing_unless_far(tmp_path: Path) -> None:
     found = results(tmp_path, d=0.01, noise=0.0, seeds={"ce": (0,)})
-    threshold = 3 * T2 * math.sqrt(2) * 0.01  # = 0.18; tau^2 = 2 d^2, one seed a side: 4 d^2, halved for two seeds
+    # tau^2 = 2 d^2, one seed a side: 4 d^2, halved for two; ar has 1/3 + 2/3 / 2 + 1/2 of the weight, diff 5/6 of 2
+    threshold = 3 * student.ppf(0.975, 2**2 / ((7 / 6) ** 2 + (5 / 6) ** 2)) * math.sqrt(2) * 0.01  # = 0.19
     c = found.compare(("ce", "c4"), ("ar", "a4"), "fid")
     assert c is not None and c.few
     assert abs(c.effect) > threshold and c.far and c.better
@@ -243,12 +255,14 @@ def test_what_can_be_zero_or_less_is_compared_by_difference_in_units_of_fid(tmp_
     for variant, setting in (("ar", "a4"), ("ce", "c4"), ("diff", "s4")):
         cell = found.cell(variant, setting, "fid_infinity")
         assert cell is not None and cell.value == pytest.approx(mean[variant] - 10)
-        assert cell.high - cell.value == pytest.approx(T3 * 0.1 * mean[variant], rel=1e-5)
+        assert cell.high - cell.value == pytest.approx(T_CELL * 0.1 * mean[variant], rel=1e-5)
     below = found.cell("ar", "a4", "kid")
     assert below is not None and below.value == pytest.approx(-0.005) and below.low < below.value
     c = found.compare(("ar", "a4"), ("diff", "s4"), "fid_infinity")
     assert c is not None and c.better and not c.log and c.effect == pytest.approx(-95)
-    assert c.high - c.effect == pytest.approx(T3 * math.sqrt(0.01 * (5**2 + 100**2)), rel=1e-5)
+    weights = [(25 * w + 1e4 * v) / (25 + 1e4) for w, v in ((5 / 9, 2 / 9), (2 / 9, 5 / 9), (2 / 9, 2 / 9))]
+    t = student.ppf(0.975, 1 / sum(w**2 for w in weights))
+    assert c.high - c.effect == pytest.approx(t * math.sqrt(0.01 * (5**2 + 100**2)), rel=1e-5)
     assert found.spread("kid", paired=True).sd == pytest.approx(0.0, abs=1e-9), "settings of a variant are alike here"
 
 
@@ -292,6 +306,23 @@ def test_a_setting_that_a_sweep_made_equal_to_another_is_the_same_images(tmp_pat
         fabricate(study, root, fid)
         spreads.append(Results(study, root).spread("fid", paired=True).sd)
     assert spreads[0] == pytest.approx(spreads[1]) and spreads[0] == pytest.approx(0.2 / math.sqrt(2))
+    found = Results(study, root)
+    assert found.distinct("diff") == ["s4", "s4-best"]
+    assert found.spread("fid").sd == pytest.approx(0.1), "of s4, which does not move, and of one of the others"
+
+
+def test_settings_of_figures_do_not_outweigh_those_of_tables(tmp_path: Path) -> None:
+    """Settings over diffusion steps and temperature, whose seeds differ by nothing."""
+
+    def fid(variant: str, setting: str, seed: int) -> float:
+        return math.exp(3.0 + (0.2 if seed == 0 and setting[0] == "s" else 0.0))
+
+    study = large({"ar": (), "ce": (), "dit": (), "diff": (0, 1)})
+    fabricate(study, tmp_path, fid, images=False)
+    found = Results(study, tmp_path)
+    assert len(found.distinct("diff")) == 25 - 4, "d25, t1.0 and their guided ones are s4 and s4-cfg"
+    assert found.spread("fid").dof == 1
+    assert found.spread("fid").sd == pytest.approx(0.2 / math.sqrt(2))
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

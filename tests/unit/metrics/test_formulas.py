@@ -188,3 +188,32 @@ def test_sorted_parts_written_in_turn_are_sorted() -> None:
     with pytest.raises(ValueError, match=r"a split of 200 of 2000 images holds 12 classes, after a shuffle about 88"):
         formulas.refuse_sorted(labels, 200)
     formulas.refuse_sorted(np.random.default_rng(0).permutation(labels), 200)
+
+
+def test_kid_of_real_digits_against_others_is_zero() -> None:
+    """Sets with equally many images of each class: -120 by pairs of images, 0 by pairs of classes."""
+    from sklearn.datasets import load_digits
+
+    x, labels = load_digits(return_X_y=True)
+    rng, values = np.random.default_rng(0), []
+    for _ in range(30):
+        order = [rng.permutation(np.flatnonzero(labels == c)) for c in range(10)]
+        sides = [np.concatenate([rows[half] for rows in order]) for half in (slice(80), slice(80, 160))]
+        bias = sum(formulas.class_bias(x[rows], labels[rows], 800) for rows in sides)
+        values.append((formulas.kid(x[sides[0]], x[sides[1]], 1)[0], bias))
+    plain, bias = np.mean(values, 0)
+    error = np.std(values, 0)[0] / np.sqrt(len(values))
+    assert plain < -5 * error and abs(plain + bias) < 3 * error
+
+
+def test_class_bias_is_the_difference_to_the_mean_over_pairs_of_classes() -> None:
+    labels = np.arange(60) % 3
+    k = formulas.kernel(FIRST[:60], FIRST[:60])
+    blocks = [[k[np.ix_(labels == a, labels == b)] for b in range(3)] for a in range(3)]
+    of = [
+        [m.mean() if a != b else (m.sum() - np.trace(m)) / 380 for b, m in enumerate(row)]
+        for a, row in enumerate(blocks)
+    ]
+    images = (k.sum() - np.trace(k)) / (60 * 59)
+    assert np.mean(of) - images == pytest.approx(formulas.class_bias(FIRST[:60], labels, 60))
+    assert formulas.class_bias(FIRST[:3], np.arange(3), 3) == 0.0, "no class has a pair"

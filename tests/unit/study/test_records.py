@@ -41,7 +41,7 @@ CLAIM = {
     "source": "s",
     "decides": "any",
     "because": "b",
-    "verdict": "inconclusive",
+    "verdict": "undecided",
     "effect": 0.5,
     "low": 0.4,
     "high": 0.6,
@@ -296,20 +296,28 @@ def test_keys_that_were_added_later_may_be_missing(finished: tuple[Study, Path],
     assert read(tmp_path / "mlflow.json", TrackedRuns).server == "", "and those that are added later still are no harm"
 
 
+OTHER = {"extractor": "dinov2", "verdict": "not replicated", "effect": 0.1, "low": 0.05, "high": 0.2}
+
+
 @pytest.mark.parametrize(
     ("change", "shown"),
     [
-        ({"one_seed": True}, "inconclusive (1 seed)"),
-        ({"one_seed": False, "seeds": [1, 2]}, "inconclusive"),
-        ({"seeds": [1, 2]}, "inconclusive (1 seed)"),  # of before it was recorded
-        ({"seeds": [2, 2], "reason": "inconclusive (1 seed): not read"}, "inconclusive"),
-        ({"one_seed": True, "verdict": "replicated"}, "replicated"),
+        ({"missing": {"kind": "one seed", "text": "t"}}, "undecided: one seed"),
+        ({"missing": None}, "undecided"),
+        ({"verdict": "replicated", "extractors": [OTHER]}, "replicated (dinov2: not replicated)"),
+        ({"verdict": "not replicated", "extractors": [OTHER]}, "not replicated"),
     ],
 )
-def test_one_seed_is_said(tmp_path: Path, change: dict[str, Any], shown: str) -> None:
+def test_what_is_missing_and_who_disagrees_is_said(tmp_path: Path, change: dict[str, Any], shown: str) -> None:
     write_json(tmp_path / "claims.json", [CLAIM | change])
     (verdict,) = read(tmp_path / "claims.json", Verdicts).root
     assert verdict.shown == shown
+
+
+def test_a_lack_is_one_of_a_closed_set(tmp_path: Path) -> None:
+    write_json(tmp_path / "claims.json", [CLAIM | {"missing": {"kind": "luck", "text": "t"}}])
+    with pytest.raises(ValueError, match=r"missing.kind: .*'interval'.*'still learning'"):
+        read(tmp_path / "claims.json", Verdicts)
 
 
 def test_a_distance_below_zero_is_refused(finished: tuple[Study, Path], tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""Verdicts in words: a comparison with its numbers of seeds, what would decide it, and what the paper prints."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from mar.analysis import power
+from mar.analysis.estimates import Comparison
+from mar.analysis.paper_columns import COLUMNS, printed
+from mar.analysis.result_files import duration, short
+from mar.paper.claims import Cheaper, Check, Faster, Guidance, OfCurves, Ordered, Share
+from mar.paper.numbers import paper_rows
+from mar.study.records import Lack, Missing
+
+
+def reason(c: Comparison, verdict: str) -> str:
+    """A comparison in words, with its numbers of training seeds."""
+    label = {"fid": "FID", "inception_score": "IS", "seconds": "seconds per image"}.get(c.metric, c.metric)
+    a, b = (duration(x) if c.metric == "seconds" else str(x) for x in (c.a, c.b))
+    text = f"{label} {a} against {b}, {c}"
+    if c.metric == "seconds":
+        return text + ("; timed by different protocols, which decides nothing" if c.few else "")
+    seeds = sorted({len(c.a.seeds), len(c.b.seeds)})
+    text += f", {' and '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''} a side"
+    text += "".join(f"; {why.kind}: {why.text}" for why in dict.fromkeys(itertools.chain(*c.unfair)))
+    if one_seed(c, verdict):
+        return f"{undecided('one seed')}{text}"
+    if verdict == "undecided" and c.blocked:
+        return f"{undecided(c.blocked.kind)}{text}"
+    return text + (", far outside the measured seed spread" if c.few and c.far else "")
+
+
+def one_seed(c: Comparison, verdict: str) -> bool:
+    """Whether a comparison of quality is undecided because a side has one training seed."""
+    return c.metric != "seconds" and c.few and not c.far and verdict == "undecided"
+
+
+def undecided(kind: Lack) -> str:
+    """What stands before the reason of a comparison that decides nothing whatever its interval."""
+    return f"undecided ({kind}): "
+
+
+def blocked(*comparisons: Comparison) -> Missing | None:
+    """Why the winning side of one of some comparisons decides nothing; None if that is so of none of them."""
+    return next((c.blocked for c in comparisons if c.blocked), None)
+
+
+def missing(c: Comparison | None, alone: bool) -> Missing:
+    """What an undecided claim lacks, where no confound forbids a verdict.
+
+    Args:
+        c: the comparison that is shown with the claim; None if it has none.
+        alone: whether a side with one training seed leaves the claim open.
+    """
+    if alone:
+        return Missing(kind="one seed", text="a side has one training seed: two or more a side would tell")
+    if c is None:
+        return Missing(kind="interval", text="the measured ranges reach both sides")
+    if c.metric == "seconds":
+        if c.few:
+            return Missing(kind="protocol", text="the sides were timed by different protocols")
+        return Missing(kind="interval", text="the timed batches of both sides overlap")
+    edge, low, high = (short(math.exp(x) if c.log else x) for x in (c.edge, c.low, c.high))
+    if not c.low <= c.edge <= c.high:
+        return Missing(kind="interval", text=f"another part of the claim reaches both sides of {edge}")
+    return Missing(kind="interval", text=f"the interval reaches both sides of {edge}, to {low} and {high}: {_more(c)}")
+
+
+def _more(c: Comparison) -> str:
+    """How many more images or seeds would decide a comparison at the effect that was measured."""
+    parts = abs(c.effect - c.edge), c.variance, c.images, c.dof
+    seeds, now = min(len(c.a.seeds), len(c.b.seeds)), min(c.a.n, c.b.n)
+    images, many = power.images(*parts, now), power.seeds(*parts, seeds)
+    ways = [f"{images:,} images a set (now {now:,})"] if images else []
+    ways += [f"{many} seeds a side (now {seeds})"] if many else []
+    return f"about {' or '.join(ways)} would decide" if ways else "the effect is too near to it for any number of them"
+
+
+def published(check: Check) -> str:
+    """The paper's own numbers in words; empty if its table does not print them."""
+    if isinstance(check, Cheaper):
+        rows = paper_rows(check.table)
+        days = [f"{rows[row]['days']} days on {rows[row]['gpus']}" for row in (check.a, check.b) if "days" in rows[row]]
+        return f"; the paper: {' against '.join(days)}" if days else ""
+    if isinstance(check, Guidance):
+        cells = [(check.row, True), (check.row, False)]
+    elif isinstance(check, Ordered):
+        cells = [(row, check.guided) for row in check.rows]
+    elif isinstance(check, Faster | Share | OfCurves):
+        return ""
+    else:
+        cells = [(check.a, check.guided), (check.b, check.guided)]
+    rows = paper_rows(check.table)
+    column = {(c.metric, c.guided): c.paper for c in COLUMNS}
+    values = [printed(rows[row].get(column.get((check.metric, g), ""), ""), check.metric) for row, g in cells]
+    between = ", " if isinstance(check, Ordered) else " against "
+    return f"; the paper: {between.join(values)}" if all(values) else ""
