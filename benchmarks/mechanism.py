@@ -1,9 +1,9 @@
 """How often the claim `recovers` is decided, and how often wrongly: `python -m benchmarks.mechanism`.
 
-A simulated study has the paper's tokenizers and cross-entropy (rFID 5.87 and 1.43, FID 8.79) and a FID of Diffusion Loss by
-which the gain is `ratio` times the loss. The logarithm of each FID has the scatter of training seeds and that of images,
-rFID that of images alone, the seed spread is pooled over the variants of the study as in `mar/analysis/estimates.py`, and
-the rule is that of `mar/analysis/quantising.py`, from 0.5 to 2.
+A simulated study has the paper's tokenizers and cross-entropy (rFID 5.87 and 1.43, FID 8.79) and a FID of Diffusion
+Loss by which the gain is `ratio` times the loss. The logarithm of each FID has the scatter of training seeds and that
+of images, rFID that of images alone, the seed spread is pooled over the variants of the study as in
+`mar/analysis/estimates.py`, and the rule is that of `mar/analysis/quantising.py`, from 0.5 to 2.
 """
 
 from __future__ import annotations

@@ -10,10 +10,11 @@ from mar.analysis.result_files import Estimate
 def combine(*terms: tuple[float, Estimate]) -> Estimate:
     """The sum of factor x estimate, with a 95% interval from the intervals of the estimates.
 
-    The distances from the sum to its two ends are the roots of the summed squares of those of the terms (Zou and Donner,
-    Statistics in Medicine 27, 2008, 1693): exact for normal estimates, and it takes intervals as they are, also uneven
-    ones and those of few seeds. The estimates count as independent. Of two FIDs of the same images, such as rFID and its
-    floor, the interval of the difference is then too wide rather than too narrow, as these rise and fall together.
+    The distances from the sum to its two ends are the roots of the summed squares of those of the terms (Zou and
+    Donner, Statistics in Medicine 27, 2008, 1693): exact for normal estimates, and it takes intervals as they are,
+    also uneven ones and those of few seeds. The estimates count as independent. Of two FIDs of the same images, such
+    as rFID and its floor, the interval of the difference is then too wide rather than too narrow, as these rise and
+    fall together.
 
     Returns:
         The sum, on the scale of its terms. It has the least n of those that were measured with images.

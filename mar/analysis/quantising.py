@@ -1,17 +1,19 @@
 """Claims on what tokenizers lose, and on what Diffusion Loss gains by a tokenizer that does not quantise.
 
-*Loss of a tokenizer*: rFID on the train split, as the paper measures it, less its floor, the FID of the same images before
-they are reconstructed. The floor is 0 where these are the images that FID compares with.
+*Loss of a tokenizer*: rFID on the train split, as the paper measures it, less its floor, the FID of the same images
+before they are reconstructed. The floor is 0 where these are the images that FID compares with.
 
-*The mechanism.* The paper explains Diffusion Loss's gain by the quantiser: VQ-16 loses 5.87 of the 8.79 that MAR has with
-cross-entropy, KL-16 loses 1.43 of the 3.50 that it has with Diffusion Loss (Tables 1 and 2). So FID gains 5.29 where the
-tokenizer loses 4.44 less. The claim is that the gain is of the order of that loss, from half of it to twice it:
+*The mechanism.* The paper explains Diffusion Loss's gain by the quantiser: VQ-16 loses 5.87 of the 8.79 that MAR has
+with cross-entropy, KL-16 loses 1.43 of the 3.50 that it has with Diffusion Loss (Tables 1 and 2). So FID gains 5.29
+where the tokenizer loses 4.44 less. The claim is that the gain is of the order of that loss, from half of it to twice
+it:
 
     gain - loss / 2 > 0   and   2 loss - gain > 0,   gain = FID(b) - FID(a), loss = lost(b) - lost(a).
 
-Replicated if the 95% intervals of both lie above 0, not replicated if one lies below 0. Both are needed, so the claim is
-replicated in error in no more than 2.5% of studies. Where the tokenizers lose the same, nothing can be decided but that
-Diffusion Loss gains by other means. `benchmarks/mechanism.py` simulates how often the rule decides, and how often wrongly.
+Replicated if the 95% intervals of both lie above 0, not replicated if one lies below 0. Both are needed, so the claim
+is replicated in error in no more than 2.5% of studies. Where the tokenizers lose the same, nothing can be decided but
+that Diffusion Loss gains by other means. `benchmarks/mechanism.py` simulates how often the rule decides, and how
+often wrongly.
 
 The tokenizers of a study are trained once: the interval has the noise of their images, not that of other trainings.
 """
@@ -22,7 +24,7 @@ from mar.analysis import confounds
 from mar.analysis.contrasts import FAR, combine, widened
 from mar.analysis.estimates import Results
 from mar.analysis.findings import Finding, cell_of, variant_of, verdict_of
-from mar.analysis.paper_columns import NOT_RUN
+from mar.analysis.paper_columns import NOT_RUN, printed
 from mar.analysis.result_files import Estimate, short
 from mar.paper.claims import Recovers, Rfid
 from mar.paper.numbers import paper_rows
@@ -85,6 +87,6 @@ def _printed(check: Rfid | Recovers) -> str:
     a, b = (tokenizers[row["tokenizer"]] for row in rows)
     if isinstance(check, Rfid):
         return f"; the paper: rFID {a} against {b}"
-    fids = [row["fid_nocfg"] for row in rows]
+    fids = [printed(row["fid_nocfg"], "fid") for row in rows]
     gain, loss = float(fids[1]) - float(fids[0]), float(b) - float(a)
     return f"; the paper: gain {short(gain)} ({fids[1]} to {fids[0]}), loss {short(loss)} ({b} to {a})"

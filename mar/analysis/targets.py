@@ -34,7 +34,7 @@ def target(check: Target, results: Results) -> Finding:
 
 
 def parameters(check: Parameters, results: Results) -> Finding:
-    """A claim that the head has less than a share `below` of the parameters of the rest of the model; both are counted."""
+    """A claim that the head has less than `below` times the parameters of the rest of the model; both are counted."""
     variant = variant_of(results, check.table, check.row)
     if variant is None or not results.study.variants[variant].seeds:
         return Finding(NOT_RUN, None, "the study does not train this row")

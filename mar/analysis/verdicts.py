@@ -80,8 +80,8 @@ def _decide(claim: Claim, results: Results) -> Verdict:
 def _conjunction(claim: Claim, single: dict[str, Verdict]) -> Verdict:
     """The verdict on a claim that all of some others hold, by their verdicts.
 
-    It is replicated where all are, so no more often in error than each of them. It is not replicated where one of them is
-    not; then it errs as often as any of them does, up to n times as often as one of n.
+    It is replicated where all are, so no more often in error than each of them. It is not replicated where one of
+    them is not; then it errs as often as any of them does, up to n times as often as one of n.
     """
     assert isinstance(claim.check, All)
     parts = [single[name] for name in claim.check.claims]

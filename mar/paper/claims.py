@@ -137,8 +137,8 @@ class Rfid(Section):
 class Recovers(Section):
     """Diffusion Loss (row a) gains over cross-entropy (row b) what quantising loses, from `least` to `most` times that.
 
-    The gain is FID of b less FID of a, without guidance. The loss is what the tokenizer of b loses, rFID less its floor,
-    less what that of a loses. The claim holds if gain - least x loss > 0 and most x loss - gain > 0.
+    The gain is FID of b less FID of a, without guidance. The loss is what the tokenizer of b loses, rFID less its
+    floor, less what that of a loses. The claim holds if gain - least x loss > 0 and most x loss - gain > 0.
     """
 
     kind: Literal["recovers"]

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import mechanism
 from fabricate import cell, fabricate, small, write
 
+from benchmarks import mechanism
 from mar.analysis.contrasts import combine, widened
 from mar.analysis.result_files import Estimate
 from mar.analysis.verdicts import decide
@@ -85,10 +85,16 @@ def test_floors_are_taken_off_and_needed(judge: Judge) -> None:
 
 @pytest.mark.parametrize(
     ("diff", "said"),
-    [(8.8, "not replicated"), (8.5, "inconclusive"), (7.0, "replicated"), (4.0, "inconclusive"), (2.0, "not replicated")],
+    [
+        (9.2, "not replicated"),
+        (8.5, "inconclusive"),
+        (7.0, "replicated"),
+        (4.0, "inconclusive"),
+        (2.0, "not replicated"),
+    ],
 )
 def test_recovers(judge: Judge, diff: float, said: str) -> None:
-    """The loss is 3; gains of 1.2, 1.5, 3, 6 and 8 are 0.4, 0.5, 1, 2 and 2.7 times it."""
+    """The loss is 3; gains of 0.8, 1.5, 3, 6 and 8 are 0.27, 0.5, 1, 2 and 2.7 times it."""
     found = judge(RECOVERS, fid=(diff, 10.0))
     assert found.verdict == said
     assert "the tokenizer loses 3.00 [" in found.reason and "the paper: gain 5.29 (8.79 to 3.50)" in found.reason
@@ -110,7 +116,7 @@ def test_unequal_training_and_one_seed(judge: Judge) -> None:
     near, far = (judge(RECOVERS, (diff, 10.0), study=small({"diff": (0,), "ce": (0,)})) for diff in (7.9, 7.0))
     assert judge(RECOVERS, (7.9, 10.0)).verdict == "replicated"
     assert near.verdict == "inconclusive" and near.one_seed and near.reason.startswith("inconclusive (1 seed): ")
-    assert far.verdict in ("replicated", "inconclusive") and far.verdict == "replicated" or far.one_seed
+    assert far.verdict == "replicated" and not far.one_seed
     unknown = judge(RECOVERS, (7.0, 10.0), study=small({"diff": (0,), "ce": (0,), "ar": (0,)}))
     assert unknown.verdict == "inconclusive" and unknown.one_seed
 
@@ -126,7 +132,7 @@ def test_combined_intervals_cover_and_follow_uneven_ends() -> None:
     half = 1.96 * np.array([0.3, 0.2, 0.1])
     parts: Any = [(c, Estimate(v, v - h, v + h, 1)) for c, v, h in zip((1.0, -1.0, -0.5), y, half, strict=True)]  # type: ignore[arg-type]
     total: Any = combine(*parts)
-    assert np.mean((total.low < 2.5) & (2.5 < total.high)) == pytest.approx(0.95, abs=0.005)
+    assert np.mean((total.low < 2.5) & (total.high > 2.5)) == pytest.approx(0.95, abs=0.005)
 
 
 @pytest.mark.parametrize("seeds", [2, 3])

@@ -99,7 +99,8 @@ def test_parameters(made: Path, below: float, said: str) -> None:
 
 
 def test_close_in_seconds(made: Path) -> None:
-    check = "{kind: close, table: mar_table1, metric: seconds, guided: false, a: mar-default-diffloss, b: ar-raster-crossent"
+    rows = "a: mar-default-diffloss, b: ar-raster-crossent"
+    check = f"{{kind: close, table: mar_table1, metric: seconds, guided: false, {rows}"
     for within, said in ((2.0, "replicated"), (1.1, "inconclusive"), (0.5, "not replicated")):
         claim = f"{{id: c, text: t, source: s, check: {check}, within: {within}}}}}"
         (found,) = judged(made, claim, large(imagenet=True))
