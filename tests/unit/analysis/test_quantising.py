@@ -112,12 +112,13 @@ def test_unequal_training_and_one_seed(judge: Judge) -> None:
     variants = study.variants | {"ce": study.variants["ce"].model_copy(update={"recipe": "long"})}
     longer = judge(RECOVERS, (7.0, 10.0), study=study.model_copy(update={"recipes": recipes, "variants": variants}))
     assert longer.verdict == "inconclusive" and longer.reason.startswith("inconclusive (trained unequally): ")
-    # the seed spread of the third variant is known, and one seed decides by it what is far
-    near, far = (judge(RECOVERS, (diff, 10.0), study=small({"diff": (0,), "ce": (0,)})) for diff in (7.9, 7.0))
-    assert judge(RECOVERS, (7.9, 10.0)).verdict == "replicated"
+    # the third variant measures the seed spread, by which an effect of one seed is far or not
+    one, lost = small({"diff": (0,), "ce": (0,)}), (1.0, 9.0)
+    near, far = (judge(RECOVERS, (diff, 13.0), lost, one) for diff in (7.0, 4.0))
+    assert judge(RECOVERS, (7.0, 13.0), lost).verdict == "replicated"
     assert near.verdict == "inconclusive" and near.one_seed and near.reason.startswith("inconclusive (1 seed): ")
     assert far.verdict == "replicated" and not far.one_seed
-    unknown = judge(RECOVERS, (7.0, 10.0), study=small({"diff": (0,), "ce": (0,), "ar": (0,)}))
+    unknown = judge(RECOVERS, (4.0, 13.0), lost, small({"diff": (0,), "ce": (0,), "ar": (0,)}))
     assert unknown.verdict == "inconclusive" and unknown.one_seed
 
 
