@@ -28,7 +28,6 @@ from mar.paper.claims import (
     Faster,
     Guidance,
     Improves,
-    OfCurves,
     Optimum,
     Ordered,
     Parameters,
@@ -333,10 +332,10 @@ def _published(check: Check) -> str:
         cells = [(check.row, True), (check.row, False)]
     elif isinstance(check, Ordered):
         cells = [(row, check.guided) for row in check.rows]
-    elif isinstance(check, Faster | Share | OfCurves):
-        return ""
-    else:
+    elif isinstance(check, Better | Close):
         cells = [(check.a, check.guided), (check.b, check.guided)]
+    else:
+        return ""
     rows = paper_rows(check.table)
     column = {(c.metric, c.guided): c.paper for c in COLUMNS}
     values = [printed(rows[row].get(column.get((check.metric, g), ""), ""), check.metric) for row, g in cells]

@@ -131,7 +131,7 @@ def test_combined_intervals_cover_and_follow_uneven_ends() -> None:
     rng = np.random.default_rng(0)
     y = rng.normal([[8.0], [3.0], [5.0]], [[0.3], [0.2], [0.1]], (3, 20000))
     half = 1.96 * np.array([0.3, 0.2, 0.1])
-    parts: Any = [(c, Estimate(v, v - h, v + h, 1)) for c, v, h in zip((1.0, -1.0, -0.5), y, half, strict=True)]  # type: ignore[arg-type]
+    parts: Any = [(c, Estimate(v, v - h, v + h, 1)) for c, v, h in zip((1.0, -1.0, -0.5), y, half, strict=True)]
     total: Any = combine(*parts)
     assert np.mean((total.low < 2.5) & (total.high > 2.5)) == pytest.approx(0.95, abs=0.005)
 
