@@ -23,7 +23,12 @@ def compare(results: Results, a: Cell, b: Cell, metric: str, edge: float = 0.0) 
     comparison = results.compare(a, b, metric, edge)
     if comparison is None or metric == "seconds":
         return comparison
-    return replace(comparison, unfair=(unfair(results, a, b), unfair(results, b, a)))
+    return replace(comparison, unfair=both(results, a, b))
+
+
+def both(results: Results, a: Cell, b: Cell) -> tuple[tuple[Missing, ...], tuple[Missing, ...]]:
+    """Why a win of a, and why a win of b, decides nothing."""
+    return unfair(results, a, b), unfair(results, b, a)
 
 
 def unfair(results: Results, winner: Cell, loser: Cell) -> tuple[Missing, ...]:

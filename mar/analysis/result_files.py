@@ -171,8 +171,10 @@ class Files:
         count = self.run(variant, v.seeds[0]).head_parameters or _head_in(weights)
         return Estimate(count, count, count, 0, v.seeds[:1])
 
-    def rfid(self, variant: str, split: str = "train") -> Estimate | None:
+    def rfid(self, variant: str, split: str = "train", metric: str = "rfid") -> Estimate | None:
         """rFID: FID of a split's images, reconstructed by the variant's tokenizer; None if not measured on that split.
+
+        `metric` names another number of rfid.json, such as `floor`.
 
         Raises:
             ValueError: it was measured against another reference, or by other weights, than the sample sets.
@@ -183,10 +185,10 @@ class Files:
         pairs = [("references", record.inputs.reference, main.reference.sha256)]
         pairs.append((f"weights of {self.extractor}", record.inputs.extractor, main.weights))
         _one_kind(file, floor, pairs, "run `mar rfid` again")
-        m = next((part.metrics["rfid"] for part in (record, record.train) if part and part.split == split), None)
+        m = next((part.metrics.get(metric) for part in (record, record.train) if part and part.split == split), None)
         if m is None:
             return None
-        return Estimate(m.value, m.low, m.high, m.n, (), Source(variant, None, "rfid", self._below(file)))
+        return Estimate(m.value, m.low, m.high, m.n, (), Source(variant, None, metric, self._below(file)))
 
     def each(self, variant: str, setting: str, metric: str) -> list[Estimate]:
         """A metric of each training seed's sample set, as its file has it: the interval is over its images alone."""

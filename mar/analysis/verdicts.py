@@ -6,19 +6,22 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from mar.analysis import confounds, wording
+from mar.analysis import confounds, quantising, targets, wording
 from mar.analysis.confounds import Cell
 from mar.analysis.curve_points import along
 from mar.analysis.estimates import Comparison, Results
+from mar.analysis.findings import Finding
+from mar.analysis.findings import cell_of as _cell
+from mar.analysis.findings import verdict_of as _verdict
 from mar.analysis.metric_kinds import lower_is_better
 from mar.analysis.paper_columns import NOT_RUN
 from mar.analysis.result_files import Estimate, duration, short
 from mar.analysis.tally import tally
 from mar.paper.claims import (
+    All,
     Better,
-    Cheaper,
     Claim,
     Close,
     Dominates,
@@ -27,9 +30,13 @@ from mar.paper.claims import (
     Improves,
     Optimum,
     Ordered,
+    Parameters,
     Reaches,
+    Recovers,
+    Rfid,
     Saturates,
     Share,
+    Target,
     load,
 )
 from mar.runtime.files import write
@@ -37,27 +44,8 @@ from mar.study import layout
 from mar.study.records import Evidence, Missing, UnderExtractor, Verdict, Verdicts
 from mar.study.study import Study
 
+UNDECIDED = _verdict(False, False)
 RELATIVE = "it compares numbers of one study with each other, whatever its size"
-
-
-class Finding(NamedTuple):
-    """A verdict and why.
-
-    Attributes:
-        verdict: one of the rulings of a Verdict.
-        comparison: the comparison that decides, which is shown beside the verdict; None if nothing was compared.
-        reason: the reason in words.
-        evidence: every number that the verdict rests on.
-        one_seed: whether a comparison is undecided because a side has one training seed.
-        missing: why the side that wins decides nothing, where that leaves the claim undecided.
-    """
-
-    verdict: str
-    comparison: Comparison | None
-    reason: str
-    evidence: Sequence[Estimate] = ()
-    one_seed: bool = False
-    missing: Missing | None = None
 
 
 def decide(study: Study, root: Path, claims_file: str | Path) -> tuple[Verdict, ...]:
@@ -67,7 +55,9 @@ def decide(study: Study, root: Path, claims_file: str | Path) -> tuple[Verdict, 
         ValueError: the claims file is not accepted, or a metric or speed file of a trained variant is missing.
     """
     results = Results(study, root)
-    verdicts = tuple(_decide(claim, results) for claim in load(claims_file))
+    claims = load(claims_file)
+    single = {claim.id: _decide(claim, results) for claim in claims if not isinstance(claim.check, All)}
+    verdicts = tuple(single[c.id] if c.id in single else _conjunction(c, single) for c in claims)
     write(layout.claims(Path(root)), Verdicts(verdicts))
     print(f"{Path(root) / 'claims.json'}: {' '.join(tally(verdicts))}", flush=True)
     return verdicts
@@ -75,21 +65,54 @@ def decide(study: Study, root: Path, claims_file: str | Path) -> tuple[Verdict, 
 
 def _decide(claim: Claim, results: Results) -> Verdict:
     check: Any = claim.check  # one of mar.paper.claims.Check
-    if results.extractor in results.random and not isinstance(check, Faster | Cheaper | Share):
+    if results.extractor in results.random and not isinstance(check, Faster | Share | Parameters):
         return _entry(claim, Finding("not decidable here", None, f"{results.extractor} has random weights"))
     if claim.decides == "imagenet" and not results.comparable:
         why = f"{claim.because}; the study has {results.incomparable}"
         return _entry(claim, Finding("not decidable here", None, why))
-    if (metric := getattr(check, "metric", "fid")) not in results.names:
+    if (metric := getattr(check, "metric", "fid")) not in [*results.names, "seconds"]:
         return _entry(claim, Finding(NOT_RUN, None, f"the study's metrics have no {metric}"))
     return _entry(claim, _decided(check, results), _elsewhere(check, results))
+
+
+def _conjunction(claim: Claim, single: dict[str, Verdict]) -> Verdict:
+    """The verdict on a claim that all of some others hold, by their verdicts, also those under each extractor.
+
+    It is replicated where all are, so no more often in error than each of them. It is not replicated where one of
+    them is not; then it errs as often as any of them does, up to n times as often as one of n.
+    """
+    assert isinstance(claim.check, All)
+    parts = [single[name] for name in claim.check.claims]
+    verdicts = [part.verdict for part in parts]
+    verdict = _joined(verdicts)
+    counts = (f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
+    others = [f"{part.id} {part.verdict}" for part in parts if part.verdict != "replicated"]
+    reason = f"of {len(parts)} claims {', '.join(counts)}" + (f": {', '.join(others)}" if others else "")
+    evidence = list({(e.variant, e.setting, e.metric): e for part in parts for e in part.evidence}.values())
+    missing = next((part.missing for part in parts if part.missing), None) if verdict == UNDECIDED else None
+    elsewhere = []
+    for name in dict.fromkeys(e.extractor for part in parts for e in part.extractors):
+        under = [next((e.verdict for e in part.extractors if e.extractor == name), part.verdict) for part in parts]
+        elsewhere.append(UnderExtractor(extractor=name, verdict=_joined(under), effect=None, low=None, high=None))
+    entry = _entry(claim, Finding(verdict, None, reason, missing=missing), tuple(elsewhere))
+    return entry.model_copy(update={"evidence": tuple(evidence)})
+
+
+def _joined(verdicts: Sequence[str]) -> str:
+    """The verdict on a claim that consists of others, some of which may not be judged at all."""
+    verdict = _all(verdicts)
+    return (
+        next((v for v in (NOT_RUN, "not decidable here") if v in verdicts), verdict)
+        if verdict == UNDECIDED
+        else verdict
+    )
 
 
 def _decided(check: Any, results: Results) -> Finding:
     """The finding on a predicate that the study can decide; an undecided one says what is missing."""
     finding = DECIDERS.get(type(check), _compared)(check, results)
     finding = finding._replace(evidence=_once(finding.evidence, results))
-    if finding.verdict != "undecided":
+    if finding.verdict != UNDECIDED:
         return finding._replace(missing=None)
     if finding.missing and not finding.one_seed:
         return finding
@@ -99,7 +122,7 @@ def _decided(check: Any, results: Results) -> Finding:
 
 def _elsewhere(check: Any, results: Results) -> tuple[UnderExtractor, ...]:
     """The verdict by each further extractor, of a claim about FID; none of a claim about FID as a number."""
-    if getattr(check, "metric", None) != "fid":
+    if getattr(check, "metric", None) != "fid" or isinstance(check, Target | Recovers):
         return ()
     further = [name for name in results.extractors if f"fid_{name}" in results.names and name not in results.random]
     findings = [(name, _decided(check.model_copy(update={"metric": f"fid_{name}"}), results)) for name in further]
@@ -290,19 +313,6 @@ def _dominates(check: Dominates, results: Results) -> Finding:
     return Finding(_all(verdicts), shown, "; ".join(reasons), evidence, one_seed, missing)
 
 
-def _cheaper(check: Cheaper, results: Results) -> Finding:
-    """A claim that one variant takes fewer device seconds to train than another."""
-    variants = [_variant(results, check.table, row) for row in (check.a, check.b)]
-    a, b = (results.training(variant) if variant else None for variant in variants)
-    if a is None or b is None:
-        return Finding(NOT_RUN, None, "the study does not train both: imported weights cost it nothing")
-    reason = f"{a} against {b} device seconds of training, least and most of the seeds{wording.published(check)}"
-    if min(len(a.seeds), len(b.seeds)) == 1:
-        reason = f"{wording.undecided('one seed')}{reason}; one training has no range"
-        return Finding("undecided", None, reason, (a, b), one_seed=True)
-    return Finding(_verdict(a.high < b.low, a.low > b.high), None, reason, (a, b))
-
-
 def _share(check: Share, results: Results) -> Finding:
     """A claim that the head takes less than a share `below` of the sampling time."""
     cell = _cell(results, check.table, check.row, check.guided)
@@ -314,7 +324,8 @@ def _share(check: Share, results: Results) -> Finding:
     return Finding(verdict, None, reason, (share,))
 
 
-# Functions that decide the checks that are more than one comparison of two cells; `_compared` decides the others.
+# Functions that decide the checks that are more than one comparison of two cells; `_compared` decides the others, and
+# `_conjunction` claims that consist of others.
 DECIDERS: dict[type, Callable[[Any, Results], Finding]] = {
     Dominates: _dominates,
     Improves: _improves,
@@ -322,8 +333,11 @@ DECIDERS: dict[type, Callable[[Any, Results], Finding]] = {
     Reaches: _reaches,
     Saturates: _saturates,
     Optimum: _optimum,
-    Cheaper: _cheaper,
     Share: _share,
+    Parameters: targets.parameters,
+    Target: targets.target,
+    Rfid: quantising.rfid,
+    Recovers: quantising.recovers,
 }
 
 
@@ -345,30 +359,9 @@ def _once(evidence: Sequence[Estimate], results: Results) -> list[Estimate]:
     return list(first.values())
 
 
-def _verdict(holds: bool, fails: bool) -> str:
-    return "replicated" if holds else "not replicated" if fails else "undecided"
-
-
-def _all(verdicts: list[str]) -> str:
+def _all(verdicts: Sequence[str]) -> str:
     """The verdict on a claim all of whose parts must be replicated."""
     return _verdict(all(v == "replicated" for v in verdicts), "not replicated" in verdicts)
-
-
-def _cell(results: Results, paper: str, row: str, guided: bool) -> Cell | None:
-    """The study's cell for a row of a table of the paper, from the first of its tables that has one."""
-    for table in results.study.tables.values():
-        for entry in table.rows:
-            setting = entry.guided if guided else entry.without
-            if table.paper == paper and entry.paper == row and entry.variant and setting:
-                return entry.variant, setting
-    return None
-
-
-def _variant(results: Results, paper: str, row: str) -> str | None:
-    """The study's variant for a row of a table of the paper."""
-    tables = (table for table in results.study.tables.values() if table.paper == paper)
-    rows = (entry for table in tables for entry in table.rows)
-    return next((entry.variant for entry in rows if entry.paper == row and entry.variant), None)
 
 
 def _curve(results: Results, label: str) -> list[Cell]:

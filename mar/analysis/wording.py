@@ -9,7 +9,7 @@ from mar.analysis import power
 from mar.analysis.estimates import Comparison
 from mar.analysis.paper_columns import COLUMNS, printed
 from mar.analysis.result_files import duration, short
-from mar.paper.claims import Cheaper, Check, Faster, Guidance, OfCurves, Ordered, Share
+from mar.paper.claims import Better, Check, Close, Guidance, Ordered
 from mar.paper.numbers import paper_rows
 from mar.study.records import Lack, Missing
 
@@ -23,12 +23,17 @@ def reason(c: Comparison, verdict: str) -> str:
         return text + ("; timed by different protocols, which decides nothing" if c.few else "")
     seeds = sorted({len(c.a.seeds), len(c.b.seeds)})
     text += f", {' and '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''} a side"
-    text += "".join(f"; {why.kind}: {why.text}" for why in dict.fromkeys(itertools.chain(*c.unfair)))
+    text += caveats(*c.unfair)
     if one_seed(c, verdict):
         return f"{undecided('one seed')}{text}"
     if verdict == "undecided" and c.blocked:
         return f"{undecided(c.blocked.kind)}{text}"
     return text + (", far outside the measured seed spread" if c.few and c.far else "")
+
+
+def caveats(*unfair: tuple[Missing, ...]) -> str:
+    """Why wins of the sides of a comparison decide nothing; empty if they do."""
+    return "".join(f"; {why.kind}: {why.text}" for why in dict.fromkeys(itertools.chain(*unfair)))
 
 
 def one_seed(c: Comparison, verdict: str) -> bool:
@@ -64,33 +69,32 @@ def missing(c: Comparison | None, alone: bool) -> Missing:
     edge, low, high = (short(math.exp(x) if c.log else x) for x in (c.edge, c.low, c.high))
     if not c.low <= c.edge <= c.high:
         return Missing(kind="interval", text=f"another part of the claim reaches both sides of {edge}")
-    return Missing(kind="interval", text=f"the interval reaches both sides of {edge}, to {low} and {high}: {_more(c)}")
+    return Missing(kind="interval", text=f"the interval reaches both sides of {edge}, to {low} and {high}{_more(c)}")
 
 
 def _more(c: Comparison) -> str:
-    """How many more images or seeds would decide a comparison at the effect that was measured."""
+    """How many more images or seeds would decide a comparison of two models at the effect that was measured."""
+    if not c.b.seeds:  # a number that the paper prints
+        return ""
     parts = abs(c.effect - c.edge), c.variance, c.images, c.dof
     seeds, now = min(len(c.a.seeds), len(c.b.seeds)), min(c.a.n, c.b.n)
     images, many = power.images(*parts, now), power.seeds(*parts, seeds)
     ways = [f"{images:,} images a set (now {now:,})"] if images else []
     ways += [f"{many} seeds a side (now {seeds})"] if many else []
-    return f"about {' or '.join(ways)} would decide" if ways else "the effect is too near to it for any number of them"
+    more = f"about {' or '.join(ways)} would decide" if ways else "the effect is too near to it for any number of them"
+    return f": {more}"
 
 
 def published(check: Check) -> str:
     """The paper's own numbers in words; empty if its table does not print them."""
-    if isinstance(check, Cheaper):
-        rows = paper_rows(check.table)
-        days = [f"{rows[row]['days']} days on {rows[row]['gpus']}" for row in (check.a, check.b) if "days" in rows[row]]
-        return f"; the paper: {' against '.join(days)}" if days else ""
     if isinstance(check, Guidance):
         cells = [(check.row, True), (check.row, False)]
     elif isinstance(check, Ordered):
         cells = [(row, check.guided) for row in check.rows]
-    elif isinstance(check, Faster | Share | OfCurves):
-        return ""
-    else:
+    elif isinstance(check, Better | Close):
         cells = [(check.a, check.guided), (check.b, check.guided)]
+    else:
+        return ""
     rows = paper_rows(check.table)
     column = {(c.metric, c.guided): c.paper for c in COLUMNS}
     values = [printed(rows[row].get(column.get((check.metric, g), ""), ""), check.metric) for row, g in cells]

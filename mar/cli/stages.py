@@ -105,6 +105,15 @@ def rfid(study: str, tokenizer: str, recipe: str) -> None:
 
 @main.command()
 @study_option
+def gate(study: str) -> None:
+    """Check what the tokenizers lose against the pilot's FIDs that the study's section `gate` says."""
+    from mar.analysis.gate import check
+
+    check(*open_study(study))
+
+
+@main.command()
+@study_option
 @tokenizer_option
 @recipe_option
 @shard_option

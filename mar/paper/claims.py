@@ -30,11 +30,14 @@ class Better(Section):
 
 
 class Close(Section):
-    """Row a has at most `within` times the FID of row b. Below 1, `within` is the share to which a reduces that FID."""
+    """Row a has at most `within` times the FID, or the seconds per image, of row b.
+
+    Below 1, `within` is the share to which a reduces that FID.
+    """
 
     kind: Literal["close"]
     table: Name
-    metric: Literal["fid"]
+    metric: Literal["fid", "seconds"]
     guided: bool
     a: Name
     b: Name
@@ -76,15 +79,6 @@ class Faster(Section):
     b: Name
 
 
-class Cheaper(Section):
-    """Row a takes fewer device seconds to train than row b."""
-
-    kind: Literal["cheaper"]
-    table: Name
-    a: Name
-    b: Name
-
-
 class Share(Section):
     """The head draws tokens for less than `below` of a row's sampling time."""
 
@@ -93,6 +87,73 @@ class Share(Section):
     guided: bool
     row: Name
     below: float = Field(gt=0.0, lt=1.0)
+
+
+class Parameters(Section):
+    """The head of a row's variant has less than `below` times as many parameters as the rest of the model."""
+
+    kind: Literal["parameters"]
+    table: Name
+    row: Name
+    below: float = Field(gt=0.0)
+
+
+class Target(Section):
+    """The FID of a row is at most `within` times the lowest FID that the paper prints for the rows `of`."""
+
+    kind: Literal["target"]
+    table: Name
+    metric: Literal["fid"] = "fid"
+    guided: bool
+    row: Name
+    of: tuple[Name, ...] = Field((), description="rows of other systems; without any, the row itself")
+    within: float = Field(ge=1.0)
+
+    @property
+    def printed(self) -> float:
+        """The lowest FID that the paper prints for these rows.
+
+        Raises:
+            ValueError: the paper prints none for one of them.
+        """
+        column, rows = "fid_cfg" if self.guided else "fid_nocfg", paper_rows(self.table)
+        values = {row: rows[row].get(column, "") for row in self.of or (self.row,)}
+        for row, value in values.items():
+            if not value:
+                raise ValueError(f"found row {row}, for which {self.table} prints no {column}; accepted: one with it")
+        return min(map(float, values.values()))
+
+
+class Rfid(Section):
+    """The tokenizer of row a loses at most `within` times what that of row b loses: rFID less its floor."""
+
+    kind: Literal["rfid"]
+    table: Name
+    a: Name
+    b: Name
+    within: float = Field(gt=0.0)
+
+
+class Recovers(Section):
+    """Diffusion Loss (row a) gains over cross-entropy (row b) what quantising loses, from `least` to `most` times that.
+
+    The gain is FID of b less FID of a, without guidance. The loss is what the tokenizer of b loses, rFID less its
+    floor, less what that of a loses. The claim holds if gain - least x loss > 0 and most x loss - gain > 0.
+    """
+
+    kind: Literal["recovers"]
+    table: Name
+    metric: Literal["fid"] = "fid"
+    a: Name
+    b: Name
+    least: PositiveFloat
+    most: PositiveFloat
+
+    @model_validator(mode="after")
+    def _check(self) -> Recovers:
+        if self.least >= self.most:
+            raise ValueError(f"least {self.least:g}; accepted: below most {self.most:g}")
+        return self
 
 
 class Improves(Section):
@@ -139,9 +200,16 @@ class Optimum(Section):
     curve: str
 
 
-OfRows = Better | Close | Ordered | Guidance | Faster | Cheaper | Share
+class All(Section):
+    """Each of other claims holds."""
+
+    kind: Literal["all"]
+    claims: tuple[Name, ...] = Field(min_length=2)
+
+
+OfRows = Better | Close | Ordered | Guidance | Faster | Share | Parameters | Target | Rfid | Recovers
 OfCurves = Improves | Dominates | Reaches | Saturates | Optimum
-Check = OfRows | OfCurves
+Check = OfRows | OfCurves | All
 
 
 class Claim(Section):
@@ -167,6 +235,8 @@ class Claim(Section):
     def _check(self) -> Claim:
         if (self.decides == "any") != (self.because is None):
             raise ValueError(f"because belongs to decides: imagenet and is needed there; found decides {self.decides}")
+        if isinstance(self.check, Target) and self.decides == "any":
+            raise ValueError("kind target compares with numbers of the paper; accepted: decides: imagenet")
         return self
 
 
@@ -181,6 +251,11 @@ class Claims(Section):
         for name in ids:
             if ids.count(name) > 1:
                 raise ValueError(f"claim {name}: id: {ids.count(name)} claims have it; accepted: one")
+        single = [claim.id for claim in self.claims if not isinstance(claim.check, All)]
+        for claim in self.claims:
+            for name in claim.check.claims if isinstance(claim.check, All) else ():
+                if name not in single:
+                    raise ValueError(f"claim {claim.id}: check.claims: found {name!r}; accepted: {', '.join(single)}")
         return self
 
 
@@ -205,10 +280,16 @@ def load(path: str | Path) -> tuple[Claim, ...]:
         table = getattr(claim.check, "table", None)
         rows = paper_rows(table, f"{path}: claim {claim.id}: check.table: ") if table else {}
         named = {key: getattr(claim.check, key, None) for key in ("a", "b", "row")}
-        named |= {f"rows[{i}]": row for i, row in enumerate(getattr(claim.check, "rows", ()))}
+        for many in ("rows", "of"):
+            named |= {f"{many}[{i}]": row for i, row in enumerate(getattr(claim.check, many, ()))}
         for key, row in named.items():
             if table and row is not None and row not in rows:
                 raise ValueError(f"{path}: claim {claim.id}: check.{key}: found {row!r}; accepted: {', '.join(rows)}")
+        if isinstance(claim.check, Target):
+            try:
+                _ = claim.check.printed
+            except ValueError as error:
+                raise ValueError(f"{path}: claim {claim.id}: check: {error}") from None
     return claims
 
 

@@ -9,6 +9,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "tokenizer": ("tokenizer",),
     "encode": ("tokenizer",),
     "rfid": ("tokenizer",),
+    "gate": (),
     "train": ("variant", "seed"),
     "sweep": ("variant", "setting"),
     "sample": ("variant", "seed", "setting"),

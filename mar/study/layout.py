@@ -81,6 +81,11 @@ def rfid(root: Path, name: Name) -> Path:
     return tokenizer(root, name) / RFID
 
 
+def gate(root: Path) -> Path:
+    """File that says that the tokenizers of a study passed its gate."""
+    return root / "gate.json"
+
+
 def tokens(root: Path, tokenizer: Name, split: Name = "train") -> Path:
     """Folder of the tokens of a split."""
     return root / "tokens" / str(tokenizer) / str(split)

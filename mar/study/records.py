@@ -420,6 +420,30 @@ class RfidRecord(Record, Rebuilt):
     provenance: Provenance
 
 
+class Share(Part):
+    """What a tokenizer loses (rFID less its floor) as a share of the FID of a pilot less its floor."""
+
+    tokenizer: str
+    lost: Range
+    fid: FiniteFloat
+    share: FiniteFloat
+
+
+class GateRecord(Record):
+    """gate.json: the tokenizers of a study passed its gate.
+
+    Attributes:
+        floor: the pilot's FID of real images.
+        source: where the pilot's numbers are from.
+    """
+
+    crossent: Share
+    diffloss: Share
+    floor: FiniteFloat
+    source: str
+    provenance: Provenance
+
+
 class SweepPlace(Part):
     """Where a point lies in a sweep: guidance scale and temperature."""
 

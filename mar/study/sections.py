@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from mar.study.parts import Name, Section, Text
 
@@ -113,6 +113,31 @@ class Modes(Section):
     variant: Name
     default: Name = Field(description="sampling setting with which each mode is compared")
     modes: tuple[Name, ...] = Field(min_length=1, description="sampling settings: accepted or refused (table fast)")
+
+
+class GateSide(Section):
+    """A tokenizer, and the FID that a model on its tokens has in a pilot."""
+
+    tokenizer: Name
+    fid: PositiveFloat
+
+
+class Gate(Section):
+    """What has to hold of the tokenizers before anything is trained on them (`mar/analysis/gate.py`)."""
+
+    crossent: GateSide = Field(description="the tokenizer of ids, and the pilot's FID with cross-entropy")
+    diffloss: GateSide = Field(
+        description="the tokenizer of continuous tokens, and the pilot's FID with Diffusion Loss"
+    )
+    floor: NonNegativeFloat = Field(description="the pilot's FID of real images")
+    source: Text = Field(description="where the pilot's numbers are from")
+
+    @model_validator(mode="after")
+    def _check(self) -> Gate:
+        for key in ("crossent", "diffloss"):
+            if (fid := getattr(self, key).fid) <= self.floor:
+                raise ValueError(f"{key}.fid {fid:g}; accepted: above floor {self.floor:g}")
+        return self
 
 
 class Budget(Section):

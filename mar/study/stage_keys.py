@@ -32,6 +32,11 @@ def tokenizer_key(study: Study, tokenizer: str) -> str:
     return canonical({"data": _images(study), "tokenizer": tok, "seed": study.seed, **named})
 
 
+def gate_key(study: Study) -> str:
+    """What the gate depends on beside the rFID of the tokenizers."""
+    return canonical({"gate": study.gate})
+
+
 def classifier_key(study: Study) -> str:
     """What the feature extractor depends on."""
     return canonical({"data": _images(study), "classifier": study.classifier, "seed": study.seed})

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from mar.study.compatibility import check_sampling, known
 from mar.study.parts import Backbone, Data, Head, Name, Recipe, Sampling, Section, Seed, Text, Tokenizer
-from mar.study.sections import Budget, Classifier, Curve, Metrics, Modes, Resources, Speed, Table
+from mar.study.sections import Budget, Classifier, Curve, Gate, Metrics, Modes, Resources, Speed, Table
 
 FACTORS = ("tokenizer", "order", "backbone", "head")  # keys of a variant that `matrix` crosses
 
@@ -73,6 +73,7 @@ class Study(Section):
     temperature: tuple[Curve, ...] = Field((), description="curves of figures/temperature (Figure 5)")
     fast: Modes | None = Field(None, description="fast sampling modes to accept or refuse: the table `fast`")
     reuse: Name | None = Field(None, description="study whose finished files of equal recipe are taken over")
+    gate: Gate | None = Field(None, description="what has to hold of the tokenizers before anything is trained")
     budget: Budget | None = Field(None, description="caps on the estimate of `mar plan`")
 
     def tokens(self, tokenizer: str) -> int:
@@ -125,6 +126,11 @@ class Study(Section):
             self._check_settings("fast", self.fast.variant, (self.fast.default, *self.fast.modes))
             if self.fast.default in self.fast.modes:
                 raise ValueError(f"fast.modes: {self.fast.default} is fast.default; accepted: other settings")
+        for key in ("crossent", "diffloss") if self.gate else ():
+            name = getattr(self.gate, key).tokenizer
+            if known(f"gate.{key}.tokenizer", name, self.tokenizers).ids != (key == "crossent"):
+                kind = "ids" if key == "crossent" else "continuous tokens"
+                raise ValueError(f"gate.{key}.tokenizer {name}: accepted: a tokenizer of {kind}")
         if self.classifier is None and "classifier" in self.metrics.extractors:
             raise ValueError("classifier: is needed by metrics.extractors, which has classifier")
         if self.reuse == self.study:

@@ -108,3 +108,15 @@ def test_a_table_row_that_the_paper_lacks_is_refused(fresh: Any) -> None:
 def test_a_name_that_the_study_lacks_is_no_target(fresh: Any) -> None:
     output = fresh.fails("-n", "results/smoke/runs/nobody/seed0/run.json", "--configfile", "config/smoke.yaml")
     assert "MissingRuleException" in output
+
+
+def test_trainings_wait_for_the_gate_where_a_study_has_one(fresh: Any) -> None:
+    (fresh.folder / "config" / "gated.yaml").write_text(
+        "extends: smoke.yaml\nstudy: gated\nbudget: null\n"
+        "gate: {crossent: {tokenizer: vq, fid: 20.0}, diffloss: {tokenizer: kl, fid: 10.0}, floor: 1.0, source: none}\n"
+    )
+    run = "runs/mar-diffloss/seed0/run.json"
+    plan = fresh.plan(f"results/gated/{run}", "--configfile", "config/gated.yaml")
+    assert plan["gate"] == [""] and plan["rfid"] == ["kl", "vq"] and len(plan["train"]) == 1
+    plan = fresh.plan(f"results/smoke/{run}", "--configfile", "config/smoke.yaml")
+    assert "gate" not in plan and "rfid" not in plan

@@ -184,6 +184,12 @@ def variant_tokens(wildcards):
     return layout.token_manifest(ROOT, STUDY.variants[wildcards.variant].tokenizer)
 
 
+def gate_inputs(wildcards):
+    """What the two tokenizers of the study's section `gate` lose."""
+    sides = (STUDY.gate.crossent, STUDY.gate.diffloss) if STUDY.gate else ()
+    return [layout.rfid(ROOT, side.tokenizer) for side in sides]
+
+
 def timed_run(wildcards):
     """The run with the first seed of a variant, which is the one for timings and sweeps."""
     seed = STUDY.variants[wildcards.variant].seeds[0]

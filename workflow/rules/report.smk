@@ -89,6 +89,7 @@ rule claims:
         speed=SPEEDS,
         sweeps=SWEEPS,
         runs=RUNS,
+        rfid=expand(rules.rfid.output.rfid, tokenizer=TOKENIZERS),
         claims=here(layout.shipped("claims.yaml")),
         paper=PAPER,
         code=code("analysis", "paper"),

@@ -47,6 +47,26 @@ rule rfid:
         launch("rfid", tokenizer="{wildcards.tokenizer}")
 
 
+# Only a study with a section `gate` has this job: what the tokenizers lose, before anything is trained on them.
+rule gate:
+    input:
+        rfid=gate_inputs,
+    output:
+        gate=layout.gate(ROOT),
+    log:
+        layout.log(ROOT, "gate"),
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        cluster_jobs=0,
+    params:
+        study=STUDY_FILE,
+        recipe=stage_keys.gate_key(STUDY),
+    shell:
+        line("gate")
+
+
 rule encode:
     input:
         data=rules.prepare.output.manifest,

@@ -5,6 +5,8 @@ rule train:
     input:
         tokens=variant_tokens,
         imported=variant_weights,
+        # `ancient`: other numbers of a pilot, or a tokenizer measured again, train nothing again.
+        gate=ancient(layout.gate(ROOT)) if STUDY.gate else [],
     output:
         weights=layout.run(ROOT, "{variant}", "{seed}") / layout.AVERAGE,
         record=layout.run_record(ROOT, "{variant}", "{seed}"),

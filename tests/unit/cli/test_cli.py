@@ -17,7 +17,7 @@ from mar.study import reading as studies
 from mar.study import stage_keys
 
 VERBS = {"prepare", "classifier", "reference", "tokenizer", "rfid", "encode", "train", "sample", "evaluate", "speed"}
-VERBS |= {"table", "figure", "claims", "report", "summary", "track", "watch", "launch", "schema"}
+VERBS |= {"gate", "table", "figure", "claims", "report", "summary", "track", "watch", "launch", "schema"}
 VERBS |= {
     "features",
     "statistics",

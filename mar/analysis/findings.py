@@ -1,0 +1,53 @@
+"""What a decider returns, and how it finds the cells that a claim names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mar.analysis.confounds import Cell
+from mar.analysis.estimates import Comparison, Results
+from mar.analysis.result_files import Estimate
+from mar.study.records import Missing
+
+
+class Finding(NamedTuple):
+    """A verdict and why.
+
+    Attributes:
+        verdict: one of the rulings of a Verdict.
+        comparison: the comparison that decides, which is shown beside the verdict; None if nothing was compared.
+        reason: the reason in words.
+        evidence: every number that the verdict rests on.
+        one_seed: whether a comparison is undecided because a side has one training seed.
+        missing: why the side that wins decides nothing, where that leaves the claim undecided.
+    """
+
+    verdict: str
+    comparison: Comparison | None
+    reason: str
+    evidence: Sequence[Estimate] = ()
+    one_seed: bool = False
+    missing: Missing | None = None
+
+
+def verdict_of(holds: bool, fails: bool) -> str:
+    """The verdict on a claim by whether its numbers show that it holds or that it fails."""
+    return "replicated" if holds else "not replicated" if fails else "undecided"
+
+
+def cell_of(results: Results, paper: str, row: str, guided: bool) -> Cell | None:
+    """The study's cell for a row of a table of the paper, from the first of its tables that has one."""
+    for table in results.study.tables.values():
+        for entry in table.rows:
+            setting = entry.guided if guided else entry.without
+            if table.paper == paper and entry.paper == row and entry.variant and setting:
+                return entry.variant, setting
+    return None
+
+
+def variant_of(results: Results, paper: str, row: str) -> str | None:
+    """The study's variant for a row of a table of the paper."""
+    tables = (table for table in results.study.tables.values() if table.paper == paper)
+    rows = (entry for table in tables for entry in table.rows)
+    return next((entry.variant for entry in rows if entry.paper == row and entry.variant), None)
