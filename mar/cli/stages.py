@@ -82,7 +82,7 @@ def reference(study: str, recipe: str) -> None:
 def tokenizer(study: str, tokenizer: str, recipe: str) -> None:
     """Train a tokenizer."""
     loaded, root = open_study(study, tokenizer=tokenizer, recipe=recipe, stage="tokenizer")
-    if loaded.tokenizers[tokenizer].pretrained:
+    if loaded.instances[tokenizer].config.pretrained:
         from mar.weights.install import install_tokenizer
 
         install_tokenizer(loaded, root, tokenizer)

@@ -66,8 +66,13 @@ def classifier(root: Path) -> Path:
     return root / "classifier"
 
 
+def of_seed(tokenizer: Name, seed: Name) -> str:
+    """Name on disk of the tokenizer of one training seed, where a section has one for each (`per_seed`)."""
+    return f"{tokenizer}-seed{seed}"
+
+
 def tokenizer(root: Path, name: Name) -> Path:
-    """Folder of a tokenizer."""
+    """Folder of a tokenizer. Its name is one of `Study.instances`, here and below."""
     return root / "tokenizers" / str(name)
 
 

@@ -26,10 +26,11 @@ def data_key(study: Study) -> str:
 
 
 def tokenizer_key(study: Study, tokenizer: str) -> str:
-    """What a trained tokenizer and the tokens made with it depend on."""
-    tok = study.tokenizers[tokenizer]
+    """What a trained tokenizer and the tokens made with it depend on; `tokenizer` is its name on disk."""
+    made = study.instances[tokenizer]
+    tok = made.config.model_copy(update={"per_seed": False})  # the seed says what it changes
     named = {"weights": tok.weights or tokenizer} if tok.pretrained else {}
-    return canonical({"data": _images(study), "tokenizer": tok, "seed": study.seed, **named})
+    return canonical({"data": _images(study), "tokenizer": tok, "seed": made.seed, **named})
 
 
 def classifier_key(study: Study) -> str:

@@ -61,7 +61,7 @@ def names(values):
 
 
 wildcard_constraints:
-    tokenizer=names(STUDY.tokenizers),
+    tokenizer=names(STUDY.instances),
     variant=names(STUDY.variants),
     seed=r"\d+",
     setting=names(STUDY.sampling),
@@ -74,7 +74,7 @@ wildcard_constraints:
 
 # The results that the study asks for. A variant without seeds is described but not trained.
 TRAINED = {name: variant for name, variant in STUDY.variants.items() if variant.seeds}
-TOKENIZERS = sorted({variant.tokenizer for variant in TRAINED.values()})
+TOKENIZERS = sorted(products.used_tokenizers(STUDY))
 TIMED = [name for name in TRAINED if products.speed_settings(STUDY, name)]
 RUNS = [
     str(layout.run_record(ROOT, name, seed))
@@ -174,14 +174,20 @@ def figure_recipe(wildcards):
     return stage_keys.figure_key(STUDY, wildcards.figure)
 
 
+def tokenizer_of(wildcards):
+    """The tokenizer of a training; of the first seed's where a rule has no seed, as for timings and sweeps."""
+    seed = wildcards.get("seed", (*STUDY.variants[wildcards.variant].seeds, 0)[0])
+    return STUDY.tokenizer_of(wildcards.variant, seed)
+
+
 def variant_tokenizer(wildcards):
     """Weights of the tokenizer that decodes the tokens of a variant."""
-    return layout.tokenizer_weights(ROOT, STUDY.variants[wildcards.variant].tokenizer)
+    return layout.tokenizer_weights(ROOT, tokenizer_of(wildcards))
 
 
 def variant_tokens(wildcards):
     """Manifest of the tokens that a variant is trained on."""
-    return layout.token_manifest(ROOT, STUDY.variants[wildcards.variant].tokenizer)
+    return layout.token_manifest(ROOT, tokenizer_of(wildcards))
 
 
 def timed_run(wildcards):
@@ -265,7 +271,7 @@ def imported(name, section):
 
 
 def tokenizer_weights(wildcards):
-    return imported(wildcards.tokenizer, STUDY.tokenizers[wildcards.tokenizer])
+    return imported(wildcards.tokenizer, STUDY.instances[wildcards.tokenizer].config)
 
 
 def variant_weights(wildcards):
