@@ -17,7 +17,7 @@ from mar.runtime.files import read
 from mar.runtime.provenance import Provenance
 from mar.study import layout
 from mar.study.products import speed_settings, swept, table_names, used_tokenizers
-from mar.study.records import RfidRecord, SampleManifest, SweepRecord, TimingProtocol
+from mar.study.records import RfidRecord, SampleManifest, ShippedRecord, SweepRecord, TimingProtocol
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -122,6 +122,8 @@ def tokenizers(study: Study, root: Path) -> list[dict[str, Any]]:
             file(root, layout.tokenizer(root, name) / file_name)
             for file_name in (layout.RFID, layout.TOKENIZER, layout.WEIGHTS)
         ]
+        if (taken := layout.tokenizer(root, name) / layout.SHIPPED).exists():
+            files.append(file(root, taken, f"trained before, {read(taken, ShippedRecord).store}"))
         row = {"name": name, "kind": study.instances[name].config.kind, "count": record.count, "metrics": numbers}
         rows.append({**row, "files": [*files, file(root, layout.token_manifest(root, name), "tokens")]})
     return rows

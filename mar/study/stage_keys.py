@@ -153,8 +153,8 @@ def claims_key(study: Study) -> str:
 
 
 def report_key(study: Study) -> str:
-    """What the report and the runs in MLflow depend on: the whole study but its budget."""
-    return canonical(study.model_copy(update={"budget": None}))
+    """What the report and the runs in MLflow depend on: the whole study but its budget and `shipped`."""
+    return canonical(study.model_copy(update={"budget": None, "shipped": True}))
 
 
 def _sampled(study: Study) -> dict[str, dict[str, Any]]:

@@ -87,6 +87,7 @@ class Study(Section):
     diffusion_steps: tuple[Curve, ...] = Field((), description="curves of figures/diffusion_steps (Figure 4)")
     temperature: tuple[Curve, ...] = Field((), description="curves of figures/temperature (Figure 5)")
     fast: Modes | None = Field(None, description="fast sampling modes to accept or refuse: the table `fast`")
+    shipped: bool = Field(True, description="take finished tokenizers and classifiers of equal recipe that ship")
     reuse: Name | None = Field(None, description="study whose finished files of equal recipe are taken over")
     budget: Budget | None = Field(None, description="caps on the estimate of `mar plan`")
 

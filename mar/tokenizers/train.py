@@ -60,11 +60,12 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
     root = Path(root)
     folder = layout.tokenizer(root, name)
     weights, config = folder / layout.WEIGHTS, folder / layout.TOKENIZER
-    recipe = {"slice": tokenizer_key(study, name), "data": sha256_of_data(root)}
+    recipe = recipe_for(study, root, name)
     with stage(config, weights.exists, recipe, layout.twin(study, root, folder)) as left:
         if not left:
             return
         config.unlink(missing_ok=True)
+        (folder / layout.SHIPPED).unlink(missing_ok=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -82,6 +83,11 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
         record = TokenizerRecord(kind=tokenizer.kind, parameters=parameters, net=net, provenance=provenance())
         write(config, record)
         shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)  # two checkpoints, each with weights and moments
+
+
+def recipe_for(study: Study, root: Path, name: str) -> dict[str, str | int]:
+    """What the training of a tokenizer depends on: the recipe.json of its folder."""
+    return {"slice": tokenizer_key(study, name), "data": sha256_of_data(root)}
 
 
 def fit(
