@@ -7,7 +7,7 @@ RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 QUIET := --quiet rules reason
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test test-browser test-slurm bench lint format schema clean clean-venv
+.PHONY: help install demo demo-weights smoke test test-browser test-slurm bench lint format schema clean clean-venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ install: .venv/.installed ## make .venv with the versions of requirements.lock a
 demo: install ## the four corner cells of Table 1 on real digits: table, verdicts, figures, report
 	$(RUN) snakemake all --configfile config/demo.yaml $(QUIET)
 	@$(RUN) mar summary --study results/demo/study.json
+
+demo-weights: install ## train the demo's tokenizers and judge again, and say whether equal weights ship in config/shipped/
+	$(RUN) snakemake all --until rfid --configfile config/demo.yaml --config study=demo-weights shipped=false $(QUIET)
+	@$(RUN) mar ship --compare --study results/demo-weights/study.json
 
 smoke: install ## every stage at a size that only proves that it runs
 	$(RUN) snakemake all --configfile config/smoke.yaml $(QUIET)

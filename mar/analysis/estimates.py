@@ -45,8 +45,11 @@ Timings on different devices, with different batch sizes or numbers of threads d
 images are others, so the choice does not favour them; but the first training seed's weights are the same in both, and
 the interval does not contain the uncertainty of the choice.
 
-All intervals are conditional on the networks that a study trains once: its tokenizers and the classifier. A comparison
-across tokenizers, such as Diffusion Loss against cross-entropy, contains the chance of two tokenizer trainings.
+All intervals are conditional on the networks that a study trains once: the classifier, and tokenizers without
+`per_seed`. A comparison across such tokenizers, such as Diffusion Loss against cross-entropy, contains the chance of
+two tokenizer trainings. With `per_seed` each training seed has its own tokenizer, and the seed spread contains theirs
+(`mar/analysis/rfid.py` has the interval of rFID). Variants that share these tokenizers move together with them, so the
+interval of their difference, which takes them as independent, is rather too wide.
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, variance
 
+from mar.analysis import rfid
 from mar.analysis.intervals import Z, effective, half_width, shrunk
 from mar.analysis.metric_kinds import SIGNED, by_ratio, lower_is_better
 from mar.analysis.result_files import Estimate, Files, Source, entry, short
@@ -209,6 +213,20 @@ class Results(Files):
         if metric in SHARES:
             low, high = max(low, 0.0), min(high, 1.0)
         return Estimate(value, low, high, cell.n, cell.seeds, Source(variant, setting, metric, cell.files))
+
+    def rfid(self, variant: str, split: str = "train", metric: str = "rfid") -> Estimate | None:
+        """rFID of a variant's tokenizer, the mean of those of its seeds with `per_seed`; None if not measured.
+
+        `metric` may be `floor` too, which is the same for all tokenizers.
+        """
+        own, study = self.rfids(variant, split, metric), self.study
+        if not own or metric != "rfid" or not study.tokenizers[study.variants[variant].tokenizer].per_seed:
+            return own[0] if own else None
+        sections: dict[str, dict[int, Estimate]] = {}
+        for name, v in study.variants.items():
+            if v.seeds and study.tokenizers[v.tokenizer].per_seed:
+                sections.setdefault(v.tokenizer, {}).update({e.seeds[0]: e for e in self.rfids(name, split)})
+        return rfid.over_seeds(own, [list(section.values()) for section in sections.values()])
 
     def floor(self, metric: str) -> Estimate:
         """The real-versus-real floor: the metric of held-out real images, at most as many as a sample set has."""

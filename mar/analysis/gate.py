@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mar.analysis.contrasts import combine
 from mar.analysis.result_files import Estimate, short
+from mar.analysis.rfid import over_seeds
 from mar.runtime.files import read, write
 from mar.runtime.provenance import provenance
 from mar.study import layout
@@ -37,7 +38,7 @@ def check(study: Study, root: Path) -> GateRecord:
     if study.gate is None:
         raise ValueError(f"{layout.study(Path(root))}: gate: missing; accepted: a section `gate` (docs/studies.md)")
     gate, root = study.gate, Path(root)
-    crossent, diffloss = (_share(root, side, gate.floor) for side in (gate.crossent, gate.diffloss))
+    crossent, diffloss = (_share(study, root, side, gate.floor) for side in (gate.crossent, gate.diffloss))
     for name, side in (("cross-entropy", crossent), ("Diffusion Loss", diffloss)):
         lost = f"{short(side.lost.value)} [{short(side.lost.low)}, {short(side.lost.high)}]"
         print(f"gate: {side.tokenizer} loses {lost}, {side.share:.0%} of the pilot's FID with {name}", flush=True)
@@ -62,14 +63,25 @@ def check(study: Study, root: Path) -> GateRecord:
     return record
 
 
-def _share(root: Path, side: GateSide, floor: float) -> Share:
-    """What a tokenizer loses on the train split, as the paper measures it, as a share of the pilot's FID."""
-    file = layout.rfid(root, side.tokenizer)
-    record = read(file, RfidRecord)
-    metrics = (record.train or record).metrics
-    if "floor" not in metrics:
-        raise ValueError(f"{file}: metrics.floor: missing; run `mar rfid --tokenizer {side.tokenizer}` again")
-    lost = combine((1.0, _estimate(metrics["rfid"])), (-1.0, _estimate(metrics["floor"])))
+def _share(study: Study, root: Path, side: GateSide, floor: float) -> Share:
+    """What a tokenizer loses on the train split, as the paper measures it, as a share of the pilot's FID.
+
+    With `per_seed` it is the mean over the tokenizers of all training seeds.
+    """
+    found: dict[str, list[Estimate]] = {"rfid": [], "floor": []}
+    for name in (name for name, made in study.instances.items() if made.section == side.tokenizer):
+        file = layout.rfid(root, name)
+        record = read(file, RfidRecord)
+        metrics = (record.train or record).metrics
+        if "floor" not in metrics:
+            raise ValueError(f"{file}: metrics.floor: missing; run `mar rfid --tokenizer {name}` again")
+        for metric, estimates in found.items():
+            estimates.append(_estimate(metrics[metric]))
+    if not found["rfid"]:
+        raise ValueError(f"gate: no variant is trained on tokenizer {side.tokenizer}; accepted: one that some are")
+    several = len(found["rfid"]) > 1
+    rfid = over_seeds(found["rfid"], [found["rfid"]]) if several else found["rfid"][0]
+    lost = combine((1.0, rfid), (-1.0, found["floor"][0]))  # the floor is the same for all of them
     spread = Range(value=lost.value, low=lost.low, high=lost.high)
     return Share(tokenizer=side.tokenizer, lost=spread, fid=side.fid, share=lost.value / (side.fid - floor))
 

@@ -171,24 +171,32 @@ class Files:
         count = self.run(variant, v.seeds[0]).head_parameters or _head_in(weights)
         return Estimate(count, count, count, 0, v.seeds[:1])
 
-    def rfid(self, variant: str, split: str = "train", metric: str = "rfid") -> Estimate | None:
-        """rFID: FID of a split's images, reconstructed by the variant's tokenizer; None if not measured on that split.
+    def rfids(self, variant: str, split: str = "train", metric: str = "rfid") -> list[Estimate]:
+        """rFID: FID of a split's images, reconstructed by the variant's tokenizer; of each seed's with `per_seed`.
+
+        The list is empty where it was not measured on that split.
 
         `metric` names another number of rfid.json, such as `floor`.
 
         Raises:
             ValueError: it was measured against another reference, or by other weights, than the sample sets.
         """
-        file = layout.rfid(self.root, self.study.variants[variant].tokenizer)
+        seeds, name = self.study.variants[variant].seeds, self.study.variants[variant].tokenizer
+        if not self.study.tokenizers[name].per_seed:
+            return self._rfid(variant, name, (), split, metric)
+        return [e for k in seeds for e in self._rfid(variant, self.study.tokenizer_of(variant, k), (k,), split, metric)]
+
+    def _rfid(self, variant: str, name: str, seeds: tuple[int, ...], split: str, metric: str) -> list[Estimate]:
+        """rFID, or another metric of rfid.json, of one tokenizer on disk, if it was measured on that split."""
+        file = layout.rfid(self.root, name)
         record = self._record(file, RfidRecord)
         main, floor = self.extractors[self.extractor], layout.reference_metrics(self.root)
         pairs = [("references", record.inputs.reference, main.reference.sha256)]
         pairs.append((f"weights of {self.extractor}", record.inputs.extractor, main.weights))
         _one_kind(file, floor, pairs, "run `mar rfid` again")
-        m = next((part.metrics.get(metric) for part in (record, record.train) if part and part.split == split), None)
-        if m is None:
-            return None
-        return Estimate(m.value, m.low, m.high, m.n, (), Source(variant, None, metric, self._below(file)))
+        source = Source(variant, None, metric, self._below(file))
+        found = [part.metrics.get(metric) for part in (record, record.train) if part and part.split == split]
+        return [Estimate(m.value, m.low, m.high, m.n, seeds, source) for m in found[:1] if m]
 
     def each(self, variant: str, setting: str, metric: str) -> list[Estimate]:
         """A metric of each training seed's sample set, as its file has it: the interval is over its images alone."""

@@ -101,11 +101,8 @@ def _conjunction(claim: Claim, single: dict[str, Verdict]) -> Verdict:
 def _joined(verdicts: Sequence[str]) -> str:
     """The verdict on a claim that consists of others, some of which may not be judged at all."""
     verdict = _all(verdicts)
-    return (
-        next((v for v in (NOT_RUN, "not decidable here") if v in verdicts), verdict)
-        if verdict == UNDECIDED
-        else verdict
-    )
+    unjudged = [v for v in (NOT_RUN, "not decidable here") if v in verdicts]
+    return unjudged[0] if unjudged and verdict == UNDECIDED else verdict
 
 
 def _decided(check: Any, results: Results) -> Finding:

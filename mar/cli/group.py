@@ -113,7 +113,7 @@ def open_study(
         path: the resolved study.json.
         variant: name of a variant, or empty.
         setting: name of a sampling setting of the variant, or empty.
-        tokenizer: name of a tokenizer, or empty.
+        tokenizer: name of a tokenizer on disk, or empty.
         recipe: stage key with which the workflow planned the job; empty where nobody planned it.
         stage: the stage of that key.
         seed: training seed of the variant, or None.
@@ -137,7 +137,7 @@ def open_study(
         accepted = ", ".join(map(str, seeds)) or f"none: variants.{variant}.seeds is empty"
         raise ValueError(f"--seed: found {seed}; accepted: {accepted}")
     if tokenizer:
-        known("--tokenizer", tokenizer, study.tokenizers)
+        known("--tokenizer", tokenizer, study.instances)
     if extractor:
         known("--extractor", extractor, study.metrics.extractors)
     names: dict[str, tuple[str | int | None, ...]] = {"tokenizer": (tokenizer,), "train": (variant, seed)}
@@ -159,7 +159,9 @@ def study_option(function: Callable[..., None]) -> Callable[..., None]:
 recipe_option = click.option(
     "--recipe", default="", help="What the workflow planned with; another study.json is refused."
 )
-tokenizer_option = click.option("--tokenizer", required=True, help="Name of a tokenizer of the study.")
+tokenizer_option = click.option(
+    "--tokenizer", required=True, help="Name of a tokenizer of the study; with `per_seed` as KL-seed0."
+)
 variant_option = click.option("--variant", required=True, help="Name of a variant of the study.")
 seed_option = click.option("--seed", required=True, type=int, help="Training seed.")
 setting_option = click.option("--setting", required=True, help="Name of a sampling setting of the variant.")

@@ -15,6 +15,7 @@ from mar.cli.group import (
     tokenizer_option,
     variant_option,
 )
+from mar.study import layout
 
 
 @main.command()
@@ -30,10 +31,14 @@ def prepare(study: str) -> None:
 @study_option
 @recipe_option
 def classifier(study: str, recipe: str) -> None:
-    """Train the classifier whose features the metrics use."""
-    from mar.features.networks.classifier import train
+    """Train the classifier, or take a shipped one of equal recipe, whose features the metrics use."""
+    from mar.features.networks.classifier import recipe_for, train
+    from mar.weights import shipped
 
-    train(*open_study(study, recipe=recipe, stage="classifier"))
+    loaded, root = open_study(study, recipe=recipe, stage="classifier")
+    if loaded.shipped:
+        shipped.take(layout.classifier(root), recipe_for(loaded, root), layout.CLASSIFIER)
+    train(loaded, root)
 
 
 extractor_option = click.option("--extractor", required=True, help="Network that judges, of metrics.extractors.")
@@ -80,15 +85,18 @@ def reference(study: str, recipe: str) -> None:
 @tokenizer_option
 @recipe_option
 def tokenizer(study: str, tokenizer: str, recipe: str) -> None:
-    """Train a tokenizer."""
+    """Train a tokenizer, or take a shipped one of equal recipe."""
     loaded, root = open_study(study, tokenizer=tokenizer, recipe=recipe, stage="tokenizer")
-    if loaded.tokenizers[tokenizer].pretrained:
+    if loaded.instances[tokenizer].config.pretrained:
         from mar.weights.install import install_tokenizer
 
         install_tokenizer(loaded, root, tokenizer)
     else:
-        from mar.tokenizers.train import train
+        from mar.tokenizers.train import recipe_for, train
+        from mar.weights import shipped
 
+        if loaded.shipped:
+            shipped.take(layout.tokenizer(root, tokenizer), recipe_for(loaded, root, tokenizer), layout.TOKENIZER)
         train(loaded, root, tokenizer)
 
 

@@ -1,4 +1,4 @@
-"""The commands outside the workflow: import, fetch, export, plan, drill, comparison of evaluators, schema."""
+"""The commands outside the workflow: import, fetch, ship, export, plan, drill, comparison of evaluators, schema."""
 
 from __future__ import annotations
 
@@ -56,6 +56,29 @@ def fetch_(name: str, assets: Path, table: Path) -> None:
     from mar.data.published import fetch, find
 
     fetch(find(name, table), assets)
+
+
+@main.command()
+@study_option
+@click.option("--compare", is_flag=True, help="Write nothing; say whether equal weights ship.")
+def ship(study: str, compare: bool) -> None:
+    """Put the tokenizers and the classifier of a finished study into config/shipped/, for studies of equal recipe."""
+    from mar.runtime.files import read
+    from mar.study.products import used_tokenizers
+    from mar.study.records import ClassifierRecord, RfidRecord
+    from mar.weights import shipped
+
+    loaded, root = open_study(study)
+    found = []
+    if loaded.classifier:
+        record = read(layout.classifier(root) / layout.CLASSIFIER, ClassifierRecord)
+        found.append((layout.classifier(root), layout.CLASSIFIER, {"accuracy": record.accuracy}))
+    for name in used_tokenizers(loaded):
+        if loaded.instances[name].config.trained:
+            rfid = read(layout.rfid(root, name), RfidRecord).metrics["rfid"].value
+            found.append((layout.tokenizer(root, name), layout.TOKENIZER, {"rfid": rfid}))
+    for folder, last, quality in found:
+        print(shipped.compare(folder, quality) if compare else shipped.ship(folder, last, quality))
 
 
 @main.command("export-adm")

@@ -141,7 +141,7 @@ def of_samples(study: Study, root: Path, variant: str, seed: int, setting: str) 
             f"{path}: drawn from checkpoint {manifest.checkpoint[:12]}, {run_file} says {run.checkpoint[:12]}; "
             f"run `mar sample` again"
         )
-    weights = layout.tokenizer_weights(root, study.variants[variant].tokenizer)
+    weights = layout.tokenizer_weights(root, study.tokenizer_of(variant, seed))
     if weights.exists() and manifest.tokenizer != sha256(weights):
         raise ValueError(f"{path}: decoded by another tokenizer than {weights}; run `mar train` and `mar sample` again")
     return of_chunks(folder, study.data.image_size, list(read(layout.data_manifest(root), DataManifest).classes))

@@ -22,7 +22,10 @@ SAMPLES = STEPS = 2
 TOKENIZER, VARIANT = "tokenizer", "variant"  # kinds of shapes
 METRICS = "metrics"  # the shape of the networks that judge, and of what is computed from their features
 # What a tokenizer's weights, memory and time do not depend on.
-TOKENIZER_REST = ("group", "continuous", "scale", "weights", "images", "batch", "learning_rate", "adversarial_start")
+TOKENIZER_REST = (
+    *("group", "continuous", "scale", "weights", "images", "batch", "learning_rate", "adversarial_start"),
+    "per_seed",
+)
 NOTES = (
     "Random weights stand where published ones would be installed: sizes and times are true, images are noise.",
     "The data are generated pictures, one in each split; class tables have their true number of rows.",
@@ -160,7 +163,7 @@ def _plain(section: Any) -> dict[str, Any]:
 
 
 def _tokenizer(study: Study, name: str) -> dict[str, Any]:
-    values = _plain(study.tokenizers[name])
+    values = _plain(study.tokenizers[name]) | {"per_seed": False}
     if study.tokenizers[name].trained:
         values |= {"images": 1, "batch": 1, "adversarial_start": 0}
         if study.tokenizers[name].perceptual == "own":

@@ -24,7 +24,7 @@ from mar.sampling.sweep import most
 from mar.study import layout
 from mar.study.compatibility import known
 from mar.study.limits import AXES, LOOKED_AT, REAL, REBUILT
-from mar.study.products import speed_settings
+from mar.study.products import speed_settings, used_tokenizers
 from mar.study.records import DataManifest, PlanRecord
 from mar.study.stage_keys import real_side
 from mar.study.study import Study
@@ -103,7 +103,7 @@ def jobs(study: Study, images: Images, costs: PlanRecord) -> list[Job]:
     """
     trained = {name: v for name, v in study.variants.items() if v.seeds}
     found = list(_judge_jobs(study, images, costs))
-    for name in sorted({v.tokenizer for v in trained.values()}):
+    for name in sorted(used_tokenizers(study)):
         found += _tokenizer_jobs(study, name, images, costs)
     order = (
         *("prepare", "classifier", "tokenizer", "encode", "train", "sweep", "sample", "features", "statistics"),
@@ -158,7 +158,8 @@ def _nearest(study: Study, images: Images) -> float:
 
 
 def _tokenizer_jobs(study: Study, name: str, images: Images, costs: PlanRecord) -> Iterator[Job]:
-    config, cost = study.tokenizers[name], costs.tokenizers[name]
+    section, config, _ = study.instances[name]
+    cost = costs.tokenizers[section]
     count, seen = cost.parameters, config.images or 0
     # an import lies in results/assets, and installed in the study
     weights = 4.0 * count * (2 if config.pretrained else 1)
@@ -169,7 +170,7 @@ def _tokenizer_jobs(study: Study, name: str, images: Images, costs: PlanRecord) 
     yield Job("rfid", name, rebuilt, count, flops, "tf32")
     views = (images.train + images.heldout) * (2 if study.data.flip else 1)
     numbers = config.token_dim * (2 if config.kind in ("kl", "consistency") else 1)  # mean and log variance
-    stored = views * 4.0 * study.tokens(name) * (1 if config.ids else numbers)
+    stored = views * 4.0 * study.tokens(section) * (1 if config.ids else numbers)
     yield Job("encode", name, views, count, views * cost.encode, "tf32", tokens=stored)
 
 

@@ -88,7 +88,7 @@ def variants(study: Study, root: Path, results: Results) -> list[dict[str, Any]]
 def _run(study: Study, root: Path, run: RunRecord, tracked: TrackedRuns | None) -> dict[str, Any]:
     """One training: its record, weights, recipe and curve, tokens and tokenizer, commit and MLflow run."""
     folder = layout.run(root, run.variant, run.seed)
-    tokenizer = study.variants[run.variant].tokenizer
+    tokenizer = study.tokenizer_of(run.variant, run.seed)
     run_id = tracked.runs.get(folder.relative_to(root).as_posix()) if tracked else None
     return {
         **dict(run),

@@ -211,7 +211,7 @@ def _place(study: Study, row: Any, column: Column) -> str:
     if column.metric in ("parameters", "head_parameters", "training"):
         return f"#variant:{variant}"
     if column.metric == "rfid":
-        return f"#tokenizer:{study.variants[variant].tokenizer}"
+        return f"#tokenizer:{study.tokenizer_of(variant, study.variants[variant].seeds[0])}"
     if column.metric == "seconds":
         return f"#speed:{variant}"
     return f"#{set_id(variant, row['setting_guided'] if column.guided else row['setting'])}"

@@ -16,8 +16,8 @@ from mar.report.tables import fast_modes, variance
 from mar.runtime.files import read
 from mar.runtime.provenance import Provenance
 from mar.study import layout
-from mar.study.products import speed_settings, swept, table_names
-from mar.study.records import RfidRecord, SampleManifest, SweepRecord, TimingProtocol
+from mar.study.products import speed_settings, swept, table_names, used_tokenizers
+from mar.study.records import RfidRecord, SampleManifest, ShippedRecord, SweepRecord, TimingProtocol
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -115,14 +115,16 @@ def _made(root: Path, name: str, title: str, about: str, values: pd.DataFrame, n
 def tokenizers(study: Study, root: Path) -> list[dict[str, Any]]:
     """The reconstruction metrics of every tokenizer in use."""
     rows = []
-    for name in dict.fromkeys(v.tokenizer for v in study.variants.values() if v.seeds):
+    for name in used_tokenizers(study):
         record = read(layout.rfid(root, name), RfidRecord)
         numbers = {key: interval(metric) for key, metric in record.metrics.items()}
         files = [
             file(root, layout.tokenizer(root, name) / file_name)
             for file_name in (layout.RFID, layout.TOKENIZER, layout.WEIGHTS)
         ]
-        row = {"name": name, "kind": study.tokenizers[name].kind, "count": record.count, "metrics": numbers}
+        if (taken := layout.tokenizer(root, name) / layout.SHIPPED).exists():
+            files.append(file(root, taken, f"trained before, {read(taken, ShippedRecord).store}"))
+        row = {"name": name, "kind": study.instances[name].config.kind, "count": record.count, "metrics": numbers}
         rows.append({**row, "files": [*files, file(root, layout.token_manifest(root, name), "tokens")]})
     return rows
 

@@ -42,7 +42,7 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
     used = resolved(study, root, variant, setting)
     folder = layout.samples(root, layout.sample_set(variant, seed, setting))
     run = read(layout.run_record(root, variant, seed), RunRecord)
-    tokens = layout.token_manifest(root, study.variants[variant].tokenizer)
+    tokens = layout.token_manifest(root, study.tokenizer_of(variant, seed))
     recipe = {
         "sample": sample_key(study, variant, setting, used),
         "checkpoint": run.checkpoint,

@@ -34,7 +34,7 @@ class Sampler:
 
     def __init__(self, study: Study, root: Path, variant: str, seed: int) -> None:
         self.study, self.root, self.variant, self.seed = study, root, variant, seed
-        name = study.variants[variant].tokenizer
+        name = study.tokenizer_of(variant, seed)
         self.manifest = read(layout.token_manifest(root, name), TokenManifest)
         self.model, self.checkpoint = load_trained(study, root, variant, seed, self.manifest)
         self.device = next(self.model.parameters()).device

@@ -68,7 +68,7 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
 
     seed, main = study.variants[variant].seeds[0], study.metrics.extractors[0]
     run = read(layout.run_record(root, variant, seed), RunRecord)
-    tokens = layout.token_manifest(root, study.variants[variant].tokenizer)
+    tokens = layout.token_manifest(root, study.tokenizer_of(variant, seed))
     real = evaluate.real(study, root, main, images=False)
     inputs = {"checkpoint": run.checkpoint, "tokens": sha256(tokens), "weights": real.extractor.weights}
     inputs |= {"real": sha256(layout.statistics(root, main, real_side(study, main)))}

@@ -29,6 +29,7 @@ WEIGHTS = "model.safetensors"  # weights of a tokenizer or of the classifier
 TOKENIZER = "config.json"  # describes a finished tokenizer
 RFID = "rfid.json"  # rFID and PSNR of the reconstructions of a tokenizer
 CLASSIFIER = "classifier.json"  # describes the finished classifier
+SHIPPED = "shipped.json"  # where a tokenizer or classifier was taken from that ships with the project
 FILES = "files.json"  # lists the image files of each split
 DIGITS = "digits.npz"  # the images of scikit-learn's digits
 LISTING = "listing.txt"  # checksum of the names and sizes of an image folder when it was prepared
@@ -66,8 +67,13 @@ def classifier(root: Path) -> Path:
     return root / "classifier"
 
 
+def of_seed(tokenizer: Name, seed: Name) -> str:
+    """Name on disk of the tokenizer of one training seed, where a section has one for each (`per_seed`)."""
+    return f"{tokenizer}-seed{seed}"
+
+
 def tokenizer(root: Path, name: Name) -> Path:
-    """Folder of a tokenizer."""
+    """Folder of a tokenizer. Its name is one of `Study.instances`, here and below."""
     return root / "tokenizers" / str(name)
 
 

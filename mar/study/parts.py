@@ -138,6 +138,9 @@ class Tokenizer(Section):
     images: PositiveInt | None = Field(None, description="images seen in training")
     batch: PositiveInt = 64
     learning_rate: PositiveFloat | None = Field(None, description="Adam, cosine to zero")
+    per_seed: bool = Field(
+        False, description="train one for each training seed of its variants, with seed `seed` + training seed"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Tokenizer:
@@ -183,6 +186,11 @@ class Tokenizer(Section):
             if (getattr(self, key) is not None) != self.trained:
                 why = "is needed to train" if self.trained else "has no meaning: nothing is trained"
                 raise ValueError(f"{key} {why}: kind {self.kind}, pretrained {str(self.pretrained).lower()}")
+        if self.per_seed and not self.trained:
+            raise ValueError(
+                f"per_seed: true with kind {self.kind}, pretrained {str(self.pretrained).lower()}: nothing is trained; "
+                "accepted: false"
+            )
         return self
 
     @property

@@ -8,6 +8,12 @@ from mar.study.study import Study
 CURVES = ("tradeoff", "diffusion_steps", "temperature")  # figures whose curves a study lists
 
 
+def used_tokenizers(study: Study) -> list[str]:
+    """Names on disk of the tokenizers of all trainings, in the order of the variants and their seeds."""
+    pairs = ((name, seed) for name, variant in study.variants.items() for seed in variant.seeds)
+    return list(dict.fromkeys(study.tokenizer_of(name, seed) for name, seed in pairs))
+
+
 def swept(study: Study) -> list[tuple[str, str]]:
     """Pairs (variant, setting): each trained variant with each of its settings that has a sweep."""
     trained = ((name, variant) for name, variant in study.variants.items() if variant.seeds)

@@ -444,6 +444,20 @@ class GateRecord(Record):
     provenance: Provenance
 
 
+class ShippedRecord(Record):
+    """shipped.json: a finished tokenizer or classifier that ships, in the store and where a study has taken it.
+
+    Attributes:
+        store: its folder in the store, relative to the project.
+        files: checksum of each file.
+        quality: `rfid` of a tokenizer on held-out images, by the judge of the study that trained it, or `accuracy`.
+    """
+
+    store: str
+    files: dict[FileName, Sha256]
+    quality: dict[str, FiniteFloat]
+
+
 class SweepPlace(Part):
     """Where a point lies in a sweep: guidance scale and temperature."""
 

@@ -26,10 +26,11 @@ def data_key(study: Study) -> str:
 
 
 def tokenizer_key(study: Study, tokenizer: str) -> str:
-    """What a trained tokenizer and the tokens made with it depend on."""
-    tok = study.tokenizers[tokenizer]
+    """What a trained tokenizer and the tokens made with it depend on; `tokenizer` is its name on disk."""
+    made = study.instances[tokenizer]
+    tok = made.config.model_copy(update={"per_seed": False})  # the seed says what it changes
     named = {"weights": tok.weights or tokenizer} if tok.pretrained else {}
-    return canonical({"data": _images(study), "tokenizer": tok, "seed": study.seed, **named})
+    return canonical({"data": _images(study), "tokenizer": tok, "seed": made.seed, **named})
 
 
 def gate_key(study: Study) -> str:
@@ -157,8 +158,8 @@ def claims_key(study: Study) -> str:
 
 
 def report_key(study: Study) -> str:
-    """What the report and the runs in MLflow depend on: the whole study but its budget."""
-    return canonical(study.model_copy(update={"budget": None}))
+    """What the report and the runs in MLflow depend on: the whole study but its budget and `shipped`."""
+    return canonical(study.model_copy(update={"budget": None, "shipped": True}))
 
 
 def _sampled(study: Study) -> dict[str, dict[str, Any]]:

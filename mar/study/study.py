@@ -8,10 +8,11 @@ independent in a study as they are in the code. `mar/study/reading.py` reads the
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
+from mar.study import layout
 from mar.study.compatibility import check_sampling, known
 from mar.study.parts import Backbone, Data, Head, Name, Recipe, Sampling, Section, Seed, Text, Tokenizer
 from mar.study.sections import Budget, Classifier, Curve, Gate, Metrics, Modes, Resources, Speed, Table
@@ -51,6 +52,20 @@ class Variant(Section):
         return self
 
 
+class Instance(NamedTuple):
+    """A tokenizer on disk.
+
+    Attributes:
+        section: its section in `tokenizers`.
+        config: that section.
+        seed: what its training is seeded with.
+    """
+
+    section: str
+    config: Tokenizer
+    seed: int
+
+
 class Study(Section):
     """A whole study: the root of a study file."""
 
@@ -72,12 +87,34 @@ class Study(Section):
     diffusion_steps: tuple[Curve, ...] = Field((), description="curves of figures/diffusion_steps (Figure 4)")
     temperature: tuple[Curve, ...] = Field((), description="curves of figures/temperature (Figure 5)")
     fast: Modes | None = Field(None, description="fast sampling modes to accept or refuse: the table `fast`")
+    shipped: bool = Field(True, description="take finished tokenizers and classifiers of equal recipe that ship")
     reuse: Name | None = Field(None, description="study whose finished files of equal recipe are taken over")
     gate: Gate | None = Field(None, description="what has to hold of the tokenizers before anything is trained")
     budget: Budget | None = Field(None, description="caps on the estimate of `mar plan`")
 
+    @property
+    def instances(self) -> dict[str, Instance]:
+        """The tokenizers on disk, by the names of their folders: one of each section, or one of each training seed.
+
+        Of a section with `per_seed` these are the seeds of the variants that use it.
+        """
+        found: dict[str, Instance] = {}
+        for name, config in self.tokenizers.items():
+            if not config.per_seed:
+                found[name] = Instance(name, config, self.seed)
+                continue
+            seeds = {seed for variant in self.variants.values() if variant.tokenizer == name for seed in variant.seeds}
+            for seed in sorted(seeds):
+                found[layout.of_seed(name, seed)] = Instance(name, config, self.seed + seed)
+        return found
+
+    def tokenizer_of(self, variant: str, seed: int) -> str:
+        """Name on disk of the tokenizer of a variant's training with one seed."""
+        name = self.variants[variant].tokenizer
+        return layout.of_seed(name, seed) if self.tokenizers[name].per_seed else name
+
     def tokens(self, tokenizer: str) -> int:
-        """Number of tokens of one image under a tokenizer."""
+        """Number of tokens of one image under a section of `tokenizers`."""
         tok = self.tokenizers[tokenizer]
         if tok.scales:
             return sum(side**2 for side in tok.scales)
@@ -106,6 +143,7 @@ class Study(Section):
                 )
         for name, variant in self.variants.items():
             self._check_variant(name, variant)
+        self._check_instances()
         for table_name, table in self.tables.items():
             if table_name.lower() in ("metrics", "variance", "fast"):
                 raise ValueError(f"tables.{table_name}: every study has a table of this name; accepted: another")
@@ -136,6 +174,16 @@ class Study(Section):
         if self.reuse == self.study:
             raise ValueError(f"reuse {self.reuse}: accepted: another study")
         return self
+
+    def _check_instances(self) -> None:
+        for name, tok in self.tokenizers.items():
+            seeds = [seed for v in self.variants.values() if v.tokenizer == name for seed in v.seeds]
+            for folder in (layout.of_seed(name, seed) for seed in seeds if tok.per_seed):
+                if other := next((n for n in self.tokenizers if n.lower() == folder.lower()), None):
+                    raise ValueError(
+                        f"tokenizers.{other}: tokenizers.{name} has per_seed, whose training {folder} has this name; "
+                        "accepted: another name"
+                    )
 
     def _check_classes(self, where: str, samples: int) -> None:
         if self.data.classes and samples < self.data.classes:

@@ -171,7 +171,7 @@ def load(root: str | Path, name: str, study: Study) -> Tokenizer:
     read(folder / layout.TOKENIZER, TokenizerRecord)  # written after the weights: where it is, they are complete
     if recipe_of(folder).get("slice") != tokenizer_key(study, name):
         raise ValueError(f"{folder}: was trained by another recipe; run `mar tokenizer --tokenizer {name}` again")
-    tokenizer = build(study.tokenizers[name], study.data.image_size)
+    tokenizer = build(study.instances[name].config, study.data.image_size)
     again = f"delete it and run `mar tokenizer --tokenizer {name}` again"
     load_weights(tokenizer.net, folder / layout.WEIGHTS, again)
     return tokenizer.eval().requires_grad_(False)

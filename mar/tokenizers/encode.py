@@ -44,7 +44,7 @@ def encode(study: Study, root: str | Path, name: str, shard: tuple[int, int] = (
     Args:
         study: the study.
         root: its results folder.
-        name: a tokenizer of the study.
+        name: a tokenizer of the study, by its name on disk.
         shard: (i, n) for worker i of n, which makes the shards i, i + n, i + 2 n, ... counted over both splits. The
             worker that completes a split writes its manifest.
 
@@ -119,7 +119,7 @@ def _write_manifest(
     shards = _shards(folder, len(images))
     values["shards"] = tuple(Piece(file=path.name, count=len(rows), sha256=sha256(path)) for path, rows in shards)
     if tokens.kind != "ids":
-        values["scale"] = study.tokenizers[name].scale or (1.0 if tokenizer.kind == "pixels" else None)
+        values["scale"] = study.instances[name].config.scale or (1.0 if tokenizer.kind == "pixels" else None)
         if not values["scale"] and folder.name != "train":
             values["scale"] = read(folder.with_name("train") / layout.MANIFEST, TokenManifest).scale
         values["scale"] = values["scale"] or _scale([path for path, _ in shards], tokens.kind == "moments", study.seed)
@@ -148,7 +148,7 @@ def _sound(folder: Path) -> bool:
 
 
 def _describe(study: Study, name: str, recipe: Recipe, images: ImageSet, kind: Any) -> Tokens:
-    config = study.tokenizers[name]
+    section, config, _ = study.instances[name]
     values: dict[str, Any] = {"codebook_size": config.codebook_size}
     if kind != "ids":
         values = {"token_dim": config.token_dim}
@@ -160,8 +160,8 @@ def _describe(study: Study, name: str, recipe: Recipe, images: ImageSet, kind: A
         classes=len(images.classes),
         class_names=tuple(images.classes),
         views=2 if study.data.flip else 1,
-        grid=config.scales[-1] if config.scales else math.isqrt(study.tokens(name)),
-        tokens=study.tokens(name),
+        grid=config.scales[-1] if config.scales else math.isqrt(study.tokens(section)),
+        tokens=study.tokens(section),
         group=config.group,
         tokenizer=str(recipe["tokenizer"]),
         data=str(recipe["data"]),

@@ -50,31 +50,33 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
     Args:
         study: the study.
         root: its results folder.
-        name: of the tokenizer.
+        name: of the tokenizer on disk.
         lpips: the perceptual network, by default that of `perceptual.load`.
 
     Raises:
         ValueError: the study has no such tokenizer, `prepare` has not run, a weight file that the recipe needs is
             missing, or the loss is not finite.
     """
-    choice: TokenizerConfig = known("tokenizer", name, study.tokenizers)
+    _, choice, seed = known("tokenizer", name, study.instances)
     root = Path(root)
     folder = layout.tokenizer(root, name)
     weights, config = folder / layout.WEIGHTS, folder / layout.TOKENIZER
-    recipe = {"slice": tokenizer_key(study, name), "data": sha256_of_data(root)}
+    recipe = recipe_for(study, root, name)
     with stage(config, weights.exists, recipe, layout.twin(study, root, folder)) as left:
         if not left:
             return
         config.unlink(missing_ok=True)
+        (folder / layout.SHIPPED).unlink(missing_ok=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(study.seed)
+            torch.manual_seed(seed)
             tokenizer = build(choice, study.data.image_size).to(device)
         if choice.trained:
             images = open_split(study, root, "train")
             if choice.perceptual_weight and choice.perceptual == "lpips" and lpips is None:
                 lpips = perceptual.load(layout.assets(root)).to(device)
-            fit(tokenizer, choice, images, study, folder / layout.LOG, device, folder / layout.CHECKPOINTS, lpips)
+            seeded = study.model_copy(update={"seed": seed})
+            fit(tokenizer, choice, images, seeded, folder / layout.LOG, device, folder / layout.CHECKPOINTS, lpips)
         with atomic(weights) as temporary:
             save_file({k: v.cpu().contiguous() for k, v in tokenizer.net.state_dict().items()}, temporary)
         parameters = sum(p.numel() for p in tokenizer.parameters())
@@ -82,6 +84,11 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
         record = TokenizerRecord(kind=tokenizer.kind, parameters=parameters, net=net, provenance=provenance())
         write(config, record)
         shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)  # two checkpoints, each with weights and moments
+
+
+def recipe_for(study: Study, root: Path, name: str) -> dict[str, str | int]:
+    """What the training of a tokenizer depends on: the recipe.json of its folder."""
+    return {"slice": tokenizer_key(study, name), "data": sha256_of_data(root)}
 
 
 def fit(

@@ -156,7 +156,7 @@ def _sources(study: Study, root: Path) -> Iterator[_Source]:
         yield _Source(
             _key(root, folder), folder, tags, total, done, final, classifier.provenance if classifier else None
         )
-    for name, tokenizer in study.tokenizers.items():
+    for name, (_, tokenizer, _) in study.instances.items():
         folder = layout.tokenizer(root, name)
         if (folder / RECIPE).exists():
             done = folder / layout.RFID
@@ -182,7 +182,8 @@ def _sources(study: Study, root: Path) -> Iterator[_Source]:
                     layout.sample_manifest(root, layout.sample_set(name, seed, setting)), SampleManifest
                 )
                 picture = (name, seed, setting) if manifest and manifest.checkpoint == run.checkpoint else None
-            tags = {"stage": "train", "variant": name, "seed": str(seed), "tokenizer": variant.tokenizer}
+            tags = {"stage": "train", "variant": name, "seed": str(seed)}
+            tags["tokenizer"] = study.tokenizer_of(name, seed)
             total = 0 if variant.pretrained else study.recipes[variant.recipe].images
             yield _Source(
                 _key(root, folder), folder, tags, total, done, final, run.provenance if run else None, picture

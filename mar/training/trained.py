@@ -35,7 +35,7 @@ def load_trained(study: Study, root: Path, variant: str, seed: int, manifest: To
     if not weights.exists() or sha256(weights) != run.checkpoint:
         raise ValueError(f"{weights}: missing or not the weights that {folder / 'run.json'} names; train again")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    quantizer = load_quantizer(layout.tokens(root, study.variants[variant].tokenizer), manifest)
+    quantizer = load_quantizer(layout.tokens(root, study.tokenizer_of(variant, seed)), manifest)
     with torch.device("meta"):
         model = build_model(study, variant, manifest, quantizer.to(device) if quantizer else None)
     load_weights(model, weights, f"move {folder} away and train again", assign=True)

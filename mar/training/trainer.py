@@ -47,7 +47,7 @@ def train(study: Study, root: Path, variant: str, seed: int) -> None:
     """
     folder = layout.run(root, variant, seed)
     with distributed.join() as world, lock(folder) if world.rank == 0 else nullcontext():
-        tokens = TokenSet.open(layout.tokens(root, study.variants[variant].tokenizer), verify=world.rank == 0)
+        tokens = TokenSet.open(layout.tokens(root, study.tokenizer_of(variant, seed)), verify=world.rank == 0)
         recipe = {"train": train_key(study, variant, seed), "tokens": tokens.sha256}
         report, weights = folder / layout.RECORD, folder / layout.AVERAGE
 

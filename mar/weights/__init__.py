@@ -1,7 +1,7 @@
 """Published weights under our names, and their place in a study.
 
 names: published names of tensors turned into ours. importing: `mar import`. install: imported weights in the place of a
-training.
+training. shipped: finished tokenizers and classifiers that ship with the project.
 
 May import: runtime, study, data, models, tokenizers.
 """

@@ -71,7 +71,7 @@ def install_run(study: Study, root: Path, variant: str, seed: int) -> None:
             key.
     """
     v, folder = study.variants[variant], layout.run(root, variant, seed)
-    manifest = read(layout.token_manifest(root, v.tokenizer), TokenManifest)
+    manifest = read(layout.token_manifest(root, study.tokenizer_of(variant, seed)), TokenManifest)
     with lock(folder):
         file, imported = _imported(root, v.weights or variant, f"variants.{variant}")
         _agree(file, imported, _wanted(study, variant, manifest))
@@ -92,7 +92,7 @@ def install_run(study: Study, root: Path, variant: str, seed: int) -> None:
             seconds=0.0,
             restarts=0,
             checkpoint=imported.sha256,
-            tokens=sha256(layout.token_manifest(root, v.tokenizer)),
+            tokens=sha256(layout.token_manifest(root, study.tokenizer_of(variant, seed))),
             pretrained=imported.origin,
             provenance=provenance(),
         )

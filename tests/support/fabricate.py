@@ -250,7 +250,7 @@ def fabricate(
     write(root / "classifier" / "classifier.json", judge | {"parameters": 12345, "provenance": PROVENANCE})
     write(root / "classifier" / "recipe.json", {"slice": "{}"})
     curve(root / "classifier" / "metrics.jsonl", 640, 64, rng)
-    for name, tok in study.tokenizers.items():
+    for name, (_, tok, _) in study.instances.items():
         folder = root / "tokenizers" / name
         values = {"rfid": cell(5.0, 0.1, n), "psnr": cell(22.0, 0.1, n)}
         if tok.kind == "vq":

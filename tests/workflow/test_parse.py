@@ -34,9 +34,10 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
     trained = {name: variant for name, variant in study.variants.items() if variant.seeds}
     runs = sorted(f"{name} {seed}" for name, variant in trained.items() for seed in variant.seeds)
     sets = sorted(f"{run} {setting}" for run in runs for setting in trained[run.split()[0]].sampling)
-    tokenizers = sorted({variant.tokenizer for variant in trained.values()})
+    tokenizers = sorted({study.tokenizer_of(name, seed) for name, v in trained.items() for seed in v.seeds})
     figures = sorted(figure_names(study))
-    parts = [(study.tokenizers[tok].weights or tok, study.tokenizers[tok].pretrained) for tok in tokenizers]
+    sections = [(name, study.instances[name].config) for name in tokenizers]
+    parts = [(config.weights or name, config.pretrained) for name, config in sections]
     parts += [(variant.weights or name, variant.pretrained) for name, variant in trained.items()]
     judges, sides = study.metrics.extractors, {name: real_side(study, name) for name in study.metrics.extractors}
     files = {WEIGHTS[name] for name in judges if name in WEIGHTS}
@@ -74,6 +75,22 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
         **{rule: jobs for rule, jobs in some.items() if jobs},
     }
     assert (fresh.folder / "results" / study.study / "study.json").exists()
+
+
+def test_each_training_seed_waits_for_its_own_tokenizer(fresh: Any) -> None:
+    (fresh.folder / "config" / "seeds.yaml").write_text(
+        "extends: smoke.yaml\nstudy: seeds\ntokenizers: {kl: {per_seed: true}}\n"
+        "variants: {mar-diffloss: {seeds: [0, 1]}}\n"
+    )
+    plan = fresh.plan("all", "--configfile", "config/seeds.yaml")
+    assert plan["tokenizer"] == plan["encode"] == plan["rfid"]
+    assert {name for name in plan["tokenizer"] if name.startswith("kl")} == {"kl-seed0", "kl-seed1"}
+    plan = fresh.plan("results/seeds/runs/mar-diffloss/seed1/run.json", "--configfile", "config/seeds.yaml")
+    assert (plan["train"], plan["encode"]) == (["mar-diffloss 1"], ["kl-seed1"])
+    swept = fresh.plan(
+        "results/seeds/sweeps/mar-diffloss/mar-diff-4-cfg-best.json", "--configfile", "config/seeds.yaml"
+    )
+    assert swept["tokenizer"] == ["kl-seed0"]
 
 
 def test_one_figure_by_name_is_that_of_the_default_study(fresh: Any) -> None:

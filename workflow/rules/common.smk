@@ -61,7 +61,7 @@ def names(values):
 
 
 wildcard_constraints:
-    tokenizer=names(STUDY.tokenizers),
+    tokenizer=names(STUDY.instances),
     variant=names(STUDY.variants),
     seed=r"\d+",
     setting=names(STUDY.sampling),
@@ -74,7 +74,7 @@ wildcard_constraints:
 
 # The results that the study asks for. A variant without seeds is described but not trained.
 TRAINED = {name: variant for name, variant in STUDY.variants.items() if variant.seeds}
-TOKENIZERS = sorted({variant.tokenizer for variant in TRAINED.values()})
+TOKENIZERS = sorted(products.used_tokenizers(STUDY))
 TIMED = [name for name in TRAINED if products.speed_settings(STUDY, name)]
 RUNS = [
     str(layout.run_record(ROOT, name, seed))
@@ -174,20 +174,27 @@ def figure_recipe(wildcards):
     return stage_keys.figure_key(STUDY, wildcards.figure)
 
 
+def tokenizer_of(wildcards):
+    """The tokenizer of a training; of the first seed's where a rule has no seed, as for timings and sweeps."""
+    seed = wildcards.get("seed", (*STUDY.variants[wildcards.variant].seeds, 0)[0])
+    return STUDY.tokenizer_of(wildcards.variant, seed)
+
+
 def variant_tokenizer(wildcards):
     """Weights of the tokenizer that decodes the tokens of a variant."""
-    return layout.tokenizer_weights(ROOT, STUDY.variants[wildcards.variant].tokenizer)
+    return layout.tokenizer_weights(ROOT, tokenizer_of(wildcards))
 
 
 def variant_tokens(wildcards):
     """Manifest of the tokens that a variant is trained on."""
-    return layout.token_manifest(ROOT, STUDY.variants[wildcards.variant].tokenizer)
+    return layout.token_manifest(ROOT, tokenizer_of(wildcards))
 
 
 def gate_inputs(wildcards):
     """What the two tokenizers of the study's section `gate` lose."""
     sides = (STUDY.gate.crossent, STUDY.gate.diffloss) if STUDY.gate else ()
-    return [layout.rfid(ROOT, side.tokenizer) for side in sides]
+    sections = {side.tokenizer for side in sides}
+    return [layout.rfid(ROOT, name) for name, made in STUDY.instances.items() if made.section in sections]
 
 
 def timed_run(wildcards):
@@ -271,7 +278,7 @@ def imported(name, section):
 
 
 def tokenizer_weights(wildcards):
-    return imported(wildcards.tokenizer, STUDY.tokenizers[wildcards.tokenizer])
+    return imported(wildcards.tokenizer, STUDY.instances[wildcards.tokenizer].config)
 
 
 def variant_weights(wildcards):

@@ -63,10 +63,11 @@ def train(study: Study, root: str | Path) -> None:
     root, config = Path(root), section(study)
     folder = layout.classifier(root)
     report, weights = folder / layout.CLASSIFIER, folder / layout.WEIGHTS
-    recipe = {"slice": classifier_key(study), "data": sha256_of_data(root)}
+    recipe = recipe_for(study, root)
     with stage(report, weights.exists, recipe, layout.twin(study, root, folder)) as left:
         if not left:
             return
+        (folder / layout.SHIPPED).unlink(missing_ok=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         images, heldout = open_split(study, root, "train"), open_split(study, root, "heldout")
         with torch.random.fork_rng(devices=[]):
@@ -87,6 +88,11 @@ def train(study: Study, root: str | Path) -> None:
         )
         write(report, record)
         print(f"{folder}: accuracy {heldout_accuracy:.4f} on {len(heldout)} held-out images", flush=True)
+
+
+def recipe_for(study: Study, root: Path) -> dict[str, str | int]:
+    """What the training of the classifier depends on."""
+    return {"slice": classifier_key(study), "data": sha256_of_data(root)}
 
 
 def section(study: Study) -> ClassifierConfig:

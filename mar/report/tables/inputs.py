@@ -10,7 +10,7 @@ from mar.paper.numbers import paper_rows
 from mar.report.tables import fast_modes
 from mar.report.tables.paper_tables import table_of
 from mar.study import layout
-from mar.study.products import speed_settings, swept, table_names
+from mar.study.products import speed_settings, swept, table_names, used_tokenizers
 from mar.study.stage_keys import real_side
 from mar.study.study import Study
 
@@ -23,12 +23,15 @@ def inputs(study: Study, root: Path, name: str) -> list[Path]:
     table = table_of(study, name)
     asked = {column.name for column in columns_of(paper_rows(table.paper, f"tables.{name}.paper: "))}
     trained = [row.variant for row in table.rows if row.variant and study.variants[row.variant].seeds]
+    # rFID with `per_seed` has an interval from the spread over all such tokenizers
+    spread = [name for name in used_tokenizers(study) if study.instances[name].config.per_seed]
     files: list[Path] = []
     counted = asked & {"params", "head_params", "training_days"}
     for variant in dict.fromkeys(trained):
-        if "rfid" in asked:
-            files.append(layout.rfid(root, study.variants[variant].tokenizer))
         seeds = study.variants[variant].seeds
+        if "rfid" in asked:
+            own = [study.tokenizer_of(variant, k) for k in seeds]
+            files += [layout.rfid(root, tokenizer) for tokenizer in (*own, *(spread if set(own) & set(spread) else ()))]
         files += [
             layout.run_record(root, variant, k) for k in (seeds if "training_days" in asked else seeds[:1]) if counted
         ]
