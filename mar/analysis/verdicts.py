@@ -12,6 +12,7 @@ from mar.analysis import confounds
 from mar.analysis.confounds import Cell
 from mar.analysis.curve_points import along
 from mar.analysis.estimates import Comparison, Results
+from mar.analysis.learning_curves import still_learning
 from mar.analysis.metric_kinds import lower_is_better
 from mar.analysis.paper_columns import COLUMNS, NOT_RUN, printed
 from mar.analysis.result_files import Estimate, short
@@ -82,7 +83,19 @@ def _decide(claim: Claim, results: Results) -> Verdict:
         return _entry(claim, Finding("not decidable here", None, why))
     if (metric := getattr(check, "metric", "fid")) not in results.names:
         return _entry(claim, Finding(NOT_RUN, None, f"the study's metrics have no {metric}"))
-    return _entry(claim, _unless_recited(DECIDERS.get(type(check), _compared)(check, results), results))
+    finding = DECIDERS.get(type(check), _compared)(check, results)
+    return _entry(claim, _unless_learning(_unless_recited(finding, results), results))
+
+
+def _unless_learning(finding: Finding, results: Results) -> Finding:
+    """The finding, made inconclusive if a model in it was still learning: its final FID is not the one it tends to."""
+    caveat = still_learning(finding.evidence, results)
+    if not caveat:
+        return finding
+    if finding.verdict in ("replicated", "not replicated"):
+        reason = f"undecided: still learning: {finding.reason}; {caveat}"
+        return finding._replace(verdict="inconclusive", reason=reason)
+    return finding._replace(reason=f"{finding.reason}; {caveat}")
 
 
 def _unless_recited(finding: Finding, results: Results) -> Finding:

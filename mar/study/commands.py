@@ -10,6 +10,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "encode": ("tokenizer",),
     "rfid": ("tokenizer",),
     "train": ("variant", "seed"),
+    "learning": ("variant", "seed"),
     "sweep": ("variant", "setting"),
     "sample": ("variant", "seed", "setting"),
     "features": ("extractor", "set"),

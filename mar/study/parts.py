@@ -263,6 +263,9 @@ class Recipe(Section):
     compile: bool = Field(False, description="torch.compile the model; needs a C++ compiler on the CPU")
     checkpoint_images: PositiveInt = Field(description="images between checkpoints")
     log_images: PositiveInt = Field(description="images between lines of metrics.jsonl")
+    evaluate_at: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
+        (), description="shares of the training at which the weight average is kept and measured (curves of learning)"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -275,7 +278,19 @@ class Recipe(Section):
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
         if (self.schedule == "linear") != (self.final_rate is not None):
             raise ValueError(f"final_rate belongs to schedule linear and is needed there; schedule {self.schedule}")
+        if list(self.evaluate_at) != sorted(self.evaluate_at) or len(set(self.points)) < len(self.evaluate_at):
+            raise ValueError(
+                f"evaluate_at {list(self.evaluate_at)} of {self.images} images in batches of {self.batch}; accepted: "
+                "ascending shares, no two in one batch"
+            )
         return self
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """Images seen where learning is measured: the shares in whole batches, and the end; none without shares."""
+        batches = self.images // self.batch
+        shares = [max(1, round(share * batches)) * self.batch for share in self.evaluate_at]
+        return tuple(dict.fromkeys([*shares, self.images])) if shares else ()
 
     @property
     def learning_rate(self) -> float:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from mar.study.compatibility import check_sampling, known
 from mar.study.parts import Backbone, Data, Head, Name, Recipe, Sampling, Section, Seed, Text, Tokenizer
-from mar.study.sections import Budget, Classifier, Curve, Metrics, Modes, Resources, Speed, Table
+from mar.study.sections import Budget, Classifier, Curve, Learning, Metrics, Modes, Resources, Speed, Table
 
 FACTORS = ("tokenizer", "order", "backbone", "head")  # keys of a variant that `matrix` crosses
 
@@ -67,6 +67,7 @@ class Study(Section):
     classifier: Classifier | None = Field(None, description="needed where metrics.extractors has `classifier`")
     metrics: Metrics
     speed: Speed
+    learning: Learning | None = Field(None, description="samples and FID along the trainings, beside the losses")
     tables: dict[Name, Table] = Field({}, description="tables of the paper and our rows for them")
     tradeoff: tuple[Curve, ...] = Field((), description="curves of figures/tradeoff (Figure 6)")
     diffusion_steps: tuple[Curve, ...] = Field((), description="curves of figures/diffusion_steps (Figure 4)")
@@ -106,7 +107,7 @@ class Study(Section):
         for name, variant in self.variants.items():
             self._check_variant(name, variant)
         for table_name, table in self.tables.items():
-            if table_name.lower() in ("metrics", "variance", "fast"):
+            if table_name.lower() in ("metrics", "variance", "fast", "learning"):
                 raise ValueError(f"tables.{table_name}: every study has a table of this name; accepted: another")
             for i, row in enumerate(table.rows):
                 if row.variant is not None:
@@ -125,11 +126,24 @@ class Study(Section):
             self._check_settings("fast", self.fast.variant, (self.fast.default, *self.fast.modes))
             if self.fast.default in self.fast.modes:
                 raise ValueError(f"fast.modes: {self.fast.default} is fast.default; accepted: other settings")
+        if self.learning:
+            self._check_learning(self.learning)
         if self.classifier is None and "classifier" in self.metrics.extractors:
             raise ValueError("classifier: is needed by metrics.extractors, which has classifier")
         if self.reuse == self.study:
             raise ValueError(f"reuse {self.reuse}: accepted: another study")
         return self
+
+    def _check_learning(self, learning: Learning) -> None:
+        self._check_classes("learning.samples", learning.samples)
+        if learning.samples % self.metrics.chunk:
+            raise ValueError(
+                f"learning.samples {learning.samples} is not a multiple of metrics.chunk {self.metrics.chunk}"
+            )
+        for name, setting in learning.setting.items():
+            self._check_settings("learning.setting", name, (setting,))
+        if not any(self.recipes[v.recipe].points for v in self.variants.values()):
+            raise ValueError("learning: no recipe of a variant has evaluate_at; accepted: shares of the training there")
 
     def _check_classes(self, where: str, samples: int) -> None:
         if self.data.classes and samples < self.data.classes:
