@@ -14,7 +14,7 @@ from mar.study import layout
 @study_option
 @click.option("--name", required=True, help="Name of a table of the study, metrics, variance, fast or learning.")
 def table(study: str, name: str) -> None:
-    """Write a table as CSV, Markdown and LaTeX: one of the study's, every metric, what they move with, fast modes, learning."""
+    """Write a table as CSV, Markdown and LaTeX: one of the study's, every metric, sources of error, modes, learning."""
     from mar.report.tables import all_metrics, fast_modes, learning, paper_tables, variance
 
     general = {"metrics": all_metrics.table, "variance": variance.table, "fast": fast_modes.table}

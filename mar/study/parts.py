@@ -278,7 +278,7 @@ class Recipe(Section):
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
         if (self.schedule == "linear") != (self.final_rate is not None):
             raise ValueError(f"final_rate belongs to schedule linear and is needed there; schedule {self.schedule}")
-        if list(self.evaluate_at) != sorted(self.evaluate_at) or len(set(self.points)) < len(self.evaluate_at):
+        if self._shares != sorted(set(self._shares)):
             raise ValueError(
                 f"evaluate_at {list(self.evaluate_at)} of {self.images} images in batches of {self.batch}; accepted: "
                 "ascending shares, no two in one batch"
@@ -288,9 +288,12 @@ class Recipe(Section):
     @property
     def points(self) -> tuple[int, ...]:
         """Images seen where learning is measured: the shares in whole batches, and the end; none without shares."""
+        return tuple(dict.fromkeys([*self._shares, self.images])) if self.evaluate_at else ()
+
+    @property
+    def _shares(self) -> list[int]:
         batches = self.images // self.batch
-        shares = [max(1, round(share * batches)) * self.batch for share in self.evaluate_at]
-        return tuple(dict.fromkeys([*shares, self.images])) if shares else ()
+        return [max(1, round(share * batches)) * self.batch for share in self.evaluate_at]
 
     @property
     def learning_rate(self) -> float:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PANELS = (("recall", "precision"), ("inception_score", "fid"))  # across, up
 LABELS = {"recall": "recall", "precision": "precision", "inception_score": "Inception Score", "fid": "FID"}
 CAPTION = (
-    "each line: one sweep at its chosen temperature, along the guidance scale (the numbers at its ends); star: chosen.\n"
+    "each line: one sweep at its chosen temperature, along the guidance scale (numbers at its ends); star: chosen.\n"
     "Precision and recall against as many real images as were drawn."
 )
 
