@@ -34,7 +34,7 @@ def guidance(study: Study, root: Path) -> tuple[Figure, Rows]:
     records = [read(layout.sweep(root, *cell), SweepRecord) for cell in swept(study)]
     lines = [(record, line) for record in records if len(line := along(record)) > 1]
     panels = [pair for pair in PANELS if any(_drawn(line, pair) for _, line in lines)]
-    figure = Figure(figsize=(WIDTH / 2 * max(1, len(panels)), 3.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     for number, (across, up) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), number + 1)
         for i, (record, line) in enumerate(lines):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mar.analysis.estimates import Results
 from mar.analysis.learning_curves import along, records
 from mar.report.figures.losses import LOSSES
-from mar.report.figures.style import COLOURS, LINES, MARKERS, SMALL, WIDTH, Rows
+from mar.report.figures.style import COLOURS, LINES, MARKERS, SMALL, WIDTH, Rows, log_axis
 from mar.study.products import learned, learning_setting
 from mar.study.records import LearningRecord, Range
 from mar.study.study import Study
@@ -70,7 +70,6 @@ def fid_operations(study: Study, root: Path) -> tuple[Figure, Rows]:
 
 def _fid(study: Study, root: Path, operations: bool) -> tuple[Figure, Rows]:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullLocator, ScalarFormatter
 
     results, rows = Results(study, root), Rows()
     figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
@@ -86,13 +85,9 @@ def _fid(study: Study, root: Path, operations: bool) -> tuple[Figure, Rows]:
         for images, number in curve:
             place = {"images": images, "operations": images * found[0].operations}
             rows.append(head | place | {"fid": number.value, "fid_low": number.low, "fid_high": number.high})
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
-    axes.tick_params(axis="y", which="minor", labelsize=SMALL)
+    log_axis(axes.yaxis)
     if operations:
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_locator(NullLocator())
+        log_axis(axes.xaxis)
         axes.set_xlabel("operations of the training, tokenizer left out (log scale)")
     else:
         axes.xaxis.set_major_formatter(_thousands)
