@@ -30,6 +30,7 @@ def guidance(study: Study, root: Path) -> tuple[Figure, Rows]:
         ValueError: a sweep has not run.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     records = [read(layout.sweep(root, *cell), SweepRecord) for cell in swept(study)]
     lines = [(record, line) for record in records if len(line := along(record)) > 1]
@@ -54,6 +55,7 @@ def guidance(study: Study, root: Path) -> tuple[Figure, Rows]:
         axes.set_xlabel(LABELS[across])
         axes.set_ylabel(LABELS[up])
         axes.margins(0.12)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     handles = figure.axes[0].get_legend_handles_labels() if figure.axes else ([], [])
     figure.legend(*handles, loc="outside upper left", fontsize=SMALL, ncols=2)
     figure.supxlabel(CAPTION, fontsize=SMALL, color="#444444")

@@ -10,6 +10,7 @@ import torch
 from mar.data.tokens import TokenSet
 from mar.features.networks import extractors
 from mar.runtime.files import read
+from mar.runtime.noise import Noise
 from mar.sampling import learning, sampler
 from mar.study import layout
 from mar.study.records import LearningRecord, RunRecord
@@ -78,7 +79,7 @@ def test_a_record_of_every_point(root, capsys):
 
 
 def test_equal_weights_draw_equal_images(root, monkeypatch):
-    """The random numbers name neither the point nor the training: only the weights make the difference."""
+    """Only the weights make the difference between points."""
     sets = []
     monkeypatch.setattr(
         learning, "Sampler", lambda study, root, variant, seed, images: sampler.Sampler(study, root, variant, seed)
@@ -88,6 +89,18 @@ def test_equal_weights_draw_equal_images(root, monkeypatch):
     learning.learning(study(), root, "mar-diff", 0, 1.0)
     assert len(sets) == 3 and all(np.array_equal(sets[0]["features"], found["features"]) for found in sets)
     assert result(root).fall.effect == 0 and result(root).fall.error == 0
+
+
+def test_random_numbers_name_neither_point_nor_training(root, monkeypatch):
+    names = []
+
+    def named(*name, **options):
+        names.append(name)
+        return Noise(*name, **options)
+
+    monkeypatch.setattr(learning, "Noise", named)
+    learning.learning(study(), root, "mar-diff", 0, 1.0)
+    assert names == 3 * [("learning", 0, "samples", number) for number in range(4)]
 
 
 def test_pairing_narrows_the_change():
