@@ -1,47 +1,52 @@
-"""Confounds: why a comparison decides no claim although its interval is clear. Memorisation, and unequal training."""
+"""Confounds: why the better side of a comparison does not decide a claim although its interval is clear.
+
+A side may be better because it recites its training images, which a distance to these images rewards, or because it was
+trained on more images than the other side. Either counts only where that side wins.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
 
 from mar.analysis.estimates import Comparison, Results
-from mar.analysis.metric_kinds import lower_is_better
-from mar.analysis.result_files import Estimate
 from mar.study.study import Study
 
 Cell = tuple[str, str]  # variant, setting
 
+COPIES = 0.1  # share of copies above which a model recites
 
-def recited(evidence: Sequence[Estimate], results: Results) -> str:
-    """A sentence on the models among the evidence that recite their training images; empty if none does.
 
-    A model recites if its samples are nearer to their nearest training images than held-out real images are: the upper
-    end of the samples' interval is below the lower end of the held-out images' interval.
+def compare(results: Results, a: Cell, b: Cell, metric: str, edge: float = 0.0) -> Comparison | None:
+    """`Results.compare`, with what would explain that either side wins."""
+    comparison = results.compare(a, b, metric, edge)
+    if comparison is None or metric == "seconds":
+        return comparison
+    return replace(comparison, unfair=(unfair(results, a, b), unfair(results, b, a)), edge=edge)
+
+
+def unfair(results: Results, winner: Cell, loser: Cell) -> str:
+    """Why a win of one cell over another decides nothing, in words; empty if nothing speaks against it."""
+    images, others = _trained(results.study, winner), _trained(results.study, loser)
+    longer = f"trained unequally: {winner[0]} on {images} images, {loser[0]} on {others}" if images > others else ""
+    return "; ".join(filter(None, (longer, recites(results, winner))))
+
+
+def recites(results: Results, cell: Cell) -> str:
+    """A sentence on a cell whose samples copy training images; empty if they do not, or it was not measured.
+
+    The cell recites if the lower end of its share of copies (`mar/metrics/copies.py`), averaged over its training
+    seeds, is above COPIES. All seeds are compared with the same real images, so the average keeps the width of one
+    interval. Held-out images copy nothing; where even the upper end of their share is below 0, they are not
+    distributed as the training images are, and COPIES is raised by as much.
     """
-    if "nearest" not in results.names or "nearest" not in results.measured:
+    shares, floor = results.copied(*cell), results.floor_copied
+    if not shares or floor is None:
         return ""
-    heldout, quality = results.floor("nearest"), set(results.names)
-    sources = [e.source for e in evidence if e.source and e.source.setting and e.source.metric in quality]
-    cells = dict.fromkeys((source.variant, source.setting or "") for source in sources)
-    near = {cell: e for cell in cells if (e := results.cell(*cell, "nearest")) is not None and e.high < heldout.low}
-    if not near:
+    value, low, high = (fmean(getattr(share, key) for share in shares) for key in ("value", "low", "high"))
+    if low <= COPIES - min(0.0, floor.high):
         return ""
-    models = ", ".join(f"{variant} {setting} {e}" for (variant, setting), e in near.items())
-    return f"recites training images: distance to the nearest of {models}, of held-out images {heldout}"
-
-
-def unequal(study: Study, a: Cell | None, b: Cell | None) -> str:
-    """A caveat if the two sides were trained on different numbers of images; empty otherwise."""
-    if a is None or b is None or (images_a := _trained(study, a)) == (images_b := _trained(study, b)):
-        return ""
-    return f"; trained on {images_a} against {images_b} images"
-
-
-def longer_wins(study: Study, a: Cell, b: Cell, comparison: Comparison) -> bool:
-    """Whether the side that trained on more images is the better one, since the longer training may be the reason."""
-    images_a, images_b = _trained(study, a), _trained(study, b)
-    a_is_better = (comparison.effect < 0) == lower_is_better(comparison.metric)
-    return images_a != images_b and (images_a > images_b) == a_is_better
+    return f"recites: {value:.0%} [{low:.0%}, {high:.0%}] of {cell[0]} {cell[1]} are copies of training images"
 
 
 def _trained(study: Study, cell: Cell) -> int:

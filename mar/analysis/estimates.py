@@ -35,8 +35,9 @@ effect is *far* from the claim's threshold (0 unless the claim states one): |eff
 where v is the sum of both sides' variances with one seed. That is three times the half-width of the interval that the
 same comparison would have with two seeds on each side. If the study measured no seed spread, no effect is far.
 
-*Seconds per image* do not depend on the weights: each variant is timed once, its interval is the range that was
-measured, and the interval of a ratio is from the lowest to the highest ratio of both ranges. It is no 95% interval.
+*Seconds per image* do not depend on the weights: each variant is timed once, in batches, by the intervals of
+`mar/metrics/timed.py`. For files without single batches, as versions before wrote them, the interval is the range of
+the batches, that of a ratio is from the lowest to the highest ratio of both ranges, and neither is a 95% interval.
 Timings on different devices, with different batch sizes or numbers of threads decide nothing about each other.
 
 *Guidance scale and temperature* of a setting with a sweep were chosen by FID on the sweep's own images. The reported
@@ -57,6 +58,7 @@ from statistics import fmean, variance
 
 from mar.analysis.metric_kinds import SIGNED, by_ratio, lower_is_better
 from mar.analysis.result_files import Estimate, Files, Source, entry, short
+from mar.metrics import timed
 from mar.study.study import Study
 
 __all__ = ["Comparison", "Estimate", "Results", "Sets", "Source", "Spread", "short"]
@@ -93,6 +95,8 @@ class Comparison:
         high: upper end of its interval.
         few: a side has one training seed; for seconds, the sides were timed by different protocols.
         far: the effect is so far from the threshold that it decides even with one training seed.
+        unfair: why a win of a, and of b, would decide nothing (`mar/analysis/confounds.py`); empty if it would.
+        edge: the threshold on the effect beyond which a side wins.
     """
 
     metric: str
@@ -103,6 +107,8 @@ class Comparison:
     high: float
     few: bool = False
     far: bool = False
+    unfair: tuple[str, str] = ("", "")
+    edge: float = 0.0
 
     @property
     def log(self) -> bool:
@@ -114,15 +120,27 @@ class Comparison:
         """Whether the interval may decide: each side has two seeds, or the effect is far outside the seed spread."""
         return not self.few or self.far
 
+    def fair(self, side: int) -> bool:
+        """Whether a win of side 0 (a) or 1 (b) may decide."""
+        return self.trusted and not self.unfair[side]
+
     @property
     def better(self) -> bool:
         """Whether a is better than b throughout the interval."""
-        return self.trusted and (self.high < 0 if lower_is_better(self.metric) else self.low > 0)
+        return self.fair(0) and (self.high < 0 if lower_is_better(self.metric) else self.low > 0)
 
     @property
     def worse(self) -> bool:
         """Whether a is worse than b throughout the interval."""
-        return self.trusted and (self.low > 0 if lower_is_better(self.metric) else self.high < 0)
+        return self.fair(1) and (self.low > 0 if lower_is_better(self.metric) else self.high < 0)
+
+    @property
+    def blocked(self) -> str:
+        """Why the side that wins by the interval decides nothing; empty if it does, or none wins."""
+        if not self.trusted or self.low <= self.edge <= self.high:
+            return ""
+        a_wins = (self.high < self.edge) == lower_is_better(self.metric)
+        return self.unfair[0 if a_wins else 1]
 
     def __str__(self) -> str:
         numbers = (self.effect, self.low, self.high)
@@ -242,6 +260,12 @@ class Results(Files):
         if x is None or y is None:
             return None
         low, effect, high = (math.log(r) for r in (x.low / y.high, x.value / y.value, x.high / y.low))
+        one, other = (self.speed(variant).points[setting].batches for variant, setting in (a, b))
+        yards = self.speed(a[0]).yardsticks, self.speed(b[0]).yardsticks
+        if one and a[0] == b[0]:
+            effect, low, high = timed.paired(one, other)
+        elif one and other:
+            effect, low, high = timed.apart(one, other, *yards)
         mixed = self.protocol(a[0]).compared != self.protocol(b[0]).compared
         return Comparison("seconds", x, y, effect, low, high, few=mixed)
 

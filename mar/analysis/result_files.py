@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -79,6 +79,13 @@ def short(x: float) -> str:
     if x != 0 and not 1e-4 <= abs(x) < 1000:
         return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.2g}"
     return f"{x:#.3g}".rstrip(".") if x else "0"
+
+
+def duration(seconds: Estimate) -> str:
+    """Seconds with their interval; in milliseconds below a tenth of a second."""
+    if seconds.value >= 0.1:
+        return str(seconds)
+    return f"{replace(seconds, value=1e3 * seconds.value, low=1e3 * seconds.low, high=1e3 * seconds.high)} ms"
 
 
 class Files:
@@ -195,6 +202,17 @@ class Files:
             source = Source(variant, setting, metric, self._below(path))
             estimates.append(Estimate(m.value, m.low, m.high, m.n, (seed,), source))
         return estimates
+
+    def copied(self, variant: str, setting: str) -> list[Metric]:
+        """Share of copies of training images in each training seed's sample set; empty if it is not measured in all."""
+        seeds = self.study.variants[variant].seeds
+        shares = [self.metrics(variant, seed, setting).copied for seed in seeds]
+        return [share for share in shares if share is not None] if None not in shares else []
+
+    @property
+    def floor_copied(self) -> Metric | None:
+        """Share of copies among the held-out real images, which is about 0; None if it is not measured."""
+        return self._reference.copied
 
     @property
     def extractor(self) -> str:

@@ -15,7 +15,7 @@ from mar.analysis.estimates import Comparison, Results
 from mar.analysis.learning_curves import still_learning
 from mar.analysis.metric_kinds import lower_is_better
 from mar.analysis.paper_columns import COLUMNS, NOT_RUN, printed
-from mar.analysis.result_files import Estimate, short
+from mar.analysis.result_files import Estimate, duration, short
 from mar.paper.claims import (
     Better,
     Cheaper,
@@ -84,7 +84,7 @@ def _decide(claim: Claim, results: Results) -> Verdict:
     if (metric := getattr(check, "metric", "fid")) not in results.names:
         return _entry(claim, Finding(NOT_RUN, None, f"the study's metrics have no {metric}"))
     finding = DECIDERS.get(type(check), _compared)(check, results)
-    return _entry(claim, _unless_learning(_unless_recited(finding, results), results))
+    return _entry(claim, _unless_learning(finding, results))
 
 
 def _unless_learning(finding: Finding, results: Results) -> Finding:
@@ -98,17 +98,6 @@ def _unless_learning(finding: Finding, results: Results) -> Finding:
     return finding._replace(reason=f"{finding.reason}; {caveat}")
 
 
-def _unless_recited(finding: Finding, results: Results) -> Finding:
-    """The finding, made inconclusive if a model in it recites its training images, which FID against these rewards."""
-    caveat = confounds.recited(finding.evidence, results)
-    if not caveat:
-        return finding
-    reason = f"{finding.reason}; {caveat}"
-    if finding.verdict in ("replicated", "not replicated"):
-        return finding._replace(verdict="inconclusive", reason=f"inconclusive (memorised): {reason}")
-    return finding._replace(reason=reason)
-
-
 def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Finding:
     """A claim that one cell is better than another, or is at most `within` times worse."""
     guided = getattr(check, "guided", False)
@@ -118,19 +107,17 @@ def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Fi
         a, b = _cell(results, check.table, check.a, guided), _cell(results, check.table, check.b, guided)
     metric = "seconds" if isinstance(check, Faster) else check.metric
     edge = math.log(check.within) if isinstance(check, Close) else 0.0
-    comparison = results.compare(a, b, metric, edge) if a and b else None
+    comparison = confounds.compare(results, a, b, metric, edge) if a and b else None
     if a is None or b is None or comparison is None:
         missing = "train and time" if metric == "seconds" else "train"
         return Finding(NOT_RUN, None, f"the study does not {missing} what this compares")
     if isinstance(check, Close):
         below, above = comparison.high < edge, comparison.low > edge
-        verdict = _verdict(comparison.trusted and below, comparison.trusted and above)
+        verdict = _verdict(comparison.fair(0) and below, comparison.fair(1) and above)
     else:
         verdict = _verdict(comparison.better, comparison.worse)
-    reason = _reason(comparison, verdict) + _published(check) + confounds.unequal(results.study, a, b)
+    reason = _reason(comparison, verdict) + _published(check)
     one_seed = _one_seed(comparison, verdict)
-    if verdict != "inconclusive" and metric != "seconds" and confounds.longer_wins(results.study, a, b, comparison):
-        verdict, reason = "inconclusive", f"inconclusive (trained unequally): {reason}"
     if isinstance(check, Close):
         reason += f"; accepted up to ratio {short(check.within)}"
     return Finding(verdict, comparison, reason, _sides(comparison), one_seed)
@@ -139,7 +126,9 @@ def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Fi
 def _ordered(check: Ordered, results: Results) -> Finding:
     """A claim that each row of a table is better than the row before it."""
     cells = [_cell(results, check.table, row, check.guided) for row in check.rows]
-    pairs = [(results.compare(b, a, check.metric) if a and b else None) for a, b in itertools.pairwise(cells)]
+    pairs = [
+        (confounds.compare(results, b, a, check.metric) if a and b else None) for a, b in itertools.pairwise(cells)
+    ]
     if any(step is None for step in pairs):
         return Finding(NOT_RUN, None, "the study does not train all of these rows")
     steps = [step for step in pairs if step is not None]
@@ -164,10 +153,12 @@ def _saturates(check: Saturates, results: Results) -> Finding:
         why = f"it takes a point at {check.at} diffusion steps and one after it; curve {check.curve!r} has {has}"
         return Finding(NOT_RUN, None, why)
     edge = math.log(check.within)  # of log(FID at `at` steps / FID at more steps)
-    comparisons = [(x, c) for x, cell in later if (c := results.compare(start, cell, "fid", edge)) is not None]
+    comparisons = [
+        (x, c) for x, cell in later if (c := confounds.compare(results, start, cell, "fid", edge)) is not None
+    ]
     if not comparisons:
         return Finding(NOT_RUN, None, "the study does not train this curve")
-    verdicts = [_verdict(c.trusted and c.high < edge, c.trusted and c.low > edge) for _, c in comparisons]
+    verdicts = [_verdict(c.fair(0) and c.high < edge, c.fair(1) and c.low > edge) for _, c in comparisons]
     x, shown = max(comparisons, key=lambda point: point[1].effect)  # the later point that improves most
     verdict = _all(verdicts)
     reason = f"{check.at} diffusion steps against {x:g}: {_reason(shown, verdict)}"
@@ -186,7 +177,8 @@ def _optimum(check: Optimum, results: Results) -> Finding:
         return Finding(NOT_RUN, None, "the study does not train this curve")
     chosen, best, cell = min(inside, key=lambda point: sign * point[0].value)
     others = [e for e, _, _ in inside if e is not chosen]
-    ends = [(x, c) for x, end in (points[0], points[-1]) if (c := results.compare(cell, end, check.metric)) is not None]
+    pairs = ((x, confounds.compare(results, cell, end, check.metric)) for x, end in (points[0], points[-1]))
+    ends = [(x, c) for x, c in pairs if c is not None]
     # the best inside point is chosen by its value: if even it is worse than an end, no inside point is the optimum
     verdict = _verdict(all(c.better for _, c in ends), any(c.worse for _, c in ends))
     reasons = [f"temperature {best:g} against {x:g}: {_reason(c, verdict)}" for x, c in ends]
@@ -208,10 +200,11 @@ def _reaches(check: Reaches, results: Results) -> Finding:
         if fid is None or seconds is None:
             continue
         sure = len(fid.seeds) > 1  # one training seed decides nothing
-        holds = fid.high < check.fid and seconds.high < check.seconds
+        recites = confounds.recites(results, (variant, setting))
+        holds = fid.high < check.fid and seconds.high < check.seconds and not recites
         fails = fid.low > check.fid or seconds.low > check.seconds
         verdicts.append(_verdict(sure and holds, seconds.low > check.seconds or (sure and fails)))
-        reasons.append(f"{setting}: FID {fid} in {seconds} seconds")
+        reasons.append(f"{setting}: FID {fid} in {seconds} seconds" + (f" ({recites})" if recites else ""))
         evidence += [fid, seconds]
     if not verdicts:
         return Finding(NOT_RUN, None, f"the study does not train or time curve {check.curve!r}")
@@ -226,11 +219,11 @@ def _improves(check: Improves, results: Results) -> Finding:
     curve = _curve(results, check.curve)
     if len(curve) < 2:
         return Finding(NOT_RUN, None, f"the study has no curve {check.curve!r} of two points")
-    total = results.compare(curve[-1], curve[0], check.metric)
+    total = confounds.compare(results, curve[-1], curve[0], check.metric)
     if total is None:
         return Finding(NOT_RUN, None, "the study does not train this curve")
     pairs = itertools.pairwise(curve)
-    steps = [step for a, b in pairs if (step := results.compare(b, a, check.metric)) is not None]
+    steps = [step for a, b in pairs if (step := confounds.compare(results, b, a, check.metric)) is not None]
     back = [curve[i + 1][1] for i, step in enumerate(steps) if step.worse]
     verdict = _verdict(total.better and not back, total.worse or bool(back))
     reason = f"{curve[-1][1]} against {curve[0][1]}: " + _reason(total, verdict)
@@ -246,7 +239,7 @@ def _dominates(check: Dominates, results: Results) -> Finding:
     for b in curve_b:
         pairs = []
         for a in curve_a:
-            speed, quality = results.compare(a, b, "seconds"), results.compare(a, b, check.metric)
+            speed, quality = results.compare(a, b, "seconds"), confounds.compare(results, a, b, check.metric)
             if speed is not None and quality is not None:
                 pairs.append((a, speed, quality))
         if not pairs:
@@ -262,10 +255,8 @@ def _dominates(check: Dominates, results: Results) -> Finding:
             _verdict(any(q.better and s.better for _, s, q in pairs), all(q.worse or s.worse for _, s, q in pairs))
         )
         shown, one_seed = quality, one_seed or _one_seed(quality, verdicts[-1])
-        reasons.append(
-            f"{a[1]} against {b[1]}: {_reason(quality, verdicts[-1])}; seconds per image {speed.a} against {speed.b}"
-            + confounds.unequal(results.study, a, b)
-        )
+        times = f"seconds per image {duration(speed.a)} against {duration(speed.b)}"
+        reasons.append(f"{a[1]} against {b[1]}: {_reason(quality, verdicts[-1])}; {times}")
     if not verdicts:
         return Finding(NOT_RUN, None, f"the study has no curve {check.b!r}")
     return Finding(_all(verdicts), shown, "; ".join(reasons), evidence, one_seed)
@@ -325,13 +316,17 @@ def _all(verdicts: list[str]) -> str:
 def _reason(c: Comparison, verdict: str) -> str:
     """A comparison in words, with its numbers of training seeds."""
     label = {"fid": "FID", "inception_score": "IS", "seconds": "seconds per image"}.get(c.metric, c.metric)
-    text = f"{label} {c.a} against {c.b}, {c}"
+    a, b = (duration(x) if c.metric == "seconds" else str(x) for x in (c.a, c.b))
+    text = f"{label} {a} against {b}, {c}"
     if c.metric == "seconds":
         return text + ("; timed by different protocols, which decides nothing" if c.few else "")
     seeds = sorted({len(c.a.seeds), len(c.b.seeds)})
     text += f", {' and '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''} a side"
+    text += "".join(f"; {why}" for why in c.unfair if why)
     if _one_seed(c, verdict):
         return f"inconclusive (1 seed): {text}"
+    if verdict == "inconclusive" and c.blocked:
+        return f"inconclusive ({c.blocked.partition(':')[0]}): {text}"
     return text + (", far outside the measured seed spread" if c.few and c.far else "")
 
 

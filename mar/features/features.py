@@ -6,7 +6,9 @@ manifest.json, which says which images and which network they are of. A part of 
 - `features` (N, F);
 - `logits` (N, K) and `spatial` (N, 2023), if the network gives them;
 - `labels` (N,), if the classes of the images are known;
-- `nearest` (N,), the distance to the nearest training image, by the study's first extractor only.
+- `nearest`, `neighbour`, `from_train` and `expected` (N,), by the study's first extractor only: the nearest training
+  image, and whether a training or a held-out image is the nearest one (`mar.features.neighbours.Seen`). Parts of older
+  versions have the first of these alone.
 
 A set is named `train`, `heldout`, `reference`, or <variant>/seed<k>/<setting>.
 """
@@ -36,12 +38,13 @@ from mar.study.stage_keys import features_key
 from mar.study.study import Study
 
 if TYPE_CHECKING:
-    import torch
-
+    from mar.features.neighbours import Seen
     from mar.features.networks.extractors import Extractor
 
 SPLITS = ("train", "heldout", "reference")
-SINGLE = ("labels", "nearest")  # arrays with one number for each image
+UNSEEN = "heldout"  # the split whose images no model was trained on, for the test of copies
+WHOLE = ("labels", "neighbour")  # arrays with one whole number for each image
+SINGLE = (*WHOLE, "nearest", "from_train", "expected")  # arrays with one number for each image
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Features:
             array = npz.read(path, key)
         except ValueError as error:
             raise ValueError(f"{error}; delete it and run `mar features` again") from None
-        dimensions, kinds = (1, "iu" if key == "labels" else "f") if key in SINGLE else (2, "f")
+        dimensions, kinds = (1, "iu" if key in WHOLE else "f") if key in SINGLE else (2, "f")
         shape = self._shapes.setdefault(key, array.shape[1:])
         if (
             array.ndim != dimensions
@@ -224,17 +227,26 @@ def features(study: Study, root: str | Path, extractor: str, set_name: str, shar
         if not unfinished:
             return
     if images:
-        train = _neighbours(study, root) if main and set_name not in ("train", "reference") else None
-        extract(images, network, folder, recipe, train, shard)
+        seen = _seen(study, root) if main and set_name not in ("train", "reference") else None
+        extract(images, network, folder, recipe, seen, shard, own=set_name == UNSEEN)
     finish(report, recipe, paths, intact, write_report)
 
 
-def _neighbours(study: Study, root: Path) -> torch.Tensor | None:
-    """Training images in which the nearest one is looked for, uint8 (N, 3, H, W); None if too many for memory."""
+def _seen(study: Study, root: Path) -> Seen | None:
+    """The real images among which neighbours are looked for; None if the training images are too many for memory."""
     import torch
 
-    train = image_sets.of_split(study, root, "train")
-    return torch.cat(list(train.batches())) if train.count * 3 * study.data.image_size**2 <= LOOKED_AT else None
+    from mar.features.neighbours import Searched, Seen
+
+    def searched(split: str) -> Searched | None:
+        images = image_sets.of_split(study, root, split)
+        if not images.count or images.count * 3 * study.data.image_size**2 > LOOKED_AT:
+            return None
+        assert images.labels is not None  # the images of a split have classes
+        return Searched(torch.cat(list(images.batches())), images.labels)
+
+    train = searched("train")
+    return Seen(train, searched(UNSEEN)) if train else None
 
 
 def extract(
@@ -242,8 +254,9 @@ def extract(
     network: Extractor,
     folder: Path,
     recipe: Recipe,
-    train: torch.Tensor | None = None,
+    seen: Seen | None = None,
     shard: Share = (0, 1),
+    own: bool = False,
 ) -> None:
     """Write the missing parts of a worker's share.
 
@@ -252,12 +265,11 @@ def extract(
         network: gives the features.
         folder: where the parts lie; it must be claimed for `recipe`.
         recipe: what the parts depend on.
-        train: training images, uint8 (M, 3, H, W); with them each part also holds each image's distance to its nearest.
+        seen: real images; with them each part also says which of them are nearest to its images.
         shard: (i, n) makes parts i, i + n, i + 2 n, ...
+        own: whether the set is itself the held-out images of `seen`, in their order.
     """
     import torch
-
-    from mar.features.neighbours import nearest
 
     def arrays_of(number: int, rows: np.ndarray) -> dict[str, np.ndarray]:
         batch = torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
@@ -272,8 +284,9 @@ def extract(
                 )
         if images.labels is not None:
             arrays["labels"] = images.labels[number * images.piece :][: len(rows)]
-        if train is not None:
-            arrays["nearest"] = nearest(batch, train.split(image_sets.PIECE))
+        if seen is not None:
+            first = number * images.piece
+            arrays |= seen.arrays(batch, torch.arange(first, first + len(rows)) if own else None)
         return arrays
 
     def make(missing: list[int]) -> Iterator[tuple[int, Callable[[Path], None]]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from mar.features import features, image_sets
 from mar.features.features import Features
-from mar.metrics import formulas, moments, statistics
+from mar.metrics import copies, formulas, moments, statistics
 from mar.metrics.bootstrap import Bootstrap
 from mar.metrics.moments import Statistics
 from mar.runtime.files import read, sha256, write
@@ -106,7 +106,8 @@ def reference(study: Study, root: str | Path) -> None:
                 values[key] = floor(study, values[key], stored.array("features"), labels, against[name].statistics)
             if "sfid" in values and (target := against[main].spatial) is not None:
                 values["sfid"] = floor(study, values["sfid"], heldout[main].array("spatial"), labels, target)
-        write(report, _result(study, against, values, notes, recipe))
+        found = _result(study, against, values, notes, recipe)
+        write(report, found.model_copy(update={"copied": copies.of(heldout[main], chosen)}))
         print(f"{report}: {_shown(values)}", flush=True)
 
 
@@ -148,7 +149,8 @@ def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: s
         main = study.metrics.extractors[0]
         against[main] = real(study, root, main)
         values, notes = compute(study, generated, against)
-        write(report, _result(study, against, values, notes, recipe, variant, seed, setting))
+        found = _result(study, against, values, notes, recipe, variant, seed, setting)
+        write(report, found.model_copy(update={"copied": copies.of(generated[main])}))
         print(f"{report}: {_shown(values)}", flush=True)
 
 

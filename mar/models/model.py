@@ -123,13 +123,6 @@ def build(
         tokens: kind, number and shape of its tokens.
         quantizer: of the multi-scale tokenizer, which makes the input of a scales backbone from ids. Without one such
             a model can be built and counted but not run.
-
-    Args:
-        study: the study.
-        variant: name of the variant.
-        tokens: kind, number and shape of its tokens (the manifest of tokens/<tokenizer>/train).
-        quantizer: of the multi-scale tokenizer, which makes the input of a scales backbone from ids. Without one such
-            a model can be built and counted but not run.
     """
     if config.kind == "dit":
         from mar.models.dit import DiT

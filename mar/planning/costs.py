@@ -38,6 +38,7 @@ from mar.study.sections import Classifier as ClassifierConfig
 from mar.study.study import Study
 from mar.tokenizers import autoencoder
 from mar.tokenizers.discriminator import adaptive_weight, discriminator, hinge
+from mar.tokenizers.perceptual import OwnNetwork
 from mar.tokenizers.train import last_layer
 
 Calls = tuple[tuple[int, int], ...]  # numbers of rows, and how often each
@@ -271,20 +272,23 @@ def tokenizer(config: Tokenizer, image_size: int) -> TokenizerCosts:
 
 
 def _tokenizer_training(net: autoencoder.Tokenizer, config: Tokenizer, image_size: int) -> float:
-    """One image in the training of a tokenizer, with LPIPS and the discriminator where they take part."""
+    """One image in the training of a tokenizer, with perceptual network and discriminator where they take part."""
     with META:
         images, critic = torch.empty(2, 3, image_size, image_size), discriminator()
-        vgg = torchvision.models.vgg16().features[:VGG].requires_grad_(False)  # its weights would have to be fetched
+        # the weights of VGG-16 would have to be fetched
+        lpips = torchvision.models.vgg16().features[:VGG].requires_grad_(False)
+        own = OwnNetwork(1, 10, seed=0)
 
     def step() -> None:
         if config.kind == "kl":
             rebuilt = net.decode(net.encode(images))
         else:  # the gradient passes by the quantiser
-            quantised, _, _ = net.net.quantize(net.net.encode(images).latents)
-            rebuilt = net.net.decode(quantised, force_not_quantize=True).sample
+            quantised, _, _ = net.net.quantize(net.encode_latents(images))
+            rebuilt = net.decode_codes(quantised)
         loss = (rebuilt - images).abs().mean()
         if config.perceptual_weight:
-            loss = loss + (vgg(rebuilt) - vgg(images)).square().mean()
+            network = own if config.perceptual == "own" else lambda a, b: lpips(a) - lpips(b)
+            loss = loss + network(rebuilt, images).square().mean()
         if config.adversarial_weight:
             adversarial = critic.requires_grad_(False)(rebuilt).mean()
             loss = loss + adaptive_weight(loss, adversarial, last_layer(net)) * adversarial
@@ -293,7 +297,9 @@ def _tokenizer_training(net: autoencoder.Tokenizer, config: Tokenizer, image_siz
             critic.requires_grad_(True)
             hinge(critic(images), critic(rebuilt.detach())).backward()
 
-    return operations(step) / len(images)
+    # the own network's training: forward, and twice as much backward
+    learn = 3 * operations(lambda: own.classifier(images)) * (config.perceptual_images or 0) / (config.images or 1)
+    return (operations(step) + learn) / len(images)
 
 
 @cache

@@ -189,7 +189,7 @@ def run_tokenizer(study: Study, root: Path, name: str, stages: Stages) -> int:
             shutil.rmtree(layout.assets(root))  # copied where it is needed
     else:
         lpips, note = None, ""
-        if config.perceptual_weight:
+        if config.perceptual_weight and config.perceptual == "lpips":
             lpips, note = any_lpips(root)
         with stages.stage("tokenizer", note):
             train_tokenizer(study, root, name, lpips)

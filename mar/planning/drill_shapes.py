@@ -138,7 +138,8 @@ def drill_study(study: Study, shape: Shape, images: Path) -> Study:
         v = study.variants[shape.first]
         parts["tokenizers"][v.tokenizer] = _tokenizer(study, v.tokenizer) | (
             # of these the tokenizer's own shape has the cost
-            {"perceptual_weight": 0.0, "adversarial_weight": 0.0, "adversarial_start": 0}
+            {"perceptual_weight": 0.0, "perceptual": "lpips", "perceptual_images": None}
+            | {"adversarial_weight": 0.0, "adversarial_start": 0}
         )
         parts["backbones"][v.backbone] = _plain(study.backbones[v.backbone])
         parts["heads"][v.head] = _plain(study.heads[v.head])
@@ -162,6 +163,8 @@ def _tokenizer(study: Study, name: str) -> dict[str, Any]:
     values = _plain(study.tokenizers[name])
     if study.tokenizers[name].trained:
         values |= {"images": 1, "batch": 1, "adversarial_start": 0}
+        if study.tokenizers[name].perceptual == "own":
+            values["perceptual_images"] = 1
     return values
 
 

@@ -23,7 +23,7 @@ from mar.runtime.files import read
 from mar.sampling.sweep import most
 from mar.study import layout
 from mar.study.compatibility import known
-from mar.study.limits import LEARNED, LOOKED_AT, REAL, REBUILT
+from mar.study.limits import AXES, LEARNED, LOOKED_AT, REAL, REBUILT
 from mar.study.products import learning_setting, speed_settings
 from mar.study.records import DataManifest, PlanRecord, VariantCosts
 from mar.study.stage_keys import real_side
@@ -148,9 +148,13 @@ def _distances(n: int, features: int) -> float:
 
 
 def _nearest(study: Study, images: Images) -> float:
-    """Operations of the distances between one image and all of the train split, where they are looked at."""
+    """Operations of the search of the nearest among all real images for one image, where it is looked for.
+
+    That is the bound by AXES axes of `mar/features/neighbours.py`; the few exact comparisons are left out.
+    """
     size = 3 * study.data.image_size**2
-    return 2.0 * size * images.train if size * images.train <= LOOKED_AT else 0.0
+    found = 2.0 * AXES * (size + images.train + images.heldout)
+    return found if size * images.train <= LOOKED_AT else 0.0
 
 
 def _tokenizer_jobs(study: Study, name: str, images: Images, costs: PlanRecord) -> Iterator[Job]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mar.metrics import timed as timings
 from mar.runtime.files import read, write
 from mar.runtime.folders import lock
 from mar.runtime.noise import Noise
@@ -30,9 +31,10 @@ WARMUP = 1  # batches that are drawn first and not timed
 def measure(study: Study, root: Path, variant: str) -> None:
     """Write speed/<variant>.json: seconds per image of each setting that is timed, with the first seed's weights.
 
-    A setting's number is the median over batches of (seconds of the batch) / (its images); its range is from the
-    fastest to the slowest batch and is no 95% interval. `head_share` is the share of a batch's time in which the head
-    draws tokens. Batches of all settings alternate, so that a machine that becomes slower slows all of them.
+    A setting's number is the median over batches of (seconds of the batch) / (its images), with the interval of
+    `mar/metrics/timed.py`. `head_share` is the share of a batch's time in which the head draws tokens, from the least
+    to the largest of the batches. Batches of all settings and of the yardstick alternate, so that a machine that
+    becomes slower slows all of them.
     """
     seed = study.variants[variant].seeds[0]
     batch, repeats = study.speed.batch, study.speed.batches
@@ -53,6 +55,7 @@ def measure(study: Study, root: Path, variant: str) -> None:
         labels = chunk_labels(0, batch, sampler.manifest.classes)
         seconds: dict[str, list[float]] = {setting: [] for setting in settings}
         shares: dict[str, list[float]] = {setting: [] for setting in settings}
+        yardsticks: list[float] = []
         progress = Progress(f"speed {variant}", len(settings) * (repeats + WARMUP) * batch)
         for repeat in range(repeats + WARMUP):
             for setting in settings:
@@ -62,6 +65,8 @@ def measure(study: Study, root: Path, variant: str) -> None:
                     seconds[setting].append(elapsed / batch)
                     shares[setting].append(head / elapsed)
                 progress.update(batch)
+            if repeat >= WARMUP:
+                yardsticks.append(yardstick(sampler.device))
         machine = provenance()
         record = SpeedRecord(
             variant=variant,
@@ -76,6 +81,7 @@ def measure(study: Study, root: Path, variant: str) -> None:
                 torch=machine.torch,
                 decode=True,
             ),
+            yardsticks=tuple(yardsticks),
             points={s: _timing(seconds[s], shares[s], used.steps) for s, used in settings.items()},
             checkpoint=sampler.checkpoint,
             recipe=recipe,
@@ -86,8 +92,23 @@ def measure(study: Study, root: Path, variant: str) -> None:
 
 def _timing(seconds: list[float], shares: list[float], steps: int) -> Timing:
     share = Range(value=statistics.median(shares), low=min(shares), high=max(shares))
-    middle = statistics.median(seconds)
-    return Timing(seconds_per_image=middle, low=min(seconds), high=max(seconds), head_share=share, steps=steps)
+    middle, low, high = timings.median(seconds)
+    return Timing(seconds_per_image=middle, low=low, high=high, head_share=share, steps=steps, batches=tuple(seconds))
+
+
+def yardstick(device: torch.device) -> float:
+    """Seconds of a fixed piece of work, by which a slower machine is told from a slower model: matrix products."""
+    side, products = (4096, 8) if device.type == "cuda" else (512, 16)
+    rows = torch.ones(side, side, device=device)
+    torch.mm(rows, rows)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(products):
+        torch.mm(rows, rows)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def timed(sampler: Sampler, settings: Sampling, labels: torch.Tensor, noise: Noise) -> tuple[float, float]:

@@ -1,5 +1,9 @@
 """Guidance scale and temperature of a setting, chosen for each model by FID on a grid (the paper, appendix B).
 
+The lowest FID of a grid is often lowest by chance. So of the points within one standard error of it the least guided
+one is chosen, and of these the one whose temperature is nearest to 1 (the rule of one standard error: Breiman et al.
+1984). `python -m benchmarks.sweeping` shows how far either rule depends on chance.
+
 The images of all points are drawn with the same random numbers, so that differences between points are paired. These
 are other numbers than those of the sample sets, so that the chosen point is evaluated on images that did not choose it.
 """
@@ -20,7 +24,6 @@ from mar.study.parts import Sweep as Grid
 from mar.study.records import (
     RunRecord,
     SweepNumbers,
-    SweepPlace,
     SweepPoint,
     SweepPointRecord,
     SweepRecipe,
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 POINT = "guidance{}-temperature{}.json"  # file of a point
 RESAMPLES = 200  # of the bootstrap; not the study's number, since to change that would draw every point again
+Z = 1.959964  # 97.5% quantile of the normal distribution
 Point = tuple[float, float]  # guidance scale, temperature
 Done = Callable[[int], None]  # is told how many more images were drawn
 
@@ -96,9 +100,12 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
             return recorded(path, lambda: measure(sampler, network, real, settings, grid.samples, done))
 
         points = search(grid, numbers_at)
-        best = winner(points)
-        if best is None or best.fid is None:
+        lowest = winner(points)
+        if lowest is None:
             raise ValueError(f"{report}: no point of the grid has a FID; the first says: {points[0].error}")
+        among = within(points, lowest)
+        best = plainest(among)
+        assert best.fid is not None  # as all points within the error of the lowest
         record = SweepRecord(
             variant=variant,
             setting=setting,
@@ -107,14 +114,17 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
             extractor=main,
             reference=real.identity,
             grid=tuple(points),
-            best=SweepPlace(guidance=best.guidance, temperature=best.temperature),
-            edge=edge(points, best),
+            best=best.place,
+            edge=edge(points, lowest),
+            rule="one standard error",
+            lowest=lowest.place,
+            within=tuple(point.place for point in among),
             recipe=recipe,
             provenance=provenance(),
         )
         write(report, record)
         chosen = f"guidance {best.guidance:g}, temperature {best.temperature:g}"
-        print(f"{report}: {len(points)} points, best {chosen}: FID {best.fid.value:.4g}", flush=True)
+        print(f"{report}: {len(points)} points, {chosen}: FID {best.fid.value:.4g}, {_lowest(lowest)}", flush=True)
 
 
 def search(grid: Grid, numbers_at: Callable[[Point], SweepNumbers]) -> list[SweepPoint]:
@@ -166,8 +176,30 @@ def winner(points: list[SweepPoint]) -> SweepPoint | None:
     return min(measured, key=lambda entry: entry[:3])[3] if measured else None
 
 
+def within(points: list[SweepPoint], lowest: SweepPoint) -> list[SweepPoint]:
+    """The points whose FID is at most one standard error above the lowest one, by the interval of the lowest one."""
+    assert lowest.fid is not None  # a point without a FID is never the lowest
+    limit = lowest.fid.value + (lowest.fid.high - lowest.fid.low) / (2.0 * Z)
+    return [point for point in points if point.fid and point.fid.value <= limit]
+
+
+def plainest(points: list[SweepPoint]) -> SweepPoint:
+    """The least guided point; of these that of temperature nearest to 1; of equals that of lowest FID."""
+
+    def rank(point: SweepPoint) -> tuple[float, float, float]:
+        assert point.fid is not None  # as of all points within the error of the lowest
+        return point.guidance, round(abs(point.temperature - 1.0), 9), point.fid.value
+
+    return min(points, key=rank)
+
+
+def _lowest(point: SweepPoint) -> str:
+    assert point.fid is not None  # a point without a FID is never the lowest
+    return f"lowest {point.fid.value:.4g} at guidance {point.guidance:g}, temperature {point.temperature:g}"
+
+
 def edge(points: list[SweepPoint], best: SweepPoint) -> tuple[str, ...]:
-    """The axes at an end of which the best point lies, so that a better one may lie beyond; no scale is below 1."""
+    """The axes at an end of which the point of lowest FID lies: a better one may lie beyond. No scale is below 1."""
     ends = []
     for axis in AXES:
         value, values = getattr(best, axis), {getattr(point, axis) for point in points}

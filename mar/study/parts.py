@@ -106,7 +106,8 @@ class Tokenizer(Section):
         "consistency: Stable Diffusion's KL-8 encoder with the consistency decoder; pixels: patches"
     )
     stride: PositiveInt = Field(description="pixels per latent position and axis, a power of two; pixels: 1")
-    channels: tuple[PositiveInt, ...] = Field((), description="width of each resolution level: log2(stride) + 1")
+    stem: PositiveInt = Field(1, description="stem x stem pixels become channels in front of the first level")
+    channels: tuple[PositiveInt, ...] = Field((), description="width of each resolution level: log2(stride / stem) + 1")
     layers: PositiveInt = Field(1, description="residual blocks per level")
     attention: Literal["middle", "encoder", "both"] = Field(
         "middle", description="self-attention: in the middle blocks; also at the encoder's last level (MAR's KL-16); "
@@ -125,7 +126,13 @@ class Tokenizer(Section):
     pretrained: bool = Field(False, description="weights are imported (`mar import`), not trained")
     weights: Name | None = Field(None, description="pretrained: name of the import; default: the tokenizer's")
     kl_weight: PositiveFloat | None = Field(None, description="kl only: weight of the KL term (LDM: 1e-6)")
-    perceptual_weight: float = Field(0.0, ge=0.0, description="weight of LPIPS (LDM: 1); 0 leaves it out")
+    perceptual_weight: float = Field(0.0, ge=0.0, description="weight of the perceptual term (LDM: 1); 0 leaves it out")
+    perceptual: Literal["lpips", "own"] = Field(
+        "lpips",
+        description="network of the perceptual term: LPIPS with VGG-16, fetched (LDM); or a small classifier, another "
+        "than the judge, that the training first learns from every second image of the study",
+    )
+    perceptual_images: PositiveInt | None = Field(None, description="perceptual own: images seen in its training")
     adversarial_weight: float = Field(0.0, ge=0.0, description="weight of the patch discriminator (LDM: 0.5)")
     adversarial_start: int = Field(0, ge=0, description="images before the discriminator counts (LDM: 50,001 steps)")
     images: PositiveInt | None = Field(None, description="images seen in training")
@@ -136,11 +143,21 @@ class Tokenizer(Section):
     def _check(self) -> Tokenizer:
         if self.stride & (self.stride - 1):
             raise ValueError(f"stride {self.stride}: a power of two is accepted")
-        levels = 0 if self.kind in ("pixels", "consistency") else self.stride.bit_length()
+        if self.stem & (self.stem - 1) or self.stem > self.stride:
+            raise ValueError(f"stem {self.stem}: a power of two up to the stride, {self.stride}, is accepted")
+        if self.stem > 1 and not self.trained:
+            raise ValueError(f"stem {self.stem}: belongs to tokenizers that are trained here; accepted: 1")
+        levels = 0 if self.kind in ("pixels", "consistency") else (self.stride // self.stem).bit_length()
         if len(self.channels) != levels:
+            stem = f", stem {self.stem}" if self.stem > 1 else ""
             raise ValueError(
-                f"channels {list(self.channels)}: kind {self.kind} with stride {self.stride} has {levels} levels"
+                f"channels {list(self.channels)}: kind {self.kind} with stride {self.stride}{stem} has {levels} levels"
             )
+        own = self.perceptual == "own"
+        if own and not (self.trained and self.perceptual_weight):
+            raise ValueError("perceptual own: belongs to a tokenizer that is trained, with a perceptual_weight above 0")
+        if own != (self.perceptual_images is not None):
+            raise ValueError(f"perceptual_images belongs to perceptual own and is needed there: {self.perceptual}")
         self._belongs("codebook_size", "vq msvq")
         self._belongs("scales", "msvq")
         if self.scales and list(self.scales) != sorted(set(self.scales)):

@@ -518,6 +518,11 @@ class SweepPoint(SweepPlace, SweepNumbers):
 
     round: NonNegativeInt
 
+    @property
+    def place(self) -> SweepPlace:
+        """Guidance scale and temperature alone."""
+        return SweepPlace(guidance=self.guidance, temperature=self.temperature)
+
 
 class SweepRecipe(Part):
     """What the points of a sweep depend on; when any of it changes, their metrics are computed again."""
@@ -535,7 +540,11 @@ class SweepRecord(Record):
     Attributes:
         seed: training seed.
         samples: number of images at each point.
-        edge: axes (`guidance`, `temperature`) at whose end the best point lies.
+        best: the chosen point.
+        edge: axes (`guidance`, `temperature`) at whose end the point of lowest FID lies.
+        rule: by what the point was chosen; older sweeps took the lowest FID.
+        lowest: the point of lowest FID; None in older files, where it is `best`.
+        within: points whose FID is at most one standard error above it, among which the rule chooses.
     """
 
     variant: str
@@ -547,6 +556,9 @@ class SweepRecord(Record):
     grid: tuple[SweepPoint, ...]
     best: SweepPlace
     edge: tuple[str, ...]
+    rule: Literal["lowest", "one standard error"] = "lowest"
+    lowest: SweepPlace | None = None
+    within: tuple[SweepPlace, ...] = ()
     recipe: SweepRecipe
     provenance: Provenance
 
@@ -619,6 +631,7 @@ class MetricsFile(Record):
         reference: the real images that the first extractor compares with.
         notes: what readers should know of the numbers.
         metrics: each metric by its name.
+        copied: share of copies of training images (`mar/metrics/copies.py`); None if not measured.
         inputs: checksum of each input, by its name.
         recipe: what the numbers depend on.
     """
@@ -632,15 +645,17 @@ class MetricsFile(Record):
     reference: RealSide
     notes: tuple[str, ...] = ()
     metrics: dict[str, Metric]
+    copied: Metric | None = None
     inputs: dict[str, str]
     recipe: MetricsRecipe
     provenance: Provenance
 
 
 class Timing(Part):
-    """One timed setting: the median, the lowest (`low`) and the highest (`high`) seconds per image of its batches.
+    """One timed setting: the median of the seconds per image of its batches, with its interval from `low` to `high`.
 
     Attributes:
+        batches: seconds per image of each batch; empty in older files, whose interval is their range.
         head_share: share of the seconds that the head took; None in files from before it was measured.
         steps: autoregressive steps.
     """
@@ -650,10 +665,11 @@ class Timing(Part):
     high: FiniteFloat
     head_share: Range | None = None
     steps: PositiveInt
+    batches: tuple[FiniteFloat, ...] = ()
 
     @property
     def seconds(self) -> Range:
-        """Seconds per image: median, lowest and highest."""
+        """Seconds per image: the median and its interval."""
         return Range(value=self.seconds_per_image, low=self.low, high=self.high)
 
     @model_validator(mode="after")
@@ -705,10 +721,15 @@ class SpeedRecipe(Part):
 
 
 class SpeedRecord(Record):
-    """speed/<variant>.json: seconds per image of a variant at each timed setting."""
+    """speed/<variant>.json: seconds per image of a variant at each timed setting.
+
+    Attributes:
+        yardsticks: seconds of a fixed piece of work that was timed in each round of batches; empty in older files.
+    """
 
     variant: str
     protocol: TimingProtocol
+    yardsticks: tuple[FiniteFloat, ...] = ()
     points: dict[str, Timing]
     checkpoint: Sha256
     recipe: SpeedRecipe

@@ -72,7 +72,7 @@ class Speed(Section):
     """How seconds per image are measured: a first batch warms up and is not counted, decoding is counted."""
 
     batch: PositiveInt
-    batches: PositiveInt = Field(3, description="timed batches after the warm-up batch; the median counts")
+    batches: PositiveInt = Field(10, description="timed batches after the warm-up batch; the median counts")
 
 
 class Learning(Section):

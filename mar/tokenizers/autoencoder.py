@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.runtime.checkpoint import load_weights
@@ -33,14 +34,16 @@ class Tokenizer(nn.Module):
         tokens: what `encode` returns: "ids" (B, L), where L is h*w or the sum over all scales; "moments" (B, 2C, h, w),
             mean and log variance of a posterior; or "latents" (B, C, h, w), which are deterministic.
         net: diffusers' AutoencoderKL, VQModel or ConsistencyDecoderVAE; pixels: an empty module.
+        stem: stem x stem pixels are folded into channels in front of `net`, and unfolded behind it.
     """
 
     net: Any
 
-    def __init__(self, kind: str, net: Any, continuous: bool = False) -> None:
+    def __init__(self, kind: str, net: Any, continuous: bool = False, stem: int = 1) -> None:
         super().__init__()
         self.kind = kind
         self.net = net
+        self.stem = stem
         ids = "latents" if continuous else "ids"
         self.tokens = {"vq": ids, "msvq": ids, "pixels": "latents"}.get(kind, "moments")
 
@@ -52,10 +55,15 @@ class Tokenizer(nn.Module):
         if self.kind == "pixels":
             return images
         if self.tokens == "moments":
-            moments: torch.Tensor = self.net.encode(images).latent_dist.parameters
+            moments: torch.Tensor = self.net.encode(self._fold(images)).latent_dist.parameters
             return moments
-        latents: torch.Tensor = self.net.encode(images).latents  # (B, C, h, w), before the quantiser
+        latents = self.encode_latents(images)
         return self.nearest(latents) if self.tokens == "ids" else latents
+
+    def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) to the latents (B, C, h, w) of a vq or msvq tokenizer before its quantiser."""
+        latents: torch.Tensor = self.net.encode(self._fold(images)).latents
+        return latents
 
     def nearest(self, latents: torch.Tensor) -> torch.Tensor:
         """Ids (B, L) of the codes that are nearest to the latents (B, C, h, w) of a vq or msvq tokenizer."""
@@ -73,8 +81,7 @@ class Tokenizer(nn.Module):
         if self.kind == "vq":
             return self.decode_ids(self.nearest(latents))
         settings = {"generator": noise.generator if noise else None} if self.kind == "consistency" else {}
-        images: torch.Tensor = self.net.decode(latents, **settings).sample
-        return images
+        return self._unfold(self.net.decode(latents, **settings).sample)
 
     def decode_ids(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids (B, L), ordered as `encode` returns them, to images (B, 3, H, W), roughly in [-1, 1]."""
@@ -84,14 +91,25 @@ class Tokenizer(nn.Module):
             side = round(ids.shape[1] ** 0.5)
             codes = self.net.quantize.embedding(ids)  # (B, L, C)
             latents = codes.transpose(1, 2).reshape(len(ids), -1, side, side)
-        images: torch.Tensor = self.net.decode(latents, force_not_quantize=True).sample
-        return images
+        return self.decode_codes(latents)
+
+    def decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (B, C, h, w) of a vq or msvq tokenizer, as its quantiser gives them, to images (B, 3, H, W)."""
+        return self._unfold(self.net.decode(codes, force_not_quantize=True).sample)
 
     def decode(self, tokens: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
         """Reconstruction (B, 3, H, W) from what `encode` returned; moments are decoded from their mean."""
         if self.tokens == "ids":
             return self.decode_ids(tokens)
         return self.decode_latents(tokens.chunk(2, dim=1)[0] if self.tokens == "moments" else tokens, noise)
+
+    def _fold(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) to what the first level sees, (B, 3 stem^2, H/stem, W/stem)."""
+        return images if self.stem == 1 else pixel_unshuffle(images, self.stem)
+
+    def _unfold(self, folded: torch.Tensor) -> torch.Tensor:
+        """The inverse of `_fold`."""
+        return folded if self.stem == 1 else pixel_shuffle(folded, self.stem)
 
 
 def build(config: TokenizerConfig, image_size: int) -> Tokenizer:
@@ -104,7 +122,10 @@ def build(config: TokenizerConfig, image_size: int) -> Tokenizer:
         return Tokenizer("consistency", ConsistencyDecoderVAE())  # its defaults are the published architecture
     plain = len(config.channels) - 1
     in_encoder, in_decoder = config.attention != "middle", config.attention == "both"
+    numbers = 3 * config.stem**2  # of a position after the stem
     body: dict[str, Any] = {
+        "in_channels": numbers,
+        "out_channels": numbers,
         "down_block_types": ("DownEncoderBlock2D",) * plain
         + ("AttnDownEncoderBlock2D" if in_encoder else "DownEncoderBlock2D",),
         "up_block_types": ("AttnUpDecoderBlock2D" if in_decoder else "UpDecoderBlock2D",)
@@ -114,21 +135,21 @@ def build(config: TokenizerConfig, image_size: int) -> Tokenizer:
         "latent_channels": config.latent_channels,
         # Published autoencoders have 32 groups at any width; no tensor of the weights shows the number.
         "norm_num_groups": 32 if config.pretrained else norm_groups(config.channels),
-        "sample_size": image_size,
+        "sample_size": image_size // config.stem,
     }
     if config.kind == "kl":
-        return Tokenizer("kl", AutoencoderKL(**body, scaling_factor=1.0))
+        return Tokenizer("kl", AutoencoderKL(**body, scaling_factor=1.0), stem=config.stem)
     net: Any = VQModel(**body, num_vq_embeddings=config.codebook_size, vq_embed_dim=config.latent_channels)
     if config.scales:
         width = config.latent_channels
         net.quantize = MultiScaleQuantizer(config.codebook_size or 0, width, config.scales)
         # VAR publishes 3 x 3 convolutions around the quantiser; LDM has 1 x 1
         net.quant_conv, net.post_quant_conv = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-        return Tokenizer("msvq", net)
+        return Tokenizer("msvq", net, stem=config.stem)
     # By default diffusers repeats an old mistake: the weight 0.25 is on the codebook term. Here it is on the commitment
     # term, as in van den Oord et al. 2017, equation 3. It changes the training loss only.
     net.quantize.legacy = False
-    return Tokenizer("vq", net, config.continuous)
+    return Tokenizer("vq", net, config.continuous, config.stem)
 
 
 def norm_groups(channels: tuple[int, ...]) -> int:

@@ -1,7 +1,11 @@
-"""The perceptual term of LDM's tokenizers: LPIPS with VGG-16 (Zhang et al. 2018), by torch-fidelity.
+"""The perceptual term of a tokenizer's loss: LPIPS, or the distance by a small network of the study's own.
 
-A training never fetches the two files of weights: compute nodes often have no network, and a training whose loss
-silently lacked a term would follow another recipe.
+LDM has LPIPS with VGG-16 (Zhang et al. 2018), here by torch-fidelity. A training never fetches its two files of
+weights: compute nodes often have no network, and a training whose loss silently lacked a term would follow another
+recipe.
+
+The study's own network is a classifier that needs nothing but labelled images. It must not be the judge of the study,
+whose rFID it would flatter: it has other widths and another seed, and learns from every second training image.
 """
 
 from __future__ import annotations
@@ -10,16 +14,64 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
+from mar.data.images import ImageSet
+from mar.features.networks.classifier import Classifier, fit
 from mar.runtime.files import sha256
 from mar.study import layout
+from mar.study.sections import Classifier as ClassifierConfig
 
 # Name in config/assets.csv, and address. In torch's hub cache a file has the last part of its address as its name.
 FILES = {
     "vgg16": "https://download.pytorch.org/models/vgg16-397923af.pth",
     "lpips-vgg16": "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-vgg16-lpips.pth",
 }
+
+# The study's own network. The widths are none that a judge has here.
+CHANNELS, WIDTH = (24, 48, 96), 64
+SEED = 104_729  # added to the tokenizer's seed
+
+
+class OwnNetwork(nn.Module):
+    """A classifier whose maps after each convolution are compared, each position's vector at unit length, as LPIPS.
+
+    Called as LPIPS is: two batches of images (B, 3, H, W) in [0, 255] to distances (B,).
+    """
+
+    def __init__(self, images: int, classes: int, seed: int) -> None:
+        super().__init__()
+        self.config, self.seed = ClassifierConfig(channels=CHANNELS, features=WIDTH, images=images), seed + SEED
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.classifier = Classifier(self.config, classes)
+        self.requires_grad_(False)
+
+    def learn(self, images: ImageSet, flip: bool, log: Path, device: torch.device) -> None:
+        """Train the classifier in place on every second image; `log` gets about a hundred lines."""
+        half = np.arange(0, len(images), 2)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        some = ImageSet(images.labels[half], images.classes, lambda i: images.arrays([2 * i])[0])
+        fit(self.classifier.requires_grad_(True), self.config, some, flip, self.seed, log, device)
+        self.requires_grad_(False).zero_grad()
+
+    def forward(self, rebuilt: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """Squared distance of unit vectors, mean over the positions of a map, then over the maps: (B,)."""
+        distance, maps = torch.zeros(len(images), device=images.device), 0
+        a, b = (x / 127.5 - 1.0 for x in (rebuilt, images))
+        for layer in self.classifier.body:
+            a, b = layer(a), layer(b)
+            if isinstance(layer, nn.ReLU):
+                distance = distance + (_unit(a) - _unit(b)).square().sum(1).mean((1, 2))
+                maps += 1
+        return distance / maps
+
+
+def _unit(maps: torch.Tensor) -> torch.Tensor:
+    """Maps (B, C, h, w) whose vectors along C have length 1, or 0 where they are nearly 0."""
+    return maps / (maps.square().sum(1, keepdim=True) + 1e-6).sqrt()
 
 
 def load(assets: Path) -> Any:
@@ -46,9 +98,9 @@ def load(assets: Path) -> Any:
             torch.hub.set_dir(user_hub)
 
 
-def distance(lpips: Any, rebuilt: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Mean LPIPS of two batches of images (B, 3, H, W) in [-1, 1]."""
-    distances: torch.Tensor = lpips((rebuilt + 1.0) * 127.5, (images + 1.0) * 127.5)  # (B,)
+def distance(network: Any, rebuilt: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Mean distance by LPIPS or the own network of two batches of images (B, 3, H, W) in [-1, 1]."""
+    distances: torch.Tensor = network((rebuilt + 1.0) * 127.5, (images + 1.0) * 127.5)  # (B,)
     return distances.mean()
 
 
@@ -64,5 +116,5 @@ def _find(name: str, url: str, assets: Path, hub: Path) -> Path:
             return path
     raise ValueError(
         f"{places[0]}: missing, and {places[1]} too; perceptual_weight needs this part of LPIPS. Put {url} at either "
-        "place; or set perceptual_weight: 0, which leaves the term out and is then not the recipe of LDM"
+        "place; or set perceptual: own, or perceptual_weight: 0, which is then not the recipe of LDM"
     )

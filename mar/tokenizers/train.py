@@ -33,6 +33,7 @@ from mar.study.study import Study
 from mar.tokenizers import perceptual
 from mar.tokenizers.autoencoder import Tokenizer, build
 from mar.tokenizers.discriminator import BETAS, Adversary
+from mar.tokenizers.perceptual import OwnNetwork
 
 RENEW_EVERY = 50  # steps between searches for unused codes
 RENEW_UNTIL = 0.7  # share of the training after which the codebook is left alone
@@ -71,7 +72,7 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
             tokenizer = build(choice, study.data.image_size).to(device)
         if choice.trained:
             images = open_split(study, root, "train")
-            if choice.perceptual_weight and lpips is None:
+            if choice.perceptual_weight and choice.perceptual == "lpips" and lpips is None:
                 lpips = perceptual.load(layout.assets(root)).to(device)
             fit(tokenizer, choice, images, study, folder / layout.LOG, device, folder / layout.CHECKPOINTS, lpips)
         with atomic(weights) as temporary:
@@ -103,7 +104,7 @@ def fit(
         log: file of the log.
         device: where the tokenizer is.
         checkpoints: folder to resume from and to write to; without one a stopped training starts again.
-        lpips: the perceptual network; needed where config.perceptual_weight is not 0.
+        lpips: LPIPS; needed where the perceptual term is by it.
 
     Raises:
         ValueError: the loss is not finite.
@@ -116,6 +117,10 @@ def fit(
     codebook = Codebook(tokenizer) if tokenizer.kind in ("vq", "msvq") else None
     adversary = _adversary(config, study, device) if config.adversarial_weight else None
     parts = {"net": tokenizer.net, "optimizer": optimizer, "codebook": codebook, "adversary": adversary}
+    own = None
+    if config.perceptual_images:
+        own = OwnNetwork(config.perceptual_images, len(images.classes), study.seed).to(device)
+    parts["perceptual"] = own
     done, order = 0, torch.empty(0, dtype=torch.int64)  # images so far; indices that remain of the present epoch
     with checkpoint.latest(checkpoints) if checkpoints else nullcontext() as state:
         if state:
@@ -127,6 +132,9 @@ def fit(
             print(f"{checkpoints}: going on after {done} images", flush=True)
         else:
             log.unlink(missing_ok=True)
+            if own is not None:
+                own.learn(images, study.data.flip, log.with_name("perceptual.jsonl"), device)
+    network = own or lpips
     total = int(config.images or 0)
     steps = math.ceil(total / config.batch)
     every = max(total // CHECKPOINTS, CHECKPOINT_IMAGES)
@@ -150,9 +158,9 @@ def fit(
         distance = reconstruction = (rebuilt - batch).abs().mean()
         logged: dict[str, float] = {}
         if config.perceptual_weight:
-            lpips_distance = perceptual.distance(lpips, rebuilt, batch)
-            reconstruction = distance + config.perceptual_weight * lpips_distance
-            logged["perceptual"] = lpips_distance.item()
+            perceived = perceptual.distance(network, rebuilt, batch)
+            reconstruction = distance + config.perceptual_weight * perceived
+            logged["perceptual"] = perceived.item()
         loss = reconstruction + penalty
         adversarial = adversary is not None and progress.done >= config.adversarial_start
         if adversary is not None and adversarial:
@@ -216,19 +224,20 @@ class Codebook:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
         self.net = tokenizer.net
         self.used = torch.zeros(self.net.quantize.n_e, dtype=torch.bool)
 
     def forward(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Reconstruction (B, 3, H, W) with a straight-through gradient, and codebook + 0.25 * commitment loss."""
-        quantised, penalty, (_, _, ids) = self.net.quantize(self.net.encode(batch).latents)
+        quantised, penalty, (_, _, ids) = self.net.quantize(self.tokenizer.encode_latents(batch))
         self.used[ids.cpu()] = True
-        return self.net.decode(quantised, force_not_quantize=True).sample, penalty
+        return self.tokenizer.decode_codes(quantised), penalty
 
     @torch.no_grad()
     def renew(self, batch: torch.Tensor, generator: torch.Generator) -> None:
         """Move the codes that were not chosen since the last call onto latents of this batch (B, 3, H, W)."""
-        latents = self.net.encode(batch).latents
+        latents = self.tokenizer.encode_latents(batch)
         if isinstance(self.net.quantize, MultiScaleQuantizer):
             latents = self.net.quantize.residuals(latents)  # (B*L, C)
         else:

@@ -72,7 +72,7 @@ def train(study: Study, root: str | Path) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(study.seed)
             model = Classifier(config, len(images.classes)).to(device)
-        fit(model, study, images, folder / layout.LOG, device)
+        fit(model, config, images, study.data.flip, study.seed, folder / layout.LOG, device)
         model.eval()
         heldout_accuracy = accuracy(model, heldout, config.batch, device)
         with atomic(weights) as temporary:
@@ -100,10 +100,27 @@ def section(study: Study) -> ClassifierConfig:
     return study.classifier
 
 
-def fit(model: Classifier, study: Study, images: ImageSet, log: Path, device: torch.device) -> None:
-    """Train a model in place: AdamW, a learning rate that falls to zero as a cosine, small shifts and noise."""
-    config = section(study)
-    generator = torch.Generator().manual_seed(study.seed)
+def fit(
+    model: Classifier,
+    config: ClassifierConfig,
+    images: ImageSet,
+    flip: bool,
+    seed: int,
+    log: Path,
+    device: torch.device,
+) -> None:
+    """Train a model in place: AdamW, a learning rate that falls to zero as a cosine, small shifts and noise.
+
+    Args:
+        model: the untrained model.
+        config: length, batch and learning rate.
+        images: what it learns from.
+        flip: whether half of the images are mirrored.
+        seed: draws the batches and their augmentation.
+        log: file that gets about a hundred lines.
+        device: where the model is.
+    """
+    generator = torch.Generator().manual_seed(seed)
     labels = torch.from_numpy(images.labels)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.05)
@@ -114,7 +131,7 @@ def fit(model: Classifier, study: Study, images: ImageSet, log: Path, device: to
             rate = config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            batch = augment(to_float(images.batch(indices)), study.data.flip, generator).to(device)
+            batch = augment(to_float(images.batch(indices)), flip, generator).to(device)
             loss = functional.cross_entropy(model(batch)[1], labels[indices].to(device))
             if not torch.isfinite(loss):
                 raise ValueError(f"{log}: loss {loss.item()} at image {progress.done}; a lower learning_rate may help")

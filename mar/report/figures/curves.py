@@ -281,5 +281,5 @@ def _protocol(results: Results, absent: list[str]) -> str:
         )
     joint = any(study.backbones[study.variants[c.variant].backbone].kind == "dit" for c in study.tradeoff)
     steps = "labels: autoregressive steps" + (" (DiT: diffusion steps)" if joint else "")
-    lines = [*dict.fromkeys(texts), f"{steps}; bars: 95% intervals of FID, range of seconds"]
+    lines = [*dict.fromkeys(texts), f"{steps}; bars: 95% intervals of FID, and of the median of seconds"]
     return "\n".join(lines + ([f"not run: {', '.join(dict.fromkeys(absent))}"] if absent else []))

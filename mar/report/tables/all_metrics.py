@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from mar.analysis.estimates import Results
@@ -13,6 +14,7 @@ from mar.report.tables import formats
 from mar.report.tables.paper_tables import note
 from mar.runtime.files import write_text
 from mar.study import layout
+from mar.study.records import Metric
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -58,20 +60,33 @@ def texts(results: Results) -> pd.DataFrame:
     """The table for readers, one row per variant and setting; the last row is the floor."""
     better = {metric: ARROWS[results.higher_is_better(metric)] for metric in results.names}
     heads = [("", "variant", "l"), ("", "setting", "l"), ("", "guidance", "r"), ("", "temperature", "r")]
-    heads += [*(("", title(metric) + better[metric], "r") for metric in results.names), ("", "seeds", "l")]
+    heads += [("", title(metric) + better[metric], "r") for metric in results.names]
+    heads += [("", "copies", "r"), ("", "seeds", "l")]
     rows = []
     for variant, setting in results.cells:
         used, swept = results.sampling(variant, setting), results.study.sampling[setting].sweep
         chosen = [f"{x:g}{'*' * bool(swept)}" for x in (used.guidance, used.temperature)]
         numbers = [str(results.cell(variant, setting, metric)) for metric in results.names]
-        rows.append([variant, setting, *chosen, *numbers, " ".join(map(str, results.study.variants[variant].seeds))])
+        copied = _copied(results.copied(variant, setting))
+        seeds = " ".join(map(str, results.study.variants[variant].seeds))
+        rows.append([variant, setting, *chosen, *numbers, copied, seeds])
     floor = [str(results.floor(metric)) if metric in results.measured else "" for metric in results.names]
-    return formats.texts(heads, [*rows, [FLOOR, "", "", "", *floor, ""]])
+    copied = _copied([results.floor_copied] if results.floor_copied else [])
+    return formats.texts(heads, [*rows, [FLOOR, "", "", "", *floor, copied, ""]])
+
+
+def _copied(shares: list[Metric]) -> str:
+    """Share of copies of training images, the mean over the sample sets of a cell and of the ends of its intervals."""
+    if not shares:
+        return "not measured"
+    value, low, high = (fmean(getattr(share, key) for share in shares) for key in ("value", "low", "high"))
+    return f"{value:.0%} [{low:.0%}, {high:.0%}]"
 
 
 def remarks(results: Results) -> str:
     """Sentences that explain the columns."""
     sentences = ["Arrows: which side is better."]
+    sentences.append("Copies: share that copies training images, by the nearest of training and held-out images.")
     sentences += ["FID∞: extrapolated to infinitely many images."] if "fid_infinity" in results.names else []
     if any(sampling.sweep for sampling in results.study.sampling.values()):
         sentences.append("*: chosen by a sweep.")

@@ -70,8 +70,8 @@ def note(results: Results, measured: list[Mode]) -> str:
         f"difference: from the default's, in percent of it, with its 95% interval from {study.metrics.bootstrap} "
         f"resamples of pairs. Accepted: its upper end is at most {100 * MARGIN:g}%, and IS, precision and recall lie "
         f"inside the default's intervals. The widest interval is +-{100 * widest:.1f}%: a mode of exactly the "
-        f"default's FID passes from about {enough} images on. Seconds: median and range of timed batches, by the "
-        f"protocol of the trade-off figure. FID of real images held out: {results.floor('fid')}."
+        f"default's FID passes from about {enough} images on. Seconds: median of timed batches and its interval, by "
+        f"the protocol of the trade-off figure. FID of real images held out: {results.floor('fid')}."
     )
 
 

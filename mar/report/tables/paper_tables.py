@@ -185,8 +185,8 @@ def remarks(columns: Iterable[Column]) -> str:
     said = {
         "rfid": "rFID: of the reconstructed train split, as the paper's; ours by the features of the other numbers.",
         "params": "Parameters: without the tokenizer.",
-        "seconds": "Seconds an image: the median and range of timed batches, by the protocol of the trade-off figure; "
-        "the paper's on one A100 with batch 256.",
+        "seconds": "Seconds an image: the median of timed batches and its interval, by the protocol of the trade-off "
+        "figure; the paper's on one A100 with batch 256.",
         "training_days": "Days of training: ours on one device each, least and most of the seeds; the paper's on all.",
         "fid_infinity": "FID∞: extrapolated to infinitely many images.",
     }

@@ -78,9 +78,13 @@ def test_features_of_a_sample_set(place: tuple[Study, Path]) -> None:
     for key in ("features", "logits"):
         np.testing.assert_allclose(found.array(key), expected[key].numpy(), rtol=1e-5, atol=1e-6)
     assert (found.array("labels") == images.labels).all()
-    train = torch.cat(list(image_sets.of_split(study, root, "train").batches()))
-    nearest = neighbours.nearest(torch.cat(list(images.batches())), [train])
-    np.testing.assert_allclose(found.array("nearest"), nearest)
+    sides = []
+    for split in (image_sets.of_split(study, root, name) for name in ("train", "heldout")):
+        assert split.labels is not None
+        sides.append(neighbours.Searched(torch.cat(list(split.batches())), split.labels))
+    known = neighbours.Seen(*sides).arrays(torch.cat(list(images.batches())))
+    for key, values in known.items():
+        np.testing.assert_array_equal(found.array(key), values)
     manifest = read_json(folder(root) / "manifest.json")
     weights = sha256(root / "classifier" / "model.safetensors")
     assert manifest["extractor"] == {"name": "classifier", "weights": weights, "note": ""}

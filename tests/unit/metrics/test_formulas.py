@@ -8,10 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 from scipy.spatial.distance import cdist
 
-from mar.features import neighbours
 from mar.metrics import formulas, moments
 
 RNG = np.random.default_rng(0)
@@ -176,14 +174,6 @@ def test_class_changes_after_a_shuffle() -> None:
     labels = np.repeat([0, 1, 2, 5], [50, 20, 5, 1])
     drawn = [formulas.class_changes(RNG.permutation(labels))[0] for _ in range(2000)]
     assert np.mean(drawn) == pytest.approx(formulas.class_changes(labels)[1], rel=0.01)
-
-
-def test_nearest() -> None:
-    train = torch.from_numpy(RNG.integers(256, size=(40, 3, 8, 8), dtype=np.uint8))
-    images = torch.stack([train[7], train[30], train[0] ^ 1])
-    found = neighbours.nearest(images, train.split(16))
-    assert found[:2].tolist() == [0.0, 0.0]  # exact copies, found in any batch
-    assert found[2] == pytest.approx(1 / 255)
 
 
 def test_metrics_of_features_need_no_torch() -> None:

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 
+from benchmarks import sweeping
 from mar.features.networks import extractors
 from mar.metrics import evaluate, moments
 from mar.report.figures.sweeps import sweep as heatmaps
@@ -147,14 +148,49 @@ def test_the_lowest_fid_wins_and_an_error_never():
     assert sweep.winner(entries[1:2]) is None
 
 
+def noisy(guidance, temperature, value, error=0.1):
+    fid = metric(value).model_copy(update={"low": value - sweep.Z * error, "high": value + sweep.Z * error})
+    return SweepPoint(guidance=guidance, temperature=temperature, round=0, fid=fid)
+
+
+def test_within_one_standard_error_the_least_guided_is_chosen_then_the_temperature_nearest_to_one():
+    entries = [
+        noisy(3.0, 1.05, 7.13),
+        noisy(2.0, 1.05, 7.14),
+        noisy(2.0, 0.9, 7.2, error=9.0),  # the error of the lowest counts
+        noisy(2.0, 1.0, 7.22),
+        noisy(1.5, 1.0, 7.24),
+        SweepPoint(guidance=1.0, temperature=1.0, round=0, error="not finite"),
+    ]
+    lowest = sweep.winner(entries)
+    among = sweep.within(entries, lowest)
+    assert lowest is entries[0] and among == entries[:4]
+    assert sweep.plainest(among) is entries[3]
+    assert sweep.plainest(entries[:3]) is entries[1], "0.05 is nearer to 1 than 0.1"
+    assert sweep.plainest([noisy(2.0, 0.9, 7.2), noisy(2.0, 1.1, 7.1)]).temperature == 1.1, "then the lowest FID"
+
+
+def test_how_far_the_choice_depends_on_chance():
+    for error in (0.03, 0.08):
+        found = {rule: sweeping.summary(places) for rule, places in sweeping.chosen(error, 200).items()}
+        before, after = found["lowest"], found["one standard error"]
+        assert after[0] < before[0] and after[1] < 0.85 * before[1]
+        assert before[2] < after[2] < error, "FID that is given up is less than its standard error"
+
+
 def test_a_sweep_judges_and_chooses(root):
     sweep.sweep(study(), root, "mar-diff", "best")
     found = result(root)
     assert [(p["guidance"], p["temperature"]) for p in found["grid"]][:6] == [
         (g, t) for g in GRID["guidance"] for t in GRID["temperature"]
     ]
-    best = min(found["grid"], key=lambda p: p["fid"]["value"])
-    assert found["best"] == {key: best[key] for key in ("guidance", "temperature")}
+    lowest = min(found["grid"], key=lambda p: p["fid"]["value"])
+    limit = lowest["fid"]["value"] + (lowest["fid"]["high"] - lowest["fid"]["low"]) / (2 * sweep.Z)
+    among = [p for p in found["grid"] if p["fid"]["value"] <= limit]
+    best = min(among, key=lambda p: (p["guidance"], round(abs(p["temperature"] - 1), 9)))
+    places = [{key: p[key] for key in ("guidance", "temperature")} for p in (best, lowest, *among)]
+    assert [found["best"], found["lowest"], *found["within"]] == places and len(among) > 1
+    assert found["rule"] == "one standard error"
     assert {p["fid"]["n"] for p in found["grid"]} == {12}
     assert len({p["fid"]["value"] for p in found["grid"]}) >= 3, (
         "one a temperature: so short a training knows no classes"

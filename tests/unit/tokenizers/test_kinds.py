@@ -52,6 +52,7 @@ def consistency() -> Tokenizer:
     [
         ({"kind": "kl", "kl_weight": 1e-6, **pipeline.TOKENIZER}, "moments", (3, 8, 4, 4)),
         (VQ, "ids", (3, 16)),
+        ({**VQ, "stem": 2, "channels": VQ["channels"][1:]}, "ids", (3, 16)),
         (MSVQ, "ids", (3, 21)),
         ({**VQ, "continuous": True, "group": 2}, "latents", (3, 4, 4, 4)),
         (PIXELS, "latents", (3, 3, 16, 16)),

@@ -12,10 +12,12 @@ import numpy as np
 import pipeline
 import pytest
 import torch
+from torchvision.transforms.functional import gaussian_blur
 
-from mar.data.images import ImageSet
+from mar.data.images import ImageSet, to_float
 from mar.data.prepare import prepare
 from mar.runtime import checkpoint
+from mar.study.sections import Classifier
 from mar.study.study import Study
 from mar.tokenizers import discriminator, perceptual
 from mar.tokenizers import train as training
@@ -24,6 +26,7 @@ from mar.tokenizers.autoencoder import Tokenizer, build
 SIDE = 24
 BODY = {"stride": 8, "channels": [8, 8, 8, 8], "latent_channels": 4, "images": 40, "batch": 4, "learning_rate": 1e-3}
 KINDS = {"kl": {"kind": "kl", "kl_weight": 1e-6, **BODY}, "vq": {"kind": "vq", "codebook_size": 16, **BODY}}
+OWN = {"perceptual": "own", "perceptual_weight": 1.0, "perceptual_images": 64}
 KINDS["msvq"] = {"kind": "msvq", "codebook_size": 16, "scales": [1, 2, 3], **BODY}
 
 
@@ -35,7 +38,7 @@ def made(kind: str = "kl", **over: Any) -> Study:
 @pytest.fixture(scope="module")
 def images() -> ImageSet:
     pixels = np.random.default_rng(0).integers(256, size=(20, SIDE, SIDE, 3), dtype=np.uint8)
-    return ImageSet([0] * 20, ["a"], lambda i: pixels[i])
+    return ImageSet([0, 0, 1, 1] * 5, ["a", "b"], lambda i: pixels[i])
 
 
 @pytest.fixture
@@ -135,15 +138,17 @@ def test_images_without_a_patch_are_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["kl", "vq", "msvq"])
-@pytest.mark.parametrize("adversarial", [0.0, 0.5])
+@pytest.mark.parametrize(
+    "terms", [{}, {"adversarial_weight": 0.5, "adversarial_start": 20}, {**OWN, "stem": 2, "channels": [8, 8, 8]}]
+)
 @pytest.mark.usefixtures("narrow")
 def test_going_on_is_exact(
-    kind: str, adversarial: float, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, terms: dict[str, Any], images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped between two checkpoints, and started again: the same weights and the same curve, to the bit."""
     monkeypatch.setattr(training, "CHECKPOINT_IMAGES", 8)
     monkeypatch.setattr(training, "RENEW_EVERY", 3)
-    study = made(kind, adversarial_weight=adversarial, adversarial_start=20)
+    study = made(kind, **terms)
     whole = fit(study, images, tmp_path / "whole")
     kept = checkpoint.save
 
@@ -228,3 +233,38 @@ def test_lpips_from_files(hub: Path, images: ImageSet, tmp_path: Path, monkeypat
     assert differing(plain, seen)
     first = lines(tmp_path / "seen")[0]
     assert first["loss"] == pytest.approx(lines(tmp_path / "plain")[0]["loss"] + first["perceptual"], rel=1e-5)
+
+
+def test_the_own_network_is_no_judge_and_sees_what_blurs(images: ImageSet, tmp_path: Path) -> None:
+    """Distances are 0 to oneself and grow with blur; it draws from no global stream, then learns, then rests."""
+    before = torch.random.get_rng_state()
+    network, device = perceptual.OwnNetwork(320, 2, seed=0), torch.device("cpu")
+    assert torch.equal(before, torch.random.get_rng_state())
+    weights = network.classifier.body[0].weight.clone()
+    assert network.config.channels != Classifier(images=1).channels
+    network.learn(images, False, tmp_path / "log.jsonl", device)
+    assert not torch.equal(weights, network.classifier.body[0].weight)
+    batch = to_float(images.batch(range(4)))
+    blurred = [gaussian_blur(batch, 5, sigma) for sigma in (0.4, 0.8, 1.6)]
+    distances = [perceptual.distance(network, x, batch).item() for x in (batch, *blurred)]
+    assert distances[0] == 0.0 and distances == sorted(distances) and len(set(distances)) == 4
+    rebuilt = blurred[0].requires_grad_()
+    perceptual.distance(network, rebuilt, batch).backward()
+    assert rebuilt.grad is not None and rebuilt.grad.norm() > 0.0
+    assert all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"perceptual": "own"}, "perceptual own: belongs to a tokenizer"),
+        ({**OWN, "perceptual_images": None}, "perceptual_images belongs to perceptual own"),
+        ({"perceptual_weight": 1.0, "perceptual_images": 64}, "perceptual_images belongs to perceptual own"),
+        ({"stem": 3}, "stem 3: a power of two"),
+        ({"stem": 16}, "stem 16: a power of two up to the stride, 8"),
+        ({"stem": 2}, "stride 8, stem 2 has 3 levels"),
+    ],
+)
+def test_stem_and_perceptual_network_are_checked(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        made(**values)
