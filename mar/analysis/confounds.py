@@ -1,7 +1,8 @@
 """Confounds: why the better side of a comparison does not decide a claim although its interval is clear.
 
 A side may be better because it recites its training images, which a distance to these images rewards, or because it was
-trained on more images than the other side. Either counts only where that side wins.
+trained on more images than the other side. Either counts only where that side wins. If a side was still learning when
+its training ended, it is not known which one would win at its end.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from mar.analysis.estimates import Comparison, Results
+from mar.analysis.learning_curves import still_learning
 from mar.study.records import Missing
 from mar.study.study import Study
 
@@ -27,8 +29,13 @@ def compare(results: Results, a: Cell, b: Cell, metric: str, edge: float = 0.0) 
 
 
 def both(results: Results, a: Cell, b: Cell) -> tuple[tuple[Missing, ...], tuple[Missing, ...]]:
-    """Why a win of a, and why a win of b, decides nothing."""
-    return unfair(results, a, b), unfair(results, b, a)
+    """Why a win of a, and why a win of b, decides nothing.
+
+    Where a side was still learning at the end of its training, neither win does, unless both are of one training.
+    """
+    learning = still_learning(results, (a[0], b[0])) if a[0] != b[0] else None
+    either = (learning,) if learning else ()
+    return (*unfair(results, a, b), *either), (*unfair(results, b, a), *either)
 
 
 def unfair(results: Results, winner: Cell, loser: Cell) -> tuple[Missing, ...]:

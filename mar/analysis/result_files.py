@@ -18,6 +18,7 @@ from mar.study.parts import Sampling
 from mar.study.products import speed_settings
 from mar.study.records import (
     JudgedBy,
+    LearningRecord,
     Metric,
     MetricsFile,
     RealSide,
@@ -123,6 +124,10 @@ class Files:
     def run(self, variant: str, seed: int) -> RunRecord:
         """Record of a training."""
         return self._record(layout.run_record(self.root, variant, seed), RunRecord)
+
+    def learning(self, variant: str, seed: int) -> LearningRecord:
+        """Losses, and where asked FID, along a training."""
+        return self._record(layout.learning(self.root, variant, seed), LearningRecord)
 
     def speed(self, variant: str) -> SpeedRecord:
         """Timings of a variant."""

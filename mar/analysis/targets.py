@@ -8,6 +8,7 @@ from mar.analysis import confounds, wording
 from mar.analysis.contrasts import FAR
 from mar.analysis.estimates import Comparison, Results
 from mar.analysis.findings import Finding, cell_of, variant_of, verdict_of
+from mar.analysis.learning_curves import still_learning
 from mar.analysis.paper_columns import NOT_RUN
 from mar.analysis.result_files import Estimate, short
 from mar.paper.claims import Parameters, Target
@@ -25,7 +26,9 @@ def target(check: Target, results: Results) -> Finding:
     few = len(fid.seeds) == 1
     far = results.spread("fid").dof > 0 and abs(effect - edge) > FAR * (high - low) / 2
     paper = Estimate(printed, printed, printed, 0)
-    unfair = tuple(filter(None, (confounds.recites(results, cell),))), ()
+    # a model that was still learning may yet reach the target; one that has reached it has
+    recites, learning = confounds.recites(results, cell), still_learning(results, cell[:1])
+    unfair = ((recites,) if recites else ()), ((learning,) if learning else ())
     comparison = Comparison("fid", fid, paper, effect, low, high, few, far, edge, unfair=unfair)
     verdict = verdict_of(comparison.fair(0) and high < edge, comparison.fair(1) and low > edge)
     whose = "the paper's" if not check.of else f"the lowest that the paper prints for {', '.join(check.of)}"

@@ -15,6 +15,7 @@ from mar.analysis.estimates import Comparison, Results
 from mar.analysis.findings import Finding
 from mar.analysis.findings import cell_of as _cell
 from mar.analysis.findings import verdict_of as _verdict
+from mar.analysis.learning_curves import still_learning
 from mar.analysis.metric_kinds import lower_is_better
 from mar.analysis.paper_columns import NOT_RUN
 from mar.analysis.result_files import Estimate, duration, short
@@ -243,14 +244,14 @@ def _reaches(check: Reaches, results: Results) -> Finding:
         if fid is None or seconds is None:
             continue
         sure = len(fid.seeds) > 1  # one training seed decides nothing
-        recites = confounds.recites(results, (variant, setting))
-        reached = fid.high < check.fid and seconds.high < check.seconds
-        holds, missing = reached and not recites, missing or (recites if sure and reached else None)
-        fails = fid.low > check.fid or seconds.low > check.seconds
-        verdicts.append(_verdict(sure and holds, seconds.low > check.seconds or (sure and fails)))
-        reasons.append(
-            f"{setting}: FID {fid} in {seconds} seconds" + (f" ({recites.kind}: {recites.text})" if recites else "")
-        )
+        recites, learning = confounds.recites(results, (variant, setting)), still_learning(results, (variant,))
+        reached, worse = fid.high < check.fid and seconds.high < check.seconds, fid.low > check.fid
+        fails = seconds.low > check.seconds or (sure and worse and not learning)
+        verdicts.append(_verdict(sure and reached and not recites, fails))
+        if sure and not fails:  # a model that was still learning may yet reach it; one that has reached it has
+            missing = missing or (recites if reached else learning if worse else None)
+        caveats = wording.caveats(tuple(why for why in (recites, learning) if why))
+        reasons.append(f"{setting}: FID {fid} in {seconds} seconds{caveats}")
         evidence += [fid, seconds]
     if not verdicts:
         return Finding(NOT_RUN, None, f"the study does not train or time curve {check.curve!r}")

@@ -12,19 +12,20 @@ from mar.study import layout
 
 @main.command()
 @study_option
-@click.option("--name", required=True, help="Name of a table of the study, metrics, variance or fast.")
+@click.option("--name", required=True, help="Name of a table of the study, metrics, variance, fast or learning.")
 def table(study: str, name: str) -> None:
-    """Write a table as CSV, Markdown and LaTeX: one of the study's, every metric, what they move with, fast modes."""
-    from mar.report.tables import all_metrics, fast_modes, paper_tables, variance
+    """Write a table as CSV, Markdown and LaTeX: one of the study's, every metric, sources of error, modes, learning."""
+    from mar.report.tables import all_metrics, fast_modes, learning, paper_tables, variance
 
     general = {"metrics": all_metrics.table, "variance": variance.table, "fast": fast_modes.table}
+    general["learning"] = learning.table
     loaded, root = open_study(study)
     general[name](loaded, root) if name in general else paper_tables.table(loaded, root, name)
 
 
 @main.command()
 @study_option
-@click.option("--name", required=True, help="tradeoff, diffusion_steps, temperature, sweep, samples or losses.")
+@click.option("--name", required=True, help="Name of a figure of the study, such as samples.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for NAME.pdf, .png and .csv.")
 def figure(study: str, name: str, out: Path) -> None:
     """Draw a figure and write its numbers."""

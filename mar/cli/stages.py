@@ -153,6 +153,21 @@ def train(study: str, variant: str, seed: int, recipe: str) -> None:
 @main.command()
 @study_option
 @variant_option
+@seed_option
+@recipe_option
+def learning(study: str, variant: str, seed: int, recipe: str) -> None:
+    """Measure the averages that a training kept on its way: held-out loss, and FID where the study asks for samples."""
+    from mar.planning import costs, plan
+    from mar.sampling.learning import learning
+
+    loaded, root = open_study(study, variant, recipe=recipe, stage="learning", seed=seed)
+    backbone, head, settings, tokens = costs.parts(loaded, variant, plan.count_images(loaded, root).classes)
+    learning(loaded, root, variant, seed, operations=costs.training(backbone, head, tokens, settings))
+
+
+@main.command()
+@study_option
+@variant_option
 @setting_option
 @recipe_option
 def sweep(study: str, variant: str, setting: str, recipe: str) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mar.data.latents import patchify, sample_posterior
 from mar.runtime.files import load_array, read, sha256
+from mar.runtime.noise import Noise
 from mar.study import layout
 from mar.study.records import TokenManifest, Tokens
 
@@ -101,6 +103,22 @@ class TokenSet:
             start = offset + place * size
             page = start - start % mmap.PAGESIZE
             mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+
+
+def as_tokens(stored: torch.Tensor, manifest: TokenManifest, noise: Noise) -> torch.Tensor:
+    """What a model takes, of a batch as it is stored: ids (B, L), or scaled latents (B, L, D).
+
+    Args:
+        stored: as `TokenSet.batch` gives it, on the device of `noise`.
+        manifest: what it is.
+        noise: stream of the posterior, from which latents are drawn if its moments are stored.
+    """
+    if manifest.kind == "ids":
+        return stored
+    if manifest.kind == "moments":
+        b, c, h, w = stored.shape
+        stored = sample_posterior(stored, noise.normal(b, c // 2, h, w))
+    return patchify(stored * manifest.scale, manifest.group)
 
 
 def check_quantizer(folder: Path, manifest: TokenManifest) -> None:

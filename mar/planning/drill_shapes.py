@@ -147,7 +147,7 @@ def drill_study(study: Study, shape: Shape, images: Path) -> Study:
         parts["backbones"][v.backbone] = _plain(study.backbones[v.backbone])
         parts["heads"][v.head] = _plain(study.heads[v.head])
         counts = dict.fromkeys(("images", "batch", "micro_batch", "checkpoint_images", "log_images"), 1)
-        recipe = _plain(study.recipes[v.recipe]) | counts | {"warmup_images": 0, "compile": False}
+        recipe = _plain(study.recipes[v.recipe]) | counts | {"warmup_images": 0, "compile": False, "evaluate_at": ()}
         parts["recipes"][v.recipe] = recipe
         parts["sampling"]["drill"] = _setting(study, shape.first)
         chosen = _plain(v) | {"sampling": ["drill"], "seeds": [0], "pretrained": False}

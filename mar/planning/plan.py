@@ -23,9 +23,9 @@ from mar.runtime.files import read
 from mar.sampling.sweep import most
 from mar.study import layout
 from mar.study.compatibility import known
-from mar.study.limits import AXES, LOOKED_AT, REAL, REBUILT
-from mar.study.products import speed_settings, used_tokenizers
-from mar.study.records import DataManifest, PlanRecord
+from mar.study.limits import AXES, LEARNED, LOOKED_AT, REAL, REBUILT
+from mar.study.products import learning_setting, speed_settings, used_tokenizers
+from mar.study.records import DataManifest, PlanRecord, VariantCosts
 from mar.study.stage_keys import real_side
 from mar.study.study import Study
 
@@ -107,7 +107,7 @@ def jobs(study: Study, images: Images, costs: PlanRecord) -> list[Job]:
         found += _tokenizer_jobs(study, name, images, costs)
     order = (
         *("prepare", "classifier", "tokenizer", "encode", "train", "sweep", "sample", "features", "statistics"),
-        *("reference", "rfid", "evaluate", "speed"),
+        *("reference", "rfid", "evaluate", "learning", "speed"),
     )
     for name in trained:
         found += _variant_jobs(study, name, images, costs)
@@ -191,8 +191,10 @@ def _variant_jobs(study: Study, name: str, images: Images, costs: PlanRecord) ->
             yield Job("train", run, 0, count, weights=8.0 * count)
         else:
             flops = recipe.images * cost.training
-            weights = (4.0 + 16.0 * CHECKPOINTS) * count
+            weights = (4.0 * max(1, len(recipe.points)) + 16.0 * CHECKPOINTS) * count
             yield Job("train", run, recipe.images, count, flops, recipe.dtype, weights=weights)
+        if recipe.points and not v.pretrained:
+            yield _learning_job(study, name, run, images, cost, decode + judge.forward)
         for setting in v.sampling:
             n = metrics.samples
             stored = 3.0 * n * study.data.image_size**2
@@ -205,6 +207,24 @@ def _variant_jobs(study: Study, name: str, images: Images, costs: PlanRecord) ->
         n = study.speed.batch * (study.speed.batches + 1)
         flops = n * sum(drawn[s] + decode for s in timed)
         yield Job("speed", name, n * len(timed), count, flops, study.sampling[timed[0]].dtype)
+
+
+def _learning_job(study: Study, name: str, run: str, images: Images, cost: VariantCosts, judged: float) -> Job:
+    """Losses of a training at its points, a third of training's operations, and images drawn and judged there.
+
+    A masked backbone is measured at four mask ratios.
+    """
+    v = study.variants[name]
+    recipe = study.recipes[v.recipe]
+    ratios = 4 if study.backbones[v.backbone].kind == "masked" else 1
+    looked = ratios * (min(images.train, LEARNED) + min(images.heldout, LEARNED))
+    flops = looked * cost.training / recipe.masks_per_image / 3
+    samples = 0
+    if study.learning and (setting := learning_setting(study, name)):
+        samples = study.learning.samples
+        flops += samples * (cost.sampling[setting] + judged)
+    times = len(recipe.points)
+    return Job("learning", run, times * (looked + samples), cost.parameters, times * flops)
 
 
 def total(found: list[Job], name: str = "total") -> Job:

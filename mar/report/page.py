@@ -36,9 +36,15 @@ CAPTIONS = {
     "temperature": "FID and Inception Score against the temperature of the head. The paper's Figure 5 is this plot on "
     "ImageNet.",
     "sweep": "FID on the grid of guidance scale and temperature that a swept setting is chosen from.",
+    "guidance": "Precision against recall and FID against Inception Score along the guidance scale of each sweep.",
+    "heldout_loss": "Loss on held-out and on training images along each training. Losses of different heads share no "
+    "scale and are no signal of how good samples are.",
+    "fid_images": "FID against held-out images along each training, over images seen: a diagnosis, used by no claim.",
+    "fid_operations": "The same over the operations of the training.",
     "samples": "Samples of the first seed, one row per class, in the guided setting; held-out real images first.",
     "losses": "Training loss. Losses of different heads do not compare.",
 }
+LISTED = (page_sections.learned, page_sections.fast, page_sections.sources)  # tables without rows of the paper
 WIDTH = 1600  # largest width of an embedded figure in pixels: twice its width on the page, for dense screens
 LARGE = 1_000_000  # a PNG of more bytes, such as a grid of samples, is embedded as lossy WebP
 SIZE = "@size of the page@"  # stands in the page until its size is known
@@ -83,7 +89,7 @@ def report(study: Study, root: Path, figures: Path) -> None:
         figures=[_figure(root, figures, name) for name in figure_names(study)],
         metrics=page_sections.metrics(study, root, results),
         sweeps=page_sections.sweeps(study, root),
-        listed=[part for of in (page_sections.fast, page_sections.sources) if (part := of(study, root, results))],
+        listed=[part for of in LISTED if (part := of(study, root, results))],
         tokenizers=page_sections.tokenizers(study, root),
         speed=page_sections.speed(study, root, results),
         deviations=deviations(study),

@@ -12,7 +12,7 @@ from mar.analysis import acceptance
 from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
 from mar.report.evidence import commit, file, interval, set_id
-from mar.report.tables import fast_modes, variance
+from mar.report.tables import fast_modes, learning, variance
 from mar.runtime.files import read
 from mar.runtime.provenance import Provenance
 from mar.study import layout
@@ -95,6 +95,14 @@ def fast(study: Study, root: Path, results: Results) -> dict[str, Any] | None:
     about = "Each mode against the default, the same weights, labels and noise seeds."
     texts_and_note = fast_modes.texts(modes), fast_modes.note(results, modes)
     return _made(root, fast_modes.NAME, fast_modes.TITLE, about, *texts_and_note)
+
+
+def learned(study: Study, root: Path, results: Results) -> dict[str, Any] | None:
+    """Where each training had its optimum, and whether it was still learning; None where no averages were kept."""
+    if learning.NAME not in table_names(study):
+        return None
+    about = "Where the held-out loss and FID of each variant were lowest, and whether it was still learning at its end."
+    return _made(root, learning.NAME, learning.TITLE, about, learning.texts(results), learning.NOTE)
 
 
 def _made(root: Path, name: str, title: str, about: str, values: pd.DataFrame, note: str) -> dict[str, Any]:

@@ -32,11 +32,12 @@ class Sampler:
         tokenizer: turns drawn tokens into images.
     """
 
-    def __init__(self, study: Study, root: Path, variant: str, seed: int) -> None:
+    def __init__(self, study: Study, root: Path, variant: str, seed: int, images: int | None = None) -> None:
+        """Load the final average, or with `images` the one that the training kept after so many images."""
         self.study, self.root, self.variant, self.seed = study, root, variant, seed
         name = study.tokenizer_of(variant, seed)
         self.manifest = read(layout.token_manifest(root, name), TokenManifest)
-        self.model, self.checkpoint = load_trained(study, root, variant, seed, self.manifest)
+        self.model, self.checkpoint = load_trained(study, root, variant, seed, self.manifest, images)
         self.device = next(self.model.parameters()).device
         self.tokenizer = autoencoder.load(root, name, study).to(self.device)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mar.runtime.files import read, sha256, write
 from mar.runtime.folders import claim
@@ -69,7 +69,7 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
     seed, main = study.variants[variant].seeds[0], study.metrics.extractors[0]
     run = read(layout.run_record(root, variant, seed), RunRecord)
     tokens = layout.token_manifest(root, study.tokenizer_of(variant, seed))
-    real = evaluate.real(study, root, main, images=False)
+    real = evaluate.real(study, root, main)
     inputs = {"checkpoint": run.checkpoint, "tokens": sha256(tokens), "weights": real.extractor.weights}
     inputs |= {"real": sha256(layout.statistics(root, main, real_side(study, main)))}
     recipe = SweepRecipe(slice=sweep_key(study, variant, setting), **inputs)
@@ -224,7 +224,10 @@ def recorded(path: Path, measure: Callable[[], SweepNumbers]) -> SweepNumbers:
 def measure(
     sampler: Sampler, network: Extractor, real: Real, settings: Sampling, samples: int, done: Done
 ) -> SweepNumbers:
-    """FID and Inception score at one point.
+    """FID, Inception score, precision and recall at one point.
+
+    Precision and recall are against as many real images as are drawn, or all there are: they are compared along the
+    sweep, not with those of the sample sets.
 
     Args:
         sampler: draws the images.
@@ -256,4 +259,10 @@ def measure(
         raise ValueError(f"{network.name}: features are not finite")
     draw = Bootstrap(labels.numpy(), RESAMPLES, study.seed)
     score = draw.inception_score(arrays["logits"]) if "logits" in arrays else None
-    return SweepNumbers(fid=draw.fid(arrays["features"], real.statistics), inception_score=score)
+    numbers: dict[str, Any] = {"fid": draw.fid(arrays["features"], real.statistics), "inception_score": score}
+    if real.features is not None:
+        compared = real.features[np.random.default_rng(study.seed).permutation(len(real.features))[:samples]]
+        k = min(study.metrics.neighbours, len(compared) - 1, samples - 1)
+        pair = draw.precision_recall(arrays["features"], compared, k)
+        numbers |= dict(zip(("precision", "recall"), pair, strict=True))
+    return SweepNumbers(**numbers)

@@ -11,6 +11,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "rfid": ("tokenizer",),
     "gate": (),
     "train": ("variant", "seed"),
+    "learning": ("variant", "seed"),
     "sweep": ("variant", "setting"),
     "sample": ("variant", "seed", "setting"),
     "features": ("extractor", "set"),

@@ -25,6 +25,8 @@ LABELS = "labels.npy"  # class of each image, beside the shards of tokens or the
 LOG = "metrics.jsonl"  # log of a variant, a tokenizer or a classifier in training
 CHECKPOINTS = "checkpoints"  # folder of the states that a training resumes from
 AVERAGE = "ema.safetensors"  # exponential moving average of the weights of a training
+LEARNING = "learning.json"  # what the averages that a training kept have learned
+VALIDATION = "heldout"  # split whose images tell how a training goes on
 WEIGHTS = "model.safetensors"  # weights of a tokenizer or of the classifier
 TOKENIZER = "config.json"  # describes a finished tokenizer
 RFID = "rfid.json"  # rFID and PSNR of the reconstructions of a tokenizer
@@ -115,6 +117,16 @@ def run(root: Path, variant: Name, seed: Name) -> Path:
 def run_record(root: Path, variant: Name, seed: Name) -> Path:
     """File that describes a finished training."""
     return run(root, variant, seed) / RECORD
+
+
+def kept_average(folder: Path, images: int) -> Path:
+    """Average of the weights after so many images, which the training in `folder` kept on its way."""
+    return folder / f"ema-{images:010d}.safetensors"
+
+
+def learning(root: Path, variant: Name, seed: Name) -> Path:
+    """File of the losses, and where asked the FID, of the averages that a training kept on its way."""
+    return run(root, variant, seed) / LEARNING
 
 
 def sweep(root: Path, variant: Name, setting: Name) -> Path:

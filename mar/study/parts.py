@@ -288,6 +288,9 @@ class Recipe(Section):
     compile: bool = Field(False, description="torch.compile the model; needs a C++ compiler on the CPU")
     checkpoint_images: PositiveInt = Field(description="images between checkpoints")
     log_images: PositiveInt = Field(description="images between lines of metrics.jsonl")
+    evaluate_at: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
+        (), description="shares of the training at which the weight average is kept and measured (curves of learning)"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -300,7 +303,22 @@ class Recipe(Section):
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
         if (self.schedule == "linear") != (self.final_rate is not None):
             raise ValueError(f"final_rate belongs to schedule linear and is needed there; schedule {self.schedule}")
+        if self._shares != sorted(set(self._shares)):
+            raise ValueError(
+                f"evaluate_at {list(self.evaluate_at)} of {self.images} images in batches of {self.batch}; accepted: "
+                "ascending shares, no two in one batch"
+            )
         return self
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """Images seen where learning is measured: the shares in whole batches, and the end; none without shares."""
+        return tuple(dict.fromkeys([*self._shares, self.images])) if self.evaluate_at else ()
+
+    @property
+    def _shares(self) -> list[int]:
+        batches = self.images // self.batch
+        return [max(1, round(share * batches)) * self.batch for share in self.evaluate_at]
 
     @property
     def learning_rate(self) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mar.study.canonical import canonical
 from mar.study.study import Study
 
@@ -29,6 +31,19 @@ def speed_settings(study: Study, variant: str) -> list[str]:
     return list(dict.fromkeys([*timed, *((modes.default, *modes.modes) if modes else ())]))
 
 
+def learned(study: Study) -> list[tuple[str, int]]:
+    """Pairs (variant, seed) of the trainings that keep averages on the way, by which learning is measured."""
+    kept = ((n, v) for n, v in study.variants.items() if not v.pretrained and study.recipes[v.recipe].points)
+    return [(name, seed) for name, variant in kept for seed in variant.seeds]
+
+
+def learning_setting(study: Study, variant: str) -> str | None:
+    """The sampling setting with which images are drawn along the training of a variant; None where none are asked."""
+    if study.learning is None:
+        return None
+    return study.learning.setting.get(variant, next(iter(study.variants[variant].sampling), None))
+
+
 def replicas(study: Study, variant: str) -> list[list[str]]:
     """Groups of the sampling settings of a variant that differ in the sampling seed alone, in the study's order."""
     groups: dict[str, dict[int, str]] = {}
@@ -39,14 +54,23 @@ def replicas(study: Study, variant: str) -> list[list[str]]:
 
 
 def table_names(study: Study) -> list[str]:
-    """Names of the tables of a study: its own, `metrics`, `variance` if it has several seeds, `fast` if it has any."""
+    """Names of the tables: the study's own, `metrics`, and `variance`, `fast`, `learning` where there is anything."""
     trained = [name for name, variant in study.variants.items() if variant.seeds]
     seeds = any(len(study.variants[name].seeds) > 1 for name in trained)
     several = seeds or any(len(group) > 1 for name in trained for group in replicas(study, name))
-    return [*study.tables, "metrics", *(["variance"] if several else []), *(["fast"] if study.fast else [])]
+    more = {"variance": several, "fast": study.fast, "learning": learned(study)}
+    return [*study.tables, "metrics", *(name for name, asked in more.items() if asked)]
 
 
 def figure_names(study: Study) -> list[str]:
-    """Names of the figures of a study: those whose curves it lists, `sweep` if it has any, `samples` and `losses`."""
+    """Names of the figures: those whose curves a study lists, of sweeps and of learning where there are any, the rest.
+
+    `guidance` shows sweeps along the guidance scale, `heldout_loss` the losses along the trainings, `fid_images` and
+    `fid_operations` the FID along them.
+    """
     curves = [name for name in CURVES if getattr(study, name)]
-    return [*curves, *(["sweep"] if swept(study) else []), "samples", "losses"]
+    sweeps = [study.sampling[setting].sweep for _, setting in swept(study)]
+    more: dict[str, Any] = {"sweep": sweeps, "guidance": any(grid and len(grid.guidance) > 1 for grid in sweeps)}
+    more["heldout_loss"] = runs = learned(study)
+    more["fid_images"] = more["fid_operations"] = any(learning_setting(study, variant) for variant, _ in runs)
+    return [*curves, *(name for name, asked in more.items() if asked), "samples", "losses"]

@@ -325,6 +325,7 @@ class RunRecord(Record):
         final_loss: training loss at its end.
         processes: number of processes that shared a batch.
         checkpoint: checksum of the averaged weights.
+        averages: checksum of the average after so many images, for each that was kept on the way.
         tokens: checksum of the manifest of its tokens.
     """
 
@@ -338,8 +339,77 @@ class RunRecord(Record):
     final_loss: FiniteFloat | None = None
     processes: PositiveInt = 1
     checkpoint: Sha256
+    averages: dict[str, Sha256] = Field(default_factory=dict)
     tokens: Sha256
     pretrained: Origin | None = None
+    provenance: Provenance
+
+
+class LearningPoint(Part):
+    """A training after some images, by the weight average that it kept there.
+
+    Attributes:
+        checkpoint: checksum of the average.
+        heldout: the training's loss on held-out images, by the share of tokens that is masked, as in `0.25`, or `all`.
+        train: the same on as many training images.
+        fid: FID of images drawn with the average against held-out ones; None where none were asked, or see `error`.
+        error: why the images have no FID.
+    """
+
+    images: PositiveInt
+    checkpoint: Sha256
+    heldout: dict[str, Metric]
+    train: dict[str, Metric]
+    fid: Metric | None = None
+    inception_score: Metric | None = None
+    error: str = ""
+
+
+class Fall(Part):
+    """How FID changed in the last quarter of a training: log(FID at the end / FID after `since` images).
+
+    Attributes:
+        effect: the log ratio; below 0 where FID fell.
+        error: its standard error by the images, which both points draw with the same random numbers.
+    """
+
+    since: PositiveInt
+    effect: FiniteFloat
+    error: Amount
+
+
+class LearningRecipe(Part):
+    """What the curves of a training depend on; when any of it changes, they are measured again."""
+
+    slice: str  # stage key
+    inputs: dict[str, str]  # checksum of each input, by its name
+
+
+class LearningRecord(Record):
+    """runs/<variant>/seed<k>/learning.json: losses, and where asked FID, along a training.
+
+    Attributes:
+        seed: training seed.
+        split: the held-out images.
+        operations: operations of one image in training, backward included.
+        setting: sampling setting of the images that were drawn; None where none were asked.
+        sampling: the setting, with the guidance scale and temperature that were used.
+        samples: number of images drawn at each point.
+        extractor: network whose features FID compares.
+        fall: change of FID in the last quarter; None without samples there.
+    """
+
+    variant: str
+    seed: int
+    split: str
+    operations: Amount
+    setting: str | None = None
+    sampling: Sampling | None = None
+    samples: NonNegativeInt = 0
+    extractor: str = ""
+    points: Annotated[tuple[LearningPoint, ...], Field(min_length=1)]
+    fall: Fall | None = None
+    recipe: LearningRecipe
     provenance: Provenance
 
 
@@ -470,6 +540,8 @@ class SweepNumbers(Part):
 
     fid: Metric | None = None
     inception_score: Metric | None = None
+    precision: Metric | None = None  # None in files from before they were measured, or without real images
+    recall: Metric | None = None
     error: str | None = None
 
     @model_validator(mode="after")

@@ -75,6 +75,16 @@ class Speed(Section):
     batches: PositiveInt = Field(10, description="timed batches after the warm-up batch; the median counts")
 
 
+class Learning(Section):
+    """Samples along each training whose recipe has `evaluate_at`, and their FID against held-out images: a diagnosis.
+
+    The losses on held-out images are measured without this section too.
+    """
+
+    samples: PositiveInt = Field(description="images drawn with each average that a training kept")
+    setting: dict[Name, Name] = Field({}, description="sampling setting by variant; default: the first of the variant")
+
+
 class TableRow(Section):
     """One row of a table: the paper's row and the sample sets that replicate it, if the study has any."""
 

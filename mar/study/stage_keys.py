@@ -11,7 +11,7 @@ from typing import Any
 
 from mar.study.canonical import canonical
 from mar.study.parts import Data, Sampling
-from mar.study.products import CURVES, speed_settings, swept
+from mar.study.products import CURVES, learning_setting, speed_settings, swept
 from mar.study.study import Study
 
 
@@ -117,6 +117,16 @@ def sweep_key(study: Study, variant: str, setting: str) -> str:
     return canonical({"point": point_key(study, variant, setting), "sweep": study.sampling[setting].sweep})
 
 
+def learning_key(study: Study, variant: str) -> str:
+    """What the curves of learning of a variant depend on beside the kept averages, tokens and real images."""
+    values: dict[str, Any] = {"order": study.variants[variant].order, "seed": study.seed}
+    values["bootstrap"] = study.metrics.bootstrap
+    if study.learning and (setting := learning_setting(study, variant)):
+        values |= {"sampling": study.sampling[setting], "samples": study.learning.samples}
+        values |= {"chunk": study.metrics.chunk, "extractor": study.metrics.extractors[0]}
+    return canonical(values)
+
+
 def metrics_key(study: Study) -> str:
     """What a metric file depends on beside samples and features."""
     m = study.metrics
@@ -145,6 +155,8 @@ def figure_key(study: Study, figure: str) -> str:
         shown["curves"] = getattr(study, figure)
     if figure == "sweep":
         shown["sweeps"] = [[variant, setting, sweep_key(study, variant, setting)] for variant, setting in swept(study)]
+    if figure in ("heldout_loss", "fid_images", "fid_operations"):
+        shown["learning"] = study.learning
     if figure == "samples":
         shown["sampling"] = {name: variant.sampling for name, variant in study.variants.items()}
     return canonical(shown)

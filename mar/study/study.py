@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from mar.study import layout
 from mar.study.compatibility import check_sampling, known
 from mar.study.parts import Backbone, Data, Head, Name, Recipe, Sampling, Section, Seed, Text, Tokenizer
-from mar.study.sections import Budget, Classifier, Curve, Gate, Metrics, Modes, Resources, Speed, Table
+from mar.study.sections import Budget, Classifier, Curve, Gate, Learning, Metrics, Modes, Resources, Speed, Table
 
 FACTORS = ("tokenizer", "order", "backbone", "head")  # keys of a variant that `matrix` crosses
 
@@ -82,6 +82,7 @@ class Study(Section):
     classifier: Classifier | None = Field(None, description="needed where metrics.extractors has `classifier`")
     metrics: Metrics
     speed: Speed
+    learning: Learning | None = Field(None, description="samples and FID along the trainings, beside the losses")
     tables: dict[Name, Table] = Field({}, description="tables of the paper and our rows for them")
     tradeoff: tuple[Curve, ...] = Field((), description="curves of figures/tradeoff (Figure 6)")
     diffusion_steps: tuple[Curve, ...] = Field((), description="curves of figures/diffusion_steps (Figure 4)")
@@ -145,7 +146,7 @@ class Study(Section):
             self._check_variant(name, variant)
         self._check_instances()
         for table_name, table in self.tables.items():
-            if table_name.lower() in ("metrics", "variance", "fast"):
+            if table_name.lower() in ("metrics", "variance", "fast", "learning"):
                 raise ValueError(f"tables.{table_name}: every study has a table of this name; accepted: another")
             for i, row in enumerate(table.rows):
                 if row.variant is not None:
@@ -169,6 +170,8 @@ class Study(Section):
             if known(f"gate.{key}.tokenizer", name, self.tokenizers).ids != (key == "crossent"):
                 kind = "ids" if key == "crossent" else "continuous tokens"
                 raise ValueError(f"gate.{key}.tokenizer {name}: accepted: a tokenizer of {kind}")
+        if self.learning:
+            self._check_learning(self.learning)
         if self.classifier is None and "classifier" in self.metrics.extractors:
             raise ValueError("classifier: is needed by metrics.extractors, which has classifier")
         if self.reuse == self.study:
@@ -184,6 +187,17 @@ class Study(Section):
                         f"tokenizers.{other}: tokenizers.{name} has per_seed, whose training {folder} has this name; "
                         "accepted: another name"
                     )
+
+    def _check_learning(self, learning: Learning) -> None:
+        self._check_classes("learning.samples", learning.samples)
+        if learning.samples % self.metrics.chunk:
+            raise ValueError(
+                f"learning.samples {learning.samples} is not a multiple of metrics.chunk {self.metrics.chunk}"
+            )
+        for name, setting in learning.setting.items():
+            self._check_settings("learning.setting", name, (setting,))
+        if not any(self.recipes[v.recipe].points for v in self.variants.values()):
+            raise ValueError("learning: no recipe of a variant has evaluate_at; accepted: shares of the training there")
 
     def _check_classes(self, where: str, samples: int) -> None:
         if self.data.classes and samples < self.data.classes:

@@ -19,8 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mar.data.latents import patchify, sample_posterior
-from mar.data.tokens import TokenSet
+from mar.data.tokens import TokenSet, as_tokens
 from mar.models.model import build_model
 from mar.models.multiscale import load_quantizer
 from mar.models.order import draw_order, mask_ratio, num_masked
@@ -52,7 +51,12 @@ def train(study: Study, root: Path, variant: str, seed: int) -> None:
         report, weights = folder / layout.RECORD, folder / layout.AVERAGE
 
         def sound() -> bool:
-            return weights.exists() and read(report, RunRecord).checkpoint == sha256(weights)
+            run = read(report, RunRecord)
+            kept = {layout.kept_average(folder, int(images)): digest for images, digest in run.averages.items()}
+            wrong = [path for path, digest in kept.items() if not path.exists() or sha256(path) != digest]
+            for path in wrong:  # so that a damaged one is not recorded anew
+                path.unlink(missing_ok=True)
+            return not wrong and weights.exists() and run.checkpoint == sha256(weights)
 
         twin = layout.twin(study, root, folder)
         if world.first(lambda: unfinished(report, sound, recipe, twin, said="trained already")):
@@ -142,6 +146,10 @@ class Trainer:
                 if self.images % recipe.log_images == 0 or self.images == recipe.images:
                     line = {"images": self.images, "loss": loss, "learning_rate": rate, "grad_norm": norm}
                     runlog.append(log, {**line, "seconds": round(self.seconds, 3), "time": time.time()})
+                if (
+                    self.images in recipe.points[:-1]
+                ):  # before the checkpoint: a restart from that one misses no average
+                    self._keep_average(layout.kept_average(self.folder, self.images))
                 if self.images % recipe.checkpoint_images == 0 or self.images == recipe.images:
                     checkpoint.save(self.folder / layout.CHECKPOINTS, self.images, self.state())
             if self.images < recipe.images and self._stop_requested():
@@ -155,10 +163,24 @@ class Trainer:
         self.world.sum([requests])
         return bool(requests)
 
-    def _finish(self, final_loss: float) -> None:
-        """Write the averaged weights, then run.json."""
-        with atomic(self.folder / layout.AVERAGE) as temporary:
+    def _keep_average(self, path: Path) -> None:
+        """Write the averaged weights."""
+        with atomic(path) as temporary:
             save_file({k: v.cpu() for k, v in self.ema.items()}, temporary)
+
+    def _finish(self, final_loss: float) -> None:
+        """Write the averaged weights, then run.json.
+
+        Raises:
+            ValueError: an average that was kept on the way is gone.
+        """
+        self._keep_average(self.folder / layout.AVERAGE)
+        averages = {str(images): layout.kept_average(self.folder, images) for images in self.recipe.points[:-1]}
+        if missing := [path for path in averages.values() if not path.exists()]:
+            raise ValueError(
+                f"{missing[0]}: missing, and training is past it; move {self.folder} away and train again, or leave "
+                f"recipes.{self.study.variants[self.variant].recipe}.evaluate_at out"
+            )
         run = RunRecord(
             variant=self.variant,
             seed=self.seed,
@@ -170,6 +192,7 @@ class Trainer:
             final_loss=final_loss,
             processes=self.world.size,
             checkpoint=sha256(self.folder / layout.AVERAGE),
+            averages={images: sha256(path) for images, path in averages.items()},
             tokens=self.tokens.sha256,
             provenance=provenance(),
         )
@@ -240,15 +263,8 @@ class Trainer:
             index: (B,) images.
             noise: stream of the choice between an image and its mirror image, and of the posterior.
         """
-        manifest = self.tokens.manifest
-        views = noise.integers(manifest.views, len(index)).cpu()
-        x = self.tokens.batch(index, views).to(self.device)
-        if manifest.kind == "ids":
-            return x
-        if manifest.kind == "moments":
-            b, c, h, w = x.shape
-            x = sample_posterior(x, noise.normal(b, c // 2, h, w))
-        return patchify(x * manifest.scale, manifest.group)
+        views = noise.integers(self.tokens.manifest.views, len(index)).cpu()
+        return as_tokens(self.tokens.batch(index, views).to(self.device), self.tokens.manifest, noise)
 
     def data_order(self, first: int, count: int) -> Tensor:
         """Indices (count,) of images number first to first + count - 1 of the run, which is epoch after epoch."""

@@ -93,6 +93,10 @@ SWEEPS = [
     str(layout.sweep(ROOT, variant, setting))
     for variant, setting in products.swept(STUDY)
 ]
+LEARNING = [
+    str(layout.learning(ROOT, variant, seed))
+    for variant, seed in products.learned(STUDY)
+]
 TABLES = [
     str(layout.table(ROOT, name, suffix))
     for name in products.table_names(STUDY)
@@ -162,6 +166,10 @@ def sweep_recipe(wildcards):
     return stage_keys.sweep_key(STUDY, wildcards.variant, wildcards.setting)
 
 
+def learning_recipe(wildcards):
+    return stage_keys.learning_key(STUDY, wildcards.variant)
+
+
 def speed_recipe(wildcards):
     return stage_keys.speed_key(STUDY, wildcards.variant)
 
@@ -216,6 +224,24 @@ def timed_chosen(wildcards):
     return [path for path in paths if path in SWEEPS]
 
 
+def learning_inputs(wildcards):
+    """What the curves of a training need beside it: held-out tokens, and where samples are asked what judges them."""
+    tokenizer = tokenizer_of(wildcards)
+    tokens = layout.token_manifest(ROOT, tokenizer, layout.VALIDATION)
+    setting = products.learning_setting(STUDY, wildcards.variant)
+    if setting is None:
+        return [tokens]
+    judge = STUDY.metrics.extractors[0]
+    sweep = str(layout.sweep(ROOT, wildcards.variant, setting))
+    return [
+        tokens,
+        layout.tokenizer_weights(ROOT, tokenizer),
+        *extractor_weights(judge),
+        layout.features_manifest(ROOT, judge, layout.VALIDATION),
+        *([sweep] if sweep in SWEEPS else []),
+    ]
+
+
 def table_paper(wildcards):
     """File of the paper's numbers for a table; none for `metrics`, `variance` and `fast`."""
     table = STUDY.tables.get(wildcards.table)
@@ -237,8 +263,10 @@ def figure_inputs(wildcards):
             *SWEEPS,
             here(layout.shipped("paper", "mar_figure_anchors.csv")),
         ]
-    if wildcards.figure == "sweep":
+    if wildcards.figure in ("sweep", "guidance"):
         return SWEEPS
+    if wildcards.figure in ("heldout_loss", "fid_images", "fid_operations"):
+        return LEARNING
     if wildcards.figure == "samples":
         return [
             layout.data_manifest(ROOT),

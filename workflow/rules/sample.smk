@@ -48,6 +48,28 @@ rule sample:
         launch("sample", **ONE_SET)
 
 
+# The averages that a training kept are no outputs of it, since Snakemake deletes outputs before a job.
+rule learning:
+    input:
+        record=rules.train.output.record,
+        files=learning_inputs,
+    output:
+        record=layout.learning(ROOT, "{variant}", "{seed}"),
+    log:
+        layout.log(ROOT, "learning", layout.run_name("{variant}", "{seed}")),
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        **LAUNCH_RESOURCES,
+    params:
+        study=STUDY_FILE,
+        job=job("learning", layout.run_name("{variant}", "{seed}")),
+        recipe=learning_recipe,
+    shell:
+        launch("learning", variant="{wildcards.variant}", seed="{wildcards.seed}")
+
+
 rule speed:
     input:
         record=timed_run,

@@ -6,7 +6,7 @@ prints as numbers are drawn only where our numbers are on its scale, and are row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from mar.analysis.estimates import Results
 from mar.analysis.paper_columns import FLOOR, printed
 from mar.analysis.result_files import Estimate
 from mar.paper.numbers import paper_lines
-from mar.report.figures.style import COLOURS, LINES, MARKERS, SMALL, WIDTH, Rows
+from mar.report.figures.style import COLOURS, LINES, MARKERS, SMALL, WIDTH, Rows, log_axis
 from mar.study.sections import Curve
 from mar.study.study import Study
 
@@ -74,7 +74,7 @@ def tradeoff(study: Study, root: Path) -> tuple[Figure, Rows]:
     floor = _floor(axes, results, "fid", handles)
     rows.append({"curve": FLOOR, **_numbers("fid", floor), "n": floor.n})
     for axis in (axes.xaxis, axes.yaxis):
-        _log(axis)
+        log_axis(axis)
     axes.set_xlabel("seconds per image (measured, log scale)")
     axes.set_ylabel(f"FID{_guided(results)}, {study.metrics.samples} images (log scale)")
     # The legend stands above the axes, where no point can lie.
@@ -139,7 +139,7 @@ def _against(study: Study, root: Path, name: str, label: str) -> tuple[Figure, R
         high, low = (pick((row[metric] for row in trained), default=1.0) for pick in (max, min))
         log = metric == "fid" and high > 10 * low  # where FID spans a decade, a linear scale would hide its low end
         if log:
-            _log(axes.yaxis)
+            log_axis(axes.yaxis)
         axes.set_xlabel(label)
         axes.set_title(f"{title}, {study.metrics.samples} images" + (" (log scale)" if log else ""), loc="left")
     if handles:
@@ -249,22 +249,6 @@ def _paper(axes: Axes, figure: str, metric: str, results: Results, handles: list
                 )
                 handles.append((star, label))
     return rows
-
-
-def _log(axis: Any) -> None:
-    """A log axis with plain numbers: at 1, 2 and 5 of each decade, denser where the axis spans less than a decade."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
-
-    formatter: Callable[[float, Any], str] = lambda value, _: f"{value:g}"  # noqa: E731
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    low, high = axis.get_view_interval()
-    if high > 8 * low:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    else:
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-        axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(formatter)
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _dark(colour: str) -> tuple[float, float, float]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mar.report.figures.curves import diffusion_steps, temperature, tradeoff
+from mar.report.figures.guidance import guidance
+from mar.report.figures.learning import fid_images, fid_operations, heldout_loss
 from mar.report.figures.losses import losses
 from mar.report.figures.samples import samples
 from mar.report.figures.style import STYLE, Rows
@@ -27,7 +29,8 @@ def draw(study: Study, root: Path, name: str, out: Path) -> None:
     Args:
         study: the study.
         root: its results folder.
-        name: tradeoff, diffusion_steps, temperature, sweep, samples or losses.
+        name: tradeoff, diffusion_steps, temperature, sweep, guidance, heldout_loss, fid_images, fid_operations, samples
+            or losses.
         out: folder of the figure files.
 
     Raises:
@@ -38,6 +41,10 @@ def draw(study: Study, root: Path, name: str, out: Path) -> None:
         "diffusion_steps": diffusion_steps,
         "temperature": temperature,
         "sweep": sweep,
+        "guidance": guidance,
+        "heldout_loss": heldout_loss,
+        "fid_images": fid_images,
+        "fid_operations": fid_operations,
         "samples": samples,
         "losses": losses,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; markers differ in the same way without colour.
@@ -24,3 +25,19 @@ STYLE: dict[Any, Any] = {
     "figure.dpi": 200,
     "text.parse_math": False,  # names of classes and curves may contain $
 }
+
+
+def log_axis(axis: Any) -> None:
+    """A log axis with plain numbers: at 1, 2 and 5 of each decade, denser where the axis spans less than a decade."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+    formatter: Callable[[float, Any], str] = lambda value, _: f"{value:g}"  # noqa: E731
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = axis.get_view_interval()
+    if high > 8 * low:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    else:
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(formatter)
+    axis.set_minor_formatter(NullFormatter())

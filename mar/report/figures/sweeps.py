@@ -154,7 +154,8 @@ def _rows(record: SweepRecord) -> Rows:
     rows: Rows = []
     for point in record.grid:
         row = head | {key: getattr(point, key) for key in (*AXES, "round")}
-        for metric, number in (("fid", point.fid), ("inception_score", point.inception_score)):
+        for metric in ("fid", "inception_score", "precision", "recall"):
+            number = getattr(point, metric)
             ends = (number.value, number.low, number.high) if number else ("", "", "")
             row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), ends, strict=True))
         rows.append(row | {"best": int(_best(record, point)), "error": point.error or ""})

@@ -7,10 +7,10 @@ from pathlib import Path
 from mar.analysis.acceptance import section_of
 from mar.analysis.paper_columns import columns_of
 from mar.paper.numbers import paper_rows
-from mar.report.tables import fast_modes
+from mar.report.tables import fast_modes, learning
 from mar.report.tables.paper_tables import table_of
 from mar.study import layout
-from mar.study.products import speed_settings, swept, table_names, used_tokenizers
+from mar.study.products import learned, speed_settings, swept, table_names, used_tokenizers
 from mar.study.stage_keys import real_side
 from mar.study.study import Study
 
@@ -19,6 +19,8 @@ def inputs(study: Study, root: Path, name: str) -> list[Path]:
     """Files that a table reads beside the metric files, as its columns require."""
     if name not in study.tables and name in table_names(study):
         made = _fast_inputs(study, root) if name == fast_modes.NAME else []
+        if name == learning.NAME:
+            made = [layout.learning(root, variant, seed) for variant, seed in learned(study)]
         return [*made, *(layout.sweep(root, variant, setting) for variant, setting in swept(study))]
     table = table_of(study, name)
     asked = {column.name for column in columns_of(paper_rows(table.paper, f"tables.{name}.paper: "))}

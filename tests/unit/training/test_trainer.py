@@ -192,8 +192,8 @@ def test_after_nan_another_recipe_starts_anew_and_the_checkpoint_stays_where_the
     folder = root / "runs" / "mar-diff" / "seed0"
     healthy = Trainer.micro_batch_loss
 
-    def diverges(self, first, count):
-        loss = healthy(self, first, count)
+    def diverges(self, first, count, mask):
+        loss = healthy(self, first, count, mask)
         return loss * math.nan if first >= 32 and self.recipe.ema == 0.9 else loss
 
     monkeypatch.setattr(Trainer, "micro_batch_loss", diverges)

@@ -1,0 +1,207 @@
+"""Curves of learning: what the weight averages that a training kept on its way have learned.
+
+Losses are measured at each of them (`mar/training/held_out.py`). Where the study asks for samples, images are drawn
+too, all with the same random numbers, and compared with held-out images: a diagnosis, from which no claim takes a
+number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mar.data.tokens import TokenSet
+from mar.features import features
+from mar.features.features import Features
+from mar.features.networks import extractors
+from mar.features.networks.extractors import Extractor
+from mar.metrics import jackknife, moments
+from mar.metrics.bootstrap import Bootstrap
+from mar.metrics.moments import Statistics
+from mar.runtime.files import read, write
+from mar.runtime.noise import Noise
+from mar.runtime.progress import Progress
+from mar.runtime.provenance import provenance
+from mar.runtime.shards import stage
+from mar.sampling.sampler import Sampler, chunk_labels
+from mar.study import layout
+from mar.study.chosen_settings import resolved
+from mar.study.parts import Sampling
+from mar.study.products import learning_setting
+from mar.study.records import Fall, LearningPoint, LearningRecipe, LearningRecord, Metric, RunRecord
+from mar.study.stage_keys import learning_key
+from mar.study.study import Study
+from mar.training import held_out
+
+LAST = (0.7, 0.9)  # where a point begins the last quarter: between these shares of the training; the one nearest 0.75
+Found = tuple[float, np.ndarray]  # FID of a set, and what each of its images moves it, (n,)
+
+
+def learning(study: Study, root: Path, variant: str, seed: int, operations: float) -> None:
+    """Write runs/<variant>/seed<k>/learning.json.
+
+    Args:
+        study: the study.
+        root: its results folder.
+        variant: a variant whose recipe has `evaluate_at`.
+        seed: training seed.
+        operations: operations of one image in training, which the record keeps for figures.
+
+    Raises:
+        ValueError: the recipe keeps no averages, an earlier stage has not run, or an average is missing.
+    """
+    points = study.recipes[study.variants[variant].recipe].points
+    if not points or study.variants[variant].pretrained:
+        raise ValueError(
+            f"--variant {variant}: keeps no averages; accepted: a trained one whose recipe has evaluate_at"
+        )
+    tokenizer, setting = study.tokenizer_of(variant, seed), learning_setting(study, variant)
+    splits = {"heldout": validation_tokens(root, tokenizer), "train": TokenSet.open(layout.tokens(root, tokenizer))}
+    run, report = read(layout.run_record(root, variant, seed), RunRecord), layout.learning(root, variant, seed)
+    inputs = {"checkpoint": run.checkpoint, **run.averages}
+    inputs |= {f"tokens {name}": split.sha256 for name, split in splits.items()}
+    used, real = None, None
+    if setting:
+        used, real = resolved(study, root, variant, setting), validation_features(study, root)
+        inputs |= {"real": real.sha256, "sampling": used.model_dump_json(exclude_defaults=True)}
+    recipe = LearningRecipe(slice=learning_key(study, variant), inputs=inputs)
+    place = report.with_name(".learning")
+    with stage(report, lambda: read(report, LearningRecord).recipe == recipe, folder=place) as unfinished:
+        if not unfinished:
+            return
+        found, fids = [], dict[int, Found]()
+        for images, sampler in averages(study, root, variant, seed, points):
+            numbers: dict[str, Any] = {name: losses(sampler, split) for name, split in splits.items()}
+            if used and real:
+                try:
+                    drawn, fids[images] = judged(sampler, used, real)
+                    numbers |= drawn
+                except ValueError as error:
+                    numbers["error"] = str(error)
+            found.append(LearningPoint(images=images, checkpoint=sampler.checkpoint, **numbers))
+            print(f"{variant} seed {seed} after {images} images: {shown(found[-1])}", flush=True)
+        record = LearningRecord(
+            variant=variant,
+            seed=seed,
+            split=layout.VALIDATION,
+            operations=operations,
+            setting=setting,
+            sampling=used,
+            samples=study.learning.samples if study.learning and setting else 0,
+            extractor=study.metrics.extractors[0] if setting else "",
+            points=tuple(found),
+            fall=fall(fids, points[-1]),
+            recipe=recipe,
+            provenance=provenance(),
+        )
+        write(report, record)
+        print(f"{report}: {len(found)} points", flush=True)
+
+
+def validation_tokens(root: Path, tokenizer: str) -> TokenSet:
+    """Tokens of the held-out images that tell how a training goes on."""
+    return TokenSet.open(layout.tokens(root, tokenizer, layout.VALIDATION))
+
+
+def validation_features(study: Study, root: Path) -> Features:
+    """Features of the same images by the first extractor."""
+    return features.read(root, study.metrics.extractors[0], layout.VALIDATION, "real")
+
+
+def averages(
+    study: Study, root: Path, variant: str, seed: int, points: tuple[int, ...]
+) -> Iterator[tuple[int, Sampler]]:
+    """The images seen at each point, and the model with the average that was kept there."""
+    for images in points:
+        yield images, Sampler(study, root, variant, seed, images)
+
+
+def losses(sampler: Sampler, tokens: TokenSet) -> dict[str, Metric]:
+    """Loss on a split by mask ratio, with intervals over the images."""
+    study, variant = sampler.study, sampler.study.variants[sampler.variant]
+    masked = study.backbones[variant.backbone].kind == "masked"
+    found = held_out.losses(sampler.model, tokens, variant.order, masked, study.seed)
+    count = min(len(tokens), held_out.LEARNED)
+    draw = Bootstrap(np.zeros(len(next(iter(found.values()))), np.int64), study.metrics.bootstrap, study.seed)
+    means = {ratio: draw.mean(groups, higher_is_better=False) for ratio, groups in found.items()}
+    return {ratio: metric.model_copy(update={"n": count}) for ratio, metric in means.items()}
+
+
+def judged(sampler: Sampler, settings: Sampling, real: Features) -> tuple[dict[str, Metric], Found]:
+    """FID and Inception score of images drawn with an average, and what each image moves FID.
+
+    Raises:
+        ValueError: images or features are not finite, or the features of the real images are by other weights.
+    """
+    study = sampler.study
+    assert study.learning is not None  # asked for samples
+    network = extractors.load(study.metrics.extractors[0], study, sampler.root, sampler.device)
+    if network.weights != real.manifest.extractor.weights:
+        raise ValueError(f"{real.folder}: features by other weights than {network.name} has; run `mar features` again")
+    labels = chunk_labels(0, study.learning.samples, sampler.manifest.classes)
+    arrays = drawn(sampler, settings, network, labels)
+    target: Statistics = moments.of(real.array("features"))
+    draw = Bootstrap(labels.numpy(), study.metrics.bootstrap, study.seed)
+    numbers = {"fid": draw.fid(arrays["features"], target)}
+    if "logits" in arrays:
+        numbers["inception_score"] = draw.inception_score(arrays["logits"])
+    value, moves = jackknife.fid(arrays["features"], target)
+    return numbers, (value, within_classes(moves, labels.numpy()))
+
+
+def within_classes(moves: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """What each image moves a metric (n,), without the class means: a set has equally many images of each class."""
+    centred = moves.copy()
+    for label in np.unique(labels):
+        rows = labels == label
+        count = int(rows.sum())
+        if count > 1:
+            centred[rows] = (moves[rows] - moves[rows].mean()) * math.sqrt(count / (count - 1))
+    return centred
+
+
+def drawn(sampler: Sampler, settings: Sampling, network: Extractor, labels: torch.Tensor) -> dict[str, np.ndarray]:
+    """Features and logits of one image of each class in `labels` (n,), by random numbers that all points share."""
+    progress = Progress(f"learning {sampler.variant} seed {sampler.seed}", len(labels))
+    parts: list[dict[str, torch.Tensor]] = []
+    for number, classes in enumerate(labels.split(sampler.study.metrics.chunk)):
+        noise = Noise("learning", sampler.study.seed, "samples", number, device=sampler.device)
+        parts.append(network(sampler.draw(settings, classes, noise)))
+        progress.update(len(classes))
+    arrays = {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0] if key != "spatial"}
+    if not all(np.isfinite(values).all() for values in arrays.values()):
+        raise ValueError(f"{network.name}: features are not finite")
+    return arrays
+
+
+def fall(fids: dict[int, Found], end: int) -> Fall | None:
+    """How FID changed in the last quarter of a training that ends after `end` images; None without points there.
+
+    The images of both points are paired, since they are drawn with the same random numbers: the standard error is that
+    of the differences of what each image moves log FID.
+    """
+    starts = [images for images in fids if LAST[0] <= images / end <= LAST[1]]
+    if end not in fids or not starts:
+        return None
+    since = min(starts, key=lambda images: abs(images / end - 0.75))
+    effect, error = change(fids[since], fids[end])
+    return Fall(since=since, effect=effect, error=error)
+
+
+def change(before: Found, after: Found) -> tuple[float, float]:
+    """log(FID after / FID before) of two sets whose images are paired, and its standard error."""
+    (first, moved_first), (second, moved_second) = before, after
+    moves = moved_second / second - moved_first / first
+    return math.log(second / first), float(moves.std(ddof=1) / math.sqrt(len(moves)))
+
+
+def shown(point: LearningPoint) -> str:
+    """The losses of a point, and its FID."""
+    parts = [f"held-out loss {', '.join(f'{metric.value:.4g} ({r})' for r, metric in point.heldout.items())}"]
+    parts += [f"FID {point.fid.value:.4g} ({point.fid.low:.4g} to {point.fid.high:.4g})"] if point.fid else []
+    return "; ".join([*parts, *([point.error] if point.error else [])])

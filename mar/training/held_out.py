@@ -1,0 +1,46 @@
+"""The training loss of finished weights on fixed images at fixed noise, so that points of a training can be compared.
+
+Orders, posterior draws, timesteps and noise are named by the seed of the study and the image's place alone: they are
+the same for all points, training seeds and variants. Nothing is dropped out, and every image has its class. For a
+categorical head the loss is the cross-entropy in nats a token, for a diffusion head Diffusion Loss: the losses of
+different heads share no scale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from mar.data.tokens import TokenSet, as_tokens
+from mar.models.order import draw_order, num_masked
+from mar.runtime.noise import Noise
+from mar.study.limits import LEARNED
+
+RATIOS = (0.25, 0.5, 0.75, 1.0)  # shares of masked tokens at which the loss of a masked backbone is measured
+GROUP = 10  # images whose loss is computed together: the unit of the intervals
+
+
+@torch.no_grad()
+def losses(model: Any, tokens: TokenSet, order: str, masked: bool, seed: int) -> dict[str, np.ndarray]:
+    """Mean loss of each group of GROUP images, float64 (G,), by mask ratio, or `all` for models without masks.
+
+    Args:
+        model: a `Model` or `DiT`, in eval mode.
+        tokens: a split, of which at most LEARNED images are taken, always the same.
+        order: order of generation of the variant.
+        masked: whether the backbone is a masked one.
+        seed: seed of the study.
+    """
+    device, length = next(model.parameters()).device, tokens.manifest.tokens
+    chosen = Noise("learning", seed).permutations(1, len(tokens))[0][:LEARNED]
+    ratios = {f"{ratio:g}": length - num_masked(ratio, length) for ratio in RATIOS} if masked else {"all": 0}
+    found: dict[str, list[float]] = {ratio: [] for ratio in ratios}
+    for number, index in enumerate(chosen.split(GROUP)):
+        for ratio, known in ratios.items():
+            noise = Noise("learning", seed, number, device=device)
+            x = as_tokens(tokens.batch(index, torch.zeros_like(index)).to(device), tokens.manifest, noise)
+            orders = draw_order(order, len(index), length, noise)
+            found[ratio].append(float(model.loss(x, tokens.labels[index].to(device), orders, known, noise)))
+    return {ratio: np.asarray(values) for ratio, values in found.items()}

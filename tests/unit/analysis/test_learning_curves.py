@@ -1,0 +1,98 @@
+"""Curves of learning: the rule "still learning" by simulation, what it does to verdicts, and where an optimum lies."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks.learning import shares
+from mar.analysis import confounds, wording
+from mar.analysis.estimates import Comparison
+from mar.analysis.learning_curves import along, mean, optimum, still_learning, trend
+from mar.analysis.result_files import Estimate
+from mar.study.parts import Recipe
+from mar.study.records import Missing, Range
+
+
+def record(effect=-0.3, error=0.1, seed=0, fids=(9.0, 5.0, 6.0)):
+    """A record of a training with three points, of which each training seed adds its number to FID."""
+    points = tuple(
+        SimpleNamespace(
+            images=100 * (i + 1),
+            heldout={"0.5": Range(value=4.0, low=3.0, high=5.0), "1": Range(value=2.0, low=1.0, high=3.0)},
+            fid=Range(value=fid + seed, low=fid + seed - 1, high=fid + seed + 1),
+        )
+        for i, fid in enumerate(fids)
+    )
+    return SimpleNamespace(seed=seed, points=points, fall=SimpleNamespace(since=200, effect=effect, error=error))
+
+
+def results(**records):
+    """Results of a study whose variants have these records, one seed each, and samples along the training."""
+    recipe = Recipe(images=64, batch=8, checkpoint_images=64, log_images=64, evaluate_at=(0.5,))
+    variants = {n: SimpleNamespace(pretrained=False, recipe="r", seeds=(0,), sampling=("s",)) for n in records}
+    study = SimpleNamespace(variants=variants, recipes={"r": recipe}, learning=SimpleNamespace(setting={}))
+    return SimpleNamespace(study=study, names=["fid"], learning=lambda name, seed: records[name])
+
+
+@pytest.mark.parametrize(("fall", "least", "most"), [(0.0, 0.0, 0.05), (0.1, 0.45, 0.8), (0.2, 0.95, 1.0)])
+def test_coverage_and_power_at_1000_images(fall, least, most):
+    """A flat curve is called still learning in 2.5% of trials, a fall of a fifth nearly always.
+
+    With 300 trials the share of false alarms is below 5% with probability 0.99, coverage above 91% with 0.997.
+    """
+    coverage, called = shares(1000, fall, 300)
+    assert 0.91 <= coverage <= 0.98
+    assert least <= called <= most
+
+
+def test_seeds_are_averaged():
+    found = trend([record(-0.3, 0.1), record(-0.1, 0.1, seed=1)])
+    assert found.effect == pytest.approx(-0.2) and found.high == pytest.approx(
+        -0.2 + 1.96 * 0.1 / math.sqrt(2), abs=1e-4
+    )
+    assert found.falls and str(found) == "-18.1% [-28.7%, -6.0%]"
+    assert not trend([record(-0.1, 0.1)]).falls
+    assert trend([]) is None
+
+
+def test_those_that_still_learn_are_named():
+    both = results(a=record(-0.3, 0.01), b=record(-0.001, 0.01))
+    said = still_learning(both, ("a", "b"))
+    assert said.kind == "still learning"
+    assert said.text == "FID still falls at the end of training: a -25.9% [-27.4%, -24.5%] since 200 images"
+    assert still_learning(both, ("b",)) is None
+    assert still_learning(results(a=record(0.3, 0.01), b=record(-0.001, 0.01)), ("a", "b")) is None
+
+
+@pytest.mark.parametrize("learning", ["a", "b"])
+def test_neither_side_of_a_comparison_wins_while_one_learns(learning, monkeypatch):
+    """But settings of one training are compared with each other."""
+    both = results(**{name: record(-0.3 if name == learning else -0.001, 0.01) for name in ("a", "b")})
+    monkeypatch.setattr(confounds, "recites", lambda results, cell: None)
+    for unfair in confounds.both(both, ("a", "s"), ("b", "s")):
+        assert [why.kind for why in unfair] == ["still learning"]
+    assert confounds.both(both, (learning, "s"), (learning, "t")) == ((), ())
+
+
+@pytest.mark.parametrize("ends", [(-0.4, -0.2), (0.2, 0.4)])
+def test_a_verdict_waits_for_the_end_of_learning(ends):
+    why = Missing(kind="still learning", text="FID still falls")
+    sides = [Estimate(10.0, 9.0, 11.0, 100, (0, 1))] * 2
+    open_ = Comparison("fid", *sides, sum(ends) / 2, *ends)
+    assert open_.better or open_.worse
+    held = replace(open_, unfair=((why,), (why,)))
+    assert not held.better and not held.worse and held.blocked == why
+    assert wording.reason(held, "undecided").startswith("undecided (still learning): FID")
+
+
+def test_optimum_is_of_the_mean_over_seeds():
+    seeds = [record(fids=(9.0, 5.0, 6.0)), record(seed=1, fids=(9.0, 5.0, 1.0))]
+    curve = along(seeds, "fid")
+    assert [(images, number.value) for images, number in curve] == [(100, 9.5), (200, 5.5), (300, 4.0)]
+    assert optimum(curve)[0] == 300 and optimum([]) is None
+    assert curve[0][1].high == pytest.approx(9.5 + 1 / math.sqrt(2))
+    losses = along(seeds, "heldout")
+    assert losses[0][1].value == 3.0, "mean of the mask ratios"
+    assert mean([Range(value=1.0, low=0.0, high=3.0)]) == Range(value=1.0, low=0.0, high=3.0)
