@@ -106,7 +106,9 @@ def reference(study: Study, root: str | Path) -> None:
                 values[key] = floor(study, values[key], stored.array("features"), labels, against[name].statistics)
             if "sfid" in values and (target := against[main].spatial) is not None:
                 values["sfid"] = floor(study, values["sfid"], heldout[main].array("spatial"), labels, target)
-        write(report, _result(study, against, values, notes, recipe))
+        spread = {name: moments.spread(side.statistics) for name, side in against.items()}
+        record = _result(study, against, values, notes, recipe).model_copy(update={"spread": spread})
+        write(report, record)
         print(f"{report}: {_shown(values)}", flush=True)
 
 
