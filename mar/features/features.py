@@ -8,7 +8,7 @@ manifest.json, which says which images and which network they are of. A part of 
 - `labels` (N,), if the classes of the images are known;
 - `nearest` (N,), the distance to the nearest training image, by the study's first extractor only.
 
-A set is named `train`, `heldout`, `reference`, or <variant>/seed<k>/<setting>.
+A set is named as in `mar.study.real_sets`, or <variant>/seed<k>/<setting>.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from mar.runtime.shards import Recipe, Share, fill, finish, stage
 from mar.study import layout
 from mar.study.compatibility import known
 from mar.study.limits import LOOKED_AT
+from mar.study.real_sets import COMPARED, SETS
 from mar.study.records import FeaturesManifest, Judge, Piece
 from mar.study.stage_keys import features_key
 from mar.study.study import Study
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
     from mar.features.networks.extractors import Extractor
 
-SPLITS = ("train", "heldout", "reference")
 SINGLE = ("labels", "nearest")  # arrays with one number for each image
 
 
@@ -155,7 +155,7 @@ def open_images(study: Study, root: Path, set_name: str) -> image_sets.Images | 
             raise ValueError("--set reference: belongs to a study with metrics.reference; accepted: train")
         reference = references.load(study.metrics.reference, layout.assets(root))
         return image_sets.of_reference(reference) if reference.count else None
-    if set_name in SPLITS:
+    if set_name in SETS:
         return image_sets.of_split(study, root, set_name)
     variant, seed, setting = name(study, set_name)
     return image_sets.of_samples(study, root, variant, seed, setting)
@@ -170,7 +170,7 @@ def name(study: Study, set_name: str) -> tuple[str, int, str]:
     variant, _, rest = set_name.partition("/seed")
     seed, _, setting = rest.partition("/")
     if not seed.isdigit() or not setting:
-        raise ValueError(f"--set {set_name}: accepted: {', '.join(SPLITS)}, VARIANT/seedK/SETTING")
+        raise ValueError(f"--set {set_name}: accepted: {', '.join(SETS)}, VARIANT/seedK/SETTING")
     known("--set: variant", variant, study.variants)
     known(f"--set: setting of {variant}", setting, study.variants[variant].sampling)
     return variant, int(seed), setting
@@ -224,7 +224,7 @@ def features(study: Study, root: str | Path, extractor: str, set_name: str, shar
         if not unfinished:
             return
     if images:
-        train = _neighbours(study, root) if main and set_name not in ("train", "reference") else None
+        train = _neighbours(study, root) if main and set_name not in COMPARED else None
         extract(images, network, folder, recipe, train, shard)
     finish(report, recipe, paths, intact, write_report)
 

@@ -1,8 +1,8 @@
 """Every path under results/ and figures/, and those of the files that ship with the package.
 
 The package calls these functions with names, the rules of the workflow with wildcards, as in
-`run(root, "{variant}", "{seed}")`. `root` is the folder of one study, results/<study>. A set of images is `train`,
-`heldout`, `reference`, or the sample set <variant>/seed<k>/<setting>.
+`run(root, "{variant}", "{seed}")`. `root` is the folder of one study, results/<study>. A set of images is named
+as in `mar.study.real_sets`, or the sample set <variant>/seed<k>/<setting>.
 """
 
 from __future__ import annotations

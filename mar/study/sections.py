@@ -64,7 +64,10 @@ class Metrics(Section):
         min_length=1,
         description="networks whose features judge; the first one's numbers are those of tables, figures and claims",
     )
-    reference: Reference | None = Field(None, description="what Inception's numbers compare with; default: train split")
+    real: Literal["train", "heldout"] = Field(
+        "train", description="real images that all metrics compare with: the train split, or half of the held-out ones"
+    )
+    reference: Reference | None = Field(None, description="what Inception's numbers compare with in place of `real`")
 
     @model_validator(mode="after")
     def _check(self) -> Metrics:

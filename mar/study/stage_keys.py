@@ -12,6 +12,7 @@ from typing import Any
 from mar.study.canonical import canonical
 from mar.study.parts import Data, Sampling
 from mar.study.products import CURVES, speed_settings, swept
+from mar.study.real_sets import real_side
 from mar.study.study import Study
 
 
@@ -44,11 +45,6 @@ def features_key(study: Study, extractor: str) -> str:
     """
     network = classifier_key(study) if extractor == "classifier" else extractor
     return canonical({"extractor": network, "nearest": extractor == study.metrics.extractors[0]})
-
-
-def real_side(study: Study, extractor: str) -> str:
-    """The set of real images that an extractor compares with: the train split, or Inception's reference."""
-    return "reference" if study.metrics.reference and extractor == "inception" else "train"
 
 
 def reference_key(study: Study) -> str:
@@ -115,7 +111,8 @@ def metrics_key(study: Study) -> str:
     """What a metric file depends on beside samples and features."""
     m = study.metrics
     values = {"neighbours": m.neighbours, "bootstrap": m.bootstrap, "seed": study.seed, "extractors": m.extractors}
-    return canonical(values | ({"reference": m.reference} if m.reference else {}))
+    values |= {"reference": m.reference} if m.reference else {}
+    return canonical(values | ({"real": m.real} if m.real != "train" else {}))
 
 
 def speed_key(study: Study, variant: str) -> str:
