@@ -15,6 +15,7 @@ from mar.study import layout
 from mar.study.records import ClassifierRecord, RfidRecord
 
 ACCURACY = 0.75  # share of held-out images that the judge has to name rightly
+DIMENSIONS = 0.75  # of the classes - 1 dimensions that tell classes apart, the share that the judge has to have
 DEAD = 0.25  # share of the judge's features that may be dead
 TOKENIZER_SHARE = 0.8  # share of the best FID that may be the tokenizer's, both less their floors
 PRECISION = 0.1  # share of the samples that have to lie among real images
@@ -53,10 +54,10 @@ def _judge(results: Results) -> list[Warning]:
                 f"(a fair judge: {ACCURACY:.0%} or more): train it longer."
             )
     if (spread := results.feature_spread.get("classifier")) is not None:
-        if record and spread.effective < (least := len(record.classes) - 1):
+        if record and spread.effective < DIMENSIONS * (told := len(record.classes) - 1):
             found.append(
-                f"The judge's features have an effective dimension of {short(spread.effective)}, fewer than the "
-                f"{least} that tell {least + 1} classes apart: FID sees little of an image but its class "
+                f"The judge's features have an effective dimension of {short(spread.effective)}, below "
+                f"{DIMENSIONS:.0%} of the {told} that tell {told + 1} classes apart: FID sees little of an image "
                 "(classifier.layer: stages sees more)."
             )
         if spread.dead > DEAD * spread.features:

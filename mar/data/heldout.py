@@ -15,7 +15,7 @@ SEED = 2024  # as of the choice of the held-out images
 DEALT = (REFERENCE, FLOOR, REFERENCE, VALIDATION)  # to which part the images of a class go, in turn
 
 
-def part(labels: np.ndarray, name: str) -> np.ndarray:
+def rows_of(labels: np.ndarray, name: str) -> np.ndarray:
     """Ascending indices (n,) into the held-out split of the images of one part.
 
     Args:

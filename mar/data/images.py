@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mar.data.heldout import part
+from mar.data.heldout import rows_of
 from mar.data.image_files import decode, from_json
 from mar.runtime import npz
 from mar.runtime.files import read, sha256
@@ -65,7 +65,7 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
     """
     if split in PARTS:
         whole = open_split(study, root, "heldout")
-        rows = part(whole.labels, split)
+        rows = rows_of(whole.labels, split)
         return ImageSet(whole.labels[rows], whole.classes, lambda i: whole.arrays([rows[i]])[0])
     if split not in SPLITS:
         raise ValueError(f"split {split!r}; accepted: {', '.join((*SPLITS, *PARTS))}")

@@ -232,7 +232,7 @@ def of_split(study: Study, root: Path, split: str) -> Images:
     Raises:
         ValueError: `prepare` has not run, or the part has no image of some class.
     """
-    from mar.data.heldout import part
+    from mar.data.heldout import rows_of
     from mar.data.images import open_split
 
     images = open_split(study, root, split)
@@ -243,7 +243,7 @@ def of_split(study: Study, root: Path, split: str) -> Images:
 
     digest, name = sha256(layout.data_manifest(root)), f"{split} split"
     if split in PARTS:
-        rows = part(open_split(study, root, "heldout").labels, split)
+        rows = rows_of(open_split(study, root, "heldout").labels, split)
         digest = hashlib.sha256(f"{digest} {split} {rows.tolist()}".encode()).hexdigest()
         name = f"the {split.removeprefix('heldout-')} part of the held-out images"
     return Images(name, "split", "real", digest, len(images), images.labels, images.classes, PIECE, stream)

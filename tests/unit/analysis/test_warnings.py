@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
     for name in study.tokenizers:
         lost = {"rfid": cell(20.0, 0.1, 504), "floor": cell(10.0, 0.1, 504), "psnr": cell(20.0, 0.1, 504)}
         change(layout.rfid(root, name), metrics=lost)
-    spread = {"classifier": {"features": 64, "effective": 9.5, "dead": 16}}
+    spread = {"classifier": {"features": 64, "effective": 6.8, "dead": 16}}
     change(layout.reference_metrics(root), spread=spread)
     return root
 
@@ -44,11 +44,11 @@ def test_a_sound_study_has_none(root: Path) -> None:
 
 def test_a_poor_judge(root: Path) -> None:
     change(root / "classifier" / "classifier.json", accuracy=0.74)
-    change(layout.reference_metrics(root), spread={"classifier": {"features": 64, "effective": 7.2, "dead": 17}})
+    change(layout.reference_metrics(root), spread={"classifier": {"features": 64, "effective": 6.7, "dead": 17}})
     found = poor(root)
     assert len(found) == 3 and all(text.startswith("judge: ") for text in found)
     assert "names 74% of 504 held-out images" in found[0]
-    assert "effective dimension of 7.20, fewer than the 9 that tell 10 classes apart" in found[1]
+    assert "effective dimension of 6.70, below 75% of the 9 that tell 10 classes apart" in found[1]
     assert "Of the judge's 64 features 17 do not vary" in found[2]
 
 

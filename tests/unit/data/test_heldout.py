@@ -10,7 +10,7 @@ import pipeline
 import pytest
 from PIL import Image
 
-from mar.data.heldout import part
+from mar.data.heldout import rows_of
 from mar.data.images import ImageSet, open_split
 from mar.data.prepare import prepare
 from mar.study.reading import StudyError
@@ -22,7 +22,7 @@ SHARES = {REFERENCE: 0.5, FLOOR: 0.25, VALIDATION: 0.25}
 
 def test_parts_are_disjoint_and_hold_their_share_of_each_class() -> None:
     labels = np.random.default_rng(0).integers(0, 7, 1003)
-    parts = {name: part(labels, name) for name in PARTS}
+    parts = {name: rows_of(labels, name) for name in PARTS}
     assert np.array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(1003))
     for name, rows in parts.items():
         assert np.array_equal(rows, np.unique(rows))
@@ -32,14 +32,14 @@ def test_parts_are_disjoint_and_hold_their_share_of_each_class() -> None:
 
 def test_parts_stay_the_same() -> None:
     labels = np.arange(80) % 4
-    assert part(labels, FLOOR)[:8].tolist() == FIRST
+    assert rows_of(labels, FLOOR)[:8].tolist() == FIRST
     more = np.concatenate([labels, np.full(20, 4)])  # another class moves no image of those before
-    assert all(np.array_equal(part(more, name)[part(more, name) < 80], part(labels, name)) for name in PARTS)
+    assert all(np.array_equal(rows_of(more, name)[rows_of(more, name) < 80], rows_of(labels, name)) for name in PARTS)
 
 
 def test_a_class_with_too_few_images() -> None:
     with pytest.raises(ValueError, match=r"heldout-validation: class 1 has 3 held-out images; accepted: 4 or more"):
-        part(np.array([0, 0, 0, 0, 1, 1, 1]), VALIDATION)
+        rows_of(np.array([0, 0, 0, 0, 1, 1, 1]), VALIDATION)
 
 
 def same(a: ImageSet, b: ImageSet, rows: np.ndarray) -> bool:
@@ -52,7 +52,7 @@ def test_parts_are_opened_as_sets_of_their_own(tmp_path: Path) -> None:
     root = pipeline.root(tmp_path, study)
     prepare(study, root)
     heldout = open_split(study, root, "heldout")
-    assert all(same(open_split(study, root, name), heldout, part(heldout.labels, name)) for name in PARTS)
+    assert all(same(open_split(study, root, name), heldout, rows_of(heldout.labels, name)) for name in PARTS)
     with pytest.raises(ValueError, match="split 'floor'; accepted: train, heldout, heldout-reference"):
         open_split(study, root, "floor")
 
