@@ -22,8 +22,8 @@ from mar.analysis.metric_kinds import title
 from mar.analysis.result_files import Estimate
 from mar.runtime.files import sha256
 from mar.study import layout
+from mar.study.real_sets import real_side
 from mar.study.sections import Modes
-from mar.study.stage_keys import real_side
 from mar.study.study import Study
 
 MARGIN = 0.05  # largest accepted relative loss of FID

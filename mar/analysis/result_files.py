@@ -17,6 +17,7 @@ from mar.study import layout
 from mar.study.parts import Sampling
 from mar.study.products import speed_settings
 from mar.study.records import (
+    FeatureSpread,
     JudgedBy,
     LearningRecord,
     Metric,
@@ -238,6 +239,11 @@ class Files:
     def notes(self) -> list[str]:
         """Notes on the metrics of the sample sets and of the real images, each once."""
         return list(dict.fromkeys([*self._any.notes, *self._reference.notes]))
+
+    @property
+    def feature_spread(self) -> dict[str, FeatureSpread]:
+        """How the features of the real images spread, by extractor; empty in a study of an older version."""
+        return self._reference.spread
 
     @property
     def reference(self) -> RealSide:

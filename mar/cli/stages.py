@@ -16,6 +16,7 @@ from mar.cli.group import (
     variant_option,
 )
 from mar.study import layout
+from mar.study.real_sets import SETS
 
 
 @main.command()
@@ -43,7 +44,7 @@ def classifier(study: str, recipe: str) -> None:
 
 extractor_option = click.option("--extractor", required=True, help="Network that judges, of metrics.extractors.")
 
-set_option = click.option("--set", "where", required=True, help="train, heldout, reference, or VARIANT/seedK/SETTING.")
+set_option = click.option("--set", "where", required=True, help=f"{', '.join(SETS)}, or VARIANT/seedK/SETTING.")
 
 
 @main.command()

@@ -14,11 +14,11 @@ from mar.features.references import Reference
 from mar.metrics import formulas
 from mar.runtime import npz
 from mar.study import layout
+from mar.study.real_sets import PARTS, real_side
 from mar.study.sections import Reference as ReferenceSection
-from mar.study.stage_keys import real_side
 from mar.study.study import Study
 
-SPLITS = ("train", "heldout")
+SPLITS = ("train", "heldout", *PARTS)
 SWAPPED = "Were --samples and --reference swapped?"
 
 SHUFFLES = 100  # random permutations of the labels, which show what chance gives
@@ -64,9 +64,10 @@ def open_reference(
             raise ValueError(
                 f"--reference {source or 'is needed'}: without --study accepted: a name in {TABLE}, a path"
             )
-        if not source and real_side(study, network) == "reference":
+        side = source or real_side(study, network)
+        if side == "reference":
             return _published(study.metrics.reference, root)
-        return image_sets.of_split(study, root, source or "train"), None
+        return image_sets.of_split(study, root, side), None
     if path.exists() and (role := _role(path)) == "generated":
         raise ValueError(f"--reference {source}: holds {role} images; accepted: real ones. {SWAPPED}")
     try:

@@ -125,7 +125,7 @@ def court(
             raise ValueError(f"{samples.source}: images of side {size}, {name}: of {real_size}; accepted: one size")
         if copies := inputs.check_copies(samples.source, digests, real_digests, name):
             notes.append(f"{copies} of the judged images are bit for bit real ones")
-    if study and root and not (images and images.kind == "split"):
+    if study and root and not (images and images.source == "train split"):
         train = image_sets.of_split(study, root, "train")
         if train.count <= MOST_REAL:
             train_digests = [digest for rows in train.pieces() for digest in inputs.digests(rows)]

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from mar.data.heldout import rows_of
 from mar.data.image_files import decode, from_json
 from mar.runtime import npz
 from mar.runtime.files import read, sha256
 from mar.runtime.folders import recipe_of
 from mar.runtime.text import one_line
 from mar.study import layout
+from mar.study.real_sets import PARTS
 from mar.study.records import DataManifest, Entry, FileLists
 from mar.study.stage_keys import data_key
 from mar.study.study import Study
@@ -22,7 +24,7 @@ from mar.study.study import Study
 if TYPE_CHECKING:  # `prepare` and the figures read images without waiting for torch
     import torch
 
-SPLITS = ("train", "heldout")
+SPLITS = ("train", "heldout")  # as `prepare` lists them; the parts of the held-out one are drawn when it is opened
 
 
 class ImageSet:
@@ -55,13 +57,18 @@ class ImageSet:
 
 
 def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
-    """The images of a split, "train" or "heldout", as `prepare` recorded them.
+    """The images of a split, "train" or "heldout", as `prepare` recorded them, or of a part of the held-out ones.
 
     Raises:
-        ValueError: `prepare` has not run for this data section. When an image is read: it can be read no longer.
+        ValueError: `prepare` has not run for this data section, or a part has no image of some class. When an image is
+            read: it can be read no longer.
     """
+    if split in PARTS:
+        whole = open_split(study, root, "heldout")
+        rows = rows_of(whole.labels, split)
+        return ImageSet(whole.labels[rows], whole.classes, lambda i: whole.arrays([rows[i]])[0])
     if split not in SPLITS:
-        raise ValueError(f"split {split!r}; accepted: {', '.join(SPLITS)}")
+        raise ValueError(f"split {split!r}; accepted: {', '.join((*SPLITS, *PARTS))}")
     folder, size = layout.data(Path(root)), study.data.image_size
     classes = list(read(folder / layout.MANIFEST, DataManifest).classes)
     if recipe_of(folder) != {"data": data_key(study)}:

@@ -89,6 +89,9 @@ def _prepare_digits(study: Study, folder: Path, listing: str) -> DataManifest:
         train, heldout = _hold_out(np.flatnonzero(labels == label), study.data.holdout, str(label))
         rows["train"] += train
         rows["heldout"] += heldout
+    aside = _set_aside(study, labels[rows["train"]], [str(label) for label in range(10)])
+    rows["heldout"] += [i for i, out in zip(rows["train"], aside, strict=True) if out]
+    rows["train"] = [i for i, out in zip(rows["train"], aside, strict=True) if not out]
     arrays: dict[str, np.ndarray] = {}
     for split, indices in rows.items():
         arrays[f"{split}_images"], arrays[f"{split}_labels"] = images[sorted(indices)], labels[sorted(indices)]
@@ -129,6 +132,11 @@ def _prepare_idx(
             rows_of["heldout"] += heldout
         for name, rows in rows_of.items():
             arrays[f"{name}_images"], arrays[f"{name}_labels"] = images[sorted(rows)], labels[sorted(rows)]
+    aside = _set_aside(study, arrays["train_labels"], classes)
+    for key in ("images", "labels") if aside.any() else ():
+        whole = arrays[f"train_{key}"]
+        arrays[f"heldout_{key}"] = np.concatenate([arrays[f"heldout_{key}"], whole[aside]])
+        arrays[f"train_{key}"] = whole[~aside]
     for name in SPLITS:
         if missing := sorted(set(range(len(classes))) - set(arrays[f"{name}_labels"].tolist())):
             raise ValueError(f"data.path {study.data.path}: class {classes[missing[0]]!r} has no image ({name})")
@@ -179,6 +187,11 @@ def _prepare_folder(study: Study, folder: Path, found: dict[str, Any], listing: 
             train, heldout = _hold_out(np.flatnonzero(labels == i), study.data.holdout, name)
             files["train"] += [readable["train"][row] for row in sorted(train)]
             files["heldout"] += [readable["train"][row] for row in sorted(heldout)]
+    aside = _set_aside(study, np.array([label for _, label, _ in files["train"]]), classes)
+    files = {
+        "train": [entry for entry, out in zip(files["train"], aside, strict=True) if not out],
+        "heldout": files["heldout"] + [entry for entry, out in zip(files["train"], aside, strict=True) if out],
+    }
     texts = {s: tuple((image_files.to_json(path), label, size) for path, label, size in files[s]) for s in SPLITS}
     lists = FileLists(train=texts["train"], heldout=texts["heldout"])
     write_text(folder / layout.FILES, json.dumps(lists.model_dump(mode="json", exclude_unset=True)))  # one long line
@@ -226,6 +239,26 @@ def _hold_out(indices: np.ndarray, share: float, name: str) -> tuple[list[int], 
         )
     order = np.random.default_rng(SPLIT_SEED).permutation(indices).tolist()
     return order[count:], order[:count]
+
+
+def _set_aside(study: Study, labels: np.ndarray, classes: list[str]) -> np.ndarray:
+    """Which of the images of the train split `data.set_aside` holds out too, bool (N,); its share of each class.
+
+    Args:
+        study: the study.
+        labels: classes of the train split, (N,).
+        classes: names of the classes, for the message.
+    """
+    count, aside = study.data.set_aside or 0, np.zeros(len(labels), bool)
+    for label, name in enumerate(classes) if count else ():
+        members = np.flatnonzero(labels == label)
+        if (taken := round(count * len(members) / len(labels))) >= len(members):
+            raise ValueError(
+                f"data.set_aside {count}: found {len(labels)} images in the train split, {len(members)} of class "
+                f"{name!r}; accepted: fewer, so that each class has an image left to train on"
+            )
+        aside[np.random.default_rng(SPLIT_SEED).permutation(members)[:taken]] = True
+    return aside
 
 
 def _why_unreadable(path: Path) -> str | None:

@@ -10,7 +10,7 @@ manifest.json, which says which images and which network they are of. A part of 
   image, and whether a training or a held-out image is the nearest one (`mar.features.neighbours.Seen`). Parts of older
   versions have the first of these alone.
 
-A set is named `train`, `heldout`, `reference`, or <variant>/seed<k>/<setting>.
+A set is named as in `mar.study.real_sets`, or <variant>/seed<k>/<setting>.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from mar.runtime.shards import Recipe, Share, fill, finish, stage
 from mar.study import layout
 from mar.study.compatibility import known
 from mar.study.limits import LOOKED_AT
+from mar.study.real_sets import COMPARED, SETS, scored
 from mar.study.records import FeaturesManifest, Judge, Piece
 from mar.study.stage_keys import features_key
 from mar.study.study import Study
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from mar.features.neighbours import Seen
     from mar.features.networks.extractors import Extractor
 
-SPLITS = ("train", "heldout", "reference")
-UNSEEN = "heldout"  # the split whose images no model was trained on, for the test of copies
 WHOLE = ("labels", "neighbour")  # arrays with one whole number for each image
 SINGLE = (*WHOLE, "nearest", "from_train", "expected")  # arrays with one number for each image
 
@@ -158,7 +157,7 @@ def open_images(study: Study, root: Path, set_name: str) -> image_sets.Images | 
             raise ValueError("--set reference: belongs to a study with metrics.reference; accepted: train")
         reference = references.load(study.metrics.reference, layout.assets(root))
         return image_sets.of_reference(reference) if reference.count else None
-    if set_name in SPLITS:
+    if set_name in SETS:
         return image_sets.of_split(study, root, set_name)
     variant, seed, setting = name(study, set_name)
     return image_sets.of_samples(study, root, variant, seed, setting)
@@ -173,7 +172,7 @@ def name(study: Study, set_name: str) -> tuple[str, int, str]:
     variant, _, rest = set_name.partition("/seed")
     seed, _, setting = rest.partition("/")
     if not seed.isdigit() or not setting:
-        raise ValueError(f"--set {set_name}: accepted: {', '.join(SPLITS)}, VARIANT/seedK/SETTING")
+        raise ValueError(f"--set {set_name}: accepted: {', '.join(SETS)}, VARIANT/seedK/SETTING")
     known("--set: variant", variant, study.variants)
     known(f"--set: setting of {variant}", setting, study.variants[variant].sampling)
     return variant, int(seed), setting
@@ -227,13 +226,17 @@ def features(study: Study, root: str | Path, extractor: str, set_name: str, shar
         if not unfinished:
             return
     if images:
-        seen = _seen(study, root) if main and set_name not in ("train", "reference") else None
-        extract(images, network, folder, recipe, seen, shard, own=set_name == UNSEEN)
+        seen = _seen(study, root) if main and set_name not in COMPARED else None
+        extract(images, network, folder, recipe, seen, shard, own=set_name == scored(study))
     finish(report, recipe, paths, intact, write_report)
 
 
 def _seen(study: Study, root: Path) -> Seen | None:
-    """The real images among which neighbours are looked for; None if the training images are too many for memory."""
+    """The real images among which neighbours are looked for; None if the training images are too many for memory.
+
+    Those that no model was trained on are the ones that are scored as samples are: images that samples are compared with
+    may not be searched, as FID rewards what is near to them.
+    """
     import torch
 
     from mar.features.neighbours import Searched, Seen
@@ -246,7 +249,7 @@ def _seen(study: Study, root: Path) -> Seen | None:
         return Searched(torch.cat(list(images.batches())), images.labels)
 
     train = searched("train")
-    return Seen(train, searched(UNSEEN)) if train else None
+    return Seen(train, searched(scored(study))) if train else None
 
 
 def extract(

@@ -22,6 +22,7 @@ from mar.runtime import npz
 from mar.runtime.files import load_array, parse, read, sha256
 from mar.runtime.text import one_line
 from mar.study import layout
+from mar.study.real_sets import PARTS
 from mar.study.records import DataManifest, ImageSource, Piece, RunRecord, SampleManifest
 from mar.study.study import Study
 
@@ -224,11 +225,14 @@ def chunk_of(folder: Path, piece: Piece, side: int | None = None, mapped: bool =
 
 
 def of_split(study: Study, root: Path, split: str) -> Images:
-    """The real images of a split of the study's data.
+    """The real images of a split of the study's data, or of a part of the held-out ones.
+
+    A part is identified by the checksum of the data, its name and its images, so that no two real sides look alike.
 
     Raises:
-        ValueError: `prepare` has not run.
+        ValueError: `prepare` has not run, or the part has no image of some class.
     """
+    from mar.data.heldout import rows_of
     from mar.data.images import open_split
 
     images = open_split(study, root, split)
@@ -237,8 +241,12 @@ def of_split(study: Study, root: Path, split: str) -> Images:
         pieces = [range(len(images))[start : start + PIECE] for start in range(0, len(images), PIECE)]
         return read_ahead(images.arrays, pieces[first::step], workers if study.data.kind == "imagefolder" else 0)
 
-    digest = sha256(layout.data_manifest(root))
-    return Images(f"{split} split", "split", "real", digest, len(images), images.labels, images.classes, PIECE, stream)
+    digest, name = sha256(layout.data_manifest(root)), f"{split} split"
+    if split in PARTS:
+        rows = rows_of(open_split(study, root, "heldout").labels, split)
+        digest = hashlib.sha256(f"{digest} {split} {rows.tolist()}".encode()).hexdigest()
+        name = f"the {split.removeprefix('heldout-')} part of the held-out images"
+    return Images(name, "split", "real", digest, len(images), images.labels, images.classes, PIECE, stream)
 
 
 def of_reference(reference: references.Reference) -> Images:

@@ -23,8 +23,9 @@ from mar.runtime.provenance import provenance
 from mar.runtime.shards import stage
 from mar.study import layout
 from mar.study.limits import REAL
+from mar.study.real_sets import real_side, scored
 from mar.study.records import Judge, JudgedBy, Metric, MetricsFile, MetricsRecipe, RealSide, SampleManifest
-from mar.study.stage_keys import metrics_key, real_side, reference_key
+from mar.study.stage_keys import metrics_key, reference_key
 from mar.study.study import Study
 
 DRAWS = 20  # number of random draws of held-out images that the floor of a Frechet distance is the mean of
@@ -87,7 +88,7 @@ def reference(study: Study, root: str | Path) -> None:
     root = Path(root)
     report = layout.reference_metrics(root)
     heldout: dict[str, Features] = {
-        name: features.read(root, name, "heldout", "real") for name in study.metrics.extractors
+        name: features.read(root, name, scored(study), "real") for name in study.metrics.extractors
     }
     against = _against(study, root, heldout)
     inputs = {name: found.sha256 for name, found in heldout.items()} | _sides(study, root)
@@ -103,7 +104,7 @@ def reference(study: Study, root: str | Path) -> None:
         values, notes = compute(study, heldout, against, chosen)
         if len(chosen) < study.metrics.samples:
             notes.append(
-                f"real versus real is of {len(chosen)} images, all that are held out: its FID is rather too high"
+                f"real versus real is of {len(chosen)} images, all that are held out for it: its FID is rather too high"
             )
         if len(chosen) < len(labels):
             for name, stored in heldout.items():
@@ -111,8 +112,9 @@ def reference(study: Study, root: str | Path) -> None:
                 values[key] = floor(study, values[key], stored.array("features"), labels, against[name].statistics)
             if "sfid" in values and (target := against[main].spatial) is not None:
                 values["sfid"] = floor(study, values["sfid"], heldout[main].array("spatial"), labels, target)
+        spread = {name: moments.spread(side.statistics) for name, side in against.items()}
         found = _result(study, against, values, notes, recipe)
-        write(report, found.model_copy(update={"copied": copies.of(heldout[main], chosen)}))
+        write(report, found.model_copy(update={"copied": copies.of(heldout[main], chosen), "spread": spread}))
         print(f"{report}: {_shown(values)}", flush=True)
 
 
@@ -189,6 +191,8 @@ def compute(
     if target.features is None:
         notes.append(NO_IMAGES)
     else:
+        if study.metrics.real == "heldout":
+            notes.append(f"precision and recall of {len(chosen)} images are against {len(target.features)} real ones")
         precision, recall = draw.precision_recall(arrays["features"], target.features, study.metrics.neighbours)
         values |= {
             "precision": precision,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from mar.study.records import FeatureSpread
+
 Statistics = dict[str, np.ndarray]  # mean "mu" (F,) and covariance "sigma" (F, F), float64, named as in torch-fidelity
 NAMES = ("mu", "sigma", "mu_s", "sigma_s")
+DEAD = 1e-3  # share of the root mean square of all standard deviations below which that of a dead feature lies
 BLOCK = 1000  # images converted to float64 at a time, so that the copies are small beside the features
 
 
@@ -45,3 +48,12 @@ def of(features: np.ndarray) -> Statistics:
     moments = Moments()
     moments.add(features)
     return moments.statistics()
+
+
+def spread(statistics: Statistics) -> FeatureSpread:
+    """Effective dimension and number of dead features of a covariance; the dimension is 0 if nothing varies."""
+    sigma = statistics["sigma"]
+    variances, square = np.diag(sigma), float((sigma * sigma).sum())
+    dead = variances <= DEAD**2 * variances.mean()
+    effective = float(variances.sum()) ** 2 / square if square else 0.0
+    return FeatureSpread(features=len(sigma), effective=effective, dead=int(dead.sum()))

@@ -20,6 +20,7 @@ from mar.runtime.provenance import provenance
 from mar.runtime.shards import unfinished
 from mar.study import layout
 from mar.study.limits import REBUILT
+from mar.study.real_sets import scored
 from mar.study.records import Rebuilt, RfidInputs, RfidRecord
 from mar.study.stage_keys import metrics_key
 from mar.study.study import Study
@@ -63,7 +64,7 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
         network = extractors.load(main, study, root, device)
         if network.weights != real.extractor.weights:
             raise ValueError(f"{main}: other weights than those of the real images; run `mar features` again")
-        heldout, train = (measure(tokenizer, network, real, study, root, s, device) for s in ("heldout", "train"))
+        heldout, train = (measure(tokenizer, network, real, study, root, s, device) for s in (scored(study), "train"))
         record = RfidRecord(
             **dict(heldout),
             train=train,

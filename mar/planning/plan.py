@@ -25,8 +25,8 @@ from mar.study import layout
 from mar.study.compatibility import known
 from mar.study.limits import AXES, LEARNED, LOOKED_AT, REAL, REBUILT
 from mar.study.products import learning_setting, speed_settings, used_tokenizers
+from mar.study.real_sets import COMPARED, FLOOR, real_side, scored
 from mar.study.records import DataManifest, PlanRecord, VariantCosts
-from mar.study.stage_keys import real_side
 from mar.study.study import Study
 
 # A100 SXM, dense, operations a second: tensor cores in bf16; convolutions in fp32 (TF32, torch's default for them);
@@ -85,13 +85,15 @@ def count_images(study: Study, root: Path | None = None) -> Images:
     if manifest and manifest.exists():
         found = read(manifest, DataManifest)
         return Images(found.splits["train"].count, found.splits["heldout"].count, classes=len(found.classes))
+    aside = study.data.set_aside or 0
     if study.data.expect == "imagenet":
-        return Images(imagenet.TOTALS["train"][0], imagenet.TOTALS["val"][0], imagenet.CLASSES)
+        return Images(imagenet.TOTALS["train"][0] - aside, imagenet.TOTALS["val"][0] + aside, imagenet.CLASSES)
     if study.data.kind == "digits":
-        heldout = round(DIGITS[0] * study.data.holdout)
+        heldout = round(DIGITS[0] * study.data.holdout) + aside
         return Images(DIGITS[0] - heldout, heldout, DIGITS[1])
     if study.data.kind == "fashion-mnist":
-        return Images(*FASHION_MNIST)
+        train, heldout, classes = FASHION_MNIST
+        return Images(train - aside, heldout + aside, classes)
     return Images(0, 0, imagenet.CLASSES, known=False)
 
 
@@ -116,6 +118,7 @@ def jobs(study: Study, images: Images, costs: PlanRecord) -> list[Job]:
 
 def _judge_jobs(study: Study, images: Images, costs: PlanRecord) -> Iterator[Job]:
     yield Job("prepare", "", images.train + images.heldout)
+    floor = images.heldout // (4 if scored(study) == FLOOR else 1)
     main = study.metrics.extractors[0]
     if "classifier" in study.metrics.extractors and study.classifier:
         judge, seen = costs.judges["classifier"], study.classifier.images
@@ -123,17 +126,17 @@ def _judge_jobs(study: Study, images: Images, costs: PlanRecord) -> Iterator[Job
         yield Job("classifier", "", seen, judge.parameters, flops, weights=4.0 * judge.parameters)
     for name in study.metrics.extractors:
         side = real_side(study, name)
-        real = images.train if side == "train" else REAL  # ADM's batch has as many
+        real = {"train": images.train, "reference": REAL}.get(side, images.heldout // 2)  # ADM's batch has as many
         yield from _features_jobs(study, name, side, real, images, costs)
-        yield from _features_jobs(study, name, "heldout", images.heldout, images, costs)
-    judged = min(study.metrics.samples, images.heldout)
+        yield from _features_jobs(study, name, scored(study), floor, images, costs)
+    judged = min(study.metrics.samples, floor)
     yield Job("reference", "", judged, flops=_distances(judged, costs.judges[main].features))
 
 
 def _features_jobs(study: Study, extractor: str, name: str, n: int, images: Images, costs: PlanRecord) -> Iterator[Job]:
     """Features and statistics of one set of images by one network."""
     judge = costs.judges[extractor]
-    nearest = extractor == study.metrics.extractors[0] and name not in ("train", "reference")
+    nearest = extractor == study.metrics.extractors[0] and name not in COMPARED
     flops = n * (judge.forward + (_nearest(study, images) if nearest else 0.0))
     stored = 4.0 * n * (judge.features + judge.logits + judge.spatial)
     where = f"{extractor}/{name}"

@@ -13,6 +13,7 @@ from mar.analysis.metric_kinds import title
 from mar.analysis.paper_columns import FLOOR, Column, describing, headings
 from mar.analysis.result_files import short
 from mar.analysis.tally import RULINGS, tally
+from mar.analysis.warnings import warnings
 from mar.paper.deviations import deviations
 from mar.paper.numbers import paper_lines, paper_rows
 from mar.report import evidence, page_sections
@@ -147,6 +148,7 @@ def _warnings(results: Results, variants: list[dict[str, Any]]) -> list[str]:
         f"{JUDGES[name]} with random weights: its numbers prove that it runs, and nothing else."
         for name in results.random
     ]
+    sentences += [warning.text for warning in warnings(results)]
     sets = [(f"{v['name']} {s['name']}", x) for v in variants for s in v["settings"] for x in s["seeds"]]
     broken = [f"{name} seed {x['seed']}" for name, x in sets if not x["agree"]]
     if broken:

@@ -13,6 +13,7 @@ from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
 from mar.report.evidence import commit, file, interval, set_id
 from mar.report.tables import fast_modes, learning, variance
+from mar.report.tables.all_metrics import spread_text
 from mar.runtime.files import read
 from mar.runtime.provenance import Provenance
 from mar.study import layout
@@ -55,7 +56,7 @@ def metrics(study: Study, root: Path, results: Results) -> dict[str, Any]:
         "floor": [str(results.floor(m)) if m in results.measured else "" for m in names],
         "measured": names,
         "judges": [{"name": name, **dict(judge)} for name, judge in results.extractors.items()],
-        "notes": results.notes,
+        "notes": [*(spread_text(*entry) for entry in results.feature_spread.items()), *results.notes],
         "file": file(root, layout.reference_metrics(root)),
     }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mar.analysis.estimates import Results
 from mar.analysis.paper_columns import FLOOR
 from mar.analysis.tally import tally
+from mar.analysis.warnings import warnings
 from mar.report.evidence import server_of
 from mar.report.page import by_extractor, claims
 from mar.report.tables.paper_tables import cell_text, frame, note, shown
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def summary(study: Study, root: Path) -> None:
-    """Print every table beside the paper's, the verdict of each claim, where the report is, and the run browser.
+    """Print warnings, tables beside the paper's, verdicts, and where the report and the browser of runs are.
 
     Raises:
         ValueError: the metrics or claims.json are missing.
@@ -31,6 +32,8 @@ def summary(study: Study, root: Path) -> None:
     # A terminal has a width. A log file or pipe has none, and rich would cut tables to 80 columns there.
     console = Console(width=None if os.isatty(1) else 200, highlight=False, markup=False, emoji=False)
     root, results = Path(root), Results(study, root)
+    for warning in warnings(results):
+        console.print(f"Warning: {warning.text}", style="yellow", soft_wrap=True)
     for name, table in study.tables.items():
         console.print(_rich_table(frame(study, root, name, results), table.title))
     console.print(note(study, results), style="dim")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mar.data.heldout import rows_of
 from mar.data.tokens import TokenSet
 from mar.features import features
 from mar.features.features import Features
@@ -33,6 +34,7 @@ from mar.study import layout
 from mar.study.chosen_settings import resolved
 from mar.study.parts import Sampling
 from mar.study.products import learning_setting
+from mar.study.real_sets import PARTS, validation
 from mar.study.records import Fall, LearningPoint, LearningRecipe, LearningRecord, Metric, RunRecord
 from mar.study.stage_keys import learning_key
 from mar.study.study import Study
@@ -61,7 +63,8 @@ def learning(study: Study, root: Path, variant: str, seed: int, operations: floa
             f"--variant {variant}: keeps no averages; accepted: a trained one whose recipe has evaluate_at"
         )
     tokenizer, setting = study.tokenizer_of(variant, seed), learning_setting(study, variant)
-    splits = {"heldout": validation_tokens(root, tokenizer), "train": TokenSet.open(layout.tokens(root, tokenizer))}
+    splits = {name: TokenSet.open(layout.tokens(root, tokenizer, name)) for name in ("heldout", "train")}
+    rows = {"heldout": validation_rows(study, splits["heldout"])}
     run, report = read(layout.run_record(root, variant, seed), RunRecord), layout.learning(root, variant, seed)
     inputs = {"checkpoint": run.checkpoint, **run.averages}
     inputs |= {f"tokens {name}": split.sha256 for name, split in splits.items()}
@@ -76,7 +79,7 @@ def learning(study: Study, root: Path, variant: str, seed: int, operations: floa
             return
         found, fids = [], dict[int, Found]()
         for images, sampler in averages(study, root, variant, seed, points):
-            numbers: dict[str, Any] = {name: losses(sampler, split) for name, split in splits.items()}
+            numbers: dict[str, Any] = {name: losses(sampler, split, rows.get(name)) for name, split in splits.items()}
             if used and real:
                 try:
                     drawn, fids[images] = judged(sampler, used, real)
@@ -88,7 +91,7 @@ def learning(study: Study, root: Path, variant: str, seed: int, operations: floa
         record = LearningRecord(
             variant=variant,
             seed=seed,
-            split=layout.VALIDATION,
+            split=validation(study),
             operations=operations,
             setting=setting,
             sampling=used,
@@ -103,14 +106,15 @@ def learning(study: Study, root: Path, variant: str, seed: int, operations: floa
         print(f"{report}: {len(found)} points", flush=True)
 
 
-def validation_tokens(root: Path, tokenizer: str) -> TokenSet:
-    """Tokens of the held-out images that tell how a training goes on."""
-    return TokenSet.open(layout.tokens(root, tokenizer, layout.VALIDATION))
+def validation_rows(study: Study, heldout: TokenSet) -> np.ndarray | None:
+    """Rows of the held-out images that tell how a training goes on (`mar.study.real_sets`); None for all of them."""
+    name = validation(study)
+    return rows_of(heldout.labels.numpy(), name) if name in PARTS else None
 
 
 def validation_features(study: Study, root: Path) -> Features:
     """Features of the same images by the first extractor."""
-    return features.read(root, study.metrics.extractors[0], layout.VALIDATION, "real")
+    return features.read(root, study.metrics.extractors[0], validation(study), "real")
 
 
 def averages(
@@ -121,12 +125,12 @@ def averages(
         yield images, Sampler(study, root, variant, seed, images)
 
 
-def losses(sampler: Sampler, tokens: TokenSet) -> dict[str, Metric]:
-    """Loss on a split by mask ratio, with intervals over the images."""
+def losses(sampler: Sampler, tokens: TokenSet, rows: np.ndarray | None = None) -> dict[str, Metric]:
+    """Loss on a split, or on some rows of it, by mask ratio, with intervals over the images."""
     study, variant = sampler.study, sampler.study.variants[sampler.variant]
     masked = study.backbones[variant.backbone].kind == "masked"
-    found = held_out.losses(sampler.model, tokens, variant.order, masked, study.seed)
-    count = min(len(tokens), held_out.LEARNED)
+    found = held_out.losses(sampler.model, tokens, variant.order, masked, study.seed, rows)
+    count = min(len(tokens) if rows is None else len(rows), held_out.LEARNED)
     draw = Bootstrap(np.zeros(len(next(iter(found.values()))), np.int64), study.metrics.bootstrap, study.seed)
     means = {ratio: draw.mean(groups, higher_is_better=False) for ratio, groups in found.items()}
     return {ratio: metric.model_copy(update={"n": count}) for ratio, metric in means.items()}

@@ -21,6 +21,7 @@ from mar.study import layout
 from mar.study.chosen_settings import AXES
 from mar.study.parts import Sampling
 from mar.study.parts import Sweep as Grid
+from mar.study.real_sets import real_side
 from mar.study.records import (
     RunRecord,
     SweepNumbers,
@@ -29,7 +30,7 @@ from mar.study.records import (
     SweepRecipe,
     SweepRecord,
 )
-from mar.study.stage_keys import point_key, real_side, sweep_key
+from mar.study.stage_keys import point_key, sweep_key
 from mar.study.study import Study
 
 if TYPE_CHECKING:

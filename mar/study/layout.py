@@ -1,8 +1,8 @@
 """Every path under results/ and figures/, and those of the files that ship with the package.
 
 The package calls these functions with names, the rules of the workflow with wildcards, as in
-`run(root, "{variant}", "{seed}")`. `root` is the folder of one study, results/<study>. A set of images is `train`,
-`heldout`, `reference`, or the sample set <variant>/seed<k>/<setting>.
+`run(root, "{variant}", "{seed}")`. `root` is the folder of one study, results/<study>. A set of images is named
+as in `mar.study.real_sets`, or the sample set <variant>/seed<k>/<setting>.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ LOG = "metrics.jsonl"  # log of a variant, a tokenizer or a classifier in traini
 CHECKPOINTS = "checkpoints"  # folder of the states that a training resumes from
 AVERAGE = "ema.safetensors"  # exponential moving average of the weights of a training
 LEARNING = "learning.json"  # what the averages that a training kept have learned
-VALIDATION = "heldout"  # split whose images tell how a training goes on
 WEIGHTS = "model.safetensors"  # weights of a tokenizer or of the classifier
 TOKENIZER = "config.json"  # describes a finished tokenizer
 RFID = "rfid.json"  # rFID and PSNR of the reconstructions of a tokenizer

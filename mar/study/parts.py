@@ -69,6 +69,9 @@ class Data(Section):
     holdout: float = Field(
         0.2, gt=0.0, lt=1.0, description="share of each class held out where the data have no val/ or test set"
     )
+    set_aside: PositiveInt | None = Field(
+        None, description="images of the train split, equally of each class, that are held out too"
+    )
     expect: Literal["imagenet"] | None = Field(
         None, description="imagefolder: totals to check, ImageNet-1k's 1,000 classes, 1,281,167 and 50,000 images"
     )

@@ -655,6 +655,21 @@ class JudgedBy(Part):
     reference: RealSide
 
 
+class FeatureSpread(Part):
+    """How the features of the real images spread, by one extractor.
+
+    Attributes:
+        features: number of features F.
+        effective: effective dimension of their covariance S, (tr S)^2 / tr S^2: F if all features vary equally and
+            independently, 1 if they vary together.
+        dead: number of features whose standard deviation is below a thousandth of the root mean square of all.
+    """
+
+    features: PositiveInt
+    effective: Amount
+    dead: NonNegativeInt
+
+
 class MetricsRecipe(Part):
     """What the numbers of a metric file depend on; when it changes, they are computed again."""
 
@@ -672,6 +687,8 @@ class MetricsFile(Record):
         extractors: every extractor, by its name.
         reference: the real images that the first extractor compares with.
         notes: what readers should know of the numbers.
+        spread: in the file of the held-out images, how the features of the real side spread, by the name of the
+            extractor; empty in files from before it was measured, and in those of sample sets.
         metrics: each metric by its name.
         copied: share of copies of training images (`mar/metrics/copies.py`); None if not measured.
         inputs: checksum of each input, by its name.
@@ -686,6 +703,7 @@ class MetricsFile(Record):
     extractors: dict[str, JudgedBy]
     reference: RealSide
     notes: tuple[str, ...] = ()
+    spread: dict[str, FeatureSpread] = Field({})
     metrics: dict[str, Metric]
     copied: Metric | None = None
     inputs: dict[str, str]

@@ -21,10 +21,23 @@ class Classifier(Section):
     """The small network, trained on the study's own real images, whose features and logits the metrics use."""
 
     channels: tuple[PositiveInt, ...] = (32, 64, 64)
-    features: PositiveInt = Field(64, description="width of the feature layer")
+    features: PositiveInt = Field(64, description="width of the layer before the logits")
+    layer: Literal["before-logits", "stages"] = Field(
+        "before-logits",
+        description="features that judge: before-logits, or stages: the second and third stage, pooled to 2x2",
+    )
     images: PositiveInt
     batch: PositiveInt = 64
     learning_rate: PositiveFloat = 2e-3
+
+    @model_validator(mode="after")
+    def _check(self) -> Classifier:
+        if self.layer == "stages" and len(self.channels) < 3:
+            raise ValueError(
+                f"layer stages with channels {list(self.channels)}: takes the second and the third stage; accepted: "
+                "three channels or more, or before-logits"
+            )
+        return self
 
 
 Extractor = Literal["classifier", "inception", "dinov2", "clean"]
@@ -51,7 +64,10 @@ class Metrics(Section):
         min_length=1,
         description="networks whose features judge; the first one's numbers are those of tables, figures and claims",
     )
-    reference: Reference | None = Field(None, description="what Inception's numbers compare with; default: train split")
+    real: Literal["train", "heldout"] = Field(
+        "train", description="real images that all metrics compare with: the train split, or half of the held-out ones"
+    )
+    reference: Reference | None = Field(None, description="what Inception's numbers compare with in place of `real`")
 
     @model_validator(mode="after")
     def _check(self) -> Metrics:

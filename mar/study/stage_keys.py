@@ -12,6 +12,7 @@ from typing import Any
 from mar.study.canonical import canonical
 from mar.study.parts import Data, Sampling
 from mar.study.products import CURVES, learning_setting, speed_settings, swept
+from mar.study.real_sets import real_side, scored
 from mar.study.study import Study
 
 
@@ -49,12 +50,10 @@ def features_key(study: Study, extractor: str) -> str:
     The weights of published networks are identified by their checksum, which is not part of the key.
     """
     network = classifier_key(study) if extractor == "classifier" else extractor
-    return canonical({"extractor": network, "nearest": extractor == study.metrics.extractors[0]})
-
-
-def real_side(study: Study, extractor: str) -> str:
-    """The set of real images that an extractor compares with: the train split, or Inception's reference."""
-    return "reference" if study.metrics.reference and extractor == "inception" else "train"
+    values = {"extractor": network, "nearest": extractor == study.metrics.extractors[0]}
+    if values["nearest"] and study.metrics.real != "train":
+        values["searched"] = scored(study)
+    return canonical(values)
 
 
 def reference_key(study: Study) -> str:
@@ -124,14 +123,15 @@ def learning_key(study: Study, variant: str) -> str:
     if study.learning and (setting := learning_setting(study, variant)):
         values |= {"sampling": study.sampling[setting], "samples": study.learning.samples}
         values |= {"chunk": study.metrics.chunk, "extractor": study.metrics.extractors[0]}
-    return canonical(values)
+    return canonical(values | ({"real": study.metrics.real} if study.metrics.real != "train" else {}))
 
 
 def metrics_key(study: Study) -> str:
     """What a metric file depends on beside samples and features."""
     m = study.metrics
     values = {"neighbours": m.neighbours, "bootstrap": m.bootstrap, "seed": study.seed, "extractors": m.extractors}
-    return canonical(values | ({"reference": m.reference} if m.reference else {}))
+    values |= {"reference": m.reference} if m.reference else {}
+    return canonical(values | ({"real": m.real} if m.real != "train" else {}))
 
 
 def speed_key(study: Study, variant: str) -> str:

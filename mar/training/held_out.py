@@ -23,7 +23,9 @@ GROUP = 10  # images whose loss is computed together: the unit of the intervals
 
 
 @torch.no_grad()
-def losses(model: Any, tokens: TokenSet, order: str, masked: bool, seed: int) -> dict[str, np.ndarray]:
+def losses(
+    model: Any, tokens: TokenSet, order: str, masked: bool, seed: int, rows: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Mean loss of each group of GROUP images, float64 (G,), by mask ratio, or `all` for models without masks.
 
     Args:
@@ -32,9 +34,11 @@ def losses(model: Any, tokens: TokenSet, order: str, masked: bool, seed: int) ->
         order: order of generation of the variant.
         masked: whether the backbone is a masked one.
         seed: seed of the study.
+        rows: ascending indices of the images that are taken; None for all.
     """
     device, length = next(model.parameters()).device, tokens.manifest.tokens
-    chosen = Noise("learning", seed).permutations(1, len(tokens))[0][:LEARNED]
+    taken = torch.arange(len(tokens)) if rows is None else torch.from_numpy(rows)
+    chosen = taken[Noise("learning", seed).permutations(1, len(taken))[0][:LEARNED]]
     ratios = {f"{ratio:g}": length - num_masked(ratio, length) for ratio in RATIOS} if masked else {"all": 0}
     found: dict[str, list[float]] = {ratio: [] for ratio in ratios}
     for number, index in enumerate(chosen.split(GROUP)):

@@ -11,7 +11,7 @@ from mar.data import published
 from mar.data.published import WEIGHTS
 from mar.study.products import figure_names, speed_settings, table_names
 from mar.study.reading import load
-from mar.study.stage_keys import real_side
+from mar.study.real_sets import real_side
 
 STUDIES = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
 STUDIES = [path for path in STUDIES if "study:" in path.read_text()]

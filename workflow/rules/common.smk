@@ -12,7 +12,7 @@ from mar.paper import numbers
 from mar.planning import drill_shapes
 from mar.report.tables.inputs import inputs as inputs_of_table
 from mar.runtime.files import read
-from mar.study import commands, layout, products, reading, stage_keys
+from mar.study import commands, layout, products, reading, real_sets, stage_keys
 from mar.study.records import ImportRecord
 
 CONFIGFILES = workflow.overwrite_configfiles or workflow.configfiles
@@ -68,8 +68,8 @@ wildcard_constraints:
     table=names(products.table_names(STUDY)),
     figure=names(products.figure_names(STUDY)),
     extractor=names(STUDY.metrics.extractors),
-    split="train|heldout|reference",
-    set=r"(train|heldout|reference|.+/seed\d+/[^/]+)",
+    split=names(real_sets.SETS),
+    set=rf"({names(real_sets.SETS)}|.+/seed\d+/[^/]+)",
 
 
 # The results that the study asks for. A variant without seeds is described but not trained.
@@ -227,7 +227,7 @@ def timed_chosen(wildcards):
 def learning_inputs(wildcards):
     """What the curves of a training need beside it: held-out tokens, and where samples are asked what judges them."""
     tokenizer = tokenizer_of(wildcards)
-    tokens = layout.token_manifest(ROOT, tokenizer, layout.VALIDATION)
+    tokens = layout.token_manifest(ROOT, tokenizer, "heldout")
     setting = products.learning_setting(STUDY, wildcards.variant)
     if setting is None:
         return [tokens]
@@ -237,7 +237,7 @@ def learning_inputs(wildcards):
         tokens,
         layout.tokenizer_weights(ROOT, tokenizer),
         *extractor_weights(judge),
-        layout.features_manifest(ROOT, judge, layout.VALIDATION),
+        layout.features_manifest(ROOT, judge, real_sets.validation(STUDY)),
         *([sweep] if sweep in SWEEPS else []),
     ]
 
@@ -361,9 +361,9 @@ def features_recipe(wildcards):
 
 
 def heldout_features():
-    """Features of the held-out images by each extractor."""
-    names = STUDY.metrics.extractors
-    return [layout.features_manifest(ROOT, name, "heldout") for name in names]
+    """Features of the held-out images that are scored, by each extractor."""
+    scored, extractors = real_sets.scored(STUDY), STUDY.metrics.extractors
+    return [layout.features_manifest(ROOT, name, scored) for name in extractors]
 
 
 def set_statistics(wildcards):
@@ -381,7 +381,7 @@ CLASSIFIER = (
     else []
 )
 REAL = [
-    layout.statistics(ROOT, name, stage_keys.real_side(STUDY, name))
+    layout.statistics(ROOT, name, real_sets.real_side(STUDY, name))
     for name in STUDY.metrics.extractors
 ]
 

@@ -28,7 +28,7 @@ rule rfid:
     input:
         weights=rules.tokenizer.output.weights,
         real=REAL[0],
-        heldout=layout.features_manifest(ROOT, STUDY.metrics.extractors[0], "heldout"),
+        heldout=heldout_features()[0],
         judge=JUDGE,
     output:
         rfid=layout.rfid(ROOT, "{tokenizer}"),

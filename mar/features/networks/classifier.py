@@ -34,10 +34,16 @@ NOISE = 0.1  # largest standard deviation of the noise on pixels, which are in [
 
 
 class Classifier(nn.Module):
-    """Convolutions of stride 2, a pooled map of 4 x 4, a layer that makes features and a linear layer on top."""
+    """Convolutions of stride 2, a pooled map of 4 x 4, a layer of `config.features` units and a linear layer on top.
+
+    What it learns is the same for both values of `config.layer`, which chooses the features that judge: the layer
+    before the logits, or the second and the third stage, each pooled to 2 x 2. A stage is a convolution, its
+    normalisation and ReLU.
+    """
 
     def __init__(self, config: ClassifierConfig, classes: int) -> None:
         super().__init__()
+        self.layer = config.layer
         layers: list[nn.Module] = []
         width = 3
         for channels in config.channels:
@@ -49,9 +55,20 @@ class Classifier(nn.Module):
         self.logits = nn.Linear(config.features, classes)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (B, 3, H, W) in [-1, 1] to features (B, F) and logits (B, K)."""
-        features = functional.relu(self.features(self.body(images)))
-        return features, self.logits(features)
+        """Images (B, 3, H, W) in [-1, 1] to features (B, F) and logits (B, K).
+
+        F is `config.features`, or with `layer: stages` four times the channels of the second and the third stage.
+        """
+        stages, maps = [], images
+        for layer in self.body:
+            maps = layer(maps)
+            if isinstance(layer, nn.ReLU):
+                stages.append(maps)
+        last = functional.relu(self.features(maps))
+        logits = self.logits(last)
+        if self.layer == "before-logits":
+            return last, logits
+        return torch.cat([functional.adaptive_avg_pool2d(x, 2).flatten(1) for x in stages[1:3]], dim=1), logits
 
 
 def train(study: Study, root: str | Path) -> None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
 from mar.analysis.paper_columns import FLOOR
-from mar.analysis.result_files import Estimate
+from mar.analysis.result_files import Estimate, short
 from mar.report.tables import formats
 from mar.report.tables.paper_tables import note
 from mar.runtime.files import write_text
 from mar.study import layout
-from mar.study.records import Metric
+from mar.study.records import FeatureSpread, Metric
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -92,9 +92,18 @@ def remarks(results: Results) -> str:
         sentences.append("*: chosen by a sweep.")
     weights = [f"{name} {extractor.weights[:12]}" for name, extractor in results.extractors.items()]
     sentences.append(f"Extractors and the checksums of their weights: {', '.join(weights)}.")
+    sentences += [spread_text(name, spread) for name, spread in results.feature_spread.items()]
     sentences += [f"{name}: {extractor.note}." for name, extractor in results.extractors.items() if extractor.note]
     sentences += [f"{text}." for text in results.notes]
     return " ".join(sentences)
+
+
+def spread_text(name: str, spread: FeatureSpread) -> str:
+    """How the features of the real images spread by one extractor, as a sentence."""
+    return (
+        f"{name}: {spread.features} features, effective dimension {short(spread.effective)} over the real images, "
+        f"{spread.dead} dead."
+    )
 
 
 def _line(results: Results, metric: str, estimate: Estimate, accounts_for: str) -> dict[str, Any]:

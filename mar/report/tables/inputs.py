@@ -11,7 +11,7 @@ from mar.report.tables import fast_modes, learning
 from mar.report.tables.paper_tables import table_of
 from mar.study import layout
 from mar.study.products import learned, speed_settings, swept, table_names, used_tokenizers
-from mar.study.stage_keys import real_side
+from mar.study.real_sets import real_side
 from mar.study.study import Study
 
 

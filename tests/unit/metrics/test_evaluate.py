@@ -16,6 +16,7 @@ import pipeline
 import pytest
 import torch
 
+from mar.data.heldout import rows_of
 from mar.data.images import open_split
 from mar.data.prepare import prepare
 from mar.features import features, references
@@ -116,6 +117,40 @@ def test_the_floor(finished: tuple[Study, Path]) -> None:
     first = formulas.precision_recall(draws[0], features.read(root, "classifier", "train", "real").array("features"), 3)
     shown = [found["metrics"][name]["value"] for name in ("precision", "recall")]
     assert shown == pytest.approx(first)
+
+
+def test_held_out_images_are_compared_with(finished: tuple[Study, Path], tmp_path: Path) -> None:
+    """Half of them is the real side and a quarter the floor, of as many images as a sample set has; none is in both."""
+    shutil.copytree(finished[1], tmp_path / "pipeline")
+    root = tmp_path / "pipeline"
+    study = pipeline.study(metrics={**pipeline.VALUES["metrics"], "real": "heldout"})
+    with pytest.raises(ValueError, match=r"features/classifier/heldout-reference/manifest\.json: missing"):
+        evaluate.evaluate(study, root, "mar", 0, "plain")
+    for where in ("heldout-reference", "heldout-floor"):
+        features.features(study, root, "classifier", where)
+    statistics.statistics(study, root, "classifier", "heldout-reference")
+    evaluate.reference(study, root)
+    evaluate.evaluate(study, root, "mar", 0, "plain")
+    floor, found, before = read_json(root / "metrics" / "reference.json"), report(root), report(finished[1])
+    labels = open_split(study, root, "heldout").labels
+    all_rows = features.read(root, "classifier", "heldout", "real").array("features")
+    real, own = (all_rows[rows_of(labels, name)] for name in ("heldout-reference", "heldout-floor"))
+    draws = [own[evaluate.balanced(open_split(study, root, "heldout-floor").labels, 60, k)] for k in range(20)]
+    expected = np.mean([formulas.fid(moments.of(draw), moments.of(real)) for draw in draws])
+    assert floor["metrics"]["fid"]["value"] == pytest.approx(expected, rel=1e-5)
+    assert floor["metrics"]["fid"]["n"] == found["metrics"]["fid"]["n"] == 60
+    drawn = features.read(root, "classifier", WHERE, "generated").array("features")
+    assert found["metrics"]["fid"]["value"] == pytest.approx(
+        formulas.fid(moments.of(drawn), moments.of(real)), rel=1e-5
+    )
+    shown = [found["metrics"][name]["value"] for name in ("precision", "recall")]
+    assert shown == pytest.approx(formulas.precision_recall(drawn, real, 3))
+    assert f"precision and recall of 60 images are against {len(real)} real ones" in found["notes"]
+    assert found["metrics"]["nearest"] == before["metrics"]["nearest"], "the nearest image is one of the train split"
+    for record in (floor, found):
+        assert record["reference"]["name"] == "the reference part of the held-out images"
+        assert record["reference"]["sha256"] == floor["reference"]["sha256"] != before["reference"]["sha256"]
+    assert floor["spread"]["classifier"]["features"] == 8
 
 
 def test_images_of_the_floor_are_balanced_and_distinct() -> None:

@@ -1,0 +1,109 @@
+"""Warnings that a reader has to see before the numbers: the judge, a tokenizer or sample sets are poor.
+
+None of them changes a verdict. The thresholds are explained in docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from mar.analysis.estimates import Results
+from mar.analysis.result_files import short
+from mar.runtime.files import read
+from mar.study import layout
+from mar.study.records import ClassifierRecord, RfidRecord
+
+ACCURACY = 0.75  # share of held-out images that the judge has to name rightly
+DIMENSIONS = 0.75  # of the classes - 1 dimensions that tell classes apart, the share that the judge has to have
+DEAD = 0.25  # share of the judge's features that may be dead
+TOKENIZER_SHARE = 0.8  # share of the best FID that may be the tokenizer's, both less their floors
+PRECISION = 0.1  # share of the samples that have to lie among real images
+NAMED = 5  # sample sets that one warning names, at most
+
+
+@dataclass(frozen=True)
+class Warning:
+    """One warning.
+
+    Attributes:
+        about: what is poor.
+        text: a sentence with the numbers.
+    """
+
+    about: Literal["judge", "tokenizer", "samples"]
+    text: str
+
+
+def warnings(results: Results) -> list[Warning]:
+    """The warnings of a study; what a finished study of an older version did not measure is passed over."""
+    return [*_judge(results), *_tokenizers(results), *_samples(results)]
+
+
+def _judge(results: Results) -> list[Warning]:
+    """The study's own classifier: accuracy, effective dimension and dead features. Published networks are known."""
+    if results.extractor != "classifier":
+        return []
+    found, record = [], None
+    path = layout.classifier(results.root) / layout.CLASSIFIER
+    if path.exists():
+        record = read(path, ClassifierRecord)
+        if record.accuracy < ACCURACY:
+            found.append(
+                f"The classifier, which judges, names {record.accuracy:.0%} of {record.count} held-out images rightly "
+                f"(a fair judge: {ACCURACY:.0%} or more): train it longer."
+            )
+    if (spread := results.feature_spread.get("classifier")) is not None:
+        if record and spread.effective < DIMENSIONS * (told := len(record.classes) - 1):
+            found.append(
+                f"The judge's features have an effective dimension of {short(spread.effective)}, below "
+                f"{DIMENSIONS:.0%} of the {told} that tell {told + 1} classes apart: FID sees little of an image "
+                "(classifier.layer: stages sees more)."
+            )
+        if spread.dead > DEAD * spread.features:
+            found.append(
+                f"Of the judge's {spread.features} features {spread.dead} do not vary: they judge nothing "
+                "(classifier.layer: stages has none of these)."
+            )
+    return [Warning("judge", text) for text in found]
+
+
+def _tokenizers(results: Results) -> list[Warning]:
+    """Tokenizers that cost most of the best FID that is reached with them."""
+    found = []
+    study = results.study
+    for tokenizer in dict.fromkeys(study.variants[variant].tokenizer for variant, _ in results.cells):
+        names = [name for name, made in study.instances.items() if made.section == tokenizer]
+        paths = [path for name in names if (path := layout.rfid(results.root, name)).exists()]
+        lost = [metrics for path in paths if "floor" in (metrics := read(path, RfidRecord).metrics)]
+        if not lost:
+            continue
+        cells = [cell for cell in results.cells if study.variants[cell[0]].tokenizer == tokenizer]
+        best = min(e.value for cell in cells if (e := results.cell(*cell, "fid")) is not None)
+        mean, floor = (fmean(metrics[key].value for metrics in lost) for key in ("rfid", "floor"))
+        rfid, room = mean - floor, best - results.floor("fid").value
+        if rfid > TOKENIZER_SHARE * max(room, 0.0):
+            found.append(
+                f"Tokenizer {tokenizer} has an rFID of {short(mean)}, and the best FID with it is "
+                f"{short(best)}: models that share it can hardly be told apart."
+            )
+    return [Warning("tokenizer", text) for text in found]
+
+
+def _samples(results: Results) -> list[Warning]:
+    """Sample sets of which hardly an image lies among the real ones."""
+    if "precision" not in results.names:
+        return []
+    cells = {cell: e.value for cell in results.cells if (e := results.cell(*cell, "precision")) is not None}
+    poor = [f"{variant} {setting} ({short(x)})" for (variant, setting), x in cells.items() if x < PRECISION]
+    if not poor:
+        return []
+    more = f" and {len(poor) - NAMED} more" if len(poor) > NAMED else ""
+    return [
+        Warning(
+            "samples",
+            f"Precision is below {PRECISION:g} of {', '.join(poor[:NAMED])}{more}: hardly a sample lies among the real "
+            "images, so these numbers compare failures.",
+        )
+    ]

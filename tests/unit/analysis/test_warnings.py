@@ -1,0 +1,90 @@
+"""What a reader is warned of before the numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fabricate import cell, fabricate, small
+
+from mar.analysis.estimates import Results
+from mar.analysis.verdicts import decide
+from mar.analysis.warnings import warnings
+from mar.report.terminal import summary
+from mar.study import layout
+
+
+def change(path: Path, **over: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | over))
+
+
+def poor(root: Path) -> list[str]:
+    return [f"{w.about}: {w.text}" for w in warnings(Results(small(), root))]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A study with a floor of 10, FIDs of 40 and 60, a judge of accuracy 0.99 and tokenizers whose rFID is 20."""
+    root = tmp_path / "small"
+    study = small()
+    fabricate(study, root, lambda variant, setting, seed: 40.0 if variant == "diff" else 60.0)
+    for name in study.tokenizers:
+        lost = {"rfid": cell(20.0, 0.1, 504), "floor": cell(10.0, 0.1, 504), "psnr": cell(20.0, 0.1, 504)}
+        change(layout.rfid(root, name), metrics=lost)
+    spread = {"classifier": {"features": 64, "effective": 6.8, "dead": 16}}
+    change(layout.reference_metrics(root), spread=spread)
+    return root
+
+
+def test_a_sound_study_has_none(root: Path) -> None:
+    assert poor(root) == []
+
+
+def test_a_poor_judge(root: Path) -> None:
+    change(root / "classifier" / "classifier.json", accuracy=0.74)
+    change(layout.reference_metrics(root), spread={"classifier": {"features": 64, "effective": 6.7, "dead": 17}})
+    found = poor(root)
+    assert len(found) == 3 and all(text.startswith("judge: ") for text in found)
+    assert "names 74% of 504 held-out images" in found[0]
+    assert "effective dimension of 6.70, below 75% of the 9 that tell 10 classes apart" in found[1]
+    assert "Of the judge's 64 features 17 do not vary" in found[2]
+
+
+def test_a_tokenizer_that_costs_most_of_the_best_fid(root: Path) -> None:
+    study = small()
+    tokenizer = study.variants["diff"].tokenizer
+    best = min(40.0 if v == "diff" else 60.0 for v, x in study.variants.items() if x.seeds and x.tokenizer == tokenizer)
+    for share, count in ((0.79, 0), (0.81, 1)):
+        lost = {"rfid": cell(10.0 + share * (best - 10.0), 0.1, 504), "floor": cell(10.0, 0.1, 504)}
+        change(layout.rfid(root, tokenizer), metrics=lost)
+        assert len(poor(root)) == count
+    assert poor(root)[0].startswith(
+        f"tokenizer: Tokenizer {tokenizer} has an rFID of 34.3, and the best FID with it is 40.0"
+    )
+
+
+def test_samples_that_are_no_images(root: Path) -> None:
+    sets = sorted((root / "metrics").glob("*/seed*/*.json"))
+    for path in sets:
+        precision = 0.09 if path.relative_to(root / "metrics").parts[0] == "diff" and path.stem == "s4" else 0.11
+        change(path, metrics=json.loads(path.read_text())["metrics"] | {"precision": cell(precision, 0.0, 504)})
+    (found,) = poor(root)
+    assert found.startswith("samples: Precision is below 0.1 of diff s4 (0.0900): ")
+
+
+def test_a_study_of_an_older_version_has_no_spread(root: Path) -> None:
+    record = json.loads(layout.reference_metrics(root).read_text())
+    del record["spread"]
+    layout.reference_metrics(root).write_text(json.dumps(record))
+    (root / "classifier" / "classifier.json").unlink()
+    assert poor(root) == []
+
+
+def test_the_summary_begins_with_them(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    change(root / "classifier" / "classifier.json", accuracy=0.5)
+    decide(small(), root, layout.shipped("claims.yaml"))
+    capfd.readouterr()
+    summary(small(), root)
+    assert capfd.readouterr().out.startswith("Warning: The classifier, which judges, names 50% of 504 held-out images")
