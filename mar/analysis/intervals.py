@@ -11,7 +11,7 @@ as the modified large-sample intervals of a sum of variances (Graybill and Wang 
 parts. The seeds' part is S - B; only (1 - 1/d) B is subtracted, since a difference that chance made too small would
 make the interval too narrow. Without seeds (d infinite) it is z sqrt(B), without noise of the images t_d sqrt(S).
 
-*Coverage* at equal scatter of all variants is at least 93.7% for each d from 2 to 14 and each ratio from 0 to 4 of seed
+*Coverage* at equal scatter of all variants is more than 93% for each d from 2 to 14 and each ratio from 0 to 4 of seed
 scatter to image scatter; `python -m benchmarks.verdict_rules` prints it beside that of other rules.
 
 *Shrunken variances.* Variants need not scatter alike, and two or three seeds say little about one of them. What seeds
