@@ -234,8 +234,8 @@ def features(study: Study, root: str | Path, extractor: str, set_name: str, shar
 def _seen(study: Study, root: Path) -> Seen | None:
     """The real images among which neighbours are looked for; None if the training images are too many for memory.
 
-    Those that no model was trained on are the ones that are scored as samples are: images that samples are compared with
-    may not be searched, as FID rewards what is near to them.
+    Those that no model was trained on are the ones that are scored as samples are: images that samples are compared
+    with may not be searched, as FID rewards what is near to them.
     """
     import torch
 

@@ -32,5 +32,5 @@ def scored(study: Study) -> str:
 
 
 def validation(study: Study) -> str:
-    """The held-out images that tell how a training goes on: all, unless the final numbers compare with others of them."""
+    """The held-out images that tell how a training goes on: all, unless final numbers compare with others of them."""
     return VALIDATION if study.metrics.real == "heldout" else "heldout"

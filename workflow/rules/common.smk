@@ -202,7 +202,11 @@ def gate_inputs(wildcards):
     """What the two tokenizers of the study's section `gate` lose."""
     sides = (STUDY.gate.crossent, STUDY.gate.diffloss) if STUDY.gate else ()
     sections = {side.tokenizer for side in sides}
-    return [layout.rfid(ROOT, name) for name, made in STUDY.instances.items() if made.section in sections]
+    return [
+        layout.rfid(ROOT, name)
+        for name, made in STUDY.instances.items()
+        if made.section in sections
+    ]
 
 
 def timed_run(wildcards):

@@ -420,14 +420,14 @@ def test_what_only_imagenet_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("mar.analysis.result_files.paper_samples", lambda: 40)
     monkeypatch.setattr("mar.analysis.verdicts.Results.timed_as_published", lambda results, variant: True)
     (found,) = judged(study, tmp_path, tmp_path / "claims.yaml")
-    assert found["verdict"] == "undecided" and "FID 1.00" in found["reason"]  # judged, with one seed
+    assert found["verdict"] == "replicated" and "FID 1.00" in found["reason"]
     for own in (Reference(file="mine.npz", sha256="a" * 64), Reference(file="adm-imagenet512", unknown_hash=True)):
         metrics = study.metrics.model_copy(update={"reference": own})
         (other,) = judged(study.model_copy(update={"metrics": metrics}), tmp_path, tmp_path / "claims.yaml")
         assert other["verdict"] == "not decidable here" and f"a reference of its own, {own.file}" in other["reason"]
     pinned = study.metrics.model_copy(update={"reference": Reference(file="adm-imagenet512", sha256="a" * 64)})
     (other,) = judged(study.model_copy(update={"metrics": pinned}), tmp_path, tmp_path / "claims.yaml")
-    assert other["verdict"] == "undecided"
+    assert other["verdict"] == "replicated"
     assert (found["decides"], found["because"]) == ("imagenet", "both numbers are absolute")
 
 
