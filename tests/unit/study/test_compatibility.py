@@ -500,7 +500,7 @@ def test_published_defaults() -> None:
     assert sampling.kv_cache is False
 
 
-@pytest.mark.parametrize("name", ["digits", "demo", "smoke"])
+@pytest.mark.parametrize("name", ["digits", "demo", "demo-digits", "fashion", "smoke"])
 def test_shipped_studies_are_accepted(name: str) -> None:
     study = studies.load(f"config/{name}.yaml")
     assert isinstance(study, Study)

@@ -320,7 +320,7 @@ class TestSlices:
 
 
 class TestResolved:
-    @pytest.mark.parametrize("name", ["digits", "demo", "smoke"])
+    @pytest.mark.parametrize("name", ["digits", "demo", "demo-digits", "fashion", "smoke"])
     def test_reads_back_equal(self, name: str, tmp_path: Path) -> None:
         study = load(f"config/{name}.yaml")
         path = studies.write_resolved(study, tmp_path)

@@ -227,7 +227,7 @@ def decidable(claim: claims.Claim, found: Study) -> bool:
 
 
 def test_every_claim_is_decided_by_a_study() -> None:
-    found = [study(name) for name in STUDIES if name not in ("smoke", "demo")]
+    found = [study(name) for name in STUDIES if name != "smoke" and not name.startswith("demo")]
     loaded = {claim.id: claim for claim in claims.load(CONFIG / "claims.yaml")}
     for claim in loaded.values():
         parts = [loaded[name] for name in claim.check.claims] if isinstance(claim.check, claims.All) else [claim]
@@ -328,8 +328,30 @@ def test_results_of_digits_stay_valid() -> None:
     assert {key: found.get(key) for key in KNOWN} == KNOWN
 
 
-def test_demo_is_what_it_was() -> None:
+def test_demo_digits_is_what_it_was() -> None:
     left_out = ("train ar-random", "sample mar-diffloss mar-diff-4-cfg")  # declared, not trained; of Figures 4 and 5
-    assert keys(study("demo")) == {key: value for key, value in KNOWN.items() if not key.startswith(left_out)}
-    seeds = {name: v.seeds for name, v in study("demo").variants.items()}
+    assert keys(study("demo-digits")) == {key: value for key, value in KNOWN.items() if not key.startswith(left_out)}
+    seeds = {name: v.seeds for name, v in study("demo-digits").variants.items()}
     assert sum(map(len, seeds.values())) == 6
+
+
+def test_demo_and_the_third_seed_take_over_what_fashion_has() -> None:
+    base, demo, third = study("fashion"), study("demo"), study("fashion-3")
+    assert third.reuse == "fashion"
+    for found in (demo, third):
+        assert data_key(found) == data_key(base) and classifier_key(found) == classifier_key(base)
+        assert base.instances.items() <= found.instances.items()
+        assert all(tokenizer_key(found, name) == tokenizer_key(base, name) for name in base.instances)
+    for name, variant in base.variants.items():
+        assert third.variants[name].seeds == (*variant.seeds, 2)
+        assert train_key(third, name, 1) == train_key(base, name, 1)
+
+
+def test_every_side_of_fashion_is_trained_alike() -> None:
+    """As many images for each variant, so that no verdict is left open for unequal training."""
+    for name in ("fashion", "demo"):
+        found = study(name)
+        trained = [v for v in found.variants.values() if v.seeds]
+        assert len({found.recipes[v.recipe].images for v in trained}) == 1
+        assert all(found.recipes[v.recipe].points and len(v.seeds) == 2 for v in trained)
+        assert found.metrics.real == "heldout" and found.classifier and found.classifier.layer == "stages"
