@@ -48,8 +48,9 @@ the interval does not contain the uncertainty of the choice.
 All intervals are conditional on the networks that a study trains once: the classifier, and tokenizers without
 `per_seed`. A comparison across such tokenizers, such as Diffusion Loss against cross-entropy, contains the chance of
 two tokenizer trainings. With `per_seed` each training seed has its own tokenizer, and the seed spread contains theirs
-(`mar/analysis/rfid.py` has the interval of rFID). Variants that share these tokenizers move together with them, so the
-interval of their difference, which takes them as independent, is rather too wide.
+(`mar/analysis/rfid.py` has the interval of rFID). Variants that share these tokenizers move together with them: the
+interval of their difference, which takes them as independent, is rather too wide, and dof counts too many degrees, so
+that other intervals are too narrow where tokenizers scatter more than trainings.
 """
 
 from __future__ import annotations

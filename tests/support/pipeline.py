@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mar.study import real_sets
 from mar.study.reading import resolve, write_resolved
 from mar.study.study import Study
 
@@ -50,10 +51,11 @@ def with_classifier(folder: Path, of: Study) -> Path:
 
 
 def real_side(of: Study, folder: Path) -> None:
-    """Features and statistics of the train split, with which rFID compares."""
+    """Features and statistics of the real images that rFID compares with: the train split, or held-out ones."""
     from mar.features import features
     from mar.metrics import statistics
 
     for extractor in of.metrics.extractors:
-        features.features(of, folder, extractor, "train")
-        statistics.statistics(of, folder, extractor, "train")
+        side = real_sets.real_side(of, extractor)
+        features.features(of, folder, extractor, side)
+        statistics.statistics(of, folder, extractor, side)

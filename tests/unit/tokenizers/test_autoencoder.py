@@ -107,6 +107,18 @@ def test_complete_work_is_left_alone_and_a_new_question_measures_again(made: tup
     assert read_json(rfid)["metrics"]["rfid"]["bootstrap"] == 12
 
 
+def test_held_out_images_are_rebuilt_and_compared_with_others(made: tuple[Study, Path], tmp_path: Path) -> None:
+    study = pipeline.study(metrics={**pipeline.VALUES["metrics"], "real": "heldout"})
+    root = Path(shutil.copytree(made[1], tmp_path / "pipeline"))
+    pipeline.real_side(study, root)
+    reconstruction.rfid(study, root, "kl")
+    found, before = (read_json(folder / "tokenizers" / "kl" / "rfid.json") for folder in (root, made[1]))
+    assert found["reference"]["name"] == "the reference part of the held-out images"
+    assert found["split"] == "heldout-floor" and abs(found["count"] - before["count"] / 4) <= 10
+    assert found["train"]["count"] == before["train"]["count"]
+    assert found["train"]["metrics"]["floor"]["value"] > 1e-3, "the train split is no longer what is compared with"
+
+
 def test_no_more_of_the_train_split_than_a_sample_set_of_the_paper(
     made: tuple[Study, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
