@@ -63,7 +63,7 @@ def learning(study: Study, root: Path, variant: str, seed: int, operations: floa
             f"--variant {variant}: keeps no averages; accepted: a trained one whose recipe has evaluate_at"
         )
     tokenizer, setting = study.tokenizer_of(variant, seed), learning_setting(study, variant)
-    splits = {name: TokenSet.open(layout.tokens(root, tokenizer, name)) for name in ("heldout", "train")}
+    splits = {"heldout": heldout_tokens(root, tokenizer), "train": TokenSet.open(layout.tokens(root, tokenizer))}
     rows = {"heldout": validation_rows(study, splits["heldout"])}
     run, report = read(layout.run_record(root, variant, seed), RunRecord), layout.learning(root, variant, seed)
     inputs = {"checkpoint": run.checkpoint, **run.averages}
@@ -104,6 +104,11 @@ def learning(study: Study, root: Path, variant: str, seed: int, operations: floa
         )
         write(report, record)
         print(f"{report}: {len(found)} points", flush=True)
+
+
+def heldout_tokens(root: Path, tokenizer: str) -> TokenSet:
+    """Tokens of all held-out images."""
+    return TokenSet.open(layout.tokens(root, tokenizer, "heldout"))
 
 
 def validation_rows(study: Study, heldout: TokenSet) -> np.ndarray | None:

@@ -50,7 +50,7 @@ def root(tmp_path, monkeypatch):
     real = SimpleNamespace(sha256="5" * 64, folder="heldout", manifest=SimpleNamespace(extractor=extractor))
     real.array = lambda key: rows
     monkeypatch.setattr(learning, "validation_features", lambda study, root: real)
-    monkeypatch.setattr(learning, "validation_tokens", lambda root, name: TokenSet.open(layout.tokens(root, name)))
+    monkeypatch.setattr(learning, "heldout_tokens", lambda root, name: TokenSet.open(layout.tokens(root, name)))
     monkeypatch.setattr(extractors, "load", lambda *args: Network())
     monkeypatch.setattr(sampler.autoencoder, "load", lambda root, name, study: Tokenizer())
     return root
@@ -134,3 +134,13 @@ def test_a_section_that_does_not_fit_is_refused(section, said):
         tiny.study(recipes=AT, learning=section)
     with pytest.raises(ValueError, match="learning: no recipe of a variant has evaluate_at"):
         tiny.study(learning={"samples": 24})
+
+
+def test_losses_can_be_of_some_rows(root):
+    """As of the validation part, where FID compares with others of the held-out images."""
+    tokens = TokenSet.open(layout.tokens(root, study().tokenizer_of("mar-diff", 0)))
+    drawn = sampler.Sampler(study(), root, "mar-diff", 0)
+    rows = np.arange(len(tokens))
+    assert learning.losses(drawn, tokens, rows) == learning.losses(drawn, tokens)
+    few = learning.losses(drawn, tokens, rows[: len(rows) // 2])
+    assert {metric.n for metric in few.values()} == {len(rows) // 2} and few != learning.losses(drawn, tokens)
