@@ -253,7 +253,7 @@ def test_the_side_of_a_comparison_is_known(place: tuple[Study, Path]) -> None:
 def test_names_of_sets(place: tuple[Study, Path]) -> None:
     study, root = place
     for where, message in (
-        ("test", r"--set test: accepted: train, heldout, reference, VARIANT/seedK/SETTING"),
+        ("test", r"--set test: accepted: train, heldout, reference, heldout-reference, .*, VARIANT/seedK/SETTING"),
         ("mar/seed0", r"--set mar/seed0: accepted"),
         ("nobody/seed0/plain", r"--set: variant: found 'nobody'; accepted: mar"),
         ("mar/seed0/other", r"--set: setting of mar: found 'other'; accepted: plain"),
