@@ -26,7 +26,7 @@ from mar.study.reading import load
 from mar.study.records import FeatureSpread, Metric
 
 LAYERS = ("before-logits", "stages")
-LADDERS: dict[str, tuple[float, ...]] = {"blur": (0.4, 0.5, 0.75, 1.0), "patches": (0.1, 0.2, 0.4), "grey": (6, 4)}
+LADDERS: dict[str, tuple[float, ...]] = {"blur": (0.4, 0.5, 0.75, 1.0), "patches": (0.1, 0.2, 0.4), "grey": (5, 4)}
 GRID = 4  # an image has GRID x GRID patches
 COUNT, REAL = 5_000, 10_000  # distorted images, and real images that they are compared with, at most
 RESAMPLES = 200
