@@ -109,7 +109,7 @@ def rfid(study: str, tokenizer: str, recipe: str) -> None:
     """Measure what a tokenizer loses: rFID, PSNR, codebook usage."""
     from mar.metrics.reconstruction import rfid
 
-    rfid(*open_study(study, tokenizer=tokenizer, recipe=recipe, stage="metrics"), tokenizer)
+    rfid(*open_study(study, tokenizer=tokenizer, recipe=recipe, stage="rfid"), tokenizer)
 
 
 @main.command()

@@ -19,10 +19,9 @@ from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
 from mar.runtime.shards import unfinished
 from mar.study import layout
-from mar.study.limits import REBUILT
 from mar.study.real_sets import scored
 from mar.study.records import Rebuilt, RfidInputs, RfidRecord
-from mar.study.stage_keys import metrics_key
+from mar.study.stage_keys import rfid_key
 from mar.study.study import Study
 from mar.tokenizers.autoencoder import Tokenizer, load
 
@@ -50,7 +49,7 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
             reference=real.identity.sha256,
             extractor=real.extractor.weights,
             tokenizer=sha256(weights),
-            slice=metrics_key(study),
+            slice=rfid_key(study),
         )
 
         def sound() -> bool:
@@ -88,7 +87,7 @@ def measure(
     split: str,
     device: torch.device,
 ) -> Rebuilt:
-    """What a tokenizer loses on a split, or on REBUILT images of it, drawn with the study's seed.
+    """What a tokenizer loses on a split, or on `metrics.rebuilt` images of it, drawn with the study's seed.
 
     The metrics are `rfid` (FID of the reconstructions against the real side), `floor` (FID of the originals against the
     same statistics, which no tokenizer can better; 0 if they are the whole train split and the statistics are too),
@@ -98,8 +97,8 @@ def measure(
     """
     images = open_split(study, root, split)
     chosen = np.arange(len(images))
-    if len(chosen) > REBUILT:
-        chosen = np.sort(np.random.default_rng(study.seed).choice(len(chosen), REBUILT, replace=False))
+    if len(chosen) > study.metrics.rebuilt:
+        chosen = np.sort(np.random.default_rng(study.seed).choice(len(chosen), study.metrics.rebuilt, replace=False))
     errors: list[torch.Tensor] = []
     used = torch.zeros(tokenizer.net.quantize.n_e if tokenizer.tokens == "ids" else 0, dtype=torch.float64)
     rebuilt = _rebuild(tokenizer, study, images, chosen, split, device, errors, used)

@@ -23,7 +23,7 @@ from mar.runtime.files import read
 from mar.sampling.sweep import most
 from mar.study import layout
 from mar.study.compatibility import known
-from mar.study.limits import AXES, LEARNED, LOOKED_AT, REAL, REBUILT
+from mar.study.limits import AXES, LEARNED, LOOKED_AT, REAL
 from mar.study.products import learning_setting, speed_settings, used_tokenizers
 from mar.study.real_sets import COMPARED, FLOOR, real_side, scored
 from mar.study.records import DataManifest, PlanRecord, VariantCosts
@@ -167,7 +167,7 @@ def _tokenizer_jobs(study: Study, name: str, images: Images, costs: PlanRecord) 
     # an import lies in results/assets, and installed in the study
     weights = 4.0 * count * (2 if config.pretrained else 1)
     yield Job("tokenizer", name, seen, count, seen * cost.training, "tf32", weights=weights)
-    rebuilt = min(images.train, REBUILT) + min(images.heldout, REBUILT)
+    rebuilt = min(images.train, study.metrics.rebuilt) + min(images.heldout, study.metrics.rebuilt)
     judge = costs.judges[study.metrics.extractors[0]].forward
     flops = rebuilt * (cost.encode + cost.decode + 2 * judge)  # the images themselves are judged too
     yield Job("rfid", name, rebuilt, count, flops, "tf32")

@@ -6,4 +6,4 @@ REAL = 10_000  # training images for precision and recall, as many as ADM's refe
 LOOKED_AT = 10**9  # bytes of training images that are searched for the nearest one; above this the search is left out
 LEARNED = 1_000  # images of a split of which the loss is measured along a training
 AXES = 256  # principal axes of the bound by which the nearest image is looked for
-REBUILT = 50_000  # images of a split that are reconstructed for rFID, as many as a sample set of the paper has
+REBUILT = 50_000  # images of a split that are rebuilt for rFID by default, as many as a sample set of the paper has

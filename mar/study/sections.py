@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from mar.study.limits import REBUILT
 from mar.study.parts import Name, Section, Text
 
 
@@ -59,6 +60,7 @@ class Metrics(Section):
     chunk: PositiveInt = Field(description="images per chunk: the unit of random numbers, files and restarts")
     neighbours: PositiveInt = Field(3, description="k of precision and recall")
     bootstrap: PositiveInt = Field(200, description="resamples of the images for the intervals")
+    rebuilt: PositiveInt = Field(REBUILT, description="at most as many images of a split are rebuilt for rFID")
     extractors: tuple[Extractor, ...] = Field(
         ("classifier",),
         min_length=1,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from mar.study.canonical import canonical
+from mar.study.limits import REBUILT
 from mar.study.parts import Data, Sampling
 from mar.study.products import CURVES, learning_setting, speed_settings, swept
 from mar.study.real_sets import real_side, scored
@@ -128,10 +129,20 @@ def learning_key(study: Study, variant: str) -> str:
 
 def metrics_key(study: Study) -> str:
     """What a metric file depends on beside samples and features."""
+    return canonical(_judged(study))
+
+
+def rfid_key(study: Study) -> str:
+    """What the rFID of a tokenizer depends on beside its weights and the features: also on how many images it takes."""
+    rebuilt = study.metrics.rebuilt
+    return canonical(_judged(study) | ({} if rebuilt == REBUILT else {"rebuilt": rebuilt}))
+
+
+def _judged(study: Study) -> dict[str, Any]:
     m = study.metrics
-    values = {"neighbours": m.neighbours, "bootstrap": m.bootstrap, "seed": study.seed, "extractors": m.extractors}
-    values |= {"reference": m.reference} if m.reference else {}
-    return canonical(values | ({"real": m.real} if m.real != "train" else {}))
+    values: dict[str, Any] = {"neighbours": m.neighbours, "bootstrap": m.bootstrap, "seed": study.seed}
+    values |= {"extractors": m.extractors} | ({"reference": m.reference} if m.reference else {})
+    return values | ({"real": m.real} if m.real != "train" else {})
 
 
 def speed_key(study: Study, variant: str) -> str:

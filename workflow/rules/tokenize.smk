@@ -42,7 +42,7 @@ rule rfid:
     params:
         study=STUDY_FILE,
         job=job("rfid", "{tokenizer}"),
-        recipe=stage_keys.metrics_key(STUDY),
+        recipe=stage_keys.rfid_key(STUDY),
     shell:
         launch("rfid", tokenizer="{wildcards.tokenizer}")
 
