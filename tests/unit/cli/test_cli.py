@@ -16,21 +16,10 @@ from mar.cli.__main__ import main
 from mar.study import reading as studies
 from mar.study import stage_keys
 
-VERBS = {"prepare", "classifier", "reference", "tokenizer", "rfid", "encode", "train", "sample", "evaluate", "speed"}
-VERBS |= {"gate", "table", "figure", "claims", "report", "summary", "track", "watch", "launch", "schema"}
-VERBS |= {
-    "features",
-    "statistics",
-    "sweep",
-    "import",
-    "fetch",
-    "plan",
-    "drill",
-    "jobs",
-    "cancel",
-    "court",
-    "export-adm",
-}
+VERBS = {"prepare", "classifier", "reference", "tokenizer", "rfid", "encode", "gate", "train", "learning", "sample"}
+VERBS |= {"features", "statistics", "sweep", "evaluate", "speed", "table", "figure", "claims", "report", "summary"}
+VERBS |= {"track", "watch", "launch", "jobs", "cancel", "plan", "drill", "import", "fetch", "ship", "court"}
+VERBS |= {"export-adm", "schema"}
 
 
 def run(*arguments: str) -> Result:
