@@ -11,7 +11,7 @@ from mar.data import published
 from mar.data.published import WEIGHTS
 from mar.study.products import figure_names, speed_settings, table_names
 from mar.study.reading import load
-from mar.study.real_sets import real_side
+from mar.study.real_sets import real_side, scored, validation
 
 STUDIES = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
 STUDIES = [path for path in STUDIES if "study:" in path.read_text()]
@@ -49,12 +49,17 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
         "sweep": sorted(f"{name} {s}" for name in trained for s in trained[name].sampling if study.sampling[s].sweep),
         "import_weights": sorted({weights for weights, pretrained in parts if pretrained}),
         "speed": sorted(name for name in trained if speed_settings(study, name)),
+        "learning": [run for run in runs if study.recipes[trained[run.split()[0]].recipe].points],
+        "gate": [""] * (study.gate is not None),
     }
+    # with samples along the trainings these are compared with a part of the held-out images of its own
+    aside = {validation(study)} if study.learning else set()
+    real = {name: {sides[name], scored(study), *(aside if name == judges[0] else ())} for name in judges}
     # Without its budget, since counting operations needs torch, which this project lacks: see test_drill_rule.py.
     (fresh.folder / "config" / "free.yaml").write_text(f"extends: {path.name}\nbudget: null\n")
     assert fresh.plan("all", "--configfile", "config/free.yaml") == {
         "prepare": [""],
-        "features_real": sorted(f"{name} {split}" for name in judges for split in (sides[name], "heldout")),
+        "features_real": sorted(f"{name} {split}" for name in judges for split in real[name]),
         "features": sorted(f"{name} {key}" for name in judges for key in sets),
         "statistics": sorted(
             [f"{name} {sides[name]}" for name in judges] + [f"{name} {path_of(key)}" for name in judges for key in sets]

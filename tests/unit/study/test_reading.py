@@ -221,7 +221,7 @@ class TestMatrix:
 
 def all_keys(study: studies.Study) -> dict[str, str]:
     found = {"classifier": stage_keys.classifier_key(study), "metrics": stage_keys.metrics_key(study)}
-    for name in study.tokenizers:
+    for name in study.instances:
         found[f"tokenizer {name}"] = stage_keys.tokenizer_key(study, name)
     for name, variant in study.variants.items():
         found[f"speed {name}"] = stage_keys.speed_key(study, name)
