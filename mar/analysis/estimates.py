@@ -31,6 +31,10 @@ is that of y_a - y_b over seeds less b_a^2 + b_b^2, shrunk towards the pool of a
 differ in more than the sampling seed; S = (spread + b_a^2 + b_b^2) / K. Each interval is a 95% interval; none is
 corrected for the number of comparisons.
 
+*Comparison of variants that share the tokenizers of their seeds* (`per_seed`, equal seeds): paired by seed too, since
+what a tokenizer does to both sides leaves the difference. The pool is that of all differences between such variants, of
+each tokenizer with (V - 1)(K - 1) degrees of freedom for V variants.
+
 *One training seed.* With one training seed on a side, a comparison decides nothing whatever its interval, unless its
 effect is *far* from the claim's threshold (0 unless the claim states one): more than three times the half-width of the
 interval that the same comparison would have with two seeds on each side. If the study
@@ -48,9 +52,9 @@ the interval does not contain the uncertainty of the choice.
 All intervals are conditional on the networks that a study trains once: the classifier, and tokenizers without
 `per_seed`. A comparison across such tokenizers, such as Diffusion Loss against cross-entropy, contains the chance of
 two tokenizer trainings. With `per_seed` each training seed has its own tokenizer, and the seed spread contains theirs
-(`mar/analysis/rfid.py` has the interval of rFID). Variants that share these tokenizers move together with them: the
-interval of their difference, which takes them as independent, is rather too wide, and dof counts too many degrees, so
-that other intervals are too narrow where tokenizers scatter more than trainings.
+(`mar/analysis/rfid.py` has the interval of rFID). Variants that share these tokenizers move together with them,
+so dof counts too many degrees, and intervals of cells and across tokenizers are too narrow where tokenizers scatter
+more than trainings (90.5% in place of 95% at twice the scatter with two seeds).
 """
 
 from __future__ import annotations
@@ -198,7 +202,7 @@ class Results(Files):
 
     def __init__(self, study: Study, root: Path) -> None:
         super().__init__(study, root)
-        self._spreads: dict[tuple[str, bool], Spread] = {}
+        self._spreads: dict[tuple[str, str], Spread] = {}
 
     def cell(self, variant: str, setting: str, metric: str) -> Estimate | None:
         """Mean of a metric over training seeds, geometric for FID; None if the study does not train the variant."""
@@ -234,11 +238,26 @@ class Results(Files):
         m = self.floor_entry(metric)
         return Estimate(m.value, m.low, m.high, m.n)
 
-    def spread(self, metric: str, paired: bool = False) -> Spread:
-        """Pooled seed spread of a metric; `paired`: of its differences between settings of one variant (see above)."""
+    def spread(self, metric: str, paired: str = "") -> Spread:
+        """Pooled seed spread of a metric.
+
+        Args:
+            metric: its name.
+            paired: `settings`: of its differences between settings of one variant; `variants`: between variants that
+                share the tokenizers of their seeds (see above).
+        """
         if (metric, paired) not in self._spreads:
-            self._spreads[metric, paired] = self._pool(metric, paired)
+            shared = paired == "variants"
+            self._spreads[metric, paired] = self._pool_shared(metric) if shared else self._pool(metric, bool(paired))
         return self._spreads[metric, paired]
+
+    def _paired(self, a: str, b: str) -> str:
+        """How two variants are paired by training seed: the argument of `spread`; empty if they are not."""
+        if a == b:
+            return "settings"
+        one, other = self.study.variants[a], self.study.variants[b]
+        shared = one.tokenizer == other.tokenizer and self.study.tokenizers[one.tokenizer].per_seed
+        return "variants" if shared and one.seeds == other.seeds and len(one.seeds) > 1 else ""
 
     def compare(self, a: tuple[str, str], b: tuple[str, str], metric: str, edge: float = 0.0) -> Comparison | None:
         """Compare two cells in a metric.
@@ -258,12 +277,13 @@ class Results(Files):
         mean_a, mean_b = self.cell(*a, metric), self.cell(*b, metric)
         if x is None or y is None or mean_a is None or mean_b is None:
             return None
-        paired = a[0] == b[0]
+        paired = self._paired(a[0], b[0])
         spread = self.spread(metric, paired)
         noise = fmean(x.noise), fmean(y.noise)
         if paired:
             k, units = len(x.y), x.unit * y.unit
-            tau, dof = spread.pool, effective(spread.dofs, [(a[0], 1.0)])
+            of = a[0] if paired == "settings" else self.study.variants[a[0]].tokenizer
+            tau, dof = spread.pool, effective(spread.dofs, [(of, 1.0)])
             if k > 1:
                 scatter, own = _scatter([x, y], k)
                 tau = float(shrunk(scatter - own, k - 1, spread.pool))
@@ -355,11 +375,39 @@ class Results(Files):
             parts = [_scatter(group, k) for group in groups]
             scatters[name], noise = (fmean(part) for part in zip(*parts, strict=True))
             own[name], dofs[name] = scatters[name] - noise, k - 1
-        dof = sum(dofs.values())
-        if not dof:
-            return Spread(0.0, 0, 0.0)
-        pool, scatter = (sum(dofs[v] * of[v] for v in dofs) / dof for of in (own, scatters))
-        return Spread(math.sqrt(max(0.0, pool)), dof, math.sqrt(scatter), pool, own, dofs)
+        return _spread(own, dofs, scatters)
+
+    def _pool_shared(self, metric: str) -> Spread:
+        """The seed spread of differences between variants with the same tokenizers, by section of `tokenizers`.
+
+        V variants with K seeds each have V - 1 independent differences, so (V - 1)(K - 1) degrees of freedom.
+        """
+        own, dofs, scatters = {}, {}, {}
+        for section, config in self.study.tokenizers.items():
+            names = [n for n, v in self.study.variants.items() if v.tokenizer == section and len(v.seeds) > 1]
+            pairs = [(a, b) for a, b in itertools.combinations(names, 2) if self._paired(a, b)]
+            if not config.per_seed or not pairs:
+                continue
+            parts = []
+            for a, b in pairs:
+                cells = [[self.sets(v, s, metric) for s in self._pooled(v, paired=False)] for v in (a, b)]
+                groups = [[c for c in group if c is not None] for group in itertools.product(*cells)]
+                parts += [_scatter(group, len(group[0].y)) for group in groups if len(group) == 2]
+            scatters[section], noise = (fmean(part) for part in zip(*parts, strict=True))
+            own[section] = scatters[section] - noise
+            alike = {self.study.variants[name].seeds for pair in pairs for name in pair}
+            members = [[n for n in names if self.study.variants[n].seeds == seeds] for seeds in alike]
+            dofs[section] = sum((len(group) - 1) * (len(self.study.variants[group[0]].seeds) - 1) for group in members)
+        return _spread(own, dofs, scatters)
+
+
+def _spread(own: dict[str, float], dofs: dict[str, int], scatters: dict[str, float]) -> Spread:
+    """The pool of spreads, weighted by their degrees of freedom."""
+    dof = sum(dofs.values())
+    if not dof:
+        return Spread(0.0, 0, 0.0)
+    pool, scatter = (sum(dofs[v] * of[v] for v in dofs) / dof for of in (own, scatters))
+    return Spread(math.sqrt(max(0.0, pool)), dof, math.sqrt(scatter), pool, own, dofs)
 
 
 def _scatter(group: Sequence[Sets], k: int) -> tuple[float, float]:
