@@ -8,7 +8,6 @@ number.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from mar.metrics import jackknife, moments
 from mar.metrics.bootstrap import Bootstrap
 from mar.metrics.moments import Statistics
 from mar.runtime.files import read, write
-from mar.runtime.noise import Noise
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
 from mar.runtime.shards import stage
@@ -78,12 +76,14 @@ def learning(study: Study, root: Path, variant: str, seed: int, operations: floa
         if not unfinished:
             return
         found, fids = [], dict[int, Found]()
-        for images, sampler in averages(study, root, variant, seed, points):
+        judge = judge_of(study, root, real) if real else None
+        for images in points:
+            sampler = Sampler(study, root, variant, seed, images)
             numbers: dict[str, Any] = {name: losses(sampler, split, rows.get(name)) for name, split in splits.items()}
-            if used and real:
+            if used and judge:
                 try:
-                    drawn, fids[images] = judged(sampler, used, real)
-                    numbers |= drawn
+                    metrics, fids[images] = judged(sampler, used, *judge)
+                    numbers |= metrics
                 except ValueError as error:
                     numbers["error"] = str(error)
             found.append(LearningPoint(images=images, checkpoint=sampler.checkpoint, **numbers))
@@ -122,12 +122,17 @@ def validation_features(study: Study, root: Path) -> Features:
     return features.read(root, study.metrics.extractors[0], validation(study), "real")
 
 
-def averages(
-    study: Study, root: Path, variant: str, seed: int, points: tuple[int, ...]
-) -> Iterator[tuple[int, Sampler]]:
-    """The images seen at each point, and the model with the average that was kept there."""
-    for images in points:
-        yield images, Sampler(study, root, variant, seed, images)
+def judge_of(study: Study, root: Path, real: Features) -> tuple[Extractor, Statistics]:
+    """The first extractor, and the statistics of its features of real images.
+
+    Raises:
+        ValueError: these features are by other weights.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = extractors.load(study.metrics.extractors[0], study, root, device)
+    if network.weights != real.manifest.extractor.weights:
+        raise ValueError(f"{real.folder}: features by other weights than {network.name} has; run `mar features` again")
+    return network, moments.of(real.array("features"))
 
 
 def losses(sampler: Sampler, tokens: TokenSet, rows: np.ndarray | None = None) -> dict[str, Metric]:
@@ -141,25 +146,26 @@ def losses(sampler: Sampler, tokens: TokenSet, rows: np.ndarray | None = None) -
     return {ratio: metric.model_copy(update={"n": count}) for ratio, metric in means.items()}
 
 
-def judged(sampler: Sampler, settings: Sampling, real: Features) -> tuple[dict[str, Metric], Found]:
+def judged(
+    sampler: Sampler, settings: Sampling, network: Extractor, real: Statistics
+) -> tuple[dict[str, Metric], Found]:
     """FID and Inception score of images drawn with an average, and what each image moves FID.
 
+    All points and trainings draw by the same random numbers.
+
     Raises:
-        ValueError: images or features are not finite, or the features of the real images are by other weights.
+        ValueError: images or features are not finite.
     """
     study = sampler.study
     assert study.learning is not None  # asked for samples
-    network = extractors.load(study.metrics.extractors[0], study, sampler.root, sampler.device)
-    if network.weights != real.manifest.extractor.weights:
-        raise ValueError(f"{real.folder}: features by other weights than {network.name} has; run `mar features` again")
     labels = chunk_labels(0, study.learning.samples, sampler.manifest.classes)
-    arrays = drawn(sampler, settings, network, labels)
-    target: Statistics = moments.of(real.array("features"))
+    progress = Progress(f"learning {sampler.variant} seed {sampler.seed}", len(labels))
+    arrays = sampler.looked_at(network, settings, labels, ("learning", study.seed, "samples"), progress.update)
     draw = Bootstrap(labels.numpy(), study.metrics.bootstrap, study.seed)
-    numbers = {"fid": draw.fid(arrays["features"], target)}
+    numbers = {"fid": draw.fid(arrays["features"], real)}
     if "logits" in arrays:
         numbers["inception_score"] = draw.inception_score(arrays["logits"])
-    value, moves = jackknife.fid(arrays["features"], target)
+    value, moves = jackknife.fid(arrays["features"], real)
     return numbers, (value, within_classes(moves, labels.numpy()))
 
 
@@ -172,20 +178,6 @@ def within_classes(moves: np.ndarray, labels: np.ndarray) -> np.ndarray:
         if count > 1:
             centred[rows] = (moves[rows] - moves[rows].mean()) * math.sqrt(count / (count - 1))
     return centred
-
-
-def drawn(sampler: Sampler, settings: Sampling, network: Extractor, labels: torch.Tensor) -> dict[str, np.ndarray]:
-    """Features and logits of one image of each class in `labels` (n,), by random numbers that all points share."""
-    progress = Progress(f"learning {sampler.variant} seed {sampler.seed}", len(labels))
-    parts: list[dict[str, torch.Tensor]] = []
-    for number, classes in enumerate(labels.split(sampler.study.metrics.chunk)):
-        noise = Noise("learning", sampler.study.seed, "samples", number, device=sampler.device)
-        parts.append(network(sampler.draw(settings, classes, noise)))
-        progress.update(len(classes))
-    arrays = {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0] if key != "spatial"}
-    if not all(np.isfinite(values).all() for values in arrays.values()):
-        raise ValueError(f"{network.name}: features are not finite")
-    return arrays
 
 
 def fall(fids: dict[int, Found], end: int) -> Fall | None:

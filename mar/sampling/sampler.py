@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from mar.data.images import to_uint8
 from mar.data.latents import unpatchify
+from mar.features.networks.extractors import Extractor
 from mar.models.order import draw_order
 from mar.runtime.files import read
 from mar.runtime.noise import Noise
@@ -78,6 +80,37 @@ class Sampler:
         noise = Noise("sample", self.study.seed, self.seed, number, *named, device=self.device)
         images = self.draw(settings, labels, noise)
         return images.permute(0, 2, 3, 1).cpu().numpy(), labels.numpy()
+
+    def looked_at(
+        self,
+        network: Extractor,
+        settings: Sampling,
+        labels: torch.Tensor,
+        stream: tuple[str | int, ...],
+        done: Callable[[int], object],
+    ) -> dict[str, np.ndarray]:
+        """Features and logits by a network of one image of each class in `labels` (n,); the images are not kept.
+
+        Args:
+            network: gives the features.
+            settings: sampling setting.
+            labels: classes, (n,).
+            stream: name of the random numbers, to which the number of the chunk is added. Sets that are drawn from the
+                same stream are paired image by image.
+            done: is told the number of images of each chunk.
+
+        Raises:
+            ValueError: images or features are not finite.
+        """
+        parts: list[dict[str, torch.Tensor]] = []
+        for number, classes in enumerate(labels.split(self.study.metrics.chunk)):
+            noise = Noise(*stream, number, device=self.device)
+            parts.append(network(self.draw(settings, classes, noise)))
+            done(len(classes))
+        arrays = {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0] if key != "spatial"}
+        if not all(np.isfinite(values).all() for values in arrays.values()):
+            raise ValueError(f"{network.name}: features are not finite")
+        return arrays
 
 
 def chunk_labels(number: int, size: int, classes: int) -> torch.Tensor:

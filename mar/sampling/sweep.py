@@ -242,22 +242,13 @@ def measure(
         ValueError: images or features are not finite.
     """
     import numpy as np
-    import torch
 
     from mar.metrics.bootstrap import Bootstrap
-    from mar.runtime.noise import Noise
     from mar.sampling.sampler import chunk_labels
 
     study, labels = sampler.study, chunk_labels(0, samples, sampler.manifest.classes)
-    parts: list[dict[str, torch.Tensor]] = []
-    for number, classes in enumerate(labels.split(study.metrics.chunk)):
-        # the noise depends on the chunk and not on the point, so that differences between points are paired
-        noise = Noise("sweep", study.seed, sampler.seed, number, device=sampler.device)
-        parts.append(network(sampler.draw(settings, classes, noise)))
-        done(len(classes))
-    arrays = {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0] if key != "spatial"}
-    if not all(np.isfinite(values).all() for values in arrays.values()):
-        raise ValueError(f"{network.name}: features are not finite")
+    # the same random numbers at all points, so that differences between points are paired
+    arrays = sampler.looked_at(network, settings, labels, ("sweep", study.seed, sampler.seed), done)
     draw = Bootstrap(labels.numpy(), RESAMPLES, study.seed)
     score = draw.inception_score(arrays["logits"]) if "logits" in arrays else None
     numbers: dict[str, Any] = {"fid": draw.fid(arrays["features"], real.statistics), "inception_score": score}

@@ -1,6 +1,6 @@
 """Finished trainings that ship with the project: a tokenizer or classifier of equal recipe is not trained again.
 
-config/shipped/ has one folder for each, whose name ends with a hash of its recipe: the values of the study on which the
+config/shipped/ has one folder for each, whose name is a hash of its recipe: the values of the study on which the
 training depends, and the checksum of its images (the recipe.json of the stage). So it is found by what it is, never by
 a name: whoever changes the recipe or has other images trains. Beside the files of the stage, whose record says where
 and by which commit it was trained, shipped.json has their checksums.

@@ -43,3 +43,20 @@ def settings(head, **more):
 
 def blank(head):
     return torch.zeros(L, dtype=torch.long) if head == "categorical" else torch.zeros(L, D)
+
+
+class PixelsOfTokens(torch.nn.Module):
+    """In place of a tokenizer: images differ as what was drawn does."""
+
+    def decode_latents(self, x, noise=None):
+        return torch.nn.functional.interpolate(x[:, :1].expand(-1, 3, -1, -1), scale_factor=2).tanh()
+
+
+class SixNumbers:
+    """In place of a network that judges: six numbers of an image as its features and logits."""
+
+    name, weights = "classifier", "e" * 64
+
+    def __call__(self, images):
+        rows = torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, (2, 3))[:, 0].flatten(1)
+        return {"features": rows, "logits": 5 * rows}

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny
-import torch
+from tiny_models import PixelsOfTokens, SixNumbers
 
 from mar.data.tokens import TokenSet
 from mar.features.networks import extractors
@@ -24,35 +24,18 @@ def study(samples=24, **over):
     return tiny.study(recipes=AT, **section, **over)
 
 
-class Tokenizer(torch.nn.Module):
-    """Pixels of tokens, so that images differ as what was drawn does."""
-
-    def decode_latents(self, x, noise=None):
-        return torch.nn.functional.interpolate(x[:, :1].expand(-1, 3, -1, -1), scale_factor=2).tanh()
-
-
-class Network:
-    """Six numbers of an image as its features and logits."""
-
-    name, weights = "classifier", "e" * 64
-
-    def __call__(self, images):
-        rows = torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, (2, 3))[:, 0].flatten(1)
-        return {"features": rows, "logits": 5 * rows}
-
-
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     root = tiny.make_root(tmp_path)
     train(study(), root, "mar-diff", 0)
     rows = np.random.default_rng(0).normal(0.5, 0.1, (40, 6))
-    extractor = SimpleNamespace(weights=Network.weights)
+    extractor = SimpleNamespace(weights=SixNumbers.weights)
     real = SimpleNamespace(sha256="5" * 64, folder="heldout", manifest=SimpleNamespace(extractor=extractor))
     real.array = lambda key: rows
     monkeypatch.setattr(learning, "validation_features", lambda study, root: real)
     monkeypatch.setattr(learning, "heldout_tokens", lambda root, name: TokenSet.open(layout.tokens(root, name)))
-    monkeypatch.setattr(extractors, "load", lambda *args: Network())
-    monkeypatch.setattr(sampler.autoencoder, "load", lambda root, name, study: Tokenizer())
+    monkeypatch.setattr(extractors, "load", lambda *args: SixNumbers())
+    monkeypatch.setattr(sampler.autoencoder, "load", lambda root, name, study: PixelsOfTokens())
     return root
 
 
@@ -84,8 +67,8 @@ def test_equal_weights_draw_equal_images(root, monkeypatch):
     monkeypatch.setattr(
         learning, "Sampler", lambda study, root, variant, seed, images: sampler.Sampler(study, root, variant, seed)
     )
-    whole = learning.drawn
-    monkeypatch.setattr(learning, "drawn", lambda *args: sets.append(whole(*args)) or sets[-1])
+    whole = sampler.Sampler.looked_at
+    monkeypatch.setattr(sampler.Sampler, "looked_at", lambda *args: sets.append(whole(*args)) or sets[-1])
     learning.learning(study(), root, "mar-diff", 0, 1.0)
     assert len(sets) == 3 and all(np.array_equal(sets[0]["features"], found["features"]) for found in sets)
     assert result(root).fall.effect == 0 and result(root).fall.error == 0
@@ -98,7 +81,7 @@ def test_random_numbers_name_neither_point_nor_training(root, monkeypatch):
         names.append(name)
         return Noise(*name, **options)
 
-    monkeypatch.setattr(learning, "Noise", named)
+    monkeypatch.setattr(sampler, "Noise", named)
     learning.learning(study(), root, "mar-diff", 0, 1.0)
     assert names == 3 * [("learning", 0, "samples", number) for number in range(4)]
 
@@ -115,6 +98,15 @@ def test_no_last_quarter_without_a_point_near_it():
     found = (1.0, np.zeros(3))
     assert learning.fall({25: found, 100: found}, 100) is None and learning.fall({75: found}, 100) is None
     assert learning.fall({70: found, 80: found, 76: found, 100: found}, 100).since == 76
+
+
+def test_features_by_other_weights_are_refused_and_no_number_of_a_point(root, monkeypatch):
+    other = SixNumbers()
+    other.weights = "f" * 64
+    monkeypatch.setattr(extractors, "load", lambda *args: other)
+    with pytest.raises(ValueError, match="heldout: features by other weights than classifier has; run `mar features`"):
+        learning.learning(study(), root, "mar-diff", 0, 1.0)
+    assert not layout.learning(root, "mar-diff", 0).exists()
 
 
 def test_a_variant_that_keeps_nothing_is_refused(root):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from tiny_models import PixelsOfTokens, SixNumbers
 
 from benchmarks import sweeping
 from mar.features.networks import extractors
@@ -36,23 +37,6 @@ def study(grid=GRID, **setting):
     )
 
 
-class Tokenizer(torch.nn.Module):
-    """Pixels of tokens, so that images differ as what was drawn does."""
-
-    def decode_latents(self, x, noise=None):
-        return torch.nn.functional.interpolate(x[:, :1].expand(-1, 3, -1, -1), scale_factor=2).tanh()
-
-
-class Network:
-    """Six numbers of an image as its features and logits."""
-
-    name, weights = "classifier", "e" * 64
-
-    def __call__(self, images):
-        rows = torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, (2, 3))[:, 0].flatten(1)
-        return {"features": rows, "logits": 5 * rows}
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     root = tiny.make_root(tmp_path_factory.mktemp("trained"))
@@ -68,11 +52,11 @@ def root(trained, tmp_path, monkeypatch):
     file.parent.mkdir(parents=True)
     file.write_bytes(b"statistics")
     rows = np.random.default_rng(0).normal(0.5, 0.1, (40, 6))
-    extractor = Judge(name="classifier", weights=Network.weights, note="")
+    extractor = Judge(name="classifier", weights=SixNumbers.weights, note="")
     real = evaluate.Real(RealSide(name="train split", sha256="5" * 64), extractor, moments.of(rows), None, None)
     monkeypatch.setattr(evaluate, "real", lambda *args, **options: real)
-    monkeypatch.setattr(extractors, "load", lambda *args: Network())
-    monkeypatch.setattr(sampler.autoencoder, "load", lambda root, name, study: Tokenizer())
+    monkeypatch.setattr(extractors, "load", lambda *args: SixNumbers())
+    monkeypatch.setattr(sampler.autoencoder, "load", lambda root, name, study: PixelsOfTokens())
     return tmp_path
 
 
@@ -324,7 +308,7 @@ def test_refusals(root, monkeypatch):
     with pytest.raises(ValueError, match=r"--setting diff: sampling\.diff has no sweep; accepted: a setting with one"):
         sweep.sweep(study(), root, "mar-diff", "diff")
     assert chosen_settings.resolved(study(), root, "mar-diff", "diff") == study().sampling["diff"]
-    monkeypatch.setattr(Network, "weights", "f" * 64)
+    monkeypatch.setattr(SixNumbers, "weights", "f" * 64)
     with pytest.raises(ValueError, match="classifier: weights ffffffffffff, train split was judged with eeeeeeeeeeee"):
         sweep.sweep(study(), root, "mar-diff", "best")
     (root / "runs").unlink()
