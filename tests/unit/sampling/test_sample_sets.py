@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def fake_tokenizer(monkeypatch):
-    monkeypatch.setattr(sampler.autoencoder, "load", lambda root, name, study: Fake())
+    monkeypatch.setattr(sampler.autoencoder, "load", lambda root, name, study: Fake())  # noqa: F821
 
 
 def copy(trained, tmp_path):
@@ -120,9 +120,9 @@ def test_changed_setting_never_reuses_chunks(trained, tmp_path):
 
 
 def test_bf16_draws_nearly_the_same_images(trained, tmp_path, monkeypatch):
-    root, latents, decode = copy(trained, tmp_path), [], Fake.decode_latents
+    root, latents, decode = copy(trained, tmp_path), [], Fake.decode_latents  # noqa: F821
     monkeypatch.setattr(
-        Fake,
+        Fake,  # noqa: F821
         "decode_latents",
         lambda self, x, noise=None: (latents.append(x), decode(self, x))[1],
     )
