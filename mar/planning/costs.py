@@ -38,7 +38,7 @@ from mar.study.sections import Classifier as ClassifierConfig
 from mar.study.study import Study
 from mar.tokenizers import autoencoder
 from mar.tokenizers.discriminator import adaptive_weight, discriminator, hinge
-from mar.tokenizers.perceptual import OwnNetwork
+from mar.tokenizers.perceptual import OwnNetworks
 from mar.tokenizers.train import last_layer
 
 Calls = tuple[tuple[int, int], ...]  # numbers of rows, and how often each
@@ -277,7 +277,7 @@ def _tokenizer_training(net: autoencoder.Tokenizer, config: Tokenizer, image_siz
         images, critic = torch.empty(2, 3, image_size, image_size), discriminator()
         # the weights of VGG-16 would have to be fetched
         lpips = torchvision.models.vgg16().features[:VGG].requires_grad_(False)
-        own = OwnNetwork(1, 10, seed=0)
+        own = OwnNetworks(1, 10)
 
     def step() -> None:
         if config.kind == "kl":
@@ -297,8 +297,8 @@ def _tokenizer_training(net: autoencoder.Tokenizer, config: Tokenizer, image_siz
             critic.requires_grad_(True)
             hinge(critic(images), critic(rebuilt.detach())).backward()
 
-    # the own network's training: forward, and twice as much backward
-    learn = 3 * operations(lambda: own.classifier(images)) * (config.perceptual_images or 0) / (config.images or 1)
+    # the own networks' training: forward, and twice as much backward
+    learn = 3 * operations(lambda: [network(images) for network in own.classifiers]) * (config.perceptual_images or 0) / (config.images or 1)
     return (operations(step) + learn) / len(images)
 
 

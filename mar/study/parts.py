@@ -132,10 +132,10 @@ class Tokenizer(Section):
     perceptual_weight: float = Field(0.0, ge=0.0, description="weight of the perceptual term (LDM: 1); 0 leaves it out")
     perceptual: Literal["lpips", "own"] = Field(
         "lpips",
-        description="network of the perceptual term: LPIPS with VGG-16, fetched (LDM); or a small classifier, another "
-        "than the judge, that the training first learns from every second image of the study",
+        description="network of the perceptual term: LPIPS with VGG-16, fetched (LDM); or three small classifiers, "
+        "none of them the judge, which first learn from every second image of the study",
     )
-    perceptual_images: PositiveInt | None = Field(None, description="perceptual own: images seen in its training")
+    perceptual_images: PositiveInt | None = Field(None, description="perceptual own: images seen in the training of each classifier")
     adversarial_weight: float = Field(0.0, ge=0.0, description="weight of the patch discriminator (LDM: 0.5)")
     adversarial_start: int = Field(0, ge=0, description="images before the discriminator counts (LDM: 50,001 steps)")
     images: PositiveInt | None = Field(None, description="images seen in training")

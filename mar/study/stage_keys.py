@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from mar.study.canonical import canonical
-from mar.study.limits import REBUILT
+from mar.study.limits import OWN_NETWORKS, REBUILT
 from mar.study.parts import Data, Sampling
 from mar.study.products import CURVES, learning_setting, speed_settings, swept
 from mar.study.real_sets import real_side, scored
@@ -31,7 +31,9 @@ def tokenizer_key(study: Study, tokenizer: str) -> str:
     """What a trained tokenizer and the tokens made with it depend on; `tokenizer` is its name on disk."""
     made = study.instances[tokenizer]
     tok = made.config.model_copy(update={"per_seed": False})  # the seed says what it changes
-    named = {"weights": tok.weights or tokenizer} if tok.pretrained else {}
+    named: dict[str, Any] = {"weights": tok.weights or tokenizer} if tok.pretrained else {}
+    if tok.perceptual == "own":
+        named["networks"] = list(OWN_NETWORKS)
     return canonical({"data": _images(study), "tokenizer": tok, "seed": made.seed, **named})
 
 

@@ -1,11 +1,13 @@
-"""The perceptual term of a tokenizer's loss: LPIPS, or the distance by a small network of the study's own.
+"""The perceptual term of a tokenizer's loss: LPIPS, or the distance by small networks of the study's own.
 
 LDM has LPIPS with VGG-16 (Zhang et al. 2018), here by torch-fidelity. A training never fetches its two files of
 weights: compute nodes often have no network, and a training whose loss silently lacked a term would follow another
 recipe.
 
-The study's own network is a classifier that needs nothing but labelled images. It must not be the judge of the study,
-whose rFID it would flatter: it has other widths and another seed, and learns from every second training image.
+The study's own networks are classifiers that need nothing but labelled images. None is the judge of the study, whose
+rFID it would flatter: they have other widths and other seeds, and learn from every second training image. They are the
+same for every tokenizer of the same images, as LPIPS is, and several: what one of them overlooks differs between seeds,
+and a tokenizer's rFID with it (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from mar.data.images import ImageSet
 from mar.features.networks.classifier import Classifier, fit
 from mar.runtime.files import sha256
 from mar.study import layout
+from mar.study.limits import OWN_NETWORKS
 from mar.study.sections import Classifier as ClassifierConfig
 
 # Name in config/assets.csv, and address. In torch's hub cache a file has the last part of its address as its name.
@@ -30,42 +33,45 @@ FILES = {
     "lpips-vgg16": "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-vgg16-lpips.pth",
 }
 
-# The study's own network. The widths are none that a judge has here.
+# The study's own networks. The widths are none that a judge has here.
 CHANNELS, WIDTH = (24, 48, 96), 64
-SEED = 104_729  # added to the tokenizer's seed
 
 
-class OwnNetwork(nn.Module):
-    """A classifier whose maps after each convolution are compared, each position's vector at unit length, as LPIPS.
+class OwnNetworks(nn.Module):
+    """Classifiers whose maps after each convolution are compared, each position's vector at unit length, as LPIPS.
 
     Called as LPIPS is: two batches of images (B, 3, H, W) in [0, 255] to distances (B,).
     """
 
-    def __init__(self, images: int, classes: int, seed: int) -> None:
+    def __init__(self, images: int, classes: int) -> None:
         super().__init__()
-        self.config, self.seed = ClassifierConfig(channels=CHANNELS, features=WIDTH, images=images), seed + SEED
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            self.classifier = Classifier(self.config, classes)
+        self.config = ClassifierConfig(channels=CHANNELS, features=WIDTH, images=images)
+        self.classifiers = nn.ModuleList()
+        for seed in OWN_NETWORKS:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.classifiers.append(Classifier(self.config, classes))
         self.requires_grad_(False)
 
     def learn(self, images: ImageSet, flip: bool, log: Path, device: torch.device) -> None:
-        """Train the classifier in place on every second image; `log` gets about a hundred lines."""
+        """Train the classifiers in place on every second image; `log` gets about a hundred lines of each."""
         half = np.arange(0, len(images), 2)
         log.parent.mkdir(parents=True, exist_ok=True)
         some = ImageSet(images.labels[half], images.classes, lambda i: images.arrays([2 * i])[0])
-        fit(self.classifier.requires_grad_(True), self.config, some, flip, self.seed, log, device)
+        for seed, classifier in zip(OWN_NETWORKS, self.classifiers, strict=True):
+            fit(classifier.requires_grad_(True), self.config, some, flip, seed, log, device)
         self.requires_grad_(False).zero_grad()
 
     def forward(self, rebuilt: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Squared distance of unit vectors, mean over the positions of a map, then over the maps: (B,)."""
+        """Squared distance of unit vectors, mean over the positions of a map, then over maps and networks: (B,)."""
         distance, maps = torch.zeros(len(images), device=images.device), 0
-        a, b = (x / 127.5 - 1.0 for x in (rebuilt, images))
-        for layer in self.classifier.body:
-            a, b = layer(a), layer(b)
-            if isinstance(layer, nn.ReLU):
-                distance = distance + (_unit(a) - _unit(b)).square().sum(1).mean((1, 2))
-                maps += 1
+        for classifier in self.classifiers:
+            a, b = (x / 127.5 - 1.0 for x in (rebuilt, images))
+            for layer in classifier.body:
+                a, b = layer(a), layer(b)
+                if isinstance(layer, nn.ReLU):
+                    distance = distance + (_unit(a) - _unit(b)).square().sum(1).mean((1, 2))
+                    maps += 1
         return distance / maps
 
 
@@ -99,7 +105,7 @@ def load(assets: Path) -> Any:
 
 
 def distance(network: Any, rebuilt: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Mean distance by LPIPS or the own network of two batches of images (B, 3, H, W) in [-1, 1]."""
+    """Mean distance by LPIPS or the own networks of two batches of images (B, 3, H, W) in [-1, 1]."""
     distances: torch.Tensor = network((rebuilt + 1.0) * 127.5, (images + 1.0) * 127.5)  # (B,)
     return distances.mean()
 

@@ -33,7 +33,7 @@ from mar.study.study import Study
 from mar.tokenizers import perceptual
 from mar.tokenizers.autoencoder import Tokenizer, build
 from mar.tokenizers.discriminator import BETAS, Adversary
-from mar.tokenizers.perceptual import OwnNetwork
+from mar.tokenizers.perceptual import OwnNetworks
 
 RENEW_EVERY = 50  # steps between searches for unused codes
 RENEW_UNTIL = 0.7  # share of the training after which the codebook is left alone
@@ -126,7 +126,7 @@ def fit(
     parts = {"net": tokenizer.net, "optimizer": optimizer, "codebook": codebook, "adversary": adversary}
     own = None
     if config.perceptual_images:
-        own = OwnNetwork(config.perceptual_images, len(images.classes), study.seed).to(device)
+        own = OwnNetworks(config.perceptual_images, len(images.classes)).to(device)
     parts["perceptual"] = own
     done, order = 0, torch.empty(0, dtype=torch.int64)  # images so far; indices that remain of the present epoch
     with checkpoint.latest(checkpoints) if checkpoints else nullcontext() as state:

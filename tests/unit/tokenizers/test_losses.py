@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -235,15 +236,16 @@ def test_lpips_from_files(hub: Path, images: ImageSet, tmp_path: Path, monkeypat
     assert first["loss"] == pytest.approx(lines(tmp_path / "plain")[0]["loss"] + first["perceptual"], rel=1e-5)
 
 
-def test_the_own_network_is_no_judge_and_sees_what_blurs(images: ImageSet, tmp_path: Path) -> None:
-    """Distances are 0 to oneself and grow with blur; it draws from no global stream, then learns, then rests."""
+def test_the_own_networks_are_no_judge_and_see_what_blurs(images: ImageSet, tmp_path: Path) -> None:
+    """Distances are 0 to oneself and grow with blur; they draw from no global stream, learn, and then rest."""
     before = torch.random.get_rng_state()
-    network, device = perceptual.OwnNetwork(320, 2, seed=0), torch.device("cpu")
+    network, device = perceptual.OwnNetworks(320, 2), torch.device("cpu")
     assert torch.equal(before, torch.random.get_rng_state())
-    weights = network.classifier.body[0].weight.clone()
+    weights = [classifier.body[0].weight.clone() for classifier in network.classifiers]
     assert network.config.channels != Classifier(images=1).channels
     network.learn(images, False, tmp_path / "log.jsonl", device)
-    assert not torch.equal(weights, network.classifier.body[0].weight)
+    weights += [classifier.body[0].weight for classifier in network.classifiers]
+    assert len(weights) == 6 and not any(torch.equal(a, b) for a, b in itertools.combinations(weights, 2))
     batch = to_float(images.batch(range(4)))
     blurred = [gaussian_blur(batch, 5, sigma) for sigma in (0.4, 0.8, 1.6)]
     distances = [perceptual.distance(network, x, batch).item() for x in (batch, *blurred)]
