@@ -163,7 +163,10 @@ def test_parameters_of_var(depth: int) -> None:
         assert (f"{count / 1e9:.1f}B" if depth > 20 else f"{count / 1e7:.0f}0M") == printed
         # 18 d w^2 with w = 64 d (the paper), and what is around the blocks
         assert count == pytest.approx(73728 * depth**3, rel=0.03)
-    assert recipe.images / 1281024 == {16: 200, 20: 250, 24: 350, 30: 350}[depth]
+    epoch = math.ceil(1_281_167 / recipe.batch) * recipe.batch
+    epochs = {16: 200, 20: 250, 24: 350, 30: 350}[depth]
+    assert (recipe.images, recipe.warmup_images) == (epochs * epoch, epochs // 50 * epoch)
+    assert recipe.warmup_from == 0.005
     assert recipe.learning_rate == pytest.approx((1e-4 if depth < 24 else 8e-5) * recipe.batch / 256)
 
 
