@@ -135,7 +135,7 @@ class Tokenizer(Section):
         description="network of the perceptual term: LPIPS with VGG-16, fetched (LDM); or three small classifiers, "
         "none of them the judge, which first learn from every second image of the study",
     )
-    perceptual_images: PositiveInt | None = Field(None, description="perceptual own: images seen in the training of each classifier")
+    perceptual_images: PositiveInt | None = Field(None, description="perceptual own: images that each classifier sees")
     adversarial_weight: float = Field(0.0, ge=0.0, description="weight of the patch discriminator (LDM: 0.5)")
     adversarial_start: int = Field(0, ge=0, description="images before the discriminator counts (LDM: 50,001 steps)")
     images: PositiveInt | None = Field(None, description="images seen in training")
@@ -306,7 +306,7 @@ class Recipe(Section):
         if self.warmup_images > self.images:
             raise ValueError(f"warmup_images {self.warmup_images} of images {self.images}; accepted: at most as many")
         if self.warmup_from and not self.warmup_images:
-            raise ValueError(f"warmup_from {self.warmup_from} belongs to a warm-up; accepted: with warmup_images above 0")
+            raise ValueError(f"warmup_from {self.warmup_from} belongs to a warm-up, and warmup_images is 0")
         if self.batch % (self.micro_batch or self.batch):
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
         if (self.schedule == "linear") != (self.final_rate is not None):
