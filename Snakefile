@@ -21,7 +21,7 @@ include: "workflow/rules/common.smk"
 
 
 # The workflow of a study that is over its budget does not start.
-from mar.planning import plan
+from mar.planning import plan, remaining
 
 try:
     plan.check(STUDY, ROOT)
@@ -45,6 +45,14 @@ try:
         machine.known("set-resources", name, {rule.name for rule in workflow.rules})
 except ValueError as error:
     raise WorkflowError(str(error))
+
+
+# What a run has to make, so that `mar launch` can tell how far it is: Snakemake counts steps, whatever they take.
+onstart:
+    try:
+        remaining.begin(ROOT, outputs_of(workflow.dag.needrun_jobs()))
+    except Exception as error:  # Snakemake promises no such list, and no job needs it
+        print(f"no estimate of the time that is left: {error}", flush=True)
 
 
 rule all:

@@ -72,6 +72,16 @@ wildcard_constraints:
     set=rf"({names(real_sets.SETS)}|.+/seed\d+/[^/]+)",
 
 
+def outputs_of(jobs):
+    """A file that each job of a run makes, by stage and name: the path of its log below logs/."""
+    logs = layout.logs(ROOT)
+    return {
+        str(Path(job.log[0]).relative_to(logs).with_suffix("")): str(job.output[0])
+        for job in jobs
+        if job.log and job.output
+    }
+
+
 # The results that the study asks for. A variant without seeds is described but not trained.
 TRAINED = {name: variant for name, variant in STUDY.variants.items() if variant.seeds}
 TOKENIZERS = sorted(products.used_tokenizers(STUDY))
