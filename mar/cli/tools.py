@@ -131,7 +131,7 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
     from mar.planning import kept_costs, minutes
     from mar.planning import plan as plans
     from mar.runtime.files import write_text
-    from mar.study.reading import load
+    from mar.study.reading import blame, load
 
     if utilisation and measured:
         raise ValueError("--utilisation and --measured: accepted: one of both")
@@ -140,7 +140,7 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
     try:
         check_rows(loaded)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise blame(error, path) from None
     root = path.parent if path.name == layout.study(Path()).name else layout.RESULTS / loaded.study
     share = plans.utilisation_of(loaded, measured) if measured else utilisation or plans.UTILISATION
     images = plans.count_images(loaded, root)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
 
 from mar.features.networks import dinov2, inception
 from mar.features.networks.classifier import Classifier

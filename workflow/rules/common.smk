@@ -29,7 +29,7 @@ try:
 except reading.StudyError as error:
     raise WorkflowError(str(error))
 except ValueError as error:
-    raise WorkflowError(f"{CONFIGFILES[-1]}: {error}")
+    raise WorkflowError(str(reading.blame(error, Path(CONFIGFILES[-1]))))
 
 # The commands read the resolved study. It is no input of the rules, since `params` hold what each result depends on.
 STUDY_FILE = str(reading.write_resolved(STUDY))
