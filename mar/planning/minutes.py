@@ -24,15 +24,15 @@ from mar.study.records import PlanRecord, Rates, TimesRecord
 from mar.study.study import Study
 from mar.weights import shipped
 
-# CPU seconds of a job beside its operations, in imports of torch: what else it imports, its launcher, its files.
+# CPU seconds of a job beside its operations, in imports of torch: what it imports, reads and writes.
 START = {
-    **{"prepare": 0.8, "classifier": 1.6, "tokenizer": 2.6, "encode": 2.6, "train": 1.8, "sweep": 2.8, "sample": 2.6},
-    **{"features": 1.8, "statistics": 1.4, "reference": 1.8, "rfid": 2.8, "evaluate": 1.8, "learning": 2.8},
-    **{"speed": 2.8, "table": 1.2, "figure": 1.5, "claims": 1.2, "report": 1.8, "track": 2.5},
+    **{"prepare": 0.8, "classifier": 1.5, "tokenizer": 2.0, "encode": 2.2, "train": 1.4, "sweep": 2.2, "sample": 2.1},
+    **{"features": 1.1, "statistics": 0.3, "reference": 1.5, "rfid": 2.2, "evaluate": 1.5, "learning": 2.2},
+    **{"speed": 2.2, "table": 0.8, "figure": 1.0, "claims": 0.8, "report": 1.5, "track": 2.0},
 }
-STATISTICS = 1e10  # operations a second in distances, covariances and their resampling, which numpy computes
+STATISTICS = 7e9  # operations a second of distances and covariances, and of what resamples them, by numpy
 BOUNDS = 0.2, 5.0  # of a correction
-LAUNCHER = 0.5  # CPU seconds of a launcher, which are not on a job's record
+LAUNCHER = 0.5  # CPU seconds of `mar launch`, which are not on a job's record
 REUSED = ("tokenizer", "encode", "train")  # stages that take over what a study to `reuse` has
 GPU_HOURS = 24.0  # A100 hours above which a study is for GPUs
 DRAWN = ("table", "figure", "claims", "report", "track")  # stages without operations
@@ -97,7 +97,8 @@ def _rates(study: Study, root: Path, images: Images, counts: PlanRecord) -> Rate
 
 def _seconds(study: Study, root: Path, job: Job, rates: Rates) -> float:
     """Seconds of one core that a job takes, without corrections. Nothing else runs beside a timing."""
-    start = START[job.stage] * rates.start + LAUNCHER
+    launched = job.stage not in (*DRAWN, "prepare", "statistics")
+    start = START[job.stage] * rates.start + LAUNCHER * launched
     if _taken_over(study, root, job):
         return start
     first = job.name.partition("/")[0]

@@ -90,20 +90,20 @@ class Mistakes:
 
 
 def of_validation(error: ValidationError, values: Any) -> list[Mistake]:
-    """The mistakes that pydantic found in `values`; where a value may be of several kinds, one for all kinds."""
+    """The mistakes that pydantic found in `values`."""
     found: list[Mistake] = []
-    kinds: dict[Place, list[ErrorDetails]] = {}
     for one in error.errors(include_url=False):
         raised = one.get("ctx", {}).get("error")
         if isinstance(raised, MistakesError):
             found += [mistake.below(one["loc"]) for mistake in raised.mistakes]
         else:
-            kinds.setdefault(_place(one, values), []).append(one)
-    return found + [Mistake(place, describe(errors), place) for place, errors in kinds.items()]
+            place = _place(one, values)
+            found.append(Mistake(place, describe(one), place))
+    return found
 
 
 def _place(error: ErrorDetails, values: Any) -> Place:
-    """The place of an error, without the names of types by which pydantic tells the kinds of a value apart."""
+    """The place of an error; a key that is no name is its own place, which pydantic calls [key]."""
     for i, key in enumerate(error["loc"]):
         try:
             values = values[key]
@@ -112,16 +112,14 @@ def _place(error: ErrorDetails, values: Any) -> Place:
     return error["loc"]
 
 
-def describe(errors: Sequence[ErrorDetails]) -> str:
-    """What is wrong with one value, in a user's words."""
-    first = errors[0]
-    if first["type"] == "missing":
+def describe(error: ErrorDetails) -> str:
+    """What is wrong with a value, in a user's words."""
+    if error["type"] == "missing":
         return MISSING
-    accepted = [ACCEPTED[error["type"]].format(**error.get("ctx", {})) for error in errors if error["type"] in ACCEPTED]
-    if len(accepted) < len(errors):
-        message = first["msg"].removeprefix("Value error, ")
-        return message if first["type"] == "value_error" else f"{message}; found {shorten(shown(first['input']))}"
-    return f"found {shorten(shown(first['input']))}; accepted: {', or '.join(dict.fromkeys(accepted))}"
+    message, found = error["msg"].removeprefix("Value error, "), shorten(shown(error["input"]))
+    if accepted := ACCEPTED.get(error["type"]):
+        return f"found {found}; accepted: {accepted.format(**error.get('ctx', {}))}"
+    return message if error["type"] == "value_error" else f"{message}; found {found}"
 
 
 def shown(value: Any) -> str:
