@@ -16,9 +16,8 @@ from mar import __version__
 from mar.cli.__main__ import main
 from mar.cli.group import find_study, open_study
 from mar.runtime.provenance import git_commit
-from mar.study import layout
+from mar.study import layout, stage_keys
 from mar.study import reading as studies
-from mar.study import stage_keys
 
 VERBS = {"prepare", "classifier", "reference", "tokenizer", "rfid", "encode", "gate", "train", "learning", "sample"}
 VERBS |= {"features", "statistics", "sweep", "evaluate", "speed", "table", "figure", "claims", "report", "summary"}
