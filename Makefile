@@ -3,8 +3,8 @@
 # any Python from 3.11 on; the lock is made and tested with 3.11, so that is looked for first
 PYTHON ?= $(or $(shell python3.11 -c 'print("python3.11")' 2>/dev/null),python3)
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
-# of Snakemake's own lines keep the progress; the commands print theirs
-QUIET := --quiet rules reason
+# of Snakemake's own lines keep the list of jobs and errors; the commands print theirs, and how much time is left
+QUIET := --quiet progress rules reason host
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-weights smoke test test-browser test-slurm bench lint format schema clean clean-venv
@@ -28,11 +28,11 @@ demo: install ## the corners of Table 1 on Fashion-MNIST, or on digits where it 
 	@export $(RUN); name=demo; \
 	snakemake results/demo/data/manifest.json --configfile config/demo.yaml $(QUIET) || { name=demo-digits; \
 		echo "Fashion-MNIST cannot be had here, as said above: the demo runs on scikit-learn's digits"; }; \
-	snakemake all --configfile config/$$name.yaml $(QUIET) && mar summary --study results/$$name/study.json
+	mar plan --study $$name && snakemake all --configfile config/$$name.yaml $(QUIET) && mar summary --study $$name
 
 demo-weights: install ## train the demo's tokenizers and judge again, and say whether equal weights ship in config/shipped/
 	$(RUN) snakemake all --until rfid --configfile config/demo.yaml --config study=demo-weights shipped=false $(QUIET)
-	@$(RUN) mar ship --compare --study results/demo-weights/study.json
+	@$(RUN) mar ship --compare --study demo-weights
 
 smoke: install ## every stage at a size that only proves that it runs
 	$(RUN) snakemake all --configfile config/smoke.yaml $(QUIET)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,16 @@ def launch(
 ) -> None:
     """Run a COMMAND of mar as a job and follow it: mar launch --folder F -- train --study S --variant V --seed K."""
     from mar.cluster.launch import Slurm, launch
+    from mar.planning import remaining
 
     site = Slurm(**{name.removeprefix("slurm_"): value for name, value in slurm.items()})
-    sys.exit(launch(command, folder, cluster, recipe, site, outputs.split(), inputs.split()))
+    with remaining.told(folder) if cluster == "local" else contextlib.nullcontext():
+        status = launch(command, folder, cluster, recipe, site, outputs.split(), inputs.split())
+    sys.exit(status)
 
 
 @main.command()
-@click.option("--study", default="", metavar="results/<study>/study.json", help="Of one study; without it of all.")
+@click.option("--study", default="", metavar="STUDY", help="Of one study; without it of all.")
 def jobs(study: str) -> None:
     """List jobs: queued, running, done, failed, stopped or lost."""
     from mar.cluster.jobs import table

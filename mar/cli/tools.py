@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mar.cli.group import main, open_study, study_option
+from mar.cli.group import find_study, main, open_study, study_option
 from mar.study import layout
 
 assets_option = click.option(
@@ -82,7 +82,7 @@ def ship(study: str, compare: bool) -> None:
 
 
 @main.command("export-adm")
-@click.option("--study", default="", metavar="results/<study>/study.json", help="With --variant, --seed, --setting.")
+@click.option("--study", default="", metavar="STUDY", help="With --variant, --seed, --setting.")
 @click.option("--variant", default="", help="Name of a variant of the study.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Training seed.")
 @click.option("--setting", default="", help="Name of a sampling setting of the variant.")
@@ -104,7 +104,7 @@ def export_adm(study: str, variant: str, seed: int, setting: str, samples: str, 
 @main.command()
 @click.option("--samples", required=True, metavar="SOURCE", help="Images to judge: folder of samples, of images, .npz.")
 @click.option("--reference", default="", metavar="NAME|SOURCE", help="Real images; default: those of the study.")
-@click.option("--study", default="", metavar="results/<study>/study.json", help="Whose classifier and data are known.")
+@click.option("--study", default="", metavar="STUDY", help="Whose classifier and data are known.")
 @click.option("--random-weights", is_flag=True, help="Inception with random weights: shows agreement, no quality.")
 @click.option("--count", type=click.IntRange(min=0), default=0, metavar="N", help="Refuse fewer images than N.")
 @click.option("--unknown-hash", is_flag=True, help="Take a reference of which no checksum is known.")
@@ -120,31 +120,34 @@ def court(
 
 
 @main.command()
-@click.option("--study", required=True, metavar="STUDY", help="Name under config/, a study file, or study.json.")
+@study_option
+@click.option("--jobs", "each", is_flag=True, help="Show every job with operations, A100 hours and disk.")
 @click.option("--utilisation", type=click.FloatRange(0.0, 1.0, min_open=True), help="Share of the peak; default: 0.23.")
 @click.option("--measured", metavar="VARIANT=RATE", help="Images a second of a training on one A100, instead.")
 @click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write the jobs there too.")
-def plan(study: str, utilisation: float | None, measured: str | None, file: Path | None) -> None:
-    """Show what a study costs: operations, A100 hours and disk of every job."""
+def plan(study: str, each: bool, utilisation: float | None, measured: str | None, file: Path | None) -> None:
+    """Show how long a study takes on this machine and what is done, or what it costs on A100s."""
     from mar.paper.numbers import check_rows
-    from mar.planning import kept_costs
+    from mar.planning import kept_costs, minutes
     from mar.planning import plan as plans
     from mar.runtime.files import write_text
-    from mar.study.reading import load
+    from mar.study.reading import blame, load
 
     if utilisation and measured:
         raise ValueError("--utilisation and --measured: accepted: one of both")
-    path = Path(study if Path(study).suffix in (".yaml", ".json") else layout.shipped(f"{study}.yaml"))
+    path = find_study(study, results=False)
     loaded = load(path)
     try:
         check_rows(loaded)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    root = path.parent if path.name == "study.json" else layout.RESULTS / loaded.study
+        raise blame(error, path) from None
+    root = path.parent if path.name == layout.study(Path()).name else layout.RESULTS / loaded.study
     share = plans.utilisation_of(loaded, measured) if measured else utilisation or plans.UTILISATION
     images = plans.count_images(loaded, root)
-    jobs = plans.jobs(loaded, images, kept_costs.count(loaded, root, images.classes))
-    click.echo(plans.text(loaded, jobs, images, share))
+    counts = kept_costs.count(loaded, root, images.classes)
+    jobs = plans.jobs(loaded, images, counts)
+    steps = minutes.steps(loaded, root, jobs, images, counts)
+    click.echo(plans.text(loaded, jobs, images, share) if each else minutes.text(loaded, jobs, images, steps, share))
     if file:
         import pandas as pd
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import resource
 import shlex
 import signal
 import subprocess
@@ -60,7 +61,7 @@ class Command:
             print(raised, end="", file=sys.stderr, flush=True)  # first: whoever reads the outcome shows the log's end
             write(file, Outcome(status=1, traceback=raised))
             sys.exit(1)  # a status other than 0 lets Slurm end the other tasks
-        write(file, Outcome(status=status))
+        write(file, Outcome(status=status, cpu_seconds=cpu_seconds()))
         return status
 
     def _local(self) -> int:
@@ -104,6 +105,12 @@ class Command:
             return stop_signals.LEFT
         print(f"job {job} goes back into the queue", flush=True)
         sys.exit(stop_signals.LEFT)
+
+
+def cpu_seconds() -> float:
+    """Seconds that this process and its finished children have computed, on all cores together."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return round(sum(usage.ru_utime + usage.ru_stime for usage in used), 2)
 
 
 def cores_of_task() -> None:

@@ -325,11 +325,15 @@ def text(study: Study, found: list[Job], images: Images, utilisation: float) -> 
         out.append("images: `mar prepare` has not counted them yet; tokens and their encoding are left out")
     if study.reuse:
         out.append(f"reuse {study.reuse}: finished files of equal recipe are taken over, and still counted here")
+    out.append(f"budget: {budget_of(study)}")
+    return "\n".join(out)
+
+
+def budget_of(study: Study) -> str:
+    """The caps of a study, as text."""
     budget = study.budget
     caps = [] if budget is None else [("gpu_hours", budget.gpu_hours), ("disk_gb", budget.disk_gb)]
-    said = ", ".join(f"{key} {cap:,g}" for key, cap in caps if cap is not None)
-    out.append(f"budget: {said or 'none'}")
-    return "\n".join(out)
+    return ", ".join(f"{key} {cap:,g}" for key, cap in caps if cap is not None) or "none"
 
 
 def _line(label: str, job: Job, hours: float) -> tuple[str, ...]:

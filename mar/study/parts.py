@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from mar.runtime.text import printable
+from mar.study.mistakes import MISSING, Mistake, MistakesError, of_validation
 
 Text = Annotated[str, AfterValidator(printable)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=100)]  # names files and folders
@@ -27,19 +38,31 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _refuse_unknown_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for key, value in values.items():
-                if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
-                    hint = f" (did you mean {near[0]!r}?)" if near else ""
-                    raise ValueError(f"unknown key {key!r}{hint}; accepted: {', '.join(sorted(cls.model_fields))}")
-                if isinstance(value, bool) and cls.model_fields[key].annotation is not bool:
-                    # Python counts True as 1, and so would pydantic.
-                    raise ValueError(f"{key}: found {str(value).lower()}; accepted: anything but true and false")
-        return values
+    def _refuse_unknown_keys(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse unknown keys, together with the mistakes of the others."""
+        mistakes, said = list[Mistake](), dict[str, Any]()
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if key not in cls.model_fields:
+                near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                text = f"unknown key {key!r}{hint}; accepted: {', '.join(sorted(cls.model_fields))}"
+                mistakes.append(Mistake((), text, (key,)))
+                said |= dict.fromkeys(near)
+            elif isinstance(value, bool) and cls.model_fields[key].annotation is not bool:
+                # Python counts True as 1, and so would pydantic.
+                text = f"found {str(value).lower()}; accepted: anything but true and false"
+                mistakes.append(Mistake((key,), text, (key,)))
+                said[key] = None
+        if not mistakes:
+            return validate(values)
+        wrong = {mistake.place[0] for mistake in mistakes}
+        try:
+            validate({key: value for key, value in values.items() if key not in wrong})
+        except ValidationError as error:
+            mistakes += [m for m in of_validation(error, values) if m.text != MISSING or m.place[0] not in said]
+        raise MistakesError(mistakes)
 
     def _belongs(self, key: str, kinds: str, needed: bool = True) -> None:
         """Refuse `key` where `kind` is none of `kinds` (separated by spaces), or its absence where it is one."""

@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     FiniteFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     RootModel,
     StringConstraints,
@@ -925,6 +926,52 @@ class PlanRecord(Record):
     judges: dict[str, JudgeCosts]
     tokenizers: dict[str, TokenizerCosts]
     variants: dict[str, VariantCosts]
+
+
+class Rates(Part):
+    """How fast a machine computes the networks of a study, one thread of it or its GPU.
+
+    Attributes:
+        start: CPU seconds in which torch is imported.
+        tokenizers: operations a second of each tokenizer.
+        judges: the same of each network that judges.
+        training: the same of each variant in training.
+        sampling: the same of each variant in sampling.
+    """
+
+    start: PositiveFloat
+    tokenizers: dict[str, PositiveFloat]
+    judges: dict[str, PositiveFloat]
+    training: dict[str, PositiveFloat]
+    sampling: dict[str, PositiveFloat]
+
+
+class TimesRecord(Record):
+    """times.json: what `mar plan` expects each job to take on a machine.
+
+    Attributes:
+        key: that of the counts (PlanRecord) to which the rates belong.
+        host: the machine.
+        rates: how fast it is.
+        seconds: seconds of one core for each job, by stage and name, before finished jobs correct them.
+    """
+
+    key: Sha256
+    host: str
+    rates: Rates
+    seconds: dict[str, float]
+
+
+class StepsRecord(Record):
+    """steps.json: what a run of the workflow has to make.
+
+    Attributes:
+        started: time in seconds since 1970.
+        outputs: a file of each of its jobs, by stage and name.
+    """
+
+    started: FiniteFloat
+    outputs: dict[str, str]
 
 
 def without_password(text: str) -> str:

@@ -27,6 +27,11 @@ def place(recipe: Mapping[str, str | int]) -> Path:
     return STORE / hashlib.sha256(canonical(dict(recipe)).encode()).hexdigest()[:16]
 
 
+def ships(slice: str) -> bool:
+    """Whether a training of this stage key ships, whatever its images are: they may not have been counted yet."""
+    return any(recipe_of(file.parent).get("slice") == slice for file in STORE.glob(f"*/{layout.SHIPPED}"))
+
+
 def take(folder: Path, recipe: Mapping[str, str | int], last: str) -> None:
     """Take a finished training from the store, if one of this recipe ships and the folder has none that is finished.
 

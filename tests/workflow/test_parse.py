@@ -111,7 +111,7 @@ def test_a_mistake_in_a_study_is_told_without_traceback(fresh: Any) -> None:
         "extends: smoke.yaml\nstudy: bad\nrecipes: {causal: {base_learning_rat: 1.0e-4}}\n"
     )
     output = fresh.fails("-n", "--configfile", "config/bad.yaml")
-    assert "config/bad.yaml: recipes.causal: unknown key 'base_learning_rat' (did you mean" in output
+    assert "config/bad.yaml:3: recipes.causal: unknown key 'base_learning_rat' (did you mean" in output
     assert "Traceback" not in output
     assert not (fresh.folder / "results" / "bad").exists()
 
@@ -122,7 +122,7 @@ def test_a_table_row_that_the_paper_lacks_is_refused(fresh: Any) -> None:
         "tables: {table1: {rows: [{paper: nothere, variant: mar-diffloss, without: mar-diff-4}]}}\n"
     )
     output = fresh.fails("-n", "--configfile", "config/bad.yaml")
-    assert "config/bad.yaml: tables.table1.rows[0].paper: found 'nothere'; accepted: ar-raster-crossent" in output
+    assert "config/bad.yaml:3: tables.table1.rows[0].paper: found 'nothere'; accepted: ar-raster-crossent" in output
     assert "Traceback" not in output
     assert not (fresh.folder / "results" / "bad").exists()
 

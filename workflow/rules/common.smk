@@ -29,7 +29,7 @@ try:
 except reading.StudyError as error:
     raise WorkflowError(str(error))
 except ValueError as error:
-    raise WorkflowError(f"{CONFIGFILES[-1]}: {error}")
+    raise WorkflowError(str(reading.blame(error, Path(CONFIGFILES[-1]))))
 
 # The commands read the resolved study. It is no input of the rules, since `params` hold what each result depends on.
 STUDY_FILE = str(reading.write_resolved(STUDY))
@@ -70,6 +70,16 @@ wildcard_constraints:
     extractor=names(STUDY.metrics.extractors),
     split=names(real_sets.SETS),
     set=rf"({names(real_sets.SETS)}|.+/seed\d+/[^/]+)",
+
+
+def outputs_of(jobs):
+    """A file that each job of a run makes, by stage and name: the path of its log below logs/."""
+    logs = layout.logs(ROOT)
+    return {
+        str(Path(job.log[0]).relative_to(logs).with_suffix("")): str(job.output[0])
+        for job in jobs
+        if job.log and job.output
+    }
 
 
 # The results that the study asks for. A variant without seeds is described but not trained.

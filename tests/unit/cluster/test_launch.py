@@ -103,6 +103,15 @@ def test_a_job_is_a_process_of_its_own_whose_output_is_shown(place: Path) -> Non
     assert sorted(file.name for file in (place / "job").iterdir()) == [".lock", job["output"], "job.json"]
 
 
+def test_what_a_job_computed_is_on_its_record(place: Path) -> None:
+    cpu = "[i * i for i in range(3_000_000)]"
+    main = CLI.replace('    print("hello', f'    {cpu}\n    print("hello')
+    (place / "mar" / "cli" / "__main__.py").write_text(main)
+    assert finish(start(place, "say"))[0] == 0
+    record = json.loads((place / "job" / "job.json").read_text())
+    assert record["state"] == "finished" and 0.05 < record["cpu_seconds"] < 60
+
+
 def test_a_refusal_is_passed_on_in_one_line(place: Path) -> None:
     status, out, err = finish(start(place, "refuse"))
     assert status == 1
