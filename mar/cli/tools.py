@@ -130,6 +130,7 @@ def plan(study: str, utilisation: float | None, measured: str | None, file: Path
     from mar.planning import kept_costs
     from mar.planning import plan as plans
     from mar.runtime.files import write_text
+    from mar.study.lengths import count
     from mar.study.reading import load
 
     if utilisation and measured:
@@ -143,6 +144,8 @@ def plan(study: str, utilisation: float | None, measured: str | None, file: Path
     root = path.parent if path.name == "study.json" else layout.RESULTS / loaded.study
     share = plans.utilisation_of(loaded, measured) if measured else utilisation or plans.UTILISATION
     images = plans.count_images(loaded, root)
+    if images.known:
+        loaded = count(loaded, images.train)
     jobs = plans.jobs(loaded, images, kept_costs.count(loaded, root, images.classes))
     click.echo(plans.text(loaded, jobs, images, share))
     if file:
@@ -163,12 +166,14 @@ def plan(study: str, utilisation: float | None, measured: str | None, file: Path
 def drill(study: str, shape: str | None, recipe: str) -> None:
     """Run one shape of a study once at its true size on generated images, or show the table of all."""
     from mar.planning import drill_shapes as drills
+    from mar.study.reading import load
 
     loaded, root = open_study(study)
     if shape is None:
         click.echo(drills.gather(loaded, root))
         return
-    if recipe and recipe != drills.shape_key(loaded, drills.shape_named(loaded, shape)):
+    planned = load(study)  # its lengths in epochs, as in the workflow
+    if recipe and recipe != drills.shape_key(planned, drills.shape_named(planned, shape)):
         raise ValueError(f"{study}: changed since this job was planned; run the workflow again")
     from mar.planning.drill import run
 

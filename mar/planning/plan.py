@@ -21,7 +21,7 @@ from mar.data import imagenet
 from mar.planning import kept_costs
 from mar.runtime.files import read
 from mar.sampling.sweep import most
-from mar.study import layout
+from mar.study import layout, lengths
 from mar.study.compatibility import known
 from mar.study.limits import AXES, LEARNED, LOOKED_AT, REAL
 from mar.study.products import learning_setting, speed_settings, used_tokenizers
@@ -266,6 +266,7 @@ def check(study: Study, root: Path, utilisation: float = UTILISATION) -> None:
     if budget is None:
         return
     images = count_images(study, root)
+    study = lengths.count(study, images.train) if images.known else study
     costs = kept_costs.find(study, root, images.classes)
     if costs is None:
         command = [sys.executable, "-m", "mar.cli", "plan", "--study", str(layout.study(root))]
@@ -323,6 +324,8 @@ def text(study: Study, found: list[Job], images: Images, utilisation: float) -> 
     )
     if not images.known:
         out.append("images: `mar prepare` has not counted them yet; tokens and their encoding are left out")
+    if lengths.has_epochs(study):
+        out.append("epochs: the images are not counted, so trainings with a length in epochs show the most, or 0")
     if study.reuse:
         out.append(f"reuse {study.reuse}: finished files of equal recipe are taken over, and still counted here")
     budget = study.budget
