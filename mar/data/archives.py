@@ -43,6 +43,8 @@ OPENERS: dict[bytes, Callable[..., Any]] = {
     b"BZh": bz2.open,
     b"\xfd7z": lzma.open,
 }  # by the first bytes of a file
+# Endings of images without a name, by their first bytes; of others Pillow says what they are.
+STARTS = {b"\xff\xd8": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II*": ".tif", b"MM": ".tif"}
 LABELS = ("label", "labels", "class", "cls", "target")  # names of the column of classes in a Parquet file
 ACCEPTED = (
     "a folder of <class>/<image>, a zip or tar of one, WebDataset shards (.tar with <key>.jpg and <key>.cls), "
@@ -416,7 +418,9 @@ def _scan_parquet(archives: Sequence[Path], names: tuple[str, ...]) -> Scan:
                 if known != (classes or known) or not 0 <= label < len(known):
                     raise ValueError(f"{path.name}: label {label}, and classes {known[:5]} ...; accepted: one of them")
                 classes, text = known, known[label]
-            file = f"{number:09d}" if name is None else Path(name).name
+            file = Path(name).name if name else f"{number:09d}"
+            if not file.lower().endswith(SUFFIXES):
+                file += next((end for start_of, end in STARTS.items() if image.startswith(start_of)), ".png")
             member = _Member(f"{text}/{file}", len(image), (UNPACKED, start, len(image), 0))
             rows[half].append((member.name, text, member))
             start, number = start + len(image), number + 1
