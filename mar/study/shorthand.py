@@ -42,11 +42,12 @@ def write_out(values: dict[str, Any]) -> dict[str, Any]:
 def write_out_steps(values: dict[str, Any]) -> dict[str, Any]:
     """The mapping of a whole study in which `steps: tokens` and `steps: tokens / 4` of a setting are numbers.
 
-    The number of tokens is that of the variants that use the setting. It follows from `data.image_size`, which another
-    file may change, so this comes last, after `extends`. A value of a wrong type stays as it is.
+    The number of tokens is that of the variants that use the setting, of all variants where none does. It follows from
+    `data.image_size`, which another file may change, so this comes last, after `extends`. A value of a wrong type stays
+    as it is.
 
     Raises:
-        ValueError: no variant uses the setting, or its variants have unequal numbers of tokens.
+        ValueError: the variants have unequal numbers of tokens.
     """
     sampling = values.get("sampling")
     if not isinstance(sampling, dict):
@@ -61,21 +62,22 @@ def write_out_steps(values: dict[str, Any]) -> dict[str, Any]:
         except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
             return values  # the validation of the study refuses it
         if len(counts) != 1:
-            of = f"its variants have {', '.join(map(str, sorted(counts)))} tokens" if counts else "no variant uses it"
-            raise ValueError(f"sampling.{name}.steps: found {said!r}, and {of}; accepted: a number")
+            found = f"{said!r}, and its variants have {', '.join(map(str, sorted(counts))) or 'no'} tokens"
+            raise ValueError(f"sampling.{name}.steps: found {found}; accepted: a number")
         tokens = counts.pop()
         written[name] = setting | {"steps": max(1, tokens // int(said.partition("/")[2] or 1))}
     return values | {"sampling": written}
 
 
 def _tokens(values: dict[str, Any], setting: str) -> set[int]:
-    """Numbers of tokens of the variants that use a setting."""
+    """Numbers of tokens of the variants that use a setting, of all variants where none does."""
+    variants = list(values["variants"].values())
+    users = [variant for variant in variants if setting in variant["sampling"]]
     counts = set()
-    for variant in values["variants"].values():
-        if setting in variant["sampling"]:
-            tok = Tokenizer.model_validate(values["tokenizers"][variant["tokenizer"]])
-            side = int(values["data"]["image_size"]) // (tok.stride * tok.group)
-            counts.add(sum(n**2 for n in tok.scales) if tok.scales else side**2)
+    for variant in users or variants:
+        tok = Tokenizer.model_validate(values["tokenizers"][variant["tokenizer"]])
+        side = int(values["data"]["image_size"]) // (tok.stride * tok.group)
+        counts.add(sum(n**2 for n in tok.scales) if tok.scales else side**2)
     return counts
 
 

@@ -112,8 +112,10 @@ def test_steps_in_tokens_of_unequal_variants_are_refused(tmp_path: Path) -> None
             variants={"fine": {"tokenizer": "fine", "order": "random", "backbone": "masked", "head": "crossent"}
             | {"recipe": "masked", "sampling": ["mar-ce"]}},
         )  # fmt: skip
-    with pytest.raises(StudyError, match=r"sampling\.more\.steps: found 'tokens', and no variant uses it"):
-        mine(tmp_path, sampling={"more": {"steps": "tokens"}})
+    study = mine(
+        tmp_path, sampling={"more": {"steps": "tokens"}}, variants={"mar-diffloss": {"sampling": ["mar-diff"]}}
+    )
+    assert study.sampling["more"].steps == study.sampling["mar-diff-cfg"].steps * 4 == 16, "used by no variant"
     with pytest.raises(StudyError, match=r"sampling\.mar-ce\.steps: Input should be a valid integer"):
         mine(tmp_path, sampling={"mar-ce": {"steps": "tokens / 0"}})
 
