@@ -38,6 +38,7 @@ ROOM = 1 << 30  # an archive may unpack to so many bytes, or to RATIO times its 
 RATIO = 100
 UNPACKED = -1  # number of the archive of an image that lies in the study's own file
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # first bytes of a zip, and of an empty one
 OPENERS: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b\x08": gzip.open,
     b"BZh": bz2.open,
@@ -102,7 +103,7 @@ def scan(base: Path, archives: Sequence[Path]) -> Scan:
     with _refusing(base):
         if archives[0].suffix.lower() == ".parquet":
             return _scan_parquet(archives, names)
-        if zipfile.is_zipfile(archives[0]):
+        if _first(archives[0]).startswith(ZIP):
             return _scan_tree(list(_zip_members(archives[0])), names, None)
         members: list[list[_Member]] = []
         labels: dict[str, str] = {}
@@ -164,7 +165,14 @@ def read_image(base: Path, archives: Sequence[str], unpacked: Path, place: Place
 
 def _check_name(name: str) -> None:
     """Refuse a name that leads out of the folder in which an archive would be unpacked."""
-    if name.startswith("/") or "\\" in name or "\0" in name or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
+    if (
+        not name
+        or name.startswith("/")
+        or "\\" in name
+        or "\0" in name
+        or re.match("[A-Za-z]:", name)
+        or ".." in name.split("/")
+    ):
         raise ValueError(f"member {name!r} leads out of the archive; accepted: names of files below it")
 
 
@@ -208,7 +216,7 @@ def _zip_members(path: Path) -> Iterator[_Member]:
             if name.lower().endswith(SUFFIXES):  # other files are not read
                 _check_size(name, info.file_size)
             _check_total(path, total)
-            header = os.pread(file.fileno(), 30, info.header_offset)
+            header = os.pread(file.fileno(), 30, info.header_offset) if 0 <= info.header_offset < length else b""
             if len(header) != 30 or header[:4] != b"PK\x03\x04":
                 raise ValueError(f"member {name!r} is not where the zip says; accepted: a whole zip")
             start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
@@ -220,8 +228,12 @@ def _zip_members(path: Path) -> Iterator[_Member]:
 
 def _opener(path: Path) -> Callable[..., Any] | None:
     """What decompresses a tar file, by its first bytes; None for one that is not compressed."""
+    return OPENERS.get(_first(path)[:3])
+
+
+def _first(path: Path) -> bytes:
     with open(path, "rb") as file:
-        return OPENERS.get(file.read(3))
+        return file.read(4)
 
 
 def _open_tar(path: Path) -> _Bounded:
@@ -256,7 +268,7 @@ def _tar_members(path: Path, number: int, before: int, labels: dict[str, str]) -
             seen.add(info.name)
             if info.name.lower().endswith(SUFFIXES):  # other files are not read
                 _check_size(info.name, info.size)
-            if info.name.endswith(".cls"):
+            if info.name.endswith(".cls") and _shown(info.name.removeprefix("./")):
                 content = archive.extractfile(info)
                 text = content.read(201).decode("utf-8", "replace").strip() if content else ""
                 if not text or len(text) > 200:
@@ -313,10 +325,17 @@ def _unpack_tars(paths: Sequence[Path], out: BinaryIO) -> None:
 
 def _scan_tree(members: list[_Member], names: tuple[str, ...], unpack: Callable[[BinaryIO], None] | None) -> Scan:
     """Images of <class>/<image>, or of train/ and val/, perhaps in one folder around all."""
-    shown = [member for member in members if _shown(member.name.removeprefix("./"))]
-    parts = {member.name: member.name.removeprefix("./").split("/") for member in shown}
-    while parts and len({path[0] for path in parts.values()}) == 1 and all(len(path) > 2 for path in parts.values()):
-        parts = {name: path[1:] for name, path in parts.items()}
+    parts = {member.name: member.name.removeprefix("./").split("/") for member in members}
+    images = [name for name, path in parts.items() if name.lower().endswith(SUFFIXES) and _shown("/".join(path))]
+    around: list[str] = []  # folders around all images
+    while images and parts[images[0]][len(around)] != "train":
+        below = {parts[name][len(around)] for name in images}
+        if len(below) > 1 or any(len(parts[name]) < len(around) + 3 for name in images):
+            break
+        around.append(below.pop())
+    parts = {name: path[len(around) :] for name, path in parts.items() if path[: len(around)] == around}
+    parts = {name: path for name, path in parts.items() if path and _shown("/".join(path))}
+    shown = [member for member in members if member.name in parts]
     tops = {path[0] for path in parts.values() if len(path) > 2}
     halves, said = halves_of(tops)  # the folder of each half
     rows: Rows = {half: [] for half in halves or ("train",)}

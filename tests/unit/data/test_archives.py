@@ -108,7 +108,13 @@ FORMS: dict[str, Callable[[Path, Files], Path]] = {
     "zip of a folder": lambda path, files: zipped(
         path / "photos.zip",
         {f"photos/{name}": content for name, content in files.items()}
-        | {"photos/.hidden/1.png": b"", "__MACOSX/photos/ant/._4.png": b"junk", "photos/ant/.DS_Store": b""},
+        | {
+            "photos/.hidden/1.png": b"",
+            "README.md": b"#",
+            "photos/list.csv": b"1,2",
+            "__MACOSX/photos/ant/._4.png": b"junk",
+            "photos/ant/.DS_Store": b"",
+        },
     ),
     "tar": lambda path, files: tarred(path / "photos.tar", {f"./{name}": c for name, c in files.items()}),
     "tar.gz": lambda path, files: tarred(path / "photos.tar.gz", files, "w:gz"),
@@ -228,6 +234,14 @@ def test_halves(tmp_path: Path, files: Files, capsys: pytest.CaptureFixture[str]
     }
     said = capsys.readouterr().out
     assert "extra" in said and "left out" in said
+
+
+def test_train_alone_is_as_in_a_folder(tmp_path: Path, files: Files) -> None:
+    alone = {f"train/{name}": content for name, content in files.items()}
+    found = [sources.scan(tree(tmp_path / "photos", alone)).found]
+    found += [sources.scan(zipped(tmp_path / "a.zip", alone)).found]
+    found += [sources.scan(tarred(tmp_path / "a.tar", {f"x/{name}": c for name, c in alone.items()})).found]
+    assert found[0] == found[1] == found[2]
 
 
 def test_an_image_that_changed_is_not_read(tmp_path: Path, files: Files) -> None:
