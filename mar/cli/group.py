@@ -142,7 +142,7 @@ def open_study(
     seed: int | None = None,
     extractor: str = "",
 ) -> tuple[Study, Path]:
-    """The study and the folder of its results.
+    """The study, its lengths in images, and the folder of its results.
 
     Snakemake writes study.json whenever it reads the workflow, so a dry run of an edited study changes it under jobs
     that are waiting. Such a job refuses to start: the stage key of its study.json is no longer its `recipe`.
@@ -162,6 +162,7 @@ def open_study(
     """
     from mar.study import stage_keys
     from mar.study.compatibility import known
+    from mar.study.lengths import count_prepared
     from mar.study.reading import load
 
     path = find_study(given)
@@ -185,7 +186,7 @@ def open_study(
         raise ValueError(
             f"{path}: changed since this job was planned; run the workflow again. Planned {recipe}, now {now}"
         )
-    return study, root
+    return count_prepared(study, root), root
 
 
 STUDY = {"metavar": "STUDY", "help": "Name of a study, its file, or results/<study>/study.json."}

@@ -131,6 +131,7 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
     from mar.planning import kept_costs, minutes
     from mar.planning import plan as plans
     from mar.runtime.files import write_text
+    from mar.study.lengths import count
     from mar.study.reading import blame, load
 
     if utilisation and measured:
@@ -144,6 +145,8 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
     root = path.parent if path.name == layout.study(Path()).name else layout.RESULTS / loaded.study
     share = plans.utilisation_of(loaded, measured) if measured else utilisation or plans.UTILISATION
     images = plans.count_images(loaded, root)
+    if images.known:
+        loaded = count(loaded, images.train)
     counts = kept_costs.count(loaded, root, images.classes)
     jobs = plans.jobs(loaded, images, counts)
     steps = minutes.steps(loaded, root, jobs, images, counts)
@@ -166,12 +169,14 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
 def drill(study: str, shape: str | None, recipe: str) -> None:
     """Run one shape of a study once at its true size on generated images, or show the table of all."""
     from mar.planning import drill_shapes as drills
+    from mar.study.reading import load
 
     loaded, root = open_study(study)
     if shape is None:
         click.echo(drills.gather(loaded, root))
         return
-    if recipe and recipe != drills.shape_key(loaded, drills.shape_named(loaded, shape)):
+    planned = load(study)  # its lengths in epochs, as in the workflow
+    if recipe and recipe != drills.shape_key(planned, drills.shape_named(planned, shape)):
         raise ValueError(f"{study}: changed since this job was planned; run the workflow again")
     from mar.planning.drill import run
 

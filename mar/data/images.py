@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from mar.data import sources
 from mar.data.heldout import rows_of
 from mar.data.image_files import decode, from_json
 from mar.runtime import npz
@@ -85,11 +87,11 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
     base = Path(str(study.data.path))
 
     def read_image(i: int) -> np.ndarray:
-        path = base / from_json(files[i][0])
         try:
-            return np.asarray(center_crop(decode(path), size))
+            content = sources.read(base, folder, lists, split, i)
+            return np.asarray(center_crop(decode(io.BytesIO(content)), size))
         except Exception as error:
-            why = one_line(f"{path}: cannot be read any more ({error})")
+            why = one_line(f"{base / from_json(files[i][0])}: cannot be read any more ({error})")
             raise ValueError(f"{why}; run `mar prepare` again") from error
 
     return ImageSet([label for _, label, _ in files], classes, read_image)

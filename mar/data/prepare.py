@@ -1,24 +1,30 @@
 """`mar prepare`: lists the images of each split, and decodes every one once to find those that cannot be read.
 
-Every later stage reads images through `mar.data.images.open_split`, which trusts the record that is written here.
+Every later stage reads images through `mar.data.images.open_split`, which trusts the record that is written here. What
+was done to the images is printed, and some of each class are shown in preview.png.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import warnings
-from collections.abc import Callable
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mar.data import idx, image_files, imagenet
-from mar.data.images import SPLITS
+from mar.data import archives, idx, image_files, imagenet, preview, sources
+from mar.data.image_files import Scan
+from mar.data.images import SPLITS, open_split
 from mar.runtime.files import atomic, read, write, write_text
 from mar.runtime.folders import lock
 from mar.runtime.progress import Progress
@@ -29,6 +35,7 @@ from mar.study.records import DataManifest, Entry, FileLists, Skipped, Split
 from mar.study.stage_keys import data_key
 from mar.study.study import Study
 
+LONG = 2.0  # ratio of the sides of an image from which on the crop leaves out more than half of it
 SPLIT_SEED = 2024  # chooses held-out images; fixed, so that all studies of a data set hold out the same ones
 
 
@@ -51,11 +58,14 @@ def prepare(study: Study, root: str | Path) -> None:
         if not unfinished(manifest, sound, recipe, layout.twin(study, root, folder)):
             return
         manifest.unlink(missing_ok=True)
-        write_text(folder / layout.LISTING, f"{listing}\n")
+        state = sources.stamp(Path(study.data.path)) if study.data.kind == "imagefolder" and study.data.path else ""
+        write_text(folder / layout.LISTING, "".join(f"{line}\n" for line in (listing, state) if line))
         record = make(folder)
         write(manifest, record)
+        preview.write(folder / layout.PREVIEW, open_split(study, root, "train"))
         counts = {split: value.count for split, value in record.splits.items()}
         print(f"{manifest}: {len(record.classes)} classes, images {counts}, skipped {len(record.skipped)}", flush=True)
+        print(f"{folder / layout.PREVIEW}: some images of each class, as the models see them", flush=True)
 
 
 def _source(study: Study, assets: Path) -> tuple[str, Callable[[Path], DataManifest]]:
@@ -68,11 +78,11 @@ def _source(study: Study, assets: Path) -> tuple[str, Callable[[Path], DataManif
         splits = idx.fashion_mnist(path, assets) if fashion else idx.load(Path(str(path)))
         listing = _hash([[name, split.sha256] for name, split in splits.items()])
         return listing, lambda folder: _prepare_idx(study, folder, splits, listing, idx.FASHION if fashion else None)
-    found = image_files.scan(Path(str(path)))
+    found = sources.scan(Path(str(path)))
     if study.data.expect == "imagenet":
-        imagenet.check(Path(str(path)), found)
-    listing = image_files.checksum(found)
-    return listing, lambda folder: _prepare_folder(study, folder, found, listing)
+        imagenet.check(Path(str(path)), found.found)
+    listing = image_files.checksum(found.found)
+    return listing, lambda folder: _prepare_files(study, folder, found, listing)
 
 
 def _prepare_digits(study: Study, folder: Path, listing: str) -> DataManifest:
@@ -143,15 +153,44 @@ def _prepare_idx(
     with atomic(folder / layout.IDX) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     labels_of = {split: arrays[f"{split}_labels"].tolist() for split in SPLITS}
-    return _record(study, listing, classes, labels_of, [listing], [])
+    pixels = None
+    if names is None:  # Fashion-MNIST is known
+        rgb = {
+            split: (np.repeat(grey[..., None], 3, axis=-1) for grey in arrays[f"{split}_images"]) for split in SPLITS
+        }
+        pixels = _pixels({s: zip(labels_of[s], map(_digest, rgb[s]), strict=True) for s in SPLITS})
+    return _record(study, listing, classes, labels_of, [listing], [], pixels)
 
 
-def _prepare_folder(study: Study, folder: Path, found: dict[str, Any], listing: str) -> DataManifest:
-    base = Path(str(study.data.path))
+@dataclass(frozen=True)
+class _Looked:
+    """What the decoding of an image file tells.
+
+    Attributes:
+        skipped: why it is no image, or None.
+        crc: CRC-32 of the file.
+        digest: checksum of its pixels as RGB.
+        done: what is done to it.
+    """
+
+    skipped: str | None = None
+    crc: int = 0
+    digest: str = ""
+    done: tuple[str, ...] = ()
+
+
+def _prepare_files(study: Study, folder: Path, scan: Scan, listing: str) -> DataManifest:
+    base, found = Path(str(study.data.path)), scan.found
     classes = found["train"]["classes"]
     if "val" in found and found["val"]["classes"] != classes:
         differing = sorted(set(classes) ^ set(found["val"]["classes"]))
         raise ValueError(f"data.path {base}: train/ and val/ differ in these classes: {', '.join(differing[:10])}")
+    if scan.said:
+        print(f"{one_line(base)}: {scan.said}", flush=True)
+    if scan.unpack:
+        with atomic(folder / layout.UNPACKED) as temporary, open(temporary, "wb") as file:
+            scan.unpack(file)
+    looked: dict[str, _Looked] = {}
     readable: dict[str, list[Entry]] = {}
     skipped: list[Skipped] = []
     for split, listed in found.items():
@@ -159,13 +198,14 @@ def _prepare_folder(study: Study, folder: Path, found: dict[str, Any], listing: 
         progress = Progress(f"prepare {split}", len(listed["files"]), unit="files")
         with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders work in parallel
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; only the pixels matter here
-            reasons = pool.map(lambda entry: _why_unreadable(base / entry[0]), listed["files"])
-            for entry, reason in zip(listed["files"], reasons, strict=True):
-                if reason:
-                    print(f"skipped {one_line(f'{base / entry[0]}: {reason}')}", flush=True)
-                    skipped.append(Skipped(file=one_line(entry[0]), reason=reason))
+            seen = pool.map(lambda entry: _look(study, folder, scan, entry), listed["files"])
+            for entry, look in zip(listed["files"], seen, strict=True):
+                if look.skipped:
+                    print(f"skipped {one_line(f'{base / entry[0]}: {look.skipped}')}", flush=True)
+                    skipped.append(Skipped(file=one_line(entry[0]), reason=look.skipped))
                 else:
                     readable[split].append(entry)
+                    looked[entry[0]] = look
                 progress.update(1)
     if study.data.expect and skipped:
         raise ValueError(
@@ -179,6 +219,7 @@ def _prepare_folder(study: Study, folder: Path, found: dict[str, Any], listing: 
                 f"data.path {base}: class {classes[label]!r} has no readable image ({split}; "
                 f"{len(skipped)} files skipped)"
             )
+    print(_said(study.data.image_size, looked, len(skipped)), flush=True)
     files = {"train": readable["train"], "heldout": readable.get("val", [])}
     if "val" not in found:
         files = {split: [] for split in SPLITS}
@@ -193,11 +234,25 @@ def _prepare_folder(study: Study, folder: Path, found: dict[str, Any], listing: 
         "heldout": files["heldout"] + [entry for entry, out in zip(files["train"], aside, strict=True) if out],
     }
     texts = {s: tuple((image_files.to_json(path), label, size) for path, label, size in files[s]) for s in SPLITS}
-    lists = FileLists(train=texts["train"], heldout=texts["heldout"])
+    values: dict[str, Any] = dict(texts) | {
+        "crc": {s: tuple(looked[path].crc for path, _, _ in files[s]) for s in SPLITS}
+    }
+    if scan.places:
+        values |= {"archives": scan.archives}
+        values |= {"places": {s: tuple(scan.places[path] for path, _, _ in files[s]) for s in SPLITS}}
+    lists = FileLists(**values)
     write_text(folder / layout.FILES, json.dumps(lists.model_dump(mode="json", exclude_unset=True)))  # one long line
     entries_of = [(path, count, split) for split in SPLITS for path, _, count in files[split]]
     labels_of = {s: [entry[1] for entry in files[s]] for s in SPLITS}
-    return _record(study, listing, classes, labels_of, sorted(entries_of), skipped)
+    pixels = _pixels({s: ((label, looked[path].digest) for path, label, _ in files[s]) for s in SPLITS})
+    return _record(study, listing, classes, labels_of, sorted(entries_of), skipped, pixels)
+
+
+def _said(size: int, looked: dict[str, _Looked], skipped: int) -> str:
+    """One line: to how many images what is done."""
+    counted = Counter(what for look in looked.values() for what in look.done)
+    parts = [f"{count:,} {what}" for what, count in counted.most_common()]
+    return f"of {len(looked):,} images: {', '.join(parts) or f'all are {size} x {size} RGB'}; {skipped:,} files skipped"
 
 
 def _record(
@@ -207,8 +262,10 @@ def _record(
     labels: dict[str, list[int]],
     entries: list[Any],
     skipped: list[Skipped],
+    pixels: str | None = None,
 ) -> DataManifest:
     per_class = {s: np.bincount(labels[s], minlength=len(classes)).tolist() for s in SPLITS}
+    known: dict[str, Any] = {"pixels": pixels} if pixels else {}
     return DataManifest(
         kind=study.data.kind,
         classes=tuple(classes),
@@ -218,6 +275,7 @@ def _record(
         image_size=study.data.image_size,
         flip=study.data.flip,
         listing=listing,
+        **known,
     )
 
 
@@ -261,16 +319,43 @@ def _set_aside(study: Study, labels: np.ndarray, classes: list[str]) -> np.ndarr
     return aside
 
 
-def _why_unreadable(path: Path) -> str | None:
-    """None for an image that decodes completely, else the reason; a truncated file has an intact header."""
-    if why := image_files.why_no_image(path):
-        return why
+def _look(study: Study, folder: Path, scan: Scan, entry: Entry) -> _Looked:
+    """Decode an image file completely, since a truncated one has an intact header."""
+    base, (name, _, size) = Path(str(study.data.path)), entry
+    path = base / name
     try:
-        image_files.decode(path)
+        if scan.places:
+            if why := image_files.why_no_image_name(name):
+                return _Looked(why)
+            content = archives.read_image(base, scan.archives, folder / layout.UNPACKED, scan.places[name], size)
+        else:
+            if why := image_files.why_no_image(path):
+                return _Looked(why)
+            content = path.read_bytes()
+        image, done = image_files.decode_and_say(io.BytesIO(content))
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error and more
         text = str(error).replace(str(path), path.name).replace(str(path.parent), "")
-        return one_line(f"{type(error).__name__}: {text}"[:200])
-    return None
+        return _Looked(one_line(f"{type(error).__name__}: {text}"[:200]))
+    short, long = sorted(image.size)
+    side = study.data.image_size
+    steps = [
+        done,
+        f"larger than {side} pixels, scaled down" if short > side else "",
+        f"smaller than {side} pixels, scaled up" if short < side else "",
+        "more than twice as long as wide, more than half cut off" if long > LONG * short else "",
+        "cropped to a square" if short < long <= LONG * short else "",
+    ]
+    return _Looked(None, zlib.crc32(content), _digest(np.asarray(image)), tuple(step for step in steps if step))
+
+
+def _digest(image: np.ndarray) -> str:
+    """Checksum of the size and the pixels of an image, uint8 (H, W, 3)."""
+    return hashlib.sha256(f"{image.shape} ".encode() + image.tobytes()).hexdigest()
+
+
+def _pixels(images: dict[str, Iterable[tuple[int, str]]]) -> str:
+    """Checksum of the images of each split as (class, checksum of its pixels), in whatever order they are."""
+    return _hash([[split, *image] for split in SPLITS for image in sorted(images[split])])
 
 
 def _hash(entries: list[Any]) -> str:

@@ -24,7 +24,7 @@ METRICS = "metrics"  # the shape of the networks that judge, and of what is comp
 # What a tokenizer's weights, memory and time do not depend on.
 TOKENIZER_REST = (
     *("group", "continuous", "scale", "weights", "images", "batch", "learning_rate", "adversarial_start"),
-    "per_seed",
+    *("per_seed", "epochs"),
 )
 NOTES = (
     "Random weights stand where published ones would be installed: sizes and times are true, images are noise.",
@@ -129,7 +129,7 @@ def drill_study(study: Study, shape: Shape, images: Path) -> Study:
     values["data"] = {"kind": "imagefolder", "path": str(images), "image_size": study.data.image_size}
     values["data"]["flip"] = study.data.flip and shape.kind == TOKENIZER  # a model sees one view of an image
     if study.classifier:
-        values["classifier"] |= {"images": 1, "batch": 1}
+        values["classifier"] |= {"images": 1, "epochs": None, "batch": 1}
     values["metrics"] = {"samples": SAMPLES, "chunk": SAMPLES, "neighbours": SAMPLES - 1}
     values["metrics"]["extractors"] = study.metrics.extractors
     parts: dict[str, dict[str, Any]] = {
@@ -147,7 +147,8 @@ def drill_study(study: Study, shape: Shape, images: Path) -> Study:
         parts["backbones"][v.backbone] = _plain(study.backbones[v.backbone])
         parts["heads"][v.head] = _plain(study.heads[v.head])
         counts = dict.fromkeys(("images", "batch", "micro_batch", "checkpoint_images", "log_images"), 1)
-        recipe = _plain(study.recipes[v.recipe]) | counts | {"warmup_images": 0, "compile": False, "evaluate_at": ()}
+        recipe = _plain(study.recipes[v.recipe]) | counts | {"warmup_images": 0, "compile": False}
+        recipe |= {"epochs": None, "evaluate_at": ()}
         parts["recipes"][v.recipe] = recipe
         parts["sampling"]["drill"] = _setting(study, shape.first)
         chosen = _plain(v) | {"sampling": ["drill"], "seeds": [0], "pretrained": False}
@@ -165,7 +166,7 @@ def _plain(section: Any) -> dict[str, Any]:
 def _tokenizer(study: Study, name: str) -> dict[str, Any]:
     values = _plain(study.tokenizers[name]) | {"per_seed": False}
     if study.tokenizers[name].trained:
-        values |= {"images": 1, "batch": 1, "adversarial_start": 0}
+        values |= {"images": 1, "epochs": None, "batch": 1, "adversarial_start": 0}
         if study.tokenizers[name].perceptual == "own":
             values["perceptual_images"] = 1
     return values

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mar.data import imagenet
+from mar.data import image_files, imagenet, sources
 from mar.planning import kept_costs
 from mar.runtime.files import read
 from mar.sampling.sweep import most
-from mar.study import layout
+from mar.study import layout, lengths
 from mar.study.compatibility import known
 from mar.study.limits import AXES, LEARNED, LOOKED_AT, REAL
 from mar.study.products import learning_setting, speed_settings, used_tokenizers
@@ -80,7 +81,11 @@ class Images:
 
 
 def count_images(study: Study, root: Path | None = None) -> Images:
-    """Images of a study. Of an own folder that `prepare` has not counted yet nothing is known: no images."""
+    """Images of a study.
+
+    Of a user's images that `prepare` has not counted yet, those count that are images by their names. Where they are
+    not on this machine, nothing is known: no images. Without `root` nothing is looked for.
+    """
     manifest = layout.data_manifest(root) if root else None
     if manifest and manifest.exists():
         found = read(manifest, DataManifest)
@@ -94,7 +99,25 @@ def count_images(study: Study, root: Path | None = None) -> Images:
     if study.data.kind == "fashion-mnist":
         train, heldout, classes = FASHION_MNIST
         return Images(train - aside, heldout + aside, classes)
+    if root and study.data.kind == "imagefolder" and (listed := _listed(study)):
+        return listed
     return Images(0, 0, imagenet.CLASSES, known=False)
+
+
+def _listed(study: Study) -> Images | None:
+    """Images of a user by their names; None where they are not there, or not as `prepare` takes them."""
+    try:
+        found = sources.scan(Path(str(study.data.path))).found
+    except ValueError:
+        return None
+    share = 0.0 if "val" in found else study.data.holdout
+    train, heldout = 0, study.data.set_aside or 0
+    for half, listed in found.items():
+        labels = Counter(label for path, label, _ in listed["files"] if not image_files.why_no_image_name(path))
+        for count in labels.values():
+            out = count if half == "val" else round(share * count)
+            train, heldout = train + count - out, heldout + out
+    return Images(train - (study.data.set_aside or 0), heldout, len(found["train"]["classes"]))
 
 
 def jobs(study: Study, images: Images, costs: PlanRecord) -> list[Job]:
@@ -266,6 +289,7 @@ def check(study: Study, root: Path, utilisation: float = UTILISATION) -> None:
     if budget is None:
         return
     images = count_images(study, root)
+    study = lengths.count(study, images.train) if images.known else study
     costs = kept_costs.find(study, root, images.classes)
     if costs is None:
         command = [sys.executable, "-m", "mar.cli", "plan", "--study", str(layout.study(root))]
@@ -323,6 +347,8 @@ def text(study: Study, found: list[Job], images: Images, utilisation: float) -> 
     )
     if not images.known:
         out.append("images: `mar prepare` has not counted them yet; tokens and their encoding are left out")
+    if lengths.has_epochs(study):
+        out.append("epochs: the images are not counted, so trainings with a length in epochs show the most, or 0")
     if study.reuse:
         out.append(f"reuse {study.reuse}: finished files of equal recipe are taken over, and still counted here")
     out.append(f"budget: {budget_of(study)}")

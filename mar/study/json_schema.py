@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mar.study.shorthand import VARYING
+from mar.study.shorthand import STEPS, VARYING
 from mar.study.study import FACTORS, Study
 
 
@@ -17,6 +17,9 @@ def json_schema() -> str:
     """
     schema = Study.model_json_schema()
     curve, keys = schema["$defs"]["Curve"], [key for key in schema["$defs"]["Sampling"]["properties"] if key != "sweep"]
+    steps = schema["$defs"]["Sampling"]["properties"]["steps"]
+    number = {key: steps.pop(key) for key in ("type", "exclusiveMinimum")}
+    steps["anyOf"] = [number, {"type": "string", "pattern": STEPS}]
     curve["properties"] |= {
         "base": {"type": "string", "description": "setting of which the points of the curve differ in `vary` alone"},
         "vary": {
@@ -47,7 +50,10 @@ def json_schema() -> str:
         **variant,
     }
     schema["properties"] |= {
-        "extends": {"type": "string", "description": "study file that this one changes, relative to this file"},
+        "extends": {
+            "type": "string",
+            "description": "study file that this one changes, relative to this file, or a shipped study by its name",
+        },
         "matrix": _or_null(
             {
                 "type": "object",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -31,6 +32,8 @@ Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # what both numpy and torch ta
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 POINTS = 10_000  # of the grid of one sweep, at most
+IMAGES = "images seen in training"
+EPOCHS = "passes over the train split; beside images: the shorter of both counts"
 
 
 class Section(BaseModel):
@@ -72,6 +75,11 @@ class Section(BaseModel):
         if kind not in kinds.split() and present:
             raise ValueError(f"{key} belongs to kind {kinds.replace(' ', ', ')}: kind {kind}")
 
+    def _has_length(self) -> None:
+        """Refuse a training without a length."""
+        if not (self.images or self.epochs):  # type: ignore[attr-defined]
+            raise ValueError("images: is missing; accepted: images, epochs, or both, of which the shorter counts")
+
 
 class Data(Section):
     """The images of the study and how they become square RGB arrays."""
@@ -80,7 +88,7 @@ class Data(Section):
         description="digits: shipped with scikit-learn; fashion-mnist: 70,000 photographs, from Debian's package or "
         "fetched; idx: MNIST's format, yours; imagefolder: yours"
     )
-    path: str | None = Field(
+    path: Annotated[str, AfterValidator(os.path.expanduser)] | None = Field(
         None,
         description="imagefolder: root of <class>/<image>, or of train/ and val/ with those; idx and fashion-mnist: "
         "folder of train-images-idx3-ubyte[.gz] and its labels",
@@ -161,7 +169,8 @@ class Tokenizer(Section):
     perceptual_images: PositiveInt | None = Field(None, description="perceptual own: images that each classifier sees")
     adversarial_weight: float = Field(0.0, ge=0.0, description="weight of the patch discriminator (LDM: 0.5)")
     adversarial_start: int = Field(0, ge=0, description="images before the discriminator counts (LDM: 50,001 steps)")
-    images: PositiveInt | None = Field(None, description="images seen in training")
+    images: PositiveInt | None = Field(None, description=IMAGES)
+    epochs: PositiveFloat | None = Field(None, description=EPOCHS)
     batch: PositiveInt = 64
     learning_rate: PositiveFloat | None = Field(None, description="Adam, cosine to zero")
     per_seed: bool = Field(
@@ -208,8 +217,9 @@ class Tokenizer(Section):
             raise ValueError(f"continuous: true with kind {self.kind}: accepted with vq; the others always are")
         if self.ids and self.group != 1:
             raise ValueError(f"group {self.group} with kind {self.kind}: an id cannot be grouped; accepted: 1")
-        for key in ("images", "learning_rate"):
-            if (getattr(self, key) is not None) != self.trained:
+        lengths = {"images or epochs": self.images or self.epochs, "learning_rate": self.learning_rate}
+        for key, value in lengths.items():
+            if (value is not None) != self.trained:
                 why = "is needed to train" if self.trained else "has no meaning: nothing is trained"
                 raise ValueError(f"{key} {why}: kind {self.kind}, pretrained {str(self.pretrained).lower()}")
         if self.per_seed and not self.trained:
@@ -284,9 +294,10 @@ class Head(Section):
 
 
 class Recipe(Section):
-    """How a variant is trained. All lengths are in images, none in steps, epochs or devices."""
+    """How a variant is trained. Lengths are in images, the training's own also in epochs, none in steps or devices."""
 
-    images: PositiveInt = Field(description="images seen in training")
+    images: int = Field(0, ge=0, description=IMAGES)
+    epochs: PositiveFloat | None = Field(None, description=EPOCHS)
     batch: PositiveInt = Field(description="global batch in images")
     micro_batch: PositiveInt | None = Field(None, description="images per forward pass, never split; default: batch")
     base_learning_rate: PositiveFloat = Field(1e-4, description="per 256 images of global batch")
@@ -323,10 +334,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
+        self._has_length()
         for key in ("images", "checkpoint_images", "log_images", "warmup_images"):
             if getattr(self, key) % self.batch:
                 raise ValueError(f"{key} {getattr(self, key)} is not a multiple of batch {self.batch}")
-        if self.warmup_images > self.images:
+        if self.images and self.warmup_images > self.images:
             raise ValueError(f"warmup_images {self.warmup_images} of images {self.images}; accepted: at most as many")
         if self.warmup_from and not self.warmup_images:
             raise ValueError(f"warmup_from {self.warmup_from} belongs to a warm-up, and warmup_images is 0")
@@ -334,7 +346,8 @@ class Recipe(Section):
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
         if (self.schedule == "linear") != (self.final_rate is not None):
             raise ValueError(f"final_rate belongs to schedule linear and is needed there; schedule {self.schedule}")
-        if self._shares != sorted(set(self._shares)):
+        shares = self._shares if self.images else list(self.evaluate_at)
+        if shares != sorted(set(shares)):
             raise ValueError(
                 f"evaluate_at {list(self.evaluate_at)} of {self.images} images in batches of {self.batch}; accepted: "
                 "ascending shares, no two in one batch"

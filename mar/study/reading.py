@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from mar.runtime.files import write_if_changed
 from mar.study import layout
 from mar.study.mistakes import Mistake, MistakesError, line_of, of_validation
-from mar.study.shorthand import write_out
+from mar.study.shorthand import write_out, write_out_steps
 from mar.study.study import FACTORS, Study
 
 FILES = 100  # that one study extends, at most
@@ -38,9 +38,24 @@ def load(path: str | Path) -> Study:
 
 
 def resolve(values: dict[str, Any], source: str | Path) -> Study:
-    """Turn the mapping of a study file into a checked study; `extends` is relative to the file's folder."""
-    source = Path(source)
-    values = _write_out(_expand_matrix(_extend(values, source), source), source)
+    """Turn the mapping of a study file into a checked study; `extends` names a file beside it, or a shipped study.
+
+    A file that extends another has a name of its own, since the other's results would be written over, and a title of
+    its own or none.
+    """
+    source, own = Path(source), values
+    values = _write_out(_expand_matrix(_extend(own, source), source), source)
+    try:
+        values = write_out_steps(values)
+    except ValueError as error:
+        raise blame(error, source) from None
+    if "extends" in own:
+        if own.get("study") is None:
+            raise StudyError(
+                f"{source}: study: is missing; accepted: a name of its own, so that no result of {own['extends']} is "
+                "written over"
+            )
+        values["title"] = own.get("title") or ""
     try:
         return Study.model_validate(values)
     except ValidationError as error:
@@ -70,7 +85,13 @@ def _files(source: Path) -> Iterator[tuple[Path, yaml.Node]]:
         yield source, node
         if not isinstance(base := values.get("extends"), str):
             return
-        source = Path(os.path.normpath(source.parent / base))
+        source = _base(source, base)
+
+
+def _base(source: Path, name: str) -> Path:
+    """The file that `extends: name` in `source` means: one beside it, or a shipped study by its bare name."""
+    beside = Path(os.path.normpath(source.parent / name))
+    return layout.shipped(name) if not beside.exists() and Path(name).name == name else beside
 
 
 class _Loader(yaml.SafeLoader):
@@ -129,13 +150,16 @@ def _extend(values: dict[str, Any], source: Path, seen: tuple[Path, ...] = ()) -
     name = values.pop("extends")
     if not isinstance(name, str):
         raise StudyError(f"{source}: extends: found {name!r}; accepted: the path of one study file")
-    base = Path(os.path.normpath(source.parent / name))
+    base = _base(source, name)
     if base in seen:
         raise StudyError(f"{source}: extends: {base.name} extends itself through {[p.name for p in seen]}")
     if len(seen) >= FILES:
         raise StudyError(f"{source}: extends: found a chain of more than {FILES} files; accepted: at most {FILES}")
     if not base.is_file():
-        raise StudyError(f"{source}: extends: found {name!r}, and there is no file {base}; accepted: a study file")
+        raise StudyError(
+            f"{source}: extends: found {name!r}, and there is no file {source.parent / name}; accepted: a study file, "
+            "or a shipped study by its name, as images.yaml"
+        )
     return _write_out(_merge(_extend(read(base), base, (*seen, base)), values), source)
 
 

@@ -211,6 +211,8 @@ class DataManifest(Manifest):
         image_size: side of an image in pixels.
         flip: whether mirror images are encoded too.
         listing: checksum of the names, classes and sizes of all files; `sklearn` for digits.
+        pixels: checksum of the pixels of all images with their classes and splits, wherever they lie and whatever they
+            are called; none of digits and Fashion-MNIST, which are known.
     """
 
     kind: str
@@ -221,16 +223,30 @@ class DataManifest(Manifest):
     image_size: PositiveInt
     flip: bool
     listing: str
+    pixels: Sha256 | None = None
 
 
 Entry = tuple[str, int, int]  # an image file: path relative to the root of the data, label of the class, size in bytes
+# Where an image lies in an archive: number of the archive, first byte, number of bytes, 1 if they are deflated, else 0.
+Place = tuple[int, int, int, int]
 
 
 class FileLists(Record):
-    """data/files.json: the readable image files of each split."""
+    """data/files.json: the readable image files of each split.
+
+    Attributes:
+        train: files of the train split.
+        heldout: files of the held-out split.
+        crc: CRC-32 of each file, by split.
+        archives: names of the archive files below data.path.
+        places: where each file lies in them, by split; none for a folder of files.
+    """
 
     train: tuple[Entry, ...]
     heldout: tuple[Entry, ...]
+    crc: dict[str, tuple[NonNegativeInt, ...]] = Field({})
+    archives: tuple[str, ...] = ()
+    places: dict[str, tuple[Place, ...]] = Field({})
 
 
 class ClassifierRecord(Record):

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from mar.study.limits import REBUILT
-from mar.study.parts import Name, Section, Text
+from mar.study.parts import EPOCHS, IMAGES, Name, Section, Text
 
 
 class Resources(Section):
@@ -27,12 +27,14 @@ class Classifier(Section):
         "before-logits",
         description="features that judge: before-logits, or stages: the second and third stage, pooled to 2x2",
     )
-    images: PositiveInt
+    images: int = Field(0, ge=0, description=IMAGES)
+    epochs: PositiveFloat | None = Field(None, description=EPOCHS)
     batch: PositiveInt = 64
     learning_rate: PositiveFloat = 2e-3
 
     @model_validator(mode="after")
     def _check(self) -> Classifier:
+        self._has_length()
         if self.layer == "stages" and len(self.channels) < 3:
             raise ValueError(
                 f"layer stages with channels {list(self.channels)}: takes the second and the third stage; accepted: "

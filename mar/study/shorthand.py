@@ -1,18 +1,20 @@
-"""Shorthands of a study file: curves that vary one key of a setting, figures or tables named instead of settings."""
+"""Shorthands of a study file: curves that vary a key, figures or tables instead of settings, steps told in tokens."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from mar.study.compatibility import known
 from mar.study.mistakes import Mistakes, MistakesError, Place, of_validation
-from mar.study.parts import Sampling
+from mar.study.parts import Sampling, Tokenizer
 from mar.study.products import CURVES
 from mar.study.study import Study
 
 VARYING = ("base", "vary", "name")  # keys that a curve may have in place of `sampling`
+STEPS = r"^tokens( */ *[1-9][0-9]*)?$"  # one token a step, or a share of as many steps
 
 
 def write_out(values: dict[str, Any]) -> dict[str, Any]:
@@ -38,6 +40,48 @@ def write_out(values: dict[str, Any]) -> dict[str, Any]:
                         values["sampling"] = values["sampling"] | points
     mistakes.refuse()
     return _write_out_lists(values)
+
+
+def write_out_steps(values: dict[str, Any]) -> dict[str, Any]:
+    """The mapping of a whole study in which `steps: tokens` and `steps: tokens / 4` of a setting are numbers.
+
+    The number of tokens is that of the variants that use the setting, of all variants where none does. It follows from
+    `data.image_size`, which another file may change, so this comes last, after `extends`. A value of a wrong type stays
+    as it is.
+
+    Raises:
+        ValueError: the variants have unequal numbers of tokens.
+    """
+    sampling = values.get("sampling")
+    if not isinstance(sampling, dict):
+        return values
+    written = dict(sampling)
+    for name, setting in sampling.items():
+        said = setting.get("steps") if isinstance(setting, dict) else None
+        if not isinstance(said, str) or not re.match(STEPS, said):
+            continue
+        try:
+            counts = _tokens(values, name)
+        except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
+            return values  # the validation of the study refuses it
+        if len(counts) != 1:
+            found = f"{said!r}, and its variants have {', '.join(map(str, sorted(counts))) or 'no'} tokens"
+            raise ValueError(f"sampling.{name}.steps: found {found}; accepted: a number")
+        tokens = counts.pop()
+        written[name] = setting | {"steps": max(1, tokens // int(said.partition("/")[2] or 1))}
+    return values | {"sampling": written}
+
+
+def _tokens(values: dict[str, Any], setting: str) -> set[int]:
+    """Numbers of tokens of the variants that use a setting, of all variants where none does."""
+    variants = list(values["variants"].values())
+    users = [variant for variant in variants if setting in variant["sampling"]]
+    counts = set()
+    for variant in users or variants:
+        tok = Tokenizer.model_validate(values["tokenizers"][variant["tokenizer"]])
+        side = int(values["data"]["image_size"]) // (tok.stride * tok.group)
+        counts.add(sum(n**2 for n in tok.scales) if tok.scales else side**2)
+    return counts
 
 
 def _points(place: Place, curve: dict[Any, Any], sampling: Any) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
     aside = {validation(study)} if study.learning else set()
     real = {name: {sides[name], scored(study), *(aside if name == judges[0] else ())} for name in judges}
     # Without its budget, since counting operations needs torch, which this project lacks: see test_drill_rule.py.
-    (fresh.folder / "config" / "free.yaml").write_text(f"extends: {path.name}\nbudget: null\n")
+    (fresh.folder / "config" / "free.yaml").write_text(f"extends: {path.name}\nstudy: {study.study}\nbudget: null\n")
     assert fresh.plan("all", "--configfile", "config/free.yaml") == {
         "prepare": [""],
         "features_real": sorted(f"{name} {split}" for name in judges for split in real[name]),
@@ -96,6 +96,22 @@ def test_each_training_seed_waits_for_its_own_tokenizer(fresh: Any) -> None:
         "results/seeds/sweeps/mar-diffloss/mar-diff-4-cfg-best.json", "--configfile", "config/seeds.yaml"
     )
     assert swept["tokenizer"] == ["kl-seed0"]
+
+
+def test_a_study_of_three_lines_runs_from_any_folder(fresh: Any) -> None:
+    mine = fresh.folder / "elsewhere" / "mine.yaml"
+    mine.parent.mkdir()
+    for name in ("a", "b"):
+        (fresh.folder / "photos" / name).mkdir(parents=True)
+        (fresh.folder / "photos" / name / "1.png").touch()
+    mine.write_text("extends: images.yaml\nstudy: mine\ndata: {path: photos}\n")
+    plan = fresh.plan("all", "--configfile", "elsewhere/mine.yaml")
+    assert plan["prepare"] == [""] and plan["tokenizer"] == ["kl-seed0", "kl-seed1", "vq-seed0", "vq-seed1"]
+    assert len(plan["train"]) == 8 and len(plan["sample"]) == 16
+    mine.write_text("extends: images.yaml\ndata: {path: photos}\n")
+    assert "elsewhere/mine.yaml: study: is missing; accepted: a name of its own" in fresh.fails(
+        "-n", "--configfile", "elsewhere/mine.yaml"
+    )
 
 
 def test_one_figure_by_name_is_that_of_the_default_study(fresh: Any) -> None:

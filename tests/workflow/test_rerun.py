@@ -117,7 +117,7 @@ def test_images_that_are_added_run_prepare_again(project: Any) -> None:
         split = {"count": 1, "per_class": [1, 0]}
         record = {"kind": "imagefolder", "classes": ["ant", "cat"], "splits": {"train": split, "heldout": split}}
         record |= {"files": "0" * 64, "skipped": [], "image_size": 16, "flip": False}
-        listing = image_files.checksum(image_files.scan(photos))
+        listing = image_files.checksum(image_files.scan(photos).found)
         manifest = project.folder / call[0]
         manifest.write_text(json.dumps(record | {"listing": listing}))
         (manifest.parent / layout.LISTING).write_text("")

@@ -1,11 +1,11 @@
 # The images, and the study's own classifier, whose features judge them.
 import sys
 
-from mar.data import image_files
+from mar.data import sources
 
 # Image files that were added, removed or changed in size since `mar prepare` listed them run it again.
 IMAGE_LIST, IMAGES_CHANGED = (
-    image_files.changed_since(layout.data_manifest(ROOT), Path(STUDY.data.path))
+    sources.changed_since(layout.data_manifest(ROOT), Path(STUDY.data.path))
     if STUDY.data.kind == "imagefolder"
     else ("", False)
 )
@@ -13,7 +13,7 @@ if IMAGES_CHANGED:
     print(
         f"{STUDY.data.path}: image files were added, removed or changed in size since `mar prepare` listed them. It "
         "runs again, and after it all that is made from these images: tokenizers that are trained, tokens, trainings, "
-        "samples and their numbers. To keep what is finished, make the folder what it was.",
+        "samples and their numbers. To keep what is finished, make the images what they were.",
         file=sys.stderr,
     )
 

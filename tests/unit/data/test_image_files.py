@@ -11,7 +11,7 @@ import pipeline
 import pytest
 from PIL import Image
 
-from mar.data import image_files
+from mar.data import image_files, sources
 from mar.data.images import open_split
 from mar.data.prepare import prepare
 from mar.features import image_sets, references
@@ -172,25 +172,25 @@ def test_a_tree_that_changed_after_prepare(tree: Path, tmp_path: Path) -> None:
     study = folder_study(tree)
     root = pipeline.root(tmp_path, study)
     manifest = root / "data" / "manifest.json"
-    before, changed = image_files.changed_since(manifest, tree)
+    before, changed = sources.changed_since(manifest, tree)
     assert len(before) == 64 and not changed  # nothing was prepared that could have changed
     prepare(study, root)
-    assert image_files.changed_since(manifest, tree) == (before, False)
+    assert sources.changed_since(manifest, tree) == (before, False)
     (tree / "cat" / "0.png").write_bytes(b"another size")
-    (present, changed) = image_files.changed_since(manifest, tree)
+    (present, changed) = sources.changed_since(manifest, tree)
     assert changed and present != before
     prepare(study, root)
-    assert image_files.changed_since(manifest, tree) == (present, False)
+    assert sources.changed_since(manifest, tree) == (present, False)
     picture(tree / "bee" / "0.png")
-    assert image_files.changed_since(manifest, tree)[1]
-    assert image_files.changed_since(manifest, tree / "elsewhere") == (present, False)
+    assert sources.changed_since(manifest, tree)[1]
+    assert sources.changed_since(manifest, tree / "elsewhere") == (present, False)
     (tree / "bee" / "0.png").unlink()
     (tree / "bee").rmdir()
     (root / "data" / "listing.txt").unlink()  # as an older version left it: finished studies stay finished
-    assert image_files.changed_since(manifest, tree) == ("", False)
-    assert image_files.changed_since(manifest, tree / "elsewhere") == ("", False)
+    assert sources.changed_since(manifest, tree) == ("", False)
+    assert sources.changed_since(manifest, tree / "elsewhere") == ("", False)
     picture(tree / "bee" / "0.png")
-    assert image_files.changed_since(manifest, tree)[1]
+    assert sources.changed_since(manifest, tree)[1]
     (tree / "train").mkdir()
-    said, changed = image_files.changed_since(manifest, tree)
+    said, changed = sources.changed_since(manifest, tree)
     assert changed and "has no class folders" in said

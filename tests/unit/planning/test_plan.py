@@ -22,6 +22,7 @@ from mar.planning import costs, kept_costs, plan
 from mar.runtime.files import read, write
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
+from mar.study import lengths
 from mar.study.parts import Backbone, Head, Recipe, Sampling, Tokenizer
 from mar.study.reading import write_resolved
 from mar.study.records import DataManifest, JudgeCosts, PlanRecord, Split
@@ -303,6 +304,14 @@ def test_images_are_counted_where_prepare_has_run(tmp_path):
     own = {"kind": "imagefolder", "path": "somewhere", "image_size": 8}
     assert not plan.count_images(study(data=own), tmp_path).known
     assert plan.count_images(study(data=own | {"expect": "imagenet"}), tmp_path).train == 1_281_167
+    for name, count in (("a", 10), ("b", 15)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(count):
+            (tmp_path / "photos" / name / f"{i}.png").touch()
+    (tmp_path / "photos" / "a" / "notes.txt").touch()
+    listed = study(data=own | {"path": str(tmp_path / "photos"), "set_aside": 5})
+    assert plan.count_images(listed, tmp_path) == plan.Images(15, 10, 2), "by their names, a fifth held out, and five"
+    assert not plan.count_images(listed).known, "no folder is looked for where the workflow is read"
     manifest = DataManifest(
         kind="imagefolder",
         classes=("a", "b"),
@@ -315,6 +324,17 @@ def test_images_are_counted_where_prepare_has_run(tmp_path):
     )
     write(tmp_path / "data" / "manifest.json", manifest)
     assert plan.count_images(study(data=own), tmp_path) == plan.Images(30, 10, 2)
+
+
+def test_lengths_in_epochs_are_planned_where_images_are_counted():
+    recipes = {name: recipe | {"images": 0, "epochs": 2} for name, recipe in STUDY["recipes"].items()}
+    of = study(variants=TWO, recipes=recipes)
+    images = plan.count_images(of)
+    found = plan.jobs(lengths.count(of, images.train), images, costs.count(of, images.classes, 64 * "0"))
+    trained = {job.images for job in found if job.stage == "train"}
+    batch = next(iter(of.recipes.values())).batch
+    assert trained == {round(2 * images.train / batch) * batch}
+    assert "epochs: the images are not counted" in plan.text(of, found, plan.Images(0, 0, 10, known=False), 0.2)
 
 
 @pytest.mark.parametrize(("key", "unit"), [("gpu_hours", "A100 hours"), ("disk_gb", "GB")])

@@ -353,11 +353,11 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     # imports
     "a trained tokenizer without its length": (
         {"tokenizers.kl.images": None},
-        ["tokenizers.kl: images is needed to train: kind kl, pretrained false"],
+        ["tokenizers.kl: images or epochs is needed to train: kind kl, pretrained false"],
     ),
     "an imported tokenizer with a length": (
         {"tokenizers.kl.pretrained": True},
-        ["tokenizers.kl: images has no meaning: nothing is trained: kind kl, pretrained true"],
+        ["tokenizers.kl: images or epochs has no meaning: nothing is trained: kind kl, pretrained true"],
     ),
     "weights that nothing imports": (
         {"variants.mar.weights": "mar-b"},

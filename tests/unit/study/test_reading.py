@@ -89,6 +89,7 @@ class TestExtends:
             tmp_path,
             b={
                 "extends": "tiny.yaml",
+                "study": "b",
                 "variants": {"ar": None},
                 "tables": None,
                 "backbones": {"masked": {"buffer": None}},
@@ -100,15 +101,34 @@ class TestExtends:
         assert study.backbones["masked"].buffer == 64  # the default again
 
     def test_null_of_a_needed_key_is_a_missing_key(self, tmp_path: Path, study_file: Path) -> None:
-        write(tmp_path, b={"extends": "tiny.yaml", "metrics": None})
-        assert refusal(tmp_path / "b.yaml") == f"{tmp_path}/b.yaml:2: metrics: is missing"
+        write(tmp_path, b={"extends": "tiny.yaml", "study": "b", "metrics": None})
+        assert refusal(tmp_path / "b.yaml") == f"{tmp_path}/b.yaml:3: metrics: is missing"
 
     def test_chain_from_another_folder(self, tmp_path: Path, study_file: Path) -> None:
         (tmp_path / "mine").mkdir()
         write(tmp_path, b={"extends": "tiny.yaml", "seed": 3, "title": "b"})
-        write(tmp_path / "mine", c={"extends": "../b.yaml", "title": "c"})
+        write(tmp_path / "mine", c={"extends": "../b.yaml", "study": "c"})
         study = load(tmp_path / "mine" / "c.yaml")
-        assert (study.study, study.seed, study.title) == ("tiny", 3, "c")
+        assert (study.study, study.seed) == ("c", 3)
+        assert study.title == "", "the title of another study names its results"
+
+    @pytest.mark.parametrize("study", [{}, {"study": None}])
+    def test_a_study_that_extends_another_has_a_name_of_its_own(
+        self, tmp_path: Path, study_file: Path, study: dict[str, Any]
+    ) -> None:
+        write(tmp_path, b={"extends": "tiny.yaml", **study})
+        assert refusal(tmp_path / "b.yaml") == (
+            f"{tmp_path}/b.yaml: study: is missing; accepted: a name of its own, so that no result of tiny.yaml is "
+            "written over"
+        )
+
+    def test_a_shipped_study_is_found_by_its_name_from_anywhere(self, tmp_path: Path) -> None:
+        write(tmp_path, a={"extends": "digits.yaml", "study": "a"})
+        assert load(tmp_path / "a.yaml").backbones == load(Path("config/digits.yaml")).backbones
+        write(tmp_path, digits={"extends": "demo.yaml", "study": "own", "seed": 5})
+        assert load(tmp_path / "a.yaml").seed == 5, "a file of this name in the same folder comes first"
+        write(tmp_path, b={"extends": "config/digits.yaml", "study": "b"})
+        assert f"there is no file {tmp_path}/config/digits.yaml" in refusal(tmp_path / "b.yaml")
 
     @pytest.mark.parametrize("files", [
         {"a": {"extends": "a.yaml"}},
@@ -122,8 +142,10 @@ class TestExtends:
 
     def test_missing_base_is_named_with_the_file_that_asks(self, tmp_path: Path) -> None:
         write(tmp_path, a={"extends": "b.yaml"}, b={"extends": "no.yaml"})
-        expected = f"extends: found 'no.yaml', and there is no file {tmp_path}/no.yaml; accepted: a study file"
-        assert refusal(tmp_path / "a.yaml") == f"{tmp_path}/b.yaml: {expected}"
+        assert refusal(tmp_path / "a.yaml") == (
+            f"{tmp_path}/b.yaml: extends: found 'no.yaml', and there is no file {tmp_path}/no.yaml; accepted: a study "
+            "file, or a shipped study by its name, as images.yaml"
+        )
 
     @pytest.mark.parametrize("value", [["b.yaml"], None, 3])
     def test_one_path_is_accepted(self, tmp_path: Path, value: Any) -> None:

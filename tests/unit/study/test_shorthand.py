@@ -354,7 +354,7 @@ class TestExtends:
         base = values | {"temperature": list(self.CURVES)}
         base["variants"]["mar"]["sampling"] = ["table1", "temperature"]
         (folder / "base.yaml").write_text(yaml.safe_dump(base))
-        (folder / "a.yaml").write_text(yaml.safe_dump({"extends": "base.yaml", **changes}))
+        (folder / "a.yaml").write_text(yaml.safe_dump({"extends": "base.yaml", "study": "a", **changes}))
         return load(folder / "a.yaml")
 
     def test_a_setting_that_a_curve_made_is_changed_key_by_key(self, tmp_path: Path, values: dict[str, Any]) -> None:
