@@ -20,12 +20,20 @@ if not workflow.overwrite_configfiles:
 report: "workflow/report/workflow.rst"
 
 
-# Lines that tell a reader nothing: that Snakemake looks for jobs, and the whole command of each job that Ctrl-C ended.
-SILENT = re.compile(
-    "Select jobs to execute|Execute [0-9]+ jobs"
-    "|died with <Signals.SIGINT|returned non-zero exit status 130"
-)
-logger.addFilter(lambda record: not SILENT.search(record.getMessage()))
+INTERRUPTED = []
+
+
+def worth_reading(record):
+    """Not that Snakemake looks for jobs, nor, after Ctrl-C, the whole command of each job that it ended."""
+    text = record.getMessage()
+    if text.startswith("Terminating processes on user request"):
+        INTERRUPTED.append(record)
+    if INTERRUPTED and re.match("Error in|RuleException", text):
+        return False
+    return not re.match("Select jobs to execute|Execute [0-9]+ jobs", text)
+
+
+logger.addFilter(worth_reading)
 
 
 include: "workflow/rules/common.smk"

@@ -189,8 +189,9 @@ def open_study(
     return count_prepared(study, root), root
 
 
-STUDY = {"metavar": "STUDY", "help": "Name of a study, its file, or results/<study>/study.json."}
-study_option = click.option("--study", required=True, **STUDY)
+study_option = click.option(
+    "--study", required=True, metavar="STUDY", help="Name of a study, its file, or results/<study>/study.json."
+)
 
 
 recipe_option = click.option(

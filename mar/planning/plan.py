@@ -151,21 +151,25 @@ def _judge_jobs(study: Study, images: Images, costs: PlanRecord) -> Iterator[Job
         side = real_side(study, name)
         real = {"train": images.train, "reference": REAL}.get(side, images.heldout // 2)  # ADM's batch has as many
         yield from _features_jobs(study, name, side, real, images, costs)
-        yield from _features_jobs(study, name, scored(study), floor, images, costs)
+        yield _features_job(study, name, scored(study), floor, images, costs)  # whose statistics nobody asks for
     judged = min(study.metrics.samples, floor)
     yield Job("reference", "", judged, flops=_distances(judged, costs.judges[main].features))
 
 
 def _features_jobs(study: Study, extractor: str, name: str, n: int, images: Images, costs: PlanRecord) -> Iterator[Job]:
     """Features and statistics of one set of images by one network."""
+    yield _features_job(study, extractor, name, n, images, costs)
+    judge = costs.judges[extractor]
+    squares = judge.features**2 + judge.spatial**2
+    yield Job("statistics", f"{extractor}/{name}", n, flops=2.0 * n * squares, samples=8.0 * squares)
+
+
+def _features_job(study: Study, extractor: str, name: str, n: int, images: Images, costs: PlanRecord) -> Job:
     judge = costs.judges[extractor]
     nearest = extractor == study.metrics.extractors[0] and name not in COMPARED
     flops = n * (judge.forward + (_nearest(study, images) if nearest else 0.0))
     stored = 4.0 * n * (judge.features + judge.logits + judge.spatial)
-    where = f"{extractor}/{name}"
-    yield Job("features", where, n, judge.parameters, flops, samples=stored)
-    squares = judge.features**2 + judge.spatial**2
-    yield Job("statistics", where, n, flops=2.0 * n * squares, samples=8.0 * squares)
+    return Job("features", f"{extractor}/{name}", n, judge.parameters, flops, samples=stored)
 
 
 def _distances(n: int, features: int) -> float:

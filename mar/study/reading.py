@@ -124,7 +124,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], yaml.Node]:
             )
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
-        values = None if node is None else loader.construct_document(node)
+        values: Any = loader.construct_document(node) if node else None
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
     except RecursionError:
@@ -138,7 +138,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], yaml.Node]:
         raise StudyError(f"{path}{line}: no valid YAML: {context}{error.problem}") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, a date that does not exist, a huge number
         raise StudyError(f"{path}: no valid YAML: {error}") from None
-    if not isinstance(values, dict):
+    if node is None or not isinstance(values, dict):
         raise StudyError(f"{path}: found {type(values).__name__}; accepted: a mapping with the keys of a study")
     return values, node
 
