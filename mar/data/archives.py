@@ -33,6 +33,7 @@ from mar.data.image_files import HELD_OUT, IGNORED, SUFFIXES, Scan, halves_of
 from mar.runtime.text import one_line
 from mar.study.records import Entry, Place
 
+DRIVE = re.compile("[A-Za-z]:")  # of a name in Windows
 LARGEST = 1 << 28  # most bytes of one image file
 ROOM = 1 << 30  # an archive may unpack to so many bytes, or to RATIO times its own, whichever is more
 RATIO = 100
@@ -165,14 +166,7 @@ def read_image(base: Path, archives: Sequence[str], unpacked: Path, place: Place
 
 def _check_name(name: str) -> None:
     """Refuse a name that leads out of the folder in which an archive would be unpacked."""
-    if (
-        not name
-        or name.startswith("/")
-        or "\\" in name
-        or "\0" in name
-        or re.match("[A-Za-z]:", name)
-        or ".." in name.split("/")
-    ):
+    if not name or name.startswith("/") or {"\\", "\0"} & set(name) or DRIVE.match(name) or ".." in name.split("/"):
         raise ValueError(f"member {name!r} leads out of the archive; accepted: names of files below it")
 
 

@@ -336,6 +336,15 @@ def cut(path: Path, make: Callable[[Path], object], keep: float) -> None:
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
 
 
+def misplaced(path: Path) -> None:
+    """A zip whose listing has a place of an image behind its end."""
+    zipped(path, ANTS)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\x01\x02")
+    content[at + 42 : at + 46] = (1 << 31).to_bytes(4, "little")
+    path.write_bytes(content)
+
+
 def hard(name: str) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = tarfile.LNKTYPE, "ant/1.png"
@@ -354,6 +363,8 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "upwards, zip": ("a.zip", lambda p: zip_of(p, "ant/../../x.png"), "leads out of the archive"),
     "backslash, zip": ("a.zip", lambda p: zip_of(p, "..\\..\\x.png"), "leads out of the archive"),
     "drive, zip": ("a.zip", lambda p: zip_of(p, "C:/x.png"), "leads out of the archive"),
+    "no name, zip": ("a.zip", lambda p: zip_of(p, ""), "leads out of the archive"),
+    "nowhere, zip": ("a.zip", lambda p: misplaced(p), "cannot be read|is not where the zip says"),
     "link, zip": ("a.zip", lambda p: zip_of(p, "ant/x.png", stat.S_IFLNK | 0o777, b"/etc/passwd"), "is a link"),
     "absolute, tar": ("a.tar", lambda p: tar_of(p, [tarfile.TarInfo("/x.png")]), "leads out of the archive"),
     "upwards, tar": ("a.tar", lambda p: tar_of(p, [tarfile.TarInfo("../x.png")]), "leads out of the archive"),
