@@ -49,17 +49,20 @@ def resolve(values: dict[str, Any], source: str | Path) -> Study:
         values = write_out_steps(values)
     except ValueError as error:
         raise blame(error, source) from None
+    mistakes: list[Mistake] = []
     if "extends" in own:
-        if own.get("study") is None:
-            raise StudyError(
-                f"{source}: study: is missing; accepted: a name of its own, so that no result of {own['extends']} is "
-                "written over"
-            )
         values["title"] = own.get("title") or ""
+        if own.get("study") is None:
+            wanted = f"a name of its own, so that no result of {own['extends']} is written over"
+            mistakes.append(Mistake(("study",), f"is missing; accepted: {wanted}", ("extends",)))
+            values["study"] = "nameless"  # told already
     try:
-        return Study.model_validate(values)
+        study = Study.model_validate(values)
     except ValidationError as error:
-        raise blame(MistakesError(of_validation(error, values)), source) from None
+        mistakes += of_validation(error, values)
+    if mistakes:
+        raise blame(MistakesError(mistakes), source)
+    return study
 
 
 def blame(error: ValueError, source: Path) -> StudyError:

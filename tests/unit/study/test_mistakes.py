@@ -60,7 +60,7 @@ def test_an_unknown_key_hides_no_other_mistake_and_is_not_missing_too(base: Path
     mine = base.parent / "mine.yaml"
     mine.write_text(
         "extends: base.yaml\nrecipes:\n  short:\n    batch: null\n    bach: 64\n    images: true\n    ema: 2\n"
-        "spede: {}\n"
+        "spede: {}\nstudy: mine\n"
     )
     lines = refusal(mine)
     assert lines[0].startswith(
@@ -76,7 +76,7 @@ def test_parts_that_do_not_fit_together_are_told_together(base: Path) -> None:
     mine = base.parent / "mine.yaml"
     mine.write_text(
         "extends: base.yaml\nvariants:\n  ar:\n    head: no\n  mar:\n    tokenizer: vq\n"
-        "tradeoff:\n- {label: a, variant: nobody, sampling: []}\nsampling:\n  mar: {steps: 1000}\n".replace(
+        "tradeoff:\n- {label: a, variant: nobody, sampling: []}\nsampling:\n  mar: {steps: 1000}\nstudy: mine\n".replace(
             "no\n", "none\n", 1
         )
     )
@@ -85,8 +85,17 @@ def test_parts_that_do_not_fit_together_are_told_together(base: Path) -> None:
     assert lines[1].startswith("mine.yaml:5: variants.mar: head diffloss (diffusion) on tokenizer vq (vq)")
     assert lines[2] == "mine.yaml:8: tradeoff[0].variant: found 'nobody'; accepted: ar, mar"
     assert len(lines) == 3  # a variant whose parts are wrong has no settings to check
-    mine.write_text("extends: base.yaml\nsampling:\n  mar:\n    steps: 1000\n")
+    mine.write_text("extends: base.yaml\nsampling:\n  mar:\n    steps: 1000\nstudy: mine\n")
     assert refusal(mine)[0].startswith("mine.yaml:3: variants.mar: sampling.mar.steps 1000: ")
+
+
+def test_a_name_of_its_own_is_asked_for_beside_other_mistakes(base: Path) -> None:
+    mine = base.parent / "mine.yaml"
+    mine.write_text("extends: base.yaml\nseed: -1\n")
+    assert refusal(mine) == [
+        "mine.yaml:1: study: is missing; accepted: a name of its own, so that no result of base.yaml is written over",
+        "mine.yaml:2: seed: found -1; accepted: at least 0",
+    ]
 
 
 def test_shorthands_are_blamed_together(base: Path) -> None:
@@ -106,7 +115,9 @@ def test_shorthands_are_blamed_together(base: Path) -> None:
 
 def test_rows_that_the_paper_lacks_have_their_lines(base: Path, values: dict[str, Any]) -> None:
     mine = base.parent / "mine.yaml"
-    mine.write_text("extends: base.yaml\ntables:\n  table1:\n    rows:\n    - paper: one\n    - {paper: two}\n")
+    mine.write_text(
+        "extends: base.yaml\ntables:\n  table1:\n    rows:\n    - paper: one\n    - {paper: two}\nstudy: mine\n"
+    )
     with pytest.raises(ValueError, match="found 'one'") as caught:
         check_rows(load(mine))
     lines = str(blame(caught.value, mine)).splitlines()

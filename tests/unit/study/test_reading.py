@@ -102,7 +102,7 @@ class TestExtends:
 
     def test_null_of_a_needed_key_is_a_missing_key(self, tmp_path: Path, study_file: Path) -> None:
         write(tmp_path, b={"extends": "tiny.yaml", "study": "b", "metrics": None})
-        assert refusal(tmp_path / "b.yaml") == f"{tmp_path}/b.yaml:3: metrics: is missing"
+        assert refusal(tmp_path / "b.yaml") == f"{tmp_path}/b.yaml:2: metrics: is missing"
 
     def test_chain_from_another_folder(self, tmp_path: Path, study_file: Path) -> None:
         (tmp_path / "mine").mkdir()
@@ -118,7 +118,7 @@ class TestExtends:
     ) -> None:
         write(tmp_path, b={"extends": "tiny.yaml", **study})
         assert refusal(tmp_path / "b.yaml") == (
-            f"{tmp_path}/b.yaml: study: is missing; accepted: a name of its own, so that no result of tiny.yaml is "
+            f"{tmp_path}/b.yaml:1: study: is missing; accepted: a name of its own, so that no result of tiny.yaml is "
             "written over"
         )
 
