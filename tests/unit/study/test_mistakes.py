@@ -76,9 +76,8 @@ def test_parts_that_do_not_fit_together_are_told_together(base: Path) -> None:
     mine = base.parent / "mine.yaml"
     mine.write_text(
         "extends: base.yaml\nvariants:\n  ar:\n    head: no\n  mar:\n    tokenizer: vq\n"
-        "tradeoff:\n- {label: a, variant: nobody, sampling: []}\nsampling:\n  mar: {steps: 1000}\nstudy: mine\n".replace(
-            "no\n", "none\n", 1
-        )
+        "tradeoff:\n- {label: a, variant: nobody, sampling: []}\nsampling:\n  mar: {steps: 1000}\n"
+        "study: mine\n".replace("no\n", "none\n", 1)
     )
     lines = refusal(mine)
     assert lines[0] == "mine.yaml:4: variants.ar.head: found 'none'; accepted: crossent, diffloss"
