@@ -218,6 +218,15 @@ def tracked_runs(root: Path) -> TrackedRuns | None:
     return read(layout.tracked(root), TrackedRuns) if layout.tracked(root).exists() else None
 
 
+def runs_address(root: Path) -> str:
+    """Address of the study's runs in the browser of MLflow 3, which opens on another page without the last part."""
+    tracked = tracked_runs(root)
+    server = server_of(root) or "http://localhost:5000"
+    if tracked is None or not tracked.experiment or not server.startswith("http"):
+        return server
+    return f"{server}/#/experiments/{tracked.experiment}?workflowType=machine_learning"
+
+
 def server_of(root: Path) -> str:
     """URI of the tracking server that holds the runs of a study; empty where a file of this machine holds them."""
     tracked = tracked_runs(root)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from mar.analysis.paper_columns import FLOOR, Column, describing, headings
 from mar.analysis.result_files import short
 from mar.analysis.tally import RULINGS, tally
 from mar.analysis.warnings import warnings
+from mar.analysis.wording import effect
 from mar.paper.deviations import deviations
 from mar.paper.numbers import paper_lines, paper_rows
 from mar.report import evidence, page_sections
@@ -114,10 +114,8 @@ def claims(root: Path) -> tuple[Verdict, ...]:
 
 def by_extractor(other: UnderExtractor) -> str:
     """The verdict on a claim by a further extractor, in words."""
-    if other.effect is None or other.low is None or other.high is None:
-        return f"by {JUDGES[other.extractor]}: {other.verdict}"
-    value, low, high = (short(math.exp(x)) for x in (other.effect, other.low, other.high))
-    return f"by {JUDGES[other.extractor]}: {other.verdict}, ratio {value} [{low}, {high}]"
+    measured = effect(other, log=True)
+    return f"by {JUDGES[other.extractor]}: {other.verdict}{f', {measured}' if measured else ''}"
 
 
 def _verdicts(verdicts: tuple[Verdict, ...]) -> list[tuple[str, int]]:
