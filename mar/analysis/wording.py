@@ -16,7 +16,7 @@ from mar.study.records import Lack, Missing, UnderExtractor, Verdict
 
 def reason(c: Comparison, verdict: str) -> str:
     """A comparison in words, with its numbers of training seeds."""
-    label = {"fid": "FID", "inception_score": "IS", "seconds": "seconds per image"}.get(c.metric, c.metric)
+    label = {"fid": "FID", "inception_score": "IS", "seconds": "time per image"}.get(c.metric, c.metric)
     a, b = (duration(x) if c.metric == "seconds" else str(x) for x in (c.a, c.b))
     text = f"{label} {a} against {b}, {c}"
     if c.metric == "seconds":

@@ -1,7 +1,7 @@
 """What a variant is called wherever people read it: one label for each, made of its factors by the paper's names.
 
 Files, commands and the columns of CSV files use the name that the study gives the variant. Curves of a figure have the
-labels that the study writes, which begin with the label of their variant in the studies that ship.
+labels that the study writes, which begin with their model in the studies that ship.
 """
 
 from __future__ import annotations
