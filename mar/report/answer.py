@@ -18,12 +18,14 @@ from mar.analysis.estimates import Comparison, Results
 from mar.analysis.findings import cell_of
 from mar.analysis.learning_curves import still_learning
 from mar.analysis.paper_columns import printed
-from mar.analysis.result_files import Estimate
+from mar.analysis.result_files import Estimate, short
+from mar.analysis.tally import RULINGS
+from mar.analysis.wording import effect
 from mar.paper.claims import Better, load
 from mar.paper.numbers import paper_rows
 from mar.runtime.files import read
 from mar.study import labels, layout
-from mar.study.records import Missing, SampleManifest, Verdict
+from mar.study.records import DataManifest, Missing, SampleManifest, Verdict
 from mar.study.sections import TableRow
 from mar.study.study import Study
 
@@ -49,6 +51,18 @@ LACKS = {  # what undecided claims lack, as it is counted: of one claim, of seve
     "protocol": ("was timed in different ways", "were timed in different ways"),
 }
 
+TOLD = {  # the verdict on pairs in words, or what it lacks
+    "replicated": "Diffusion Loss draws better images than cross-entropy with {}.",
+    "not replicated": "cross-entropy draws better images than Diffusion Loss with {}.",
+    "interval": "Diffusion Loss and cross-entropy cannot be told apart with {}.",
+    "one seed": "one training seed does not tell which loss is better with {}.",
+    "recites": "the better side recites its training images, so its low FID does not count, with {}.",
+    "trained unequally": "the better side was trained on more images with {}.",
+    "still learning": "a side was still learning when its training ended with {}.",
+    "protocol": "the sides were measured in different ways with {}.",
+}
+ROWS = 4  # of a study without pairs, that the answer tells in words
+
 
 @dataclass(frozen=True)
 class Side:
@@ -65,6 +79,12 @@ class Side:
     fid: Estimate | None
     paper: str
     flaws: tuple[Missing, ...] = ()
+
+    @property
+    def value(self) -> float:
+        """Our FID, of a model that is trained."""
+        assert self.fid is not None
+        return self.fid.value
 
 
 @dataclass(frozen=True)
@@ -287,3 +307,38 @@ def unasked(study: Study, verdicts: Sequence[Verdict]) -> list[str]:
     texts += [f"{imagenet} need ImageNet"] if imagenet else []
     texts += [f"{others} cannot be decided by its judge"] if (others := len(elsewhere) - imagenet) else []
     return texts
+
+
+def sentences(study: Study, root: Path, found: Answer) -> list[tuple[str, str]]:
+    """The answer in words, each sentence behind the verdict that it tells: of the pairs, else of the rows."""
+    images = read(layout.data_manifest(root), DataManifest).splits["train"].count
+    where = f"On {images:,} images of {study.data.title} "
+    said: list[tuple[str, str]] = []
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in found.rows:
+        if row.verdict and row.comparison and row.verdict.verdict in RULINGS[:3]:
+            kind: str = row.verdict.missing.kind if row.verdict.missing else ""
+            crossent, diffloss = row.sides
+            numbers = f"FID {short(diffloss.value)} against {short(crossent.value)}, {row.comparison}"
+            groups.setdefault((row.verdict.verdict, kind), []).append(f"{row.label} ({numbers})")
+    for (ruling, lack), names in sorted(groups.items(), key=lambda group: RULINGS.index(group[0][0])):
+        text = TOLD[lack or ruling].format(", ".join(names))
+        said.append((ruling.capitalize(), where + text if not said else text[0].upper() + text[1:]))
+    if not said and found.rows and not found.paired:
+        first = found.rows[0]
+        each = []
+        for row in found.rows[:ROWS]:
+            ratio = f" ({row.comparison})" if row.comparison else ""
+            each.append(f"{row.label} {short(row.sides[0].value)}{ratio}")
+        more = f" and {len(found.rows) - ROWS} more" if len(found.rows) > ROWS else ""
+        to = f"; ratios to {first.label}" if len(each) > 1 else ""
+        said.append(("Measured", f"{where}FID is: {', '.join(each)}{more}{to}."))
+    if not said:
+        said.append(("Not asked", where + "no claim of the paper could be judged: the study trains none of its rows."))
+    return said
+
+
+def decided(verdict: Verdict) -> str:
+    """A decided claim in words: the claim, and the ratio or difference where it is one."""
+    measured = effect(verdict, verdict.scale == "log ratio")
+    return f"{verdict.text.rstrip('.')}{f': {measured}' if measured else ''}"

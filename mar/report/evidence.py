@@ -21,6 +21,7 @@ from mar.runtime.folders import RECIPE
 from mar.runtime.provenance import Provenance
 from mar.study import layout
 from mar.study.commands import command
+from mar.study.labels import label
 from mar.study.parts import Sampling
 from mar.study.records import Range, RunRecord, SampleManifest, TrackedRuns
 from mar.study.study import Study
@@ -75,6 +76,7 @@ def variants(study: Study, root: Path, results: Results) -> list[dict[str, Any]]
         sections.append(
             {
                 "name": name,
+                "label": label(study, name),
                 "factors": [
                     (key, getattr(variant, key)) for key in factors if key != "recipe" or not variant.pretrained
                 ],

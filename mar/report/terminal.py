@@ -12,9 +12,8 @@ from mar.analysis.estimates import Results
 from mar.analysis.result_files import short
 from mar.analysis.tally import RULINGS, tally
 from mar.analysis.warnings import warnings
-from mar.analysis.wording import effect
 from mar.report import more
-from mar.report.answer import Answer, Row, Side, answer, lacks, time_text, unasked
+from mar.report.answer import Answer, Row, Side, answer, decided, lacks, time_text, unasked
 from mar.report.evidence import runs_address, server_of
 from mar.report.page import by_extractor, claims
 from mar.study import layout
@@ -91,8 +90,8 @@ def _table(found: Answer, width: int) -> list[Line]:
     """The rows, the floor and what speaks against models."""
     lines: list[Line] = []
     if found.paired:
-        lines.append((f"{'':{LABEL}}{'ours':<40}the paper", "dim"))
-        lines.append((f"{'':{LABEL}}{'CE':<9}{'DiffLoss':<10}{'ratio':<21}{'CE':<7}DiffLoss", "dim"))
+        lines.append((f"{'':{LABEL}}{'ours':<39}the paper", "dim"))
+        lines.append((f"{'':{LABEL}}{'CE':<9}{'DiffLoss':<10}{'ratio':<20}{'CE':<7}DiffLoss", "dim"))
         lines += [(_pair(row), "") for row in found.rows]
     elif found.rows:
         wide = _wide(found, width)
@@ -118,7 +117,7 @@ def _pair(row: Row) -> str:
     ours = [f"{_number(side):<{wide}}" for side, wide in zip(row.sides, (9, 10), strict=True)]
     ratio = str(row.comparison).removeprefix("ratio ") if row.comparison else "-"
     theirs = "".join(f"{side.paper or '-':<7}" for side in row.sides).rstrip()
-    return f"  {row.label:<{LABEL - 2}}{''.join(ours)}{ratio:<21}{theirs}"
+    return f"  {row.label:<{LABEL - 2}}{''.join(ours)}{ratio:<20}{theirs}"
 
 
 def _single(row: Row, wide: int) -> list[str]:
@@ -155,12 +154,6 @@ def _counts(study: Study, verdicts: Sequence[Verdict], width: int) -> list[Line]
         text = "; ".join(unasked(study, verdicts))
         lines += [(line, "dim") for line in _wrapped(text, width, head, " " * len(head))]
     return lines
-
-
-def decided(verdict: Verdict) -> str:
-    """A decided claim in words: the claim, and the ratio or difference where it is one."""
-    measured = effect(verdict, verdict.scale == "log ratio")
-    return f"{verdict.text.rstrip('.')}{f': {measured}' if measured else ''}"
 
 
 def _further(study: Study, root: Path, results: Results, verdicts: Sequence[Verdict], width: int) -> list[Line]:

@@ -83,7 +83,9 @@ def _panel(axes: Axes, verdicts: Sequence[Verdict], stated: dict[str, Claim], ha
         if edge not in (None, 0.0, 1.0):
             axes.plot([edge], [places[-1]], "|", color="#333333", markersize=9, markeredgewidth=1.2)
         if ratio is not None:
-            (handles["the paper"],) = axes.plot([ratio], [places[-1] - ASIDE], "D", color="black", markersize=3.8, zorder=4)
+            (handles["the paper"],) = axes.plot(
+                [ratio], [places[-1] - ASIDE], "D", color="black", markersize=3.8, zorder=4
+            )
         numbers = {"value": value, "low": low, "high": high}
         row = {"claim": verdict.id, "text": verdict.text, "verdict": verdict.verdict, "scale": verdict.scale}
         paper = {"paper": "" if ratio is None else ratio, "edge": "" if edge is None else edge}

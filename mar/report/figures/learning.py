@@ -75,7 +75,7 @@ def fid_operations(study: Study, root: Path) -> tuple[Figure, Rows]:
 
 def _fid(study: Study, root: Path, operations: bool) -> tuple[Figure, Rows]:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator
 
     results, rows = Results(study, root), Rows()
     figure = Figure(figsize=(COLUMN, 3.4), layout="constrained")
@@ -95,7 +95,9 @@ def _fid(study: Study, root: Path, operations: bool) -> tuple[Figure, Rows]:
             rows.append(head | place | {"fid": number.value, "fid_low": number.low, "fid_high": number.high})
     log_axis(axes.yaxis)
     if operations:
-        axes.set_xscale("log")  # its powers of ten are short enough for a column
+        log_axis(axes.xaxis)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e+", "e"))
         axes.set_xlabel("operations of the training, without tokenizer")
     else:
         axes.xaxis.set_major_formatter(thousands)

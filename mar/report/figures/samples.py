@@ -44,7 +44,10 @@ def samples(study: Study, root: Path) -> tuple[Figure, Rows]:
             rows.append(line | {"column": column, "image": index})
     across = columns(len(blocks), ACROSS)
     down = -(-len(blocks) // across)
-    titles = ["\n".join(textwrap.fill(line, LETTERS // across) for line in text.split("\n")) for text, _ in blocks]
+    titles = [
+        "\n".join(textwrap.fill(line, LETTERS // across, break_on_hyphens=False) for line in text.split("\n"))
+        for text, _ in blocks
+    ]
     height = WIDTH / across * len(names) / COLUMNS + 0.12 * (1 + max(text.count("\n") for text in titles)) + 0.1
     figure = Figure(figsize=(WIDTH, height * down), layout="constrained")
     for i, (title, (_, block)) in enumerate(zip(titles, blocks, strict=True)):

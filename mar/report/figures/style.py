@@ -114,6 +114,7 @@ def place_labels(axes: Axes, labels: Sequence[tuple[float, float, str, Any]]) ->
         labels: for each its place in data, text and colour.
     """
     import numpy as np
+    from matplotlib.collections import LineCollection
 
     figure = axes.get_figure()
     assert figure is not None
@@ -126,7 +127,13 @@ def place_labels(axes: Axes, labels: Sequence[tuple[float, float, str, Any]]) ->
             marked += [(point, 0.5 * line.get_markersize() * unit) for point in xy]
         for a, b in itertools.pairwise(xy):
             passed += list(a + (b - a) * np.linspace(0, 1, 60)[:, None])
-    frame, taken = axes.get_window_extent(), []
+    for bars in axes.collections:
+        if isinstance(bars, LineCollection):  # intervals
+            for a, b in bars.get_segments():
+                ends = axes.transData.transform([a, b])
+                passed += list(ends[0] + (ends[1] - ends[0]) * np.linspace(0, 1, 60)[:, None])
+    frame = axes.get_window_extent()
+    taken: list[tuple[Any, Any]] = []
     for x, y, text, colour in labels:
         point = axes.transData.transform((x, y))
         size = np.array([len(text) * SMALL * 0.6, SMALL * 0.95]) * unit

@@ -58,7 +58,7 @@ def words(path: Path) -> str:
 def test_markdown(study: Study, tmp_path: Path) -> None:
     text = words(tmp_path / "tables" / "table1.md")
     low, high = 20 * math.exp(-0.138590), 20 * math.exp(0.138590)
-    described = "| MAR (default) | random | bidirectional | >1 (64 steps) | DiffLoss | KL-16 |"
+    described = "| MAR (default) | random | bidirectional | >1 (64 steps); ours 4 steps of 4 tokens | DiffLoss | KL-16; ours KL-8 |"
     assert f"{described} 20.0 [{low:.1f}, {high:.1f}] | 3.50 |" in text
     assert "| not run | 8.79 | not run | not run | 146.1 |" in text
     assert "| 1 / 2 | 1 / 1 | 0 1 |" in text and "| FID, guidance | paper | FID∞ |" in text

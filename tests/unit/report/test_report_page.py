@@ -41,7 +41,7 @@ def build(root: Path, **metrics: Any) -> Study:
         study, root, lambda v, s, k: 20.0 if v == "diff" else 40.0, lambda v, s: 0.05 if v == "diff" else 0.1, 0.05
     )
     decide(study, root, CLAIMS)
-    for name in ("tradeoff", "samples", "losses"):
+    for name in ("claims", "tradeoff", "samples", "losses"):
         Image.new("RGB", (4, 4)).save(root / f"{name}.png")
     return study
 
@@ -53,10 +53,10 @@ def test_report_is_one_page_with_everything(root: Path) -> None:
     loaded = re.findall(r'<(?:img|script|iframe|link)\b[^>]*?(?:src|href)="([^"]*)"', html)
     assert len(loaded) > 3 and all(address.startswith("data:") for address in loaded), "it loads nothing"
     assert not re.findall(r"@import|url\(", html)
-    assert html.count("data:image/png;base64,") == 3
+    assert html.count("data:image/png;base64,") == 4
     titles = (
-        "Verdicts",
         "Table 1",
+        "Claims of the paper",
         "Figures",
         "All metrics",
         "Tokenizers",
@@ -86,11 +86,16 @@ def test_verdicts_are_counted_and_lead_to_their_evidence(root: Path) -> None:
     report(study, root, root)
     html = (root / "report.html").read_text()
     counts = [int(n) for n in re.findall(r"<label[^>]*>.*?<b>(\d+)</b>", html)]
-    assert counts[0] == len(found) == sum(counts[1:])
-    assert '<a href="#set:diff/s4">diff s4</a> FID (<a data-file href="metrics/diff/seed0/s4.json">seed 0</a>, ' in html
+    assert counts[1] == len(found) == sum(counts[2:])
+    assert counts[0] == sum(claim["verdict"] in ("replicated", "not replicated", "undecided") for claim in found)
+    assert (
+        '<a href="#set:diff/s4">MAR, Diffusion Loss at s4</a> FID (<a data-file href="metrics/diff/seed0/s4.json">seed 0</a>, '
+        in html
+    )
     assert '<span class="gone" title="metrics/gone/seed1/s4.json">seed 1</span>' in html
     assert (
-        '<a href="#variant:diff">diff</a> parameters (<a data-file href="runs/diff/seed0/run.json">seed 0</a>)' in html
+        '<a href="#variant:diff">MAR, Diffusion Loss</a> parameters (<a data-file href="runs/diff/seed0/run.json">seed 0</a>)'
+        in html
     )
 
 
@@ -139,7 +144,10 @@ def test_a_swept_setting_shows_its_grid_and_what_it_chose(root: Path) -> None:
         Image.new("RGB", (4, 4)).save(root / f"{name}.png")
     report(study, root, root)
     html = (root / "report.html").read_text()
-    assert "diff s4-cfg: guidance 3, temperature 0.95, of 4 points; at the end of guidance, beyond which" in html
+    assert (
+        "MAR, Diffusion Loss at s4-cfg: guidance 3, temperature 0.95, of 4 points; at the end of guidance, beyond which"
+        in html
+    )
     assert "features are not &lt;finite&gt;" in html
     assert html.count('<tr class="chosen">') == 1
     assert "steps 4, guidance 3, temperature 0.95" in html, "the sample sets say what they were drawn with"
@@ -172,7 +180,12 @@ def test_a_broken_chain_and_a_dirty_checkout_are_said(root: Path) -> None:
     html = (root / "report.html").read_text()
     assert html.count('<span class="dirty">differ</span>') == 3  # its three settings
     assert "<strong>" not in html and "No images of the real side." in html, "notes of the metric files are shown"
-    assert "Of diff s2 seed 0, diff s4 seed 0, diff s4-cfg seed 0 the hashes do not agree with the files" in html
+    assert (
+        "Of {0}s2 seed 0, {0}s4 seed 0, {0}s4-cfg seed 0 the hashes do not agree with the files".format(
+            "MAR, Diffusion Loss at "
+        )
+        in html
+    )
     assert "1 files were made from a checkout with changes" in html
     assert '<code>c0ffee</code> <span class="dirty">dirty</span>' in html
 
