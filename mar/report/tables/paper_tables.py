@@ -157,7 +157,7 @@ def note(study: Study, results: Results) -> str:
         f"{FLOOR.capitalize()}: as many held-out images, or all if there are fewer{_fewer(results)}. "
         + (random if results.random else "")
         + f"The paper: ImageNet, {paper_samples():,} images, Inception features. "
-        + (f"Ours have {why}: not comparable with the paper's; orderings are. " if why else "")
+        + (f"Ours have {why}. So only which is better compares with the paper's, not the sizes. " if why else "")
         + _foreseen(results)
     ).strip()
 

@@ -249,10 +249,8 @@ def test_the_figure_of_claims_shows_what_was_measured(tmp_path: Path) -> None:
         figure, _ = draw.claims(study, tmp_path)
         figure.canvas.draw()
     assert figure.get_figwidth() <= 6.3 and len(figure.axes) == 2
-    for axes in figure.axes:  # what is replicated lies on the claimed side
-        assert len(axes.get_yticks()) == sum(
-            r["scale"] == ("log ratio" if axes is figure.axes[0] else "difference") for r in found.values()
-        )
+    for axes, scale in zip(figure.axes, ("log ratio", "difference"), strict=True):
+        assert len(axes.get_yticks()) == sum(row["scale"] == scale for row in found.values())
 
 
 def test_without_a_measured_claim_the_figure_says_so(tmp_path: Path) -> None:
@@ -332,6 +330,6 @@ def test_smooth_keeps_lines_straight() -> None:
 def test_unknown_figure(study: Study, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=r"figure 'nope': accepted: claims, tradeoff, diffusion_steps, temperature, sweep, .*, samples, losses",
+        match=r"figure 'nope': accepted: claims, tradeoff, diffusion_steps, .*, samples, losses",
     ):
         draw.draw(study, tmp_path, "nope", tmp_path)
