@@ -55,11 +55,11 @@ TOLD = {  # the verdict on pairs in words, or what it lacks
     "replicated": "Diffusion Loss draws better images than cross-entropy with {}.",
     "not replicated": "cross-entropy draws better images than Diffusion Loss with {}.",
     "interval": "Diffusion Loss and cross-entropy cannot be told apart with {}.",
-    "one seed": "one training seed does not tell which loss is better with {}.",
-    "recites": "the better side recites its training images, so its low FID does not count, with {}.",
-    "trained unequally": "the better side was trained on more images with {}.",
-    "still learning": "a side was still learning when its training ended with {}.",
-    "protocol": "the sides were measured in different ways with {}.",
+    "one seed": "with {} one training seed does not tell which loss is better.",
+    "recites": "with {} the better side recites its training images, so its low FID does not count.",
+    "trained unequally": "with {} the better side was trained on more images.",
+    "still learning": "with {} a side was still learning when its training ended.",
+    "protocol": "with {} the sides were measured in different ways.",
 }
 ROWS = 4  # of a study without pairs, that the answer tells in words
 
@@ -142,7 +142,8 @@ class Answer:
         slow = [flaw.text.partition(": ") for flaw in found if flaw.kind == "still learning"]
         notes = [flaw for flaw in found if flaw.kind != "still learning"]
         if slow:
-            text = f"{slow[0][0]}: {'; '.join(model for _, _, model in slow)}"
+            models = (model.partition(" since ")[0] for _, _, model in slow)
+            text = f"{slow[0][0]}: {'; '.join(models)}"
             notes.append(Missing(kind="still learning", text=text))
         return notes
 

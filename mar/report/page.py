@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 CAPTIONS = {
     "claims": "What was measured of each claim that compares two numbers, with its interval, beside the same of the "
-    "paper's numbers. Inception Scores depend on the images, so the paper's are not drawn.",
+    "paper's numbers. Left of the line is what the paper claims.",
     "tradeoff": "FID against measured seconds per image. The paper's Figure 6 is this plot on ImageNet with one A100.",
     "diffusion_steps": "FID and Inception Score against the steps of the reverse process. The paper's Figure 4 is this "
     "plot on ImageNet.",

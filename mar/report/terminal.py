@@ -27,7 +27,7 @@ WIDTH, WIDEST = 80, 100  # characters of a line: where there is no terminal, and
 MARKS = {"replicated": "✓", "not replicated": "✗", "undecided": "?"}
 COLOURS = {"replicated": "green", "not replicated": "red", "undecided": "yellow"}
 FLAWS = {"recites": "!", "still learning": "~"}  # marks behind a number that does not count
-SHOWN = 3  # decided claims of each verdict that are told in words, and rows of a study without pairs
+SHOWN, ROWS = 2, 6  # decided claims of each verdict that are told in words; rows of a study without pairs
 LABEL = 26  # characters of the first column
 
 Line = tuple[str, str]  # a text and its style
@@ -96,8 +96,8 @@ def _table(found: Answer, width: int) -> list[Line]:
     elif found.rows:
         wide = _wide(found, width)
         lines.append((f"{'':{wide}}{'ours':<10}{'ratio to the first':<23}the paper", "dim"))
-        lines += [(line, "") for row in found.rows[: 2 * SHOWN] for line in _single(row, wide)]
-        if (hidden := len(found.rows) - 2 * SHOWN) > 0:
+        lines += [(line, "") for row in found.rows[:ROWS] for line in _single(row, wide)]
+        if (hidden := len(found.rows) - ROWS) > 0:
             lines.append((f"  and {hidden} more rows: see the report", "dim"))
     head = f"  {'real images, held out':<{_wide(found, width) - 2}}"
     lines.append((f"{head}{short(found.floor.value):<9}(as good as it gets)", ""))

@@ -118,7 +118,7 @@ def place_labels(axes: Axes, labels: Sequence[tuple[float, float, str, Any]]) ->
 
     figure = axes.get_figure()
     assert figure is not None
-    figure.canvas.draw()  # settles where the axes stand
+    figure.draw_without_rendering()  # settles where the axes stand
     unit = figure.dpi / 72  # pixels a point
     marked, passed = [], []
     for line in axes.lines:

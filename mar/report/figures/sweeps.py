@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LETTERS = 24  # of a line of a title
 ACROSS, GRID = 4, 12  # panels of lines in a row, at most; columns of the grid that panels share
 CELL = 0.23  # inches, the height of one row of a map
 MAP = "cividis"  # its lightness rises evenly, also for colour-blind readers and in grey
@@ -72,7 +74,7 @@ def _best(record: SweepRecord, point: SweepPoint) -> bool:
 
 def _title(axes: Axes, study: Study, record: SweepRecord) -> None:
     beyond = [f"{' and '.join(record.edge)} at the edge"] if record.edge else []
-    title = [label(study, record.variant), record.setting, *beyond]
+    title = [textwrap.fill(label(study, record.variant), LETTERS), record.setting, *beyond]
     axes.set_title("\n".join(title), fontsize=SMALL, loc="left")
     axes.tick_params(labelsize=SMALL)
 

@@ -59,7 +59,10 @@ def test_the_answer_fits_on_a_screen(root: Path, capsys: pytest.CaptureFixture[s
         assert expected in text
     counts = [int(line.split()[1]) for line in lines if line[2:3] in ("✓", "✗", "?", "-") and line.split()[1].isdigit()]
     assert sum(counts) == 72
-    assert f"mlflow ui --backend-store-uri sqlite:///{layout.mlflow_database(root)}, then" in text.replace("\n   ", "")
+    words = " ".join(text.split())
+    assert (
+        f"mlflow ui --backend-store-uri sqlite:///{layout.mlflow_database(root)}, then http://localhost:5000" in words
+    )
     layout.claims(root).unlink()
     with pytest.raises(ValueError, match=r"claims.json: missing"):
         summary(study, root)
@@ -117,7 +120,7 @@ def test_a_study_without_table_1_shows_its_rows(root: Path, capsys: pytest.Captu
     study = made(resolve(values, "own.yaml"), root)
     lines = said(capsys, study, root)
     assert sum(line.startswith(("  AR, cross", "  MAR, cross", "  MAR, Diff")) for line in lines) == 3
-    assert max(map(len, lines)) <= 80 and not any(line.startswith("Does") for line in lines)
+    assert not any(line.startswith("Does") for line in lines)
 
 
 def test_what_would_decide_more(root: Path) -> None:
