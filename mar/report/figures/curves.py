@@ -72,7 +72,7 @@ def tradeoff(study: Study, root: Path) -> tuple[Figure, Rows]:
     axes.set_ylabel(f"FID{_guided(results)}, {study.metrics.samples} images (log scale)")
     legend(figure, *zip(*handles, strict=True))
     caption(figure, _protocol(results, absent))
-    place_labels(axes, labels)
+    place_labels(figure, axes, labels)
     return figure, rows
 
 

@@ -61,7 +61,7 @@ def guidance(study: Study, root: Path) -> tuple[Figure, Rows]:
     legend(figure, [*handles.values()], [*handles])
     caption(figure, CAPTION)
     for axes, labels in zip(figure.axes, ends, strict=True):
-        place_labels(axes, labels)
+        place_labels(figure, axes, labels)
     return figure, [_row(record, point) for record, line in lines for point in line]
 
 

@@ -104,20 +104,19 @@ def dark(colour: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def place_labels(axes: Axes, labels: Sequence[tuple[float, float, str, Any]]) -> None:
+def place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float, str, Any]]) -> None:
     """Write texts beside their points, each where it covers neither a marker nor another text, and lines least.
 
     The limits of the axes and the rest of the figure have to be final.
 
     Args:
-        axes: axes that the markers and lines are drawn in.
+        figure: the figure.
+        axes: its axes that the markers and lines are drawn in.
         labels: for each its place in data, text and colour.
     """
     import numpy as np
     from matplotlib.collections import LineCollection
 
-    figure = axes.get_figure()
-    assert figure is not None
     figure.draw_without_rendering()  # settles where the axes stand
     unit = figure.dpi / 72  # pixels a point
     marked, passed = [], []

@@ -213,7 +213,7 @@ def test_no_label_covers_a_marker_or_another_label() -> None:
         axes = figure.add_subplot()
         points = [(x / 6, y / 6) for x in range(6) for y in range(6)]
         axes.plot(*zip(*points, strict=True), "o", markersize=5, linestyle="none")
-        style.place_labels(axes, [(x, y, "16", "black") for x, y in points])
+        style.place_labels(figure, axes, [(x, y, "16", "black") for x, y in points])
         boxes = [text.get_window_extent().padded(-1) for text in axes.texts]
         marks = [Bbox.from_bounds(*(axes.transData.transform(p) - 5), 10, 10) for p in points]
     assert len(boxes) == len(points)
