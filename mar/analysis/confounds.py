@@ -12,6 +12,7 @@ from statistics import fmean
 
 from mar.analysis.estimates import Comparison, Results
 from mar.analysis.learning_curves import still_learning
+from mar.study import labels
 from mar.study.records import Missing
 from mar.study.study import Study
 
@@ -46,7 +47,10 @@ def longer(study: Study, winner: Cell, loser: Cell) -> Missing | None:
     images, others = _trained(study, winner), _trained(study, loser)
     if images <= others:
         return None
-    return Missing(kind="trained unequally", text=f"{winner[0]} on {images} images, {loser[0]} on {others}")
+    return Missing(
+        kind="trained unequally",
+        text=f"{labels.label(study, winner[0])} on {images:,} images, {labels.label(study, loser[0])} on {others:,}",
+    )
 
 
 def recites(results: Results, cell: Cell) -> Missing | None:
@@ -63,7 +67,7 @@ def recites(results: Results, cell: Cell) -> Missing | None:
     value, low, high = (fmean(getattr(share, key) for share in shares) for key in ("value", "low", "high"))
     if low <= COPIES - min(0.0, floor.high):
         return None
-    text = f"{value:.0%} [{low:.0%}, {high:.0%}] of {cell[0]} {cell[1]} are copies of training images"
+    text = f"{value:.0%} [{low:.0%}, {high:.0%}] of {labels.cell(results.study, *cell)} are copies of training images"
     return Missing(kind="recites", text=text)
 
 

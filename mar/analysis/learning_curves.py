@@ -20,6 +20,7 @@ from statistics import fmean
 
 from mar.analysis.estimates import Results
 from mar.analysis.intervals import Z
+from mar.study.labels import label
 from mar.study.products import learned, learning_setting
 from mar.study.records import LearningPoint, LearningRecord, Missing, Range
 
@@ -71,7 +72,7 @@ def still_learning(results: Results, variants: Iterable[str]) -> Missing | None:
     trends = {name: found for name, of in asked.items() if (found := trend(of)) is not None and found.falls}
     if not trends:
         return None
-    parts = [f"{name} {found} since {found.since} images" for name, found in trends.items()]
+    parts = [f"{label(results.study, name)} {found} since {found.since:,} images" for name, found in trends.items()]
     return Missing(kind="still learning", text=f"FID still falls at the end of training: {', '.join(parts)}")
 
 

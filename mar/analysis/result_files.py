@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -83,10 +83,10 @@ def short(x: float) -> str:
 
 
 def duration(seconds: Estimate) -> str:
-    """Seconds with their interval; in milliseconds below a tenth of a second."""
-    if seconds.value >= 0.1:
-        return str(seconds)
-    return f"{replace(seconds, value=1e3 * seconds.value, low=1e3 * seconds.low, high=1e3 * seconds.high)} ms"
+    """Seconds with their interval, as `0.286 s [0.28, 0.29]`; in milliseconds below a tenth of a second."""
+    unit, factor = ("s", 1.0) if seconds.value >= 0.1 else ("ms", 1e3)
+    value, low, high = (short(factor * x) for x in (seconds.value, seconds.low, seconds.high))
+    return f"{value} {unit} [{low}, {high}]"
 
 
 class Files:

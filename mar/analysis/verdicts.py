@@ -251,7 +251,7 @@ def _reaches(check: Reaches, results: Results) -> Finding:
         if sure and not fails:  # a model that was still learning may yet reach it; one that has reached it has
             missing = missing or (recites if reached else learning if worse else None)
         caveats = wording.caveats(tuple(why for why in (recites, learning) if why))
-        reasons.append(f"{setting}: FID {fid} in {seconds} seconds{caveats}")
+        reasons.append(f"{setting}: FID {fid} in {duration(seconds)}{caveats}")
         evidence += [fid, seconds]
     if not verdicts:
         return Finding(NOT_RUN, None, f"the study does not train or time curve {check.curve!r}")
@@ -304,7 +304,7 @@ def _dominates(check: Dominates, results: Results) -> Finding:
         )
         shown, one_seed = quality, one_seed or wording.one_seed(quality, verdicts[-1])
         missing = missing or quality.blocked
-        times = f"seconds per image {duration(speed.a)} against {duration(speed.b)}"
+        times = f"time per image {duration(speed.a)} against {duration(speed.b)}"
         reasons.append(f"{a[1]} against {b[1]}: {wording.reason(quality, verdicts[-1])}; {times}")
     if not verdicts:
         return Finding(NOT_RUN, None, f"the study has no curve {check.b!r}")

@@ -277,6 +277,8 @@ def figure_inputs(wildcards):
             *SWEEPS,
             here(layout.shipped("paper", "mar_figure_anchors.csv")),
         ]
+    if wildcards.figure == "claims":
+        return [layout.claims(ROOT), here(layout.shipped("claims.yaml")), *PAPER]
     if wildcards.figure in ("sweep", "guidance"):
         return SWEEPS
     if wildcards.figure in ("heldout_loss", "fid_images", "fid_operations"):

@@ -106,7 +106,7 @@ def test_close_in_seconds(made: Path) -> None:
     for within, said in ((2.0, "replicated"), (1.1, "undecided"), (0.5, "not replicated")):
         claim = f"{{id: c, text: t, source: s, check: {check}, within: {within}}}}}"
         (found,) = judged(made, claim, large(imagenet=True))
-        assert found.verdict == said and "seconds per image" in found.reason
+        assert found.verdict == said and "time per image" in found.reason
 
 
 WON = "{id: won, text: t, source: s, check: {kind: parameters, table: mar_table3, row: mlp-256, below: 0.5}}"

@@ -167,7 +167,7 @@ def test_improves(tmp_path: Path, two: float, four: float, said: str) -> None:
 def test_dominates(tmp_path: Path, fid: dict[str, float], seconds: dict[str, float], said: str) -> None:
     check = '{kind: dominates, metric: fid, a: "MAR, Diffusion Loss", b: "AR, cross-entropy, kv-cache"}'
     found = verdict(tmp_path, check, lambda v, s: fid.get(s, 20), None, lambda v, s: seconds.get(s, 0.1))
-    assert found["verdict"] == said and "seconds per image" in found["reason"]
+    assert found["verdict"] == said and "time per image" in found["reason"]
 
 
 @pytest.mark.parametrize(("diff", "said"), [(8, "replicated"), (10, "undecided"), (15, "not replicated")])
