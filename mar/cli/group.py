@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mar.runtime import devices
+
 if TYPE_CHECKING:
     from mar.study.study import Study
 
@@ -82,11 +84,13 @@ def _message(error: Exception, command: str) -> str | None:
 
 @click.group(cls=Commands, context_settings={"max_content_width": 120})
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of torch; 0 leaves it its default.")
-def main(threads: int) -> None:
+@click.option("--device", type=click.Choice(devices.CHOICES), help="Default: a GPU where torch sees one.")
+def main(threads: int, device: str | None) -> None:
     """MAR, "Autoregressive Image Generation without Vector Quantization", one command a stage."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 lacks some letters
+    devices.choose(device or "")
     if threads:
         # Torch reads these when it is imported, which the commands do later and only if they need it.
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)

@@ -122,7 +122,9 @@ def court(
 @main.command()
 @click.option("--study", required=True, metavar="STUDY", help="Name under config/, a study file, or study.json.")
 @click.option("--utilisation", type=click.FloatRange(0.0, 1.0, min_open=True), help="Share of the peak; default: 0.23.")
-@click.option("--measured", metavar="VARIANT=RATE", help="Images a second of a training on one A100, instead.")
+@click.option(
+    "--measured", metavar="VARIANT=RATE", help="Images a second in training on one GPU, or a file of gpu-check."
+)
 @click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write the jobs there too.")
 def plan(study: str, utilisation: float | None, measured: str | None, file: Path | None) -> None:
     """Show what a study costs: operations, A100 hours and disk of every job."""

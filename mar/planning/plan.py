@@ -26,7 +26,7 @@ from mar.study.compatibility import known
 from mar.study.limits import AXES, LEARNED, LOOKED_AT, REAL
 from mar.study.products import learning_setting, speed_settings, used_tokenizers
 from mar.study.real_sets import COMPARED, FLOOR, real_side, scored
-from mar.study.records import DataManifest, PlanRecord, VariantCosts
+from mar.study.records import DataManifest, GpuCheckRecord, PlanRecord, VariantCosts
 from mar.study.study import Study
 
 # A100 SXM, dense, operations a second: tensor cores in bf16; convolutions in fp32 (TF32, torch's default for them);
@@ -237,18 +237,34 @@ def total(found: list[Job], name: str = "total") -> Job:
 
 
 def utilisation_of(study: Study, probe: str) -> float:
-    """Utilisation from a measured training: `VARIANT=IMAGES_PER_SECOND` on one A100.
+    """Utilisation from a measured training.
+
+    On another GPU than an A100 it is a share of an A100's peak all the same, and the hours of the plan are its own.
+
+    Args:
+        study: the study.
+        probe: `VARIANT=IMAGES_PER_SECOND` on one GPU, or the path of a file of `python -m benchmarks.gpu_check`, of
+            which the first variant counts that the study has.
 
     Raises:
         ValueError: the probe is not of that form, or the study has no such variant.
     """
+    if probe.endswith(".json"):
+        measured = read(Path(probe), GpuCheckRecord)
+        if measured.versions.get("device") == "cpu":
+            raise ValueError(f"--measured {probe}: measured on a CPU; accepted: a file of a GPU")
+        names = [name for name in measured.training if name in study.variants]
+        if not names:
+            found = ", ".join(measured.training) or "none"
+            raise ValueError(f"--measured {probe}: found {found}; accepted: one of {', '.join(study.variants)}")
+        probe = f"{names[0]}={measured.training[names[0]]}"
     name, _, rate = probe.partition("=")
     try:
         per_second = float(rate)
     except ValueError:
         per_second = 0.0
     if not per_second > 0:
-        raise ValueError(f"--measured {probe}: accepted: VARIANT=IMAGES_PER_SECOND, in training on one A100")
+        raise ValueError(f"--measured {probe}: accepted: VARIANT=IMAGES_PER_SECOND, in training on one GPU")
     known("--measured", name, study.variants)
     from mar.planning import costs
 

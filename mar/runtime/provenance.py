@@ -11,6 +11,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from mar.runtime import devices
 from mar.runtime.files import Part
 
 
@@ -69,7 +70,9 @@ class Provenance(Part):
 def provenance() -> Provenance:
     """Commit, versions and machine of this process."""
     torch = sys.modules.get("torch")
-    device = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
+    device = "cpu"
+    if torch is not None and devices.device().type == "cuda":
+        device = torch.cuda.get_device_name()
     return Provenance(
         git_commit=git_commit(),
         time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),

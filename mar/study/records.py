@@ -918,6 +918,18 @@ class VariantCosts(Part):
     sampling: dict[str, FiniteFloat]
 
 
+class GpuCheckRecord(Record):
+    """What `python -m benchmarks.gpu_check --json` measured: images a second of the training of a variant, by its name.
+
+    Attributes:
+        versions: of the device and of the software, by name.
+        training: images a second on one GPU.
+    """
+
+    versions: dict[str, str]
+    training: dict[str, float]
+
+
 class PlanRecord(Record):
     """plan.json: what `mar plan` has counted; `key` is a checksum of the study's parts and of the code behind it."""
 

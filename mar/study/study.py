@@ -244,8 +244,8 @@ class Study(Section):
         if resources and micro_batches % (resources.nodes * resources.gpus_per_node):
             raise ValueError(
                 f"{where}.resources: {resources.nodes} x {resources.gpus_per_node} GPUs share the {micro_batches} "
-                f"micro-batches of a step (recipe {variant.recipe}: batch {recipe.batch}); accepted: a number of GPUs "
-                f"that divides {micro_batches}"
+                f"micro-batches of a step (recipe {variant.recipe}: batch {recipe.batch}); accepted: nodes x "
+                f"gpus_per_node = {', '.join(str(n) for n in range(1, micro_batches + 1) if micro_batches % n == 0)}"
             )
         if recipe.masks_per_image > 1 and backbone.kind != "masked":
             raise ValueError(

@@ -43,7 +43,13 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
     files = {WEIGHTS[name] for name in judges if name in WEIGHTS}
     if study.metrics.reference:
         files.add(study.metrics.reference.file)
+    learned = [name for name in tokenizers if study.instances[name].config.trained]
+    own = [run for run in runs if not trained[run.split()[0]].pretrained]
     some = {  # no such job where there is nothing to do
+        "tokenizer": learned,
+        "install_tokenizer": sorted({*tokenizers} - {*learned}),
+        "train": own,
+        "install_run": sorted({*runs} - {*own}),
         "classifier": [""] * ("classifier" in judges),
         "fetch": sorted(name for path in ASSETS if (name := path.name) and path.stem in files),
         "sweep": sorted(f"{name} {s}" for name in trained for s in trained[name].sampling if study.sampling[s].sweep),
@@ -65,10 +71,8 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
             [f"{name} {sides[name]}" for name in judges] + [f"{name} {path_of(key)}" for name in judges for key in sets]
         ),
         "reference": [""],
-        "tokenizer": tokenizers,
         "rfid": tokenizers,
         "encode": tokenizers,
-        "train": runs,
         "sample": sets,
         "evaluate": sets,
         "table": sorted(table_names(study)),
