@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -156,6 +157,22 @@ def plan(study: str, utilisation: float | None, measured: str | None, file: Path
         plans.check(loaded, root, share)
     except ValueError as error:
         click.echo(f"over budget: {error}", err=True)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("cell", metavar="TABLE:ROW[:COLUMN]")
+@click.argument("snakemake", nargs=-1, type=click.UNPROCESSED)
+@click.option("--study", type=click.Path(path_type=Path), metavar="FILE", help="Describes it; default: what ships.")
+@click.option("--dry-run", is_flag=True, help="Stop after the price.")
+@click.option("--yes", is_flag=True, help="Do not ask about licences.")
+def replicate(cell: str, snakemake: tuple[str, ...], study: Path | None, dry_run: bool, yes: bool) -> None:
+    """Repeat a row of a table of the paper with its published weights: price, files, samples, verdict.
+
+    Other arguments go to snakemake: mar replicate table4:mar-b --profile slurm --profile site.yaml
+    """
+    from mar.planning.replicate import replicate
+
+    sys.exit(replicate(cell, study, dry_run, yes, snakemake))
 
 
 @main.command()

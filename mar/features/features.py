@@ -239,6 +239,9 @@ def _seen(study: Study, root: Path) -> Seen | None:
 
     from mar.features.neighbours import Searched, Seen
 
+    if study.data.kind == "none":
+        return None
+
     def searched(split: str) -> Searched | None:
         images = image_sets.of_split(study, root, split)
         if not images.count or images.count * 3 * study.data.image_size**2 > LOOKED_AT:

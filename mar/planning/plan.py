@@ -88,6 +88,8 @@ def count_images(study: Study, root: Path | None = None) -> Images:
     aside = study.data.set_aside or 0
     if study.data.expect == "imagenet":
         return Images(imagenet.TOTALS["train"][0] - aside, imagenet.TOTALS["val"][0] + aside, imagenet.CLASSES)
+    if study.data.kind == "none":
+        return Images(0, 0, study.data.num_classes or 0)
     if study.data.kind == "digits":
         heldout = round(DIGITS[0] * study.data.holdout) + aside
         return Images(DIGITS[0] - heldout, heldout, DIGITS[1])

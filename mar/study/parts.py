@@ -53,9 +53,9 @@ class Section(BaseModel):
 class Data(Section):
     """The images of the study and how they become square RGB arrays."""
 
-    kind: Literal["digits", "fashion-mnist", "idx", "imagefolder"] = Field(
+    kind: Literal["digits", "fashion-mnist", "idx", "imagefolder", "none"] = Field(
         description="digits: shipped with scikit-learn; fashion-mnist: 70,000 photographs, from Debian's package or "
-        "fetched; idx: MNIST's format, yours; imagefolder: yours"
+        "fetched; idx: MNIST's format, yours; imagefolder: yours; none: no images, published weights are sampled alone"
     )
     path: str | None = Field(
         None,
@@ -65,6 +65,7 @@ class Data(Section):
     image_size: PositiveInt = Field(
         description="side in pixels after the ADM centre crop (digits: after resizing; idx: padded, not resized)"
     )
+    num_classes: PositiveInt | None = Field(None, description="none: classes of the published weights")
     flip: bool = Field(False, description="encode mirror images too and pick one of both in training")
     holdout: float = Field(
         0.2, gt=0.0, lt=1.0, description="share of each class held out where the data have no val/ or test set"
@@ -78,7 +79,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Data:
-        needed, accepted = self.kind in ("imagefolder", "idx"), self.kind != "digits"
+        needed, accepted = self.kind in ("imagefolder", "idx"), self.kind not in ("digits", "none")
         if (needed and self.path is None) or (self.path is not None and not accepted):
             raise ValueError(
                 "path belongs to kind imagefolder and idx and is needed there, and accepted by fashion-mnist: kind "
@@ -87,17 +88,18 @@ class Data(Section):
         if self.kind == "digits" and self.flip:
             raise ValueError("flip: true with kind digits: a mirrored 2 is no 2; accepted: false")
         self._belongs("expect", "imagefolder", needed=False)
+        self._belongs("num_classes", "none")
         return self
 
     @property
     def classes(self) -> int | None:
-        """Number of classes of a data set that is always the same; None for folders and files of the user."""
-        return 10 if self.kind in ("digits", "fashion-mnist") else None
+        """Number of classes where the study knows it; None for folders and files of the user."""
+        return 10 if self.kind in ("digits", "fashion-mnist") else self.num_classes
 
     @property
     def title(self) -> str:
         """Name of the images for texts."""
-        known = {"digits": "scikit-learn's handwritten digits", "fashion-mnist": "Fashion-MNIST"}
+        known = {"digits": "scikit-learn's handwritten digits", "fashion-mnist": "Fashion-MNIST", "none": "no images"}
         return known.get(self.kind, f"the images of {self.path}")
 
 

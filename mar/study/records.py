@@ -273,7 +273,7 @@ class Tokens(Manifest):
     """
 
     kind: Literal["moments", "latents", "ids"]
-    count: PositiveInt
+    count: NonNegativeInt
     classes: PositiveInt
     class_names: tuple[str, ...]
     views: PositiveInt

@@ -145,6 +145,8 @@ class Study(Section):
         for name, variant in self.variants.items():
             self._check_variant(name, variant)
         self._check_instances()
+        if self.data.kind == "none":
+            self._check_without_images()
         for table_name, table in self.tables.items():
             if table_name.lower() in ("metrics", "variance", "fast", "learning"):
                 raise ValueError(f"tables.{table_name}: every study has a table of this name; accepted: another")
@@ -177,6 +179,21 @@ class Study(Section):
         if self.reuse == self.study:
             raise ValueError(f"reuse {self.reuse}: accepted: another study")
         return self
+
+    def _check_without_images(self) -> None:
+        """Refuse what needs images of the data: only published weights are sampled, against a published reference."""
+        faults = [f"variants.{name}: is trained" for name, v in self.variants.items() if v.seeds and not v.pretrained]
+        for name in {v.tokenizer for v in self.variants.values() if v.seeds}:
+            tok = self.tokenizers[name]
+            if tok.trained:
+                faults.append(f"tokenizers.{name}: is trained")
+            elif not tok.ids and tok.kind != "pixels" and tok.scale is None:
+                faults.append(f"tokenizers.{name}.scale: is measured on the images unless it is said")
+        if self.metrics.extractors != ("inception",) or self.metrics.reference is None:
+            faults.append("metrics: accepted: extractors [inception] with a reference")
+        faults += [f"sampling.{name}: has a sweep" for name, setting in self.sampling.items() if setting.sweep]
+        if faults:
+            raise ValueError(f"data.kind none has no images; found {'; '.join(faults)}")
 
     def _check_instances(self) -> None:
         for name, tok in self.tokenizers.items():

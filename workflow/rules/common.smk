@@ -138,6 +138,8 @@ def study_resources(variant):
 
 def asked(rule, variant=None):
     """Every resource of a job of a rule that is launched, of a training by its variant."""
+    if rule == "encode" and STUDY.data.kind == "none":
+        return machine.UNSET  # it writes what tokens are like, and no tokens
     study = study_resources(variant) if variant else {}
     return machine.asked(rule, MACHINE, BY_RULE, study)
 
