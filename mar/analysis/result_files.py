@@ -313,7 +313,8 @@ class Files:
         """The metrics of one sample set, whose names all share; those of the real images if nothing is trained."""
         seeds = {name: variant.seeds for name, variant in self.study.variants.items()}
         sets = (self.metrics(variant, seeds[variant][0], setting) for variant, setting in self.cells)
-        return next(sets, self._reference)
+        first = next(sets, None)  # without a study's real images there is no other file
+        return self._reference if first is None else first
 
     @property
     def _judged(self) -> MetricsFile:

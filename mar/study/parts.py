@@ -289,6 +289,7 @@ class Recipe(Section):
         1, description="masked backbones: masks that each image is trained with when it is seen; published: 1"
     )
     dtype: Literal["fp32", "bf16"] = "fp32"
+    tf32: bool = Field(False, description="fp32 products in TF32, on GPUs that have it (DiT, as published)")
     gradient_checkpointing: bool = Field(False, description="keep no activations inside blocks: less memory, slower")
     compile: bool = Field(False, description="torch.compile the model; needs a C++ compiler on the CPU")
     checkpoint_images: PositiveInt = Field(description="images between checkpoints")
@@ -402,12 +403,26 @@ class Sampling(Section):
     condition_cache: int | None = Field(
         None, ge=2, description="masked backbones: the null condition in each n-th step only (LazyMAR); not published"
     )
-    dtype: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of the model and the decoder")
+    dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="fp16, bf16: autocast of the backbone")
+    head_dtype: Literal["fp32", "fp16", "bf16"] | None = Field(
+        None, description="the same of the head and of the tokenizer's decoder; default with fp16 and bf16: fp32"
+    )
+    tf32: bool = Field(False, description="fp32 products in TF32, on GPUs that have it (DiT, as published)")
     seed: Seed = Field(0, description="sampling seed: another one draws other images with the same weights")
     sweep: Sweep | None = Field(None, description="guidance and temperature are the best of this grid, for each model")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _say_the_precision_of_the_head(cls, values: Any) -> Any:
+        """Say it aloud, so that keys of stages tell these images from those of before it could be said."""
+        if isinstance(values, dict) and values.get("dtype", "fp32") != "fp32" and values.get("head_dtype") is None:
+            return {**values, "head_dtype": "fp32"}
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> Sampling:
+        if self.dtype == "fp32" and self.head_dtype is not None:
+            raise ValueError(f"head_dtype {self.head_dtype} with dtype fp32: belongs to fp16 and bf16; accepted: none")
         if self.sweep:
             for key in ("guidance", "temperature"):
                 if key in self.model_fields_set and getattr(self, key) != 1.0:
