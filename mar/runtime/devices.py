@@ -7,6 +7,7 @@ GPU.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,13 +17,12 @@ CHOICES = ("cuda", "cpu")
 # Oldest driver of NVIDIA that runs torch's builds for a major version of CUDA (CUDA compatibility guide).
 DRIVERS = {"13": "580", "12": "525", "11": "450"}
 
-_chosen = ""
+CHOSEN = "MAR_DEVICE"  # variable of the environment, so that processes that this one starts compute there too
 
 
 def choose(name: str) -> None:
     """Say where this process computes: one of CHOICES, or empty for a GPU where there is one."""
-    global _chosen
-    _chosen = name
+    os.environ[CHOSEN] = name
 
 
 def device(local: int = 0) -> torch.device:
@@ -33,8 +33,9 @@ def device(local: int = 0) -> torch.device:
     """
     import torch
 
-    seen = torch.cuda.device_count() if _chosen != "cpu" and torch.cuda.is_available() else 0
-    if _chosen == "cuda" and not seen:
+    chosen = os.environ.get(CHOSEN, "")
+    seen = torch.cuda.device_count() if chosen != "cpu" and torch.cuda.is_available() else 0
+    if chosen == "cuda" and not seen:
         raise ValueError(f"--device cuda: torch {torch.__version__} sees no GPU; {_remedy(torch.version.cuda)}")
     return torch.device("cuda", local % seen) if seen else torch.device("cpu")
 

@@ -11,7 +11,6 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from mar.runtime import devices
 from mar.runtime.files import Part
 
 
@@ -71,7 +70,7 @@ def provenance() -> Provenance:
     """Commit, versions and machine of this process."""
     torch = sys.modules.get("torch")
     device = "cpu"
-    if torch is not None and devices.device().type == "cuda":
+    if torch is not None and os.environ.get("MAR_DEVICE") != "cpu" and torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     return Provenance(
         git_commit=git_commit(),

@@ -54,7 +54,7 @@ tables:
 
 @pytest.fixture(scope="module")
 def place(fresh: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A copy of the project with the real `mar` and torch, whose config/assets.csv leads to small files on this disk."""
+    """A copy of the project with the real `mar` and torch; its config/assets.csv leads to small files on this disk."""
     project = type(fresh)(tmp_path_factory.mktemp("replicate"))
     shutil.rmtree(project.folder / "torch")  # what keeps torch out of the reading of the workflow
     files = tmp_path_factory.mktemp("published")

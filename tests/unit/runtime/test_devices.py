@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from click.testing import CliRunner
@@ -13,9 +11,8 @@ from mar.runtime import devices
 
 
 @pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    yield
-    devices.choose("")
+def restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(devices.CHOSEN, "")
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
