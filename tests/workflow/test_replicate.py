@@ -1,4 +1,4 @@
-"""`mar replicate`: from published weights to a verdict. The files are tiny, in the published formats, on this disk."""
+"""`mar replicate`: from published weights to a verdict. The files are tiny, in the published formats, served here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
@@ -53,8 +57,8 @@ tables:
 
 
 @pytest.fixture(scope="module")
-def place(fresh: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A copy of the project with the real `mar` and torch; its config/assets.csv leads to small files on this disk."""
+def place(fresh: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A copy of the project with the real `mar` and torch; its config/assets.csv leads to small files served here."""
     project = type(fresh)(tmp_path_factory.mktemp("replicate"))
     shutil.rmtree(project.folder / "torch")  # what keeps torch out of the reading of the workflow
     files = tmp_path_factory.mktemp("published")
@@ -64,6 +68,11 @@ def place(fresh: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
     np.savez(files / "reference.npz", arr_0=images, mu=np.zeros(2048), sigma=np.eye(2048))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(files))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    project.environment |= {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
     rows = [
         ("mar-b", "official-mar", "mar.pth", "CC-BY-NC-4.0"),
         ("mar-kl16", "ldm-kl", "kl16.ckpt", "MIT"),
@@ -75,10 +84,11 @@ def place(fresh: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         writer = csv.writer(file)
         writer.writerow(["name", "format", "url", "sha256", "size", "licence", "source", "note"])
         for name, kind, path, licence in rows:
-            writer.writerow([name, kind, (files / path).as_uri(), "", "", licence, "this test", "small"])
+            writer.writerow([name, kind, f"{address}/{path}", "", "", licence, "this test", "small"])
     (project.folder / "config" / "tiny.yaml").write_text(STUDY)
     (project.folder / "bin" / "mar").write_text(f'#!/bin/sh\nexec {sys.executable} -m mar.cli "$@"\n')
-    return project
+    yield project
+    server.shutdown()
 
 
 def call(place: Any, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -95,7 +105,7 @@ def test_from_a_checkpoint_in_the_published_format_to_the_verdict(place: Any) ->
     assert not (place.folder / "results" / "assets" / "mar-b.json").exists()
     done = call(place, "table4:mar-b:fid_cfg", "--yes", "--quiet", "all")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "price: about" in done.stdout and "mar-kl16: file:" in done.stdout and "licence: Apache-2.0" in done.stdout
+    assert "price: about" in done.stdout and "mar-kl16: http:" in done.stdout and "licence: Apache-2.0" in done.stdout
     root = place.folder / "results" / "replicate-mar-table4-mar-b"
     command = next(line for line in done.stdout.splitlines() if line.startswith("snakemake "))
     assert command.startswith("snakemake results/replicate-mar-table4-mar-b/metrics/theirs/seed0/guided.json ")
