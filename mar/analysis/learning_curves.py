@@ -4,8 +4,8 @@
 are drawn with the same random numbers and compared with the same held-out images. The effect is the mean over the
 training seeds of log(FID at the end / FID before), its variance the mean of the seeds' variances by the images, divided
 by their number. A model is still learning if the 95% interval lies below zero, so where the curve is flat that is said
-of 2.5% of the models. A comparison of different trainings with such a side decides nothing: which one would have won
-at its end is not known. Comparisons of one training with itself are not concerned.
+of 2.5% of the models. A comparison of different trainings that such a side loses decides nothing: it might have won at
+its end. Comparisons of one training with itself are not concerned.
 
 *Optimum.* The point of lowest mean over the seeds. The FID there is that of a model chosen by it, so it is shown beside
 the final one and used by no claim.

@@ -299,7 +299,8 @@ def _tokenizer_training(net: autoencoder.Tokenizer, config: Tokenizer, image_siz
             hinge(critic(images), critic(rebuilt.detach())).backward()
 
     # the own networks' training: forward, and twice as much backward
-    learn = 3 * operations(lambda: [network(images) for network in own.classifiers]) * (config.perceptual_images or 0) / (config.images or 1)
+    learning = operations(lambda: [network(images) for network in own.classifiers])
+    learn = 3 * learning * (config.perceptual_images or 0) / (config.images or 1)
     return (operations(step) + learn) / len(images)
 
 

@@ -59,7 +59,7 @@ def find(cell: str, file: Path | None) -> Cell:
     """The cell that `TABLE:ROW` or `TABLE:ROW:COLUMN` names, with published weights where a study has them.
 
     Args:
-        cell: as table4:mar-b, mar_table4:mar-b or var-table1:var-d16:fid_cfg.
+        cell: as table4:mar-b, mar_table4:mar-b or var-table1:var-d16-released:fid_cfg.
         file: the study that describes it; None for the shipped ones on ImageNet.
 
     Raises:

@@ -137,7 +137,7 @@ class Tokenizer(Section):
         description="network of the perceptual term: LPIPS with VGG-16, fetched (LDM); or three small classifiers, "
         "none of them the judge, which first learn from every second image of the study",
     )
-    perceptual_images: PositiveInt | None = Field(None, description="perceptual own: images seen in the training of each classifier")
+    perceptual_images: PositiveInt | None = Field(None, description="perceptual own: images that each classifier sees")
     adversarial_weight: float = Field(0.0, ge=0.0, description="weight of the patch discriminator (LDM: 0.5)")
     adversarial_start: int = Field(0, ge=0, description="images before the discriminator counts (LDM: 50,001 steps)")
     images: PositiveInt | None = Field(None, description="images seen in training")
@@ -269,7 +269,10 @@ class Recipe(Section):
     batch: PositiveInt = Field(description="global batch in images")
     micro_batch: PositiveInt | None = Field(None, description="images per forward pass, never split; default: batch")
     base_learning_rate: PositiveFloat = Field(1e-4, description="per 256 images of global batch")
-    warmup_images: int = Field(0, ge=0, description="linear warm-up from zero")
+    warmup_images: int = Field(0, ge=0, description="linear warm-up from warmup_from to the learning rate")
+    warmup_from: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="share of the learning rate at which the warm-up starts (VAR: 0.005)"
+    )
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="after the warm-up; linear: constant for 5% of the rest, then down to final_rate (VAR)"
     )
@@ -305,6 +308,8 @@ class Recipe(Section):
                 raise ValueError(f"{key} {getattr(self, key)} is not a multiple of batch {self.batch}")
         if self.warmup_images > self.images:
             raise ValueError(f"warmup_images {self.warmup_images} of images {self.images}; accepted: at most as many")
+        if self.warmup_from and not self.warmup_images:
+            raise ValueError(f"warmup_from {self.warmup_from} belongs to a warm-up, and warmup_images is 0")
         if self.batch % (self.micro_batch or self.batch):
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
         if (self.schedule == "linear") != (self.final_rate is not None):

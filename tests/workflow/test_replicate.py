@@ -160,8 +160,8 @@ def test_every_row_with_published_weights_needs_no_image() -> None:
         "table4:mar-l",
         "table4:mar-h",
         "table4:dit-xl",
-        "var-table1:var-d16",
-        "var-table1:var-d30",
+        "var-table1:var-d16-released",
+        "var-table1:var-d30-released",
     ):
         wanted = replicate.find(cell, None)
         study = replicate.resolve(replicate.reduced(wanted), "replicate.yaml")
