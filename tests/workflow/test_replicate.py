@@ -113,7 +113,8 @@ def test_from_a_checkpoint_in_the_published_format_to_the_verdict(place: Any) ->
     fid = read(root / "metrics" / "theirs" / "seed0" / "guided.json", MetricsFile).metrics["fid"]
     line = next(line for line in done.stdout.splitlines() if line.startswith("| fid, guidance |"))
     assert (
-        f"| {fid.value:.0f} [" in line and "| 2.31 | not decidable here | 10 images a sample set, not 50000 |" in line
+        f"| {fid.value:.0f} [" in line and "| 2.31 | not decidable here | " in line
+    assert "10 images a sample set, not 50000" in line
     )
     fetched = sorted(path.name for path in (place.folder / "results" / "assets" / "downloads").iterdir())
     assert [name for name in fetched if not name.startswith(".")] == [
