@@ -7,7 +7,7 @@ RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 QUIET := --quiet progress rules reason host
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-weights smoke test test-browser test-slurm bench lint format schema clean clean-venv
+.PHONY: help install demo demo-weights smoke test test-browser test-slurm gpu-check bench lint format schema clean clean-venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,11 @@ test-slurm: install ## tests on a real Slurm; installs it (root, Debian or Ubunt
 	if [ $$status = 77 ]; then exit 0; elif [ $$status != 0 ]; then tests/cluster/slurm.sh stop; exit $$status; fi; \
 	trap 'tests/cluster/slurm.sh stop' EXIT; \
 	$(RUN) MAR_TEST_SLURM=1 pytest tests/cluster -m '$(MARK)'
+
+# needs no .venv: any Python with torch from 2.6 on will do, and what is missing is left out
+gpu-check: ## ten minutes on one GPU: right, repeatable, how fast; a table and gpu-check.json
+	@status=0; $(RUN) $$($(RUN) command -v python || echo python3) -m benchmarks.gpu_check --json gpu-check.json || \
+		status=$$?; if [ $$status = 77 ]; then exit 0; fi; exit $$status
 
 bench: install ## speed against the published algorithm: tables in Markdown, minutes on two cores
 	$(RUN) python -m benchmarks

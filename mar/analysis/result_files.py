@@ -228,12 +228,12 @@ class Files:
     @property
     def extractor(self) -> str:
         """Name of the main extractor, whose features the metrics are of, such as `inception` or `classifier`."""
-        return self._reference.extractor
+        return self._judged.extractor
 
     @property
     def extractors(self) -> dict[str, JudgedBy]:
         """The extractors by name, each with its weights, its note and its real side."""
-        return self._reference.extractors
+        return self._judged.extractors
 
     @property
     def notes(self) -> list[str]:
@@ -284,7 +284,7 @@ class Files:
     def incomparable(self) -> str:
         """What keeps our numbers off the paper's scale, in words; empty where nothing does."""
         study, reasons = self.study, []
-        if study.data.expect != "imagenet":
+        if study.data.expect != "imagenet" and study.data.kind != "none":  # of the latter the reference tells
             reasons.append("other images than ImageNet's")
         if self.extractor != "inception":
             reasons.append(
@@ -313,7 +313,13 @@ class Files:
         """The metrics of one sample set, whose names all share; those of the real images if nothing is trained."""
         seeds = {name: variant.seeds for name, variant in self.study.variants.items()}
         sets = (self.metrics(variant, seeds[variant][0], setting) for variant, setting in self.cells)
-        return next(sets, self._reference)
+        first = next(sets, None)  # without a study's real images there is no other file
+        return self._reference if first is None else first
+
+    @property
+    def _judged(self) -> MetricsFile:
+        """The file that says by which networks the study is judged: that of the floor, if there are real images."""
+        return self._any if self.study.data.kind == "none" else self._reference
 
     @cached_property
     def _reference(self) -> MetricsFile:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mar.runtime import devices
 from mar.study import layout
 
 if TYPE_CHECKING:
@@ -95,11 +96,14 @@ def _version(context: click.Context, _option: click.Parameter, asked: bool) -> N
 @click.group(cls=Commands, context_settings={"max_content_width": 120})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of torch; 0 leaves it its default.")
-def main(threads: int) -> None:
+@click.option("--device", type=click.Choice(devices.CHOICES), help="Default: a GPU where torch sees one.")
+def main(threads: int, device: str | None) -> None:
     """MAR, "Autoregressive Image Generation without Vector Quantization", one command a stage."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 lacks some letters
+    devices.choose(device or "")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # see mar/runtime/precision.py
     if threads:
         # Torch reads these when it is imported, which the commands do later and only if they need it.
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)

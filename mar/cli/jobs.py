@@ -27,6 +27,9 @@ from mar.study import layout
 @click.option("--slurm-time", default=0, metavar="MINUTES")
 @click.option("--slurm-mem", default=0, metavar="MEGABYTES", help="Memory per node.")
 @click.option("--slurm-signal", default=0, metavar="SECONDS", help="Time for saving before the time limit.")
+@click.option(
+    "--slurm-device", default="", metavar="cuda|cpu", help="Where it computes; default: cuda if GPUs are asked for."
+)
 @click.option("--slurm-shards", default=0, metavar="N", help="Share the command among an array of N jobs.")
 @click.option("--slurm-extra", default="", metavar="OPTIONS", help="More options of sbatch, as --name=value.")
 @click.option("--inputs", default="", metavar="FILES", help="What the command reads, in one argument.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -123,7 +124,9 @@ def court(
 @study_option
 @click.option("--jobs", "each", is_flag=True, help="Show every job with operations, A100 hours and disk.")
 @click.option("--utilisation", type=click.FloatRange(0.0, 1.0, min_open=True), help="Share of the peak; default: 0.23.")
-@click.option("--measured", metavar="VARIANT=RATE", help="Images a second of a training on one A100, instead.")
+@click.option(
+    "--measured", metavar="VARIANT=RATE", help="Images a second in training on one GPU, or a file of gpu-check."
+)
 @click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write the jobs there too.")
 def plan(study: str, each: bool, utilisation: float | None, measured: str | None, file: Path | None) -> None:
     """Show how long a study takes on this machine and what is done, or what it costs on A100s."""
@@ -160,6 +163,22 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
         plans.check(loaded, root, share)
     except ValueError as error:
         click.echo(f"over budget: {error}", err=True)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("cell", metavar="TABLE:ROW[:COLUMN]")
+@click.argument("snakemake", nargs=-1, type=click.UNPROCESSED)
+@click.option("--study", type=click.Path(path_type=Path), metavar="FILE", help="Describes it; default: what ships.")
+@click.option("--dry-run", is_flag=True, help="Stop after the price.")
+@click.option("--yes", is_flag=True, help="Do not ask about licences.")
+def replicate(cell: str, snakemake: tuple[str, ...], study: Path | None, dry_run: bool, yes: bool) -> None:
+    """Repeat a row of a table of the paper with its published weights: price, files, samples, verdict.
+
+    Other arguments go to snakemake: mar replicate table4:mar-b --profile slurm --profile site.yaml
+    """
+    from mar.planning.replicate import replicate
+
+    sys.exit(replicate(cell, study, dry_run, yes, snakemake))
 
 
 @main.command()

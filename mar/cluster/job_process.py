@@ -35,6 +35,7 @@ class Command:
         folder: the job's folder.
         token: names the submission to Slurm.
         outputs: files that are linked into the folder when the command is done.
+        options: options of `mar` itself, before the command.
     """
 
     arguments: tuple[str, ...]
@@ -43,6 +44,7 @@ class Command:
     folder: str = ""
     token: str = ""
     outputs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     def __call__(self) -> int:
         """Run the command in this process and put on record how it ended.
@@ -86,7 +88,7 @@ class Command:
                 return 0
             distributed = submitit.helpers.TorchDistributedEnvironment()
             distributed.export(set_cuda_visible_devices=False, overwrite=True)
-        status = run(self.arguments)
+        status = run((*self.options, *self.arguments))
         if status == stop_signals.LEFT and stop_signals.asked():
             return self._leave(rank, environment.raw_job_id)
         if status == 0 and rank == 0:
@@ -114,10 +116,14 @@ def cpu_seconds() -> float:
 
 
 def cores_of_task() -> None:
-    """Let torch, imported later, use as many threads as the task has cores; by default it uses all of the machine."""
+    """Let torch, imported later, use as many threads as the task has cores; by default it uses all of the machine.
+
+    Snakemake exports 0 threads for a rule that only waits, and sbatch passes that on: it is nobody's choice.
+    """
     if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
-        os.environ.setdefault("OMP_NUM_THREADS", cores)
-        os.environ.setdefault("MKL_NUM_THREADS", cores)
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            if os.environ.get(name, "0") in ("", "0"):
+                os.environ[name] = cores
 
 
 def run(arguments: Sequence[str]) -> int:

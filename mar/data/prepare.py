@@ -71,6 +71,10 @@ def prepare(study: Study, root: str | Path) -> None:
 def _source(study: Study, assets: Path) -> tuple[str, Callable[[Path], DataManifest]]:
     """A checksum that identifies the images of the study, and the function that prepares them in a folder."""
     path = Path(study.data.path) if study.data.path else None
+    if study.data.kind == "none":
+        classes = [str(label) for label in range(study.data.num_classes or 0)]
+        empty: dict[str, list[int]] = {split: [] for split in SPLITS}
+        return "none", lambda _: _record(study, "none", classes, empty, [], [])
     if study.data.kind == "digits":
         return "sklearn", lambda folder: _prepare_digits(study, folder, "sklearn")
     if study.data.kind == "fashion-mnist" or study.data.kind == "idx":
@@ -264,7 +268,7 @@ def _record(
     skipped: list[Skipped],
     pixels: str | None = None,
 ) -> DataManifest:
-    per_class = {s: np.bincount(labels[s], minlength=len(classes)).tolist() for s in SPLITS}
+    per_class = {s: np.bincount(np.array(labels[s], np.int64), minlength=len(classes)).tolist() for s in SPLITS}
     known: dict[str, Any] = {"pixels": pixels} if pixels else {}
     return DataManifest(
         kind=study.data.kind,

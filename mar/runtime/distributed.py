@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mar.runtime import devices
+
 BUCKET = 16_000_000  # numbers that one message sums over the processes: 64 MB of float32
 PATIENCE = timedelta(hours=6)  # how long processes wait while the first one verifies tokens or writes a checkpoint
 
@@ -40,9 +42,7 @@ class World:
     @property
     def device(self) -> torch.device:
         """Where this process computes. Slurm may show each process all GPUs of a machine, or its own alone."""
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        return torch.device("cuda", self.local % torch.cuda.device_count())
+        return devices.device(self.local)
 
     def sum(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its sum over all processes; many small ones go in one message."""

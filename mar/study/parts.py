@@ -84,9 +84,9 @@ class Section(BaseModel):
 class Data(Section):
     """The images of the study and how they become square RGB arrays."""
 
-    kind: Literal["digits", "fashion-mnist", "idx", "imagefolder"] = Field(
+    kind: Literal["digits", "fashion-mnist", "idx", "imagefolder", "none"] = Field(
         description="digits: shipped with scikit-learn; fashion-mnist: 70,000 photographs, from Debian's package or "
-        "fetched; idx: MNIST's format, yours; imagefolder: yours"
+        "fetched; idx: MNIST's format, yours; imagefolder: yours; none: no images, published weights are sampled alone"
     )
     path: Annotated[str, AfterValidator(os.path.expanduser)] | None = Field(
         None,
@@ -96,6 +96,7 @@ class Data(Section):
     image_size: PositiveInt = Field(
         description="side in pixels after the ADM centre crop (digits: after resizing; idx: padded, not resized)"
     )
+    num_classes: PositiveInt | None = Field(None, description="none: classes of the published weights")
     flip: bool = Field(False, description="encode mirror images too and pick one of both in training")
     holdout: float = Field(
         0.2, gt=0.0, lt=1.0, description="share of each class held out where the data have no val/ or test set"
@@ -109,7 +110,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Data:
-        needed, accepted = self.kind in ("imagefolder", "idx"), self.kind != "digits"
+        needed, accepted = self.kind in ("imagefolder", "idx"), self.kind not in ("digits", "none")
         if (needed and self.path is None) or (self.path is not None and not accepted):
             raise ValueError(
                 "path belongs to kind imagefolder and idx and is needed there, and accepted by fashion-mnist: kind "
@@ -118,17 +119,18 @@ class Data(Section):
         if self.kind == "digits" and self.flip:
             raise ValueError("flip: true with kind digits: a mirrored 2 is no 2; accepted: false")
         self._belongs("expect", "imagefolder", needed=False)
+        self._belongs("num_classes", "none")
         return self
 
     @property
     def classes(self) -> int | None:
-        """Number of classes of a data set that is always the same; None for folders and files of the user."""
-        return 10 if self.kind in ("digits", "fashion-mnist") else None
+        """Number of classes where the study knows it; None for folders and files of the user."""
+        return 10 if self.kind in ("digits", "fashion-mnist") else self.num_classes
 
     @property
     def title(self) -> str:
         """Name of the images for texts."""
-        known = {"digits": "scikit-learn's handwritten digits", "fashion-mnist": "Fashion-MNIST"}
+        known = {"digits": "scikit-learn's handwritten digits", "fashion-mnist": "Fashion-MNIST", "none": "no images"}
         return known.get(self.kind, f"the images of {self.path}")
 
 
@@ -324,6 +326,7 @@ class Recipe(Section):
         1, description="masked backbones: masks that each image is trained with when it is seen; published: 1"
     )
     dtype: Literal["fp32", "bf16"] = "fp32"
+    tf32: bool = Field(False, description="fp32 products in TF32, on GPUs that have it (DiT, as published)")
     gradient_checkpointing: bool = Field(False, description="keep no activations inside blocks: less memory, slower")
     compile: bool = Field(False, description="torch.compile the model; needs a C++ compiler on the CPU")
     checkpoint_images: PositiveInt = Field(description="images between checkpoints")
@@ -441,12 +444,26 @@ class Sampling(Section):
     condition_cache: int | None = Field(
         None, ge=2, description="masked backbones: the null condition in each n-th step only (LazyMAR); not published"
     )
-    dtype: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of the model and the decoder")
+    dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="fp16, bf16: autocast of the backbone")
+    head_dtype: Literal["fp32", "fp16", "bf16"] | None = Field(
+        None, description="the same of the head and of the tokenizer's decoder; default with fp16 and bf16: fp32"
+    )
+    tf32: bool = Field(False, description="fp32 products in TF32, on GPUs that have it (DiT, as published)")
     seed: Seed = Field(0, description="sampling seed: another one draws other images with the same weights")
     sweep: Sweep | None = Field(None, description="guidance and temperature are the best of this grid, for each model")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _say_the_precision_of_the_head(cls, values: Any) -> Any:
+        """Say it aloud, so that keys of stages tell these images from those of before it could be said."""
+        if isinstance(values, dict) and values.get("dtype", "fp32") != "fp32" and values.get("head_dtype") is None:
+            return {**values, "head_dtype": "fp32"}
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> Sampling:
+        if self.dtype == "fp32" and self.head_dtype is not None:
+            raise ValueError(f"head_dtype {self.head_dtype} with dtype fp32: belongs to fp16 and bf16; accepted: none")
         if self.sweep:
             for key in ("guidance", "temperature"):
                 if key in self.model_fields_set and getattr(self, key) != 1.0:

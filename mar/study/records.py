@@ -290,7 +290,7 @@ class Tokens(Manifest):
     """
 
     kind: Literal["moments", "latents", "ids"]
-    count: PositiveInt
+    count: NonNegativeInt
     classes: PositiveInt
     class_names: tuple[str, ...]
     views: PositiveInt
@@ -936,6 +936,18 @@ class VariantCosts(Part):
     parameters: PositiveInt
     training: FiniteFloat
     sampling: dict[str, FiniteFloat]
+
+
+class GpuCheckRecord(Record):
+    """What `python -m benchmarks.gpu_check --json` measured: images a second of the training of a variant, by its name.
+
+    Attributes:
+        versions: of the device and of the software, by name.
+        training: images a second on one GPU.
+    """
+
+    versions: dict[str, str]
+    training: dict[str, float]
 
 
 class PlanRecord(Record):

@@ -144,6 +144,9 @@ class Study(Section):
         if sound:
             with mistakes.at("tokenizers"):
                 self._check_instances()
+            with mistakes.at("data"):
+                if self.data.kind == "none":
+                    self._check_without_images()
         for table_name, table in self.tables.items():
             with mistakes.at("tables", table_name):
                 if table_name.lower() in ("metrics", "variance", "fast", "learning"):
@@ -202,6 +205,21 @@ class Study(Section):
                     f"{figure}[{i}]: sampling.{setting} has a sweep, which chooses what this figure varies; "
                     "accepted: settings with a temperature of their own"
                 )
+
+    def _check_without_images(self) -> None:
+        """Refuse what needs images of the data: only published weights are sampled, against a published reference."""
+        faults = [f"variants.{name}: is trained" for name, v in self.variants.items() if v.seeds and not v.pretrained]
+        for name in {v.tokenizer for v in self.variants.values() if v.seeds}:
+            tok = self.tokenizers[name]
+            if tok.trained:
+                faults.append(f"tokenizers.{name}: is trained")
+            elif not tok.ids and tok.kind != "pixels" and tok.scale is None:
+                faults.append(f"tokenizers.{name}.scale: is measured on the images unless it is said")
+        if self.metrics.extractors != ("inception",) or self.metrics.reference is None:
+            faults.append("metrics: accepted: extractors [inception] with a reference")
+        faults += [f"sampling.{name}: has a sweep" for name, setting in self.sampling.items() if setting.sweep]
+        if faults:
+            raise ValueError(f"data.kind none has no images; found {'; '.join(faults)}")
 
     def _check_instances(self) -> None:
         for name, tok in self.tokenizers.items():
@@ -279,8 +297,8 @@ class Study(Section):
         if resources and micro_batches % (resources.nodes * resources.gpus_per_node):
             raise ValueError(
                 f"{where}.resources: {resources.nodes} x {resources.gpus_per_node} GPUs share the {micro_batches} "
-                f"micro-batches of a step (recipe {variant.recipe}: batch {recipe.batch}); accepted: a number of GPUs "
-                f"that divides {micro_batches}"
+                f"micro-batches of a step (recipe {variant.recipe}: batch {recipe.batch}); accepted: nodes x "
+                f"gpus_per_node = {', '.join(str(n) for n in range(1, micro_batches + 1) if micro_batches % n == 0)}"
             )
         if recipe.masks_per_image > 1 and backbone.kind != "masked":
             raise ValueError(

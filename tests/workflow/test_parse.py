@@ -43,7 +43,13 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
     files = {WEIGHTS[name] for name in judges if name in WEIGHTS}
     if study.metrics.reference:
         files.add(study.metrics.reference.file)
+    learned = [name for name in tokenizers if study.instances[name].config.trained]
+    own = [run for run in runs if not trained[run.split()[0]].pretrained]
     some = {  # no such job where there is nothing to do
+        "tokenizer": learned,
+        "install_tokenizer": sorted({*tokenizers} - {*learned}),
+        "train": own,
+        "install_run": sorted({*runs} - {*own}),
         "classifier": [""] * ("classifier" in judges),
         "fetch": sorted(name for path in ASSETS if (name := path.name) and path.stem in files),
         "sweep": sorted(f"{name} {s}" for name in trained for s in trained[name].sampling if study.sampling[s].sweep),
@@ -65,10 +71,8 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
             [f"{name} {sides[name]}" for name in judges] + [f"{name} {path_of(key)}" for name in judges for key in sets]
         ),
         "reference": [""],
-        "tokenizer": tokenizers,
         "rfid": tokenizers,
         "encode": tokenizers,
-        "train": runs,
         "sample": sets,
         "evaluate": sets,
         "table": sorted(table_names(study)),
@@ -88,7 +92,7 @@ def test_each_training_seed_waits_for_its_own_tokenizer(fresh: Any) -> None:
         "variants: {mar-diffloss: {seeds: [0, 1]}}\n"
     )
     plan = fresh.plan("all", "--configfile", "config/seeds.yaml")
-    assert plan["tokenizer"] == plan["encode"] == plan["rfid"]
+    assert sorted(plan["tokenizer"] + plan["install_tokenizer"]) == plan["encode"] == plan["rfid"]
     assert {name for name in plan["tokenizer"] if name.startswith("kl")} == {"kl-seed0", "kl-seed1"}
     plan = fresh.plan("results/seeds/runs/mar-diffloss/seed1/run.json", "--configfile", "config/seeds.yaml")
     assert (plan["train"], plan["encode"]) == (["mar-diffloss 1"], ["kl-seed1"])

@@ -270,3 +270,33 @@ def test_threads_of_a_task_are_its_cores(monkeypatch: pytest.MonkeyPatch) -> Non
     said |= {"SLURM_CPUS_PER_TASK": "6", "MKL_NUM_THREADS": "2"}  # somebody's own choice stays
     job_process.cores_of_task()
     assert (said["OMP_NUM_THREADS"], said["MKL_NUM_THREADS"]) == ("6", "2")
+    said["MKL_NUM_THREADS"] = "0"  # what Snakemake exports for a rule that only waits
+    job_process.cores_of_task()
+    assert said["MKL_NUM_THREADS"] == "6"
+
+
+def test_a_stage_that_asks_for_a_gpu_is_told_to_use_one() -> None:
+    assert Slurm().options() == ()
+    assert Slurm(gpus_per_node=1).options() == ("--device", "cuda")
+    assert Slurm(gpus_per_node=1, device="cpu").options() == ("--device", "cpu")
+    with pytest.raises(ValueError, match=r"slurm device: found 'tpu'; accepted: cuda, cpu"):
+        Slurm(device="tpu").parameters()
+
+
+def test_of_four_sayings_of_a_resource_the_later_wins() -> None:
+    asked = resources.asked
+    table = {"launcher": "slurm"}
+    study = {"nodes": 4, "gpus_per_node": 8, "runtime": 600}
+    assert asked("train", table, {}, {})["runtime"] == 24 * 60
+    assert asked("train", {**table, "runtime": 240}, {}, {})["runtime"] == 240
+    assert asked("train", {**table, "runtime": 240}, {}, study)["runtime"] == 600
+    assert asked("train", {**table, "runtime": 240}, {"train": {"runtime": 60}}, study)["runtime"] == 60
+    # memory is for each task of a node, unless somebody says what a node gives
+    assert asked("train", table, {"train": {"gpus_per_node": 4}}, study)["mem_mb"] == 4 * 24_000
+    assert asked("train", {**table, "mem_mb": 0}, {}, study)["mem_mb"] == 0
+    assert asked("train", {**table, "mem_mb": "max(2 * input.size_mb, 1000)"}, {}, {})["mem_mb"] == 24_000
+    # where a rule runs here, nothing is asked of Slurm
+    assert asked("sample", {**table, "slurm_partition": "gpu"}, {"sample": {"launcher": "local"}}, {}) == {
+        **resources.UNSET,
+        "launcher": "local",
+    }
