@@ -196,7 +196,7 @@ def text(study: Study, jobs: list[Job], images: Images, found: list[Step], utili
 
     A study for GPUs has A100 hours in place of minutes.
     """
-    hours = defaultdict(float)
+    hours: dict[str, float] = defaultdict(float)
     for job in jobs:
         hours[job.stage] += job.hours(utilisation)
     on_gpus = sum(hours.values()) > GPU_HOURS

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
@@ -121,7 +122,7 @@ def _judge(study: Study, name: str, counts: PlanRecord, classes: int) -> Tried:
         return name, cost.forward, _rate(lambda: network(images), batch * cost.forward)
 
 
-def _model(study: Study, name: str, classes: int) -> tuple[torch.nn.Module, costs.Tokens]:
+def _model(study: Study, name: str, classes: int) -> tuple[Any, costs.Tokens]:
     backbone, head, _, tokens = costs.parts(study, name, classes)
     quantizer = None
     if tokens.scales:
