@@ -112,10 +112,8 @@ def test_from_a_checkpoint_in_the_published_format_to_the_verdict(place: Any) ->
     assert command.endswith("--configfile results/replicate-mar-table4-mar-b/replicate.yaml --quiet all")
     fid = read(root / "metrics" / "theirs" / "seed0" / "guided.json", MetricsFile).metrics["fid"]
     line = next(line for line in done.stdout.splitlines() if line.startswith("| fid, guidance |"))
-    assert (
-        f"| {fid.value:.0f} [" in line and "| 2.31 | not decidable here | " in line
+    assert f"| {fid.value:.0f} [" in line and "| 2.31 | not decidable here | " in line
     assert "10 images a sample set, not 50000" in line
-    )
     fetched = sorted(path.name for path in (place.folder / "results" / "assets" / "downloads").iterdir())
     assert [name for name in fetched if not name.startswith(".")] == [
         "adm-imagenet256.npz", "inception.pth", "mar-b.pth", "mar-kl16.ckpt",
