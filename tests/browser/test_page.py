@@ -111,7 +111,8 @@ def test_links_within_the_page_have_targets(page: Chromium) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_links_to_files_lead_to_files(page: Chromium, made: SimpleNamespace) -> None:
+def test_links_to_files_lead_to_files(opened: Chromium, made: SimpleNamespace) -> None:
+    page = opened
     links = page.evaluate("[...document.querySelectorAll('a[href]:not([href^=\"#\"])')].map(a => a.href)")
     files = [Path(unquote(urlsplit(link).path)) for link in links if link.startswith("file:")]
     others = {link for link in links if not link.startswith("file:")}

@@ -345,8 +345,8 @@ def test_a_model_that_recites_does_not_win_by_it(
     (found,) = judged(study, tmp_path, tmp_path / "claims.yaml")
     assert found["verdict"] == said
     assert found["reason"].startswith("undecided (recites): FID") == (said == "undecided")
-    setting = {"diff": "s4", "ce": "c4"}[reciting]
-    shown = f"recites: {low + 0.03:.0%} [{low:.0%}, {low + 0.06:.0%}] of {reciting} {setting} are copies"
+    model = {"diff": "MAR, Diffusion Loss at s4", "ce": "MAR, cross-entropy at c4"}[reciting]
+    shown = f"recites: {low + 0.03:.0%} [{low:.0%}, {low + 0.06:.0%}] of {model} are copies"
     assert (shown in found["reason"]) == (low > 0.1 and floor > -0.1)
 
 
