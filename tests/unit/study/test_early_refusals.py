@@ -58,8 +58,8 @@ class TestFile:
     def test_a_chain_of_files_has_an_end(self, tmp_path: Path, study_file: Path) -> None:
         study_file.rename(tmp_path / "0.yaml")
         for i in range(1, 102):
-            (tmp_path / f"{i}.yaml").write_text(f"extends: {i - 1}.yaml\n", encoding="utf-8")
-        assert load(tmp_path / "100.yaml").study == "tiny"
+            (tmp_path / f"{i}.yaml").write_text(f"extends: {i - 1}.yaml\nstudy: s{i}\n", encoding="utf-8")
+        assert load(tmp_path / "100.yaml").study == "s100"
         expected = "extends: found a chain of more than 100 files; accepted: at most 100"
         assert expected in refused_file(tmp_path / "101.yaml")
 
