@@ -146,12 +146,12 @@ def study_resources(variant):
     }
 
 
-def asked(rule, variant=None):
+def asked(job_of, variant=None):
     """Every resource of a job of a rule that is launched, of a training by its variant."""
-    if rule == "encode" and STUDY.data.kind == "none":
+    if job_of == "encode" and STUDY.data.kind == "none":
         return machine.UNSET  # it writes what tokens are like, and no tokens
     study = study_resources(variant) if variant else {}
-    return machine.asked(rule, MACHINE, BY_RULE, study)
+    return machine.asked(job_of, MACHINE, BY_RULE, study)
 
 
 def check_gpus(variant):
@@ -181,15 +181,15 @@ SET = layout.sample_set("{variant}", "{seed}", "{setting}")
 ONE_SET = {name: f"{{wildcards.{name}}}" for name in ("variant", "seed", "setting")}
 
 
-def launched(rule):
+def launched(job_of):
     """The resources of a rule whose command is launched."""
     # a profile limits the jobs in the queue by `resources: {cluster_jobs: N}`
-    return {**asked(rule), "cluster_jobs": 1}
+    return {**asked(job_of), "cluster_jobs": 1}
 
 
-def waiting(rule, here=1):
+def waiting(job_of, here=1):
     """Threads of a launched rule: none of this machine where its job waits in a queue, else `here`."""
-    return 0 if asked(rule)["launcher"] == "slurm" else here
+    return 0 if asked(job_of)["launcher"] == "slurm" else here
 
 
 def line(stage, **values):
