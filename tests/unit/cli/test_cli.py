@@ -20,7 +20,19 @@ from mar.study import layout, stage_keys
 from mar.study import reading as studies
 
 VERBS = {"prepare", "classifier", "reference", "tokenizer", "rfid", "encode", "gate", "train", "learning", "sample"}
-VERBS |= {"features", "statistics", "sweep", "evaluate", "speed", "table", "figure", "claims", "report", "summary"}
+VERBS |= {
+    "features",
+    "statistics",
+    "sweep",
+    "evaluate",
+    "speed",
+    "table",
+    "figure",
+    "claims",
+    "replicate",
+    "report",
+    "summary",
+}
 VERBS |= {"track", "watch", "launch", "jobs", "cancel", "plan", "drill", "import", "fetch", "ship", "court"}
 VERBS |= {"export-adm", "schema"}
 
