@@ -3,9 +3,6 @@
 #   snakemake all --configfile config/demo.yaml      another study
 #   snakemake figures/tradeoff.pdf --configfile config/demo.yaml      one product
 #   snakemake drill --configfile config/imagenet256.yaml      each shape of network once on generated images
-import re
-
-from snakemake.logging import logger
 from snakemake.utils import min_version
 
 min_version("9.17")
@@ -20,22 +17,7 @@ if not workflow.overwrite_configfiles:
 report: "workflow/report/workflow.rst"
 
 
-INTERRUPTED = []
-
-
-def worth_reading(record):
-    """Not that Snakemake looks for jobs, nor, after Ctrl-C, the whole command of each job that it ended."""
-    text = record.getMessage()
-    if text.startswith("Terminating processes on user request"):
-        INTERRUPTED.append(record)
-    if INTERRUPTED and re.match("Error in|RuleException", text):
-        return False
-    return not re.match("Select jobs to execute|Execute [0-9]+ jobs", text)
-
-
-logger.addFilter(worth_reading)
-
-
+include: "workflow/rules/messages.smk"
 include: "workflow/rules/common.smk"
 
 
