@@ -62,10 +62,11 @@ def prepare(study: Study, root: str | Path) -> None:
         write_text(folder / layout.LISTING, "".join(f"{line}\n" for line in (listing, state) if line))
         record = make(folder)
         write(manifest, record)
-        preview.write(folder / layout.PREVIEW, open_split(study, root, "train"))
         counts = {split: value.count for split, value in record.splits.items()}
         print(f"{manifest}: {len(record.classes)} classes, images {counts}, skipped {len(record.skipped)}", flush=True)
-        print(f"{folder / layout.PREVIEW}: some images of each class, as the models see them", flush=True)
+        if study.data.kind != "none":
+            preview.write(folder / layout.PREVIEW, open_split(study, root, "train"))
+            print(f"{folder / layout.PREVIEW}: some images of each class, as the models see them", flush=True)
 
 
 def _source(study: Study, assets: Path) -> tuple[str, Callable[[Path], DataManifest]]:

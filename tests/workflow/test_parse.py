@@ -113,7 +113,7 @@ def test_a_study_of_three_lines_runs_from_any_folder(fresh: Any) -> None:
     assert plan["prepare"] == [""] and plan["tokenizer"] == ["kl-seed0", "kl-seed1", "vq-seed0", "vq-seed1"]
     assert len(plan["train"]) == 8 and len(plan["sample"]) == 16
     mine.write_text("extends: images.yaml\ndata: {path: photos}\n")
-    assert "elsewhere/mine.yaml: study: is missing; accepted: a name of its own" in fresh.fails(
+    assert "elsewhere/mine.yaml:1: study: is missing; accepted: a name of its own" in fresh.fails(
         "-n", "--configfile", "elsewhere/mine.yaml"
     )
 

@@ -78,7 +78,7 @@ def outputs_of(jobs):
     return {
         str(Path(job.log[0]).relative_to(logs).with_suffix("")): str(job.output[0])
         for job in jobs
-        if job.log and job.output
+        if job.log and job.output and logs in Path(job.log[0]).parents
     }
 
 
