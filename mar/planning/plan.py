@@ -83,8 +83,8 @@ class Images:
 def count_images(study: Study, root: Path | None = None) -> Images:
     """Images of a study.
 
-    Of a user's images that `prepare` has not counted yet, those count that are images by their names. Where they are not
-    on this machine, nothing is known: no images. Without `root` nothing is looked for.
+    Of a user's images that `prepare` has not counted yet, those count that are images by their names. Where they are
+    not on this machine, nothing is known: no images. Without `root` nothing is looked for.
     """
     manifest = layout.data_manifest(root) if root else None
     if manifest and manifest.exists():
