@@ -3,11 +3,11 @@
 # any Python from 3.11 on; the lock is made and tested with 3.11, so that is looked for first
 PYTHON ?= $(or $(shell python3.11 -c 'print("python3.11")' 2>/dev/null),python3)
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
-# of Snakemake's own lines keep the progress; the commands print theirs
-QUIET := --quiet rules reason
+# of Snakemake's own lines keep the list of jobs and errors; the commands print theirs, and how much time is left
+QUIET := --quiet progress rules reason host
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-weights smoke test test-browser test-slurm bench lint format schema clean clean-venv
+.PHONY: help install demo demo-weights smoke test test-browser test-slurm gpu-check bench lint format schema clean clean-venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,11 +28,11 @@ demo: install ## the corners of Table 1 on Fashion-MNIST, or on digits where it 
 	@export $(RUN); name=demo; \
 	snakemake results/demo/data/manifest.json --configfile config/demo.yaml $(QUIET) || { name=demo-digits; \
 		echo "Fashion-MNIST cannot be had here, as said above: the demo runs on scikit-learn's digits"; }; \
-	snakemake all --configfile config/$$name.yaml $(QUIET) && mar summary --study results/$$name/study.json
+	mar plan --study $$name && snakemake all --configfile config/$$name.yaml $(QUIET) && mar summary --study $$name
 
 demo-weights: install ## train the demo's tokenizers and judge again, and say whether equal weights ship in config/shipped/
 	$(RUN) snakemake all --until rfid --configfile config/demo.yaml --config study=demo-weights shipped=false $(QUIET)
-	@$(RUN) mar ship --compare --study results/demo-weights/study.json
+	@$(RUN) mar ship --compare --study demo-weights
 
 smoke: install ## every stage at a size that only proves that it runs
 	$(RUN) snakemake all --configfile config/smoke.yaml $(QUIET)
@@ -51,6 +51,11 @@ test-slurm: install ## tests on a real Slurm; installs it (root, Debian or Ubunt
 	if [ $$status = 77 ]; then exit 0; elif [ $$status != 0 ]; then tests/cluster/slurm.sh stop; exit $$status; fi; \
 	trap 'tests/cluster/slurm.sh stop' EXIT; \
 	$(RUN) MAR_TEST_SLURM=1 pytest tests/cluster -m '$(MARK)'
+
+# needs no .venv: any Python with torch from 2.6 on will do, and what is missing is left out
+gpu-check: ## ten minutes on one GPU: right, repeatable, how fast; a table and gpu-check.json
+	@status=0; $(RUN) $$($(RUN) command -v python || echo python3) -m benchmarks.gpu_check --json gpu-check.json || \
+		status=$$?; if [ $$status = 77 ]; then exit 0; fi; exit $$status
 
 bench: install ## speed against the published algorithm: tables in Markdown, minutes on two cores
 	$(RUN) python -m benchmarks

@@ -1,7 +1,7 @@
 # From a study file to every table, figure and verdict.
 #   snakemake all                                    config/digits.yaml
 #   snakemake all --configfile config/demo.yaml      another study
-#   snakemake figures/tradeoff.pdf                   one product
+#   snakemake figures/tradeoff.pdf --configfile config/demo.yaml      one product
 #   snakemake drill --configfile config/imagenet256.yaml      each shape of network once on generated images
 from snakemake.utils import min_version
 
@@ -17,11 +17,12 @@ if not workflow.overwrite_configfiles:
 report: "workflow/report/workflow.rst"
 
 
+include: "workflow/rules/messages.smk"
 include: "workflow/rules/common.smk"
 
 
 # The workflow of a study that is over its budget does not start.
-from mar.planning import plan
+from mar.planning import plan, remaining
 
 try:
     plan.check(STUDY, ROOT)
@@ -45,6 +46,18 @@ try:
         machine.known("set-resources", name, {rule.name for rule in workflow.rules})
 except ValueError as error:
     raise WorkflowError(str(error))
+
+
+# What a run has to make, so that `mar launch` can tell how far it is: Snakemake counts steps, whatever they take.
+onstart:
+    if not workflow.overwrite_configfiles:
+        print(f"study {STUDY.study}, as no --configfile names another", flush=True)
+    try:
+        remaining.begin(ROOT, outputs_of(workflow.dag.needrun_jobs()))
+    except (
+        Exception
+    ) as error:  # Snakemake promises no such list, and no job needs it
+        print(f"no estimate of the time that is left: {error}", flush=True)
 
 
 rule all:

@@ -1,8 +1,8 @@
 """Confounds: why the better side of a comparison does not decide a claim although its interval is clear.
 
 A side may be better because it recites its training images, which a distance to these images rewards, or because it was
-trained on more images than the other side. Either counts only where that side wins. If a side was still learning when
-its training ended, it is not known which one would win at its end.
+trained on more images than the other side. Or the other side was still learning when its training ended, and might have
+caught up. Each counts only where that side wins: a winner that was still learning would have won by more.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from statistics import fmean
 
 from mar.analysis.estimates import Comparison, Results
 from mar.analysis.learning_curves import still_learning
+from mar.study import labels
 from mar.study.records import Missing
 from mar.study.study import Study
 
@@ -29,18 +30,16 @@ def compare(results: Results, a: Cell, b: Cell, metric: str, edge: float = 0.0) 
 
 
 def both(results: Results, a: Cell, b: Cell) -> tuple[tuple[Missing, ...], tuple[Missing, ...]]:
-    """Why a win of a, and why a win of b, decides nothing.
-
-    Where a side was still learning at the end of its training, neither win does, unless both are of one training.
-    """
-    learning = still_learning(results, (a[0], b[0])) if a[0] != b[0] else None
-    either = (learning,) if learning else ()
-    return (*unfair(results, a, b), *either), (*unfair(results, b, a), *either)
+    """Why a win of a, and why a win of b, decides nothing."""
+    return unfair(results, a, b), unfair(results, b, a)
 
 
 def unfair(results: Results, winner: Cell, loser: Cell) -> tuple[Missing, ...]:
     """Why a win of one cell over another decides nothing; empty if nothing speaks against it."""
-    return tuple(filter(None, (longer(results.study, winner, loser), recites(results, winner))))
+    why = [longer(results.study, winner, loser), recites(results, winner)]
+    if winner[0] != loser[0]:  # settings of one training are compared at one point of it
+        why.append(still_learning(results, loser[:1]))
+    return tuple(filter(None, why))
 
 
 def longer(study: Study, winner: Cell, loser: Cell) -> Missing | None:
@@ -48,7 +47,10 @@ def longer(study: Study, winner: Cell, loser: Cell) -> Missing | None:
     images, others = _trained(study, winner), _trained(study, loser)
     if images <= others:
         return None
-    return Missing(kind="trained unequally", text=f"{winner[0]} on {images} images, {loser[0]} on {others}")
+    return Missing(
+        kind="trained unequally",
+        text=f"{labels.label(study, winner[0])} on {images:,} images, {labels.label(study, loser[0])} on {others:,}",
+    )
 
 
 def recites(results: Results, cell: Cell) -> Missing | None:
@@ -65,7 +67,7 @@ def recites(results: Results, cell: Cell) -> Missing | None:
     value, low, high = (fmean(getattr(share, key) for share in shares) for key in ("value", "low", "high"))
     if low <= COPIES - min(0.0, floor.high):
         return None
-    text = f"{value:.0%} [{low:.0%}, {high:.0%}] of {cell[0]} {cell[1]} are copies of training images"
+    text = f"{value:.0%} [{low:.0%}, {high:.0%}] of {labels.cell(results.study, *cell)} are copies of training images"
     return Missing(kind="recites", text=text)
 
 

@@ -40,6 +40,9 @@ effect is *far* from the claim's threshold (0 unless the claim states one): more
 interval that the same comparison would have with two seeds on each side. If the study
 measured no seed spread, no effect is far.
 
+*Published weights* are the ones that a claim is about: another training seed would be another model. Their intervals
+are of the images alone, and one set of weights decides.
+
 *Seconds per image* do not depend on the weights: each variant is timed once, in batches, by the intervals of
 `mar/metrics/timed.py`. For files without single batches, as versions before wrote them, the interval is the range of
 the batches, that of a ratio is from the lowest to the highest ratio of both ranges, and neither is a 95% interval.
@@ -209,15 +212,21 @@ class Results(Files):
         cell = self.sets(variant, setting, metric)
         if cell is None:
             return None
-        spread = self.spread(metric)
         factor, images = cell.unit**2 / len(cell.y), fmean(cell.noise) / len(cell.y)
-        dof = effective(spread.dofs, [(variant, factor)])
-        half = float(half_width(spread.of(variant) * factor + images, images, dof))
+        tau, dof = 0.0, math.inf
+        if not self.imported(variant):
+            spread = self.spread(metric)
+            tau, dof = spread.of(variant), effective(spread.dofs, [(variant, factor)])
+        half = float(half_width(tau * factor + images, images, dof))
         middle = fmean(cell.y)
         value, low, high = (_unscale(metric, x) for x in (middle, middle - half, middle + half))
         if metric in SHARES:
             low, high = max(low, 0.0), min(high, 1.0)
         return Estimate(value, low, high, cell.n, cell.seeds, Source(variant, setting, metric, cell.files))
+
+    def imported(self, variant: str) -> bool:
+        """Whether the weights of a variant are published ones: they themselves are claimed about, not a training."""
+        return self.study.variants[variant].pretrained
 
     def rfid(self, variant: str, split: str = "train", metric: str = "rfid") -> Estimate | None:
         """rFID of a variant's tokenizer, the mean of those of its seeds with `per_seed`; None if not measured.
@@ -284,19 +293,23 @@ class Results(Files):
             k, units = len(x.y), x.unit * y.unit
             of = a[0] if paired == "settings" else self.study.variants[a[0]].tokenizer
             tau, dof = spread.pool, effective(spread.dofs, [(of, 1.0)])
+            if self.imported(a[0]):
+                tau, dof = 0.0, math.inf
             if k > 1:
                 scatter, own = _scatter([x, y], k)
                 tau = float(shrunk(scatter - own, k - 1, spread.pool))
             single, images = tau * units + sum(noise), sum(noise) / k  # variance of the difference with one seed
             total = single / k
         else:
-            sides = [(spread.of(v) * c.unit**2, b, c) for v, c, b in zip((a[0], b[0]), (x, y), noise, strict=True)]
+            taus = [0.0 if self.imported(v) else spread.of(v) for v in (a[0], b[0])]
+            sides = [(tau * c.unit**2, b, c) for tau, c, b in zip(taus, (x, y), noise, strict=True)]
             single = sum(tau + b for tau, b, _ in sides)
             total, images = sum((tau + b) / len(c.y) for tau, b, c in sides), sum(b / len(c.y) for _, b, c in sides)
-            dof = effective(spread.dofs, [(v, c.unit**2 / len(c.y)) for v, c in ((a[0], x), (b[0], y))])
+            trained = [(v, c) for v, c in ((a[0], x), (b[0], y)) if not self.imported(v)]
+            dof = effective(spread.dofs, [(v, c.unit**2 / len(c.y)) for v, c in trained]) if trained else math.inf
         effect, half = fmean(x.y) - fmean(y.y), float(half_width(total, images, dof))
         far = spread.dof > 0 and abs(effect - edge) > 3 * float(half_width(single / 2, sum(noise) / 2, dof))
-        few = min(len(x.y), len(y.y)) == 1
+        few = any(len(c.y) == 1 and not self.imported(v) for v, c in ((a[0], x), (b[0], y)))
         ends = effect - half, effect + half
         return Comparison(metric, mean_a, mean_b, effect, *ends, few, far, edge, total, images, dof)
 

@@ -4,8 +4,8 @@
 are drawn with the same random numbers and compared with the same held-out images. The effect is the mean over the
 training seeds of log(FID at the end / FID before), its variance the mean of the seeds' variances by the images, divided
 by their number. A model is still learning if the 95% interval lies below zero, so where the curve is flat that is said
-of 2.5% of the models. A comparison of different trainings with such a side decides nothing: which one would have won
-at its end is not known. Comparisons of one training with itself are not concerned.
+of 2.5% of the models. A comparison of different trainings that such a side loses decides nothing: it might have won at
+its end. Comparisons of one training with itself are not concerned.
 
 *Optimum.* The point of lowest mean over the seeds. The FID there is that of a model chosen by it, so it is shown beside
 the final one and used by no claim.
@@ -20,6 +20,7 @@ from statistics import fmean
 
 from mar.analysis.estimates import Results
 from mar.analysis.intervals import Z
+from mar.study.labels import label
 from mar.study.products import learned, learning_setting
 from mar.study.records import LearningPoint, LearningRecord, Missing, Range
 
@@ -71,7 +72,7 @@ def still_learning(results: Results, variants: Iterable[str]) -> Missing | None:
     trends = {name: found for name, of in asked.items() if (found := trend(of)) is not None and found.falls}
     if not trends:
         return None
-    parts = [f"{name} {found} since {found.since} images" for name, found in trends.items()]
+    parts = [f"{label(results.study, name)} {found} since {found.since:,} images" for name, found in trends.items()]
     return Missing(kind="still learning", text=f"FID still falls at the end of training: {', '.join(parts)}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -83,10 +83,10 @@ def short(x: float) -> str:
 
 
 def duration(seconds: Estimate) -> str:
-    """Seconds with their interval; in milliseconds below a tenth of a second."""
-    if seconds.value >= 0.1:
-        return str(seconds)
-    return f"{replace(seconds, value=1e3 * seconds.value, low=1e3 * seconds.low, high=1e3 * seconds.high)} ms"
+    """Seconds with their interval, as `0.286 s [0.28, 0.29]`; in milliseconds below a tenth of a second."""
+    unit, factor = ("s", 1.0) if seconds.value >= 0.1 else ("ms", 1e3)
+    value, low, high = (short(factor * x) for x in (seconds.value, seconds.low, seconds.high))
+    return f"{value} {unit} [{low}, {high}]"
 
 
 class Files:
@@ -228,12 +228,12 @@ class Files:
     @property
     def extractor(self) -> str:
         """Name of the main extractor, whose features the metrics are of, such as `inception` or `classifier`."""
-        return self._reference.extractor
+        return self._judged.extractor
 
     @property
     def extractors(self) -> dict[str, JudgedBy]:
         """The extractors by name, each with its weights, its note and its real side."""
-        return self._reference.extractors
+        return self._judged.extractors
 
     @property
     def notes(self) -> list[str]:
@@ -284,7 +284,7 @@ class Files:
     def incomparable(self) -> str:
         """What keeps our numbers off the paper's scale, in words; empty where nothing does."""
         study, reasons = self.study, []
-        if study.data.expect != "imagenet":
+        if study.data.expect != "imagenet" and study.data.kind != "none":  # of the latter the reference tells
             reasons.append("other images than ImageNet's")
         if self.extractor != "inception":
             reasons.append(
@@ -313,7 +313,13 @@ class Files:
         """The metrics of one sample set, whose names all share; those of the real images if nothing is trained."""
         seeds = {name: variant.seeds for name, variant in self.study.variants.items()}
         sets = (self.metrics(variant, seeds[variant][0], setting) for variant, setting in self.cells)
-        return next(sets, self._reference)
+        first = next(sets, None)  # without a study's real images there is no other file
+        return self._reference if first is None else first
+
+    @property
+    def _judged(self) -> MetricsFile:
+        """The file that says by which networks the study is judged: that of the floor, if there are real images."""
+        return self._any if self.study.data.kind == "none" else self._reference
 
     @cached_property
     def _reference(self) -> MetricsFile:

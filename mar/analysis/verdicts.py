@@ -32,6 +32,7 @@ from mar.paper.claims import (
     Optimum,
     Ordered,
     Parameters,
+    Published,
     Reaches,
     Recovers,
     Rfid,
@@ -110,6 +111,9 @@ def _decided(check: Any, results: Results) -> Finding:
     """The finding on a predicate that the study can decide; an undecided one says what is missing."""
     finding = DECIDERS.get(type(check), _compared)(check, results)
     finding = finding._replace(evidence=_once(finding.evidence, results))
+    variants = {e.source.variant for e in finding.evidence if e.source}
+    if (imported := sorted(filter(results.imported, variants))) and not isinstance(check, Published):
+        finding = finding._replace(reason=f"{finding.reason}; with published weights: {', '.join(imported)}")
     if finding.verdict != UNDECIDED:
         return finding._replace(missing=None)
     if finding.missing and not finding.one_seed:
@@ -120,7 +124,7 @@ def _decided(check: Any, results: Results) -> Finding:
 
 def _elsewhere(check: Any, results: Results) -> tuple[UnderExtractor, ...]:
     """The verdict by each further extractor, of a claim about FID; none of a claim about FID as a number."""
-    if getattr(check, "metric", None) != "fid" or isinstance(check, Target | Recovers):
+    if getattr(check, "metric", None) != "fid" or isinstance(check, Target | Published | Recovers):
         return ()
     further = [name for name in results.extractors if f"fid_{name}" in results.names and name not in results.random]
     findings = [(name, _decided(check.model_copy(update={"metric": f"fid_{name}"}), results)) for name in further]
@@ -251,7 +255,7 @@ def _reaches(check: Reaches, results: Results) -> Finding:
         if sure and not fails:  # a model that was still learning may yet reach it; one that has reached it has
             missing = missing or (recites if reached else learning if worse else None)
         caveats = wording.caveats(tuple(why for why in (recites, learning) if why))
-        reasons.append(f"{setting}: FID {fid} in {seconds} seconds{caveats}")
+        reasons.append(f"{setting}: FID {fid} in {duration(seconds)}{caveats}")
         evidence += [fid, seconds]
     if not verdicts:
         return Finding(NOT_RUN, None, f"the study does not train or time curve {check.curve!r}")
@@ -304,7 +308,7 @@ def _dominates(check: Dominates, results: Results) -> Finding:
         )
         shown, one_seed = quality, one_seed or wording.one_seed(quality, verdicts[-1])
         missing = missing or quality.blocked
-        times = f"seconds per image {duration(speed.a)} against {duration(speed.b)}"
+        times = f"time per image {duration(speed.a)} against {duration(speed.b)}"
         reasons.append(f"{a[1]} against {b[1]}: {wording.reason(quality, verdicts[-1])}; {times}")
     if not verdicts:
         return Finding(NOT_RUN, None, f"the study has no curve {check.b!r}")
@@ -334,6 +338,7 @@ DECIDERS: dict[type, Callable[[Any, Results], Finding]] = {
     Share: _share,
     Parameters: targets.parameters,
     Target: targets.target,
+    Published: targets.published,
     Rfid: quantising.rfid,
     Recovers: quantising.recovers,
 }

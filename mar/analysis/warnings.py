@@ -12,7 +12,7 @@ from typing import Literal
 from mar.analysis.estimates import Results
 from mar.analysis.result_files import short
 from mar.runtime.files import read
-from mar.study import layout
+from mar.study import labels, layout
 from mar.study.records import ClassifierRecord, RfidRecord
 
 ACCURACY = 0.75  # share of held-out images that the judge has to name rightly
@@ -96,7 +96,7 @@ def _samples(results: Results) -> list[Warning]:
     if "precision" not in results.names:
         return []
     cells = {cell: e.value for cell in results.cells if (e := results.cell(*cell, "precision")) is not None}
-    poor = [f"{variant} {setting} ({short(x)})" for (variant, setting), x in cells.items() if x < PRECISION]
+    poor = [f"{labels.cell(results.study, *cell)} ({short(x)})" for cell, x in cells.items() if x < PRECISION]
     if not poor:
         return []
     more = f" and {len(poor) - NAMED} more" if len(poor) > NAMED else ""

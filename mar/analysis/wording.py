@@ -11,12 +11,12 @@ from mar.analysis.paper_columns import COLUMNS, printed
 from mar.analysis.result_files import duration, short
 from mar.paper.claims import Better, Check, Close, Guidance, Ordered
 from mar.paper.numbers import paper_rows
-from mar.study.records import Lack, Missing
+from mar.study.records import Lack, Missing, UnderExtractor, Verdict
 
 
 def reason(c: Comparison, verdict: str) -> str:
     """A comparison in words, with its numbers of training seeds."""
-    label = {"fid": "FID", "inception_score": "IS", "seconds": "seconds per image"}.get(c.metric, c.metric)
+    label = {"fid": "FID", "inception_score": "IS", "seconds": "time per image"}.get(c.metric, c.metric)
     a, b = (duration(x) if c.metric == "seconds" else str(x) for x in (c.a, c.b))
     text = f"{label} {a} against {b}, {c}"
     if c.metric == "seconds":
@@ -29,6 +29,14 @@ def reason(c: Comparison, verdict: str) -> str:
     if verdict == "undecided" and c.blocked:
         return f"{undecided(c.blocked.kind)}{text}"
     return text + (", far outside the measured seed spread" if c.few and c.far else "")
+
+
+def effect(verdict: Verdict | UnderExtractor, log: bool) -> str:
+    """What a verdict's comparison measured, as `ratio 0.37 [0.28, 0.42]`; empty where nothing was compared."""
+    if verdict.effect is None or verdict.low is None or verdict.high is None:
+        return ""
+    value, low, high = (short(math.exp(x) if log else x) for x in (verdict.effect, verdict.low, verdict.high))
+    return f"{'ratio' if log else 'difference'} {value} [{low}, {high}]"
 
 
 def caveats(*unfair: tuple[Missing, ...]) -> str:
@@ -69,24 +77,32 @@ def missing(c: Comparison | None, alone: bool) -> Missing:
     edge, low, high = (short(math.exp(x) if c.log else x) for x in (c.edge, c.low, c.high))
     if not c.low <= c.edge <= c.high:
         return Missing(kind="interval", text=f"another part of the claim reaches both sides of {edge}")
-    return Missing(kind="interval", text=f"the interval reaches both sides of {edge}, to {low} and {high}{_more(c)}")
-
-
-def _more(c: Comparison) -> str:
-    """How many more images or seeds would decide a comparison of two models at the effect that was measured."""
+    text = f"the interval reaches both sides of {edge}, to {low} and {high}"
     if not c.b.seeds:  # a number that the paper prints
-        return ""
+        return Missing(kind="interval", text=text)
+    return _more(c, text)
+
+
+def _more(c: Comparison, text: str) -> Missing:
+    """How many more images or seeds would decide a comparison of two models at the effect that was measured."""
     parts = abs(c.effect - c.edge), c.variance, c.images, c.dof
     seeds, now = min(len(c.a.seeds), len(c.b.seeds)), min(c.a.n, c.b.n)
     images, many = power.images(*parts, now), power.seeds(*parts, seeds)
     ways = [f"{images:,} images a set (now {now:,})"] if images else []
     ways += [f"{many} seeds a side (now {seeds})"] if many else []
     more = f"about {' or '.join(ways)} would decide" if ways else "the effect is too near to it for any number of them"
-    return f": {more}"
+    return Missing(kind="interval", text=f"{text}: {more}", seeds=many, images=images)
 
 
 def published(check: Check) -> str:
     """The paper's own numbers in words; empty if its table does not print them."""
+    values = published_numbers(check)
+    between = ", " if isinstance(check, Ordered) else " against "
+    return f"; the paper: {between.join(values)}" if values else ""
+
+
+def published_numbers(check: Check) -> list[str]:
+    """The paper's own numbers of the sides of a claim, as it prints them; empty if it does not print all of them."""
     if isinstance(check, Guidance):
         cells = [(check.row, True), (check.row, False)]
     elif isinstance(check, Ordered):
@@ -94,9 +110,8 @@ def published(check: Check) -> str:
     elif isinstance(check, Better | Close):
         cells = [(check.a, check.guided), (check.b, check.guided)]
     else:
-        return ""
+        return []
     rows = paper_rows(check.table)
     column = {(c.metric, c.guided): c.paper for c in COLUMNS}
     values = [printed(rows[row].get(column.get((check.metric, g), ""), ""), check.metric) for row, g in cells]
-    between = ", " if isinstance(check, Ordered) else " against "
-    return f"; the paper: {between.join(values)}" if all(values) else ""
+    return values if all(values) else []

@@ -1,20 +1,24 @@
 """The group of commands, the options that several of them share, and how a command opens its study.
 
-Commands take the resolved study.json that the workflow writes; its folder is the folder of all results of the study.
+A study is named by its name, by its file, or by the resolved study.json that the workflow writes into the folder of its
+results.
 """
 
 from __future__ import annotations
 
+import difflib
 import errno
 import io
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from mar.runtime import devices
+from mar.study import layout
 
 if TYPE_CHECKING:
     from mar.study.study import Study
@@ -80,13 +84,26 @@ def _message(error: Exception, command: str) -> str | None:
     return str(error) if ours else None
 
 
+def _version(context: click.Context, _option: click.Parameter, asked: bool) -> None:
+    if asked:
+        from mar import __version__
+        from mar.runtime.provenance import git_commit
+
+        click.echo(f"mar {__version__}, commit {git_commit()}")
+        context.exit()
+
+
 @click.group(cls=Commands, context_settings={"max_content_width": 120})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of torch; 0 leaves it its default.")
-def main(threads: int) -> None:
+@click.option("--device", type=click.Choice(devices.CHOICES), help="Default: a GPU where torch sees one.")
+def main(threads: int, device: str | None) -> None:
     """MAR, "Autoregressive Image Generation without Vector Quantization", one command a stage."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 lacks some letters
+    devices.choose(device or "")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # see mar/runtime/precision.py
     if threads:
         # Torch reads these when it is imported, which the commands do later and only if they need it.
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
@@ -94,8 +111,33 @@ def main(threads: int) -> None:
             sys.modules["torch"].set_num_threads(threads)
 
 
+def find_study(given: str, results: bool = True) -> Path:
+    """The file of a study that `--study` names: by itself, or by the name of a study.
+
+    Args:
+        given: path of a study file or of a resolved study.json, or a name.
+        results: look for the name in results/ first, and then in config/; else the other way round.
+
+    Raises:
+        ValueError: there is no study of that name.
+    """
+    if Path(given).suffix in (".yaml", ".yml", ".json"):
+        return Path(given)
+    places = [layout.study(layout.RESULTS / given), layout.shipped(f"{given}.yaml")]
+    for path in places if results else reversed(places):
+        if path.exists():
+            return path
+    names = sorted(
+        {path.parent.name for path in layout.RESULTS.glob(f"*/{layout.study(Path()).name}")}
+        | {path.stem for path in layout.shipped().glob("*.yaml") if path.stem != "claims"}
+    )
+    near = difflib.get_close_matches(given, names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(f"--study: found {given!r}{hint}; accepted: a study file, or a name: {', '.join(names)}")
+
+
 def open_study(
-    path: str,
+    given: str,
     variant: str = "",
     setting: str = "",
     tokenizer: str = "",
@@ -110,7 +152,7 @@ def open_study(
     that are waiting. Such a job refuses to start: the stage key of its study.json is no longer its `recipe`.
 
     Args:
-        path: the resolved study.json.
+        given: name of the study, its file, or the resolved study.json.
         variant: name of a variant, or empty.
         setting: name of a sampling setting of the variant, or empty.
         tokenizer: name of a tokenizer on disk, or empty.
@@ -127,9 +169,9 @@ def open_study(
     from mar.study.lengths import count_prepared
     from mar.study.reading import load
 
-    if Path(path).name != "study.json":
-        raise ValueError(f"--study {path}: accepted: results/<study>/study.json, which `snakemake -n` writes")
+    path = find_study(given)
     study = load(path)
+    root = path.parent if path.name == layout.study(Path()).name else layout.RESULTS / study.study
     if variant:
         known("--variant", variant, study.variants)
     if setting:
@@ -148,15 +190,12 @@ def open_study(
         raise ValueError(
             f"{path}: changed since this job was planned; run the workflow again. Planned {recipe}, now {now}"
         )
-    root = Path(path).parent
     return count_prepared(study, root), root
 
 
-def study_option(function: Callable[..., None]) -> Callable[..., None]:
-    """The option `--study`."""
-    return click.option("--study", required=True, metavar="results/<study>/study.json", help="The resolved study.")(
-        function
-    )
+study_option = click.option(
+    "--study", required=True, metavar="STUDY", help="Name of a study, its file, or results/<study>/study.json."
+)
 
 
 recipe_option = click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from mar.study import layout
 @click.option("--slurm-time", default=0, metavar="MINUTES")
 @click.option("--slurm-mem", default=0, metavar="MEGABYTES", help="Memory per node.")
 @click.option("--slurm-signal", default=0, metavar="SECONDS", help="Time for saving before the time limit.")
+@click.option(
+    "--slurm-device", default="", metavar="cuda|cpu", help="Where it computes; default: cuda if GPUs are asked for."
+)
 @click.option("--slurm-shards", default=0, metavar="N", help="Share the command among an array of N jobs.")
 @click.option("--slurm-extra", default="", metavar="OPTIONS", help="More options of sbatch, as --name=value.")
 @click.option("--inputs", default="", metavar="FILES", help="What the command reads, in one argument.")
@@ -36,13 +40,16 @@ def launch(
 ) -> None:
     """Run a COMMAND of mar as a job and follow it: mar launch --folder F -- train --study S --variant V --seed K."""
     from mar.cluster.launch import Slurm, launch
+    from mar.planning import remaining
 
     site = Slurm(**{name.removeprefix("slurm_"): value for name, value in slurm.items()})
-    sys.exit(launch(command, folder, cluster, recipe, site, outputs.split(), inputs.split()))
+    with remaining.told(folder) if cluster == "local" else contextlib.nullcontext():
+        status = launch(command, folder, cluster, recipe, site, outputs.split(), inputs.split())
+    sys.exit(status)
 
 
 @main.command()
-@click.option("--study", default="", metavar="results/<study>/study.json", help="Of one study; without it of all.")
+@click.option("--study", default="", metavar="STUDY", help="Of one study; without it of all.")
 def jobs(study: str) -> None:
     """List jobs: queued, running, done, failed, stopped or lost."""
     from mar.cluster.jobs import table

@@ -56,11 +56,12 @@ def report(study: str, figures: Path) -> None:
 
 @main.command()
 @study_option
-def summary(study: str) -> None:
-    """Print the tables, the verdicts and where to look further."""
+@click.option("--claims", "all_claims", is_flag=True, help="Print every claim in full instead.")
+def summary(study: str, all_claims: bool) -> None:
+    """Print the answer on one screen: what was found, what would decide more, and where things are."""
     from mar.report.terminal import summary
 
-    summary(*open_study(study))
+    summary(*open_study(study), all_claims)
 
 
 @main.command()

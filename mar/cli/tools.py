@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from mar.cli.group import main, open_study, study_option
+from mar.cli.group import find_study, main, open_study, study_option
 from mar.study import layout
 
 assets_option = click.option(
@@ -82,7 +83,7 @@ def ship(study: str, compare: bool) -> None:
 
 
 @main.command("export-adm")
-@click.option("--study", default="", metavar="results/<study>/study.json", help="With --variant, --seed, --setting.")
+@click.option("--study", default="", metavar="STUDY", help="With --variant, --seed, --setting.")
 @click.option("--variant", default="", help="Name of a variant of the study.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Training seed.")
 @click.option("--setting", default="", help="Name of a sampling setting of the variant.")
@@ -104,7 +105,7 @@ def export_adm(study: str, variant: str, seed: int, setting: str, samples: str, 
 @main.command()
 @click.option("--samples", required=True, metavar="SOURCE", help="Images to judge: folder of samples, of images, .npz.")
 @click.option("--reference", default="", metavar="NAME|SOURCE", help="Real images; default: those of the study.")
-@click.option("--study", default="", metavar="results/<study>/study.json", help="Whose classifier and data are known.")
+@click.option("--study", default="", metavar="STUDY", help="Whose classifier and data are known.")
 @click.option("--random-weights", is_flag=True, help="Inception with random weights: shows agreement, no quality.")
 @click.option("--count", type=click.IntRange(min=0), default=0, metavar="N", help="Refuse fewer images than N.")
 @click.option("--unknown-hash", is_flag=True, help="Take a reference of which no checksum is known.")
@@ -120,34 +121,39 @@ def court(
 
 
 @main.command()
-@click.option("--study", required=True, metavar="STUDY", help="Name under config/, a study file, or study.json.")
+@study_option
+@click.option("--jobs", "each", is_flag=True, help="Show every job with operations, A100 hours and disk.")
 @click.option("--utilisation", type=click.FloatRange(0.0, 1.0, min_open=True), help="Share of the peak; default: 0.23.")
-@click.option("--measured", metavar="VARIANT=RATE", help="Images a second of a training on one A100, instead.")
+@click.option(
+    "--measured", metavar="VARIANT=RATE", help="Images a second in training on one GPU, or a file of gpu-check."
+)
 @click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write the jobs there too.")
-def plan(study: str, utilisation: float | None, measured: str | None, file: Path | None) -> None:
-    """Show what a study costs: operations, A100 hours and disk of every job."""
+def plan(study: str, each: bool, utilisation: float | None, measured: str | None, file: Path | None) -> None:
+    """Show how long a study takes on this machine and what is done, or what it costs on A100s."""
     from mar.paper.numbers import check_rows
-    from mar.planning import kept_costs
+    from mar.planning import kept_costs, minutes
     from mar.planning import plan as plans
     from mar.runtime.files import write_text
     from mar.study.lengths import count
-    from mar.study.reading import load
+    from mar.study.reading import blame, load
 
     if utilisation and measured:
         raise ValueError("--utilisation and --measured: accepted: one of both")
-    path = Path(study if Path(study).suffix in (".yaml", ".json") else layout.shipped(f"{study}.yaml"))
+    path = find_study(study, results=False)
     loaded = load(path)
     try:
         check_rows(loaded)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    root = path.parent if path.name == "study.json" else layout.RESULTS / loaded.study
+        raise blame(error, path) from None
+    root = path.parent if path.name == layout.study(Path()).name else layout.RESULTS / loaded.study
     share = plans.utilisation_of(loaded, measured) if measured else utilisation or plans.UTILISATION
     images = plans.count_images(loaded, root)
     if images.known:
         loaded = count(loaded, images.train)
-    jobs = plans.jobs(loaded, images, kept_costs.count(loaded, root, images.classes))
-    click.echo(plans.text(loaded, jobs, images, share))
+    counts = kept_costs.count(loaded, root, images.classes)
+    jobs = plans.jobs(loaded, images, counts)
+    steps = minutes.steps(loaded, root, jobs, images, counts)
+    click.echo(plans.text(loaded, jobs, images, share) if each else minutes.text(loaded, jobs, images, steps, share))
     if file:
         import pandas as pd
 
@@ -157,6 +163,22 @@ def plan(study: str, utilisation: float | None, measured: str | None, file: Path
         plans.check(loaded, root, share)
     except ValueError as error:
         click.echo(f"over budget: {error}", err=True)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("cell", metavar="TABLE:ROW[:COLUMN]")
+@click.argument("snakemake", nargs=-1, type=click.UNPROCESSED)
+@click.option("--study", type=click.Path(path_type=Path), metavar="FILE", help="Describes it; default: what ships.")
+@click.option("--dry-run", is_flag=True, help="Stop after the price.")
+@click.option("--yes", is_flag=True, help="Do not ask about licences.")
+def replicate(cell: str, snakemake: tuple[str, ...], study: Path | None, dry_run: bool, yes: bool) -> None:
+    """Repeat a row of a table of the paper with its published weights: price, files, samples, verdict.
+
+    Other arguments go to snakemake: mar replicate table4:mar-b --profile slurm --profile site.yaml
+    """
+    from mar.planning.replicate import replicate
+
+    sys.exit(replicate(cell, study, dry_run, yes, snakemake))
 
 
 @main.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import resource
 import shlex
 import signal
 import subprocess
@@ -34,6 +35,7 @@ class Command:
         folder: the job's folder.
         token: names the submission to Slurm.
         outputs: files that are linked into the folder when the command is done.
+        options: options of `mar` itself, before the command.
     """
 
     arguments: tuple[str, ...]
@@ -42,6 +44,7 @@ class Command:
     folder: str = ""
     token: str = ""
     outputs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     def __call__(self) -> int:
         """Run the command in this process and put on record how it ended.
@@ -60,7 +63,7 @@ class Command:
             print(raised, end="", file=sys.stderr, flush=True)  # first: whoever reads the outcome shows the log's end
             write(file, Outcome(status=1, traceback=raised))
             sys.exit(1)  # a status other than 0 lets Slurm end the other tasks
-        write(file, Outcome(status=status))
+        write(file, Outcome(status=status, cpu_seconds=cpu_seconds()))
         return status
 
     def _local(self) -> int:
@@ -85,7 +88,7 @@ class Command:
                 return 0
             distributed = submitit.helpers.TorchDistributedEnvironment()
             distributed.export(set_cuda_visible_devices=False, overwrite=True)
-        status = run(self.arguments)
+        status = run((*self.options, *self.arguments))
         if status == stop_signals.LEFT and stop_signals.asked():
             return self._leave(rank, environment.raw_job_id)
         if status == 0 and rank == 0:
@@ -106,11 +109,21 @@ class Command:
         sys.exit(stop_signals.LEFT)
 
 
+def cpu_seconds() -> float:
+    """Seconds that this process and its finished children have computed, on all cores together."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return round(sum(usage.ru_utime + usage.ru_stime for usage in used), 2)
+
+
 def cores_of_task() -> None:
-    """Let torch, imported later, use as many threads as the task has cores; by default it uses all of the machine."""
+    """Let torch, imported later, use as many threads as the task has cores; by default it uses all of the machine.
+
+    Snakemake exports 0 threads for a rule that only waits, and sbatch passes that on: it is nobody's choice.
+    """
     if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
-        os.environ.setdefault("OMP_NUM_THREADS", cores)
-        os.environ.setdefault("MKL_NUM_THREADS", cores)
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            if os.environ.get(name, "0") in ("", "0"):
+                os.environ[name] = cores
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -184,7 +184,7 @@ def _outcome(folder: Path, record: LocalJob) -> int:
     """Exit status of a job that ended; a failure is told on stderr. Its output was printed already."""
     outcome = read_outcome(folder, record.job)
     status = outcome.status if outcome else 1  # without one, something ended its process
-    _close(folder, record, "finished" if status == 0 else "failed")
+    _close(folder, record, "finished" if status == 0 else "failed", outcome.cpu_seconds if outcome else None)
     if status:
         print(f"launch: job {record.job} failed: {record.command}; output: {log(folder, record.job)}", file=sys.stderr)
     return status
@@ -205,12 +205,12 @@ def _interrupted(folder: Path, record: LocalJob | None, cluster: str, number: in
     return 128 + number
 
 
-def _close(folder: Path, record: LocalJob, state: str) -> None:
+def _close(folder: Path, record: LocalJob, state: str, cpu_seconds: float | None = None) -> None:
     """Write a job's end on its record, unless another job took the place."""
     with lock(folder):
         on_file = read_job(folder)
         if on_file and (on_file.hash, on_file.job) == (record.hash, record.job):
-            write_job(folder, on_file.model_copy(update={"state": state}))
+            write_job(folder, on_file.model_copy(update={"state": state, "cpu_seconds": cpu_seconds}))
         # A process id comes again; the old outcome must not be taken for the new one's.
         for file in [outcome_file(folder, record.job), *folder.glob(f"{record.job}_*.pkl")]:
             file.unlink(missing_ok=True)

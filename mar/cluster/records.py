@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, NonNegativeInt, PositiveInt, StringConstraints, model_validator
+from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveInt, StringConstraints, model_validator
 
 from mar.runtime.files import FileName, Record, read, write
 
@@ -35,6 +35,8 @@ class Job(Record):
         submitted: time of the submission, in ISO 8601.
         output: file beside job.json into which the job prints; None before Slurm gave an id, and in the launcher's own
             process.
+        cpu_seconds: what the job's process and its children have computed; None where it ended without telling, and on
+            Slurm.
     """
 
     state: Literal["submitting", "running", "finished", "failed", "stopped", "left"]
@@ -45,6 +47,7 @@ class Job(Record):
     pid: PositiveInt
     submitted: Time
     output: FileName | None
+    cpu_seconds: NonNegativeFloat | None = None
 
 
 class LocalJob(Job):
@@ -82,10 +85,17 @@ class SlurmJob(Job):
 
 
 class Outcome(Record):
-    """How a task of a job ended: the exit status of its command, and the traceback of what the command raised."""
+    """How a task of a job ended.
+
+    Attributes:
+        status: exit status of its command.
+        traceback: that of what the command raised.
+        cpu_seconds: what its process and the children of it have computed.
+    """
 
     status: int
     traceback: str = ""
+    cpu_seconds: NonNegativeFloat | None = None
 
 
 def read_job(folder: Path) -> LocalJob | SlurmJob | None:

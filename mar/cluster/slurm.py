@@ -79,6 +79,7 @@ class Slurm:
     time: int = 0  # minutes
     mem: int = 0  # megabytes per node
     signal: int = 0  # seconds between the warning and the time limit
+    device: str = ""  # where the stage computes: cuda or cpu; empty is cuda where GPUs are asked for
     shards: int = 0  # number of jobs in the array that shares one stage
     extra: str = ""  # further options of sbatch
 
@@ -86,13 +87,20 @@ class Slurm:
         """The settings that differ from the site's defaults, by name."""
         return {name: value for name, value in vars(self).items() if value}
 
+    def options(self) -> tuple[str, ...]:
+        """Options of `mar` itself for the command of a job: a stage that asks for a GPU fails where torch sees none."""
+        device = self.device or ("cuda" if self.gpus_per_node else "")
+        return ("--device", device) if device else ()
+
     def parameters(self) -> dict[str, Any]:
         """The settings as parameters of submitit's AutoExecutor, with one task per GPU.
 
         Raises:
-            ValueError: an extra option that is no option, or one that the launcher sets.
+            ValueError: a device that there is not, an extra option that is no option, or one that the launcher sets.
         """
         given = self.given()
+        if self.device not in ("", "cuda", "cpu"):
+            raise ValueError(f"slurm device: found {self.device!r}; accepted: cuda, cpu")
         texts = ("partition", "account", "qos", "constraint")
         named: dict[str, Any] = {f"slurm_{k}": given[k] for k in texts if k in given}
         named |= {k: given[k] for k in ("nodes", "gpus_per_node", "cpus_per_task") if k in given}

@@ -202,7 +202,8 @@ def _submit(
     write_job(folder, record)
     files = tuple(str(Path(output).absolute()) for output in outputs)
     options = [["--shard", str(i), str(slurm.shards)] if slurm.shards > 1 else [] for i in shards]
-    commands = [Command((*arguments, *more), "slurm", None, str(folder.absolute()), token, files) for more in options]
+    place = str(folder.absolute())
+    commands = [Command((*arguments, *more), "slurm", None, place, token, files, slurm.options()) for more in options]
     try:
         jobs = site.submit(commands, folder, slurm)
     except ValueError:

@@ -29,6 +29,7 @@ from mar.features.networks import extractors
 from mar.features.networks.extractors import Extractor
 from mar.features.references import Reference
 from mar.metrics.moments import Statistics
+from mar.runtime import devices
 from mar.runtime.files import read
 from mar.runtime.progress import Progress
 from mar.study import layout
@@ -257,7 +258,7 @@ def networks(study: Study | None, root: Path | None, random: bool) -> dict[str, 
     Raises:
         ValueError: the weights of Inception are not on disk; the message says how to fetch them.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = devices.device()
     if study:
         return {MAIN: extractors.load("classifier", study, root, device)}
     from mar.features.networks import inception

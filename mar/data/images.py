@@ -75,6 +75,8 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
     classes = list(read(folder / layout.MANIFEST, DataManifest).classes)
     if recipe_of(folder) != {"data": data_key(study)}:
         raise ValueError(f"{folder}: was made for another data section of the study; run `mar prepare` again")
+    if study.data.kind == "none":
+        return ImageSet([], classes, lambda i: np.empty(0))
     if study.data.kind == "digits":
         images, labels = (npz.read(folder / layout.DIGITS, f"{split}_{part}") for part in ("images", "labels"))
         return ImageSet(labels, classes, lambda i: images[i])

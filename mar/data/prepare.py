@@ -62,15 +62,20 @@ def prepare(study: Study, root: str | Path) -> None:
         write_text(folder / layout.LISTING, "".join(f"{line}\n" for line in (listing, state) if line))
         record = make(folder)
         write(manifest, record)
-        preview.write(folder / layout.PREVIEW, open_split(study, root, "train"))
         counts = {split: value.count for split, value in record.splits.items()}
         print(f"{manifest}: {len(record.classes)} classes, images {counts}, skipped {len(record.skipped)}", flush=True)
-        print(f"{folder / layout.PREVIEW}: some images of each class, as the models see them", flush=True)
+        if study.data.kind != "none":
+            preview.write(folder / layout.PREVIEW, open_split(study, root, "train"))
+            print(f"{folder / layout.PREVIEW}: some images of each class, as the models see them", flush=True)
 
 
 def _source(study: Study, assets: Path) -> tuple[str, Callable[[Path], DataManifest]]:
     """A checksum that identifies the images of the study, and the function that prepares them in a folder."""
     path = Path(study.data.path) if study.data.path else None
+    if study.data.kind == "none":
+        classes = [str(label) for label in range(study.data.num_classes or 0)]
+        empty: dict[str, list[int]] = {split: [] for split in SPLITS}
+        return "none", lambda _: _record(study, "none", classes, empty, [], [])
     if study.data.kind == "digits":
         return "sklearn", lambda folder: _prepare_digits(study, folder, "sklearn")
     if study.data.kind == "fashion-mnist" or study.data.kind == "idx":
@@ -264,7 +269,7 @@ def _record(
     skipped: list[Skipped],
     pixels: str | None = None,
 ) -> DataManifest:
-    per_class = {s: np.bincount(labels[s], minlength=len(classes)).tolist() for s in SPLITS}
+    per_class = {s: np.bincount(np.array(labels[s], np.int64), minlength=len(classes)).tolist() for s in SPLITS}
     known: dict[str, Any] = {"pixels": pixels} if pixels else {}
     return DataManifest(
         kind=study.data.kind,

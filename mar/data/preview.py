@@ -21,16 +21,17 @@ def write(path: Path, images: ImageSet) -> None:
         path: the PNG.
         images: the train split.
     """
-    rows = [np.flatnonzero(images.labels == label) for label in range(min(len(images.classes), CLASSES))]
+    shown = [label for label in range(len(images.classes)) if (images.labels == label).any()][:CLASSES]
+    rows = [np.flatnonzero(images.labels == label) for label in shown]
     columns = min(IMAGES, max(map(len, rows)))
     first = [images.arrays(row[:columns]) for row in rows]  # each uint8 (n, S, S, 3)
     times = -(-SIDE // first[0].shape[1])  # small images are shown larger, pixel by pixel
     side = times * first[0].shape[1]
     sheet = Image.new("RGB", (GAP + columns * (side + GAP), len(rows) * (side + LABEL + GAP) + LABEL), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=LABEL - 3)
-    for number, (row, pictures) in enumerate(zip(rows, first, strict=True)):
+    for number, (label, row, pictures) in enumerate(zip(shown, rows, first, strict=True)):
         top = number * (side + LABEL + GAP)
-        draw.text((GAP, top), f"{images.classes[number][:60]}: {len(row):,} to train on", "black", font)
+        draw.text((GAP, top), f"{images.classes[label][:60]}: {len(row):,} to train on", "black", font)
         for column, picture in enumerate(pictures.repeat(times, axis=1).repeat(times, axis=2)):
             sheet.paste(Image.fromarray(picture), (GAP + column * (side + GAP), top + LABEL))
     if (more := len(images.classes) - len(rows)) > 0:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -75,6 +76,11 @@ def table(file: Path) -> dict[str, Asset]:
             raise ValueError(f"{where}: sha256 {digest!r}; accepted: 64 hex digits, or nothing")
         if row["size"] and not row["size"].isdigit():
             raise ValueError(f"{where}: size {row['size']!r}; accepted: a number of bytes, or nothing")
+        for key in ("name", "format"):  # both stand in names of files and on command lines
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", row[key]):
+                raise ValueError(f"{where}: {key} {row[key]!r}; accepted: letters, digits and _ . + -, at most 100")
+        if urlsplit(row["url"]).scheme not in ("http", "https"):
+            raise ValueError(f"{where}: url {row['url']!r}; accepted: http:// or https://")
         size = row.pop("size")
         assets[row["name"]] = Asset(size=int(size) if size else None, **row)
     return assets
@@ -172,6 +178,9 @@ def _download(asset: Asset, path: Path, temporary: Path) -> None:
             last = time.monotonic()
             while block := answer.read(BLOCK):
                 file.write(block)
+                if asset.size and file.tell() > asset.size:
+                    most = f"the {asset.size} bytes that config/assets.csv says"
+                    raise ValueError(f"{asset.url}: more than {most}; {by_hand}")
                 if total:
                     progress.update(len(block))
                 elif time.monotonic() - last > progress.every:

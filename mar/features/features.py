@@ -25,7 +25,7 @@ import numpy as np
 
 from mar.data.read_ahead import WORKER_IMAGES
 from mar.features import image_sets, references
-from mar.runtime import files, npz
+from mar.runtime import devices, files, npz
 from mar.runtime.files import sha256
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
@@ -194,15 +194,13 @@ def features(study: Study, root: str | Path, extractor: str, set_name: str, shar
         ValueError: the set cannot be evaluated (`mar.features.image_sets`), the network has no weights, or features are
             not finite.
     """
-    import torch
-
     from mar.features.networks import extractors
 
     root = Path(root)
     known("--extractor", extractor, study.metrics.extractors)
     images = open_images(study, root, set_name)
     folder = layout.features(root, extractor, set_name)
-    network = extractors.load(extractor, study, root, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    network = extractors.load(extractor, study, root, devices.device())
     recipe = {"slice": features_key(study, extractor), "weights": network.weights}
     main = extractor == study.metrics.extractors[0]
     recipe |= {"source": images.sha256 if images else "statistics alone"}
@@ -240,6 +238,9 @@ def _seen(study: Study, root: Path) -> Seen | None:
     import torch
 
     from mar.features.neighbours import Searched, Seen
+
+    if study.data.kind == "none":
+        return None
 
     def searched(split: str) -> Searched | None:
         images = image_sets.of_split(study, root, split)

@@ -12,6 +12,7 @@ import torch
 from mar.data.images import ImageSet, open_split, to_float, to_uint8
 from mar.features.networks import extractors
 from mar.metrics import bootstrap, evaluate
+from mar.runtime import devices
 from mar.runtime.files import read, sha256, write
 from mar.runtime.folders import lock
 from mar.runtime.noise import Noise
@@ -58,7 +59,7 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
 
         if not unfinished(report, sound):
             return
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = devices.device()
         tokenizer = load(root, name, study).to(device)
         network = extractors.load(main, study, root, device)
         if network.weights != real.extractor.weights:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 
 from mar.study import layout
+from mar.study.compatibility import known
+from mar.study.mistakes import Mistakes
 from mar.study.study import Study
 
 FOLDER = layout.shipped("paper")
@@ -18,8 +20,8 @@ def paper_lines(name: str, where: str = "") -> list[dict[str, str]]:
     """
     path = FOLDER / f"{name}.csv"
     if not path.exists():
-        known = sorted(p.stem for p in FOLDER.glob("*.csv"))
-        raise ValueError(f"{where}paper table {name!r}: {path} is missing; accepted: {', '.join(known)}")
+        names = sorted(p.stem for p in FOLDER.glob("*.csv"))
+        raise ValueError(f"{where}paper table {name!r}: {path} is missing; accepted: {', '.join(names)}")
     with open(path, encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     if not lines:
@@ -43,13 +45,16 @@ def check_rows(study: Study) -> None:
     """Refuse a table of a study with a row that the table of the paper does not have.
 
     Raises:
-        ValueError: there is no such table or row; the message has the key of the study.
+        MistakesError: there is no such table or row; the message has the key of the study.
     """
+    mistakes = Mistakes()
     for name, table in study.tables.items():
-        rows = paper_rows(table.paper, f"tables.{name}.paper: ")
-        for i, row in enumerate(table.rows):
-            if row.paper not in rows:
-                raise ValueError(f"tables.{name}.rows[{i}].paper: found {row.paper!r}; accepted: {', '.join(rows)}")
+        with mistakes.at("tables", name, "paper"):
+            rows = paper_rows(table.paper, f"tables.{name}.paper: ")
+            for i, row in enumerate(table.rows):
+                with mistakes.at("tables", name, "rows", i, "paper"):
+                    known(f"tables.{name}.rows[{i}].paper", row.paper, rows)
+    mistakes.refuse()
 
 
 def paper_samples() -> int:

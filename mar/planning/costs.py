@@ -49,7 +49,8 @@ VGG = 30  # layers of VGG-16 that LPIPS looks through
 # Settings of sampling that change no number of operations, and one value of each.
 IDLE: dict[str, Any] = {
     **{"temperature": 1.0, "top_k": None, "top_p": None, "eta": 0.0, "clamp": None, "solver": "ancestral"},
-    **{"guidance_schedule": "linear", "guidance_channels": None, "dtype": "fp32", "seed": 0},
+    **{"guidance_schedule": "linear", "guidance_channels": None, "seed": 0},
+    **{"dtype": "fp32", "head_dtype": None, "tf32": False},
 }
 
 
@@ -298,7 +299,8 @@ def _tokenizer_training(net: autoencoder.Tokenizer, config: Tokenizer, image_siz
             hinge(critic(images), critic(rebuilt.detach())).backward()
 
     # the own networks' training: forward, and twice as much backward
-    learn = 3 * operations(lambda: [network(images) for network in own.classifiers]) * (config.perceptual_images or 0) / (config.images or 1)
+    learning = operations(lambda: [network(images) for network in own.classifiers])
+    learn = 3 * learning * (config.perceptual_images or 0) / (config.images or 1)
     return (operations(step) + learn) / len(images)
 
 

@@ -25,14 +25,15 @@ from mar.sampling.sweep import most
 from mar.study import layout, lengths
 from mar.study.compatibility import known
 from mar.study.limits import AXES, LEARNED, LOOKED_AT, REAL
+from mar.study.parts import Recipe, Sampling
 from mar.study.products import learning_setting, speed_settings, used_tokenizers
 from mar.study.real_sets import COMPARED, FLOOR, real_side, scored
-from mar.study.records import DataManifest, PlanRecord, VariantCosts
+from mar.study.records import DataManifest, GpuCheckRecord, PlanRecord, VariantCosts
 from mar.study.study import Study
 
 # A100 SXM, dense, operations a second: tensor cores in bf16; convolutions in fp32 (TF32, torch's default for them);
 # matrix products in fp32, which torch leaves without TF32.
-PEAK = {"bf16": 312e12, "tf32": 156e12, "fp32": 19.5e12}
+PEAK = {"bf16": 312e12, "fp16": 312e12, "tf32": 156e12, "fp32": 19.5e12}
 
 # Authors' README: MAR-L (denoiser 8x1280), 400 epochs on cached latents, 16 H100 for 1 day and 11 hours: 0.467e21
 # operations / (560 h x 989e12 a second). On images, tokenizer included, 32 H100 for 31 hours are 0.15, and the paper's
@@ -93,6 +94,8 @@ def count_images(study: Study, root: Path | None = None) -> Images:
     aside = study.data.set_aside or 0
     if study.data.expect == "imagenet":
         return Images(imagenet.TOTALS["train"][0] - aside, imagenet.TOTALS["val"][0] + aside, imagenet.CLASSES)
+    if study.data.kind == "none":
+        return Images(0, 0, study.data.num_classes or 0)
     if study.data.kind == "digits":
         heldout = round(DIGITS[0] * study.data.holdout) + aside
         return Images(DIGITS[0] - heldout, heldout, DIGITS[1])
@@ -151,21 +154,25 @@ def _judge_jobs(study: Study, images: Images, costs: PlanRecord) -> Iterator[Job
         side = real_side(study, name)
         real = {"train": images.train, "reference": REAL}.get(side, images.heldout // 2)  # ADM's batch has as many
         yield from _features_jobs(study, name, side, real, images, costs)
-        yield from _features_jobs(study, name, scored(study), floor, images, costs)
+        yield _features_job(study, name, scored(study), floor, images, costs)  # whose statistics nobody asks for
     judged = min(study.metrics.samples, floor)
     yield Job("reference", "", judged, flops=_distances(judged, costs.judges[main].features))
 
 
 def _features_jobs(study: Study, extractor: str, name: str, n: int, images: Images, costs: PlanRecord) -> Iterator[Job]:
     """Features and statistics of one set of images by one network."""
+    yield _features_job(study, extractor, name, n, images, costs)
+    judge = costs.judges[extractor]
+    squares = judge.features**2 + judge.spatial**2
+    yield Job("statistics", f"{extractor}/{name}", n, flops=2.0 * n * squares, samples=8.0 * squares)
+
+
+def _features_job(study: Study, extractor: str, name: str, n: int, images: Images, costs: PlanRecord) -> Job:
     judge = costs.judges[extractor]
     nearest = extractor == study.metrics.extractors[0] and name not in COMPARED
     flops = n * (judge.forward + (_nearest(study, images) if nearest else 0.0))
     stored = 4.0 * n * (judge.features + judge.logits + judge.spatial)
-    where = f"{extractor}/{name}"
-    yield Job("features", where, n, judge.parameters, flops, samples=stored)
-    squares = judge.features**2 + judge.spatial**2
-    yield Job("statistics", where, n, flops=2.0 * n * squares, samples=8.0 * squares)
+    return Job("features", f"{extractor}/{name}", n, judge.parameters, flops, samples=stored)
 
 
 def _distances(n: int, features: int) -> float:
@@ -209,7 +216,7 @@ def _variant_jobs(study: Study, name: str, images: Images, costs: PlanRecord) ->
         if (sweep := study.sampling[setting].sweep) is None:
             continue
         n = sweep.samples * most(sweep)
-        flops, dtype = n * (drawn[setting] + decode + judge.forward), study.sampling[setting].dtype
+        flops, dtype = n * (drawn[setting] + decode + judge.forward), _arithmetic(study.sampling[setting])
         yield Job("sweep", f"{name}/{setting}", n, count, flops, dtype)
     for seed in v.seeds:
         run = f"{name}/seed{seed}"
@@ -218,13 +225,13 @@ def _variant_jobs(study: Study, name: str, images: Images, costs: PlanRecord) ->
         else:
             flops = recipe.images * cost.training
             weights = (4.0 * max(1, len(recipe.points)) + 16.0 * CHECKPOINTS) * count
-            yield Job("train", run, recipe.images, count, flops, recipe.dtype, weights=weights)
+            yield Job("train", run, recipe.images, count, flops, _arithmetic(recipe), weights=weights)
         if recipe.points and not v.pretrained:
             yield _learning_job(study, name, run, images, cost, decode + judge.forward)
         for setting in v.sampling:
             n = metrics.samples
             stored = 3.0 * n * study.data.image_size**2
-            flops, dtype = n * (drawn[setting] + decode), study.sampling[setting].dtype
+            flops, dtype = n * (drawn[setting] + decode), _arithmetic(study.sampling[setting])
             yield Job("sample", f"{run}/{setting}", n, count, flops, dtype, samples=stored)
             for extractor in metrics.extractors:
                 yield from _features_jobs(study, extractor, f"{run}/{setting}", n, images, costs)
@@ -232,7 +239,7 @@ def _variant_jobs(study: Study, name: str, images: Images, costs: PlanRecord) ->
     if v.seeds and (timed := speed_settings(study, name)):
         n = study.speed.batch * (study.speed.batches + 1)
         flops = n * sum(drawn[s] + decode for s in timed)
-        yield Job("speed", name, n * len(timed), count, flops, study.sampling[timed[0]].dtype)
+        yield Job("speed", name, n * len(timed), count, flops, _arithmetic(study.sampling[timed[0]]))
 
 
 def _learning_job(study: Study, name: str, run: str, images: Images, cost: VariantCosts, judged: float) -> Job:
@@ -253,6 +260,11 @@ def _learning_job(study: Study, name: str, run: str, images: Images, cost: Varia
     return Job("learning", run, times * (looked + samples), cost.parameters, times * flops)
 
 
+def _arithmetic(part: Recipe | Sampling) -> str:
+    """The key of PEAK for a training or a sampling; what a head or decoder computes more exactly is not told apart."""
+    return "tf32" if part.dtype == "fp32" and part.tf32 else part.dtype
+
+
 def total(found: list[Job], name: str = "total") -> Job:
     """The sum of jobs; `hours` of it has no meaning, since their arithmetic differs: add theirs up."""
     sums = {key: sum(getattr(job, key) for job in found) for key in ("images", "flops", "tokens", "weights", "samples")}
@@ -260,23 +272,39 @@ def total(found: list[Job], name: str = "total") -> Job:
 
 
 def utilisation_of(study: Study, probe: str) -> float:
-    """Utilisation from a measured training: `VARIANT=IMAGES_PER_SECOND` on one A100.
+    """Utilisation from a measured training.
+
+    On another GPU than an A100 it is a share of an A100's peak all the same, and the hours of the plan are its own.
+
+    Args:
+        study: the study.
+        probe: `VARIANT=IMAGES_PER_SECOND` on one GPU, or the path of a file of `python -m benchmarks.gpu_check`, of
+            which the first variant counts that the study has.
 
     Raises:
         ValueError: the probe is not of that form, or the study has no such variant.
     """
+    if probe.endswith(".json"):
+        measured = read(Path(probe), GpuCheckRecord)
+        if measured.versions.get("device") == "cpu":
+            raise ValueError(f"--measured {probe}: measured on a CPU; accepted: a file of a GPU")
+        names = [name for name in measured.training if name in study.variants]
+        if not names:
+            found = ", ".join(measured.training) or "none"
+            raise ValueError(f"--measured {probe}: found {found}; accepted: one of {', '.join(study.variants)}")
+        probe = f"{names[0]}={measured.training[names[0]]}"
     name, _, rate = probe.partition("=")
     try:
         per_second = float(rate)
     except ValueError:
         per_second = 0.0
     if not per_second > 0:
-        raise ValueError(f"--measured {probe}: accepted: VARIANT=IMAGES_PER_SECOND, in training on one A100")
+        raise ValueError(f"--measured {probe}: accepted: VARIANT=IMAGES_PER_SECOND, in training on one GPU")
     known("--measured", name, study.variants)
     from mar.planning import costs
 
     backbone, head, recipe, tokens = costs.parts(study, name, count_images(study).classes)
-    return per_second * costs.training(backbone, head, tokens, recipe) / PEAK[recipe.dtype]
+    return per_second * costs.training(backbone, head, tokens, recipe) / PEAK[_arithmetic(recipe)]
 
 
 def check(study: Study, root: Path, utilisation: float = UTILISATION) -> None:
@@ -351,11 +379,15 @@ def text(study: Study, found: list[Job], images: Images, utilisation: float) -> 
         out.append("epochs: the images are not counted, so trainings with a length in epochs show the most, or 0")
     if study.reuse:
         out.append(f"reuse {study.reuse}: finished files of equal recipe are taken over, and still counted here")
+    out.append(f"budget: {budget_of(study)}")
+    return "\n".join(out)
+
+
+def budget_of(study: Study) -> str:
+    """The caps of a study, as text."""
     budget = study.budget
     caps = [] if budget is None else [("gpu_hours", budget.gpu_hours), ("disk_gb", budget.disk_gb)]
-    said = ", ".join(f"{key} {cap:,g}" for key, cap in caps if cap is not None)
-    out.append(f"budget: {said or 'none'}")
-    return "\n".join(out)
+    return ", ".join(f"{key} {cap:,g}" for key, cap in caps if cap is not None) or "none"
 
 
 def _line(label: str, job: Job, hours: float) -> tuple[str, ...]:

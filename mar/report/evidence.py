@@ -21,6 +21,7 @@ from mar.runtime.folders import RECIPE
 from mar.runtime.provenance import Provenance
 from mar.study import layout
 from mar.study.commands import command
+from mar.study.labels import label
 from mar.study.parts import Sampling
 from mar.study.records import Range, RunRecord, SampleManifest, TrackedRuns
 from mar.study.study import Study
@@ -75,6 +76,7 @@ def variants(study: Study, root: Path, results: Results) -> list[dict[str, Any]]
         sections.append(
             {
                 "name": name,
+                "label": label(study, name),
                 "factors": [
                     (key, getattr(variant, key)) for key in factors if key != "recipe" or not variant.pretrained
                 ],
@@ -216,6 +218,15 @@ def embed(image: Any, format: str, **options: Any) -> str:
 def tracked_runs(root: Path) -> TrackedRuns | None:
     """The MLflow run of each result; None where `mar track` has not run."""
     return read(layout.tracked(root), TrackedRuns) if layout.tracked(root).exists() else None
+
+
+def runs_address(root: Path) -> str:
+    """Address of the study's runs in the browser of MLflow 3, which opens on another page without the last part."""
+    tracked = tracked_runs(root)
+    server = server_of(root) or "http://localhost:5000"
+    if tracked is None or not tracked.experiment or not server.startswith("http"):
+        return server
+    return f"{server}/#/experiments/{tracked.experiment}?workflowType=machine_learning"
 
 
 def server_of(root: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +13,16 @@ from mar.analysis.paper_columns import FLOOR, Column, describing, headings
 from mar.analysis.result_files import short
 from mar.analysis.tally import RULINGS, tally
 from mar.analysis.warnings import warnings
+from mar.analysis.wording import effect
 from mar.paper.deviations import deviations
 from mar.paper.numbers import paper_lines, paper_rows
-from mar.report import evidence, page_sections
+from mar.report import evidence, first_screen, page_sections
 from mar.report.evidence import file, server_of, set_id
 from mar.report.figures.curves import ANCHORS
 from mar.report.page_sections import JUDGES
-from mar.report.tables.paper_tables import NONE, cell_text, frame, note, remarks, shown
+from mar.report.tables.paper_tables import NONE, cell_text, frame, note, other, remarks, shown
 from mar.runtime.files import read, write_text
-from mar.study import layout
+from mar.study import labels, layout
 from mar.study.products import figure_names
 from mar.study.records import UnderExtractor, Verdict, Verdicts
 from mar.study.study import Study
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CAPTIONS = {
+    "claims": "What was measured of each claim that compares two numbers, with its interval, beside the same of the "
+    "paper's numbers. Left of the line is what the paper claims.",
     "tradeoff": "FID against measured seconds per image. The paper's Figure 6 is this plot on ImageNet with one A100.",
     "diffusion_steps": "FID and Inception Score against the steps of the reverse process. The paper's Figure 4 is this "
     "plot on ImageNet.",
@@ -74,13 +76,15 @@ def report(study: Study, root: Path, figures: Path) -> None:
         folder=root.name,
         size=SIZE,
         warnings=_warnings(results, variants),
+        first=first_screen.parts(study, root, results, verdicts),
         verdicts=_verdicts(verdicts),
+        asked=sum(claim.verdict in RULINGS[:3] for claim in verdicts),
         tally=tally(verdicts),
         claims=[
             {
                 **dict(claim),
                 "shown": claim.shown,
-                "evidence": _evidence(root, claim),
+                "evidence": _evidence(study, root, claim),
                 "others": [by_extractor(other) for other in claim.extractors],
             }
             for claim in verdicts
@@ -114,10 +118,8 @@ def claims(root: Path) -> tuple[Verdict, ...]:
 
 def by_extractor(other: UnderExtractor) -> str:
     """The verdict on a claim by a further extractor, in words."""
-    if other.effect is None or other.low is None or other.high is None:
-        return f"by {JUDGES[other.extractor]}: {other.verdict}"
-    value, low, high = (short(math.exp(x)) for x in (other.effect, other.low, other.high))
-    return f"by {JUDGES[other.extractor]}: {other.verdict}, ratio {value} [{low}, {high}]"
+    measured = effect(other, log=True)
+    return f"by {JUDGES[other.extractor]}: {other.verdict}{f', {measured}' if measured else ''}"
 
 
 def _verdicts(verdicts: tuple[Verdict, ...]) -> list[tuple[str, int]]:
@@ -126,13 +128,16 @@ def _verdicts(verdicts: tuple[Verdict, ...]) -> list[tuple[str, int]]:
     return [(verdict, counts[verdict]) for verdict in RULINGS if counts[verdict]]
 
 
-def _evidence(root: Path, claim: Verdict) -> list[dict[str, Any]]:
+def _evidence(study: Study, root: Path, claim: Verdict) -> list[dict[str, Any]]:
     """The numbers that a verdict rests on: for each, its place on the page and its files."""
     numbers = []
     for number in claim.evidence:
         place = set_id(number.variant, number.setting) if number.setting else f"variant:{number.variant}"
         files = [file(root, root / path, _short_name(path)) for path in number.files]
-        numbers.append({**dict(number), "id": place, "title": title(number.metric).replace("_", " "), "files": files})
+        of = labels.cell(study, number.variant, number.setting)
+        numbers.append(
+            {**dict(number), "of": of, "id": place, "title": title(number.metric).replace("_", " "), "files": files}
+        )
     return numbers
 
 
@@ -149,7 +154,7 @@ def _warnings(results: Results, variants: list[dict[str, Any]]) -> list[str]:
         for name in results.random
     ]
     sentences += [warning.text for warning in warnings(results)]
-    sets = [(f"{v['name']} {s['name']}", x) for v in variants for s in v["settings"] for x in s["seeds"]]
+    sets = [(f"{v['label']} at {s['name']}", x) for v in variants for s in v["settings"] for x in s["seeds"]]
     broken = [f"{name} seed {x['seed']}" for name, x in sets if not x["agree"]]
     if broken:
         sentences.append(f"Of {', '.join(broken)} the hashes do not agree with the files: run the workflow again.")
@@ -184,7 +189,8 @@ def _table(study: Study, root: Path, name: str, values: pd.DataFrame) -> dict[st
         ]
         rows.append(
             {
-                "describe": [row[k] for k in keys],
+                "describe": [(row[k], other(study, row, k)) for k in keys],
+                "label": labels.label(study, row["ours"]) if row["ours"] in study.variants else "",
                 "floor": row["row"] == FLOOR,
                 "cells": cells,
                 "used": used,

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from mar.analysis import acceptance
 from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
+from mar.analysis.result_files import Estimate, duration
 from mar.report.evidence import commit, file, interval, set_id
 from mar.report.tables import fast_modes, learning, variance
 from mar.report.tables.all_metrics import spread_text
 from mar.runtime.files import read
 from mar.runtime.provenance import Provenance
 from mar.study import layout
+from mar.study.labels import cell, label
 from mar.study.products import speed_settings, swept, table_names, used_tokenizers
 from mar.study.records import RfidRecord, SampleManifest, ShippedRecord, SweepRecord, TimingProtocol
 from mar.study.study import Study
@@ -42,6 +44,7 @@ def metrics(study: Study, root: Path, results: Results) -> dict[str, Any]:
             sampling = results.sampling(name, setting)
             row: dict[str, Any] = {
                 "variant": name,
+                "label": label(study, name),
                 "setting": setting,
                 "id": set_id(name, setting),
                 "seeds": variant.seeds,
@@ -75,7 +78,11 @@ def sweeps(study: Study, root: Path) -> list[dict[str, Any]]:
             }
             for point in record.grid
         ]
-        links = {"id": set_id(name, setting), "file": file(root, layout.sweep(root, name, setting))}
+        links = {
+            "id": set_id(name, setting),
+            "of": cell(study, name, setting),
+            "file": file(root, layout.sweep(root, name, setting)),
+        }
         records.append({**dict(record), **links, "points": points})
     return records
 
@@ -151,10 +158,11 @@ def speed(study: Study, root: Path, results: Results) -> dict[str, Any]:
             [
                 {
                     "variant": name,
+                    "label": label(study, name),
                     "setting": setting,
                     "href": f"#{set_id(name, setting)}" if setting in variant.sampling else "",
                     "steps": point.steps,
-                    "seconds": interval(point.seconds),
+                    "seconds": duration(Estimate(point.seconds.value, point.seconds.low, point.seconds.high, 0)),
                     "share": interval(point.head_share) if point.head_share else "",
                     "file": file(root, layout.speed(root, name)),
                 }
@@ -173,7 +181,7 @@ def costs(study: Study, variants: list[dict[str, Any]]) -> dict[str, Any]:
             drawn = [s["seconds"] for x in variant["settings"] for s in x["seeds"] if s["seed"] == run["seed"]]
             sampling = sum(s for s in drawn if s is not None) if any(s is not None for s in drawn) else None
             training = None if run["pretrained"] is not None else run["seconds"] * run["processes"]
-            rows.append({**run, "training": training, "sampling": sampling})
+            rows.append({**run, "label": variant["label"], "training": training, "sampling": sampling})
     totals = {key: sum(row[key] or 0 for row in rows) for key in ("training", "sampling")}
     return {"rows": rows, "trainings": sum(row["training"] is not None for row in rows), **totals}
 

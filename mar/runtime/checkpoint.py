@@ -67,10 +67,11 @@ def latest(folder: Path, world: World = ALONE) -> Iterator[dict[str, Any] | None
         ValueError: there are checkpoints, but none is intact; or the state does not fit what the context copies it
             to.
     """
-    path: Path | None = world.first(lambda: _newest(folder))
-    if path is None:
+    name = world.first(lambda: str(_newest(folder) or ""))
+    if not name:
         yield None
         return
+    path = Path(str(name))
     try:
         yield torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except torch.OutOfMemoryError:

@@ -8,6 +8,7 @@ Without such variables a process trains alone.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from mar.runtime import devices
 
 BUCKET = 16_000_000  # numbers that one message sums over the processes: 64 MB of float32
 PATIENCE = timedelta(hours=6)  # how long processes wait while the first one verifies tokens or writes a checkpoint
@@ -39,9 +42,7 @@ class World:
     @property
     def device(self) -> torch.device:
         """Where this process computes. Slurm may show each process all GPUs of a machine, or its own alone."""
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        return torch.device("cuda", self.local % torch.cuda.device_count())
+        return devices.device(self.local)
 
     def sum(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its sum over all processes; many small ones go in one message."""
@@ -53,25 +54,44 @@ class World:
             for tensor, total in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
                 tensor.copy_(total.view_as(tensor))
 
-    def first(self, function: Callable[[], Any]) -> Any:
+    def first(self, function: Callable[[], str | bool | None]) -> str | bool | None:
         """What `function` returns in the first process, which alone calls it; all wait for it.
+
+        It travels as JSON: messages between processes are data, and nothing of them is executed.
 
         Raises:
             ValueError: `function` failed in the first process, which raises the error itself instead.
         """
         if self.size == 1:
             return function()
-        message: list[Any] = [None, ""]  # what `function` returned, and how it failed
         if self.rank == 0:
             try:
-                message[0] = function()
+                found = function()
             except Exception as error:
-                dist.broadcast_object_list([None, f"the first process failed: {error}"], src=0)
+                self._tell({"failed": f"the first process failed: {error}"})
                 raise
-        dist.broadcast_object_list(message, src=0)
-        if message[1]:
-            raise ValueError(message[1])
-        return message[0]
+            self._tell({"found": found})
+            return found
+        message = self._listen()
+        if "failed" in message:
+            raise ValueError(message["failed"])
+        answer: str | bool | None = message["found"]
+        return answer
+
+    def _tell(self, message: dict[str, str | bool | None]) -> None:
+        """Send a message from the first process to all others: its length, then its bytes."""
+        text = torch.frombuffer(bytearray(json.dumps(message).encode()), dtype=torch.uint8).to(self.device)
+        dist.broadcast(torch.tensor(len(text), device=self.device), src=0)
+        dist.broadcast(text, src=0)
+
+    def _listen(self) -> dict[str, Any]:
+        """The message that the first process sends."""
+        length = torch.zeros((), dtype=torch.int64, device=self.device)
+        dist.broadcast(length, src=0)
+        text = torch.empty(int(length), dtype=torch.uint8, device=self.device)
+        dist.broadcast(text, src=0)
+        message: dict[str, Any] = json.loads(text.cpu().numpy().tobytes())
+        return message
 
 
 ALONE = World()

@@ -1,4 +1,4 @@
-"""Progress of long work: at most one plain line every few seconds, readable on a terminal and in a log file."""
+"""Progress of long work: one plain line now and then, readable on a terminal and in a log file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import time
 
 
 class Progress:
-    """Counts up to a total and prints how far the work is, its rate and its latest numbers, `every` so many seconds."""
+    """Counts up to a total and prints how far the work is, its rate and its latest numbers.
+
+    The lines are `every` so many seconds apart, and a fifth of the time that the work has taken.
+    """
 
     def __init__(self, label: str, total: int, done: int = 0, unit: str = "images", every: float = 10.0) -> None:
         self.label, self.total, self.unit, self.every = label, total, unit, every
@@ -17,7 +20,7 @@ class Progress:
         """Add `count` units; `fields` are numbers to show after the count, as a loss or a learning rate."""
         self.done += count
         now = time.monotonic()
-        if now - self.last < self.every and self.done < self.total:
+        if now - self.last < max(self.every, (now - self.start) / 5) and self.done < self.total:
             return
         self.last = now
         rate = (self.done - self.first) / max(now - self.start, 1e-9)

@@ -69,7 +69,9 @@ class Provenance(Part):
 def provenance() -> Provenance:
     """Commit, versions and machine of this process."""
     torch = sys.modules.get("torch")
-    device = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
+    device = "cpu"
+    if torch is not None and os.environ.get("MAR_DEVICE") != "cpu" and torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
     return Provenance(
         git_commit=git_commit(),
         time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +16,7 @@ from mar.models.model import Model
 from mar.models.order import by_confidence, by_scale, checkerboard, guidance_at, guidance_at_scale, schedule
 from mar.models.scales import Scales
 from mar.runtime.noise import Noise
+from mar.runtime.precision import autocast
 from mar.sampling.token_cache import Reuse
 from mar.study.parts import Sampling
 
@@ -43,6 +47,9 @@ def generate(
     batch, length = order.shape
     guided = settings.guidance != 1.0
     tokens = blank.expand(batch, *blank.shape).clone()
+    precision: Callable[[], Any] = nullcontext
+    if settings.head_dtype not in (None, settings.dtype):
+        precision = partial(autocast, tokens.device, settings.head_dtype)
     cache = model.backbone.start(2 * batch if guided else batch) if settings.kv_cache else None
     reuse = Reuse(model.backbone, labels, settings) if settings.token_cache or settings.condition_cache else None
     if settings.order == "checkerboard":
@@ -63,8 +70,11 @@ def generate(
             z, z_null = reuse.predict(tokens, order, start, end)
         else:
             z, z_null = conditions(model.backbone, tokens, labels, order, start, end, guided, cache)
+        if settings.head_dtype == "fp32":  # without autocast its weights and what they multiply are of one type
+            z, z_null = z.float(), z_null.float() if z_null is not None else None
         rows = z.flatten(0, 1), z_null.flatten(0, 1) if z_null is not None else None  # (B n, W)
-        drawn, log_p = model.head.sample(*rows, settings, scale, noise)
+        with precision():
+            drawn, log_p = model.head.sample(*rows, settings, scale, noise)
         drawn = drawn.view(batch, end - start, *blank.shape[1:]).to(tokens.dtype)
         if settings.confidence_noise is not None:
             remaining = 1 - (k + 1) / settings.steps  # share of the steps

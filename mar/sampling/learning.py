@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from mar.data.heldout import rows_of
 from mar.data.tokens import TokenSet
@@ -23,6 +22,7 @@ from mar.features.networks.extractors import Extractor
 from mar.metrics import jackknife, moments
 from mar.metrics.bootstrap import Bootstrap
 from mar.metrics.moments import Statistics
+from mar.runtime import devices
 from mar.runtime.files import read, write
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
@@ -128,7 +128,7 @@ def judge_of(study: Study, root: Path, real: Features) -> tuple[Extractor, Stati
     Raises:
         ValueError: these features are by other weights.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = devices.device()
     network = extractors.load(study.metrics.extractors[0], study, root, device)
     if network.weights != real.manifest.extractor.weights:
         raise ValueError(f"{real.folder}: features by other weights than {network.name} has; run `mar features` again")

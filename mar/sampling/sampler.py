@@ -14,6 +14,7 @@ from mar.features.networks.extractors import Extractor
 from mar.models.order import draw_order
 from mar.runtime.files import read
 from mar.runtime.noise import Noise
+from mar.runtime.precision import autocast, tf32
 from mar.sampling.generate import generate
 from mar.study import layout
 from mar.study.chosen_settings import resolved
@@ -55,9 +56,9 @@ class Sampler:
         ids = manifest.kind == "ids"
         shape = (length,) if ids else (length, manifest.token_dim)
         blank = torch.zeros(shape, dtype=torch.long if ids else torch.float32, device=self.device)
-        # Decoding runs under autocast too, as in the published code.
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.dtype == "bf16"):
+        with tf32(settings.tf32), autocast(self.device, settings.dtype):
             tokens = generate(self.model, labels.to(self.device), order, blank, settings, noise)
+        with tf32(settings.tf32), autocast(self.device, settings.head_dtype or settings.dtype):
             if ids:
                 images = self.tokenizer.decode_ids(tokens).float()
             else:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic_core import ErrorDetails
-
 from mar.study.parts import Backbone, Head, Sampling
 
 
@@ -77,16 +75,3 @@ def known(where: str, name: str, accepted: Any) -> Any:
     if name not in accepted:
         raise ValueError(f"{where}: found {name!r}; accepted: {', '.join(accepted) or 'none'}")
     return accepted[name] if isinstance(accepted, dict) else name
-
-
-def shorten(text: str) -> str:
-    """The text, cut in the middle if it is longer than a message should be."""
-    return text if len(text) <= 200 else f"{text[:100]} ... {text[-20:]}"
-
-
-def describe(error: ErrorDetails) -> str:
-    """One mistake that pydantic reports, as text: the key, what is accepted and what was found."""
-    key = ".".join(str(part) for part in error["loc"])
-    message = error["msg"].removeprefix("Value error, ")
-    found = "" if error["type"] in ("value_error", "missing") else f"; found {shorten(repr(error['input']))}"
-    return f"{key + ': ' if key else ''}{message}{found}"

@@ -55,6 +55,16 @@ def plan(root: Path) -> Path:
     return root / "plan.json"
 
 
+def times(root: Path) -> Path:
+    """How long each job is expected to take on the machine that `mar plan` ran on."""
+    return root / "times.json"
+
+
+def steps(root: Path) -> Path:
+    """What the run of the workflow that started last has to make."""
+    return root / "steps.json"
+
+
 def data(root: Path) -> Path:
     """Folder of the list of images that `mar prepare` makes."""
     return root / "data"
@@ -230,9 +240,14 @@ def job(root: Path, *names: Name) -> Path:
     return jobs(root).joinpath(*map(str, names))
 
 
+def logs(root: Path) -> Path:
+    """Folder of what the commands of the rules print."""
+    return root / "logs"
+
+
 def log(root: Path, *names: Name) -> Path:
     """File of what the command of a rule printed."""
-    place = (root / "logs").joinpath(*map(str, names))
+    place = logs(root).joinpath(*map(str, names))
     return place.with_name(f"{place.name}.log")
 
 

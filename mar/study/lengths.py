@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from mar.runtime.files import read
 from mar.study import layout
-from mar.study.compatibility import describe
+from mar.study.mistakes import of_validation
 from mar.study.parts import Recipe, Tokenizer
 from mar.study.records import DataManifest
 from mar.study.sections import Classifier
@@ -68,4 +68,4 @@ def _count(where: str, section: S, train: int) -> S:
         return type(section).model_validate(values)
     except ValidationError as error:
         found = f"{section.epochs:g} epochs of {train} images in batches of {section.batch}"
-        raise ValueError(f"{where}: {describe(error.errors()[0])} ({found})") from None
+        raise ValueError(f"{where}: {of_validation(error, values)[0]} ({found})") from None

@@ -9,11 +9,22 @@ from __future__ import annotations
 import difflib
 import itertools
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from mar.runtime.text import printable
+from mar.study.mistakes import MISSING, Mistake, MistakesError, of_validation
 
 Text = Annotated[str, AfterValidator(printable)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=100)]  # names files and folders
@@ -30,19 +41,31 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _refuse_unknown_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for key, value in values.items():
-                if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
-                    hint = f" (did you mean {near[0]!r}?)" if near else ""
-                    raise ValueError(f"unknown key {key!r}{hint}; accepted: {', '.join(sorted(cls.model_fields))}")
-                if isinstance(value, bool) and cls.model_fields[key].annotation is not bool:
-                    # Python counts True as 1, and so would pydantic.
-                    raise ValueError(f"{key}: found {str(value).lower()}; accepted: anything but true and false")
-        return values
+    def _refuse_unknown_keys(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse unknown keys, together with the mistakes of the others."""
+        mistakes, said = list[Mistake](), dict[str, Any]()
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if key not in cls.model_fields:
+                near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                text = f"unknown key {key!r}{hint}; accepted: {', '.join(sorted(cls.model_fields))}"
+                mistakes.append(Mistake((), text, (key,)))
+                said |= dict.fromkeys(near)
+            elif isinstance(value, bool) and cls.model_fields[key].annotation is not bool:
+                # Python counts True as 1, and so would pydantic.
+                text = f"found {str(value).lower()}; accepted: anything but true and false"
+                mistakes.append(Mistake((key,), text, (key,)))
+                said[key] = None
+        if not mistakes:
+            return validate(values)
+        wrong = {mistake.place[0] for mistake in mistakes}
+        try:
+            validate({key: value for key, value in values.items() if key not in wrong})
+        except ValidationError as error:
+            mistakes += [m for m in of_validation(error, values) if m.text != MISSING or m.place[0] not in said]
+        raise MistakesError(mistakes)
 
     def _belongs(self, key: str, kinds: str, needed: bool = True) -> None:
         """Refuse `key` where `kind` is none of `kinds` (separated by spaces), or its absence where it is one."""
@@ -61,9 +84,9 @@ class Section(BaseModel):
 class Data(Section):
     """The images of the study and how they become square RGB arrays."""
 
-    kind: Literal["digits", "fashion-mnist", "idx", "imagefolder"] = Field(
+    kind: Literal["digits", "fashion-mnist", "idx", "imagefolder", "none"] = Field(
         description="digits: shipped with scikit-learn; fashion-mnist: 70,000 photographs, from Debian's package or "
-        "fetched; idx: MNIST's format, yours; imagefolder: yours"
+        "fetched; idx: MNIST's format, yours; imagefolder: yours; none: no images, published weights are sampled alone"
     )
     path: Annotated[str, AfterValidator(os.path.expanduser)] | None = Field(
         None,
@@ -73,6 +96,7 @@ class Data(Section):
     image_size: PositiveInt = Field(
         description="side in pixels after the ADM centre crop (digits: after resizing; idx: padded, not resized)"
     )
+    num_classes: PositiveInt | None = Field(None, description="none: classes of the published weights")
     flip: bool = Field(False, description="encode mirror images too and pick one of both in training")
     holdout: float = Field(
         0.2, gt=0.0, lt=1.0, description="share of each class held out where the data have no val/ or test set"
@@ -86,7 +110,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Data:
-        needed, accepted = self.kind in ("imagefolder", "idx"), self.kind != "digits"
+        needed, accepted = self.kind in ("imagefolder", "idx"), self.kind not in ("digits", "none")
         if (needed and self.path is None) or (self.path is not None and not accepted):
             raise ValueError(
                 "path belongs to kind imagefolder and idx and is needed there, and accepted by fashion-mnist: kind "
@@ -95,17 +119,18 @@ class Data(Section):
         if self.kind == "digits" and self.flip:
             raise ValueError("flip: true with kind digits: a mirrored 2 is no 2; accepted: false")
         self._belongs("expect", "imagefolder", needed=False)
+        self._belongs("num_classes", "none")
         return self
 
     @property
     def classes(self) -> int | None:
-        """Number of classes of a data set that is always the same; None for folders and files of the user."""
-        return 10 if self.kind in ("digits", "fashion-mnist") else None
+        """Number of classes where the study knows it; None for folders and files of the user."""
+        return 10 if self.kind in ("digits", "fashion-mnist") else self.num_classes
 
     @property
     def title(self) -> str:
         """Name of the images for texts."""
-        known = {"digits": "scikit-learn's handwritten digits", "fashion-mnist": "Fashion-MNIST"}
+        known = {"digits": "scikit-learn's handwritten digits", "fashion-mnist": "Fashion-MNIST", "none": "no images"}
         return known.get(self.kind, f"the images of {self.path}")
 
 
@@ -143,9 +168,7 @@ class Tokenizer(Section):
         description="network of the perceptual term: LPIPS with VGG-16, fetched (LDM); or three small classifiers, "
         "none of them the judge, which first learn from every second image of the study",
     )
-    perceptual_images: PositiveInt | None = Field(
-        None, description="perceptual own: images seen in the training of each classifier"
-    )
+    perceptual_images: PositiveInt | None = Field(None, description="perceptual own: images that each classifier sees")
     adversarial_weight: float = Field(0.0, ge=0.0, description="weight of the patch discriminator (LDM: 0.5)")
     adversarial_start: int = Field(0, ge=0, description="images before the discriminator counts (LDM: 50,001 steps)")
     images: PositiveInt | None = Field(None, description=IMAGES)
@@ -280,7 +303,10 @@ class Recipe(Section):
     batch: PositiveInt = Field(description="global batch in images")
     micro_batch: PositiveInt | None = Field(None, description="images per forward pass, never split; default: batch")
     base_learning_rate: PositiveFloat = Field(1e-4, description="per 256 images of global batch")
-    warmup_images: int = Field(0, ge=0, description="linear warm-up from zero")
+    warmup_images: int = Field(0, ge=0, description="linear warm-up from warmup_from to the learning rate")
+    warmup_from: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="share of the learning rate at which the warm-up starts (VAR: 0.005)"
+    )
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="after the warm-up; linear: constant for 5% of the rest, then down to final_rate (VAR)"
     )
@@ -300,6 +326,7 @@ class Recipe(Section):
         1, description="masked backbones: masks that each image is trained with when it is seen; published: 1"
     )
     dtype: Literal["fp32", "bf16"] = "fp32"
+    tf32: bool = Field(False, description="fp32 products in TF32, on GPUs that have it (DiT, as published)")
     gradient_checkpointing: bool = Field(False, description="keep no activations inside blocks: less memory, slower")
     compile: bool = Field(False, description="torch.compile the model; needs a C++ compiler on the CPU")
     checkpoint_images: PositiveInt = Field(description="images between checkpoints")
@@ -316,6 +343,8 @@ class Recipe(Section):
                 raise ValueError(f"{key} {getattr(self, key)} is not a multiple of batch {self.batch}")
         if self.images and self.warmup_images > self.images:
             raise ValueError(f"warmup_images {self.warmup_images} of images {self.images}; accepted: at most as many")
+        if self.warmup_from and not self.warmup_images:
+            raise ValueError(f"warmup_from {self.warmup_from} belongs to a warm-up, and warmup_images is 0")
         if self.batch % (self.micro_batch or self.batch):
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
         if (self.schedule == "linear") != (self.final_rate is not None):
@@ -415,12 +444,26 @@ class Sampling(Section):
     condition_cache: int | None = Field(
         None, ge=2, description="masked backbones: the null condition in each n-th step only (LazyMAR); not published"
     )
-    dtype: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of the model and the decoder")
+    dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="fp16, bf16: autocast of the backbone")
+    head_dtype: Literal["fp32", "fp16", "bf16"] | None = Field(
+        None, description="the same of the head and of the tokenizer's decoder; default with fp16 and bf16: fp32"
+    )
+    tf32: bool = Field(False, description="fp32 products in TF32, on GPUs that have it (DiT, as published)")
     seed: Seed = Field(0, description="sampling seed: another one draws other images with the same weights")
     sweep: Sweep | None = Field(None, description="guidance and temperature are the best of this grid, for each model")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _say_the_precision_of_the_head(cls, values: Any) -> Any:
+        """Say it aloud, so that keys of stages tell these images from those of before it could be said."""
+        if isinstance(values, dict) and values.get("dtype", "fp32") != "fp32" and values.get("head_dtype") is None:
+            return {**values, "head_dtype": "fp32"}
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> Sampling:
+        if self.dtype == "fp32" and self.head_dtype is not None:
+            raise ValueError(f"head_dtype {self.head_dtype} with dtype fp32: belongs to fp16 and bf16; accepted: none")
         if self.sweep:
             for key in ("guidance", "temperature"):
                 if key in self.model_fields_set and getattr(self, key) != 1.0:

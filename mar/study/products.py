@@ -63,7 +63,7 @@ def table_names(study: Study) -> list[str]:
 
 
 def figure_names(study: Study) -> list[str]:
-    """Names of the figures: those whose curves a study lists, of sweeps and of learning where there are any, the rest.
+    """Names of the figures: claims, those whose curves a study lists, of sweeps and of learning, the rest.
 
     `guidance` shows sweeps along the guidance scale, `heldout_loss` the losses along the trainings, `fid_images` and
     `fid_operations` the FID along them.
@@ -73,4 +73,4 @@ def figure_names(study: Study) -> list[str]:
     more: dict[str, Any] = {"sweep": sweeps, "guidance": any(grid and len(grid.guidance) > 1 for grid in sweeps)}
     more["heldout_loss"] = runs = learned(study)
     more["fid_images"] = more["fid_operations"] = any(learning_setting(study, variant) for variant, _ in runs)
-    return [*curves, *(name for name, asked in more.items() if asked), "samples", "losses"]
+    return ["claims", *curves, *(name for name, asked in more.items() if asked), "samples", "losses"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from mar.runtime.files import write_if_changed
 from mar.study import layout
-from mar.study.compatibility import describe
+from mar.study.mistakes import Mistake, MistakesError, line_of, of_validation
 from mar.study.shorthand import write_out, write_out_steps
 from mar.study.study import FACTORS, Study
 
@@ -47,21 +48,53 @@ def resolve(values: dict[str, Any], source: str | Path) -> Study:
     try:
         values = write_out_steps(values)
     except ValueError as error:
-        raise StudyError(f"{source}: {error}") from None
+        raise blame(error, source) from None
+    mistakes: list[Mistake] = []
     if "extends" in own:
-        if own.get("study") is None:
-            raise StudyError(
-                f"{source}: study: is missing; accepted: a name of its own, so that no result of {own['extends']} is "
-                "written over"
-            )
         values["title"] = own.get("title") or ""
+        if own.get("study") is None:
+            wanted = f"a name of its own, so that no result of {own['extends']} is written over"
+            mistakes.append(Mistake(("study",), f"is missing; accepted: {wanted}", ("extends",)))
+            values["study"] = "nameless"  # told already
     try:
-        return Study.model_validate(values)
+        study = Study.model_validate(values)
     except ValidationError as error:
-        lines = [f"{source}: {describe(e)}" for e in error.errors()]
-        if (more := len(lines) - MISTAKES) > 0:
-            lines[MISTAKES:] = [f"{source}: and {more} more mistakes"]
-        raise StudyError("\n".join(lines)) from None
+        mistakes += of_validation(error, values)
+    if mistakes:
+        raise blame(MistakesError(mistakes), source)
+    return study
+
+
+def blame(error: ValueError, source: Path) -> StudyError:
+    """The error with the file and line of each mistake, in the study file `source` or one that it extends."""
+    mistakes = error.mistakes if isinstance(error, MistakesError) else [Mistake((), str(error), ())]
+    if files := list(_files(source)):
+        found = sorted(((line_of(mistake.place, files), mistake) for mistake in mistakes), key=lambda one: one[0])
+        lines = [f"{files[i][0]}:{line}: {mistake}" for (i, line), mistake in found]
+    else:
+        lines = [f"{source}: {mistake}" for mistake in mistakes]
+    if (more := len(lines) - MISTAKES) > 0:
+        lines[MISTAKES:] = [f"{source}: and {more} more mistakes"]
+    return StudyError("\n".join(lines))
+
+
+def _files(source: Path) -> Iterator[tuple[Path, yaml.Node]]:
+    """A study file and its YAML, then those that it extends; until one of them cannot be read."""
+    for _ in range(FILES):
+        try:
+            values, node = _parse(source)
+        except StudyError:
+            return
+        yield source, node
+        if not isinstance(base := values.get("extends"), str):
+            return
+        source = _base(source, base)
+
+
+def _base(source: Path, name: str) -> Path:
+    """The file that `extends: name` in `source` means: one beside it, or a shipped study by its bare name."""
+    beside = Path(os.path.normpath(source.parent / name))
+    return layout.shipped(name) if not beside.exists() and Path(name).name == name else beside
 
 
 class _Loader(yaml.SafeLoader):
@@ -82,23 +115,35 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         StudyError: the file cannot be read, is no YAML mapping, or repeats a key.
     """
+    return _parse(path)[0]
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], yaml.Node]:
+    """The mapping of a study file, and its YAML."""
     try:
         if not path.is_file() and path.exists():  # reading a pipe or a device might never end
             raise StudyError(
                 f"{path}: found a {'folder' if path.is_dir() else 'pipe or device'}; accepted: a YAML file"
             )
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        values: Any = loader.construct_document(node) if node else None
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
     except RecursionError:
         raise StudyError(f"{path}: no valid YAML: brackets or mappings are nested too deeply") from None
     except StudyError:
         raise
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        context = f"{error.context}: " if error.context else ""
+        raise StudyError(f"{path}{line}: no valid YAML: {context}{error.problem}") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, a date that does not exist, a huge number
         raise StudyError(f"{path}: no valid YAML: {error}") from None
-    if not isinstance(values, dict):
+    if node is None or not isinstance(values, dict):
         raise StudyError(f"{path}: found {type(values).__name__}; accepted: a mapping with the keys of a study")
-    return values
+    return values, node
 
 
 def _extend(values: dict[str, Any], source: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -108,16 +153,14 @@ def _extend(values: dict[str, Any], source: Path, seen: tuple[Path, ...] = ()) -
     name = values.pop("extends")
     if not isinstance(name, str):
         raise StudyError(f"{source}: extends: found {name!r}; accepted: the path of one study file")
-    base = beside = Path(os.path.normpath(source.parent / name))
-    if not beside.exists() and Path(name).name == name:
-        base = layout.shipped(name)
+    base = _base(source, name)
     if base in seen:
         raise StudyError(f"{source}: extends: {base.name} extends itself through {[p.name for p in seen]}")
     if len(seen) >= FILES:
         raise StudyError(f"{source}: extends: found a chain of more than {FILES} files; accepted: at most {FILES}")
     if not base.is_file():
         raise StudyError(
-            f"{source}: extends: found {name!r}, and there is no file {beside}; accepted: a study file, "
+            f"{source}: extends: found {name!r}, and there is no file {source.parent / name}; accepted: a study file, "
             "or a shipped study by its name, as images.yaml"
         )
     return _write_out(_merge(_extend(read(base), base, (*seen, base)), values), source)
@@ -128,7 +171,7 @@ def _write_out(values: dict[str, Any], source: Path) -> dict[str, Any]:
     try:
         return write_out(values)
     except ValueError as error:
-        raise StudyError(f"{source}: {error}") from None
+        raise blame(error, source) from None
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -145,27 +188,34 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _expand_matrix(values: dict[str, Any], source: Path) -> dict[str, Any]:
+    try:
+        return _expanded(values)
+    except ValueError as error:
+        raise blame(MistakesError([Mistake((), str(error), ("matrix",))]), source) from None
+
+
+def _expanded(values: dict[str, Any]) -> dict[str, Any]:
     """The mapping with the variants of `matrix`: lists of factors are crossed, and `exclude` drops combinations."""
     matrix = values.get("matrix")
     if matrix is None:
         return values
     if not isinstance(matrix, dict) or not isinstance(matrix.get("name"), str):
-        raise StudyError(f"{source}: matrix: needs name (a template as '{{backbone}}-{{head}}') and lists of factors")
+        raise ValueError("matrix: needs name (a template as '{backbone}-{head}') and lists of factors")
     variants = values.get("variants", {})
     if not isinstance(variants, dict):
-        raise StudyError(f"{source}: variants: found {type(variants).__name__}; accepted: a mapping of variants")
+        raise ValueError(f"variants: found {type(variants).__name__}; accepted: a mapping of variants")
     name, exclude = matrix["name"], matrix.get("exclude", [])
     rest = {k: v for k, v in matrix.items() if k not in ("name", "exclude")}
     crossed = {k: v for k, v in rest.items() if k in FACTORS and isinstance(v, list)}
     shared = {k: v for k, v in rest.items() if k not in crossed}
     if not isinstance(exclude, list):
-        raise StudyError(f"{source}: matrix.exclude: found {exclude!r}; accepted: a list of mappings factor: value")
+        raise ValueError(f"matrix.exclude: found {exclude!r}; accepted: a list of mappings factor: value")
     for rule in exclude:
         if not isinstance(rule, dict) or not rule or not set(rule) <= set(crossed):
             accepted = f"a mapping of crossed factors ({', '.join(crossed)})"
-            raise StudyError(f"{source}: matrix.exclude: found {rule!r}; accepted: {accepted}")
+            raise ValueError(f"matrix.exclude: found {rule!r}; accepted: {accepted}")
     if (count := math.prod(map(len, crossed.values()))) > VARIANTS:
-        raise StudyError(f"{source}: matrix: found {count} combinations; accepted: at most {VARIANTS}")
+        raise ValueError(f"matrix: found {count} combinations; accepted: at most {VARIANTS}")
     expanded: dict[str, Any] = {}
     for combination in itertools.product(*crossed.values()):
         factors = dict(zip(crossed, combination, strict=True))
@@ -175,9 +225,9 @@ def _expand_matrix(values: dict[str, Any], source: Path) -> dict[str, Any]:
             variant = name.format(**factors)
         except (KeyError, IndexError, AttributeError, ValueError) as error:
             accepted = ", ".join(f"{{{factor}}}" for factor in crossed)
-            raise StudyError(f"{source}: matrix.name: {error} in {name!r}; accepted: {accepted}") from None
+            raise ValueError(f"matrix.name: {error} in {name!r}; accepted: {accepted}") from None
         if variant in expanded:
-            raise StudyError(f"{source}: matrix.name: {name!r} calls two combinations {variant!r}; name every factor")
+            raise ValueError(f"matrix.name: {name!r} calls two combinations {variant!r}; name every factor")
         expanded[variant] = {**shared, **factors}
     # An explicit variant changes keys of the expanded one of the same name, and null removes it.
     return {**{k: v for k, v in values.items() if k != "matrix"}, "variants": _merge(expanded, variants)}

@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     FiniteFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     RootModel,
     StringConstraints,
@@ -289,7 +290,7 @@ class Tokens(Manifest):
     """
 
     kind: Literal["moments", "latents", "ids"]
-    count: PositiveInt
+    count: NonNegativeInt
     classes: PositiveInt
     class_names: tuple[str, ...]
     views: PositiveInt
@@ -827,11 +828,14 @@ class Missing(Part):
 
     Kinds: `interval`: its interval reaches both sides; `one seed`; `recites`: a side recites its training images;
     `trained unequally`: the side that wins trained on more images; `still learning`: a side still improved when its
-    training ended; `protocol`: the sides were timed differently.
+    training ended; `protocol`: the sides were timed differently. `seeds` a side and `images` a sample set are the
+    numbers with either of which an interval of this effect would decide; None where no number would.
     """
 
     kind: Lack
     text: str
+    seeds: PositiveInt | None = None
+    images: PositiveInt | None = None
 
 
 class UnderExtractor(Part):
@@ -934,6 +938,18 @@ class VariantCosts(Part):
     sampling: dict[str, FiniteFloat]
 
 
+class GpuCheckRecord(Record):
+    """What `python -m benchmarks.gpu_check --json` measured: images a second of the training of a variant, by its name.
+
+    Attributes:
+        versions: of the device and of the software, by name.
+        training: images a second on one GPU.
+    """
+
+    versions: dict[str, str]
+    training: dict[str, float]
+
+
 class PlanRecord(Record):
     """plan.json: what `mar plan` has counted; `key` is a checksum of the study's parts and of the code behind it."""
 
@@ -941,6 +957,52 @@ class PlanRecord(Record):
     judges: dict[str, JudgeCosts]
     tokenizers: dict[str, TokenizerCosts]
     variants: dict[str, VariantCosts]
+
+
+class Rates(Part):
+    """How fast a machine computes the networks of a study, one thread of it or its GPU.
+
+    Attributes:
+        start: CPU seconds in which torch is imported.
+        tokenizers: operations a second of each tokenizer.
+        judges: the same of each network that judges.
+        training: the same of each variant in training.
+        sampling: the same of each variant in sampling.
+    """
+
+    start: PositiveFloat
+    tokenizers: dict[str, PositiveFloat]
+    judges: dict[str, PositiveFloat]
+    training: dict[str, PositiveFloat]
+    sampling: dict[str, PositiveFloat]
+
+
+class TimesRecord(Record):
+    """times.json: what `mar plan` expects each job to take on a machine.
+
+    Attributes:
+        key: that of the counts (PlanRecord) to which the rates belong.
+        host: the machine.
+        rates: how fast it is.
+        seconds: seconds of one core for each job, by stage and name, before finished jobs correct them.
+    """
+
+    key: Sha256
+    host: str
+    rates: Rates
+    seconds: dict[str, float]
+
+
+class StepsRecord(Record):
+    """steps.json: what a run of the workflow has to make.
+
+    Attributes:
+        started: time in seconds since 1970.
+        outputs: a file of each of its jobs, by stage and name.
+    """
+
+    started: FiniteFloat
+    outputs: dict[str, str]
 
 
 def without_password(text: str) -> str:

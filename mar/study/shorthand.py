@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from mar.study.compatibility import describe, known
+from mar.study.compatibility import known
+from mar.study.mistakes import Mistakes, MistakesError, Place, of_validation
 from mar.study.parts import Sampling, Tokenizer
 from mar.study.products import CURVES
 from mar.study.study import Study
@@ -25,17 +26,19 @@ def write_out(values: dict[str, Any]) -> dict[str, Any]:
     it later.
 
     Raises:
-        ValueError: a shorthand cannot be replaced; the message has the key, what was found and what is accepted.
+        MistakesError: a shorthand cannot be replaced; the message has the key, what was found and what is accepted.
     """
-    values = dict(values)
+    values, mistakes = dict(values), Mistakes()
     for figure in CURVES:
         if isinstance(values.get(figure), list):
             values[figure] = list(values[figure])
             for i, curve in enumerate(values[figure]):
                 if isinstance(curve, dict) and set(curve) & set(VARYING):
-                    points = _points(f"{figure}[{i}]", curve, values.get("sampling"))
-                    values[figure][i] = {**{k: curve[k] for k in ("label", "variant")}, "sampling": list(points)}
-                    values["sampling"] = values["sampling"] | points
+                    with mistakes.at(figure, i):
+                        points = _points((figure, i), curve, values.get("sampling"))
+                        values[figure][i] = {**{k: curve[k] for k in ("label", "variant")}, "sampling": list(points)}
+                        values["sampling"] = values["sampling"] | points
+    mistakes.refuse()
     return _write_out_lists(values)
 
 
@@ -81,15 +84,15 @@ def _tokens(values: dict[str, Any], setting: str) -> set[int]:
     return counts
 
 
-def _points(where: str, curve: dict[Any, Any], sampling: Any) -> dict[str, Any]:
+def _points(place: Place, curve: dict[Any, Any], sampling: Any) -> dict[str, Any]:
     """The settings at the points of a curve with `vary`, under the name that `sampling` has for each, or a new one."""
-    keys = ("label", "variant", *VARYING)
+    where, keys = "{}[{}]".format(*place), ("label", "variant", *VARYING)
     if set(curve) != set(keys):
         accepted = f"label, variant and sampling, or {', '.join(keys)}"
         raise ValueError(f"{where}: found {', '.join(map(str, curve))}; accepted: {accepted}")
     base, vary, template = str(curve["base"]), curve["vary"], curve["name"]
     sampling = sampling if isinstance(sampling, dict) else {}
-    start = _setting(f"sampling.{base}", known(f"{where}.base", base, sampling))
+    start = _setting(("sampling", base), known(f"{where}.base", base, sampling))
     lists = [key for key, value in vary.items() if isinstance(value, list)] if isinstance(vary, dict) else []
     if len(lists) != 1 or not vary[lists[0]]:
         accepted = "a list of values for one key of a setting, and one value for any other key"
@@ -101,7 +104,7 @@ def _points(where: str, curve: dict[Any, Any], sampling: Any) -> dict[str, Any]:
     templated = set()
     for value in vary[lists[0]]:
         point = {**sampling[base], **vary, lists[0]: value}
-        setting = _setting(f"{where}.vary", point)
+        setting = _setting((*place, "vary"), point)
         name = _name(f"{where}.name", template, {key: getattr(setting, key) for key in vary})
         if name in templated:
             raise ValueError(f"{where}.name: {template!r} calls two points {name!r}; accepted: a name for each point")
@@ -125,11 +128,11 @@ def _name(where: str, template: Any, values: dict[str, Any]) -> str:
         raise ValueError(f"{where}: {error} in {template!r}; accepted: {accepted}") from None
 
 
-def _setting(where: str, values: Any) -> Sampling:
+def _setting(place: Place, values: Any) -> Sampling:
     try:
         return Sampling.model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"{where}: {describe(error.errors()[0])}") from None
+        raise MistakesError([mistake.below(place) for mistake in of_validation(error, values)]) from None
 
 
 def _equal(setting: Sampling, values: Any) -> bool:
@@ -148,17 +151,20 @@ def _write_out_lists(values: dict[str, Any]) -> dict[str, Any]:
         shown = _shown(values)
     except ValidationError:
         return values  # the validation of the study refuses it
+    written, mistakes = {}, Mistakes()
     for name in shown:
-        if name in sampling:
-            found = f"{name}, which is a figure or table of the study too and stands for its settings"
-            raise ValueError(f"sampling: found {found}; accepted: another name")
-    written = {}
+        with mistakes.at("sampling", name):
+            if name in sampling:
+                found = f"{name}, which is a figure or table of the study too and stands for its settings"
+                raise ValueError(f"sampling: found {found}; accepted: another name")
     for name, variant in variants.items():
         written[name] = variant
         listed = variant.get("sampling") if isinstance(variant, dict) else None
         if isinstance(listed, list) and all(isinstance(entry, str) for entry in listed) and set(listed) & set(shown):
             own = {key: [s for v, s in pairs if v == name] for key, pairs in shown.items()}
-            written[name] = variant | {"sampling": _by_name(f"variants.{name}.sampling", listed, own)}
+            with mistakes.at("variants", name, "sampling"):
+                written[name] = variant | {"sampling": _by_name(f"variants.{name}.sampling", listed, own)}
+    mistakes.refuse()
     return values | {"variants": written}
 
 

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from mar.study import layout
 from mar.study.compatibility import check_sampling, known
+from mar.study.mistakes import Mistakes
 from mar.study.parts import Backbone, Data, Head, Name, Recipe, Sampling, Section, Seed, Text, Tokenizer
 from mar.study.sections import Budget, Classifier, Curve, Gate, Learning, Metrics, Modes, Resources, Speed, Table
 
@@ -123,60 +124,102 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Study:
+        mistakes = Mistakes()
         for section in ("tokenizers", "backbones", "heads", "recipes", "sampling", "variants", "tables"):
             folded: dict[str, str] = {}
             for name in getattr(self, section):
-                if (other := folded.setdefault(name.lower(), name)) != name:
-                    raise ValueError(f"{section}: {other!r} and {name!r} differ in case only; accepted: other names")
-        self._check_classes("metrics.samples", self.metrics.samples)
+                with mistakes.at(section, name):
+                    if (other := folded.setdefault(name.lower(), name)) != name:
+                        raise ValueError(
+                            f"{section}: {other!r} and {name!r} differ in case only; accepted: other names"
+                        )
+        with mistakes.at("metrics", "samples"):
+            self._check_classes("metrics.samples", self.metrics.samples)
         for name, tok in self.tokenizers.items():
-            step = tok.stride * tok.group
-            if self.data.image_size % step:
-                raise ValueError(
-                    f"tokenizers.{name}: stride {tok.stride} x group {tok.group} = {step} does not divide "
-                    f"data.image_size {self.data.image_size}"
-                )
-            side = self.data.image_size // step
-            if tok.scales and tok.scales[-1] != side:
-                raise ValueError(
-                    f"tokenizers.{name}: scales {list(tok.scales)} end at {tok.scales[-1]}, and image_size "
-                    f"{self.data.image_size} with stride {tok.stride} has {side} x {side} latents; accepted: {side}"
-                )
+            with mistakes.at("tokenizers", name):
+                self._check_tokenizer(name, tok)
+        sound = not mistakes.found
         for name, variant in self.variants.items():
-            self._check_variant(name, variant)
-        self._check_instances()
+            self._check_variant(name, variant, mistakes)
+        if sound:
+            with mistakes.at("tokenizers"):
+                self._check_instances()
+            with mistakes.at("data"):
+                if self.data.kind == "none":
+                    self._check_without_images()
         for table_name, table in self.tables.items():
-            if table_name.lower() in ("metrics", "variance", "fast", "learning"):
-                raise ValueError(f"tables.{table_name}: every study has a table of this name; accepted: another")
+            with mistakes.at("tables", table_name):
+                if table_name.lower() in ("metrics", "variance", "fast", "learning"):
+                    raise ValueError(f"tables.{table_name}: every study has a table of this name; accepted: another")
             for i, row in enumerate(table.rows):
-                if row.variant is not None:
-                    settings = tuple(s for s in (row.without, row.guided) if s is not None)
-                    self._check_settings(f"tables.{table_name}.rows[{i}]", row.variant, settings)
+                with mistakes.at("tables", table_name, "rows", i):
+                    if row.variant is not None:
+                        settings = tuple(s for s in (row.without, row.guided) if s is not None)
+                        self._check_settings(f"tables.{table_name}.rows[{i}]", row.variant, settings)
         for figure in ("tradeoff", "diffusion_steps", "temperature"):
             for i, curve in enumerate(getattr(self, figure)):
-                self._check_settings(f"{figure}[{i}]", curve.variant, curve.sampling)
-                for setting in curve.sampling if figure == "temperature" else ():
-                    if self.sampling[setting].sweep:
-                        raise ValueError(
-                            f"{figure}[{i}]: sampling.{setting} has a sweep, which chooses what this figure varies; "
-                            "accepted: settings with a temperature of their own"
-                        )
+                with mistakes.at(figure, i):
+                    self._check_curve(figure, i, curve)
         if self.fast:
-            self._check_settings("fast", self.fast.variant, (self.fast.default, *self.fast.modes))
-            if self.fast.default in self.fast.modes:
-                raise ValueError(f"fast.modes: {self.fast.default} is fast.default; accepted: other settings")
+            with mistakes.at("fast"):
+                self._check_settings("fast", self.fast.variant, (self.fast.default, *self.fast.modes))
+                if self.fast.default in self.fast.modes:
+                    raise ValueError(f"fast.modes: {self.fast.default} is fast.default; accepted: other settings")
         for key in ("crossent", "diffloss") if self.gate else ():
             name = getattr(self.gate, key).tokenizer
-            if known(f"gate.{key}.tokenizer", name, self.tokenizers).ids != (key == "crossent"):
-                kind = "ids" if key == "crossent" else "continuous tokens"
-                raise ValueError(f"gate.{key}.tokenizer {name}: accepted: a tokenizer of {kind}")
+            with mistakes.at("gate", key, "tokenizer"):
+                if known(f"gate.{key}.tokenizer", name, self.tokenizers).ids != (key == "crossent"):
+                    kind = "ids" if key == "crossent" else "continuous tokens"
+                    raise ValueError(f"gate.{key}.tokenizer {name}: accepted: a tokenizer of {kind}")
         if self.learning:
-            self._check_learning(self.learning)
-        if self.classifier is None and "classifier" in self.metrics.extractors:
-            raise ValueError("classifier: is needed by metrics.extractors, which has classifier")
-        if self.reuse == self.study:
-            raise ValueError(f"reuse {self.reuse}: accepted: another study")
+            with mistakes.at("learning"):
+                self._check_learning(self.learning)
+        with mistakes.at("metrics", "extractors"):
+            if self.classifier is None and "classifier" in self.metrics.extractors:
+                raise ValueError("classifier: is needed by metrics.extractors, which has classifier")
+        with mistakes.at("reuse"):
+            if self.reuse == self.study:
+                raise ValueError(f"reuse {self.reuse}: accepted: another study")
+        mistakes.refuse()
         return self
+
+    def _check_tokenizer(self, name: str, tok: Tokenizer) -> None:
+        step = tok.stride * tok.group
+        if self.data.image_size % step:
+            raise ValueError(
+                f"tokenizers.{name}: stride {tok.stride} x group {tok.group} = {step} does not divide "
+                f"data.image_size {self.data.image_size}"
+            )
+        side = self.data.image_size // step
+        if tok.scales and tok.scales[-1] != side:
+            raise ValueError(
+                f"tokenizers.{name}: scales {list(tok.scales)} end at {tok.scales[-1]}, and image_size "
+                f"{self.data.image_size} with stride {tok.stride} has {side} x {side} latents; accepted: {side}"
+            )
+
+    def _check_curve(self, figure: str, i: int, curve: Curve) -> None:
+        self._check_settings(f"{figure}[{i}]", curve.variant, curve.sampling)
+        for setting in curve.sampling if figure == "temperature" else ():
+            if self.sampling[setting].sweep:
+                raise ValueError(
+                    f"{figure}[{i}]: sampling.{setting} has a sweep, which chooses what this figure varies; "
+                    "accepted: settings with a temperature of their own"
+                )
+
+    def _check_without_images(self) -> None:
+        """Refuse what needs images of the data: only published weights are sampled, against a published reference."""
+        faults = [f"variants.{name}: is trained" for name, v in self.variants.items() if v.seeds and not v.pretrained]
+        for name in {v.tokenizer for v in self.variants.values() if v.seeds}:
+            tok = self.tokenizers[name]
+            if tok.trained:
+                faults.append(f"tokenizers.{name}: is trained")
+            elif not tok.ids and tok.kind != "pixels" and tok.scale is None:
+                faults.append(f"tokenizers.{name}.scale: is measured on the images unless it is said")
+        if self.metrics.extractors != ("inception",) or self.metrics.reference is None:
+            faults.append("metrics: accepted: extractors [inception] with a reference")
+        faults += [f"sampling.{name}: has a sweep" for name, setting in self.sampling.items() if setting.sweep]
+        if faults:
+            raise ValueError(f"data.kind none has no images; found {'; '.join(faults)}")
 
     def _check_instances(self) -> None:
         for name, tok in self.tokenizers.items():
@@ -211,12 +254,22 @@ class Study(Section):
         for setting in settings:
             known(f"{where}: sampling of variant {variant}", setting, self.variants[variant].sampling)
 
-    def _check_variant(self, name: str, variant: Variant) -> None:
-        where = f"variants.{name}"
-        tok = known(f"{where}.tokenizer", variant.tokenizer, self.tokenizers)
-        backbone = known(f"{where}.backbone", variant.backbone, self.backbones)
-        head = known(f"{where}.head", variant.head, self.heads)
-        known(f"{where}.recipe", variant.recipe, self.recipes)
+    def _check_variant(self, name: str, variant: Variant, mistakes: Mistakes) -> None:
+        """Check a variant, and each of its settings if the parts of the variant fit together."""
+        before = len(mistakes.found)
+        for key in ("tokenizer", "backbone", "head", "recipe"):
+            with mistakes.at("variants", name, key):
+                known(f"variants.{name}.{key}", getattr(variant, key), getattr(self, f"{key}s"))
+        if len(mistakes.found) == before:
+            with mistakes.at("variants", name):
+                self._check_parts(name, variant)
+        for setting in variant.sampling if len(mistakes.found) == before else ():
+            with mistakes.at(*(("sampling", setting) if setting in self.sampling else ("variants", name, "sampling"))):
+                self._check_setting(name, variant, setting)
+
+    def _check_parts(self, name: str, variant: Variant) -> None:
+        where, tok = f"variants.{name}", self.tokenizers[variant.tokenizer]
+        backbone, head = self.backbones[variant.backbone], self.heads[variant.head]
         if tok.ids != (head.kind == "categorical"):
             raise ValueError(
                 f"{where}: head {variant.head} ({head.kind}) on tokenizer {variant.tokenizer} ({tok.kind}): "
@@ -244,8 +297,8 @@ class Study(Section):
         if resources and micro_batches % (resources.nodes * resources.gpus_per_node):
             raise ValueError(
                 f"{where}.resources: {resources.nodes} x {resources.gpus_per_node} GPUs share the {micro_batches} "
-                f"micro-batches of a step (recipe {variant.recipe}: batch {recipe.batch}); accepted: a number of GPUs "
-                f"that divides {micro_batches}"
+                f"micro-batches of a step (recipe {variant.recipe}: batch {recipe.batch}); accepted: nodes x "
+                f"gpus_per_node = {', '.join(str(n) for n in range(1, micro_batches + 1) if micro_batches % n == 0)}"
             )
         if recipe.masks_per_image > 1 and backbone.kind != "masked":
             raise ValueError(
@@ -259,31 +312,37 @@ class Study(Section):
                     f"{where}: dit groups by its own patch {backbone.patch}, on {side} x {side} latents; accepted: a "
                     f"tokenizer with group 1 and a patch that divides {side}; found group {tok.group}"
                 )
-        for setting in variant.sampling:
-            if setting not in self.sampling:
-                accepted = f"{', '.join(self.sampling) or 'none'}, or a figure or table of the study"
-                raise ValueError(f"{where}.sampling: found {setting!r}; accepted: {accepted}")
-            sampling = self.sampling[setting]
-            at, tokens = f"{where}: sampling.{setting}", self.tokens(variant.tokenizer)
-            if sampling.order and variant.order == "raster":
-                raise ValueError(f"{at}.order {sampling.order} with order raster of the variant; accepted: none")
-            if tok.scales and sampling.steps != len(tok.scales):
-                raise ValueError(
-                    f"{at}.steps {sampling.steps}: a step draws a scale, and tokenizer {variant.tokenizer} has "
-                    f"{len(tok.scales)}; accepted: {len(tok.scales)}"
-                )
-            for point in sampling.points:
-                check_sampling(at, point, backbone, head, variant.head, 1 if backbone.kind == "dit" else tokens)
-            guided = any(point.guidance > 1.0 for point in sampling.points)
-            if guided and recipe.label_drop == 1.0 and not variant.pretrained:
-                raise ValueError(
-                    f"{at}: guidance with recipe {variant.recipe}, whose label_drop 1 trains without any class; "
-                    "accepted: label_drop below 1, or guidance 1"
-                )
-            if sampling.sweep:
-                self._check_classes(f"{at}.sweep.samples", sampling.sweep.samples)
-            if sampling.sweep and sampling.sweep.samples % self.metrics.chunk:
-                raise ValueError(
-                    f"{at}.sweep.samples {sampling.sweep.samples} is not a multiple of metrics.chunk "
-                    f"{self.metrics.chunk}"
-                )
+
+    def _check_setting(self, name: str, variant: Variant, setting: str) -> None:
+        where, tok = f"variants.{name}", self.tokenizers[variant.tokenizer]
+        backbone, head, recipe = (
+            self.backbones[variant.backbone],
+            self.heads[variant.head],
+            self.recipes[variant.recipe],
+        )
+        if setting not in self.sampling:
+            accepted = f"{', '.join(self.sampling) or 'none'}, or a figure or table of the study"
+            raise ValueError(f"{where}.sampling: found {setting!r}; accepted: {accepted}")
+        sampling = self.sampling[setting]
+        at, tokens = f"{where}: sampling.{setting}", self.tokens(variant.tokenizer)
+        if sampling.order and variant.order == "raster":
+            raise ValueError(f"{at}.order {sampling.order} with order raster of the variant; accepted: none")
+        if tok.scales and sampling.steps != len(tok.scales):
+            raise ValueError(
+                f"{at}.steps {sampling.steps}: a step draws a scale, and tokenizer {variant.tokenizer} has "
+                f"{len(tok.scales)}; accepted: {len(tok.scales)}"
+            )
+        for point in sampling.points:
+            check_sampling(at, point, backbone, head, variant.head, 1 if backbone.kind == "dit" else tokens)
+        guided = any(point.guidance > 1.0 for point in sampling.points)
+        if guided and recipe.label_drop == 1.0 and not variant.pretrained:
+            raise ValueError(
+                f"{at}: guidance with recipe {variant.recipe}, whose label_drop 1 trains without any class; "
+                "accepted: label_drop below 1, or guidance 1"
+            )
+        if sampling.sweep:
+            self._check_classes(f"{at}.sweep.samples", sampling.sweep.samples)
+        if sampling.sweep and sampling.sweep.samples % self.metrics.chunk:
+            raise ValueError(
+                f"{at}.sweep.samples {sampling.sweep.samples} is not a multiple of metrics.chunk {self.metrics.chunk}"
+            )

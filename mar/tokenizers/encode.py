@@ -22,6 +22,7 @@ from mar.data.images import SPLITS, ImageSet, open_split, to_float
 from mar.data.latents import sample_posterior
 from mar.data.read_ahead import WORKER_IMAGES, read_ahead
 from mar.data.tokens import QUANTIZER, TokenSet, shard_dtype, shard_shape
+from mar.runtime import devices
 from mar.runtime.files import atomic, read, save_array, sha256, whole, write
 from mar.runtime.progress import Progress
 from mar.runtime.shards import Recipe, Share, fill, finish, stage
@@ -58,7 +59,7 @@ def encode(study: Study, root: str | Path, name: str, shard: tuple[int, int] = (
         "tokenizer": _digest(layout.tokenizer_weights(root, name)),
         "shard": SHARD,
     }
-    tokenizer = cache(lambda: autoencoder.load(root, name, study).to("cuda" if torch.cuda.is_available() else "cpu"))
+    tokenizer = cache(lambda: autoencoder.load(root, name, study).to(devices.device()))
     splits = read(layout.data_manifest(root), DataManifest).splits
     earlier = 0  # shards of the splits before this one
     for split in SPLITS:

@@ -59,6 +59,7 @@ class OwnNetworks(nn.Module):
         log.parent.mkdir(parents=True, exist_ok=True)
         some = ImageSet(images.labels[half], images.classes, lambda i: images.arrays([2 * i])[0])
         for seed, classifier in zip(OWN_NETWORKS, self.classifiers, strict=True):
+            assert isinstance(classifier, Classifier)
             fit(classifier.requires_grad_(True), self.config, some, flip, seed, log, device)
         self.requires_grad_(False).zero_grad()
 
@@ -66,6 +67,7 @@ class OwnNetworks(nn.Module):
         """Squared distance of unit vectors, mean over the positions of a map, then over maps and networks: (B,)."""
         distance, maps = torch.zeros(len(images), device=images.device), 0
         for classifier in self.classifiers:
+            assert isinstance(classifier, Classifier)
             a, b = (x / 127.5 - 1.0 for x in (rebuilt, images))
             for layer in classifier.body:
                 a, b = layer(a), layer(b)

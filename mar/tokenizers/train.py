@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from mar.data.images import ImageSet, draw_indices, open_split, sha256_of_data, to_float
 from mar.data.latents import sample_posterior
 from mar.models.multiscale import MultiScaleQuantizer
-from mar.runtime import checkpoint, runlog
+from mar.runtime import checkpoint, devices, runlog
 from mar.runtime.files import atomic, write
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
@@ -67,7 +67,7 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
             return
         config.unlink(missing_ok=True)
         (folder / layout.SHIPPED).unlink(missing_ok=True)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = devices.device()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             tokenizer = build(choice, study.data.image_size).to(device)

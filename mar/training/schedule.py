@@ -10,13 +10,14 @@ FLAT = 0.05  # share of a training after warm-up in which the linear schedule ke
 
 
 def learning_rate(recipe: Recipe, images: int) -> float:
-    """Learning rate of the step that starts after `images` images: linear warm-up from zero, then the schedule.
+    """Learning rate of the step that starts after `images` images: linear warm-up, then the schedule.
 
     constant: the peak rate. cosine: half a cosine from the peak down to zero. linear: the peak rate for the share FLAT
     of the images after warm-up, then linearly down to final_rate times the peak (VAR).
     """
     if images < recipe.warmup_images:
-        return recipe.learning_rate * images / recipe.warmup_images
+        start = recipe.warmup_from
+        return recipe.learning_rate * (start + (1 - start) * images / recipe.warmup_images)
     if recipe.schedule == "constant":
         return recipe.learning_rate
     done = (images - recipe.warmup_images) / (recipe.images - recipe.warmup_images)

@@ -9,6 +9,7 @@ import torch
 
 from mar.models.model import Model, build_model
 from mar.models.multiscale import load_quantizer
+from mar.runtime import devices
 from mar.runtime.checkpoint import load_weights
 from mar.runtime.files import read, sha256
 from mar.runtime.folders import recipe_of
@@ -41,7 +42,7 @@ def load_trained(
         raise ValueError(f"{folder}: was trained by another recipe than the study has now; train again")
     if not weights.exists() or sha256(weights) != checkpoint:
         raise ValueError(f"{weights}: missing or not the weights that {folder / 'run.json'} names; train again")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = devices.device()
     quantizer = load_quantizer(layout.tokens(root, study.tokenizer_of(variant, seed)), manifest)
     with torch.device("meta"):
         model = build_model(study, variant, manifest, quantizer.to(device) if quantizer else None)

@@ -23,7 +23,7 @@ from mar.data.tokens import TokenSet, as_tokens
 from mar.models.model import build_model
 from mar.models.multiscale import load_quantizer
 from mar.models.order import draw_order, mask_ratio, num_masked
-from mar.runtime import checkpoint, distributed, runlog, stop_signals
+from mar.runtime import checkpoint, distributed, precision, runlog, stop_signals
 from mar.runtime.distributed import ALONE, World
 from mar.runtime.files import atomic, read, sha256, write
 from mar.runtime.folders import lock
@@ -60,7 +60,8 @@ def train(study: Study, root: Path, variant: str, seed: int) -> None:
 
         twin = layout.twin(study, root, folder)
         if world.first(lambda: unfinished(report, sound, recipe, twin, said="trained already")):
-            Trainer(study, variant, seed, tokens, folder, world=world).run()
+            with precision.deterministic(world.device):
+                Trainer(study, variant, seed, tokens, folder, world=world).run()
 
 
 class Trainer:
@@ -205,9 +206,10 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for first in range(start, self.images + recipe.batch, stride):
             for mask in range(recipe.masks_per_image):
-                loss = self.micro_batch_loss(first, self.micro, mask)
-                loss = loss * (self.micro / (recipe.batch * recipe.masks_per_image))
-                loss.backward()
+                with precision.tf32(recipe.tf32):
+                    loss = self.micro_batch_loss(first, self.micro, mask)
+                    loss = loss * (self.micro / (recipe.batch * recipe.masks_per_image))
+                    loss.backward()
                 total += loss.detach()
         self.world.sum([total] + [p.grad for p in self.model.parameters() if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip or math.inf)
@@ -252,7 +254,7 @@ class Trainer:
         ratio = mask_ratio(float(noise.uniform(1)), recipe.mask_ratio_min, recipe.mask_ratio)
         order = draw_order(self.order, count, length, noise)
         labels = torch.where(noise.uniform(count) < recipe.label_drop, -1, labels)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.dtype == "bf16"):
+        with precision.autocast(self.device, recipe.dtype):
             loss: Tensor = self.model.loss(x, labels, order, length - num_masked(ratio, length), noise)
         return loss
 

@@ -27,6 +27,11 @@ def place(recipe: Mapping[str, str | int]) -> Path:
     return STORE / hashlib.sha256(canonical(dict(recipe)).encode()).hexdigest()[:16]
 
 
+def ships(slice: str) -> bool:
+    """Whether a training of this stage key ships, whatever its images are: they may not have been counted yet."""
+    return any(recipe_of(file.parent).get("slice") == slice for file in STORE.glob(f"*/{layout.SHIPPED}"))
+
+
 def take(folder: Path, recipe: Mapping[str, str | int], last: str) -> None:
     """Take a finished training from the store, if one of this recipe ships and the folder has none that is finished.
 
@@ -67,7 +72,7 @@ def checked(ours: Path) -> ShippedRecord:
 
 
 def ship(folder: Path, last: str, quality: dict[str, float]) -> Path:
-    """Put a finished training into the store.
+    """Put a finished training into the store, unless it was itself taken from there.
 
     Args:
         folder: the folder of the tokenizer or classifier.
@@ -78,10 +83,10 @@ def ship(folder: Path, last: str, quality: dict[str, float]) -> Path:
         Its folder in the store.
 
     Raises:
-        ValueError: the training is not finished, or was itself taken from the store.
+        ValueError: the training is not finished.
     """
     if (folder / layout.SHIPPED).exists():
-        raise ValueError(f"{folder}: was taken from {STORE}; accepted: a training of a study with `shipped: false`")
+        return place(recipe_of(folder))
     names = (layout.WEIGHTS, layout.LOG, RECIPE, last)
     if missing := [name for name in names if not (folder / name).exists()]:
         raise ValueError(f"{folder / missing[0]}: missing; accepted: a finished training")

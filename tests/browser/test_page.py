@@ -41,6 +41,13 @@ def page(browser: Chromium, made: SimpleNamespace, width: int) -> Chromium:
     return browser
 
 
+@pytest.fixture
+def opened(page: Chromium) -> Chromium:
+    """The page with every folded section open."""
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    return page
+
+
 def problems(browser: Chromium) -> list[str]:
     """What a developer's console shows in red, and requests that failed."""
     said = []
@@ -69,7 +76,8 @@ def test_images_are_drawn(page: Chromium, made: SimpleNamespace) -> None:
     assert page.evaluate("[...document.images].every(i => i.alt)")
 
 
-def test_the_page_is_not_wider_than_the_window(page: Chromium, width: int) -> None:
+def test_the_page_is_not_wider_than_the_window(opened: Chromium, width: int) -> None:
+    page = opened
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     # what is wider scrolls in a box of its own, which the keyboard reaches and a screen reader can name
     assert page.evaluate("[...document.querySelectorAll('table, figure img')].every(t => t.closest('.box'))")
@@ -81,8 +89,11 @@ def test_the_page_is_not_wider_than_the_window(page: Chromium, width: int) -> No
     assert page.on_paper(1047) <= 1047, "A4, landscape, within margins of 10 mm"
 
 
-def test_text_is_dark_and_large_enough(page: Chromium) -> None:
-    assert page.evaluate(PALE) == []
+def test_text_has_contrast_and_is_large_enough(opened: Chromium) -> None:
+    page = opened
+    for scheme in ("dark", "light"):
+        page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        assert page.evaluate(PALE) == [], scheme
     sizes = page.evaluate(
         "[...document.querySelectorAll('main *')].filter(e => e.checkVisibility() && e.innerText?.trim())"
         ".map(e => parseFloat(getComputedStyle(e).fontSize))"
@@ -100,7 +111,8 @@ def test_links_within_the_page_have_targets(page: Chromium) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_links_to_files_lead_to_files(page: Chromium, made: SimpleNamespace) -> None:
+def test_links_to_files_lead_to_files(opened: Chromium, made: SimpleNamespace) -> None:
+    page = opened
     links = page.evaluate("[...document.querySelectorAll('a[href]:not([href^=\"#\"])')].map(a => a.href)")
     files = [Path(unquote(urlsplit(link).path)) for link in links if link.startswith("file:")]
     others = {link for link in links if not link.startswith("file:")}
@@ -117,17 +129,60 @@ def test_links_to_files_lead_to_files(page: Chromium, made: SimpleNamespace) -> 
     assert not page.evaluate(f"!!{row}.querySelector('img')") and (made.deleted / "manifest.json").exists()
 
 
-def test_verdicts_come_first_and_can_be_filtered(page: Chromium) -> None:
-    assert page.evaluate("document.querySelector('table').closest('section').id") == "verdicts"
+def test_the_answer_comes_first(page: Chromium, width: int) -> None:
+    """Answer, bar and samples are on the first screen, and the order is answer, tables, claims, the rest folded."""
+    order = page.evaluate("[...document.querySelectorAll('main > section')].map(s => s.id)")
+    assert order[0] == "answer" and order.index("table1") < order.index("verdicts") < order.index("figures")
+    folded = page.evaluate("[...document.querySelectorAll('details.fold')].map(d => d.closest('section').id)")
+    assert folded == order[order.index("figures") :]
+    assert not page.evaluate("[...document.querySelectorAll('details.fold')].some(d => d.open)")
+    place = "document.querySelector('{}').getBoundingClientRect().top"
+    assert page.evaluate(place.format(".bar")) < 900
+    if width > 1000:
+        assert page.evaluate(place.format(".grids img")) < 900
+    # a grid for each model whose samples are kept, with its FID, and a row for each pair with a dot in its interval
+    assert page.evaluate("document.querySelectorAll('.grids figure').length") >= 2
+    assert page.evaluate(
+        "[...document.querySelectorAll('.grids figcaption')].every(c => /FID [0-9]/.test(c.innerText))"
+    )
+    inside = page.evaluate(
+        "[...document.querySelectorAll('.effects tbody tr:not(.axis)')].map(r => { const at = c => "
+        "r.querySelector(c).getBoundingClientRect(); const [i, d, p] = ['.range', '.dot', '.plot'].map(at);"
+        "return p.left <= i.left && i.left < d.left && d.right < i.right && i.right <= p.right })"
+    )
+    assert inside and all(inside)
+
+
+def test_a_link_opens_the_section_that_it_leads_into(page: Chromium) -> None:
+    page.evaluate("document.querySelector('.contents a[href=\"#costs\"]').click()")
+    page.evaluate("new Promise(done => setTimeout(done, 100))")
+    assert page.evaluate("document.querySelector('#costs > details').open")
+    assert page.evaluate("document.querySelector('#costs table').checkVisibility()")
+    assert abs(page.evaluate("document.getElementById('costs').getBoundingClientRect().top")) < 900
+
+
+def test_the_first_column_stays_where_a_table_is_scrolled(opened: Chromium) -> None:
+    moved = opened.evaluate(
+        "[...document.querySelectorAll('#table1 .box, #metrics .box')].map(b => { b.scrollLeft = 120;"
+        "const th = b.querySelector('tbody th'), at = th.getBoundingClientRect().left - b.getBoundingClientRect().left;"
+        "return [b.scrollWidth > b.clientWidth, Math.abs(at) < 2] })"
+    )
+    assert moved and all(stays for wide, stays in moved if wide)
+
+
+def test_verdicts_can_be_filtered(page: Chromium) -> None:
     rows = "[...document.querySelectorAll('.verdicts tbody tr')]"
     total = page.evaluate(f"{rows}.length")
     counts = page.evaluate("[...document.querySelectorAll('.filter label b')].map(b => Number(b.innerText))")
-    assert counts[0] == total == sum(counts[1:]) and len(counts) > 2
+    assert counts[1] == total == sum(counts[2:]) and len(counts) > 3
+    seen = f"{rows}.filter(r => r.checkVisibility()).map(r => r.querySelector('.verdict').innerText)"
+    asked = page.evaluate(seen)
+    assert len(asked) == counts[0] and not [text for text in asked if text.startswith("not run")]
     # by the keyboard alone: the arrow goes from "all" to the first verdict
     page.evaluate("document.getElementById('only-all').focus()")
     page.press("ArrowRight", 39)
-    shown = page.evaluate(f"{rows}.filter(r => r.checkVisibility()).map(r => r.querySelector('.verdict').innerText)")
-    assert len(shown) == counts[1] and {text.split(" (")[0].strip() for text in shown} == {"replicated"}
+    shown = page.evaluate(seen)
+    assert len(shown) == counts[2] and {text.split(" (")[0].strip() for text in shown} == {"replicated"}
 
 
 def test_a_number_of_ours_leads_to_its_files(page: Chromium) -> None:

@@ -27,6 +27,8 @@ def note(word):
         runs.write(f"{word} {job} {rank} {restarts} {time.time()}\\n")
 
 def main(arguments, prog_name):
+    while arguments[0].startswith("--"):
+        arguments = arguments[2:]
     verb, *rest = arguments
     rank = int(os.environ.get("SLURM_PROCID", 0))
     note("start")
@@ -86,7 +88,7 @@ RUN = """
 import json, sys
 from mar.cluster.launch import Slurm, launch
 options = json.loads(sys.argv[1])
-slurm = Slurm(**{"gpus_per_node": 1, **options.pop("slurm", {})})
+slurm = Slurm(**{"gpus_per_node": 1, "device": "cpu", **options.pop("slurm", {})})
 try:
     sys.exit(launch(sys.argv[2:], "job", options.pop("cluster", "slurm"), slurm=slurm, **options))
 except ValueError as error:

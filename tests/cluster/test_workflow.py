@@ -19,6 +19,7 @@ default-resources:
   launcher: slurm
   mem_mb: 0
   slurm_partition: gpu
+  device: cpu # its GPUs are names only
   gpus_per_node: 1
   cpus_per_task: 1
   runtime: 30

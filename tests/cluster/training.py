@@ -57,8 +57,8 @@ class Training:
         return subprocess.Popen(
             [
                 sys.executable, "-m", "mar.cli", "launch", "--cluster", "slurm", "--folder", str(self.job),
-                "--outputs", f"{self.run_folder}/ema.safetensors {self.run_folder}/run.json", *options, "--",
-                *self.command,
+                "--outputs", f"{self.run_folder}/ema.safetensors {self.run_folder}/run.json", "--slurm-device=cpu",
+                *options, "--", *self.command,
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

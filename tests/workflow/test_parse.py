@@ -43,7 +43,13 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
     files = {WEIGHTS[name] for name in judges if name in WEIGHTS}
     if study.metrics.reference:
         files.add(study.metrics.reference.file)
+    learned = [name for name in tokenizers if study.instances[name].config.trained]
+    own = [run for run in runs if not trained[run.split()[0]].pretrained]
     some = {  # no such job where there is nothing to do
+        "tokenizer": learned,
+        "install_tokenizer": sorted({*tokenizers} - {*learned}),
+        "train": own,
+        "install_run": sorted({*runs} - {*own}),
         "classifier": [""] * ("classifier" in judges),
         "fetch": sorted(name for path in ASSETS if (name := path.name) and path.stem in files),
         "sweep": sorted(f"{name} {s}" for name in trained for s in trained[name].sampling if study.sampling[s].sweep),
@@ -65,10 +71,8 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
             [f"{name} {sides[name]}" for name in judges] + [f"{name} {path_of(key)}" for name in judges for key in sets]
         ),
         "reference": [""],
-        "tokenizer": tokenizers,
         "rfid": tokenizers,
         "encode": tokenizers,
-        "train": runs,
         "sample": sets,
         "evaluate": sets,
         "table": sorted(table_names(study)),
@@ -88,7 +92,7 @@ def test_each_training_seed_waits_for_its_own_tokenizer(fresh: Any) -> None:
         "variants: {mar-diffloss: {seeds: [0, 1]}}\n"
     )
     plan = fresh.plan("all", "--configfile", "config/seeds.yaml")
-    assert plan["tokenizer"] == plan["encode"] == plan["rfid"]
+    assert sorted(plan["tokenizer"] + plan["install_tokenizer"]) == plan["encode"] == plan["rfid"]
     assert {name for name in plan["tokenizer"] if name.startswith("kl")} == {"kl-seed0", "kl-seed1"}
     plan = fresh.plan("results/seeds/runs/mar-diffloss/seed1/run.json", "--configfile", "config/seeds.yaml")
     assert (plan["train"], plan["encode"]) == (["mar-diffloss 1"], ["kl-seed1"])
@@ -109,7 +113,7 @@ def test_a_study_of_three_lines_runs_from_any_folder(fresh: Any) -> None:
     assert plan["prepare"] == [""] and plan["tokenizer"] == ["kl-seed0", "kl-seed1", "vq-seed0", "vq-seed1"]
     assert len(plan["train"]) == 8 and len(plan["sample"]) == 16
     mine.write_text("extends: images.yaml\ndata: {path: photos}\n")
-    assert "elsewhere/mine.yaml: study: is missing; accepted: a name of its own" in fresh.fails(
+    assert "elsewhere/mine.yaml:1: study: is missing; accepted: a name of its own" in fresh.fails(
         "-n", "--configfile", "elsewhere/mine.yaml"
     )
 
@@ -127,7 +131,7 @@ def test_a_mistake_in_a_study_is_told_without_traceback(fresh: Any) -> None:
         "extends: smoke.yaml\nstudy: bad\nrecipes: {causal: {base_learning_rat: 1.0e-4}}\n"
     )
     output = fresh.fails("-n", "--configfile", "config/bad.yaml")
-    assert "config/bad.yaml: recipes.causal: unknown key 'base_learning_rat' (did you mean" in output
+    assert "config/bad.yaml:3: recipes.causal: unknown key 'base_learning_rat' (did you mean" in output
     assert "Traceback" not in output
     assert not (fresh.folder / "results" / "bad").exists()
 
@@ -138,7 +142,7 @@ def test_a_table_row_that_the_paper_lacks_is_refused(fresh: Any) -> None:
         "tables: {table1: {rows: [{paper: nothere, variant: mar-diffloss, without: mar-diff-4}]}}\n"
     )
     output = fresh.fails("-n", "--configfile", "config/bad.yaml")
-    assert "config/bad.yaml: tables.table1.rows[0].paper: found 'nothere'; accepted: ar-raster-crossent" in output
+    assert "config/bad.yaml:3: tables.table1.rows[0].paper: found 'nothere'; accepted: ar-raster-crossent" in output
     assert "Traceback" not in output
     assert not (fresh.folder / "results" / "bad").exists()
 

@@ -9,9 +9,12 @@ from typing import Any
 import yaml
 
 from mar.data import image_files
+from mar.planning import minutes, plan
+from mar.runtime.files import read
 from mar.study import layout
 from mar.study.products import figure_names
 from mar.study.reading import load
+from mar.study.records import JudgeCosts, PlanRecord, StepsRecord, TokenizerCosts, VariantCosts
 
 SMOKE = ("all", "--configfile", "config/smoke.yaml")
 PRODUCTS = {"table", "figure", "alias", "claims", "report", "track"}
@@ -32,6 +35,30 @@ def test_nothing_after_a_complete_run(finished: Any) -> None:
     )
     log = finished.folder / "results" / "smoke" / "logs" / "train" / "mar-diffloss" / "seed0.log"
     assert log.read_text() == "train done\n"
+
+
+def test_a_run_begins_with_what_it_has_to_make(finished: Any) -> None:
+    """Each job under the name and with the file by which `mar plan` knows it."""
+    root = Path("results/smoke")
+    outputs = read(finished.folder / layout.steps(root), StepsRecord).outputs
+    study = load(finished.folder / "config" / "smoke.yaml")
+    images = plan.Images(1, 1, 10)
+    counts = PlanRecord(
+        key="0" * 64,
+        judges={"classifier": JudgeCosts(parameters=1, forward=1.0, features=1)},
+        tokenizers={n: TokenizerCosts(parameters=1, encode=1, decode=1, training=1) for n in study.tokenizers},
+        variants={
+            name: VariantCosts(parameters=1, training=1, sampling=dict.fromkeys(v.sampling, 1.0))
+            for name, v in study.variants.items()
+        },
+    )
+    jobs = {minutes.key(job.stage, job.name): job for job in plan.jobs(study, images, counts)}
+    assert len(jobs) > 50 and not set(jobs) - set(outputs)
+    assert {key.partition("/")[0] for key in set(outputs) - set(jobs)} == PRODUCTS
+    folder = {key: Path(file).parent for key, file in outputs.items()}
+    assert all(minutes.OUTPUTS[job.stage](root, job.name).parent == folder[key] for key, job in jobs.items())
+    drawn = [("table", "metrics"), ("figure", "samples"), ("claims", ""), ("report", ""), ("track", "")]
+    assert all(minutes.OUTPUTS[stage](root, name).parent == folder[minutes.key(stage, name)] for stage, name in drawn)
 
 
 def test_resources_threads_and_cores_rerun_nothing(finished: Any) -> None:
@@ -146,7 +173,9 @@ def test_editing_the_drawing_code_redraws_the_figures_only(finished: Any) -> Non
 
 
 def test_editing_the_claims_judges_again(finished: Any) -> None:
-    assert set(edit_and_plan(finished, "config/claims.yaml")) == {"claims", "report"}
+    plan = edit_and_plan(finished, "config/claims.yaml")
+    assert plan.pop("figure") == plan.pop("alias") == ["claims"]
+    assert set(plan) == {"claims", "report", "track"}
 
 
 def test_editing_the_training_code_reruns_nothing(finished: Any) -> None:

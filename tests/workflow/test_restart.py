@@ -1,22 +1,39 @@
-"""kill -9 of snakemake in the middle of a training: the same command goes on."""
+"""kill -9 and Ctrl-C of snakemake in the middle of a training: the same command goes on."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from typing import Any
 
 TARGET = ("results/smoke/runs/mar-diffloss/seed0/run.json", "--configfile", "config/smoke.yaml")
 
 
-def test_the_same_command_goes_on_after_kill_9(project: Any) -> None:
-    head = project.start(*TARGET, STUB_SLEEP="60")
+def training(project: Any) -> subprocess.Popen[str]:
+    """A run of snakemake whose training has begun."""
+    head: subprocess.Popen[str] = project.start(*TARGET, STUB_SLEEP="60")
     deadline = time.monotonic() + 60
     while not any(call.startswith("train ") for call in project.calls()):
         assert head.poll() is None and time.monotonic() < deadline, project.calls()
         time.sleep(0.1)
+    return head
+
+
+def test_ctrl_c_prints_no_commands_and_the_same_command_goes_on(project: Any) -> None:
+    head = training(project)
+    os.killpg(head.pid, signal.SIGINT)  # as a terminal does
+    output, _ = head.communicate(timeout=60)
+    assert head.returncode != 0 and "Terminating processes on user request" in output
+    assert "mar launch" not in output and "CalledProcessError" not in output
+    project.snakemake(*TARGET)
+    assert project.plan(*TARGET) == {}
+
+
+def test_the_same_command_goes_on_after_kill_9(project: Any) -> None:
+    head = training(project)
     os.kill(head.pid, signal.SIGKILL)
     head.wait()
     try:

@@ -29,7 +29,7 @@ try:
 except reading.StudyError as error:
     raise WorkflowError(str(error))
 except ValueError as error:
-    raise WorkflowError(f"{CONFIGFILES[-1]}: {error}")
+    raise WorkflowError(str(reading.blame(error, Path(CONFIGFILES[-1]))))
 
 # The commands read the resolved study. It is no input of the rules, since `params` hold what each result depends on.
 STUDY_FILE = str(reading.write_resolved(STUDY))
@@ -72,9 +72,20 @@ wildcard_constraints:
     set=rf"({names(real_sets.SETS)}|.+/seed\d+/[^/]+)",
 
 
+def outputs_of(jobs):
+    """A file that each job of a run makes, by stage and name: the path of its log below logs/."""
+    logs = layout.logs(ROOT)
+    return {
+        str(Path(job.log[0]).relative_to(logs).with_suffix("")): str(job.output[0])
+        for job in jobs
+        if job.log and job.output and logs in Path(job.log[0]).parents
+    }
+
+
 # The results that the study asks for. A variant without seeds is described but not trained.
 TRAINED = {name: variant for name, variant in STUDY.variants.items() if variant.seeds}
 TOKENIZERS = sorted(products.used_tokenizers(STUDY))
+LEARNED = {name for name in TOKENIZERS if STUDY.instances[name].config.trained}
 TIMED = [name for name in TRAINED if products.speed_settings(STUDY, name)]
 RUNS = [
     str(layout.run_record(ROOT, name, seed))
@@ -111,27 +122,74 @@ ALIASES = [str(layout.FIGURES / Path(path).name) for path in FIGURES]
 # All tables of the paper: a claim may name any of them, also one that the study does not show.
 PAPER = sorted(here(path) for path in layout.shipped("paper").glob("*.csv"))
 
-# Where a job runs is set by resources, which rerun nothing when they change. The `default-resources` of a profile
-# replace those of LAUNCH_RESOURCES; a value in a rule would win over the profile.
-MACHINE = workflow.resource_settings.default_resources or {}
+# Where a job runs, and what it asks for, is set by resources, which rerun nothing when they change.
+SETTINGS = workflow.resource_settings
+MACHINE = {
+    name: resource.raw for name, resource in (SETTINGS.default_resources or {}).items()
+}
+BY_RULE = {
+    each: {name: resource.raw for name, resource in values.items()}
+    for each, values in (SETTINGS.overwrite_resources or {}).items()
+}
+
+
+def study_resources(variant):
+    """What the study says of a training of a variant."""
+    said = STUDY.variants[variant].resources
+    if said is None:
+        return {}
+    minutes = round(60 * said.hours)
+    return {
+        "nodes": said.nodes,
+        "gpus_per_node": said.gpus_per_node,
+        "runtime": minutes,
+    }
+
+
+def asked(job_of, variant=None):
+    """Every resource of a job of a rule that is launched, of a training by its variant."""
+    if job_of == "encode" and STUDY.data.kind == "none":
+        return machine.UNSET  # it writes what tokens are like, and no tokens
+    study = study_resources(variant) if variant else {}
+    return machine.asked(job_of, MACHINE, BY_RULE, study)
+
+
+def check_gpus(variant):
+    """Refuse a number of GPUs that cannot share the micro-batches of a variant's training."""
+    values, name = asked("train", variant), STUDY.variants[variant].recipe
+    if values["launcher"] == "slurm":
+        recipe = STUDY.recipes[name]
+        micro = recipe.micro_batch or recipe.batch
+        machine.check_shares(
+            f"train {variant}",
+            machine.number_of_gpus(values),
+            recipe.batch // micro,
+            f"recipes.{name}: batch {recipe.batch}, micro_batch {micro}",
+        )
+
+
 try:
-    machine.check(
-        {name: MACHINE[name].raw for name in MACHINE},
-        workflow.resource_settings.overwrite_resources or {},
-    )
+    machine.check(MACHINE, BY_RULE)
+    machine.check_jobs({name: asked(name) for name in machine.STAGES})
+    for name, variant in STUDY.variants.items():
+        if variant.seeds and not variant.pretrained:
+            check_gpus(name)
 except ValueError as error:
     raise WorkflowError(str(error))
 # A sample set: its name in the paths of a rule, and the options of its command.
 SET = layout.sample_set("{variant}", "{seed}", "{setting}")
 ONE_SET = {name: f"{{wildcards.{name}}}" for name in ("variant", "seed", "setting")}
-LAUNCH_RESOURCES = {
-    name: value
-    for name, value in {
-        **{name: unset for name, (option, unset) in machine.LAUNCH.items()},
-        "cluster_jobs": 1,  # a profile limits the jobs in the queue by `resources: {cluster_jobs: N}`
-    }.items()
-    if name not in MACHINE
-}
+
+
+def launched(job_of):
+    """The resources of a rule whose command is launched."""
+    # a profile limits the jobs in the queue by `resources: {cluster_jobs: N}`
+    return {**asked(job_of), "cluster_jobs": 1}
+
+
+def waiting(job_of, here=1):
+    """Threads of a launched rule: none of this machine where its job waits in a queue, else `here`."""
+    return 0 if asked(job_of)["launcher"] == "slurm" else here
 
 
 def line(stage, **values):
@@ -267,6 +325,8 @@ def figure_inputs(wildcards):
             *SWEEPS,
             here(layout.shipped("paper", "mar_figure_anchors.csv")),
         ]
+    if wildcards.figure == "claims":
+        return [layout.claims(ROOT), here(layout.shipped("claims.yaml")), *PAPER]
     if wildcards.figure in ("sweep", "guidance"):
         return SWEEPS
     if wildcards.figure in ("heldout_loss", "fid_images", "fid_operations"):
@@ -390,35 +450,9 @@ REAL = [
 ]
 
 
-# On a cluster a variant gets the nodes, GPUs and hours that it names, and the others those of the site's profile.
-ON_SLURM = "launcher" in MACHINE and MACHINE["launcher"].raw == "slurm"
-
-
-def training_resource(name, key, unit=1):
-    """Resource `name` of a training: key `key` of the resources of its variant, else the default of the site."""
-    default = MACHINE[name].raw if name in MACHINE else 0
-
-    def value(wildcards):
-        variant = STUDY.variants[wildcards.variant]
-        resources = variant.resources
-        return (
-            default
-            if resources is None or variant.pretrained
-            else int(getattr(resources, key) * unit)
-        )
-
-    return value
-
-
-TRAIN_RESOURCES = LAUNCH_RESOURCES | (
-    {
-        "nodes": training_resource("nodes", "nodes"),
-        "gpus_per_node": training_resource("gpus_per_node", "gpus_per_node"),
-        "runtime": training_resource("runtime", "hours", 60),  # minutes
-    }
-    if ON_SLURM
-    else {}
-)
+def of_training(name):
+    """Resource `name` of a training, which the study may say for each variant."""
+    return lambda wildcards: asked("train", wildcards.variant)[name]
 
 
 # Shapes of networks that the drill runs: see drill.smk.

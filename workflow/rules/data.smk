@@ -45,9 +45,9 @@ rule classifier:
         layout.log(ROOT, "classifier"),
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: waiting("classifier")
     resources:
-        **LAUNCH_RESOURCES,
+        **launched("classifier"),
     params:
         study=STUDY_FILE,
         job=job("classifier"),

@@ -13,9 +13,9 @@ rule features_real:
         layout.log(ROOT, "features", "{extractor}", "{split}"),
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: waiting("features_real")
     resources:
-        **LAUNCH_RESOURCES,
+        **launched("features_real"),
     params:
         study=STUDY_FILE,
         job=job("features", "{extractor}", "{split}"),
@@ -35,9 +35,9 @@ rule features:
         layout.log(ROOT, "features", "{extractor}", SET),
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: waiting("features")
     resources:
-        **LAUNCH_RESOURCES,
+        **launched("features"),
     params:
         study=STUDY_FILE,
         job=job("features", "{extractor}", SET),
@@ -78,9 +78,9 @@ rule reference:
         layout.log(ROOT, "reference"),
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: waiting("reference")
     resources:
-        **LAUNCH_RESOURCES,
+        **launched("reference"),
     params:
         study=STUDY_FILE,
         job=job("reference"),
@@ -99,9 +99,9 @@ rule evaluate:
         layout.log(ROOT, "evaluate", SET),
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: waiting("evaluate")
     resources:
-        **LAUNCH_RESOURCES,
+        **launched("evaluate"),
     params:
         study=STUDY_FILE,
         job=job("evaluate", SET),

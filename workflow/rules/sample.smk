@@ -14,9 +14,9 @@ rule sweep:
         layout.log(ROOT, "sweep", "{variant}", "{setting}"),
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: waiting("sweep")
     resources:
-        **LAUNCH_RESOURCES,
+        **launched("sweep"),
     params:
         study=STUDY_FILE,
         job=job("sweep", "{variant}", "{setting}"),
@@ -27,8 +27,8 @@ rule sweep:
 
 rule sample:
     input:
-        weights=rules.train.output.weights,
-        record=rules.train.output.record,
+        weights=layout.run(ROOT, "{variant}", "{seed}") / layout.AVERAGE,
+        record=layout.run_record(ROOT, "{variant}", "{seed}"),
         tokenizer=variant_tokenizer,
         chosen=chosen,
     output:
@@ -37,9 +37,9 @@ rule sample:
         layout.log(ROOT, "sample", SET),
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: waiting("sample")
     resources:
-        **LAUNCH_RESOURCES,
+        **launched("sample"),
     params:
         study=STUDY_FILE,
         job=job("sample", SET),
@@ -51,7 +51,7 @@ rule sample:
 # The averages that a training kept are no outputs of it, since Snakemake deletes outputs before a job.
 rule learning:
     input:
-        record=rules.train.output.record,
+        record=layout.run_record(ROOT, "{variant}", "{seed}"),
         files=learning_inputs,
     output:
         record=layout.learning(ROOT, "{variant}", "{seed}"),
@@ -59,9 +59,9 @@ rule learning:
         layout.log(ROOT, "learning", layout.run_name("{variant}", "{seed}")),
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: waiting("learning")
     resources:
-        **LAUNCH_RESOURCES,
+        **launched("learning"),
     params:
         study=STUDY_FILE,
         job=job("learning", layout.run_name("{variant}", "{seed}")),
@@ -81,9 +81,9 @@ rule speed:
         layout.log(ROOT, "speed", "{variant}"),
     conda:
         "../../environment.yml"
-    threads: workflow.cores or 1  # all threads, so that nothing else runs during the timing
+    threads: waiting("speed", workflow.cores or 1)  # all threads, so that nothing else runs during the timing
     resources:
-        **LAUNCH_RESOURCES,
+        **launched("speed"),
     params:
         study=STUDY_FILE,
         job=job("speed", "{variant}"),

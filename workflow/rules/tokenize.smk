@@ -1,7 +1,8 @@
 # From images to tokens.
 
 
-rule tokenizer:
+# Published weights, and pixels, need no GPU and no queue: one process here writes them.
+rule install_tokenizer:
     input:
         data=rules.prepare.output.manifest,
         imported=tokenizer_weights,
@@ -10,11 +11,36 @@ rule tokenizer:
         config=layout.tokenizer(ROOT, "{tokenizer}") / layout.TOKENIZER,
     log:
         layout.log(ROOT, "tokenizer", "{tokenizer}"),
+    wildcard_constraints:
+        tokenizer=names(set(TOKENIZERS) - LEARNED),
     conda:
         "../../environment.yml"
     threads: 1
     resources:
-        **LAUNCH_RESOURCES,
+        cluster_jobs=0,
+    params:
+        study=STUDY_FILE,
+        job=job("tokenizer", "{tokenizer}"),
+        recipe=tokenizer_recipe,
+    shell:
+        line("tokenizer", tokenizer="{wildcards.tokenizer}")
+
+
+rule tokenizer:
+    input:
+        data=rules.prepare.output.manifest,
+    output:
+        weights=layout.tokenizer_weights(ROOT, "{tokenizer}"),
+        config=layout.tokenizer(ROOT, "{tokenizer}") / layout.TOKENIZER,
+    log:
+        layout.log(ROOT, "tokenizer", "{tokenizer}"),
+    wildcard_constraints:
+        tokenizer=names(LEARNED),
+    conda:
+        "../../environment.yml"
+    threads: waiting("tokenizer")
+    resources:
+        **launched("tokenizer"),
     params:
         study=STUDY_FILE,
         job=job("tokenizer", "{tokenizer}"),
@@ -26,7 +52,7 @@ rule tokenizer:
 # This is a rule of its own, so that a new classifier changes the metrics of a tokenizer without training it again.
 rule rfid:
     input:
-        weights=rules.tokenizer.output.weights,
+        weights=layout.tokenizer_weights(ROOT, "{tokenizer}"),
         real=REAL[0],
         heldout=heldout_features()[0],
         judge=JUDGE,
@@ -36,9 +62,9 @@ rule rfid:
         layout.log(ROOT, "rfid", "{tokenizer}"),
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: waiting("rfid")
     resources:
-        **LAUNCH_RESOURCES,
+        **launched("rfid"),
     params:
         study=STUDY_FILE,
         job=job("rfid", "{tokenizer}"),
@@ -70,7 +96,7 @@ rule gate:
 rule encode:
     input:
         data=rules.prepare.output.manifest,
-        weights=rules.tokenizer.output.weights,
+        weights=layout.tokenizer_weights(ROOT, "{tokenizer}"),
     output:
         train=layout.token_manifest(ROOT, "{tokenizer}", "train"),
         heldout=layout.token_manifest(ROOT, "{tokenizer}", "heldout"),
@@ -78,9 +104,9 @@ rule encode:
         layout.log(ROOT, "encode", "{tokenizer}"),
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: waiting("encode")
     resources:
-        **LAUNCH_RESOURCES,
+        **launched("encode"),
     params:
         study=STUDY_FILE,
         job=job("encode", "{tokenizer}"),

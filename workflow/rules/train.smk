@@ -1,10 +1,34 @@
 # From tokens to weights. Checkpoints are no outputs, since Snakemake deletes outputs before a job.
 
 
-rule train:
+# Published weights need no GPU and no queue: one process here copies them.
+rule install_run:
     input:
         tokens=variant_tokens,
         imported=variant_weights,
+    output:
+        weights=layout.run(ROOT, "{variant}", "{seed}") / layout.AVERAGE,
+        record=layout.run_record(ROOT, "{variant}", "{seed}"),
+    log:
+        layout.log(ROOT, "train", layout.run_name("{variant}", "{seed}")),
+    wildcard_constraints:
+        variant=names(name for name, v in TRAINED.items() if v.pretrained),
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        cluster_jobs=0,
+    params:
+        study=STUDY_FILE,
+        job=job("train", layout.run_name("{variant}", "{seed}")),
+        recipe=train_recipe,
+    shell:
+        line("train", variant="{wildcards.variant}", seed="{wildcards.seed}")
+
+
+rule train:
+    input:
+        tokens=variant_tokens,
         # `ancient`: other numbers of a pilot, or a tokenizer measured again, train nothing again.
         gate=ancient(layout.gate(ROOT)) if STUDY.gate else [],
     output:
@@ -12,12 +36,15 @@ rule train:
         record=layout.run_record(ROOT, "{variant}", "{seed}"),
     log:
         layout.log(ROOT, "train", layout.run_name("{variant}", "{seed}")),
+    wildcard_constraints:
+        variant=names(name for name, v in TRAINED.items() if not v.pretrained),
     conda:
         "../../environment.yml"
     # Two trainings at once are faster than one with two threads, and equal numbers of threads give equal weights.
-    threads: 1
+    threads: waiting("train")
     resources:
-        **TRAIN_RESOURCES,
+        **{name: of_training(name) for name in machine.LAUNCH},
+        cluster_jobs=1,
     params:
         study=STUDY_FILE,
         job=job("train", layout.run_name("{variant}", "{seed}")),

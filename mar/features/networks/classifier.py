@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from mar.data.images import ImageSet, open_split, sha256_of_data, shuffled, to_float
+from mar.runtime import devices
 from mar.runtime.checkpoint import load_weights
 from mar.runtime.files import atomic, read, write
 from mar.runtime.folders import recipe_of
@@ -85,7 +86,7 @@ def train(study: Study, root: str | Path) -> None:
         if not left:
             return
         (folder / layout.SHIPPED).unlink(missing_ok=True)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = devices.device()
         images, heldout = open_split(study, root, "train"), open_split(study, root, "heldout")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(study.seed)

@@ -15,7 +15,7 @@ from mar.analysis.estimates import Results
 from mar.analysis.paper_columns import FLOOR, printed
 from mar.analysis.result_files import Estimate
 from mar.paper.numbers import paper_lines
-from mar.report.figures.style import COLOURS, LINES, MARKERS, SMALL, WIDTH, Rows, log_axis
+from mar.report.figures.style import COLUMN, WIDTH, Rows, caption, dark, legend, log_axis, look, place_labels
 from mar.study.sections import Curve
 from mar.study.study import Study
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-PLACES = ((5, -10), (5, 5), (-5, 5), (-5, -10))  # offsets of labels in points, by curve: labels stay apart at crossings
+MILLI = 0.15  # seconds: an axis that ends before is in milliseconds
 ANCHORS = "mar_figure_anchors"
 METRICS = (("fid", "FID"), ("inception_score", "Inception Score"))  # the panels of Figures 4 and 5
 
@@ -35,15 +35,16 @@ def tradeoff(study: Study, root: Path) -> tuple[Figure, Rows]:
     Reads every metric file of the study, since the intervals contain the seed spread pooled over all of them.
     """
     from matplotlib.figure import Figure
-    from matplotlib.patheffects import withStroke
 
     results = Results(study, root)
     rows: Rows = []
     absent: list[str] = []
     handles: list[tuple[Any, str]] = []
-    figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
+    labels: list[tuple[float, float, str, Any]] = []
+    figure = Figure(figsize=(COLUMN, 4.2), layout="constrained")
     axes: Axes = figure.add_subplot()
-    for i, curve in enumerate(study.tradeoff):
+    looks = _looks(study, study.tradeoff)
+    for curve, style in zip(study.tradeoff, looks, strict=True):
         line = []
         for setting in curve.sampling:
             fid, seconds = results.cell(curve.variant, setting, "fid"), results.seconds(curve.variant, setting)
@@ -56,30 +57,22 @@ def tradeoff(study: Study, root: Path) -> tuple[Figure, Rows]:
             rows.append(row | _numbers("fid", fid) | {"n": fid.n, "seeds": " ".join(map(str, fid.seeds))})
         if not line:
             continue
-        drawn = _line(axes, i, [s for s, _, _ in line], [f for _, f, _ in line])
+        drawn = _line(axes, style, [s for s, _, _ in line], [f for _, f, _ in line])
         handles.append((drawn, curve.label))
-        for seconds, fid, steps in line:
-            axes.annotate(
-                str(steps),
-                (seconds.value, fid.value),
-                xytext=PLACES[i % len(PLACES)],
-                ha="left" if i % 4 < 2 else "right",
-                textcoords="offset points",
-                color=_dark(_look(i)["color"]),
-                fontsize=SMALL,
-                path_effects=[withStroke(linewidth=2, foreground="white")],  # readable where it crosses a line
-                zorder=5,
-            )
+        labels += [(seconds.value, fid.value, str(steps), dark(style["color"])) for seconds, fid, steps in line]
     rows += _paper(axes, "tradeoff", "fid", results, handles, rows)
     floor = _floor(axes, results, "fid", handles)
     rows.append({"curve": FLOOR, **_numbers("fid", floor), "n": floor.n})
     for axis in (axes.xaxis, axes.yaxis):
         log_axis(axis)
-    axes.set_xlabel("seconds per image (measured, log scale)")
+    if rows and max(axes.get_xlim()) < MILLI:
+        axes.xaxis.set_major_formatter(lambda value, _: f"{1e3 * value:g}")
+    unit = "milliseconds" if rows and max(axes.get_xlim()) < MILLI else "seconds"
+    axes.set_xlabel(f"{unit} per image (measured, log scale)")
     axes.set_ylabel(f"FID{_guided(results)}, {study.metrics.samples} images (log scale)")
-    # The legend stands above the axes, where no point can lie.
-    figure.legend(*zip(*handles, strict=True), loc="outside upper center", ncols=2, fontsize=SMALL)
-    figure.supxlabel(_protocol(results, absent), fontsize=SMALL, color="#444444")
+    legend(figure, *zip(*handles, strict=True))
+    caption(figure, _protocol(results, absent))
+    place_labels(figure, axes, labels)
     return figure, rows
 
 
@@ -102,7 +95,8 @@ def _against(study: Study, root: Path, name: str, label: str) -> tuple[Figure, R
     curves: Sequence[Curve] = getattr(study, name)
     # Features of DINOv2 give no Inception Score.
     panels = [(metric, title) for metric, title in METRICS if metric in results.names]
-    figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
+    figure = Figure(figsize=(WIDTH if len(panels) > 1 else COLUMN, 3.0), layout="constrained")
+    looks = _looks(study, curves)
     rows: Rows = []
     absent = [c.label for c in curves if not study.variants[c.variant].seeds]
     handles: dict[str, Any] = {}
@@ -123,7 +117,7 @@ def _against(study: Study, root: Path, name: str, label: str) -> tuple[Figure, R
         for i, curve, points in drawn_curves:
             quality = [_cell(results, curve, setting, metric) for _, setting in points]
             positions = [Estimate(value, value, value, 0) for value, _ in points]
-            drawn.append((_line(axes, i, positions, quality, 3 * (i - (len(curves) - 1) / 2)), curve.label))
+            drawn.append((_line(axes, looks[i], positions, quality, 3 * (i - (len(curves) - 1) / 2)), curve.label))
         printed_points = _paper(axes, name, metric, results, drawn, trained)
         if panel == 0:
             rows += printed_points
@@ -142,12 +136,11 @@ def _against(study: Study, root: Path, name: str, label: str) -> tuple[Figure, R
             log_axis(axes.yaxis)
         axes.set_xlabel(label)
         axes.set_title(f"{title}, {study.metrics.samples} images" + (" (log scale)" if log else ""), loc="left")
-    if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2, fontsize=SMALL)
+    legend(figure, [*handles.values()], [*handles])
     text = "bars: 95% intervals; points of one place are drawn side by side" + (
         f"; not run: {', '.join(absent)}" if absent else ""
     )
-    figure.supxlabel(text, fontsize=SMALL, color="#444444")
+    caption(figure, text)
     return figure, [*rows, floors]
 
 
@@ -174,13 +167,13 @@ def _steps(study: Study, curve: Curve, setting: str) -> int:
     return (sampling.diffusion_steps or 1) if joint else sampling.steps
 
 
-def _look(i: int) -> dict[str, Any]:
-    """Colour, marker and line of the i-th curve."""
-    style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-    return style | {"linestyle": LINES[i // len(COLOURS) % len(LINES)]}
+def _looks(study: Study, curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """How each curve looks: as its model does in all figures; several of one model differ in marker and line."""
+    variants = [curve.variant for curve in curves]
+    return [look(study, variant, variants[:i].count(variant)) for i, variant in enumerate(variants)]
 
 
-def _line(axes: Axes, i: int, x: Sequence[Estimate], y: Sequence[Estimate], aside: float = 0.0) -> Any:
+def _line(axes: Axes, style: dict[str, Any], x: Sequence[Estimate], y: Sequence[Estimate], aside: float = 0.0) -> Any:
     """Draw a curve with intervals of both axes as bars, moved `aside` points right so that bars do not hide each other.
 
     Returns the line with its marker, for the legend.
@@ -202,7 +195,7 @@ def _line(axes: Axes, i: int, x: Sequence[Estimate], y: Sequence[Estimate], asid
         elinewidth=0.9,
         capsize=2.5,
         **bars,
-        **_look(i),
+        **style,
     )
     shifted = axes.transData + ScaledTranslation(aside / 72, 0, figure.dpi_scale_trans)
     for artist in drawn.get_children() if aside else ():
@@ -249,14 +242,6 @@ def _paper(axes: Axes, figure: str, metric: str, results: Results, handles: list
                 )
                 handles.append((star, label))
     return rows
-
-
-def _dark(colour: str) -> tuple[float, float, float]:
-    """A darker shade of a curve's colour for text, since yellow and sky blue are too light on white."""
-    from matplotlib.colors import to_rgb
-
-    red, green, blue = (0.65 * part for part in to_rgb(colour))
-    return red, green, blue
 
 
 def _guided(results: Results) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mar.report.figures.claims import claims
 from mar.report.figures.curves import diffusion_steps, temperature, tradeoff
 from mar.report.figures.guidance import guidance
 from mar.report.figures.learning import fid_images, fid_operations, heldout_loss
@@ -29,14 +30,15 @@ def draw(study: Study, root: Path, name: str, out: Path) -> None:
     Args:
         study: the study.
         root: its results folder.
-        name: tradeoff, diffusion_steps, temperature, sweep, guidance, heldout_loss, fid_images, fid_operations, samples
-            or losses.
+        name: claims, tradeoff, diffusion_steps, temperature, sweep, guidance, heldout_loss, fid_images,
+            fid_operations, samples or losses.
         out: folder of the figure files.
 
     Raises:
         ValueError: the name is another one, or a file that the figure shows is missing.
     """
     figures: dict[str, Callable[[Study, Path], tuple[Figure, Rows]]] = {
+        "claims": claims,
         "tradeoff": tradeoff,
         "diffusion_steps": diffusion_steps,
         "temperature": temperature,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mar.report.figures.style import COLOURS, LINES, MARKERS, SMALL, WIDTH, Rows
+from mar.report.figures.style import COLUMN, WIDTH, Rows, caption, dark, legend, look, place_labels
 from mar.runtime.files import read
 from mar.study import layout
+from mar.study.labels import cell
 from mar.study.products import swept
 from mar.study.records import SweepPoint, SweepRecord
 from mar.study.study import Study
@@ -35,30 +36,32 @@ def guidance(study: Study, root: Path) -> tuple[Figure, Rows]:
     records = [read(layout.sweep(root, *cell), SweepRecord) for cell in swept(study)]
     lines = [(record, line) for record in records if len(line := along(record)) > 1]
     panels = [pair for pair in PANELS if any(_drawn(line, pair) for _, line in lines)]
-    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH if len(panels) > 1 else COLUMN, 3.4), layout="constrained")
+    before = [record.variant for record, _ in lines]
+    again = [before[:i].count(variant) for i, variant in enumerate(before)]
+    handles: dict[str, Any] = {}
+    ends: list[list[tuple[float, float, str, Any]]] = [[] for _ in panels]
     for number, (across, up) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), number + 1)
         for i, (record, line) in enumerate(lines):
             points = _drawn(line, (across, up))
             xs, ys = ([getattr(point, key).value for point in points] for key in (across, up))
-            colour, style = COLOURS[i % len(COLOURS)], LINES[i // len(COLOURS) % len(LINES)]
-            look: dict[str, Any] = {"color": colour, "linestyle": style, "marker": MARKERS[i % len(MARKERS)]}
-            axes.plot(xs, ys, **look, markersize=3, linewidth=1.1, label=f"{record.variant} {record.setting}")
+            style = look(study, record.variant, again[i])
+            (handle,) = axes.plot(xs, ys, **style, markersize=3.5, linewidth=1.1)
+            handles[cell(study, record.variant, record.setting)] = handle
             for point, x, y in zip(points, xs, ys, strict=True):
                 if point.guidance == record.best.guidance:
-                    axes.plot(x, y, "*", color=colour, markersize=9, zorder=4)
+                    axes.plot(x, y, "*", color=style["color"], markersize=9, zorder=4)
                 if point in (points[0], points[-1]):
-                    place = (3, 3) if point is points[0] else (3, -8)
-                    axes.annotate(
-                        f"{point.guidance:g}", (x, y), place, textcoords="offset points", fontsize=SMALL, color=colour
-                    )
+                    ends[number].append((x, y, f"{point.guidance:g}", dark(style["color"])))
         axes.set_xlabel(LABELS[across])
         axes.set_ylabel(LABELS[up])
         axes.margins(0.12)
         axes.xaxis.set_major_locator(MaxNLocator(4))
-    handles = figure.axes[0].get_legend_handles_labels() if figure.axes else ([], [])
-    figure.legend(*handles, loc="outside upper left", fontsize=SMALL, ncols=2)
-    figure.supxlabel(CAPTION, fontsize=SMALL, color="#444444")
+    legend(figure, [*handles.values()], [*handles])
+    caption(figure, CAPTION)
+    for axes, labels in zip(figure.axes, ends, strict=True):
+        place_labels(figure, axes, labels)
     return figure, [_row(record, point) for record, line in lines for point in line]
 
 

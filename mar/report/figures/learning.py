@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mar.analysis.estimates import Results
 from mar.analysis.learning_curves import along, records
 from mar.report.figures.losses import LOSSES
-from mar.report.figures.style import COLOURS, LINES, MARKERS, SMALL, WIDTH, Rows, log_axis
+from mar.report.figures.style import COLUMN, WIDTH, Rows, caption, columns, legend, log_axis, look, thousands
+from mar.study.labels import label
 from mar.study.products import learned, learning_setting
 from mar.study.records import LearningRecord, Range
 from mar.study.study import Study
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOSS_CAPTION = (
-    "solid: held-out images, dashed: training images; 95% intervals; star: lowest. Fixed noise, mean over the mask\n"
+    "filled: held-out images, hollow: training images; 95% intervals; star: lowest. Fixed noise, mean over the mask "
     "ratios. Heads share no scale, and their losses are no signal of how good samples are."
 )
 FID_CAPTION = (
@@ -34,27 +35,31 @@ def heldout_loss(study: Study, root: Path) -> tuple[Figure, Rows]:
         ValueError: the curves of a training are missing.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     results = Results(study, root)
     variants = list(dict.fromkeys(name for name, _ in learned(study)))
     kinds = sorted({study.heads[study.variants[name].head].kind for name in variants})
-    across = min(len(kinds), 2)
-    down = -(-len(kinds) // across)
-    figure, rows = Figure(figsize=(WIDTH / 2 * across, 2.9 * down + 0.4), layout="constrained"), []
+    across = columns(len(kinds), 3)
+    down = -(-len(kinds) // across) or 1
+    figure, rows = Figure(figsize=(WIDTH if across > 1 else COLUMN, 2.3 * down + 0.7), layout="constrained"), []
+    drawn: dict[str, Any] = {}
     for panel, kind in enumerate(kinds):
         axes: Axes = figure.add_subplot(down, across, panel + 1)
-        for i, name in enumerate(n for n in variants if study.heads[study.variants[n].head].kind == kind):
+        for name in (n for n in variants if study.heads[study.variants[n].head].kind == kind):
             found = records(results, name)
-            for split, style in (("train", "--"), ("heldout", "-")):
+            for split in ("train", "heldout"):
                 curve = [(float(images), number) for images, number in along(found, split)]
-                _line(axes, i, curve, style, name if split == "heldout" else None, best=split == "heldout")
+                style = look(study, name) | ({"markerfacecolor": "white", "alpha": 0.75} if split == "train" else {})
+                drawn[label(study, name)] = _line(axes, curve, style, best=split == "heldout")
             rows += [row for record in found for row in _loss_rows(record, kind)]
         axes.set_title(LOSSES[kind], loc="left")
         axes.set_xlabel("images seen")
-        axes.set_ylabel("loss")
-        axes.xaxis.set_major_formatter(_thousands)
-        axes.legend(fontsize=SMALL)
-    figure.supxlabel(LOSS_CAPTION if across > 1 else _narrow(LOSS_CAPTION), fontsize=SMALL, color="#444444")
+        axes.set_ylabel("loss" if panel % across == 0 else "")
+        axes.xaxis.set_major_formatter(thousands)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    legend(figure, [*drawn.values()], [*drawn])
+    caption(figure, LOSS_CAPTION)
     return figure, rows
 
 
@@ -70,16 +75,19 @@ def fid_operations(study: Study, root: Path) -> tuple[Figure, Rows]:
 
 def _fid(study: Study, root: Path, operations: bool) -> tuple[Figure, Rows]:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator
 
     results, rows = Results(study, root), Rows()
-    figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
+    figure = Figure(figsize=(COLUMN, 3.4), layout="constrained")
     axes: Axes = figure.add_subplot()
+    drawn: dict[str, Any] = {}
     variants = dict.fromkeys(name for name, _ in learned(study) if learning_setting(study, name))
-    for i, name in enumerate(variants):
+    for name in variants:
         found = records(results, name)
         curve = along(found, "fid")
         scale = found[0].operations if operations else 1.0
-        _line(axes, i, [(images * scale, number) for images, number in curve], "-", f"{name} ({found[0].setting})")
+        line = [(images * scale, number) for images, number in curve]
+        drawn[label(study, name)] = _line(axes, line, look(study, name))
         head = {"variant": name, "setting": found[0].setting, "samples": found[0].samples}
         head |= {"seeds": " ".join(str(record.seed) for record in found)}
         for images, number in curve:
@@ -88,31 +96,29 @@ def _fid(study: Study, root: Path, operations: bool) -> tuple[Figure, Rows]:
     log_axis(axes.yaxis)
     if operations:
         log_axis(axes.xaxis)
-        axes.set_xlabel("operations of the training, tokenizer left out (log scale)")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e+", "e"))
+        axes.set_xlabel("operations of the training, without tokenizer")
     else:
-        axes.xaxis.set_major_formatter(_thousands)
+        axes.xaxis.set_major_formatter(thousands)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel("images seen")
     assert study.learning is not None  # the figure is drawn where samples were asked
-    axes.set_ylabel(f"FID against held-out images, {study.learning.samples} images (log scale)")
-    axes.legend(fontsize=SMALL)
-    figure.supxlabel(FID_CAPTION, fontsize=SMALL, color="#444444")
+    axes.set_ylabel("FID against held-out images (log scale)")
+    legend(figure, [*drawn.values()], [*drawn])
+    caption(figure, f"{study.learning.samples:,} images a point; {FID_CAPTION}")
     return figure, rows
 
 
-def _line(
-    axes: Axes, i: int, curve: Sequence[tuple[float, Range]], style: str, label: str | None, best: bool = True
-) -> None:
-    """Draw line number i with its intervals, and a star at its lowest point."""
-    colour, places = COLOURS[i % len(COLOURS)], [x for x, _ in curve]
-    look: dict[str, Any] = {"color": colour, "linestyle": style, "marker": MARKERS[i % len(MARKERS)]}
-    if i >= len(COLOURS) and style == "-":
-        look["linestyle"] = LINES[i // len(COLOURS) % len(LINES)]
-    values = [number.value for _, number in curve]
+def _line(axes: Axes, curve: Sequence[tuple[float, Range]], style: dict[str, Any], best: bool = True) -> Any:
+    """Draw a curve with its intervals, and a star at its lowest point; returns its line, for the legend."""
+    places, values = [x for x, _ in curve], [number.value for _, number in curve]
     bars = [[n.value - n.low for _, n in curve], [n.high - n.value for _, n in curve]]
-    axes.errorbar(places, values, bars, **look, linewidth=1.1, elinewidth=0.7, capsize=1.5, markersize=3, label=label)
+    drawn = axes.errorbar(places, values, bars, **style, linewidth=1.1, elinewidth=0.7, capsize=1.5, markersize=3.5)
     lowest = min(curve, key=lambda point: point[1].value) if curve and best else None
     if lowest:
-        axes.plot(lowest[0], lowest[1].value, "*", color=colour, markersize=9, zorder=4)
+        axes.plot(lowest[0], lowest[1].value, "*", color=style["color"], markersize=9, zorder=4)
+    return drawn.lines[0]
 
 
 def _loss_rows(record: LearningRecord, kind: str) -> Rows:
@@ -125,12 +131,3 @@ def _loss_rows(record: LearningRecord, kind: str) -> Rows:
         for split in ("heldout", "train")
         for ratio, metric in getattr(point, split).items()
     ]  # fmt: skip
-
-
-def _thousands(value: float, _: float | None) -> str:
-    return f"{value / 1000:g}k" if value else "0"
-
-
-def _narrow(caption: str) -> str:
-    """The caption of a figure of one panel, with a line for each sentence."""
-    return caption.replace("\n", " ").replace(". ", ".\n").replace("; ", ";\n")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mar.report.figures.style import COLOURS, LINES, SMALL, WIDTH, Rows
+from mar.report.figures.style import COLUMN, WIDTH, Rows, caption, columns, legend, look, thousands
 from mar.runtime.runlog import read
 from mar.study import layout
+from mar.study.labels import label
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -28,18 +29,20 @@ LOSSES = {
 
 
 def losses(study: Study, root: Path) -> tuple[Figure, Rows]:
-    """Smoothed training loss, one line per variant and seed; one panel per head, since their losses do not compare."""
+    """Smoothed training loss, one line per variant and seed, one panel per head: their losses do not compare."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     trained = [(v, s) for v, variant in study.variants.items() for s in variant.seeds if not variant.pretrained]
     kinds = sorted({study.heads[study.variants[v].head].kind for v, _ in trained})
-    across = min(len(kinds), 2) or 1
+    across = columns(len(kinds), 3)
     down = -(-len(kinds) // across) or 1
-    figure, rows = Figure(figsize=(WIDTH / 2 * across, 2.9 * down), layout="constrained"), []
+    figure, rows = Figure(figsize=(WIDTH if across > 1 else COLUMN, 2.3 * down + 0.5), layout="constrained"), []
+    drawn: dict[str, Any] = {}
     for panel, kind in enumerate(kinds):
         axes: Axes = figure.add_subplot(down, across, panel + 1)
         variants = list(dict.fromkeys(v for v, _ in trained if study.heads[study.variants[v].head].kind == kind))
-        for i, variant in enumerate(variants):
+        for variant in variants:
             for j, seed in enumerate(study.variants[variant].seeds):
                 path = layout.run(root, variant, seed) / layout.LOG
                 lines = [line for line in read(path) if "loss" in line]
@@ -47,24 +50,23 @@ def losses(study: Study, root: Path) -> tuple[Figure, Rows]:
                     raise ValueError(f"{path}: missing or empty; run the train stage of {variant}, seed {seed}")
                 curve = smooth([line["loss"] for line in lines])
                 images = [line["images"] for line in lines]
-                # Where there are more variants than colours, colours repeat with another line style.
-                style: dict[str, Any] = {
-                    "color": COLOURS[i % len(COLOURS)],
-                    "linestyle": LINES[i // len(COLOURS) % len(LINES)],
-                }
-                axes.plot(images, curve, **style, linewidth=1.2 if j == 0 else 0.7, label=None if j else variant)
+                style = look(study, variant) | {"marker": "", "linewidth": 1.2 if j == 0 else 0.7}
+                (handle,) = axes.plot(images, curve, **style)
+                drawn.setdefault(label(study, variant), handle)
                 head = {"variant": variant, "seed": seed}
                 for line, value in zip(lines, curve, strict=True):
                     rows.append(head | {"images": line["images"], "loss": line["loss"], "smoothed": value})
         axes.set_title(LOSSES[kind], loc="left")
         axes.set_xlabel("images seen")
-        axes.set_ylabel("training loss")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
-        axes.legend(fontsize=SMALL)
+        axes.set_ylabel("training loss" if panel % across == 0 else "")
+        axes.xaxis.set_major_formatter(thousands)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    legend(figure, [*drawn.values()], [*drawn])
     captions = ["smoothed over neighbouring log lines; further seeds drawn thin"] if trained else ["no training"]
     imported = [name for name, variant in study.variants.items() if variant.pretrained and variant.seeds]
-    captions += [f"weights imported, not trained: {', '.join(imported)}"] if imported else []
-    figure.supxlabel("\n".join(captions), fontsize=SMALL, color="#444444")
+    if imported:
+        captions.append(f"weights imported, not trained: {', '.join(label(study, name) for name in imported)}")
+    caption(figure, "\n".join(captions))
     if not rows:
         rows = [{"variant": name} for name in imported]
     return figure, rows

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mar.features.image_sets import chunk_of, labels_of
-from mar.report.figures.style import SMALL, WIDTH, Rows
+from mar.report.figures.style import SMALL, WIDTH, Rows, columns
 from mar.runtime.files import read
 from mar.runtime.text import printable
 from mar.study import layout
+from mar.study.labels import label
 from mar.study.records import DataManifest, SampleManifest
 from mar.study.study import Study
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 
 COLUMNS, CLASSES, SIDE = 8, 10, 64  # a grid: images per class, largest number of classes, largest side in pixels
+ACROSS, LETTERS = 5, 120  # grids in a row, at most; letters of a title across the page
 
 
 def samples(study: Study, root: Path) -> tuple[Figure, Rows]:
@@ -35,15 +38,19 @@ def samples(study: Study, root: Path) -> tuple[Figure, Rows]:
             continue
         setting = shown_setting(study, variant)
         block, chosen = sample_grid(root, variant, v.seeds[0], setting, len(names))
-        blocks.append((f"{variant}\n{setting}, seed {v.seeds[0]}", block))
+        blocks.append((f"{label(study, variant)}\n{setting}, seed {v.seeds[0]}", block))
         for row, column, index in chosen:
             line = {"variant": variant, "seed": v.seeds[0], "setting": setting, "class": names[row]}
             rows.append(line | {"column": column, "image": index})
-    across = min(4, len(blocks))
+    across = columns(len(blocks), ACROSS)
     down = -(-len(blocks) // across)
-    height = WIDTH / 4 * len(names) / COLUMNS + 0.4
-    figure = Figure(figsize=(WIDTH / 4 * across, height * down), layout="constrained")
-    for i, (title, block) in enumerate(blocks):
+    titles = [
+        "\n".join(textwrap.fill(line, LETTERS // across, break_on_hyphens=False) for line in text.split("\n"))
+        for text, _ in blocks
+    ]
+    height = WIDTH / across * len(names) / COLUMNS + 0.12 * (1 + max(text.count("\n") for text in titles)) + 0.1
+    figure = Figure(figsize=(WIDTH, height * down), layout="constrained")
+    for i, (title, (_, block)) in enumerate(zip(titles, blocks, strict=True)):
         axes: Axes = figure.add_subplot(down, across, i + 1)
         axes.imshow(block, interpolation="antialiased")
         side = block.shape[0] / len(names)

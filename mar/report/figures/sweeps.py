@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mar.analysis.result_files import short
-from mar.report.figures.style import SMALL, WIDTH, Rows
+from mar.report.figures.style import SMALL, WIDTH, Rows, caption, columns, look
 from mar.runtime.files import read
 from mar.study import layout
 from mar.study.chosen_settings import AXES
+from mar.study.labels import label
 from mar.study.products import swept
 from mar.study.records import SweepPoint, SweepRecord
 from mar.study.study import Study
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ACROSS = 4  # panels of lines in a row; a map takes the place of two
+LETTERS = 24  # of a line of a title
+ACROSS, GRID = 4, 12  # panels of lines in a row, at most; columns of the grid that panels share
 CELL = 0.23  # inches, the height of one row of a map
-COLOURS = "cividis"  # its lightness rises evenly, also for colour-blind readers and in grey
+MAP = "cividis"  # its lightness rises evenly, also for colour-blind readers and in grey
 LIGHT = 0.55  # text is black on colours above this share of the colour map, white below
 
 
@@ -35,22 +38,25 @@ def sweep(study: Study, root: Path) -> tuple[Figure, Rows]:
     records = [read(layout.sweep(root, variant, setting), SweepRecord) for variant, setting in swept(study)]
     lines = [record for record in records if len(_varied(record)) < 2]
     maps = [record for record in records if len(_varied(record)) == 2]
-    heights = [1.6] * -(-len(lines) // ACROSS)
-    pairs = [maps[i : i + ACROSS // 2] for i in range(0, len(maps), ACROSS // 2)]
+    across = columns(len(lines), ACROSS)
+    heights = [1.6] * (-(-len(lines) // across) if lines else 0)
+    pairs = [maps[i : i + 2] for i in range(0, len(maps), 2)]
     heights += [CELL * max(len(_values(record, "temperature")) for record in pair) + 0.65 for pair in pairs]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), layout="constrained")
-    places = figure.add_gridspec(len(heights), ACROSS, height_ratios=heights)
+    places = figure.add_gridspec(len(heights), GRID, height_ratios=heights)
     for i, record in enumerate(lines):
-        axes = figure.add_subplot(places[i // ACROSS, i % ACROSS])
-        _line(axes, record)
-        axes.set_ylabel("" if i % ACROSS else "FID", fontsize=SMALL)
-    for i, record in enumerate(maps):
-        row, column = len(heights) - len(pairs) + i // 2, ACROSS // 2 * (i % 2)
-        _map(figure.add_subplot(places[row, column : column + ACROSS // 2]), record)
-    caption = (
-        "FID; framed or starred: chosen; in italics or hollow: refinement; x: no FID; lines: log scale, 95% intervals"
+        column = GRID // across * (i % across)
+        axes = figure.add_subplot(places[i // across, column : column + GRID // across])
+        _line(axes, study, record)
+        axes.set_ylabel("" if i % across else "FID", fontsize=SMALL)
+    for row, pair in enumerate(pairs, len(heights) - len(pairs)):
+        for i, record in enumerate(pair):  # a map without a partner is as wide as two
+            column = GRID // len(pair) * i
+            _map(figure.add_subplot(places[row, column : column + GRID // len(pair)]), study, record)
+    caption(
+        figure,
+        "FID; framed or starred: chosen; in italics or hollow: refinement; x: no FID; lines: log scale, 95% intervals",
     )
-    figure.supxlabel(caption, fontsize=SMALL, color="#444444")
     return figure, [row for record in records for row in _rows(record)]
 
 
@@ -66,13 +72,14 @@ def _best(record: SweepRecord, point: SweepPoint) -> bool:
     return all(getattr(point, axis) == getattr(record.best, axis) for axis in AXES)
 
 
-def _title(axes: Axes, record: SweepRecord) -> None:
+def _title(axes: Axes, study: Study, record: SweepRecord) -> None:
     beyond = [f"{' and '.join(record.edge)} at the edge"] if record.edge else []
-    axes.set_title("\n".join([record.variant, record.setting, *beyond]), fontsize=SMALL, loc="left")
+    title = [textwrap.fill(label(study, record.variant), LETTERS), record.setting, *beyond]
+    axes.set_title("\n".join(title), fontsize=SMALL, loc="left")
     axes.tick_params(labelsize=SMALL)
 
 
-def _line(axes: Axes, record: SweepRecord) -> None:
+def _line(axes: Axes, study: Study, record: SweepRecord) -> None:
     """Draw FID against the one axis that is varied."""
     from matplotlib.ticker import MaxNLocator, NullLocator
 
@@ -81,7 +88,8 @@ def _line(axes: Axes, record: SweepRecord) -> None:
     positions, fids = [getattr(point, axis) for point in points], [point.fid for point in points if point.fid]
     bars = [[fid.value - fid.low for fid in fids], [fid.high - fid.value for fid in fids]]
     values = [fid.value for fid in fids]
-    axes.errorbar(positions, values, bars, color="#0072B2", linewidth=1, elinewidth=0.7, capsize=1.5)
+    colour = look(study, record.variant)["color"]
+    axes.errorbar(positions, values, bars, color=colour, linewidth=1, elinewidth=0.7, capsize=1.5)
     for point, value in zip(points, values, strict=True):
         best = _best(record, point)
         axes.plot(
@@ -89,8 +97,8 @@ def _line(axes: Axes, record: SweepRecord) -> None:
             value,
             "*" if best else "o",
             markersize=9 if best else 4,
-            color="#D55E00" if best else "#0072B2",
-            markerfacecolor=("#D55E00" if best else "#0072B2") if best or not point.round else "white",
+            color=colour,
+            markerfacecolor=colour if best or not point.round else "white",
             zorder=4 if best else 3,
         )
     for point in record.grid:
@@ -102,10 +110,10 @@ def _line(axes: Axes, record: SweepRecord) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel(axis, fontsize=SMALL)
     axes.margins(x=0.12)
-    _title(axes, record)
+    _title(axes, study, record)
 
 
-def _map(axes: Axes, record: SweepRecord) -> None:
+def _map(axes: Axes, study: Study, record: SweepRecord) -> None:
     """Draw FID as colours and numbers, a column per guidance scale, a row per temperature; other points stay white."""
     import numpy as np
     from matplotlib.colors import LogNorm
@@ -118,7 +126,7 @@ def _map(axes: Axes, record: SweepRecord) -> None:
         if point.fid:
             fids[rows.index(temperature), columns.index(guidance)] = point.fid.value
     norm = LogNorm(np.nanmin(fids), np.nanmax(fids))
-    axes.imshow(fids, cmap=COLOURS, norm=norm, origin="lower", aspect="auto")
+    axes.imshow(fids, cmap=MAP, norm=norm, origin="lower", aspect="auto")
     for (guidance, temperature), point in places.items():
         place = columns.index(guidance), rows.index(temperature)
         text = short(point.fid.value) if point.fid else "x"
@@ -145,7 +153,7 @@ def _map(axes: Axes, record: SweepRecord) -> None:
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    _title(axes, record)
+    _title(axes, study, record)
 
 
 def _rows(record: SweepRecord) -> Rows:

@@ -23,7 +23,7 @@ from mar.analysis.paper_columns import (
     headings,
     printed,
 )
-from mar.analysis.result_files import Estimate, short
+from mar.analysis.result_files import Estimate, duration, short
 from mar.analysis.seed_variance import decompose
 from mar.paper.numbers import paper_rows, paper_samples
 from mar.report.tables import formats
@@ -141,6 +141,8 @@ def note(study: Study, results: Results) -> str:
     size, spread, why = study.data.image_size, results.spread("fid"), results.incomparable
     seeds = (
         f"the seed spread that the study measured (log FID: {short(spread.sd)}, {spread.dof} degrees of freedom)"
+        if spread.dof and spread.sd
+        else f"a seed spread below the noise of the images ({spread.dof} degrees of freedom)"
         if spread.dof
         else "no seed spread, since the study trains no variant twice"
     )
@@ -155,7 +157,7 @@ def note(study: Study, results: Results) -> str:
         f"{FLOOR.capitalize()}: as many held-out images, or all if there are fewer{_fewer(results)}. "
         + (random if results.random else "")
         + f"The paper: ImageNet, {paper_samples():,} images, Inception features. "
-        + (f"Ours have {why}: not comparable with the paper's; orderings are. " if why else "")
+        + (f"Ours have {why}. So only which is better compares with the paper's, not the sizes. " if why else "")
         + _foreseen(results)
     ).strip()
 
@@ -188,7 +190,7 @@ def remarks(columns: Iterable[Column]) -> str:
         "seconds": "Seconds an image: the median of timed batches and its interval, by the protocol of the trade-off "
         "figure; the paper's on one A100 with batch 256.",
         "training_days": "Days of training: ours on one device each, least and most of the seeds; the paper's on all.",
-        "fid_infinity": "FID∞: extrapolated to infinitely many images.",
+        "fid_infinity": "FID∞: extrapolated to infinitely many images; noise can take it below 0.",
     }
     return " ".join(said[column.name] for column in columns if column.name in said)
 
@@ -200,7 +202,9 @@ def table(study: Study, root: Path, name: str) -> None:
     title = table_of(study, name).title
     text = f"{note(study, results)} {_chosen(study, name)}".strip()
     floor = values["row"].iloc[-1] == FLOOR
-    parts = [(texts(values, c), f"{text} {remarks(c)}".strip()) for c in (shown(values, infinite=True), shown(values))]
+    parts = [
+        (texts(study, values, c), f"{text} {remarks(c)}".strip()) for c in (shown(values, infinite=True), shown(values))
+    ]
     narrow = next((part for part in parts if formats.width(part[0]) <= formats.SIDEWAYS), parts[-1])
     write_text(layout.table(root, name, "tex"), formats.latex(title, *narrow, floor))
     write_text(layout.table(root, name, "md"), formats.markdown(title, *parts[0]))
@@ -214,7 +218,7 @@ def shown(values: pd.DataFrame, infinite: bool = False) -> list[Column]:
     return [c for c in COLUMNS if f"paper_{c.name}" in values.columns or (c.name in ours and c.name in values.columns)]
 
 
-def texts(values: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+def texts(study: Study, values: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
     """The table for readers: the row's description, our numbers with intervals and the paper's, guidance, seeds."""
     describe = _description(values)
     heads = [("", name, "l") for name in headings(describe)]
@@ -227,13 +231,32 @@ def texts(values: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
     heads += [("", key, "l") for key in (*used, "seeds")]
     rows = []
     for _, row in values.iterrows():
-        cells = [str(row[key]) for key in describe] if row["row"] != FLOOR else [FLOOR, *[""] * (len(describe) - 1)]
+        words = ["; ours ".join(filter(None, (str(row[key]), other(study, row, key)))) for key in describe]
+        cells = words if row["row"] != FLOOR else [FLOOR, *[""] * (len(describe) - 1)]
         for column in columns:
             cells += [cell_text(row, column), *([paper_text(row, column)] if column.paper else [])]
         for key in used:
             cells.append(" / ".join(f"{row[k]:g}" for k in (key, f"{key}_guided") if isinstance(row[k], float)))
         rows.append([*cells, str(row["seeds"])])
     return formats.texts(heads, rows)
+
+
+def other(study: Study, row: Any, key: str) -> str:
+    """What our model of a row has where the paper's description names another thing; empty where it has the same.
+
+    The tokenizer by its kind and stride, and the steps of a row that draws many tokens a step.
+    """
+    variant = study.variants.get(row["ours"])
+    if variant is None or not variant.seeds:
+        return ""
+    ours = ""
+    if key == "tokenizer":
+        tokenizer = study.tokenizers[variant.tokenizer]
+        ours = f"{tokenizer.kind.upper()}-{tokenizer.stride}"
+    if key == "preds_per_step" and row[key] != "1":
+        setting = row["setting"] if row["setting"] in study.sampling else row["setting_guided"]
+        ours = f"{study.sampling[setting].steps} steps of {study.tokens(variant.tokenizer)} tokens"
+    return "" if ours == row[key] else ours
 
 
 def cell_text(row: Any, column: Column) -> str:
@@ -243,7 +266,8 @@ def cell_text(row: Any, column: Column) -> str:
         return value
     if column.metric in COUNTED:
         return millions(value)
-    return f"{short(value)} [{short(row[column.name + '_low'])}, {short(row[column.name + '_high'])}]"
+    estimate = Estimate(value, row[column.name + "_low"], row[column.name + "_high"], 0)
+    return duration(estimate) if column.metric == "seconds" else str(estimate)
 
 
 def paper_text(row: Any, column: Column) -> str:

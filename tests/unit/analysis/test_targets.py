@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 from fabricate import cell, fabricate, large, write
 
+from mar.analysis.estimates import Results
+from mar.analysis.findings import cell_of
 from mar.analysis.verdicts import decide
 from mar.paper.claims import load
 from mar.runtime.files import read_json
@@ -106,7 +109,7 @@ def test_close_in_seconds(made: Path) -> None:
     for within, said in ((2.0, "replicated"), (1.1, "undecided"), (0.5, "not replicated")):
         claim = f"{{id: c, text: t, source: s, check: {check}, within: {within}}}}}"
         (found,) = judged(made, claim, large(imagenet=True))
-        assert found.verdict == said and "seconds per image" in found.reason
+        assert found.verdict == said and "time per image" in found.reason
 
 
 WON = "{id: won, text: t, source: s, check: {kind: parameters, table: mar_table3, row: mlp-256, below: 0.5}}"
@@ -158,3 +161,75 @@ def test_errors_name_claim_and_key(tmp_path: Path, more: str, check: str, messag
     file.write_text(f"claims: [{{id: c, text: t, source: s, {more}check: {check}}}]")
     with pytest.raises(ValueError, match=r"claims\.yaml: .*" + message):
         load(file)
+
+
+PUBLISHED = "{kind: published, table: mar_table4, metric: fid, guided: true, row: mar-b}"  # printed: 2.31
+
+
+def with_published(root: Path, metric: str, value: float, error: float) -> None:
+    """Give the guided samples of the imported weights a number with a standard error, as a share of it."""
+    file = root / "metrics" / "published" / "seed0" / "s4-cfg.json"
+    values = read_json(file)
+    values["metrics"][metric] = cell(value, error * value, 40, metric != "fid")
+    write(file, values)
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "said"),
+    [
+        (2.31, 0.01, "replicated"),
+        (2.27, 0.01, "replicated"),
+        (2.41, 0.02, "undecided"),
+        (2.60, 0.01, "not replicated"),
+        (2.05, 0.01, "not replicated"),
+        (2.31, 0.05, "undecided"),
+    ],
+)
+def test_published_weights(made: Path, value: float, half: float, said: str) -> None:
+    with_published(made, "fid", value, half)
+    (found,) = judged(made, f"{{id: c, text: t, source: s, {BECAUSE}check: {PUBLISHED}}}", large(imagenet=True))
+    assert found.verdict == said, found.reason
+    assert "with the published weights; the paper: 2.31, accepted within 5%" in found.reason
+    assert (said == "undecided") == ("images (now 40) would decide" in found.reason)
+    assert [(e.variant, e.setting) for e in found.evidence] == [("published", "s4-cfg")]
+
+
+@pytest.mark.parametrize(
+    ("metric", "printed", "inside", "outside"),
+    [("inception_score", 281.7, 275.0, 272.0), ("precision", 0.82, 0.81, 0.79), ("recall", 0.57, 0.585, 0.60)],
+)
+def test_other_numbers_of_published_weights_have_tolerances_of_their_own(
+    made: Path, metric: str, printed: float, inside: float, outside: float
+) -> None:
+    check = PUBLISHED.replace("fid", metric)
+    for value, said in ((printed, "replicated"), (inside, "replicated"), (outside, "not replicated")):
+        with_published(made, metric, value, 0.001)
+        (found,) = judged(made, f"{{id: c, text: t, source: s, {BECAUSE}check: {check}}}", large(imagenet=True))
+        assert found.verdict == said, found.reason
+
+
+def test_published_weights_have_no_seed_spread(made: Path) -> None:
+    """Two seeds of `diff` measure a spread, which is no part of the interval of weights that are what they are."""
+    with_published(made, "fid", 2.31, 0.01)
+    results = Results(large(imagenet=True), made)
+    ours, theirs = results.cell("diff", "s4-cfg", "fid"), results.cell("published", "s4-cfg", "fid")
+    assert ours and theirs and results.spread("fid").dof > 0
+    assert theirs.high / theirs.value == pytest.approx(math.exp(1.96 * 0.01), rel=1e-4)
+    pair = results.compare(("published", "s4-cfg"), ("diff", "s4-cfg"), "fid")
+    assert pair and not pair.few  # one set of published weights is no lonely seed
+    alone = results.compare(("published", "s4-cfg"), ("published", "s4"), "fid")
+    assert alone and not alone.few and alone.variance == pytest.approx(alone.images)
+
+
+def test_the_row_of_published_weights_comes_first_where_a_claim_is_about_them(made: Path) -> None:
+    study = large(imagenet=True)
+    row = study.tables["table4"].rows[2]
+    official = study.tables["table4"].model_copy(update={"rows": (row.model_copy(update={"paper": "mar-l"}),)})
+    both = Results(study.model_copy(update={"tables": {**study.tables, "official": official}}), made)
+    assert cell_of(both, "mar_table4", "mar-l", True) == ("diff", "s4-cfg")
+    assert cell_of(both, "mar_table4", "mar-l", True, imported=True) == ("published", "s4-cfg")
+    variants = {**study.variants, "diff": study.variants["diff"].model_copy(update={"seeds": ()})}
+    alone = study.model_copy(update={"tables": {**study.tables, "official": official}, "variants": variants})
+    assert cell_of(Results(alone, made), "mar_table4", "mar-l", True) == ("published", "s4-cfg")
+    (found,) = judged(made, f"{{id: c, text: t, source: s, {BECAUSE}check: {TARGET}}}", alone)
+    assert found.verdict != "not run" and "with published weights: published" in found.reason

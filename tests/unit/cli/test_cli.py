@@ -12,12 +12,27 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from mar import __version__
 from mar.cli.__main__ import main
+from mar.cli.group import find_study, open_study
+from mar.runtime.provenance import git_commit
+from mar.study import layout, stage_keys
 from mar.study import reading as studies
-from mar.study import stage_keys
 
 VERBS = {"prepare", "classifier", "reference", "tokenizer", "rfid", "encode", "gate", "train", "learning", "sample"}
-VERBS |= {"features", "statistics", "sweep", "evaluate", "speed", "table", "figure", "claims", "report", "summary"}
+VERBS |= {
+    "features",
+    "statistics",
+    "sweep",
+    "evaluate",
+    "speed",
+    "table",
+    "figure",
+    "claims",
+    "replicate",
+    "report",
+    "summary",
+}
 VERBS |= {"track", "watch", "launch", "jobs", "cancel", "plan", "drill", "import", "fetch", "ship", "court"}
 VERBS |= {"export-adm", "schema"}
 
@@ -111,7 +126,10 @@ def test_a_table_row_that_the_paper_lacks_is_refused_by_the_plan(values: dict[st
     resolved = studies.write_resolved(studies.resolve(values, "tiny.yaml"), tmp_path / "results")
     result = run("plan", "--study", str(resolved))
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"Error: {resolved}: tables.table1.rows[0].paper: found 'nothere'; accepted: ")
+    line = next(i for i, text in enumerate(resolved.read_text().splitlines(), 1) if "nothere" in text)
+    assert result.stderr.startswith(
+        f"Error: {resolved}:{line}: tables.table1.rows[0].paper: found 'nothere'; accepted: "
+    )
 
 
 def test_a_job_planned_with_another_recipe_is_refused(resolved: str, study_file: Path, tmp_path: Path) -> None:
@@ -126,10 +144,34 @@ def test_a_job_planned_with_another_recipe_is_refused(resolved: str, study_file:
     assert not (Path(resolved).parent / "runs").exists()
 
 
-def test_a_study_file_is_not_taken_for_the_resolved_one(study_file: Path) -> None:
-    result = run("prepare", "--study", str(study_file))
-    assert result.exit_code == 1
-    assert "accepted: results/<study>/study.json" in result.stderr
+@pytest.mark.parametrize("named", ["tiny", "tiny.yaml", "results/tiny/study.json"])
+def test_a_study_is_named_by_its_name_or_a_file(
+    named: str, resolved: str, study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study, root = open_study(named)
+    assert study == studies.load(study_file) and root == Path("results/tiny")
+    assert run("jobs", "--study", named).exit_code == 0
+    refused = run("train", "--study", named, "--variant", "nobody", "--seed", "0")
+    assert "--variant: found 'nobody'" in refused.stderr
+
+
+def test_the_results_of_a_name_come_before_its_file_but_not_for_a_plan(
+    resolved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = Path(resolved).parent.rename(tmp_path / "results" / "demo").relative_to(tmp_path) / "study.json"
+    assert find_study("demo") == there
+    assert find_study("demo", results=False) == layout.shipped("demo.yaml")
+    with pytest.raises(
+        ValueError, match=r"--study: found 'dmo' \(did you mean 'demo'\?\); accepted: .* demo, .*digits"
+    ):
+        find_study("dmo")
+
+
+def test_the_version_names_the_commit() -> None:
+    result = run("--version")
+    assert result.exit_code == 0 and result.output == f"mar {__version__}, commit {git_commit()}\n"
 
 
 def test_a_mistake_is_one_line_and_a_bug_keeps_its_traceback(resolved: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,7 @@ def test_a_terminal_that_lacks_a_letter_shows_its_number(study_file: Path, tmp_p
     study_file.write_text(study_file.read_text(encoding="utf-8") + "ł: 1\n", encoding="utf-8")
     done = mar("plan", "--study", study_file.name, folder=tmp_path, PYTHONIOENCODING="latin-1")
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: tiny.yaml: unknown key '\\u0142'; accepted: ")
+    assert done.stderr.startswith("Error: tiny.yaml:32: unknown key '\\u0142'; accepted: ")
 
 
 def test_no_text_file_is_read_in_the_encoding_of_the_locale() -> None:

@@ -103,6 +103,15 @@ def test_a_job_is_a_process_of_its_own_whose_output_is_shown(place: Path) -> Non
     assert sorted(file.name for file in (place / "job").iterdir()) == [".lock", job["output"], "job.json"]
 
 
+def test_what_a_job_computed_is_on_its_record(place: Path) -> None:
+    cpu = "[i * i for i in range(3_000_000)]"
+    main = CLI.replace('    print("hello', f'    {cpu}\n    print("hello')
+    (place / "mar" / "cli" / "__main__.py").write_text(main)
+    assert finish(start(place, "say"))[0] == 0
+    record = json.loads((place / "job" / "job.json").read_text())
+    assert record["state"] == "finished" and 0.05 < record["cpu_seconds"] < 60
+
+
 def test_a_refusal_is_passed_on_in_one_line(place: Path) -> None:
     status, out, err = finish(start(place, "refuse"))
     assert status == 1
@@ -261,3 +270,33 @@ def test_threads_of_a_task_are_its_cores(monkeypatch: pytest.MonkeyPatch) -> Non
     said |= {"SLURM_CPUS_PER_TASK": "6", "MKL_NUM_THREADS": "2"}  # somebody's own choice stays
     job_process.cores_of_task()
     assert (said["OMP_NUM_THREADS"], said["MKL_NUM_THREADS"]) == ("6", "2")
+    said["MKL_NUM_THREADS"] = "0"  # what Snakemake exports for a rule that only waits
+    job_process.cores_of_task()
+    assert said["MKL_NUM_THREADS"] == "6"
+
+
+def test_a_stage_that_asks_for_a_gpu_is_told_to_use_one() -> None:
+    assert Slurm().options() == ()
+    assert Slurm(gpus_per_node=1).options() == ("--device", "cuda")
+    assert Slurm(gpus_per_node=1, device="cpu").options() == ("--device", "cpu")
+    with pytest.raises(ValueError, match=r"slurm device: found 'tpu'; accepted: cuda, cpu"):
+        Slurm(device="tpu").parameters()
+
+
+def test_of_four_sayings_of_a_resource_the_later_wins() -> None:
+    asked = resources.asked
+    table = {"launcher": "slurm"}
+    study = {"nodes": 4, "gpus_per_node": 8, "runtime": 600}
+    assert asked("train", table, {}, {})["runtime"] == 24 * 60
+    assert asked("train", {**table, "runtime": 240}, {}, {})["runtime"] == 240
+    assert asked("train", {**table, "runtime": 240}, {}, study)["runtime"] == 600
+    assert asked("train", {**table, "runtime": 240}, {"train": {"runtime": 60}}, study)["runtime"] == 60
+    # memory is for each task of a node, unless somebody says what a node gives
+    assert asked("train", table, {"train": {"gpus_per_node": 4}}, study)["mem_mb"] == 4 * 24_000
+    assert asked("train", {**table, "mem_mb": 0}, {}, study)["mem_mb"] == 0
+    assert asked("train", {**table, "mem_mb": "max(2 * input.size_mb, 1000)"}, {}, {})["mem_mb"] == 24_000
+    # where a rule runs here, nothing is asked of Slurm
+    assert asked("sample", {**table, "slurm_partition": "gpu"}, {"sample": {"launcher": "local"}}, {}) == {
+        **resources.UNSET,
+        "launcher": "local",
+    }

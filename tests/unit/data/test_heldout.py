@@ -72,7 +72,7 @@ def test_images_of_the_train_split_are_set_aside(tmp_path: Path) -> None:
     assert np.allclose(counts["aside"] / counts["plain"], after["train"] / before["train"], atol=0.01)
     pixels = {s: {x.tobytes() for x in v.arrays(range(len(v)))} for s, v in sets["aside"].items()}
     assert len(pixels["train"] & pixels["heldout"]) <= 1, "digits may hold a picture twice"
-    with pytest.raises(StudyError, match=r"data\.set_aside: Input should be greater than 0"):
+    with pytest.raises(StudyError, match=r"data\.set_aside: found 0; accepted: above 0"):
         pipeline.study(data={"kind": "digits", "image_size": 16, "set_aside": 0})
     too_many = pipeline.study(study="many", data={"kind": "digits", "image_size": 16, "set_aside": 1438})
     with pytest.raises(ValueError, match=r"data\.set_aside 1438: found 1438 images in the train split, 1"):

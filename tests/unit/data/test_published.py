@@ -3,6 +3,7 @@
 import http.server
 import json
 import threading
+from functools import partial
 from pathlib import Path
 
 import published
@@ -48,7 +49,11 @@ def test_the_table_of_the_project():
     [
         (["name,url", "a,b"], r"found columns \['name', 'url'\]; accepted: name, format, url"),
         ([",".join(COLUMNS), "a,dit,u"], "assets.csv:2: found 8 columns"),
-        ([",".join(COLUMNS), "a,dit,u,,,l,s,n", "a,dit,u,,,l,s,n"], "assets.csv:3: name 'a' is there twice"),
+        ([",".join(COLUMNS), *["a,dit,http://u,,,l,s,n"] * 2], "assets.csv:3: name 'a' is there twice"),
+        ([",".join(COLUMNS), "a;ls,dit,http://u,,,l,s,n"], "name 'a;ls'; accepted: letters"),
+        ([",".join(COLUMNS), "../a,dit,http://u,,,l,s,n"], "name '../a'; accepted: letters"),
+        ([",".join(COLUMNS), "a,$(ls),http://u,,,l,s,n"], r"format '\$\(ls\)'; accepted: letters"),
+        ([",".join(COLUMNS), "a,dit,file:///etc/passwd,,,l,s,n"], "url 'file:///etc/passwd'; accepted: http:// or"),
         ([",".join(COLUMNS), "a,dit,u,12ab,,l,s,n"], "sha256 '12ab'; accepted: 64 hex digits"),
         ([",".join(COLUMNS), "a,dit,u,,1 GB,l,s,n"], "size '1 GB'; accepted: a number of bytes"),
     ],
@@ -68,7 +73,10 @@ def test_fetch_checks_the_published_sum_and_leaves_nothing_of_another(tmp_path, 
     assert not (tmp_path / "assets" / "lock.json").exists()
     for wrong, message in (
         (asset(file.as_uri(), "0" * 64), f"sha256 {sha256(file)}; accepted: {'0' * 64}"),
-        (asset(file.as_uri(), size=5), "7000 bytes; config/assets.csv says 5"),
+        (
+            asset(file.as_uri(), size=5),
+            "more than the 5 bytes that config/assets.csv says|7000 bytes; config/assets.csv says 5",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             fetch(wrong, tmp_path / "other")
@@ -122,14 +130,19 @@ class Site(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(
-    ("path", "message"), [("page.pt", "answered with a web page"), ("x.pt", "ended after 5 of 10")]
+    ("path", "size", "message"),
+    [
+        ("page.pt", None, "answered with a web page"),
+        ("x.pt", None, "ended after 5 of 10"),
+        ("x.pt", 4, "more than the 4 bytes that config/assets.csv says"),
+    ],
 )
-def test_a_page_or_half_a_file_is_refused(tmp_path, path, message):
+def test_a_page_half_a_file_or_too_much_is_refused(tmp_path, path, size, message):
     server = http.server.HTTPServer(("127.0.0.1", 0), Site)
     threading.Thread(target=server.handle_request, daemon=True).start()
     try:
         with pytest.raises(ValueError, match=message):
-            fetch(asset(f"http://127.0.0.1:{server.server_port}/{path}"), tmp_path)
+            fetch(asset(f"http://127.0.0.1:{server.server_port}/{path}", size=size), tmp_path)
     finally:
         server.server_close()
     assert not list(tmp_path.glob("downloads/thing*"))
@@ -145,9 +158,19 @@ def test_only_one_asset_of_a_format_needs_no_name():
         find("nothing", TABLE)
 
 
-def test_commands_fetch_and_import(tmp_path):
+@pytest.fixture
+def site(tmp_path):
+    """The address of a server of the files in tmp_path."""
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_commands_fetch_and_import(tmp_path, site):
     file = published.mar_checkpoint(tmp_path / "checkpoint-last.pth")
-    row = ["mar-tiny", "official-mar", file.as_uri(), "", "", "MIT", "me", "none"]
+    row = ["mar-tiny", "official-mar", f"{site}/{file.name}", "", "", "MIT", "me", "none"]
     (tmp_path / "assets.csv").write_text(",".join(COLUMNS) + "\n" + ",".join(row) + "\n")
     places = ["--assets", str(tmp_path / "assets"), "--table", str(tmp_path / "assets.csv")]
 

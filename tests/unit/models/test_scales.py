@@ -171,6 +171,9 @@ def test_linear_rate():
     assert [learning_rate(recipe, images) for images in (0, 40, 80, 140)] == pytest.approx([0.0, 0.5, 1.0, 1.0])
     assert learning_rate(recipe, 710) == pytest.approx(0.55)
     assert learning_rate(recipe, 1280) == pytest.approx(0.1)
+    # published: from 0.005 of the peak on
+    started = recipe.model_copy(update={"warmup_from": 0.005})
+    assert [learning_rate(started, images) for images in (0, 40, 80)] == pytest.approx([0.005, 0.5025, 1.0])
 
 
 def test_guidance_grows_by_scale():

@@ -243,7 +243,7 @@ def test_jobs_of_a_study():
     assert [job.stage for job in found] == [
         *("prepare", "classifier", "tokenizer", "tokenizer", "encode", "encode", "train", "train", "sample", "sample"),
         *["features"] * 4,  # of the train split, the held-out one and both sample sets
-        *["statistics"] * 4,
+        *["statistics"] * 3,  # not of the held-out split
         *("reference", "rfid", "rfid", "evaluate", "evaluate", "speed"),
     ]
     by_name = {(job.stage, job.name): job for job in found}
@@ -411,7 +411,7 @@ def test_the_command_shows_the_table_and_writes_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(json.dumps(STUDY | {"variants": TWO, "budget": {"disk_gb": 1e-6}}))
     file = tmp_path / "plan.csv"
-    arguments = ["plan", "--study", str(tmp_path / "tiny.yaml"), "--csv", str(file), "--utilisation", "0.5"]
+    arguments = ["plan", "--study", str(tmp_path / "tiny.yaml"), "--csv", str(file), "--utilisation", "0.5", "--jobs"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "train mar-diff/seed0" in result.output and "train: 2 jobs" in result.output

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
-from fabricate import GUIDED, HEAT, STEPS, fabricate, large, small, swept
+from fabricate import GUIDED, HEAT, STEPS, fabricate, large, small, swept, write
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from mar.analysis import curve_points
 from mar.analysis.estimates import Results
-from mar.report.figures import curves, draw, losses, samples, style
-from mar.study.reading import resolve
+from mar.analysis.verdicts import decide
+from mar.report.figures import draw, losses, samples, style
+from mar.study import labels, layout
+from mar.study.reading import load, resolve
 from mar.study.sections import Curve
 from mar.study.study import Study
 
@@ -161,7 +165,7 @@ def test_text_is_readable_in_print(curved: Study, tmp_path: Path, monkeypatch: p
 def test_labels_have_contrast() -> None:
     """WCAG asks for 4.5 to 1 of text on white; pure yellow and sky blue have half of it."""
     for colour in style.COLOURS:
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in curves._dark(colour)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in style.dark(colour)]
         assert 1.05 / (0.05 + np.dot([0.2126, 0.7152, 0.0722], linear)) > 4.5, colour
 
 
@@ -184,19 +188,82 @@ def test_a_curve_varies_what_its_figure_shows(curved: Study, tmp_path: Path) -> 
 def test_points_of_dit_are_labelled_by_their_diffusion_steps(curved: Study, tmp_path: Path) -> None:
     figure, found = draw.tradeoff(curved, tmp_path)
     assert [row["steps"] for row in found if row["curve"] == "DiT"] == [10, 50]
-    assert "labels: autoregressive steps (DiT: diffusion steps)" in figure.get_supxlabel()
+    assert "labels: autoregressive steps (DiT: diffusion steps)" in " ".join(figure.get_supxlabel().split())
 
 
-def test_more_curves_than_colours_differ_by_line() -> None:
-    looks = [curves._look(i) for i in range(20)]
-    assert len({(look["color"], look["marker"], look["linestyle"]) for look in looks}) == 20
+def test_a_model_has_one_look_in_all_studies_and_differs_from_the_others_in_grey() -> None:
+    studies = [load(f"config/{name}.yaml") for name in ("demo", "fashion", "digits-var", "digits-ablations")]
+    seen: dict[str, tuple[str, str]] = {}
+    for study in studies:
+        looks = {name: style.look(study, name) for name in study.variants}
+        for name, found in looks.items():
+            label = labels.label(study, name)
+            if label in style.MODELS:
+                assert seen.setdefault(label, (found["color"], found["marker"])) == (found["color"], found["marker"])
+        assert len({(f["color"], f["marker"], str(f["linestyle"])) for f in looks.values()}) == len(looks)
+    fashion = studies[1]
+    assert len({style.look(fashion, name)["marker"] for name in fashion.variants}) == len(fashion.variants)
+    again = [style.look(fashion, "mar-diffloss", i) for i in range(3)]
+    assert len({look["color"] for look in again}) == 1 and len({look["marker"] for look in again}) == 3
+
+
+def test_no_label_covers_a_marker_or_another_label() -> None:
+    with matplotlib.rc_context(style.STYLE):
+        figure = Figure(figsize=(3.3, 3.0), layout="constrained")
+        axes = figure.add_subplot()
+        points = [(x / 6, y / 6) for x in range(6) for y in range(6)]
+        axes.plot(*zip(*points, strict=True), "o", markersize=5, linestyle="none")
+        style.place_labels(figure, axes, [(x, y, "16", "black") for x, y in points])
+        boxes = [text.get_window_extent().padded(-1) for text in axes.texts]
+        marks = [Bbox.from_bounds(*(axes.transData.transform(p) - 5), 10, 10) for p in points]
+    assert len(boxes) == len(points)
+    assert not [box for box in boxes for mark in marks if box.overlaps(mark)]
+    assert not [a for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+
+
+@pytest.mark.parametrize(
+    ("panels", "most", "across"), [(5, 4, 3), (5, 5, 5), (9, 5, 5), (1, 3, 1), (4, 3, 2), (0, 3, 1)]
+)
+def test_panels_fill_their_rows(panels: int, most: int, across: int) -> None:
+    assert style.columns(panels, most) == across
+
+
+def test_the_figure_of_claims_shows_what_was_measured(tmp_path: Path) -> None:
+    study = small()
+    fabricate(
+        study, tmp_path, lambda v, s, k: {"diff": 20.0, "ce": 40.0}.get(v, 41.0) + k / 10, noise=0.05, images=False
+    )
+    decide(study, tmp_path, layout.shipped("claims.yaml"))
+    draw.draw(study, tmp_path, "claims", tmp_path)
+    found = {row["claim"]: row for row in rows(tmp_path / "claims.csv")}
+    measured = [v for v in json.loads((tmp_path / "claims.json").read_text()) if v["effect"] is not None]
+    assert list(found) and set(found) == {v["id"] for v in measured}
+    pair = found["diffloss-mar-default"]
+    assert pair["verdict"] == "replicated" and float(pair["value"]) == pytest.approx(20.05 / 40.05, rel=1e-3)
+    assert float(pair["low"]) < float(pair["value"]) < float(pair["high"]) < 1 == float(pair["edge"])
+    assert float(pair["paper"]) == pytest.approx(3.50 / 8.79)
+    score = found["diffloss-mar-default-is"]
+    assert score["scale"] == "difference" and score["paper"] == "", "the paper's scores are of other images"
+    with matplotlib.rc_context(style.STYLE):
+        figure, _ = draw.claims(study, tmp_path)
+        figure.canvas.draw()
+    (axes,) = figure.axes
+    ratios = [row for row in found.values() if row["scale"] == "log ratio"]
+    assert figure.get_figwidth() <= 6.3 and len(axes.get_yticks()) == len(ratios) < len(found)
+
+
+def test_without_a_measured_claim_the_figure_says_so(tmp_path: Path) -> None:
+    write(layout.claims(tmp_path), [])
+    figure, found = draw.claims(small(), tmp_path)
+    assert not found and "No claim has been measured" in figure.get_supxlabel()
 
 
 def test_imported_weights_have_no_loss(curved: Study, tmp_path: Path) -> None:
     draw.draw(curved, tmp_path, "losses", tmp_path)
     assert "published" not in {row["variant"] for row in rows(tmp_path / "losses.csv")}
     figure, _ = losses.losses(curved, tmp_path)
-    assert "weights imported, not trained: published" in figure.get_supxlabel()
+    caption = " ".join(figure.get_supxlabel().split())
+    assert "weights imported, not trained: MAR, Diffusion Loss (published)" in caption
     assert {axes.get_title("left") for axes in figure.axes} == {
         "Diffusion Loss",
         "DiT's diffusion loss",
@@ -213,7 +280,7 @@ def test_untrained_curves_are_left_out_and_said(tmp_path: Path) -> None:
     figure, found = draw.tradeoff(study, tmp_path)
     ours = [r["curve"] for r in found if not r["curve"].startswith("the paper: ")]
     assert ours == ["AR, cross-entropy, kv-cache", "real versus real"]
-    caption = figure.get_supxlabel()
+    caption = " ".join(figure.get_supxlabel().split())
     assert "not run: MAR, Diffusion Loss" in caption
     assert "batch 8, median of 3 batches after 1 for warm-up, decoding included" in caption
     assert "fp32 on cpu, 2 threads, A & B_CPU" in caption
@@ -261,6 +328,7 @@ def test_smooth_keeps_lines_straight() -> None:
 
 def test_unknown_figure(study: Study, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"figure 'nope': accepted: tradeoff, diffusion_steps, temperature, sweep, .*, samples, losses"
+        ValueError,
+        match=r"figure 'nope': accepted: claims, tradeoff, diffusion_steps, .*, samples, losses",
     ):
         draw.draw(study, tmp_path, "nope", tmp_path)

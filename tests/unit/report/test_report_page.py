@@ -41,7 +41,7 @@ def build(root: Path, **metrics: Any) -> Study:
         study, root, lambda v, s, k: 20.0 if v == "diff" else 40.0, lambda v, s: 0.05 if v == "diff" else 0.1, 0.05
     )
     decide(study, root, CLAIMS)
-    for name in ("tradeoff", "samples", "losses"):
+    for name in ("claims", "tradeoff", "samples", "losses"):
         Image.new("RGB", (4, 4)).save(root / f"{name}.png")
     return study
 
@@ -53,10 +53,10 @@ def test_report_is_one_page_with_everything(root: Path) -> None:
     loaded = re.findall(r'<(?:img|script|iframe|link)\b[^>]*?(?:src|href)="([^"]*)"', html)
     assert len(loaded) > 3 and all(address.startswith("data:") for address in loaded), "it loads nothing"
     assert not re.findall(r"@import|url\(", html)
-    assert html.count("data:image/png;base64,") == 3
+    assert html.count("data:image/png;base64,") == 4
     titles = (
-        "Verdicts",
         "Table 1",
+        "Claims of the paper",
         "Figures",
         "All metrics",
         "Tokenizers",
@@ -86,12 +86,14 @@ def test_verdicts_are_counted_and_lead_to_their_evidence(root: Path) -> None:
     report(study, root, root)
     html = (root / "report.html").read_text()
     counts = [int(n) for n in re.findall(r"<label[^>]*>.*?<b>(\d+)</b>", html)]
-    assert counts[0] == len(found) == sum(counts[1:])
-    assert '<a href="#set:diff/s4">diff s4</a> FID (<a data-file href="metrics/diff/seed0/s4.json">seed 0</a>, ' in html
+    assert counts[1] == len(found) == sum(counts[2:])
+    assert counts[0] == sum(claim["verdict"] in ("replicated", "not replicated", "undecided") for claim in found)
+    label = "MAR, Diffusion Loss"
+    file = '<a data-file href="metrics/diff/seed0/s4.json">seed 0</a>'
+    assert f'<a href="#set:diff/s4">{label} at s4</a> FID ({file}, ' in html
     assert '<span class="gone" title="metrics/gone/seed1/s4.json">seed 1</span>' in html
-    assert (
-        '<a href="#variant:diff">diff</a> parameters (<a data-file href="runs/diff/seed0/run.json">seed 0</a>)' in html
-    )
+    file = '<a data-file href="runs/diff/seed0/run.json">seed 0</a>'
+    assert f'<a href="#variant:diff">{label}</a> parameters ({file})' in html
 
 
 def test_all_tables_and_figures_of_a_study_are_shown(root: Path) -> None:
@@ -139,7 +141,7 @@ def test_a_swept_setting_shows_its_grid_and_what_it_chose(root: Path) -> None:
         Image.new("RGB", (4, 4)).save(root / f"{name}.png")
     report(study, root, root)
     html = (root / "report.html").read_text()
-    assert "diff s4-cfg: guidance 3, temperature 0.95, of 4 points; at the end of guidance, beyond which" in html
+    assert "MAR, Diffusion Loss at s4-cfg: guidance 3, temperature 0.95, of 4 points; at the end of guidance" in html
     assert "features are not &lt;finite&gt;" in html
     assert html.count('<tr class="chosen">') == 1
     assert "steps 4, guidance 3, temperature 0.95" in html, "the sample sets say what they were drawn with"
@@ -172,7 +174,8 @@ def test_a_broken_chain_and_a_dirty_checkout_are_said(root: Path) -> None:
     html = (root / "report.html").read_text()
     assert html.count('<span class="dirty">differ</span>') == 3  # its three settings
     assert "<strong>" not in html and "No images of the real side." in html, "notes of the metric files are shown"
-    assert "Of diff s2 seed 0, diff s4 seed 0, diff s4-cfg seed 0 the hashes do not agree with the files" in html
+    of = "MAR, Diffusion Loss at "
+    assert f"Of {of}s2 seed 0, {of}s4 seed 0, {of}s4-cfg seed 0 the hashes do not agree with the files" in html
     assert "1 files were made from a checkout with changes" in html
     assert '<code>c0ffee</code> <span class="dirty">dirty</span>' in html
 
@@ -185,7 +188,7 @@ def test_runs_on_a_tracking_server_are_linked_there(root: Path, capsys: pytest.C
     html = (root / "report.html").read_text()
     assert f'href="{server}/#/experiments/1/runs/{run}"' in html and "mlflow ui" not in html
     summary(study, root)
-    assert f"Runs:   {server}" in capsys.readouterr().out
+    assert f"Runs          {server}/#/experiments/1?workflowType=machine_learning" in capsys.readouterr().out
     # a password that an earlier version wrote is not shown, and only http addresses are links
     for uri, shown in (
         ("http://me:s3cret@tracking:5000", server),
@@ -286,20 +289,3 @@ def test_imported_weights_and_dit_have_no_recipe_to_depart_from() -> None:
 def test_var_does_not_depart_from_the_recipe_of_mar() -> None:
     found = {d["where"] for d in deviations(load(Path(__file__).parents[3] / "config" / "var256.yaml"))}
     assert found == {"speed", "sampling"}, "batch of timings, guidance not swept"
-
-
-def test_summary_prints_table_verdicts_and_where_to_look(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study = build(root)
-    capsys.readouterr()
-    summary(study, root)
-    text = capsys.readouterr().out
-    assert "Table 1: 100% of A_B & C" in text
-    row, paper = (line for line in text.splitlines() if re.match(r"\s+(mar-default-diffloss|paper +3.50)", line))
-    assert re.search(r"20\.0 \[\d\d\.\d, \d\d\.\d\]", row) and "290.3" in paper
-    for expected in ("real versus real", "not run", "replicated", f"Report: {root / 'report.html'} (not written yet)"):
-        assert expected in text
-    assert "not decidable here" in text
-    assert f"mlflow ui --backend-store-uri sqlite:///{root.parent / 'mlflow.db'}" in text
-    (root / "claims.json").unlink()
-    with pytest.raises(ValueError, match=r"claims.json: missing"):
-        summary(study, root)

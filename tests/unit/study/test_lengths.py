@@ -59,7 +59,7 @@ def test_every_training_of_a_study_is_counted(tmp_path: Path) -> None:
             {"recipes": {"causal": {"images": 0, "epochs": None}}},
             "recipes.causal: images: is missing; accepted: images",
         ),
-        ({"recipes": {"causal": {"epochs": 0}}}, "recipes.causal.epochs: Input should be greater than 0"),
+        ({"recipes": {"causal": {"epochs": 0}}}, "recipes.causal.epochs: found 0; accepted: above 0"),
         ({"classifier": {"images": None, "epochs": None}}, "classifier: images: is missing"),
         (
             {"tokenizers": {"kl": {"images": None, "epochs": None}}},
@@ -112,9 +112,9 @@ def test_steps_in_tokens_of_unequal_variants_are_refused(tmp_path: Path) -> None
             variants={"fine": {"tokenizer": "fine", "order": "random", "backbone": "masked", "head": "crossent"}
             | {"recipe": "masked", "sampling": ["mar-ce"]}},
         )  # fmt: skip
-    study = mine(tmp_path, sampling={"more": {"steps": "tokens"}})
-    assert study.sampling["more"].steps == 16, "of all variants, where none uses it"
-    with pytest.raises(StudyError, match=r"sampling\.mar-ce\.steps: Input should be a valid integer"):
+    study = mine(tmp_path, sampling={"more": {"steps": "tokens"}}, variants={"mar-diffloss": {"sampling": ["table1"]}})
+    assert study.sampling["more"].steps == study.sampling["mar-diff-cfg"].steps * 4 == 16, "used by no variant"
+    with pytest.raises(StudyError, match=r"sampling\.mar-ce\.steps: found 'tokens / 0'; accepted: a whole number"):
         mine(tmp_path, sampling={"mar-ce": {"steps": "tokens / 0"}})
 
 

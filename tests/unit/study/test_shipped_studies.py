@@ -163,7 +163,10 @@ def test_parameters_of_var(depth: int) -> None:
         assert (f"{count / 1e9:.1f}B" if depth > 20 else f"{count / 1e7:.0f}0M") == printed
         # 18 d w^2 with w = 64 d (the paper), and what is around the blocks
         assert count == pytest.approx(73728 * depth**3, rel=0.03)
-    assert recipe.images / 1281024 == {16: 200, 20: 250, 24: 350, 30: 350}[depth]
+    epoch = math.ceil(1_281_167 / recipe.batch) * recipe.batch
+    epochs = {16: 200, 20: 250, 24: 350, 30: 350}[depth]
+    assert (recipe.images, recipe.warmup_images) == (epochs * epoch, epochs // 50 * epoch)
+    assert recipe.warmup_from == 0.005
     assert recipe.learning_rate == pytest.approx((1e-4 if depth < 24 else 8e-5) * recipe.batch / 256)
 
 
@@ -277,6 +280,33 @@ def test_ablations_take_over_what_digits_has() -> None:
     constant = found.recipes["ablation-constant"].model_copy(update={"schedule": "cosine"})
     assert constant == found.recipes["ablation"]
     assert {name for name, v in own.items() if len(v.seeds) > 1} == {"mar-default"}
+
+
+def test_ablations_of_fashion_take_over_what_fashion_has() -> None:
+    base, found = study("fashion"), study("fashion-ablations")
+    assert found.reuse == "fashion"
+    assert classifier_key(base) == classifier_key(found) and data_key(base) == data_key(found)
+    for tok in ("kl-seed0", "kl-seed1", "vq-seed0", "vq-seed1"):
+        assert tokenizer_key(base, tok) == tokenizer_key(found, tok)
+    for variant in ("mar-crossent", "mar-diffloss"):
+        assert train_key(base, variant, 1) == train_key(found, variant, 1)
+    own = {name: v for name, v in found.variants.items() if name not in base.variants}
+    assert {name: v.recipe for name, v in own.items() if v.recipe != "ablation"} == {
+        "mar-vq-crossent-cosine": "ablation-cosine"
+    }
+    assert found.recipes["ablation-cosine"].model_copy(update={"schedule": "constant"}) == found.recipes["ablation"]
+    assert {name for name, v in own.items() if len(v.seeds) < 2} == {"mar-consistency"}, "its weights are fetched"
+
+
+def test_64_tokens_ask_what_fashion_asks() -> None:
+    base, found = study("fashion"), study("fashion64")
+    assert (base.tokens("vq"), found.tokens("vq")) == (16, 64) == (base.tokens("kl"), found.tokens("kl"))
+    assert [(r.paper, r.variant) for r in found.tables["table1"].rows] == [
+        (r.paper, r.variant) for r in base.tables["table1"].rows
+    ]
+    for figure in ("tradeoff", "diffusion_steps", "temperature"):
+        assert [c.label for c in getattr(found, figure)] == [c.label for c in getattr(base, figure)]
+    assert {r.images for r in found.recipes.values()} == {512_000}
 
 
 # Results of these keys exist: a change of one repeats hours of work on every machine that has them.

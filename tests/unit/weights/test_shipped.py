@@ -154,8 +154,9 @@ def test_a_retraining_is_compared(finished: tuple[Path, Path], store: Path, tmp_
 def test_what_was_taken_does_not_ship_again(store: Path, tmp_path: Path) -> None:
     root = fresh(tmp_path, pipeline.study())
     command("tokenizer", root)
-    with pytest.raises(ValueError, match=r"was taken from .*accepted: a training of a study with `shipped: false`"):
-        shipped.ship(layout.tokenizer(root, "kl"), layout.TOKENIZER, {})
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    assert shipped.ship(layout.tokenizer(root, "kl"), layout.TOKENIZER, {}).parent == store
+    assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
     with pytest.raises(ValueError, match=r"classifier/model.safetensors: missing; accepted: a finished training"):
         shipped.ship(layout.classifier(root), layout.CLASSIFIER, {})
     # trained again in the same folder, it is no longer what shipped

@@ -1,0 +1,74 @@
+"""What would decide more claims: seeds, images, longer trainings, or the next of the studies that ship."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mar.analysis.estimates import Results
+from mar.analysis.learning_curves import still_learning
+from mar.study import layout
+from mar.study.labels import label
+from mar.study.reading import StudyError, load
+from mar.study.records import Verdict
+from mar.study.study import Study
+
+NEAR_SEEDS = 10  # more seeds a side than that are named only where fewer decide nothing
+
+
+def ways(results: Results, verdicts: Sequence[Verdict]) -> list[str]:
+    """What would decide undecided claims, in words: each a beginning of `would decide`."""
+    open_ = [verdict.missing for verdict in verdicts if verdict.missing and verdict.missing.kind == "interval"]
+    found = []
+    seeds, images = ([n for m in open_ if (n := getattr(m, key))] for key in ("seeds", "images"))
+    if near := [n for n in seeds if n <= NEAR_SEEDS] or [min(seeds, default=0)]:
+        found += _enough(max(near), "training seeds a side", seeds, len(open_))
+    found += _enough(min(images, default=0), "images a sample set", images, len(open_))
+    lone = sum(verdict.missing is not None and verdict.missing.kind == "one seed" for verdict in verdicts)
+    if lone:
+        found.append(f"a second training seed a side would let {lone} more be decided")
+    if any(verdict.missing and verdict.missing.kind == "still learning" for verdict in verdicts):
+        trained = [name for name, variant in results.study.variants.items() if variant.seeds]
+        slow = [label(results.study, name) for name in trained if still_learning(results, [name])]
+        if slow:
+            found.append(f"longer training of {'; '.join(slow)}")
+    return found
+
+
+def _enough(number: int, unit: str, numbers: Sequence[int], of: int) -> list[str]:
+    """That so many would decide those claims that need no more."""
+    if not number:
+        return []
+    return [f"{number:,} {unit} would decide {sum(n <= number for n in numbers)} of {of} interval{'s' * (of != 1)}"]
+
+
+def next_study(study: Study) -> Path | None:
+    """The smallest shipped study of the same images that trains all rows of this one and more; None if there is none.
+
+    A study counts too that goes on from this one (`reuse`).
+    """
+    ours, found = _trained(study), []
+    for path in sorted(layout.shipped().glob("*.yaml")):
+        try:
+            other = load(path)
+        except StudyError:
+            continue  # config/ holds other files too
+        theirs = _trained(other)
+        same = (study.data.kind, study.data.path, study.data.image_size)
+        if other.study == study.study or (other.data.kind, other.data.path, other.data.image_size) != same:
+            continue
+        wider = all(theirs.get(row, 0) >= seeds for row, seeds in ours.items()) and theirs != ours
+        if (wider and ours) or other.reuse == study.study:
+            found.append((sum(len(variant.seeds) for variant in other.variants.values()), path))
+    return Path(os.path.relpath(min(found)[1])) if found else None
+
+
+def _trained(study: Study) -> dict[tuple[str, str], int]:
+    """Rows of the paper's tables that a study trains, each with its number of seeds."""
+    rows: dict[tuple[str, str], int] = {}
+    for table in study.tables.values():
+        for row in table.rows:
+            if row.variant and (seeds := len(study.variants[row.variant].seeds)):
+                rows[table.paper, row.paper] = max(seeds, rows.get((table.paper, row.paper), 0))
+    return rows

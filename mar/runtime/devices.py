@@ -1,0 +1,52 @@
+"""Where a command computes: on a GPU where there is one, or as `mar --device` says.
+
+`mar launch --cluster slurm` says `--device cuda` to every stage that asked for a GPU, so that a job whose GPU torch
+does not see stops at once. Without that word it would compute on the CPU for days, and time the CPU as if it were the
+GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+CHOICES = ("cuda", "cpu")
+# Oldest driver of NVIDIA that runs torch's builds for a major version of CUDA (CUDA compatibility guide).
+DRIVERS = {"13": "580", "12": "525", "11": "450"}
+
+CHOSEN = "MAR_DEVICE"  # variable of the environment, so that processes that this one starts compute there too
+
+
+def choose(name: str) -> None:
+    """Say where this process computes: one of CHOICES, or empty for a GPU where there is one."""
+    os.environ[CHOSEN] = name
+
+
+def device(local: int = 0) -> torch.device:
+    """Where this process computes; of several GPUs on the one of number `local`, counted round.
+
+    Raises:
+        ValueError: `mar --device cuda`, and torch sees no GPU.
+    """
+    import torch
+
+    chosen = os.environ.get(CHOSEN, "")
+    seen = torch.cuda.device_count() if chosen != "cpu" and torch.cuda.is_available() else 0
+    if chosen == "cuda" and not seen:
+        raise ValueError(f"--device cuda: torch {torch.__version__} sees no GPU; {_remedy(torch.version.cuda)}")
+    return torch.device("cuda", local % seen) if seen else torch.device("cpu")
+
+
+def _remedy(cuda: str | None) -> str:
+    """What to look at where torch, built for this version of CUDA, sees no GPU."""
+    if cuda is None:
+        return "it was built without CUDA; accepted: a build with CUDA (slurm/README.md, Drivers), or --device cpu"
+    driver = DRIVERS.get(cuda.partition(".")[0], "that NVIDIA names for it")
+    return (
+        f"it was built for CUDA {cuda}, which needs NVIDIA's driver {driver} or newer: `nvidia-smi` shows the driver, "
+        "and no GPU where the job got none. Accepted: a newer driver, a build for an older CUDA (slurm/README.md, "
+        "Drivers), a job with a GPU, or --device cpu"
+    )

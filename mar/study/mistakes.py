@@ -1,0 +1,178 @@
+"""Mistakes of a study file in a user's words: all of them at once, each with the file and the line where it stands.
+
+A place is the path of keys to a value, as ("backbones", "masked", "width"). Of the files that extend each other the one
+is blamed that has the value: `line_of` looks the place up in the YAML nodes, which know where they stand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+Place = tuple[str | int, ...]
+MISSING = "is missing"
+
+# What is accepted, for the errors of pydantic: by their type, filled from their context.
+ACCEPTED = {
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a mapping of keys to values"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "finite_number": "a finite number",
+    "string_type": "text, in quotes where it looks like a number",
+    "string_pattern_mismatch": "letters, digits and _ . + -, a letter or digit first",
+    "string_too_long": "at most {max_length} characters",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+    "too_short": "at least {min_length} entries",
+    "too_long": "at most {max_length} entries",
+}
+
+
+class Mistake(NamedTuple):
+    """What is wrong, the key that a message names before it, and the place of the value."""
+
+    key: Place
+    text: str
+    place: Place
+
+    def below(self, place: Place) -> Mistake:
+        """The same, seen from the mapping that has the present one at `place`."""
+        return Mistake(place + self.key, self.text, place + self.place)
+
+    def __str__(self) -> str:
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.key).removeprefix(".")
+        return f"{key}: {self.text}" if key else self.text
+
+
+class MistakesError(ValueError):
+    """Mistakes, before it is known in which file and line they stand."""
+
+    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+        super().__init__("\n".join(map(str, mistakes)))
+        self.mistakes = tuple(mistakes)
+
+
+class Mistakes:
+    """Collects the mistakes of several checks, so that one does not hide the next."""
+
+    def __init__(self) -> None:
+        self.found: list[Mistake] = []
+
+    @contextlib.contextmanager
+    def at(self, *place: str | int) -> Iterator[None]:
+        """Collect a ValueError of the checks within; its text names the key, and the value is at `place`."""
+        try:
+            yield
+        except MistakesError as error:
+            self.found += error.mistakes
+        except ValueError as error:
+            self.found.append(Mistake((), str(error), place))
+
+    def refuse(self) -> None:
+        """Refuse what was checked.
+
+        Raises:
+            MistakesError: something was collected.
+        """
+        if self.found:
+            raise MistakesError(self.found)
+
+
+def of_validation(error: ValidationError, values: Any) -> list[Mistake]:
+    """The mistakes that pydantic found in `values`."""
+    found: list[Mistake] = []
+    for one in error.errors(include_url=False):
+        raised = one.get("ctx", {}).get("error")
+        if isinstance(raised, MistakesError):
+            found += [mistake.below(one["loc"]) for mistake in raised.mistakes]
+        else:
+            place = _place(one, values)
+            found.append(Mistake(place, describe(one), place))
+    return found
+
+
+def _place(error: ErrorDetails, values: Any) -> Place:
+    """The place of an error; a key that is no name is its own place, which pydantic calls [key]."""
+    for i, key in enumerate(error["loc"]):
+        try:
+            values = values[key]
+        except (KeyError, IndexError, TypeError):  # TypeError: no mapping or list
+            return error["loc"][: i + 1] if error["type"] == "missing" else error["loc"][:i]
+    return error["loc"]
+
+
+def describe(error: ErrorDetails) -> str:
+    """What is wrong with a value, in a user's words."""
+    if error["type"] == "missing":
+        return MISSING
+    message, found = error["msg"].removeprefix("Value error, "), shorten(shown(error["input"]))
+    if accepted := ACCEPTED.get(error["type"]):
+        return f"found {found}; accepted: {accepted.format(**error.get('ctx', {}))}"
+    return message if error["type"] == "value_error" else f"{message}; found {found}"
+
+
+def shown(value: Any) -> str:
+    """A value as it is written in YAML."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {shown(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(shown, value)) + "]"
+    return repr(value)
+
+
+def shorten(text: str) -> str:
+    """The text, cut in the middle if it is longer than a message should be."""
+    return text if len(text) <= 200 else f"{text[:100]} ... {text[-20:]}"
+
+
+def line_of(place: Place, files: Sequence[tuple[Path, yaml.Node]]) -> tuple[int, int]:
+    """Index of the file, and line of the value at a place, or of the deepest mapping around it that a file has.
+
+    A file extends another by merging mappings: below a key the files go on that have a mapping there, until one has
+    another value, which hides what the files after it say.
+
+    Args:
+        place: keys from the root of the study on.
+        files: a study file and its YAML, before those that it extends, the next one first.
+    """
+    where = 0, 1
+    alive = [(i, node) for i, (_, node) in enumerate(files)]
+    for key in place:
+        deeper: list[tuple[int, yaml.Node]] = []
+        for i, node in alive:
+            if (entry := _entry(node, key)) is None:
+                continue
+            line, value = entry
+            if not deeper:
+                where = i, line
+            deeper.append((i, value))
+            if not isinstance(value, yaml.MappingNode):
+                break
+        if not deeper:
+            break
+        alive = deeper
+    return where
+
+
+def _entry(node: yaml.Node, key: str | int) -> tuple[int, yaml.Node] | None:
+    """The line, counted from one, and the value of an entry of a mapping or list; the last of equal keys counts."""
+    if isinstance(node, yaml.MappingNode):
+        for name, value in reversed(node.value):
+            if str(name.value) == str(key):
+                return name.start_mark.line + 1, value
+    if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+        return node.value[key].start_mark.line + 1, node.value[key]
+    return None

@@ -1,0 +1,198 @@
+"""The answer of a study: what `mar summary` prints, and what it would take to decide more."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fabricate import _values, cell, fabricate, large, small, write
+
+from mar.analysis.estimates import Results
+from mar.analysis.verdicts import decide
+from mar.report import more
+from mar.report.answer import answer, spent, time_text
+from mar.report.page import claims
+from mar.report.terminal import summary
+from mar.runtime.files import read
+from mar.study import labels, layout
+from mar.study.reading import load, resolve
+from mar.study.records import Verdicts
+from mar.study.study import Study
+
+CLAIMS = layout.shipped("claims.yaml")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "results" / "small"
+
+
+def made(study: Study, root: Path, **more: Any) -> Study:
+    fabricate(study, root, lambda v, s, k: {"diff": 20.0, "ce": 22.0}.get(v, 40.0) + k / 10, noise=0.05, images=False)
+    decide(study, root, CLAIMS)
+    return study
+
+
+def said(capsys: pytest.CaptureFixture[str], study: Study, root: Path, all_claims: bool = False) -> list[str]:
+    capsys.readouterr()
+    summary(study, root, all_claims)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_answer_fits_on_a_screen(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = made(small(), root)
+    lines = said(capsys, study, root)
+    assert len(lines) <= 34 and max(len(line) for line in lines if "/" not in line) <= 80, "paths are not broken"
+    text = "\n".join(lines)
+    assert lines[0].startswith("small: A small study") and lines[0].endswith("on 2 CPU cores")
+    assert "Does Diffusion Loss draw better images than cross-entropy (CE)? The paper: yes" in lines
+    # AR without its partner, and the pair, with the ratio of the claim and the paper's numbers
+    assert any(line.startswith("  AR, raster order        40.0     -         -      ") for line in lines)
+    (pair,) = (line for line in lines if line.startswith("  MAR, one token a step"))
+    (verdict,) = (v for v in claims(root) if v.id == "diffloss-mar-default")
+    ratio = f"{math.exp(verdict.effect or 0.0):#.3g}"
+    assert f"22.0     20.0      {ratio} [" in pair and pair.endswith("8.79   3.50")
+    assert "  real images, held out   10.0     (as good as it gets)" in lines
+    for expected in ("84 claims of the paper", "✗", "(not written yet)", "mar summary --study small --claims"):
+        assert expected in text
+    counts = [int(line.split()[1]) for line in lines if line[2:3] in ("✓", "✗", "?", "-") and line.split()[1].isdigit()]
+    assert sum(counts) == 84
+    words = " ".join(text.split())
+    assert (
+        f"mlflow ui --backend-store-uri sqlite:///{layout.mlflow_database(root)}, then http://localhost:5000" in words
+    )
+    layout.claims(root).unlink()
+    with pytest.raises(ValueError, match=r"claims.json: missing"):
+        summary(study, root)
+
+
+def test_the_runs_are_found_in_mlflow_3(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = made(small(), root)
+    write(layout.tracked(root), {"experiment": "7", "runs": {}})
+    assert said(capsys, study, root)[-1].endswith(
+        " http://localhost:5000/#/experiments/7?workflowType=machine_learning"
+    )
+
+
+def test_all_claims_are_printed_in_full(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = made(small(), root)
+    lines = said(capsys, study, root, all_claims=True)
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    found = claims(root)
+    for verdict in found:
+        assert verdict.text in text and verdict.reason in text
+    assert f"{len(found)} claims: " in text
+
+
+def test_a_model_that_recites_is_marked(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = made(small(), root)
+    for path, share in ((layout.reference_metrics(root), 0.0), (root / "metrics/ce/seed0/c4.json", 0.4)):
+        values = read_json(path)
+        write(path, values | {"copied": cell(share, 0.01, 40)})
+    one = root / "metrics/ce/seed1/c4.json"
+    write(one, read_json(one) | {"copied": cell(0.4, 0.01, 40)})
+    lines = said(capsys, study, root)
+    assert any("22.0 !   20.0 " in line for line in lines)
+    assert any(line.startswith("  ! recites: 40% [38%, 42%] of MAR, cross-entropy at c4") for line in lines)
+
+
+def test_a_study_without_table_1_shows_its_rows(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = _values(None)
+    values["tables"] = {
+        "t3": {
+            "paper": "var_table3",
+            "title": "VAR, Table 3",
+            "rows": [
+                {"paper": "ar", "variant": "ar", "without": "a4"},
+                {"paper": "attn-norm", "variant": "ce", "without": "c4"},
+            ],
+        }
+    }
+    study = made(resolve(values, "var.yaml"), root)
+    lines = said(capsys, study, root)
+    assert any(line.startswith("  AR, cross-entropy       40.0 ") and line.endswith("18.65") for line in lines)
+    assert any(line.startswith("  MAR, cross-entropy      22.0      0.55") for line in lines)
+    # and without any table, as of images of one's own, every variant
+    del values["tables"]
+    study = made(resolve(values, "own.yaml"), root)
+    lines = said(capsys, study, root)
+    assert sum(line.startswith(("  AR, cross", "  MAR, cross", "  MAR, Diff")) for line in lines) == 3
+    assert not any(line.startswith("Does") for line in lines)
+
+
+def test_what_would_decide_more(root: Path) -> None:
+    study = made(small(), root)
+    verdicts = claims(root)
+    open_ = [v.missing for v in verdicts if v.missing and v.missing.kind == "interval"]
+    assert any(missing.seeds or missing.images for missing in open_)
+    for missing in open_:  # what is counted is what the reason says
+        assert (f"{missing.seeds} seeds a side" in missing.text) == (missing.seeds is not None)
+    found = " ".join(more.ways(Results(study, root), verdicts))
+    assert f"of {len(open_)} intervals" in found
+    lone = made(small({"ce": (0,), "diff": (0,)}), root)
+    assert "a second training seed a side would let" in " ".join(more.ways(Results(lone, root), claims(root)))
+
+
+@pytest.mark.parametrize(
+    ("name", "following"),
+    [("demo", "fashion"), ("demo-digits", "digits"), ("fashion", "fashion-3"), ("digits", "digits-var")],
+)
+def test_the_next_study_trains_all_that_this_one_does(name: str, following: str) -> None:
+    found = more.next_study(load(f"config/{name}.yaml"))
+    assert found is not None and found.stem in (following, "digits-ablations")
+
+
+def test_time_is_counted_once(root: Path) -> None:
+    """Two seeds at once take as long as one, a pause counts nothing."""
+    study = made(small({"ar": (), "ce": ()}), root)
+    for seed, time in ((0, "03:00:00"), (1, "03:00:30")):
+        run = layout.run_record(root, "diff", seed)
+        values = read_json(run)
+        write(run, values | {"seconds": 60.0, "provenance": values["provenance"] | {"time": f"2026-01-02T{time}+0000"}})
+        for path in (root / "samples" / "diff" / f"seed{seed}").rglob("manifest.json"):
+            values = read_json(path)
+            provenance = values["provenance"] | {"time": "2026-01-02T09:00:00+0000"}
+            write(path, values | {"seconds": 6.0, "provenance": provenance})
+    hours, machine = spent(study, root, Results(study, root))
+    assert 3600 * hours == pytest.approx(90 + 6) and machine == "2 CPU cores"
+    assert [time_text(x) for x in (0.0, 0.01, 0.5, 3.0)] == ["", "1 min", "30 min", "3.0 h"]
+
+
+def test_labels_tell_variants_apart() -> None:
+    study = large()
+    found = {name: labels.label(study, name) for name in study.variants}
+    assert found["ar"] == "AR, cross-entropy" and found["ce"] == "MAR, cross-entropy" and found["dit"] == "DiT"
+    assert found["diff"] == "MAR, Diffusion Loss (diff)", "another variant has the same factors"
+    assert len(set(found.values())) == len(found)
+    assert labels.label(load("config/digits-var.yaml"), "var") == "VAR"
+    assert labels.label(load("config/fashion.yaml"), "ar-random-diffloss") == "causal MAR, Diffusion Loss"
+
+
+def test_curves_of_shipped_studies_begin_with_their_model() -> None:
+    for path in sorted(layout.shipped().glob("*.yaml")):
+        if path.name == "claims.yaml":
+            continue
+        study = load(path)
+        for curve in (*study.tradeoff, *study.diffusion_steps, *study.temperature):
+            model = labels.model(study, curve.variant)
+            assert curve.label.startswith(model), (path.name, curve.label)
+
+
+def test_a_verdict_of_before_has_no_numbers_of_seeds(root: Path) -> None:
+    made(small(), root)
+    values = read_json(layout.claims(root))
+    for value in values:
+        if value["missing"]:
+            value["missing"] = {key: value["missing"][key] for key in ("kind", "text")}
+    write(layout.claims(root), values)
+    assert len(read(layout.claims(root), Verdicts).root) == 84
+    assert answer(small(), root, Results(small(), root), claims(root)).paired
+
+
+def read_json(path: Path) -> Any:
+    import json
+
+    return json.loads(path.read_text())
