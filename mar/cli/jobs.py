@@ -16,6 +16,7 @@ from mar.study import layout
 @main.command(context_settings={"allow_interspersed_args": False})
 @click.option("--cluster", type=click.Choice(["local", "debug", "slurm"]), default="local", help="Where the job runs.")
 @click.option("--folder", required=True, type=click.Path(path_type=Path), help="Folder of the job: job.json, output.")
+@click.option("--gpus", default=0, metavar="N", help="GPUs of this machine that no other job has; 0: all that it sees.")
 @click.option("--recipe", default="", help="What the result depends on, to tell jobs of other recipes from this one.")
 @click.option("--slurm-partition", default="", metavar="NAME")
 @click.option("--slurm-account", default="", metavar="NAME")
@@ -36,7 +37,14 @@ from mar.study import layout
 @click.option("--outputs", default="", metavar="FILES", help="What it writes: there when it is done.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def launch(
-    cluster: str, folder: Path, recipe: str, inputs: str, outputs: str, command: tuple[str, ...], **slurm: Any
+    cluster: str,
+    folder: Path,
+    gpus: int,
+    recipe: str,
+    inputs: str,
+    outputs: str,
+    command: tuple[str, ...],
+    **slurm: Any,
 ) -> None:
     """Run a COMMAND of mar as a job and follow it: mar launch --folder F -- train --study S --variant V --seed K."""
     from mar.cluster.launch import Slurm, launch
@@ -44,7 +52,7 @@ def launch(
 
     site = Slurm(**{name.removeprefix("slurm_"): value for name, value in slurm.items()})
     with remaining.told(folder) if cluster == "local" else contextlib.nullcontext():
-        status = launch(command, folder, cluster, recipe, site, outputs.split(), inputs.split())
+        status = launch(command, folder, cluster, recipe, site, outputs.split(), inputs.split(), gpus)
     sys.exit(status)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import submitit
 
+from mar.cluster import gpus
 from mar.cluster.records import Outcome, SlurmJob, outcome_file, read_job
 from mar.runtime import stop_signals
 from mar.runtime.files import atomic, write
@@ -32,6 +33,7 @@ class Command:
         arguments: the command and its options, as after `mar`.
         cluster: where the job runs: local, debug or slurm.
         devices: CUDA_VISIBLE_DEVICES of the launcher, for a local job.
+        gpus: GPUs that a local job takes from other jobs; 0 leaves it all that `devices` shows.
         folder: the job's folder.
         token: names the submission to Slurm.
         outputs: files that are linked into the folder when the command is done.
@@ -45,6 +47,7 @@ class Command:
     token: str = ""
     outputs: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    gpus: int = 0
 
     def __call__(self) -> int:
         """Run the command in this process and put on record how it ended.
@@ -52,7 +55,7 @@ class Command:
         In the launcher's own process (`debug`) nothing is put on record, and what the command raises passes through.
         """
         if self.cluster == "debug":
-            return run(self.arguments)
+            return self.here()
         environment = submitit.JobEnvironment()
         file = outcome_file(Path(self.folder), environment.job_id, environment.global_rank)
         file.unlink(missing_ok=True)  # an outcome from before a requeue
@@ -71,7 +74,24 @@ class Command:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # submitit hides the GPUs that were not asked for
         if self.devices is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.devices
-        return run(self.arguments)
+        return self.here()
+
+    def here(self) -> int:
+        """Exit status of the command on this machine, with GPUs of its own where it asks for them.
+
+        With several a training runs in one process for each; any other command uses one.
+        """
+        arguments = (*self.options, *self.arguments)
+        if not self.gpus:
+            return run(arguments)
+        with gpus.taken(self.gpus) as names:
+            os.environ[gpus.VISIBLE] = ",".join(names)
+            print(f"launch: computes on GPU {', '.join(names)}", flush=True)
+            if len(names) == 1:
+                return run(arguments)
+            with subprocess.Popen(gpus.torchrun(len(names), arguments)) as ranks:
+                signal.signal(signal.SIGTERM, lambda *_: ranks.terminate())
+                return ranks.wait()
 
     def _slurm(self, environment: submitit.JobEnvironment) -> int:
         record = read_job(Path(self.folder))

@@ -48,6 +48,7 @@ def launch(
     slurm: Slurm | None = None,
     outputs: Sequence[str] = (),
     inputs: Sequence[str] = (),
+    gpus: int = 0,
 ) -> int:
     """Run a command of `mar` as a job and print its output until it ends.
 
@@ -60,6 +61,7 @@ def launch(
         outputs: files that exist when the command is done.
         inputs: files that the command reads. By both the launcher sees that a job of Slurm that ended while no launcher
             followed it needs no second one.
+        gpus: GPUs of this machine that the job takes from other jobs, for clusters local and debug; 0 leaves it all.
 
     Returns:
         Exit status of the command; 128 + signal number when a signal ended the launcher.
@@ -68,8 +70,11 @@ def launch(
         ValueError: site settings without cluster slurm, or cluster slurm where there is no Slurm.
     """
     slurm = slurm or Slurm()
-    if cluster != "slurm" and slurm.given():
-        raise ValueError(f"launch: Slurm settings {slurm.given()} with --cluster {cluster}; accepted: --cluster slurm")
+    given = {name: value for name, value in slurm.given().items() if name != "device"}
+    if cluster != "slurm" and given:
+        raise ValueError(f"launch: Slurm settings {given} with --cluster {cluster}; accepted: --cluster slurm")
+    if cluster == "slurm" and gpus:
+        raise ValueError("launch: --gpus is for this machine; accepted with --cluster slurm: --slurm-gpus-per-node")
     slurm.parameters()
     folder = Path(folder)
     digest = hashlib.sha256(
@@ -90,7 +95,14 @@ def launch(
                     submitted_here = record is None
                     if record is None:
                         devices = os.environ.get("CUDA_VISIBLE_DEVICES")
-                        command = Command(tuple(arguments), cluster, devices, str(folder.absolute()))
+                        command = Command(
+                            tuple(arguments),
+                            cluster,
+                            devices,
+                            str(folder.absolute()),
+                            options=("--device", device) if (device := slurm.device or "cuda" * bool(gpus)) else (),
+                            gpus=gpus,
+                        )
                         record = _submit(command, folder, digest)
                 if not submitted_here:
                     print(f"launch: job {record.job} of this command is running; following it", flush=True)

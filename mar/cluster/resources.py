@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 # Resource: option of `mar launch`, and the value that means that nobody set it.
 LAUNCH: dict[str, tuple[str, str | int]] = {
     "launcher": ("--cluster", "local"),
+    "gpu": ("--gpus", 0),  # of this machine, for launchers other than slurm
     "slurm_partition": ("--slurm-partition", ""),
     "slurm_account": ("--slurm-account", ""),
     "qos": ("--slurm-qos", ""),
@@ -78,7 +79,11 @@ STAGES: dict[str, Ask] = {
 
 
 def asked(
-    rule: str, defaults: Mapping[str, Any], by_rule: Mapping[str, Mapping[str, Any]], study: Mapping[str, Any]
+    rule: str,
+    defaults: Mapping[str, Any],
+    by_rule: Mapping[str, Mapping[str, Any]],
+    study: Mapping[str, Any],
+    limits: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Every resource of LAUNCH for a job of a rule.
 
@@ -88,11 +93,14 @@ def asked(
             when the job starts; its own one for the memory is passed over.
         by_rule: values of `set-resources`, by rule.
         study: what the study says of this training, which may be nothing.
+        limits: names of the resources that `resources` limits for all jobs together. With `gpu` among them, a job on
+            this machine takes as many GPUs of its own as its rule needs, or as `set-resources` says.
     """
     own, needs = by_rule.get(rule, {}), STAGES[rule]
     launcher = own.get("launcher", defaults.get("launcher", UNSET["launcher"]))
     if launcher != "slurm":
-        return UNSET | {"launcher": launcher} | dict(own)
+        device = {"device": defaults["device"]} if "device" in defaults else {}
+        return UNSET | {"launcher": launcher, "gpu": needs.gpus if "gpu" in limits else 0} | device | dict(own)
     said = {name: defaults[name] for name in LAUNCH if name in defaults}
     if not isinstance(said.get("mem_mb", 0), int):
         del said["mem_mb"]
@@ -108,6 +116,8 @@ def asked(
 
 def number_of_gpus(values: Mapping[str, Any]) -> int | None:
     """GPUs of a job that asks for `values`; None where one of its factors is an expression."""
+    if values["launcher"] != "slurm":
+        return values["gpu"] if isinstance(values["gpu"], int) else None
     nodes, gpus = values["nodes"] or 1, values["gpus_per_node"]
     return nodes * gpus if isinstance(nodes, int) and isinstance(gpus, int) else None
 
@@ -123,6 +133,11 @@ def check_jobs(jobs: Mapping[str, Mapping[str, Any]]) -> None:
             training uses; or a device that there is not.
     """
     on_slurm = {rule: values for rule, values in jobs.items() if values["launcher"] == "slurm"}
+    for rule, values in jobs.items():
+        if rule not in on_slurm and rule != "train" and number_of_gpus(values) not in (0, 1):
+            raise ValueError(
+                f"set-resources: {rule}: gpu={values['gpu']}, and only `train` uses more than one; accepted: 0, 1"
+            )
     faults = []
 
     def gather(what: str, remedy: str, wrong: Callable[[str, Mapping[str, Any]], bool]) -> None:
@@ -173,7 +188,8 @@ def check_shares(where: str, gpus: int | None, micro_batches: int, recipe: str) 
         fit = [str(n) for n in range(1, micro_batches + 1) if micro_batches % n == 0]
         raise ValueError(
             f"{where}: {found}, and a step has {micro_batches} micro-batches ({recipe}), which GPUs share equally; "
-            f"accepted: nodes x gpus_per_node = {', '.join(fit)}; or another micro_batch, which changes what is trained"
+            f"accepted: nodes x gpus_per_node = {', '.join(fit)}; on one machine gpu of these; "
+            "or another micro_batch, which changes what is trained"
         )
 
 
@@ -201,9 +217,14 @@ def check(defaults: Mapping[str, Any], by_rule: Mapping[str, Iterable[str]]) -> 
     ]:
         for name in names:
             known(place, name, {*LAUNCH, *OTHERS})
+    if "gpu" in defaults:
+        raise ValueError(
+            "default-resources: gpu: each rule takes the GPUs that it needs; accepted: `resources: {gpu: N}` "
+            "(--resources gpu=N), the GPUs of this machine, and `set-resources: {train: {gpu: N}}` (slurm/README.md)"
+        )
     launcher = defaults.get("launcher", "local")
     # mem_mb is left out: Snakemake gives it a value of its own
-    given = [name for name in LAUNCH if name not in ("launcher", "mem_mb") and defaults.get(name)]
+    given = [name for name in LAUNCH if name not in ("launcher", "mem_mb", "device") and defaults.get(name)]
     if launcher != "slurm" and given:
         raise ValueError(
             f"default-resources: found {', '.join(given)} with launcher {launcher!r}, which runs on this machine; "

@@ -6,6 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 import mar
+from mar.cluster import gpus
 from mar.cluster import resources as machine
 from mar.data import published
 from mar.paper import numbers
@@ -127,6 +128,9 @@ SETTINGS = workflow.resource_settings
 MACHINE = {
     name: resource.raw for name, resource in (SETTINGS.default_resources or {}).items()
 }
+LIMITS = {
+    name: getattr(limit, "raw", limit) for name, limit in SETTINGS.resources.items()
+}
 BY_RULE = {
     each: {name: resource.raw for name, resource in values.items()}
     for each, values in (SETTINGS.overwrite_resources or {}).items()
@@ -151,26 +155,27 @@ def asked(job_of, variant=None):
     if job_of == "encode" and STUDY.data.kind == "none":
         return machine.UNSET  # it writes what tokens are like, and no tokens
     study = study_resources(variant) if variant else {}
-    return machine.asked(job_of, MACHINE, BY_RULE, study)
+    return machine.asked(job_of, MACHINE, BY_RULE, study, LIMITS)
 
 
 def check_gpus(variant):
     """Refuse a number of GPUs that cannot share the micro-batches of a variant's training."""
     values, name = asked("train", variant), STUDY.variants[variant].recipe
-    if values["launcher"] == "slurm":
-        recipe = STUDY.recipes[name]
-        micro = recipe.micro_batch or recipe.batch
-        machine.check_shares(
-            f"train {variant}",
-            machine.number_of_gpus(values),
-            recipe.batch // micro,
-            f"recipes.{name}: batch {recipe.batch}, micro_batch {micro}",
-        )
+    recipe = STUDY.recipes[name]
+    micro = recipe.micro_batch or recipe.batch
+    machine.check_shares(
+        f"train {variant}",
+        machine.number_of_gpus(values),
+        recipe.batch // micro,
+        f"recipes.{name}: batch {recipe.batch}, micro_batch {micro}",
+    )
 
 
 try:
     machine.check(MACHINE, BY_RULE)
     machine.check_jobs({name: asked(name) for name in machine.STAGES})
+    if MACHINE.get("launcher", "local") != "slurm":
+        gpus.usable(LIMITS.get("gpu", 0))
     for name, variant in STUDY.variants.items():
         if variant.seeds and not variant.pretrained:
             check_gpus(name)
