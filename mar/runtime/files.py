@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -210,6 +211,14 @@ def write(path: str | Path, record: BaseModel) -> None:
     if isinstance(record, Record) and not isinstance(record, Manifest):
         values = {"format": record.format} | values
     write_json(path, values)
+
+
+def link(source: str | Path, path: str | Path) -> None:
+    """Make `path` a hard link to a file that never changes, or a copy of it where the file system has no links."""
+    try:
+        os.link(source, path)
+    except OSError:
+        shutil.copyfile(source, path)
 
 
 def sha256(path: str | Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, RootModel
 
-from mar.runtime.files import atomic, read, write
+from mar.runtime.files import atomic, link, read, write
 
 RECIPE = "recipe.json"  # holds what the content of a folder depends on
 
@@ -102,11 +102,6 @@ def _take_over(folder: Path, twin: Path, last: str) -> None:
     names = [entry.name for entry in twin.iterdir() if entry.is_file() and not entry.name.startswith(".")]
     for name in sorted(names, key=lambda name: name == last):
         with atomic(folder / name) as temporary:
-            if name.endswith(".npy"):  # never changed once it is written
-                try:
-                    os.link(twin / name, temporary)
-                    continue
-                except OSError:
-                    pass
-            shutil.copyfile(twin / name, temporary)
+            take = link if name.endswith(".npy") else shutil.copyfile  # an .npy is never changed once it is written
+            take(twin / name, temporary)
     print(f"{folder}: taken over from {twin}", flush=True)

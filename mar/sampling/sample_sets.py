@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
-from mar.runtime.files import atomic, read, save_array, sha256, whole, write
+from mar.runtime.files import atomic, link, read, save_array, sha256, whole, write
+from mar.runtime.folders import recipe_of
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
-from mar.runtime.shards import fill, finish, stage
+from mar.runtime.shards import Recipe, fill, finish, stage
 from mar.sampling.sampler import Sampler, chunk_labels
 from mar.study import layout
 from mar.study.chosen_settings import resolved
@@ -55,6 +56,12 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
         return whole(files[number], (study.metrics.chunk,), "uint8")
 
     def draw(missing: list[int]) -> Iterator[tuple[int, Callable[[Path], None]]]:
+        # A sweep often chooses what another setting says: the chunks of such sets are links, never drawn twice.
+        for number, source in _drawn_already(study, root, variant, seed, setting, recipe, missing):
+            yield number, partial(link, source)
+        missing = [number for number in missing if not intact(number)]
+        if not missing:
+            return
         sampler = Sampler(study, root, variant, seed)
         progress = Progress(f"sample {variant} seed {seed} {setting}", len(missing) * study.metrics.chunk)
         for number in missing:
@@ -71,6 +78,22 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
             return
     fill(folder, recipe, files, shard, intact, draw)
     finish(report, recipe, files, intact, write_report)
+
+
+def _drawn_already(
+    study: Study, root: Path, variant: str, seed: int, setting: str, recipe: Recipe, numbers: list[int]
+) -> Iterator[tuple[int, Path]]:
+    """Sound chunks of these numbers in a finished set of the same run whose setting differs by its name alone."""
+    for other in study.variants[variant].sampling:
+        folder = layout.samples(root, layout.sample_set(variant, seed, other))
+        if other == setting or not (folder / layout.MANIFEST).exists() or recipe_of(folder) != recipe:
+            continue
+        pieces = read(folder / layout.MANIFEST, SampleManifest).chunks
+        sound = [n for n in numbers if sha256(folder / pieces[n].file) == pieces[n].sha256]
+        if sound:
+            print(f"{setting} has the values of {other}: {len(sound)} chunks are those drawn for it", flush=True)
+        yield from ((number, folder / pieces[number].file) for number in sound)
+        return
 
 
 def chunk_name(number: int) -> str:

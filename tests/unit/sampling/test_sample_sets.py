@@ -119,6 +119,26 @@ def test_changed_setting_never_reuses_chunks(trained, tmp_path):
     assert len(list(folder.parent.glob("diff.old-*"))) == 1
 
 
+def test_settings_of_equal_values_are_drawn_once(trained, tmp_path, monkeypatch, capsys):
+    root, sampling = copy(trained, tmp_path), {**tiny.STUDY["sampling"], "same": tiny.STUDY["sampling"]["diff"]}
+    variants = {name: dict(values) for name, values in tiny.STUDY["variants"].items()}
+    variants["mar-diff"]["sampling"] = ["diff", "same"]
+    study = tiny.study(sampling=sampling, variants=variants)
+    sample_sets.sample(study, root, "mar-diff", 0, "diff")
+    before, folder = chunks(root)
+    with open(folder / "chunk-00001.npy", "ab") as damaged:
+        damaged.write(b"x")
+    drawn = []
+    chunk = sampler.Sampler.chunk
+    monkeypatch.setattr(
+        sampler.Sampler, "chunk", lambda self, setting, n: (drawn.append((setting, n)), chunk(self, setting, n))[1]
+    )
+    sample_sets.sample(study, root, "mar-diff", 0, "same")
+    assert "same has the values of diff: 3 chunks are those drawn for it" in capsys.readouterr().out
+    assert drawn == [("same", 1)] and chunks(root, setting="same")[0] == before
+    assert json.loads((folder.with_name("same") / "manifest.json").read_text())["setting"] == "same"
+
+
 def test_bf16_draws_nearly_the_same_images(trained, tmp_path, monkeypatch):
     root, latents, decode = copy(trained, tmp_path), [], Fake.decode_latents  # noqa: F821
     monkeypatch.setattr(
