@@ -17,8 +17,7 @@ from mar.report.tables import fast_modes, learning, variance
 from mar.report.tables.all_metrics import spread_text
 from mar.runtime.files import read
 from mar.runtime.provenance import Provenance
-from mar.study import layout
-from mar.study.labels import cell, label
+from mar.study import labels, layout
 from mar.study.products import speed_settings, swept, table_names, used_tokenizers
 from mar.study.records import RfidRecord, SampleManifest, ShippedRecord, SweepRecord, TimingProtocol
 from mar.study.study import Study
@@ -44,8 +43,9 @@ def metrics(study: Study, root: Path, results: Results) -> dict[str, Any]:
             sampling = results.sampling(name, setting)
             row: dict[str, Any] = {
                 "variant": name,
-                "label": label(study, name),
+                "label": labels.label(study, name),
                 "setting": setting,
+                "words": labels.setting(study, name, setting),
                 "id": set_id(name, setting),
                 "seeds": variant.seeds,
             }
@@ -80,7 +80,7 @@ def sweeps(study: Study, root: Path) -> list[dict[str, Any]]:
         ]
         links = {
             "id": set_id(name, setting),
-            "of": cell(study, name, setting),
+            "of": labels.cell(study, name, setting),
             "file": file(root, layout.sweep(root, name, setting)),
         }
         records.append({**dict(record), **links, "points": points})
@@ -158,8 +158,9 @@ def speed(study: Study, root: Path, results: Results) -> dict[str, Any]:
             [
                 {
                     "variant": name,
-                    "label": label(study, name),
+                    "label": labels.label(study, name),
                     "setting": setting,
+                    "words": labels.setting(study, name, setting),
                     "href": f"#{set_id(name, setting)}" if setting in variant.sampling else "",
                     "steps": point.steps,
                     "seconds": duration(Estimate(point.seconds.value, point.seconds.low, point.seconds.high, 0)),

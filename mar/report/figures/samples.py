@@ -12,8 +12,7 @@ from mar.features.image_sets import chunk_of, labels_of
 from mar.report.figures.style import SMALL, WIDTH, Rows, columns
 from mar.runtime.files import read
 from mar.runtime.text import printable
-from mar.study import layout
-from mar.study.labels import label
+from mar.study import labels, layout
 from mar.study.records import DataManifest, SampleManifest
 from mar.study.study import Study
 
@@ -31,14 +30,15 @@ def samples(study: Study, root: Path) -> tuple[Figure, Rows]:
     from matplotlib.figure import Figure
 
     names = [printable(name) for name in read(layout.data_manifest(root), DataManifest).classes[:CLASSES]]
-    images, labels = real(study, root, len(names))
-    blocks, rows = [("real, held out", grid(images, labels, len(names)))], []
+    images, classes = real(study, root, len(names))
+    blocks, rows = [("real, held out", grid(images, classes, len(names)))], []
     for variant, v in study.variants.items():
         if not v.seeds:
             continue
         setting = shown_setting(study, variant)
         block, chosen = sample_grid(root, variant, v.seeds[0], setting, len(names))
-        blocks.append((f"{label(study, variant)}\n{setting}, seed {v.seeds[0]}", block))
+        title = f"{labels.label(study, variant)}\n{labels.setting(study, variant, setting)}, seed {v.seeds[0]}"
+        blocks.append((title, block))
         for row, column, index in chosen:
             line = {"variant": variant, "seed": v.seeds[0], "setting": setting, "class": names[row]}
             rows.append(line | {"column": column, "image": index})
@@ -82,8 +82,8 @@ def sample_grid(
     """
     folder = layout.samples(root, layout.sample_set(variant, seed, setting))
     manifest = read(folder / layout.MANIFEST, SampleManifest)
-    labels = labels_of(folder, manifest)
-    of_class = [np.flatnonzero(labels == c)[:COLUMNS] for c in range(classes)]
+    asked = labels_of(folder, manifest)
+    of_class = [np.flatnonzero(asked == c)[:COLUMNS] for c in range(classes)]
     start, images = 0, {}
     for chunk in manifest.chunks:
         pixels = chunk_of(folder, chunk, mapped=True)  # (n, H, W, 3); only the pages of the shown images are read

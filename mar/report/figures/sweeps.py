@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from mar.analysis.result_files import short
 from mar.report.figures.style import SMALL, WIDTH, Rows, caption, columns, look
 from mar.runtime.files import read
-from mar.study import layout
+from mar.study import labels, layout
 from mar.study.chosen_settings import AXES
-from mar.study.labels import label
 from mar.study.products import swept
 from mar.study.records import SweepPoint, SweepRecord
 from mar.study.study import Study
@@ -74,7 +73,8 @@ def _best(record: SweepRecord, point: SweepPoint) -> bool:
 
 def _title(axes: Axes, study: Study, record: SweepRecord) -> None:
     beyond = [f"{' and '.join(record.edge)} at the edge"] if record.edge else []
-    title = [textwrap.fill(label(study, record.variant), LETTERS), record.setting, *beyond]
+    words = (labels.label(study, record.variant), labels.setting(study, record.variant, record.setting))
+    title = [*(textwrap.fill(line, LETTERS) for line in words), *beyond]
     axes.set_title("\n".join(title), fontsize=SMALL, loc="left")
     axes.tick_params(labelsize=SMALL)
 

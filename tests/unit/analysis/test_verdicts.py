@@ -345,7 +345,9 @@ def test_a_model_that_recites_does_not_win_by_it(
     (found,) = judged(study, tmp_path, tmp_path / "claims.yaml")
     assert found["verdict"] == said
     assert found["reason"].startswith("undecided (recites): FID") == (said == "undecided")
-    model = {"diff": "MAR, Diffusion Loss at s4", "ce": "MAR, cross-entropy at c4"}[reciting]
+    model = {"diff": "MAR, Diffusion Loss at 4 steps, 25 diffusion steps", "ce": "MAR, cross-entropy at 4 steps"}[
+        reciting
+    ]
     shown = f"recites: {low + 0.03:.0%} [{low:.0%}, {low + 0.06:.0%}] of {model} are copies"
     assert (shown in found["reason"]) == (low > 0.1 and floor > -0.1)
 

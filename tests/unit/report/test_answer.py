@@ -96,7 +96,7 @@ def test_a_model_that_recites_is_marked(root: Path, capsys: pytest.CaptureFixtur
     write(one, read_json(one) | {"copied": cell(0.4, 0.01, 40)})
     lines = said(capsys, study, root)
     assert any("22.0 !   20.0 " in line for line in lines)
-    assert any(line.startswith("  ! recites: 40% [38%, 42%] of MAR, cross-entropy at c4") for line in lines)
+    assert any(line.startswith("  ! recites: 40% [38%, 42%] of MAR, cross-entropy at 4 steps") for line in lines)
 
 
 def test_a_study_without_table_1_shows_its_rows(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

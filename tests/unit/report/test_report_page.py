@@ -90,7 +90,7 @@ def test_verdicts_are_counted_and_lead_to_their_evidence(root: Path) -> None:
     assert counts[0] == sum(claim["verdict"] in ("replicated", "not replicated", "undecided") for claim in found)
     label = "MAR, Diffusion Loss"
     file = '<a data-file href="metrics/diff/seed0/s4.json">seed 0</a>'
-    assert f'<a href="#set:diff/s4">{label} at s4</a> FID ({file}, ' in html
+    assert f'<a href="#set:diff/s4">{label} at 4 steps, 25 diffusion steps</a> FID ({file}, ' in html
     assert '<span class="gone" title="metrics/gone/seed1/s4.json">seed 1</span>' in html
     file = '<a data-file href="runs/diff/seed0/run.json">seed 0</a>'
     assert f'<a href="#variant:diff">{label}</a> parameters ({file})' in html
@@ -141,7 +141,10 @@ def test_a_swept_setting_shows_its_grid_and_what_it_chose(root: Path) -> None:
         Image.new("RGB", (4, 4)).save(root / f"{name}.png")
     report(study, root, root)
     html = (root / "report.html").read_text()
-    assert "MAR, Diffusion Loss at s4-cfg: guidance 3, temperature 0.95, of 4 points; at the end of guidance" in html
+    assert (
+        "MAR, Diffusion Loss at 4 steps, 25 diffusion steps, swept: guidance 3, temperature 0.95, of 4 points; at the end of guidance"
+        in html
+    )
     assert "features are not &lt;finite&gt;" in html
     assert html.count('<tr class="chosen">') == 1
     assert "steps 4, guidance 3, temperature 0.95" in html, "the sample sets say what they were drawn with"
