@@ -12,6 +12,8 @@ import yaml
 # On Intel's AVX-512 MKL takes other float32 kernels for exp, sin and cos, which differ from the recorded values by more
 # than the tolerances. It reads this when torch is imported, also in the processes that tests start.
 os.environ["MKL_CBWR"] = "COMPATIBLE"
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of as many processes as there are cores: one thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 STUDY = """
 study: tiny
