@@ -8,6 +8,8 @@ centres. Halves are torch's autocast on a CPU, which rounds as a GPU does; only 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -84,8 +86,8 @@ def run(
     seen: list[Tensor] = []
     inner = head.guided
 
-    def watched(network: object, x: Tensor, factor: float | None) -> Tensor:
-        output = inner(network, x, factor)  # type: ignore[arg-type]
+    def watched(network: Callable[[Tensor], Tensor], x: Tensor, scale: float | None) -> Tensor:
+        output = inner(network, x, scale)
         seen.extend([x.float(), output.float()])
         return output
 

@@ -4,6 +4,9 @@ A token attends to its own scale and to those before it. The input at the positi
 scales, resized to it by the tokenizer's quantiser (`NextScale`); for the first scale it is the class. The class also
 modulates every block (AdaLN). Names of parameters are those of the published code, so that its weights load as they
 are. What the paper leaves open (attention of unit vectors, order of the modulations, initialisation) follows that code.
+
+The ablation of Table 3 starts without AdaLN and without the norm of queries and keys. The code of those rows is not
+published: its blocks are taken to be GPT-2's, as the paper says of the whole model (section 3.2).
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from mar.models.multiscale import MultiScaleQuantizer
 from mar.study.parts import Backbone
 
 MAX_LOG_SCALE = math.log(100)  # limit of the learned logarithm of the attention scale
+PLAIN_SCALE = 0.25  # of attention without the norm of queries and keys, over sqrt(size of a head), as published
 ADALN_INIT = 0.5  # factor on initial scales and shifts of AdaLN; the factor on gates is the study's gate_init
 
 
@@ -44,12 +48,16 @@ class NextScale(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention of unit queries and keys, with one learned scale per head; keys have no bias."""
+    """Multi-head self-attention of unit queries and keys, with one learned scale per head; keys have no bias.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Without `unit` queries and keys are taken as they are, and the scale is a constant.
+    """
+
+    def __init__(self, width: int, heads: int, unit: bool = True) -> None:
         super().__init__()
-        self.heads = heads
-        self.scale_mul_1H11 = nn.Parameter(torch.empty(1, heads, 1, 1))  # logarithm of the scale of each head
+        self.heads, self.scale = heads, 1.0 if unit else PLAIN_SCALE / math.sqrt(width // heads)
+        # logarithm of the scale of each head
+        self.scale_mul_1H11 = nn.Parameter(torch.empty(1, heads, 1, 1)) if unit else None
         self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias, self.v_bias = nn.Parameter(torch.empty(width)), nn.Parameter(torch.empty(width))
         self.proj = nn.Linear(width, width)
@@ -63,11 +71,12 @@ class Attention(nn.Module):
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.mat_qkv.weight, bias).view(b, n, 3, self.heads, w // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, n, size)
-        q = F.normalize(q, dim=-1) * self.scale_mul_1H11.clamp(max=MAX_LOG_SCALE).exp()
-        k = F.normalize(k, dim=-1)
+        if self.scale_mul_1H11 is not None:
+            q = F.normalize(q, dim=-1) * self.scale_mul_1H11.clamp(max=MAX_LOG_SCALE).exp()
+            k = F.normalize(k, dim=-1)
         if cache is not None:
             k, v = cache.append(block, k, v)
-        out = F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask, scale=1.0)
+        out = F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask, scale=self.scale)
         projected: Tensor = self.proj(out.transpose(1, 2).reshape(b, n, w))
         return projected
 
@@ -91,11 +100,12 @@ class AdaLNBlock(nn.Module):
     They come from a linear layer of the block, or with `shared_aln` from one layer for all blocks plus an offset.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, drop: float, shared_aln: bool) -> None:
+    def __init__(self, config: Backbone, drop: float) -> None:
         super().__init__()
+        width, shared_aln = config.width, config.shared_aln
         self.width, self.drop = width, drop
-        self.attn = Attention(width, heads)
-        self.ffn = FFN(width, int(width * mlp_ratio))
+        self.attn = Attention(width, config.heads, config.attention_norm)
+        self.ffn = FFN(width, int(width * config.mlp_ratio))
         self.ada_gss = nn.Parameter(torch.empty(1, 1, 6, width)) if shared_aln else None
         self.ada_lin: Any = None if shared_aln else nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
@@ -108,8 +118,9 @@ class AdaLNBlock(nn.Module):
         else:
             modulations = self.ada_lin(condition).view(-1, 1, 6, self.width)
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulations.unbind(2)  # (B, 1, W) each
-        x = x + self._drop_path(self.attn(norm(x) * (1 + scale1) + shift1, mask, cache, block) * gamma1)
-        return x + self._drop_path(self.ffn(norm(x) * (1 + scale2) + shift2) * gamma2)
+        drop = self.drop if self.training else 0.0
+        x = x + drop_path(self.attn(norm(x) * (1 + scale1) + shift1, mask, cache, block) * gamma1, drop)
+        return x + drop_path(self.ffn(norm(x) * (1 + scale2) + shift2) * gamma2, drop)
 
     def shrink(self, depth: int, gates: float) -> None:
         """Scale down the initial weights, as published: branches by 1/sqrt(2 depth), gates by `gates`, AdaLN by 0.5."""
@@ -123,12 +134,36 @@ class AdaLNBlock(nn.Module):
         weights[:2].mul_(gates)
         weights[2:].mul_(ADALN_INIT)
 
-    def _drop_path(self, y: Tensor) -> Tensor:
-        """Stochastic depth: in training, zero a branch (B, n, W) of a share of the images and scale up the others."""
-        if not (self.training and self.drop):
-            return y
-        keep = 1 - self.drop
-        return y * (torch.rand(len(y), 1, 1, device=y.device) < keep) / keep
+
+class PlainBlock(nn.Module):
+    """Transformer block without AdaLN, as GPT-2's: norms with weights of their own, and no gates."""
+
+    def __init__(self, config: Backbone, drop: float) -> None:
+        super().__init__()
+        self.drop = drop
+        self.norm1, self.norm2 = (nn.LayerNorm(config.width, eps=NORM_EPS) for _ in range(2))
+        self.attn = Attention(config.width, config.heads, config.attention_norm)
+        self.ffn = FFN(config.width, int(config.width * config.mlp_ratio))
+
+    def forward(
+        self, x: Tensor, condition: Tensor, mask: Tensor | None = None, cache: KVCache | None = None, block: int = 0
+    ) -> Tensor:
+        """(B, n, W) -> (B, n, W); the condition acts through the first token alone."""
+        drop = self.drop if self.training else 0.0
+        x = x + drop_path(self.attn(self.norm1(x), mask, cache, block), drop)
+        return x + drop_path(self.ffn(self.norm2(x)), drop)
+
+    def shrink(self, depth: int, gates: float) -> None:
+        """Scale down the initial weights of the branches by 1/sqrt(2 depth); there are no gates."""
+        self.attn.proj.weight.div_(math.sqrt(2 * depth))
+        self.ffn.fc2.weight.div_(math.sqrt(2 * depth))
+
+
+def drop_path(y: Tensor, rate: float) -> Tensor:
+    """Stochastic depth: zero a branch (B, n, W) of this share of the images and scale up the others."""
+    if not rate:
+        return y
+    return y * (torch.rand(len(y), 1, 1, device=y.device) < 1 - rate) / (1 - rate)
 
 
 class AdaLNBeforeHead(nn.Module):
@@ -143,6 +178,17 @@ class AdaLNBeforeHead(nn.Module):
         scale, shift = self.ada_lin(condition)[:, None].chunk(2, dim=2)
         out: Tensor = norm(x) * (1 + scale) + shift
         return out
+
+
+class PlainNorm(nn.LayerNorm):
+    """The last norm without AdaLN: it has weights of its own, and the condition has no effect."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=NORM_EPS)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, n, W) -> (B, n, W)."""
+        return super().forward(x)
 
 
 def norm(x: Tensor) -> Tensor:
@@ -174,10 +220,10 @@ class Scales(nn.Module):
         self.shared_ada_lin = shared
         self.blocks = nn.ModuleList(
             # the rate of stochastic depth grows linearly from 0 in the first block
-            AdaLNBlock(width, config.heads, config.mlp_ratio, rate, config.shared_aln)
+            (AdaLNBlock if config.adaln else PlainBlock)(config, rate)
             for rate in (config.dropout * i / max(1, config.depth - 1) for i in range(config.depth))
         )
-        self.head_nm = AdaLNBeforeHead(width)
+        self.head_nm = AdaLNBeforeHead(width) if config.adaln else PlainNorm(width)
         self._initialise(config.gate_init or 1.0)
 
     def _initialise(self, gates: float) -> None:
@@ -189,15 +235,17 @@ class Scales(nn.Module):
             if isinstance(part, nn.Linear) and part.bias is not None:
                 nn.init.zeros_(part.bias)
             if isinstance(part, Attention):
-                nn.init.constant_(part.scale_mul_1H11, math.log(4))
+                if part.scale_mul_1H11 is not None:
+                    nn.init.constant_(part.scale_mul_1H11, math.log(4))
                 nn.init.zeros_(part.q_bias)
                 nn.init.zeros_(part.v_bias)
         nn.init.trunc_normal_(self.pos_start, std=std)
         nn.init.trunc_normal_(self.pos_1LC, std=std)
         with torch.no_grad():
-            self.head_nm.ada_lin[1].weight.mul_(ADALN_INIT)
+            if isinstance(self.head_nm, AdaLNBeforeHead):
+                self.head_nm.ada_lin[1].weight.mul_(ADALN_INIT)
             for block in self.blocks:
-                assert isinstance(block, AdaLNBlock)
+                assert isinstance(block, AdaLNBlock | PlainBlock)
                 block.shrink(len(self.blocks), gates)
 
     def condition(self, labels: Tensor) -> Tensor:

@@ -266,15 +266,30 @@ class Backbone(Section):
         None, description="scales only: factor on the first gates of the blocks (VAR: 1e-3 to 5e-6, less for deeper)"
     )
     shared_aln: bool = Field(False, description="scales only: one layer makes the modulations of all blocks (VAR-d36)")
+    adaln: bool = Field(
+        True, description="scales only: the class modulates each block; false: it is the first token alone"
+    )
+    attention_norm: bool = Field(
+        True, description="scales only: queries and keys are unit vectors; false: plain attention"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Backbone:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         self._belongs("patch", "dit")
-        self._belongs("gate_init", "scales")
-        if self.shared_aln and self.kind != "scales":
-            raise ValueError(f"shared_aln: true with kind {self.kind}: belongs to scales; accepted: false")
+        self._belongs("gate_init", "scales", needed=False)
+        if self.kind != "scales":
+            for key, usual in (("shared_aln", False), ("adaln", True), ("attention_norm", True)):
+                if (value := getattr(self, key)) != usual:
+                    said, accepted = str(value).lower(), str(usual).lower()
+                    raise ValueError(f"{key}: {said} with kind {self.kind}: belongs to scales; accepted: {accepted}")
+        elif not self.adaln:
+            if self.gate_init is not None or self.shared_aln:
+                said = "shared_aln: true" if self.shared_aln else f"gate_init {self.gate_init:g}"
+                raise ValueError(f"{said} with adaln: false: belongs to AdaLN; accepted: none")
+        elif self.gate_init is None:
+            raise ValueError("gate_init belongs to kind scales and is needed there: kind scales")
         return self
 
 

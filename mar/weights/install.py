@@ -122,6 +122,9 @@ def _wanted(study: Study, variant: str, tokens: Tokens) -> dict[str, tuple[str, 
     at, tok = f"backbones.{v.backbone}", f"tokenizers.{v.tokenizer}"
     keys = ("kind", "width", "depth", "mlp_ratio", "buffer", "shared_aln")
     wanted = {key: (f"{at}.{key}", getattr(backbone, key)) for key in keys}
+    for key in ("adaln", "attention_norm"):
+        if not getattr(backbone, key):
+            raise ValueError(f"{at}.{key} false: all published weights of VAR have it; accepted: true")
     if backbone.kind == "scales":  # VAR has a learned scale per attention head, so here a tensor tells the number
         wanted["heads"] = (f"{at}.heads", backbone.heads)
     published = HEADS.get(backbone.kind, {}).get(backbone.width, backbone.heads)

@@ -8,7 +8,7 @@ from mar.models.heads.head import build_head
 from mar.models.model import Model
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import by_scale, draw_order, guidance_at_scale
-from mar.models.scales import NextScale, Scales
+from mar.models.scales import NextScale, PlainBlock, Scales, drop_path
 from mar.runtime.noise import Noise
 from mar.sampling.generate import conditions, generate
 from mar.study.parts import Backbone, Head, Recipe, Sampling
@@ -19,14 +19,24 @@ B, V, C, CLASSES, SIDES = 3, 11, 4, 5, (1, 2, 3)
 SIZES, L = [side**2 for side in SIDES], 14
 
 
-def build(dropout=0.0, shared_aln=False, sides=SIDES):
+# The backbones: as published, with one layer of modulations, and the rows of VAR's Table 3 without AdaLN or norm.
+KINDS = [
+    {},
+    {"shared_aln": True},
+    {"adaln": False, "gate_init": None},
+    {"attention_norm": False},
+    {"adaln": False, "gate_init": None, "attention_norm": False},
+]
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind) or "published")
+
+
+def build(dropout=0.0, sides=SIDES, **kind):
     torch.manual_seed(0)
     quantizer = MultiScaleQuantizer(V, C, sides)
     for parameter in quantizer.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    backbone = Backbone(
-        kind="scales", width=16, depth=3, heads=2, dropout=dropout, shared_aln=shared_aln, gate_init=1.0
-    )
+    values = {"kind": "scales", "width": 16, "depth": 3, "heads": 2, "dropout": dropout, "gate_init": 1.0}
+    backbone = Backbone.model_validate(values | kind)
     built = Scales(backbone, NextScale(quantizer.requires_grad_(False), C, 16), sides, CLASSES)
     model = Model(built, build_head(Head(kind="categorical"), 16, codebook_size=V))
     for parameter in model.parameters():  # small gates would hide mistakes
@@ -39,10 +49,10 @@ def batch(length=L):
     return noise.integers(V, B, length), noise.integers(CLASSES, B), draw_order("scales", B, length, noise)
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@every_kind
 @torch.no_grad()
-def test_a_scale_is_told_by_those_before_alone(shared):
-    model = build(shared_aln=shared)
+def test_a_scale_is_told_by_those_before_alone(kind):
+    model = build(**kind)
     tokens, labels, order = batch()
     z, where = model.backbone(tokens, labels, order, 0)
     assert torch.equal(where, torch.arange(L).expand(B, L))
@@ -56,10 +66,10 @@ def test_a_scale_is_told_by_those_before_alone(shared):
 
 
 @pytest.mark.parametrize("sides", [SIDES, (2, 3, 5)])
-@pytest.mark.parametrize("shared", [False, True])
+@every_kind
 @torch.no_grad()
-def test_sampling_with_and_without_cache_is_teacher_forcing(shared, sides):
-    model = build(shared_aln=shared, sides=sides)
+def test_sampling_with_and_without_cache_is_teacher_forcing(kind, sides):
+    model = build(sides=sides, **kind)
     sizes = [side**2 for side in sides]
     tokens, labels, order = batch(sum(sizes))
     z, _ = model.backbone(tokens, labels, order, 0)
@@ -88,9 +98,9 @@ def test_a_part_of_a_scale_is_refused():
         build().backbone.predict(tokens, labels, order, 1, 3)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_loss_reaches_every_parameter_and_no_tokenizer(shared):
-    model = build(shared_aln=shared)
+@every_kind
+def test_loss_reaches_every_parameter_and_no_tokenizer(kind):
+    model = build(**kind)
     tokens, labels, order = batch()
     labels[0] = -1
     model.loss(tokens, labels, order, 0, Noise("loss")).backward()
@@ -114,11 +124,50 @@ def test_stochastic_depth_drops_whole_branches_of_images():
     tokens, labels, order = batch()
     whole = model.backbone(tokens, labels, order, 0)[0]
     assert torch.equal(model.backbone(tokens, labels, order, 0)[0], whole)  # in evaluation nothing is dropped
-    block = model.backbone.blocks[2].train()
-    y = torch.ones(4000, 2, 3)
-    out = block._drop_path(y)
+    out = drop_path(torch.ones(4000, 2, 3), 0.5)
     assert set(out.unique().tolist()) == {0.0, 2.0} and (out == out[:, :1, :1]).all()
     assert out.mean().item() == pytest.approx(1.0, abs=0.1)
+
+
+@torch.no_grad()
+def test_plain_attention_and_plain_block_are_their_formulas():
+    """Softmax of 0.25 q k^T / sqrt(size of a head); pre-norm residual branches, GELU by tanh; keys have no bias."""
+    block = build(adaln=False, gate_init=None, attention_norm=False).backbone.blocks[0]
+    assert isinstance(block, PlainBlock) and block.attn.scale_mul_1H11 is None
+    x, mask = Noise("x").normal(B, 5, 16), torch.ones(5, 5, dtype=torch.bool).tril()
+
+    def attention(h):
+        w, out = block.attn.mat_qkv.weight, []
+        for head in range(2):
+            rows = slice(8 * head, 8 * head + 8)
+            q = h @ w[:16][rows].T + block.attn.q_bias[rows]
+            k = h @ w[16:32][rows].T
+            v = h @ w[32:][rows].T + block.attn.v_bias[rows]
+            weights = (0.25 / 8**0.5 * q @ k.transpose(1, 2)).masked_fill(~mask, -torch.inf).softmax(2)
+            out.append(weights @ v)
+        return torch.cat(out, 2) @ block.attn.proj.weight.T + block.attn.proj.bias
+
+    def normed(h, layer):
+        h = h - h.mean(2, keepdim=True)
+        return h / (h.square().mean(2, keepdim=True) + 1e-6).sqrt() * layer.weight + layer.bias
+
+    middle = x + attention(normed(x, block.norm1))
+    h = normed(middle, block.norm2) @ block.ffn.fc1.weight.T + block.ffn.fc1.bias
+    h = 0.5 * h * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (h + 0.044715 * h**3)))
+    expected = middle + h @ block.ffn.fc2.weight.T + block.ffn.fc2.bias
+    torch.testing.assert_close(block(x, torch.zeros(B, 16), mask), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("adaln", "millions"), [(False, 207), (True, 310)])
+def test_sizes_of_the_ablation(adaln, millions):
+    """Table 3 of VAR: 207M without AdaLN, 310M with it, at depth 16."""
+    values = {"kind": "scales", "width": 1024, "depth": 16, "heads": 16, "attention_norm": False, "adaln": adaln}
+    config = Backbone.model_validate(values | ({"gate_init": 1e-3} if adaln else {}))
+    sides = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    with torch.device("meta"):
+        backbone = Scales(config, NextScale(None, 32, 1024), sides, 1000)
+        model = Model(backbone, build_head(Head(kind="categorical"), 1024, codebook_size=4096))
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6) == pytest.approx(millions, abs=1)
 
 
 def test_gradient_checkpointing_changes_nothing():
@@ -152,6 +201,9 @@ def test_published_start():
         assert weight.std().item() == pytest.approx(std * factor, rel=0.1)
     assert backbone.blocks[0].attn.scale_mul_1H11.exp().mean().item() == pytest.approx(4.0)
     assert [block.drop for block in backbone.blocks] == pytest.approx([0.0, 0.1 / 3, 0.2 / 3, 0.1])
+    plain = Scales(Backbone(kind="scales", width=64, depth=4, heads=4, adaln=False), NextScale(None, C, 64), SIDES, 5)
+    assert plain.blocks[3].ffn.fc2.weight.std().item() == pytest.approx(std * 8**-0.5, rel=0.1)
+    assert (plain.blocks[0].norm1.weight == 1).all() and (plain.head_nm.bias == 0).all()
 
 
 def test_tables_and_scales_of_attention_are_not_decayed():

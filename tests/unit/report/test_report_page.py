@@ -141,10 +141,8 @@ def test_a_swept_setting_shows_its_grid_and_what_it_chose(root: Path) -> None:
         Image.new("RGB", (4, 4)).save(root / f"{name}.png")
     report(study, root, root)
     html = (root / "report.html").read_text()
-    assert (
-        "MAR, Diffusion Loss at 4 steps, 25 diffusion steps, swept: guidance 3, temperature 0.95, of 4 points; at the end of guidance"
-        in html
-    )
+    of = "MAR, Diffusion Loss at 4 steps, 25 diffusion steps, swept"
+    assert f"{of}: guidance 3, temperature 0.95, of 4 points; at the end of guidance" in html
     assert "features are not &lt;finite&gt;" in html
     assert html.count('<tr class="chosen">') == 1
     assert "steps 4, guidance 3, temperature 0.95" in html, "the sample sets say what they were drawn with"

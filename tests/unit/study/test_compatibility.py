@@ -54,7 +54,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
             "backbones.masked: ",
             "unknown key 'widht'",
             "did you mean 'width'?",
-            "accepted: buffer, depth, dropout, gate_init, heads, kind",
+            "accepted: adaln, attention_norm, buffer, depth, dropout, gate_init, heads, kind",
         ],
     ),
     "unknown key like none": ({"speed.zzz": 1}, ["speed: unknown key 'zzz'; accepted: batch, batches"]),
@@ -408,6 +408,14 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no gates of scales": (
         VAR | {"backbones.causal.gate_init": None},
         ["backbones.causal: gate_init belongs to kind scales and is needed there"],
+    ),
+    "plain blocks of masked": (
+        {"backbones.masked.adaln": False},
+        ["backbones.masked: adaln: false with kind masked: belongs to scales; accepted: true"],
+    ),
+    "gates without AdaLN": (
+        VAR | {"backbones.causal.adaln": False},
+        ["backbones.causal: gate_init", "with adaln: false: belongs to AdaLN; accepted: none"],
     ),
     "top-k of a diffusion head": (
         {"sampling.mar.top_k": 5},

@@ -16,8 +16,6 @@ from mar.analysis.paper_columns import COLUMNS, COUNTED
 from mar.models.model import build_model
 from mar.paper import claims
 from mar.paper.numbers import paper_rows
-from mar.planning import costs
-from mar.study.parts import Backbone, Head
 from mar.study.products import speed_settings
 from mar.study.reading import load
 from mar.study.records import Tokens
@@ -170,14 +168,24 @@ def test_parameters_of_var(depth: int) -> None:
     assert recipe.learning_rate == pytest.approx((1e-4 if depth < 24 else 8e-5) * recipe.batch / 256)
 
 
-def test_shared_adaln_of_var() -> None:
-    """VAR-d36 at 512x512 has one layer of modulations for all blocks: the paper prints 2.3B."""
-    sides = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
-    tokens = costs.Tokens("ids", sum(side**2 for side in sides), 32, 32, 1000, 1, 4096, sides, 32)
-    assert tokens.tokens == 2240
-    backbone = Backbone(kind="scales", width=64 * 36, depth=36, heads=36, gate_init=1.0, shared_aln=True)
-    count = costs.count_parameters(costs.model_of(backbone, Head(kind="categorical"), tokens))
-    assert int(count / 1e8) == 23
+def test_var_at_512() -> None:
+    """VAR-d36 at 512x512 has 2,240 tokens and one layer of modulations for all blocks: the paper prints 2.3B."""
+    found = study("var512")
+    assert found.tokens("msvq") == 2240 and found.backbones["d36"].dropout == pytest.approx(0.1 * 36 / 24)
+    assert all(int(parameters("var512", name) / 1e8) == 23 for name in ("var-d36", "var-d36-official"))
+
+
+def test_the_ladder_of_var() -> None:
+    """Table 3 of VAR: each rung has one thing more, and about the printed number of parameters."""
+    found = study("var256")
+    for row in found.tables["var-table3"].rows:
+        assert row.variant
+        printed = paper_rows("var_table3")[row.paper]["params"]
+        count = parameters("var256", row.variant)
+        if row.paper == "ar":  # printed of the VQGAN; ours has the blocks of the next row
+            assert count == pytest.approx(parameters("var256", "var-d16-plain"), rel=0.05)
+        else:
+            assert f"{count / 1e9:.1f}B" == printed or round(count / 1e6) == pytest.approx(int(printed[:-1]), abs=1)
 
 
 def parameters(name: str, variant: str) -> int:
@@ -194,7 +202,7 @@ def parameters(name: str, variant: str) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["imagenet256", "imagenet512", "digits-ablations", "var256"])
+@pytest.mark.parametrize("name", ["imagenet256", "imagenet512", "digits-ablations", "var256", "var512"])
 def test_imports_are_in_the_table_of_assets(name: str) -> None:
     with open(CONFIG / "assets.csv", newline="") as file:
         assets = {row["name"] for row in csv.DictReader(file)}
