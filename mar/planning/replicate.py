@@ -78,12 +78,11 @@ def find(cell: str, file: Path | None) -> Cell:
     if column and column not in printed:
         raise ValueError(f"{cell}: {paper} prints no {column!r} for {row}; accepted: {', '.join(printed) or 'none'}")
     columns = {column: printed[column]} if column else printed
-    files = [file] if file else sorted(layout.shipped().glob("*.yaml"))
+    files = [file] if file else sorted(path for path in layout.shipped().glob("*.yaml") if path.stem != "claims")
     found = [
         Cell(paper, row, columns, study, entry)
-        for path in files
-        if file or "expect: imagenet" in path.read_text(encoding="utf-8")
-        for study in [load(path)]
+        for study in map(load, files)
+        if file or study.data.expect == "imagenet"
         for name in study.tables
         if study.tables[name].paper == paper
         for entry in study.tables[name].rows
@@ -104,7 +103,7 @@ def reduced(cell: Cell) -> dict[str, Any]:
     images = study.data
     if variant.pretrained and study.metrics.reference and (tok.ids or tok.scale) and study.data.expect == "imagenet":
         images = type(images)(kind="none", image_size=images.image_size, num_classes=imagenet.CLASSES)
-    judged = {"extractors": ("inception",)} if study.metrics.reference else {}
+    judged = {"extractors": ("inception",)} if "inception" in study.metrics.extractors else {}
     parts: dict[str, Any] = {
         "data": images,
         "tokenizers": {variant.tokenizer: tok},
