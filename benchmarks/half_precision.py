@@ -19,8 +19,8 @@ from mar.runtime.precision import autocast
 from mar.study.parts import Head, Sampling
 
 CENTRES, DIM, CONDITION = 64, 16, 64
-BATCH, STEPS, RATE = 256, 600, 5e-4
-DRAWN = 2048  # tokens that are compared
+BATCH, STEPS, RATE = 256, 400, 5e-4
+DRAWN = 256  # tokens that are compared
 DIFFUSION_STEPS, GUIDANCE = (100, 25, 10), (1.0, 3.0)
 CPU = torch.device("cpu")
 
@@ -62,7 +62,7 @@ def tokens(centres: Tensor, asked: Tensor, noise: Noise) -> Tensor:
 def trained() -> tuple[DiffusionLoss, Tensor, Tensor]:
     """The head, the conditions (C + 1, W) whose last one is the null condition, and the centres (C, D)."""
     torch.manual_seed(0)
-    head = DiffusionLoss(Head(kind="diffusion", width=1024, depth=3, noise_draws=4), CONDITION, DIM)
+    head = DiffusionLoss(Head(kind="diffusion", width=1024, depth=3, noise_draws=1), CONDITION, DIM)
     conditions, centres = Noise("conditions").normal(CENTRES + 1, CONDITION), Noise("centres").normal(CENTRES, DIM)
     optimizer = torch.optim.AdamW(head.parameters(), RATE)
     for step in range(STEPS):

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mar.cli.group import find_study, main, open_study, study_option
+from mar.cli.group import (
+    find_study,
+    main,
+    open_study,
+    seed_option,
+    setting_option,
+    study_option,
+    variant_option,
+)
 from mar.study import layout
 
 assets_option = click.option(
@@ -100,6 +109,24 @@ def export_adm(study: str, variant: str, seed: int, setting: str, samples: str, 
         export(image_sets.open_set(Path(samples)), out)
     else:
         export(image_sets.of_samples(*open_study(study, variant, setting, seed=seed), variant, seed, setting), out)
+
+
+@main.command()
+@study_option
+@variant_option
+@seed_option
+@setting_option
+@click.option("--image", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Cropped to a square.")
+@click.option("--mask", required=True, metavar="FILE|BOX", help="White where it is drawn, or x0,y0,x1,y1 in shares.")
+@click.option("--class", "label", type=int, default=-1, metavar="K", help="Class of what is drawn; default: none.")
+@click.option("--count", type=click.IntRange(min=1), default=4, show_default=True, help="Number of draws.")
+@click.option("--protocol", type=click.Choice(["fair", "published"]), default="fair", show_default=True)
+@click.option("--out", default="edit.png", type=click.Path(path_type=Path), show_default=True, metavar="FILE.png")
+def edit(study: str, variant: str, seed: int, setting: str, **values: Any) -> None:
+    """Draw a part of an image anew: in-painting, out-painting, or with --class its class changed."""
+    from mar.sampling.editing import edit
+
+    edit(*open_study(study, variant, setting, seed=seed), variant, seed, setting, **values)
 
 
 @main.command()

@@ -96,6 +96,11 @@ def checkerboard(order: Tensor) -> Tensor:
     return order.gather(1, colour.argsort(dim=1, stable=True))
 
 
+def kept_first(order: Tensor, mask: Tensor) -> Tensor:
+    """The orders (B, L) with the positions of `mask` (L,) first; within both parts the order stays as it is."""
+    return order.gather(1, (~mask)[order].long().argsort(dim=1, stable=True))
+
+
 def by_confidence(log_p: Tensor, noise_scale: float, remaining: float, noise: Noise) -> Tensor:
     """Tokens of each image, the most confident first: order `confidence`, the sampling of MAGE and MaskGIT.
 

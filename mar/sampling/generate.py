@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from mar.models.blocks import KVCache
 from mar.models.masked import Masked
 from mar.models.model import Model
-from mar.models.order import by_confidence, by_scale, checkerboard, guidance_at, guidance_at_scale, schedule
+from mar.models.order import by_confidence, by_scale, checkerboard, guidance_at, guidance_at_scale, kept_first, schedule
 from mar.models.scales import Scales
 from mar.runtime.noise import Noise
 from mar.runtime.precision import autocast
@@ -26,7 +27,13 @@ if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
 
 @torch.no_grad()
 def generate(
-    model: Model | DiT, labels: Tensor, order: Tensor, blank: Tensor, settings: Sampling, noise: Noise
+    model: Model | DiT,
+    labels: Tensor,
+    order: Tensor,
+    blank: Tensor,
+    settings: Sampling,
+    noise: Noise,
+    kept: Kept | None = None,
 ) -> Tensor:
     """Draw the tokens of a batch of images: in each step the positions that the order has next, given those before.
 
@@ -38,6 +45,7 @@ def generate(
         blank: zeros of the shape and dtype of one image's tokens: vectors (L, D), or ids (L,).
         settings: steps, guidance, temperature and what else the head takes.
         noise: stream of random numbers of this batch.
+        kept: tokens that stay as they are; only the others are drawn.
 
     Returns:
         Tokens (B, L, D) or ids (B, L).
@@ -54,9 +62,20 @@ def generate(
     reuse = Reuse(model.backbone, labels, settings) if settings.token_cache or settings.condition_cache else None
     if settings.order == "checkerboard":
         order = checkerboard(order)
+    known = 0  # tokens in front of the order that are not drawn
+    if kept is not None:
+        tokens = kept.put(tokens)
+        if kept.first:
+            order = kept_first(order, kept.mask)
+            # A causal backbone walks through them, so that its cache has them.
+            known = int(kept.mask.sum()) if isinstance(model.backbone, Masked) else 0
+    if known == length:
+        return tokens
     sizes = model.backbone.sizes if isinstance(model.backbone, Scales) else None
-    steps = by_scale(sizes) if sizes else schedule(length, settings.steps, settings.late_steps)
-    for k, (start, stop) in enumerate(steps):
+    count = min(settings.steps, length - known)  # at least a token a step
+    late = settings.late_steps if count == settings.steps else None
+    steps = by_scale(sizes) if sizes else schedule(length - known, count, late)
+    for k, (start, stop) in enumerate((known + start, known + stop) for start, stop in steps):
         if sizes:
             scale = guidance_at_scale(settings.guidance, settings.guidance_schedule, k, len(sizes))
         else:
@@ -82,7 +101,30 @@ def generate(
             order = torch.cat([order[:, :start], where.gather(1, surest)], 1)
             where, drawn = order[:, start:stop], drawn.gather(1, surest[:, : stop - start])
         tokens.scatter_(1, where if tokens.ndim == 2 else where[:, :, None].expand_as(drawn), drawn)
+        if kept is not None:
+            tokens = kept.put(tokens)
     return tokens
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Tokens of given images that stay: in-painting without training for it.
+
+    Attributes:
+        tokens: vectors (B, L, D) or ids (B, L) of the images.
+        mask: bool (L,), true where the token stays, in all images alike.
+        first: whether they come first in the order, so that all others are drawn knowing them. A model that is trained
+            on one order alone meets them where they stand in it.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    first: bool
+
+    def put(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L, D) or ids (B, L) with those that stay in their places."""
+        mask = self.mask if tokens.ndim == 2 else self.mask[:, None]
+        return torch.where(mask, self.tokens.to(tokens.dtype), tokens)
 
 
 def conditions(

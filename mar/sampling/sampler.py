@@ -15,7 +15,7 @@ from mar.models.order import draw_order
 from mar.runtime.files import read
 from mar.runtime.noise import Noise
 from mar.runtime.precision import autocast, tf32
-from mar.sampling.generate import generate
+from mar.sampling.generate import Kept, generate
 from mar.study import layout
 from mar.study.chosen_settings import resolved
 from mar.study.parts import Sampling
@@ -45,8 +45,8 @@ class Sampler:
         self.tokenizer = autoencoder.load(root, name, study).to(self.device)
 
     @torch.no_grad()
-    def draw(self, settings: Sampling, labels: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """Images of classes `labels` (B,): uint8 (B, 3, H, W), decoding included.
+    def draw(self, settings: Sampling, labels: torch.Tensor, noise: Noise, kept: Kept | None = None) -> torch.Tensor:
+        """Images of classes `labels` (B,): uint8 (B, 3, H, W), decoding included; `kept` tokens are not drawn.
 
         Raises:
             ValueError: an image is not finite.
@@ -57,7 +57,7 @@ class Sampler:
         shape = (length,) if ids else (length, manifest.token_dim)
         blank = torch.zeros(shape, dtype=torch.long if ids else torch.float32, device=self.device)
         with tf32(settings.tf32), autocast(self.device, settings.dtype):
-            tokens = generate(self.model, labels.to(self.device), order, blank, settings, noise)
+            tokens = generate(self.model, labels.to(self.device), order, blank, settings, noise, kept)
         with tf32(settings.tf32), autocast(self.device, settings.head_dtype or settings.dtype):
             if ids:
                 images = self.tokenizer.decode_ids(tokens).float()
