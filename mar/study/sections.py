@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from mar.study.limits import REBUILT
+from mar.study.mistakes import SHA256
 from mar.study.parts import EPOCHS, IMAGES, Name, Section, Text
 
 
@@ -52,7 +53,7 @@ class Reference(Section):
     """Real images, or their statistics, that Inception's metrics compare with in place of the study's train split."""
 
     file: str = Field(description="name in config/assets.csv, or path of an .npz (ADM batch, mu and sigma) or a folder")
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="needed for a path, unless `unknown_hash`")
+    sha256: str | None = Field(None, pattern=SHA256, description="needed for a path, unless `unknown_hash`")
     unknown_hash: bool = Field(False, description="use a file of whatever hash; the hash is recorded and shown")
 
 
@@ -116,7 +117,7 @@ class Given(Section):
     )
     label: Text = Field("", description="what tables and report call it; default: its name")
     sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="checksum that the file has to have; without it any is recorded"
+        None, pattern=SHA256, description="checksum that the file has to have; without it any is recorded"
     )
 
 

@@ -260,6 +260,26 @@ def test_jobs_of_a_study():
     assert train.hours(0.5) == pytest.approx(train.flops / 19.5e12 / 0.5 / 3600)
 
 
+def test_sets_that_others_drew_are_judged_and_nothing_else():
+    own, found = jobs(study(variants=TWO)), jobs(study(variants=TWO, given={"adm": {"file": "adm.npz"}}))
+    more = {(job.stage, job.name): job for job in found if job not in own}
+    assert list(more) == [
+        ("features", "classifier/given/adm"),
+        ("statistics", "classifier/given/adm"),
+        ("evaluate", "given/adm"),
+    ]
+    assert set(own) <= set(found)
+    by_name = {(job.stage, job.name): job for job in own}
+    for (stage, name), job in more.items():
+        ours = by_name[stage, name.replace("given/adm", "ar-ce/seed0/ce")]
+        assert (job.images, job.flops, job.disk) == (ours.images, ours.flops, ours.disk) and job.images == 24
+        assert minutes.OUTPUTS[stage](Path("r"), name).as_posix() in (
+            "r/features/classifier/given/adm/manifest.json",
+            "r/statistics/classifier/given/adm.npz",
+            "r/metrics/given/adm.json",
+        )
+
+
 def test_an_import_is_not_trained_and_its_file_lies_in_two_places():
     variants = {"mar-diff": STUDY["variants"]["mar-diff"] | {"pretrained": True}}
     train = next(job for job in jobs(study(variants=variants)) if job.stage == "train")
