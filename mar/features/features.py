@@ -213,7 +213,8 @@ def features(study: Study, root: str | Path, extractor: str, set_name: str, shar
     recipe = {"slice": features_key(study, extractor), "weights": network.weights}
     main = extractor == study.metrics.extractors[0]
     recipe |= {"source": images.sha256 if images else "statistics alone"}
-    recipe |= {"piece": images.piece} if images and is_given(set_name) else {}  # the study says it, not the set
+    if images and is_given(set_name):
+        recipe["piece"] = str(images.piece)  # the study says it, not the set
     report, paths = folder / layout.MANIFEST, _files(images, folder) if images else []
 
     def sound() -> bool:

@@ -18,7 +18,7 @@ from mar.cli.__main__ import main
 from mar.models.model import build
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import draw_order
-from mar.planning import costs, kept_costs, plan
+from mar.planning import costs, kept_costs, minutes, plan
 from mar.runtime.files import read, write
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
