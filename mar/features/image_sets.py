@@ -361,7 +361,8 @@ def _of_npz(path: Path, piece: int, as_drawn: bool) -> Images:
     if "mu" in members:
         role = "real"  # a reference of the ADM suite: images beside statistics of all real ones
 
-    places = _places(path, members, shape[0]) if as_drawn and "order" in members else None
+    shuffled = {"order", "order_seed"} <= set(members)
+    places = _places(path, members, shape[0]) if as_drawn and shuffled else None
     pixels = npz.mapped(path, "arr_0") if places is not None else None
 
     def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:  # read in order, so by no workers

@@ -51,6 +51,11 @@ def saved(path: Path, rows: np.ndarray, labels: Any = LABELS, **more: Any) -> Pa
     return path
 
 
+def ordered(path: Path, rows: np.ndarray, order: np.ndarray) -> Path:
+    """As `mar export-adm` writes it, in this order."""
+    return saved(path, rows, order=order, order_seed=0)
+
+
 def opened(file: Path, root: Path, **over: Any) -> image_sets.Images:
     return given.opened(study_of(file, **over), root, "theirs")
 
@@ -129,8 +134,8 @@ def test_classes_of_a_folder_have_the_numbers_of_the_study(tmp_path: Path, root:
         (lambda path, rows: saved(path, rows, LABELS - 1), "classes -1 to 8", "0 to 9, the study's, or none"),
         (lambda path, rows: saved(path, rows, LABELS.astype(object)), "arr_1 holds Python objects", "numbers"),
         (lambda path, rows: saved(path, rows, mu=np.zeros(2048)), "holds real images", "images that a model drew"),
-        (lambda path, rows: saved(path, rows, order=np.zeros(60, int)), "order is int64 (60,)", "0 to 59, each once"),
-        (lambda path, rows: saved(path, rows, order=LABELS[:9]), "order is int64 (9,)", "0 to 59, each once"),
+        (lambda path, rows: ordered(path, rows, LABELS), "order is int64 (60,)", "0 to 59, each once"),
+        (lambda path, rows: ordered(path, rows, LABELS[:9]), "order is int64 (9,)", "0 to 59, each once"),
         (lambda path, rows: path.write_bytes(b"PK"), "no valid .npz", ""),
         (lambda path, rows: None, "missing", "a folder of `mar sample`, a folder of images, an .npz with arr_0"),
     ],
@@ -176,7 +181,8 @@ def test_a_cut_off_member_is_refused_when_the_order_is_restored(tmp_path: Path, 
     np.save(order, np.arange(60)[::-1])
     with zipfile.ZipFile(tmp_path / "theirs.npz", "w") as archive:
         archive.writestr("arr_0.npy", text.getvalue() + rows[:59].tobytes())
-        archive.writestr("order.npy", order.getvalue())
+        for name in ("order", "order_seed"):
+            archive.writestr(f"{name}.npy", order.getvalue())
     with pytest.raises(ValueError, match="arr_0 is cut off"):
         opened(tmp_path / "theirs.npz", root)
 
