@@ -16,7 +16,7 @@ METRICS = "results/smoke/metrics/given/theirs.json"
 
 def write(project: Any, file: Path, images: int = 100, **more: Any) -> None:
     """The smoke study with a set of others in a file whose name a shell would take apart."""
-    np.savez(file, arr_0=np.random.default_rng(images).integers(0, 255, (images, 16, 16, 3), dtype=np.uint8))
+    np.savez(file, arr_0=np.random.default_rng(images).integers(0, 255, (images, 32, 32, 3), dtype=np.uint8))
     values = {"extends": "smoke.yaml", "study": "smoke", "given": {"theirs": {"file": str(file), **more}}}
     (project.folder / "config" / "given.yaml").write_text(yaml.safe_dump(values))
 
@@ -46,5 +46,5 @@ def test_a_changed_file_is_judged_again(project: Any, tmp_path: Path) -> None:
     assert project.plan(METRICS, *STUDY) == {}, "what was judged stays when the file is removed to make room"
     write(project, file, images=99)
     output = project.fails("-n", METRICS, *STUDY)
-    said = f"config/given.yaml:3: given.theirs.file {file}: holds 99 images of 16x16; accepted: 100 of 16x16"
+    said = f"config/given.yaml:4: given.theirs.file {file}: holds 99 images of 32x32; accepted: 100 of 32x32"
     assert said in output and "Traceback" not in output, output
