@@ -15,9 +15,10 @@ METRICS = "results/smoke/metrics/given/theirs.json"
 
 
 def write(project: Any, file: Path, images: int = 100, **more: Any) -> None:
-    """The smoke study with a set of others in a file whose name a shell would take apart."""
+    """The smoke study with a set of others."""
     np.savez(file, arr_0=np.random.default_rng(images).integers(0, 255, (images, 32, 32, 3), dtype=np.uint8))
-    values = {"extends": "smoke.yaml", "study": "smoke", "given": {"theirs": {"file": str(file), **more}}}
+    values: dict[str, Any] = {"extends": "smoke.yaml", "study": "smoke", "title": "Smoke test of the workflow"}
+    values["given"] = {"theirs": {"file": str(file), **more}}
     (project.folder / "config" / "given.yaml").write_text(yaml.safe_dump(values))
 
 
@@ -31,7 +32,7 @@ def test_a_given_set_adds_its_own_jobs_and_draws_the_tables_again(finished: Any,
 
 
 def test_a_changed_file_is_judged_again(project: Any, tmp_path: Path) -> None:
-    file = tmp_path / "the'irs $(touch hit); x.npz"
+    file = tmp_path / "the'irs $(touch hit); x.npz"  # a shell would take it apart
     write(project, file)
     project.snakemake(METRICS, *STUDY)
     assert "evaluate --study results/smoke/study.json --given theirs" in "\n".join(project.calls())
