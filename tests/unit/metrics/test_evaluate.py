@@ -15,8 +15,10 @@ import numpy as np
 import pipeline
 import pytest
 import torch
+from click.testing import CliRunner
 
 from mar.analysis.estimates import Results
+from mar.cli.__main__ import main
 from mar.crosscheck.export_adm import export
 from mar.data.heldout import rows_of
 from mar.data.images import open_split
@@ -597,10 +599,10 @@ def test_other_pieces_of_a_given_set_are_made_anew(place: tuple[Study, Path], tm
 
 
 def test_the_command_judges_a_sample_set_or_a_given_one(place: tuple[Study, Path]) -> None:
-    root, command = place[1], [sys.executable, "-m", "mar.cli", "evaluate", "--study", str(place[1] / "study.json")]
+    command = ["evaluate", "--study", str(place[1] / "study.json")]
     for more, message in (
         (["--variant", "mar"], "evaluate: accepted: --variant, --seed and --setting together, or --given alone"),
         (["--given", "theirs"], "--given: found 'theirs'; accepted: none"),
     ):
-        done = subprocess.run([*command, *more], capture_output=True, text=True)
-        assert done.returncode == 1 and message in done.stderr, (root, done.stderr)
+        done = CliRunner().invoke(main, [*command, *more])
+        assert done.exit_code == 1 and message in done.output, done.output
