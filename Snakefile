@@ -66,6 +66,4 @@ rule all:
         tables=TABLES,
         figures=FIGURES,
         aliases=ALIASES,
-        claims=layout.claims(ROOT),
-        report=layout.report(ROOT),
-        runs=layout.tracked(ROOT),
+        page=PAGE,

@@ -40,6 +40,9 @@ effect is *far* from the claim's threshold (0 unless the claim states one): more
 interval that the same comparison would have with two seeds on each side. If the study
 measured no seed spread, no effect is far.
 
+*Sample sets that others drew* have intervals of their images alone, since nothing is known of their trainings. They
+stand in tables; no claim is decided by them, and no spread is pooled from them.
+
 *Published weights* are the ones that a claim is about: another training seed would be another model. Their intervals
 are of the images alone, and one set of weights decides.
 
@@ -74,7 +77,8 @@ from mar.analysis.intervals import Z, effective, half_width, shrunk
 from mar.analysis.metric_kinds import SIGNED, by_ratio, lower_is_better
 from mar.analysis.result_files import Estimate, Files, Source, entry, short
 from mar.metrics import timed
-from mar.study.records import Missing
+from mar.study import layout
+from mar.study.records import MetricsFile, Missing
 from mar.study.study import Study
 
 __all__ = ["Comparison", "Estimate", "Results", "Sets", "Source", "Spread", "short"]
@@ -212,17 +216,19 @@ class Results(Files):
         cell = self.sets(variant, setting, metric)
         if cell is None:
             return None
-        factor, images = cell.unit**2 / len(cell.y), fmean(cell.noise) / len(cell.y)
         tau, dof = 0.0, math.inf
         if not self.imported(variant):
             spread = self.spread(metric)
-            tau, dof = spread.of(variant), effective(spread.dofs, [(variant, factor)])
-        half = float(half_width(tau * factor + images, images, dof))
-        middle = fmean(cell.y)
-        value, low, high = (_unscale(metric, x) for x in (middle, middle - half, middle + half))
-        if metric in SHARES:
-            low, high = max(low, 0.0), min(high, 1.0)
-        return Estimate(value, low, high, cell.n, cell.seeds, Source(variant, setting, metric, cell.files))
+            tau, dof = spread.of(variant), effective(spread.dofs, [(variant, cell.unit**2 / len(cell.y))])
+        return _estimate(cell, Source(variant, setting, metric, cell.files), tau, dof)
+
+    def given_cell(self, name: str, metric: str) -> Estimate | None:
+        """A metric of a sample set that others drew, with the interval of its images alone; None if not measured."""
+        record, path = self.given(name), layout.metrics(self.root, layout.given_set(name))
+        if metric not in record.metrics:
+            return None
+        cell = self._sets((), [(record, path)], metric)
+        return _estimate(cell, Source(layout.given_set(name), None, metric, cell.files))
 
     def imported(self, variant: str) -> bool:
         """Whether the weights of a variant are published ones: they themselves are claimed about, not a training."""
@@ -318,10 +324,13 @@ class Results(Files):
         seeds = self.study.variants[variant].seeds
         if not seeds:
             return None
-        paths = [self.metric_file(variant, seed, setting) for seed in seeds]
+        files = [(self.metrics(variant, k, setting), self.metric_file(variant, k, setting)) for k in seeds]
+        return self._sets(seeds, files, metric)
+
+    def _sets(self, seeds: tuple[int, ...], files: list[tuple[MetricsFile, Path]], metric: str) -> Sets:
+        """A metric of the sample sets that these files are of."""
         y, noise, units, n = [], [], [], 0
-        for seed, path in zip(seeds, paths, strict=True):
-            values = self.metrics(variant, seed, setting)
+        for values, path in files:
             m = entry(values, path, metric)
             error, value = (m.high - m.low) / (2 * Z), m.value
             if by_ratio(metric):
@@ -332,8 +341,7 @@ class Results(Files):
             noise.append(error**2)
             units.append(max(entry(values, path, "fid").value, 1e-6) if metric in SIGNED else 1.0)
             n = m.n
-        files = tuple(path.relative_to(self.root).as_posix() for path in paths)
-        return Sets(seeds, tuple(y), tuple(noise), n, fmean(units), files)
+        return Sets(seeds, tuple(y), tuple(noise), n, fmean(units), self._below(*(path for _, path in files)))
 
     def _compare_seconds(self, a: tuple[str, str], b: tuple[str, str]) -> Comparison | None:
         x, y = self.seconds(*a), self.seconds(*b)
@@ -412,6 +420,23 @@ class Results(Files):
             members = [[n for n in names if self.study.variants[n].seeds == seeds] for seeds in alike]
             dofs[section] = sum((len(group) - 1) * (len(self.study.variants[group[0]].seeds) - 1) for group in members)
         return _spread(own, dofs, scatters)
+
+
+def _estimate(cell: Sets, source: Source, tau: float = 0.0, dof: float = math.inf) -> Estimate:
+    """The mean of the sample sets of a cell with its interval: of the images, and of training seeds with spread tau^2.
+
+    Args:
+        cell: the sample sets.
+        source: where they are from.
+        tau: tau^2, the variance that training seeds add, in units of the cell's.
+        dof: its degrees of freedom.
+    """
+    factor, images = cell.unit**2 / len(cell.y), fmean(cell.noise) / len(cell.y)
+    half, middle = float(half_width(tau * factor + images, images, dof)), fmean(cell.y)
+    value, low, high = (_unscale(source.metric, x) for x in (middle, middle - half, middle + half))
+    if source.metric in SHARES:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return Estimate(value, low, high, cell.n, cell.seeds, source)
 
 
 def _spread(own: dict[str, float], dofs: dict[str, int], scatters: dict[str, float]) -> Spread:

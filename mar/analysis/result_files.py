@@ -39,7 +39,7 @@ class Source:
     """Where a number is from.
 
     Attributes:
-        variant: the variant.
+        variant: the variant, or given/<name> of a sample set that others drew.
         setting: the sampling setting; None for a number of the training or the tokenizer.
         metric: name of the metric.
         files: the files it was read from, by paths below the results folder.
@@ -113,6 +113,22 @@ class Files:
                 study says; or of another reference or other weights of an extractor than the file that was read first.
         """
         return self._metrics(self.metric_file(variant, seed, setting))
+
+    def given(self, name: str) -> MetricsFile:
+        """Content of the metric file of a sample set that others drew.
+
+        Raises:
+            ValueError: as `metrics`, or the study names another file now.
+        """
+        path, section = layout.metrics(self.root, layout.given_set(name)), self.study.given[name]
+        record, again = self._metrics(path), f"run `mar features --set {layout.given_set(name)}` and what follows again"
+        if record.given is None or record.given.name != section.file:
+            found = record.given.name if record.given else "none"
+            raise ValueError(f"{path}: given.name: found {found}; the study says {section.file}: {again}")
+        if section.sha256 and record.given.sha256 != section.sha256:
+            found = record.given.sha256
+            raise ValueError(f"{path}: given.sha256: found {found}; the study says {section.sha256}: {again}")
+        return record
 
     def sampling(self, variant: str, setting: str) -> Sampling:
         """A sampling setting with the guidance scale and temperature that were used, from its sweep if it has one."""
@@ -223,7 +239,7 @@ class Files:
     @property
     def floor_copied(self) -> Metric | None:
         """Share of copies among the held-out real images, which is about 0; None if it is not measured."""
-        return self._reference.copied
+        return self._reference.copied if self._reference else None
 
     @property
     def extractor(self) -> str:
@@ -238,17 +254,17 @@ class Files:
     @property
     def notes(self) -> list[str]:
         """Notes on the metrics of the sample sets and of the real images, each once."""
-        return list(dict.fromkeys([*self._any.notes, *self._reference.notes]))
+        return list(dict.fromkeys([*self._any.notes, *(self._reference.notes if self._reference else ())]))
 
     @property
     def feature_spread(self) -> dict[str, FeatureSpread]:
         """How the features of the real images spread, by extractor; empty in a study of an older version."""
-        return self._reference.spread
+        return self._reference.spread if self._reference else {}
 
     @property
     def reference(self) -> RealSide:
         """The real side that the main extractor's metrics compare with."""
-        return self._reference.reference
+        return self._judged.reference
 
     @property
     def random(self) -> tuple[str, ...]:
@@ -268,8 +284,8 @@ class Files:
 
     @property
     def measured(self) -> list[str]:
-        """Metrics of the held-out real images, in the order of the file."""
-        return list(self._reference.metrics)
+        """Metrics of the held-out real images, in the order of the file; none in a study without images."""
+        return list(self._reference.metrics) if self._reference else []
 
     @property
     def comparable(self) -> bool:
@@ -305,25 +321,40 @@ class Files:
         return self._any.metrics[metric].higher_is_better
 
     def floor_entry(self, metric: str) -> Metric:
-        """A metric of the held-out real images, as its file has it."""
-        return entry(self._reference, layout.reference_metrics(self.root), metric)
+        """A metric of the held-out real images, as its file has it.
+
+        Raises:
+            ValueError: the file does not have it, or the study has no images.
+        """
+        path = layout.reference_metrics(self.root)
+        if self._reference is None:
+            raise ValueError(f"{path}: the study has no images (data.kind none); accepted: a study that has")
+        return entry(self._reference, path, metric)
 
     @cached_property
     def _any(self) -> MetricsFile:
-        """The metrics of one sample set, whose names all share; those of the real images if nothing is trained."""
+        """The metrics of one sample set, whose names all of the study share.
+
+        Those of the real images if nothing is trained; those of a given set if there are no real images either.
+        """
         seeds = {name: variant.seeds for name, variant in self.study.variants.items()}
-        sets = (self.metrics(variant, seeds[variant][0], setting) for variant, setting in self.cells)
-        first = next(sets, None)  # without a study's real images there is no other file
-        return self._reference if first is None else first
+        for variant, setting in self.cells:
+            return self.metrics(variant, seeds[variant][0], setting)
+        if self._reference is not None:
+            return self._reference
+        for name in self.study.given:
+            return self.given(name)
+        raise ValueError(f"study {self.study.study}: judges nothing; accepted: images, a trained variant, a given set")
 
     @property
     def _judged(self) -> MetricsFile:
         """The file that says by which networks the study is judged: that of the floor, if there are real images."""
-        return self._any if self.study.data.kind == "none" else self._reference
+        return self._reference or self._any
 
     @cached_property
-    def _reference(self) -> MetricsFile:
-        return self._metrics(layout.reference_metrics(self.root))
+    def _reference(self) -> MetricsFile | None:
+        """The metrics of the held-out real images; None in a study without images."""
+        return None if self.study.data.kind == "none" else self._metrics(layout.reference_metrics(self.root))
 
     def _timing(self, variant: str, setting: str, key: str) -> Estimate | None:
         """A number of a timed setting; None if the variant is not trained, or setting or number not measured."""

@@ -44,7 +44,9 @@ def classifier(study: str, recipe: str) -> None:
 
 extractor_option = click.option("--extractor", required=True, help="Network that judges, of metrics.extractors.")
 
-set_option = click.option("--set", "where", required=True, help=f"{', '.join(SETS)}, or VARIANT/seedK/SETTING.")
+set_option = click.option(
+    "--set", "where", required=True, help=f"{', '.join(SETS)}, VARIANT/seedK/SETTING, or given/NAME."
+)
 
 
 @main.command()
@@ -196,14 +198,23 @@ def sample(study: str, variant: str, seed: int, setting: str, recipe: str, shard
 
 @main.command()
 @study_option
-@variant_option
-@seed_option
-@setting_option
+@click.option("--variant", default="", help="Name of a variant of the study, with --seed and --setting.")
+@click.option("--seed", type=int, help="Training seed.")
+@click.option("--setting", default="", help="Name of a sampling setting of the variant.")
+@click.option("--given", default="", metavar="NAME", help="Instead: a sample set that others drew, of `given`.")
 @recipe_option
-def evaluate(study: str, variant: str, seed: int, setting: str, recipe: str) -> None:
+def evaluate(study: str, variant: str, seed: int | None, setting: str, given: str, recipe: str) -> None:
     """Measure a sample set by its features and statistics."""
-    from mar.metrics.evaluate import evaluate
+    from mar.metrics.evaluate import evaluate, evaluate_given
+    from mar.study.compatibility import known
 
+    if [bool(variant), seed is not None, bool(setting), bool(given)] not in ([1, 1, 1, 0], [0, 0, 0, 1]):
+        raise ValueError("evaluate: accepted: --variant, --seed and --setting together, or --given alone")
+    if seed is None:
+        loaded, root = open_study(study, recipe=recipe, stage="metrics")
+        known("--given", given, loaded.given)
+        evaluate_given(loaded, root, given)
+        return
     evaluate(*open_study(study, variant, setting, recipe=recipe, stage="metrics", seed=seed), variant, seed, setting)
 
 

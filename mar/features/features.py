@@ -10,7 +10,7 @@ manifest.json, which says which images and which network they are of. A part of 
   image, and whether a training or a held-out image is the nearest one (`mar.features.neighbours.Seen`). Parts of older
   versions have the first of these alone.
 
-A set is named as in `mar.study.real_sets`, or <variant>/seed<k>/<setting>.
+A set is named as in `mar.study.real_sets`, or <variant>/seed<k>/<setting>, or given/<name>.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mar.data.read_ahead import WORKER_IMAGES
-from mar.features import image_sets, references
+from mar.features import given, image_sets, references
 from mar.runtime import devices, files, npz
 from mar.runtime.files import sha256
 from mar.runtime.progress import Progress
@@ -159,8 +159,17 @@ def open_images(study: Study, root: Path, set_name: str) -> image_sets.Images | 
         return image_sets.of_reference(reference) if reference.count else None
     if set_name in SETS:
         return image_sets.of_split(study, root, set_name)
+    if is_given(set_name):
+        asked = set_name.removeprefix(layout.given_set(""))
+        known("--set given", asked, study.given)
+        return given.opened(study, root, asked)
     variant, seed, setting = name(study, set_name)
     return image_sets.of_samples(study, root, variant, seed, setting)
+
+
+def is_given(set_name: str) -> bool:
+    """Whether a name is that of a sample set that others drew."""
+    return set_name.startswith(layout.given_set(""))
 
 
 def name(study: Study, set_name: str) -> tuple[str, int, str]:
@@ -172,7 +181,7 @@ def name(study: Study, set_name: str) -> tuple[str, int, str]:
     variant, _, rest = set_name.partition("/seed")
     seed, _, setting = rest.partition("/")
     if not seed.isdigit() or not setting:
-        raise ValueError(f"--set {set_name}: accepted: {', '.join(SETS)}, VARIANT/seedK/SETTING")
+        raise ValueError(f"--set {set_name}: accepted: {', '.join(SETS)}, VARIANT/seedK/SETTING, given/NAME")
     known("--set: variant", variant, study.variants)
     known(f"--set: setting of {variant}", setting, study.variants[variant].sampling)
     return variant, int(seed), setting
@@ -204,6 +213,8 @@ def features(study: Study, root: str | Path, extractor: str, set_name: str, shar
     recipe = {"slice": features_key(study, extractor), "weights": network.weights}
     main = extractor == study.metrics.extractors[0]
     recipe |= {"source": images.sha256 if images else "statistics alone"}
+    if images and is_given(set_name):
+        recipe["piece"] = str(images.piece)  # the study says it, not the set
     report, paths = folder / layout.MANIFEST, _files(images, folder) if images else []
 
     def sound() -> bool:

@@ -261,8 +261,14 @@ def of_reference(reference: references.Reference) -> Images:
     return replace(images, source=reference.name, role="real", sha256=reference.sha256, labels_checked=False)
 
 
-def open_set(path: Path) -> Images:
+def open_set(path: Path, piece: int | None = None, as_drawn: bool = False) -> Images:
     """A set by its path: a folder of `mar sample`, a folder of image files, or an .npz with arr_0.
+
+    Args:
+        path: where it is.
+        piece: number of images in each piece, of a set that is in no pieces itself.
+        as_drawn: of an .npz that `mar export-adm` shuffled, take the images in the order in which they were drawn,
+            unless it was compressed since.
 
     Raises:
         ValueError: it is none of these.
@@ -270,13 +276,41 @@ def open_set(path: Path) -> Images:
     if (path / layout.MANIFEST).exists():
         return of_chunks(path)
     if path.is_dir():
-        return _of_folder(path)
+        return _of_folder(path, piece or PIECE)
     if path.is_file():
-        return _of_npz(path)
+        return _of_npz(path, piece or PIECE, as_drawn)
     raise ValueError(f"{path}: missing; accepted: a folder of `mar sample`, a folder of images, an .npz with arr_0")
 
 
-def _of_folder(folder: Path) -> Images:
+def size_of(path: Path) -> tuple[int, int, int]:
+    """Number of images of a set by its path, and height and width of the first; it is not read as a whole.
+
+    Raises:
+        ValueError: as `open_set`.
+    """
+    if (path / layout.MANIFEST).exists():
+        manifest = read(path / layout.MANIFEST, SampleManifest)
+        height, width = chunk_of(path, manifest.chunks[0], mapped=True).shape[1:3]
+        return manifest.count, height, width
+    if path.is_dir():
+        files = references.images_in(path)
+        height, width, _ = _decoded(files[0]).shape
+        return len(files), height, width
+    if path.is_file():
+        count, height, width, _ = _shape(path, npz.headers(path))
+        return count, height, width
+    raise ValueError(f"{path}: missing; accepted: a folder of `mar sample`, a folder of images, an .npz with arr_0")
+
+
+def _decoded(path: Path) -> np.ndarray:
+    """An image file, uint8 (H, W, 3)."""
+    try:
+        return np.asarray(decode(path))
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error and more
+        raise ValueError(one_line(f"{path}: cannot be read as an image ({error})")) from None
+
+
+def _of_folder(folder: Path, piece: int) -> Images:
     """Image files in the order of their names. If each lies in a subfolder, the subfolders are the classes."""
     files = references.images_in(folder)
     parents = [path.parent.relative_to(folder).as_posix() for path in files]
@@ -286,48 +320,73 @@ def _of_folder(folder: Path) -> Images:
 
     def read_piece(start: int) -> np.ndarray:
         rows = []
-        for path in files[start : start + PIECE]:
-            try:
-                rows.append(np.asarray(decode(path)))
-            except (OSError, SyntaxError, ValueError) as error:
-                raise ValueError(one_line(f"{path}: cannot be read as an image ({error})")) from None
+        for path in files[start : start + piece]:
+            rows.append(_decoded(path))
             if rows[-1].shape != rows[0].shape:
                 shapes = f"is {rows[-1].shape}, others are {rows[0].shape}"
                 raise ValueError(f"{one_line(path)}: {shapes}; accepted: one size")
         return np.stack(rows)
 
     def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:
-        return read_ahead(read_piece, range(first * PIECE, len(files), step * PIECE), workers)
+        return read_ahead(read_piece, range(first * piece, len(files), step * piece), workers)
 
     digest = references.sha256_of_images(folder, files)
-    return Images(str(folder), "folder", "unknown", digest, len(files), labels, names, PIECE, stream)
+    return Images(str(folder), "folder", "unknown", digest, len(files), labels, names, piece, stream)
 
 
-def _of_npz(path: Path) -> Images:
-    """The images `arr_0` of an .npz in the order of the file, with `arr_1`, if the file has it, as their classes."""
-    members = npz.headers(path)
+def _shape(path: Path, members: dict[str, tuple[tuple[int, ...], np.dtype]]) -> tuple[int, ...]:
+    """Shape (N, H, W, 3) of the images `arr_0` of an .npz, whose members have these shapes and types."""
     if "arr_0" not in members:
         raise ValueError(f"{path}: found {', '.join(members)}; accepted: images as arr_0")
     shape, dtype = members["arr_0"]
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not shape[0]:
         raise ValueError(f"{path}: arr_0 is {dtype} {shape}; accepted: images, uint8 (N, H, W, 3)")
+    return shape
+
+
+def _of_npz(path: Path, piece: int, as_drawn: bool) -> Images:
+    """The images `arr_0` of an .npz in the order of the file, with `arr_1`, if the file has it, as their classes."""
+    members = npz.headers(path)
+    shape = _shape(path, members)
     labels, checked = None, "arr_1_sha256" in members
     if "arr_1" in members:
+        found, dtype = members["arr_1"]
+        if found != shape[:1] or dtype.kind not in "iu":
+            accepted = f"the classes of {shape[0]} images, whole numbers ({shape[0]},)"
+            raise ValueError(f"{path}: arr_1 is {dtype} {found}; accepted: {accepted}")
         labels = npz.read(path, "arr_1").astype(np.int64)
-        if labels.shape != (shape[0],):
-            raise ValueError(f"{path}: arr_1 is {labels.shape}; accepted: the classes of {shape[0]} images")
         if checked and sha256_of_labels(labels) != str(npz.read(path, "arr_1_sha256")):
             raise ValueError(f"{path}: arr_1 differs from its checksum: mislabelled; run `mar export-adm` again")
     role = str(npz.read(path, "role")) if "role" in members else "unknown"
     if "mu" in members:
         role = "real"  # a reference of the ADM suite: images beside statistics of all real ones
 
+    shuffled = {"order", "order_seed"} <= set(members)
+    places = _places(path, members, shape[0]) if as_drawn and shuffled else None
+    pixels = npz.mapped(path, "arr_0") if places is not None else None
+
     def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:  # read in order, so by no workers
-        yield from itertools.islice(npz.stream(path, "arr_0", PIECE), first, None, step)
+        if pixels is None or places is None:
+            yield from itertools.islice(npz.stream(path, "arr_0", piece), first, None, step)
+            return
+        for start in range(first * piece, shape[0], step * piece):
+            yield pixels[places[start : start + piece]]
+
+    if pixels is not None and labels is not None:
+        labels = labels[places]
 
     source = parse(f"{path}: source", str(npz.read(path, "source")), ImageSource).name if "source" in members else ""
     shown = f"{path} (exported from {source})" if source else str(path)
-    return Images(shown, "npz", role, sha256(path), shape[0], labels, None, PIECE, stream, checked)
+    return Images(shown, "npz", role, sha256(path), shape[0], labels, None, piece, stream, checked)
+
+
+def _places(path: Path, members: dict[str, tuple[tuple[int, ...], np.dtype]], count: int) -> np.ndarray:
+    """The place in an .npz of `mar export-adm` at which the first, second, ... image of its source stands, (N,)."""
+    shape, dtype = members["order"]
+    order = npz.read(path, "order") if shape == (count,) and dtype.kind in "iu" else np.empty(0)
+    if not np.array_equal(np.sort(order), np.arange(count)):
+        raise ValueError(f"{path}: order is {dtype} {shape}; accepted: the numbers 0 to {count - 1}, each once")
+    return np.argsort(order)
 
 
 def sha256_of_labels(labels: np.ndarray) -> str:

@@ -1,5 +1,7 @@
 """The two stages that compute metrics: `reference` once for held-out real images, `evaluate` for every sample set.
 
+A sample set is one of the study's, or one that others drew (`given`).
+
 Both read features (step 1) and statistics (step 2) and open no image. All metrics are computed with the features of the
 study's first extractor, and the Frechet distance with those of each further one. The real-versus-real floor, which is
 reported beside every metric, is the same metric of held-out real images, as many as a sample set has if there are so
@@ -10,11 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mar.features import features, image_sets
+from mar.features import features, given, image_sets
 from mar.features.features import Features
+from mar.features.image_sets import Images
 from mar.metrics import copies, formulas, jackknife, moments, statistics
 from mar.metrics.bootstrap import Bootstrap
 from mar.metrics.moments import Statistics
@@ -30,6 +34,7 @@ from mar.study.study import Study
 
 DRAWS = 20  # number of random draws of held-out images that the floor of a Frechet distance is the mean of
 SHUFFLED = f"inception_score is the mean over ten splits of the images, shuffled with seed {formulas.SEED}"
+ONE_CLASS = "the classes of the images are not known: they are resampled as one class, and agreement is left out"
 NO_IMAGES = "precision, recall and kid are left out: the reference has statistics and no images"
 
 
@@ -127,36 +132,59 @@ def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: s
     """
     root = Path(root)
     set_name = layout.sample_set(variant, seed, setting)
+    samples = image_sets.of_samples(study, root, variant, seed, setting)
+    checkpoint = read(layout.sample_manifest(root, set_name), SampleManifest).checkpoint
+    about = {"variant": variant, "seed": seed, "setting": setting}
+    _evaluate(study, root, set_name, samples, {"samples": samples.sha256, "checkpoint": checkpoint}, about)
+
+
+def evaluate_given(study: Study, root: str | Path, name: str) -> None:
+    """Write metrics/given/<name>.json: every metric of a sample set that others drew.
+
+    Raises:
+        ValueError: as `evaluate`; or the file is another one than the features are of.
+    """
+    root = Path(root)
+    samples = given.opened(study, root, name)
+    _evaluate(study, root, layout.given_set(name), samples, {"samples": samples.sha256}, {"given": samples.identity})
+
+
+def _evaluate(
+    study: Study, root: Path, set_name: str, samples: Images, inputs: dict[str, str], about: dict[str, Any]
+) -> None:
+    """Write metrics/<set>.json.
+
+    Args:
+        study: the study.
+        root: its results folder.
+        set_name: name of the set.
+        samples: its images.
+        inputs: checksum of each of its own inputs, by name.
+        about: what a MetricsFile says of the set itself.
+    """
     report = layout.metrics(root, set_name)
     generated: dict[str, Features] = {
         name: features.read(root, name, set_name, "generated") for name in study.metrics.extractors
     }
     for name, stored in generated.items():
-        _, about = statistics.read(root, name, set_name)
-        if about.features != stored.sha256:
+        if statistics.read(root, name, set_name)[1].features != stored.sha256:
             raise ValueError(
                 f"{layout.statistics(root, name, set_name)}: of other features; run `mar statistics` again"
             )
-    samples = image_sets.of_samples(study, root, variant, seed, setting)
     for stored in generated.values():
         if stored.manifest.source is None or stored.manifest.source.sha256 != samples.sha256:
             raise ValueError(f"{stored.folder}: of other samples than {samples.source}; run `mar features` again")
     against = _against(study, root, generated)
-    inputs = {
-        "samples": samples.sha256,
-        "checkpoint": read(layout.sample_manifest(root, set_name), SampleManifest).checkpoint,
-        **{f"features {name}": stored.sha256 for name, stored in generated.items()},
-        **_sides(study, root),
-    }
+    inputs |= {f"features {name}": stored.sha256 for name, stored in generated.items()} | _sides(study, root)
     recipe = MetricsRecipe(slice=metrics_key(study), inputs=inputs)
-    place = report.with_name(f".{setting}")
+    place = report.with_name(f".{report.stem}")
     with stage(report, lambda: read(report, MetricsFile).recipe == recipe, folder=place) as unfinished:
         if not unfinished:
             return
         main = study.metrics.extractors[0]
         against[main] = real(study, root, main)
         values, notes = compute(study, generated, against)
-        found = _result(study, against, values, notes, recipe, variant, seed, setting)
+        found = _result(study, against, values, notes, recipe, **about)
         write(report, found.model_copy(update={"copied": copies.of(generated[main])}))
         print(f"{report}: {_shown(values)}", flush=True)
 
@@ -176,9 +204,11 @@ def compute(
     main = evaluated[names[0]]
     chosen = np.arange(main.count) if chosen is None else chosen
     arrays = {key: main.rows(key, chosen) for key in main.keys}
-    labels = arrays.get("labels")
-    assert labels is not None  # samples and splits of a study always have them
-    draw, target, notes = Bootstrap(labels, study.metrics.bootstrap, study.seed), against[names[0]], []
+    labels, notes = arrays.get("labels"), []
+    if labels is None:  # only of a set that others drew
+        notes.append(ONE_CLASS)
+    strata = np.zeros(len(chosen), dtype=np.int64) if labels is None else labels
+    draw, target = Bootstrap(strata, study.metrics.bootstrap, study.seed), against[names[0]]
     _check_width(main, arrays["features"], target)
     values: dict[str, Metric] = {"fid": draw.fid(arrays["features"], target.statistics)}
     if (extrapolated := draw.fid_infinity(arrays["features"], target.statistics)) is not None:
@@ -199,7 +229,7 @@ def compute(
             "recall": recall,
             "kid": draw.kid(arrays["features"], target.features, target.class_bias),
         }
-    if names[0] == "classifier":  # only its logits are for the classes of the study
+    if names[0] == "classifier" and labels is not None:  # only its logits are for the classes of the study
         values["agreement"] = draw.share(arrays["logits"].argmax(1) == labels, higher_is_better=True)
     if "nearest" in arrays:
         values["nearest"] = draw.mean(arrays["nearest"], higher_is_better=None)
@@ -282,15 +312,11 @@ def _result(
     values: dict[str, Metric],
     notes: list[str],
     recipe: MetricsRecipe,
-    variant: str = "",
-    seed: int = 0,
-    setting: str = "",
+    **about: Any,
 ) -> MetricsFile:
     main = study.metrics.extractors[0]
     return MetricsFile(
-        variant=variant,
-        seed=seed,
-        setting=setting,
+        **about,
         samples=study.metrics.samples,
         extractor=main,
         extractors={

@@ -69,7 +69,9 @@ def steps(study: Study, root: Path, found: list[Job], images: Images, counts: Pl
     What they are expected to take is written to times.json, where a running workflow finds it.
     """
     rates = _rates(study, root, images, counts)
-    drawn = {"table": table_names(study), "figure": figure_names(study), "claims": [""], "report": [""], "track": [""]}
+    drawn = {"table": table_names(study)}
+    if study.data.kind != "none":  # such a study has tables alone
+        drawn |= {"figure": figure_names(study), "claims": [""], "report": [""], "track": [""]}
     named = [(job, job.stage, job.name) for job in found]
     named += [(Job(stage, name, 0), stage, name) for stage, names in drawn.items() for name in names]
     seconds = {key(stage, name): _seconds(study, root, job, rates) for job, stage, name in named}

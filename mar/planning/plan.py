@@ -154,9 +154,16 @@ def _judge_jobs(study: Study, images: Images, costs: PlanRecord) -> Iterator[Job
         side = real_side(study, name)
         real = {"train": images.train, "reference": REAL}.get(side, images.heldout // 2)  # ADM's batch has as many
         yield from _features_jobs(study, name, side, real, images, costs)
-        yield _features_job(study, name, scored(study), floor, images, costs)  # whose statistics nobody asks for
-    judged = min(study.metrics.samples, floor)
-    yield Job("reference", "", judged, flops=_distances(judged, costs.judges[main].features))
+        if study.data.kind != "none":
+            yield _features_job(study, name, scored(study), floor, images, costs)  # whose statistics nobody asks for
+    if study.data.kind != "none":
+        judged = min(study.metrics.samples, floor)
+        yield Job("reference", "", judged, flops=_distances(judged, costs.judges[main].features))
+    n = study.metrics.samples
+    for name in map(layout.given_set, study.given):
+        for extractor in study.metrics.extractors:
+            yield from _features_jobs(study, extractor, name, n, images, costs)
+        yield Job("evaluate", name, n, flops=_distances(n, costs.judges[main].features))
 
 
 def _features_jobs(study: Study, extractor: str, name: str, n: int, images: Images, costs: PlanRecord) -> Iterator[Job]:

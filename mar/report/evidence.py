@@ -53,6 +53,11 @@ def set_id(variant: str, setting: str) -> str:
     return f"set:{variant}/{setting}"
 
 
+def given_id(name: str) -> str:
+    """HTML id of the row of the page that has the numbers of a sample set that others drew."""
+    return f"given:{name}"
+
+
 def variants(study: Study, root: Path, results: Results) -> list[dict[str, Any]]:
     """Every trained variant with its runs and sample sets, and the files that their numbers were computed from."""
     tracked = tracked_runs(root)

@@ -17,10 +17,10 @@ from mar.analysis.wording import effect
 from mar.paper.deviations import deviations
 from mar.paper.numbers import paper_lines, paper_rows
 from mar.report import evidence, first_screen, page_sections
-from mar.report.evidence import file, server_of, set_id
+from mar.report.evidence import file, given_id, server_of, set_id
 from mar.report.figures.curves import ANCHORS
 from mar.report.page_sections import JUDGES
-from mar.report.tables.paper_tables import NONE, cell_text, frame, note, other, remarks, shown
+from mar.report.tables.paper_tables import NONE, cell_text, frame, given_label, given_text, note, other, remarks, shown
 from mar.runtime.files import read, write_text
 from mar.study import labels, layout
 from mar.study.products import figure_names
@@ -90,7 +90,7 @@ def report(study: Study, root: Path, figures: Path) -> None:
             for claim in verdicts
         ],
         tables=[_table(study, root, name, values) for name, values in frames.items()],
-        note=f"{note(study, results)} {remarks(columns)}".strip(),
+        note=" ".join(filter(None, (note(study, results), given_text(results, study.given), remarks(columns)))),
         figures=[_figure(root, figures, name) for name in figure_names(study)],
         metrics=page_sections.metrics(study, root, results),
         sweeps=page_sections.sweeps(study, root),
@@ -190,7 +190,7 @@ def _table(study: Study, root: Path, name: str, values: pd.DataFrame) -> dict[st
         rows.append(
             {
                 "describe": [(row[k], other(study, row, k)) for k in keys],
-                "label": labels.label(study, row["ours"]) if row["ours"] in study.variants else "",
+                "label": labels.label(study, row["ours"]) if row["ours"] in study.variants else given_label(study, row),
                 "floor": row["row"] == FLOOR,
                 "cells": cells,
                 "used": used,
@@ -221,14 +221,16 @@ def _place(study: Study, row: Any, column: Column) -> str:
         return "" if row[column.name] == "" else "#floor"
     if isinstance(row[column.name], str):
         return ""
-    variant = row["ours"]
+    variant, setting = row["ours"], row["setting_guided"] if column.guided else row["setting"]
+    if variant == layout.GIVEN:
+        return f"#{given_id(setting)}"
     if column.metric in ("parameters", "head_parameters", "training"):
         return f"#variant:{variant}"
     if column.metric == "rfid":
         return f"#tokenizer:{study.tokenizer_of(variant, study.variants[variant].seeds[0])}"
     if column.metric == "seconds":
         return f"#speed:{variant}"
-    return f"#{set_id(variant, row['setting_guided'] if column.guided else row['setting'])}"
+    return f"#{set_id(variant, setting)}"
 
 
 def _figure(root: Path, figures: Path, name: str) -> dict[str, Any]:

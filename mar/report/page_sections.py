@@ -12,7 +12,7 @@ from mar.analysis import acceptance
 from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
 from mar.analysis.result_files import Estimate, duration
-from mar.report.evidence import commit, file, interval, set_id
+from mar.report.evidence import commit, file, given_id, interval, set_id
 from mar.report.tables import fast_modes, learning, variance
 from mar.report.tables.all_metrics import spread_text
 from mar.runtime.files import read
@@ -34,7 +34,7 @@ JUDGES = {
 
 
 def metrics(study: Study, root: Path, results: Results) -> dict[str, Any]:
-    """Every metric of every variant and setting, and of held-out real images."""
+    """Every metric of every variant and setting, of sets that others drew, and of held-out real images."""
     names = results.names
     variants = []
     for name, variant in study.variants.items():
@@ -56,6 +56,15 @@ def metrics(study: Study, root: Path, results: Results) -> dict[str, Any]:
     return {
         "heads": [{"title": title(m), "arrow": arrows[results.higher_is_better(m)]} for m in names],
         "variants": variants,
+        "given": [
+            {
+                "id": given_id(name),
+                "label": labels.given(study, name),
+                "file": file(root, layout.metrics(root, layout.given_set(name)), "metrics"),
+                "numbers": [str(results.given_cell(name, m) or "") for m in names],
+            }
+            for name in study.given
+        ],
         "floor": [str(results.floor(m)) if m in results.measured else "" for m in names],
         "measured": names,
         "judges": [{"name": name, **dict(judge)} for name, judge in results.extractors.items()],
@@ -200,6 +209,7 @@ def provenance(study: Study, root: Path, results: Results) -> list[dict[str, Any
                 records.append(("evaluation", results.metrics(name, seed, setting).provenance))
         if variant.seeds and speed_settings(study, name):
             records.append(("timing", results.speed(name).provenance))
+    records += [("evaluation", results.given(name).provenance) for name in study.given]
     return _distinct(records)
 
 

@@ -5,6 +5,8 @@ numpy decompresses a member as a whole; the images in ADM's reference batches ta
 
 from __future__ import annotations
 
+import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -66,6 +68,27 @@ def stream(path: Path, name: str, rows: int) -> Iterator[np.ndarray]:
             if len(data) != count * size:
                 raise ValueError(f"{path}: {name} ends in the middle of its row {start + len(data) // size}")
             yield np.frombuffer(bytearray(data), dtype).reshape(count, *shape[1:])  # a bytearray can be written to
+
+
+def mapped(path: Path, name: str) -> np.ndarray | None:
+    """One member on disk, read where it is used and in any order; None if it is compressed.
+
+    Raises:
+        ValueError: as `stream`.
+    """
+    with _archive(path) as archive, _open(path, archive, name) as member:
+        shape, dtype, by_column = _header(path, name, member)
+        if by_column:
+            raise ValueError(f"{path}: {name} is stored column by column; accepted: row by row (numpy's order C)")
+        entry, header = archive.getinfo(f"{name}.npy"), member.tell()
+    if entry.compress_type != zipfile.ZIP_STORED:
+        return None
+    with open(path, "rb") as file:
+        file.seek(entry.header_offset)
+        start = entry.header_offset + 30 + sum(struct.unpack("<HH", file.read(30)[26:]))  # lengths of name and extra
+    if start + entry.file_size > path.stat().st_size or entry.file_size < header + dtype.itemsize * math.prod(shape):
+        raise ValueError(f"{path}: {name} is cut off")
+    return np.memmap(path, dtype, "r", start + header, shape)
 
 
 @contextmanager

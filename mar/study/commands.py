@@ -17,7 +17,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "features": ("extractor", "set"),
     "statistics": ("extractor", "set"),
     "reference": (),
-    "evaluate": ("variant", "seed", "setting"),
+    "evaluate": ("variant", "seed", "setting", "given"),
     "speed": ("variant",),
     "table": ("name",),
     "figure": ("name", "out"),

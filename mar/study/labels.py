@@ -50,6 +50,11 @@ def cell(study: Study, variant: str, name: str | None) -> str:
     return f"{label(study, variant)} at {setting(study, variant, name)}" if name else label(study, variant)
 
 
+def given(study: Study, name: str) -> str:
+    """What a sample set that others drew is called."""
+    return study.given[name].label or name
+
+
 def model(study: Study, variant: str) -> str:
     """The model of a variant without its head, as `AR`, `MAR`, `DiT`."""
     v = study.variants[variant]

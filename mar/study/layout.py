@@ -2,7 +2,7 @@
 
 The package calls these functions with names, the rules of the workflow with wildcards, as in
 `run(root, "{variant}", "{seed}")`. `root` is the folder of one study, results/<study>. A set of images is named
-as in `mar.study.real_sets`, or the sample set <variant>/seed<k>/<setting>.
+as in `mar.study.real_sets`, or the sample set <variant>/seed<k>/<setting>, or given/<name>.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ UNPACKED = "unpacked.bin"  # images of compressed tars and Parquet files, one be
 PREVIEW = "preview.png"  # some images of each class as they were prepared
 IDX = "idx.npz"  # the images of idx files
 QUANTIZER = "quantizer.safetensors"  # codebook of a multi-scale tokenizer, beside the ids that it made
+
+GIVEN = "given"  # first part of the names of sets that others drew
 
 TABLE_FORMATS = ("csv", "md", "tex")
 FIGURE_FORMATS = ("pdf", "png", "csv")
@@ -150,6 +152,16 @@ def sample_set(variant: Name, seed: Name, setting: Name) -> str:
     return f"{run_name(variant, seed)}/{setting}"
 
 
+def given_set(name: Name) -> str:
+    """Name of a sample set that others drew: its path below features/, statistics/ and metrics/."""
+    return f"{GIVEN}/{name}"
+
+
+def given(root: Path, name: Name) -> Path:
+    """File that says which file a given set was when the workflow was read last: it changes when that file does."""
+    return root / GIVEN / f"{name}.txt"
+
+
 def samples(root: Path, sample_set: Name) -> Path:
     """Folder of a sample set."""
     return root / "samples" / str(sample_set)
@@ -176,7 +188,7 @@ def statistics(root: Path, extractor: Name, images: Name) -> Path:
 
 
 def metrics(root: Path, images: Name) -> Path:
-    """File of the metrics of a sample set, or of `reference`, the held-out images."""
+    """File of the metrics of a sample set, of ours or given, or of `reference`, the held-out images."""
     return root / "metrics" / f"{images}.json"
 
 

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 Place = tuple[str | int, ...]
 MISSING = "is missing"
+SHA256 = "^[0-9a-f]{64}$"
 
 # What is accepted, for the errors of pydantic: by their type, filled from their context.
 ACCEPTED = {
@@ -29,6 +30,7 @@ ACCEPTED = {
     "string_type": "text, in quotes where it looks like a number",
     "string_pattern_mismatch": "letters, digits and _ . + -, a letter or digit first",
     "string_too_long": "at most {max_length} characters",
+    "string_too_short": "a text that is not empty",
     "greater_than": "above {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than": "below {lt}",
@@ -117,7 +119,10 @@ def describe(error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return MISSING
     message, found = error["msg"].removeprefix("Value error, "), shorten(shown(error["input"]))
-    if accepted := ACCEPTED.get(error["type"]):
+    accepted = ACCEPTED.get(error["type"])
+    if error["type"] == "string_pattern_mismatch" and error.get("ctx", {}).get("pattern") == SHA256:
+        accepted = "a SHA-256, 64 of the characters 0-9 and a-f"
+    if accepted:
         return f"found {found}; accepted: {accepted.format(**error.get('ctx', {}))}"
     return message if error["type"] == "value_error" else f"{message}; found {found}"
 

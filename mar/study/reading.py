@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from mar.runtime.files import write_if_changed
 from mar.study import layout
 from mar.study.mistakes import Mistake, MistakesError, line_of, of_validation
-from mar.study.shorthand import write_out, write_out_steps
+from mar.study.shorthand import write_out, write_out_nothing, write_out_steps
 from mar.study.study import FACTORS, Study
 
 FILES = 100  # that one study extends, at most
@@ -46,7 +46,7 @@ def resolve(values: dict[str, Any], source: str | Path) -> Study:
     source, own = Path(source), values
     values = _write_out(_expand_matrix(_extend(own, source), source), source)
     try:
-        values = write_out_steps(values)
+        values = write_out_steps(write_out_nothing(values))
     except ValueError as error:
         raise blame(error, source) from None
     mistakes: list[Mistake] = []

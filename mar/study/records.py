@@ -695,10 +695,11 @@ class MetricsRecipe(Part):
 
 
 class MetricsFile(Record):
-    """metrics/<set>.json: all metrics of a sample set, or of `reference`, the held-out images.
+    """metrics/<set>.json: all metrics of a sample set, of ours or given, or of `reference`, the held-out images.
 
     Attributes:
         seed: training seed.
+        given: the file of a set that others drew, by its name in the study, and its checksum; None of all other sets.
         samples: number of images.
         extractor: name of the first extractor, whose metrics tables, figures and claims show.
         extractors: every extractor, by its name.
@@ -715,6 +716,7 @@ class MetricsFile(Record):
     variant: str = ""
     seed: int = 0
     setting: str = ""
+    given: ImageSource | None = None
     samples: PositiveInt
     extractor: str
     extractors: dict[str, JudgedBy]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import os
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from mar.study.limits import REBUILT
+from mar.study.mistakes import SHA256
 from mar.study.parts import EPOCHS, IMAGES, Name, Section, Text
 
 
@@ -51,7 +53,7 @@ class Reference(Section):
     """Real images, or their statistics, that Inception's metrics compare with in place of the study's train split."""
 
     file: str = Field(description="name in config/assets.csv, or path of an .npz (ADM batch, mu and sigma) or a folder")
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="needed for a path, unless `unknown_hash`")
+    sha256: str | None = Field(None, pattern=SHA256, description="needed for a path, unless `unknown_hash`")
     unknown_hash: bool = Field(False, description="use a file of whatever hash; the hash is recorded and shown")
 
 
@@ -105,19 +107,44 @@ class Learning(Section):
     setting: dict[Name, Name] = Field({}, description="sampling setting by variant; default: the first of the variant")
 
 
+class Given(Section):
+    """A sample set that others drew, judged as the study's own: as many images of the same size."""
+
+    file: Annotated[str, AfterValidator(os.path.expanduser)] = Field(
+        min_length=1,
+        description="an .npz (images arr_0, uint8 (N, H, W, 3); classes arr_1, if known), a folder of images, or a "
+        "folder of `mar sample`",
+    )
+    label: Text = Field("", description="what tables and report call it; default: its name")
+    sha256: str | None = Field(
+        None, pattern=SHA256, description="checksum that the file has to have; without it any is recorded"
+    )
+
+
 class TableRow(Section):
     """One row of a table: the paper's row and the sample sets that replicate it, if the study has any."""
 
     paper: Name = Field(description="key of the row in config/paper/<table>.csv")
-    variant: Name | None = Field(None, description="ours; without one the row shows the paper's numbers alone")
-    without: Name | None = Field(None, description="sampling setting of the columns without guidance")
-    guided: Name | None = Field(None, description="sampling setting of the columns with guidance")
+    variant: Name | None = Field(
+        None, description="ours; without one the row shows sets of `given`, or the paper's numbers alone"
+    )
+    without: Name | None = Field(
+        None, description="sampling setting of the columns without guidance; without a variant a set of `given`"
+    )
+    guided: Name | None = Field(
+        None, description="sampling setting of the columns with guidance; without a variant a set of `given`"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> TableRow:
-        if (self.variant is None) != (self.without is None and self.guided is None):
+        if self.variant and not self.sets:
             raise ValueError(f"row {self.paper}: variant and one of without and guided belong together")
         return self
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """The settings of the variant that the row shows, or without a variant the sets of `given`."""
+        return tuple(dict.fromkeys(name for name in (self.without, self.guided) if name))
 
 
 class Table(Section):

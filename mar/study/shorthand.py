@@ -14,6 +14,10 @@ from mar.study.products import CURVES
 from mar.study.study import Study
 
 VARYING = ("base", "vary", "name")  # keys that a curve may have in place of `sampling`
+NOTHING: dict[str, Any] = {
+    **{key: {} for key in ("tokenizers", "backbones", "heads", "recipes", "sampling", "variants")},
+    "speed": {"batch": 1},
+}
 STEPS = r"^tokens( */ *[1-9][0-9]*)?$"  # one token a step, or a share of as many steps
 
 
@@ -40,6 +44,11 @@ def write_out(values: dict[str, Any]) -> dict[str, Any]:
                         values["sampling"] = values["sampling"] | points
     mistakes.refuse()
     return _write_out_lists(values)
+
+
+def write_out_nothing(values: dict[str, Any]) -> dict[str, Any]:
+    """The mapping of a whole study; one of given sets alone need not say that it trains, draws and times nothing."""
+    return NOTHING | values if values.get("given") and not values.get("variants") else values
 
 
 def write_out_steps(values: dict[str, Any]) -> dict[str, Any]:

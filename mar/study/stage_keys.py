@@ -156,8 +156,11 @@ def speed_key(study: Study, variant: str) -> str:
 def table_key(study: Study, table: str) -> str:
     """What a table depends on beside the metric files and the results of sweeps."""
     if table in study.tables:
-        return canonical({"table": study.tables[table], "seeds": _seeds(study)})
-    modes = {"fast": study.fast} if table == "fast" else {}
+        names = [name for row in study.tables[table].rows if not row.variant for name in row.sets]
+        given = {"given": {name: study.given[name] for name in names}} if names else {}
+        return canonical({"table": study.tables[table], "seeds": _seeds(study), **given})
+    modes: dict[str, Any] = {"fast": study.fast} if table == "fast" else {}
+    modes |= {"given": study.given} if table == "metrics" and study.given else {}
     return canonical({"table": table, "seeds": _seeds(study), "variants": _sampled(study), **modes})
 
 

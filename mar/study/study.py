@@ -16,7 +16,20 @@ from mar.study import layout
 from mar.study.compatibility import check_sampling, known
 from mar.study.mistakes import Mistakes
 from mar.study.parts import Backbone, Data, Head, Name, Recipe, Sampling, Section, Seed, Text, Tokenizer
-from mar.study.sections import Budget, Classifier, Curve, Gate, Learning, Metrics, Modes, Resources, Speed, Table
+from mar.study.sections import (
+    Budget,
+    Classifier,
+    Curve,
+    Gate,
+    Given,
+    Learning,
+    Metrics,
+    Modes,
+    Resources,
+    Speed,
+    Table,
+    TableRow,
+)
 
 FACTORS = ("tokenizer", "order", "backbone", "head")  # keys of a variant that `matrix` crosses
 
@@ -84,6 +97,7 @@ class Study(Section):
     metrics: Metrics
     speed: Speed
     learning: Learning | None = Field(None, description="samples and FID along the trainings, beside the losses")
+    given: dict[Name, Given] = Field({}, description="sample sets that others drew, judged beside the study's own")
     tables: dict[Name, Table] = Field({}, description="tables of the paper and our rows for them")
     tradeoff: tuple[Curve, ...] = Field((), description="curves of figures/tradeoff (Figure 6)")
     diffusion_steps: tuple[Curve, ...] = Field((), description="curves of figures/diffusion_steps (Figure 4)")
@@ -125,7 +139,7 @@ class Study(Section):
     @model_validator(mode="after")
     def _check(self) -> Study:
         mistakes = Mistakes()
-        for section in ("tokenizers", "backbones", "heads", "recipes", "sampling", "variants", "tables"):
+        for section in ("tokenizers", "backbones", "heads", "recipes", "sampling", "variants", "given", "tables"):
             folded: dict[str, str] = {}
             for name in getattr(self, section):
                 with mistakes.at(section, name):
@@ -141,6 +155,9 @@ class Study(Section):
         sound = not mistakes.found
         for name, variant in self.variants.items():
             self._check_variant(name, variant, mistakes)
+            with mistakes.at("variants", name):
+                if self.given and name.lower() == layout.GIVEN:
+                    raise ValueError(f"variants.{name}: sets of `given` have folders of this name; accepted: another")
         if sound:
             with mistakes.at("tokenizers"):
                 self._check_instances()
@@ -153,9 +170,7 @@ class Study(Section):
                     raise ValueError(f"tables.{table_name}: every study has a table of this name; accepted: another")
             for i, row in enumerate(table.rows):
                 with mistakes.at("tables", table_name, "rows", i):
-                    if row.variant is not None:
-                        settings = tuple(s for s in (row.without, row.guided) if s is not None)
-                        self._check_settings(f"tables.{table_name}.rows[{i}]", row.variant, settings)
+                    self._check_row(f"tables.{table_name}.rows[{i}]", row)
         for figure in ("tradeoff", "diffusion_steps", "temperature"):
             for i, curve in enumerate(getattr(self, figure)):
                 with mistakes.at(figure, i):
@@ -196,6 +211,15 @@ class Study(Section):
                 f"tokenizers.{name}: scales {list(tok.scales)} end at {tok.scales[-1]}, and image_size "
                 f"{self.data.image_size} with stride {tok.stride} has {side} x {side} latents; accepted: {side}"
             )
+
+    def _check_row(self, where: str, row: TableRow) -> None:
+        if row.variant is not None:
+            self._check_settings(where, row.variant, row.sets)
+            return
+        for name in row.sets:
+            if name not in self.given:
+                accepted = f"a set of `given` ({', '.join(self.given) or 'none'}), or a variant with this setting"
+                raise ValueError(f"{where}: found {name!r} without a variant; accepted: {accepted}")
 
     def _check_curve(self, figure: str, i: int, curve: Curve) -> None:
         self._check_settings(f"{figure}[{i}]", curve.variant, curve.sampling)

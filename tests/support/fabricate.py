@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mar.metrics.evaluate import ONE_CLASS
 from mar.runtime.files import sha256
 from mar.study.reading import resolve
 from mar.study.stage_keys import sweep_key
@@ -46,6 +47,16 @@ def replicated(replicas: int, seeds: dict[str, tuple[int, ...]] | None = None) -
         values["sampling"][f"s4-r{i}"] = values["sampling"]["s4"] | {"seed": i}
         values["variants"]["diff"]["sampling"].append(f"s4-r{i}")
     return resolve(values, "replicated.yaml")
+
+
+def beside_given(seeds: dict[str, tuple[int, ...]] | None = None) -> Study:
+    """The small study with two sets that others drew: a row of Table 4, and a second row of Table 1 of MAR's own."""
+    values = _values(seeds)
+    values["given"] = {"adm-g": {"file": "samples/admg.npz", "label": "ADM-G & co"}, "adm": {"file": "samples/adm.npz"}}
+    values["tables"]["table1"]["rows"].append({"paper": "mar-default-diffloss", "without": "adm"})
+    rows = [{"paper": "adm", "without": "adm", "guided": "adm-g"}, {"paper": "mar-b"}]
+    values["tables"]["table4"] = {"paper": "mar_table4", "title": "Table 4", "rows": rows}
+    return resolve(values, "given.yaml")
 
 
 def swept() -> Study:
@@ -245,6 +256,12 @@ def fabricate(
             "provenance": PROVENANCE,
         },
     )
+    for name, section in study.given.items():
+        values = metrics(12.0, noise, n, names)
+        values.pop("agreement", None)  # their classes are not known
+        judged_set = {**judged, "given": {"kind": "npz", "name": section.file, "sha256": "9" * 64}, "metrics": values}
+        judged_set |= {"notes": [ONE_CLASS], "inputs": {"samples": "9" * 64}, "provenance": PROVENANCE}
+        write(root / "metrics" / "given" / f"{name}.json", judged_set | {"recipe": {"slice": "{}", "inputs": {}}})
     write(root / "study.json", {})
     judge = {"accuracy": 0.99, "split": "heldout", "count": 504, "classes": [str(i) for i in range(10)]}
     write(root / "classifier" / "classifier.json", judge | {"parameters": 12345, "provenance": PROVENANCE})

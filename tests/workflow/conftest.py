@@ -26,6 +26,7 @@ verb, options = arguments[0], dict(zip(arguments[1::2], arguments[2::2]))
 root = os.path.dirname(options["--study"])
 assert os.path.exists(options["--study"])
 v, k, s = options.get("--variant"), options.get("--seed"), options.get("--setting")
+judged = f"given/{{options['--given']}}" if "--given" in options else f"{{v}}/seed{{k}}/{{s}}"
 t, name, e, w = (options.get(f"--{{o}}") for o in ("tokenizer", "name", "extractor", "set"))
 outputs = {{
     "prepare": ["data/manifest.json"],
@@ -39,7 +40,7 @@ outputs = {{
     "train": [f"runs/{{v}}/seed{{k}}/ema.safetensors", f"runs/{{v}}/seed{{k}}/run.json"],
     "sweep": [f"sweeps/{{v}}/{{s}}.json"],
     "sample": [f"samples/{{v}}/seed{{k}}/{{s}}/manifest.json"],
-    "evaluate": [f"metrics/{{v}}/seed{{k}}/{{s}}.json"],
+    "evaluate": [f"metrics/{{judged}}.json"],
     "speed": [f"speed/{{v}}.json"],
     "table": [f"tables/{{name}}.{{e}}" for e in ("csv", "md", "tex")],
     "figure": [os.path.relpath(f"{{options.get('--out')}}/{{name}}.{{e}}", root) for e in ("pdf", "png", "csv")],

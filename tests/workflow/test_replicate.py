@@ -55,6 +55,16 @@ tables:
      rows: [{paper: mar-b, variant: theirs, without: plain, guided: guided}]}
 """
 
+GIVEN = """
+study: theirs
+data: {kind: none, image_size: 32, num_classes: 10}
+given: {theirs: {file: theirs.npz, label: Theirs}}
+metrics:
+  {samples: 10, chunk: 5, bootstrap: 10, extractors: [inception],
+   reference: {file: adm-imagenet256, unknown_hash: true}}
+tables: {table4: {paper: mar_table4, title: Table 4, rows: [{paper: adm, guided: theirs}]}}
+"""
+
 
 @pytest.fixture(scope="module")
 def place(fresh: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
@@ -170,3 +180,18 @@ def test_every_row_with_published_weights_needs_no_image() -> None:
         assert {"inception", "adm-imagenet256"} < found[cell] and len(found[cell]) == 4
     assert "dit-xl-2-256" in found["table4:dit-xl"] and "dinov2-vitl14" not in set().union(*found.values())
     assert not replicate.find("table1:mar-one-diffloss", None).study.variants["mar-diffloss"].pretrained
+
+
+def test_a_study_of_given_sets_alone_has_its_tables(place: Any) -> None:
+    """Judged against a published reference, without any image of the study's own."""
+    rows = np.random.default_rng(1).integers(0, 256, (10, 32, 32, 3)).astype(np.uint8)
+    np.savez(place.folder / "theirs.npz", arr_0=rows, arr_1=np.arange(10))
+    (place.folder / "config" / "theirs.yaml").write_text(GIVEN)
+    place.snakemake("all", "--configfile", "config/theirs.yaml", "--quiet", "all", "--cores", "2")
+    root = place.folder / "results" / "theirs"
+    fid = read(root / "metrics" / "given" / "theirs.json", MetricsFile).metrics["fid"]
+    with open(root / "tables" / "table4.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["row"], row["ours"], row["n"], float(row["fid_guided"])) == ("adm", "given", "10", fid.value)
+    assert "| given: Theirs |" in " ".join((root / "tables" / "table4.md").read_text().split())
+    assert (root / "tables" / "metrics.tex").exists() and not (root / "report.html").exists()

@@ -9,6 +9,7 @@ import mar
 from mar.cluster import gpus
 from mar.cluster import resources as machine
 from mar.data import published
+from mar.features import given as given_sets
 from mar.paper import numbers
 from mar.planning import drill_shapes
 from mar.report.tables.inputs import inputs as inputs_of_table
@@ -35,6 +36,11 @@ except ValueError as error:
 # The commands read the resolved study. It is no input of the rules, since `params` hold what each result depends on.
 STUDY_FILE = str(reading.write_resolved(STUDY))
 ROOT = layout.RESULTS / STUDY.study
+try:
+    given_sets.check(STUDY, ROOT)
+except ValueError as error:
+    raise WorkflowError(str(reading.blame(error, Path(CONFIGFILES[-1]))))
+given_sets.note_states(STUDY, ROOT)
 
 
 def here(path):
@@ -70,7 +76,8 @@ wildcard_constraints:
     figure=names(products.figure_names(STUDY)),
     extractor=names(STUDY.metrics.extractors),
     split=names(real_sets.SETS),
-    set=rf"({names(real_sets.SETS)}|.+/seed\d+/[^/]+)",
+    given=names(STUDY.given),
+    set=rf"({names(real_sets.SETS)}|.+/seed\d+/[^/]+|{layout.given_set('[^/]+')})",
 
 
 def outputs_of(jobs):
@@ -100,6 +107,8 @@ SETS = [
     for setting in variant.sampling
 ]
 METRICS = [str(layout.metrics(ROOT, name)) for name in SETS]
+# Sets that others drew: tables and report show them, and nothing else.
+GIVEN = [str(layout.metrics(ROOT, layout.given_set(name))) for name in STUDY.given]
 SPEEDS = [str(layout.speed(ROOT, name)) for name in TIMED]
 SWEEPS = [
     str(layout.sweep(ROOT, variant, setting))
@@ -114,11 +123,18 @@ TABLES = [
     for name in products.table_names(STUDY)
     for suffix in layout.TABLE_FORMATS
 ]
+# Without images of its own a study has tables alone: no floor, and no figures and report, whose samples stand beside
+# real images.
+IMAGES = STUDY.data.kind != "none"
+FLOOR = [layout.reference_metrics(ROOT)] if IMAGES else []
 FIGURES = [
     str(layout.figure(ROOT, name, suffix))
-    for name in products.figure_names(STUDY)
+    for name in (products.figure_names(STUDY) if IMAGES else ())
     for suffix in layout.FIGURE_FORMATS
 ]
+PAGE = (
+    [layout.claims(ROOT), layout.report(ROOT), layout.tracked(ROOT)] if IMAGES else []
+)
 ALIASES = [str(layout.FIGURES / Path(path).name) for path in FIGURES]
 # All tables of the paper: a claim may name any of them, also one that the study does not show.
 PAPER = sorted(here(path) for path in layout.shipped("paper").glob("*.csv"))
@@ -181,6 +197,8 @@ try:
             check_gpus(name)
 except ValueError as error:
     raise WorkflowError(str(error))
+# A given set: its name in the paths of a rule.
+GIVEN_SET = layout.given_set("{given}")
 # A sample set: its name in the paths of a rule, and the options of its command.
 SET = layout.sample_set("{variant}", "{seed}", "{setting}")
 ONE_SET = {name: f"{{wildcards.{name}}}" for name in ("variant", "seed", "setting")}
@@ -440,6 +458,12 @@ def set_statistics(wildcards):
     images = layout.sample_set(wildcards.variant, wildcards.seed, wildcards.setting)
     names = STUDY.metrics.extractors
     return [layout.statistics(ROOT, name, images) for name in names]
+
+
+def given_statistics(wildcards):
+    """Statistics of the features of a given set by each extractor."""
+    images = layout.given_set(wildcards.given)
+    return [layout.statistics(ROOT, name, images) for name in STUDY.metrics.extractors]
 
 
 # Weights of the first extractor, whose metrics tables, figures and claims show, and the real images of each extractor.

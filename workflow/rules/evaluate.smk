@@ -50,6 +50,34 @@ rule features:
         )
 
 
+# A set that others drew asks for what a sample set asks for. The input is no file of images, whose path may have any
+# letter, but the note of which file it is.
+rule features_given:
+    input:
+        state=layout.given(ROOT, "{given}"),
+        data=rules.prepare.output.manifest,
+        weights=judge_weights,
+    output:
+        manifest=layout.features_manifest(ROOT, "{extractor}", GIVEN_SET),
+    log:
+        layout.log(ROOT, "features", "{extractor}", GIVEN_SET),
+    conda:
+        "../../environment.yml"
+    threads: waiting("features")
+    resources:
+        **launched("features"),
+    params:
+        study=STUDY_FILE,
+        job=job("features", "{extractor}", GIVEN_SET),
+        recipe=features_recipe,
+    shell:
+        launch(
+            "features",
+            extractor="{wildcards.extractor}",
+            set=layout.given_set("{wildcards.given}"),
+        )
+
+
 rule statistics:
     input:
         features=layout.features_manifest(ROOT, "{extractor}", "{set}"),
@@ -108,3 +136,24 @@ rule evaluate:
         recipe=stage_keys.metrics_key(STUDY),
     shell:
         launch("evaluate", **ONE_SET)
+
+
+rule evaluate_given:
+    input:
+        statistics=given_statistics,
+        real=REAL,
+    output:
+        metrics=layout.metrics(ROOT, GIVEN_SET),
+    log:
+        layout.log(ROOT, "evaluate", GIVEN_SET),
+    conda:
+        "../../environment.yml"
+    threads: waiting("evaluate")
+    resources:
+        **launched("evaluate"),
+    params:
+        study=STUDY_FILE,
+        job=job("evaluate", GIVEN_SET),
+        recipe=stage_keys.metrics_key(STUDY),
+    shell:
+        launch("evaluate", given="{wildcards.given}")

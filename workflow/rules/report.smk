@@ -3,8 +3,8 @@
 
 rule table:
     input:
-        metrics=METRICS,
-        reference=rules.reference.output.floor,
+        metrics=[*METRICS, *GIVEN],
+        reference=FLOOR,
         files=table_inputs,
         paper=table_paper,
         code=code("analysis", "report/tables"),
@@ -116,7 +116,7 @@ rule report:
         figures=FIGURES,
         samples=layout.figure(ROOT, "samples", "png"),
         claims=rules.claims.output.claims,
-        metrics=METRICS,
+        metrics=[*METRICS, *GIVEN],
         reference=rules.reference.output.floor,
         speed=SPEEDS,
         sweeps=SWEEPS,

@@ -11,9 +11,9 @@ from mar.analysis.metric_kinds import title
 from mar.analysis.paper_columns import FLOOR
 from mar.analysis.result_files import Estimate, short
 from mar.report.tables import formats
-from mar.report.tables.paper_tables import note
+from mar.report.tables.paper_tables import given_text, note
 from mar.runtime.files import write_text
-from mar.study import layout
+from mar.study import labels, layout
 from mar.study.records import FeatureSpread, Metric
 from mar.study.study import Study
 
@@ -28,15 +28,16 @@ def table(study: Study, root: Path) -> None:
     """Write tables/metrics.{csv,md,tex}."""
     results = Results(study, root)
     values = texts(results)
-    text = f"{note(study, results)} {remarks(results)}"
-    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, values, text, floor=True))
+    floor = bool(results.measured)
+    text = " ".join(filter(None, (note(study, results), given_text(results, study.given), remarks(results))))
+    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, values, text, floor=floor))
     write_text(layout.table(root, NAME, "md"), formats.markdown(TITLE, values, text))
     write_text(layout.table(root, NAME, "csv"), frame(results).to_csv(index=False, lineterminator="\n"))
-    print(f"{layout.table(root, NAME, 'csv')}, .md, .tex: {len(values) - 1} variants and settings", flush=True)
+    print(f"{layout.table(root, NAME, 'csv')}, .md, .tex: {len(values) - floor} variants and settings", flush=True)
 
 
 def frame(results: Results) -> pd.DataFrame:
-    """One row per metric of each variant and setting, of each of its sample sets alone, and of the floor.
+    """One row per metric of each variant and setting, of each of its sample sets alone, of given sets and of the floor.
 
     The column `interval` names what its interval accounts for: images, or images and training seeds. The paths in
     `files` are relative to the results folder.
@@ -51,13 +52,16 @@ def frame(results: Results) -> pd.DataFrame:
             accounts_for = "images and training seeds" if results.spread(metric).dof else "images"
             lines.append(_line(results, metric, cell, accounts_for))
             lines += [_line(results, metric, estimate, "images") for estimate in sets] if len(sets) > 1 else []
+    for name in results.study.given:
+        cells = (results.given_cell(name, metric) for metric in results.names)
+        lines += [_line(results, cell.source.metric, cell, "images") for cell in cells if cell and cell.source]
     for metric in results.measured:
         lines.append(_line(results, metric, results.floor(metric), "images") | {"variant": FLOOR})
     return pd.DataFrame(lines, columns=list(lines[0]), dtype=object).fillna("")
 
 
 def texts(results: Results) -> pd.DataFrame:
-    """The table for readers, one row per variant and setting; the last row is the floor."""
+    """The table for readers, one row per variant and setting and per given set; the last row is the floor, if any."""
     better = {metric: ARROWS[results.higher_is_better(metric)] for metric in results.names}
     heads = [("", "variant", "l"), ("", "setting", "l"), ("", "guidance", "r"), ("", "temperature", "r")]
     heads += [("", title(metric) + better[metric], "r") for metric in results.names]
@@ -70,9 +74,15 @@ def texts(results: Results) -> pd.DataFrame:
         copied = _copied(results.copied(variant, setting))
         seeds = " ".join(map(str, results.study.variants[variant].seeds))
         rows.append([variant, setting, *chosen, *numbers, copied, seeds])
-    floor = [str(results.floor(metric)) if metric in results.measured else "" for metric in results.names]
-    copied = _copied([results.floor_copied] if results.floor_copied else [])
-    return formats.texts(heads, [*rows, [FLOOR, "", "", "", *floor, copied, ""]])
+    for name in results.study.given:
+        numbers = [str(results.given_cell(name, metric) or "") for metric in results.names]
+        copied = _copied([share] if (share := results.given(name).copied) else [])
+        rows.append([labels.given(results.study, name), layout.GIVEN, "", "", *numbers, copied, ""])
+    if results.measured:
+        floor = [str(results.floor(metric)) if metric in results.measured else "" for metric in results.names]
+        copied = _copied([results.floor_copied] if results.floor_copied else [])
+        rows.append([FLOOR, "", "", "", *floor, copied, ""])
+    return formats.texts(heads, rows)
 
 
 def _copied(shares: list[Metric]) -> str:

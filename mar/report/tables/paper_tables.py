@@ -25,10 +25,11 @@ from mar.analysis.paper_columns import (
 )
 from mar.analysis.result_files import Estimate, duration, short
 from mar.analysis.seed_variance import decompose
+from mar.metrics.evaluate import ONE_CLASS
 from mar.paper.numbers import paper_rows, paper_samples
 from mar.report.tables import formats
 from mar.runtime.files import write_text
-from mar.study import layout
+from mar.study import labels, layout
 from mar.study.products import table_names
 from mar.study.sections import Table, TableRow
 from mar.study.study import Study
@@ -51,8 +52,9 @@ def frame(study: Study, root: Path, name: str, results: Results | None = None) -
 
     Columns: the paper's description of the row, our variant and settings with the guidance scale and temperature used
     (`swept`: those that a sweep chose), and for each number of the paper's file ours with its interval (value, low,
-    high; "not run" for an untrained variant, "-" where the study has no such number) and the paper's. FID at infinitely
-    many images is ours alone. `<column>_minus_paper` is there only where both are on one scale (`Results.comparable`).
+    high; "not run" for an untrained variant, "-" where the study has no such number) and the paper's. A row of sets
+    that others drew has `given` for our variant and seeds, and their names for its settings. FID at infinitely many
+    images is ours alone. `<column>_minus_paper` is there only where both are on one scale (`Results.comparable`).
 
     Raises:
         ValueError: the study has no such table, the table names a row that the paper's file lacks, or a metric file
@@ -73,11 +75,12 @@ def frame(study: Study, root: Path, name: str, results: Results | None = None) -
             raise ValueError(f"tables.{name}.rows[{i}].paper: found {row.paper!r}; accepted: {', '.join(paper)}")
         published_row = paper[row.paper]
         line: dict[str, Any] = {"row": row.paper, **{key: published_row[key] for key in describe}}
-        line |= {"ours": row.variant or NONE, "setting": row.without or NONE, "setting_guided": row.guided or NONE}
+        whose = row.variant or (layout.GIVEN if row.sets else NONE)
+        line |= {"ours": whose, "setting": row.without or NONE, "setting_guided": row.guided or NONE}
         line |= _used(results, row)
-        seeds = study.variants[row.variant].seeds if row.variant else ()
-        none = NOT_RUN if row.variant else NONE
-        line |= {"seeds": " ".join(map(str, seeds)) or none, "n": study.metrics.samples if seeds else none}
+        seeds = " ".join(map(str, study.variants[row.variant].seeds)) if row.variant else whose
+        judged = seeds not in ("", NONE)
+        line |= {"seeds": seeds or NOT_RUN, "n": study.metrics.samples if judged else NOT_RUN if row.variant else NONE}
         for column in columns:
             ours = _ours(results, row, column)
             line |= _numbers(column, ours)
@@ -92,7 +95,7 @@ def frame(study: Study, root: Path, name: str, results: Results | None = None) -
             line[f"paper_{column.name}"] = published
         lines.append(line)
     sampled = [column for column in columns if column.metric in SAMPLED]
-    lines += [{"row": FLOOR}] if sampled else []
+    lines += [{"row": FLOOR}] if sampled and results.measured else []
     for column in sampled:
         if column.metric in results.measured:
             floor = results.floor(column.metric)
@@ -114,8 +117,10 @@ def _used(results: Results, row: TableRow) -> dict[str, Any]:
 
 def _ours(results: Results, row: TableRow, column: Column) -> Estimate | str:
     """Our number for a cell, or why there is none."""
+    setting = row.guided if column.guided else row.without
     if row.variant is None:
-        return NONE
+        judged = setting is not None and column.metric in SAMPLED
+        return (results.given_cell(setting, column.metric) if setting and judged else None) or NONE
     if not results.study.variants[row.variant].seeds:
         return NOT_RUN
     if column.metric == "parameters":
@@ -132,13 +137,14 @@ def _ours(results: Results, row: TableRow, column: Column) -> Estimate | str:
         return next((seconds for seconds in timed if seconds is not None), NONE)
     if column.metric not in results.names:  # for example precision, where the reference has statistics and no images
         return NONE
-    setting = row.guided if column.guided else row.without
     return (results.cell(row.variant, setting, column.metric) if setting else None) or NONE
 
 
 def note(study: Study, results: Results) -> str:
     """What the numbers of a table are, and with which they do not compare."""
     size, spread, why = study.data.image_size, results.spread("fid"), results.incomparable
+    real = "fid" in results.measured
+    fewer = _fewer(results) if real else ""
     seeds = (
         f"the seed spread that the study measured (log FID: {short(spread.sd)}, {spread.dof} degrees of freedom)"
         if spread.dof and spread.sd
@@ -154,12 +160,24 @@ def note(study: Study, results: Results) -> str:
         f"probabilities of {features}, compared with {results.reference.name} "
         f"({results.reference.sha256[:12]}{about}); the mean over training seeds (geometric for FID) "
         f"with its 95% interval from resampled images and {seeds}. "
-        f"{FLOOR.capitalize()}: as many held-out images, or all if there are fewer{_fewer(results)}. "
+        + (f"{FLOOR.capitalize()}: as many held-out images, or all if there are fewer{fewer}. " if real else "")
         + (random if results.random else "")
         + f"The paper: ImageNet, {paper_samples():,} images, Inception features. "
         + (f"Ours have {why}. So only which is better compares with the paper's, not the sizes. " if why else "")
         + _foreseen(results)
     ).strip()
+
+
+def given_text(results: Results, names: Iterable[str]) -> str:
+    """What sample sets that others drew are, in a sentence; empty without any."""
+    said = []
+    for name in dict.fromkeys(names):
+        record = results.given(name)
+        assert record.given is not None  # `given` refuses a file without
+        unknown = ", classes unknown" if ONE_CLASS in record.notes else ""
+        about = f"{record.given.name}, {record.given.sha256[:12]}{unknown}"
+        said.append(f"{labels.given(results.study, name)} ({about})")
+    return f"Given, drawn by others, with the interval of their images alone: {'; '.join(said)}." if said else ""
 
 
 def _fewer(results: Results) -> str:
@@ -200,7 +218,8 @@ def table(study: Study, root: Path, name: str) -> None:
     results = Results(study, root)
     values = frame(study, root, name, results)
     title = table_of(study, name).title
-    text = f"{note(study, results)} {_chosen(study, name)}".strip()
+    sets = (entry for row in table_of(study, name).rows if not row.variant for entry in row.sets)
+    text = " ".join(filter(None, (note(study, results), given_text(results, sets), _chosen(study, name))))
     floor = values["row"].iloc[-1] == FLOOR
     parts = [
         (texts(study, values, c), f"{text} {remarks(c)}".strip()) for c in (shown(values, infinite=True), shown(values))
@@ -237,8 +256,14 @@ def texts(study: Study, values: pd.DataFrame, columns: Sequence[Column]) -> pd.D
             cells += [cell_text(row, column), *([paper_text(row, column)] if column.paper else [])]
         for key in used:
             cells.append(" / ".join(f"{row[k]:g}" for k in (key, f"{key}_guided") if isinstance(row[k], float)))
-        rows.append([*cells, str(row["seeds"])])
+        rows.append([*cells, given_label(study, row) or str(row["seeds"])])
     return formats.texts(heads, rows)
+
+
+def given_label(study: Study, row: Any) -> str:
+    """What the sets that others drew are called of which a row has the numbers; empty for our rows."""
+    sets = [row[key] for key in ("setting", "setting_guided") if row["ours"] == layout.GIVEN and row[key] != NONE]
+    return f"given: {' / '.join(dict.fromkeys(labels.given(study, name) for name in sets))}" if sets else ""
 
 
 def other(study: Study, row: Any, key: str) -> str:

@@ -222,7 +222,7 @@ def test_what_is_no_set(tmp_path: Path, rows: np.ndarray) -> None:
         all_of(image_sets.open_set(tmp_path))
     for arrays, message in (
         ({"arr_0": rows.astype(float)}, r"arr_0 is float64 \(60, 16, 16, 3\); accepted: images, uint8"),
-        ({"arr_0": rows, "arr_1": np.arange(59)}, r"arr_1 is \(59,\); accepted: the classes of 60 images"),
+        ({"arr_0": rows, "arr_1": np.arange(59)}, r"arr_1 is int64 \(59,\); accepted: the classes of 60 images"),
         ({"mu": np.zeros(3)}, r"found mu; accepted: images as arr_0"),
     ):
         np.savez(tmp_path / "x.npz", **arrays)

@@ -15,14 +15,21 @@ import numpy as np
 import pipeline
 import pytest
 import torch
+from click.testing import CliRunner
 
+from mar.analysis.estimates import Results
+from mar.cli.__main__ import main
+from mar.crosscheck.export_adm import export
 from mar.data.heldout import rows_of
 from mar.data.images import open_split
 from mar.data.prepare import prepare
-from mar.features import features, references
+from mar.features import features, image_sets, references
 from mar.features.networks import classifier, extractors
 from mar.metrics import evaluate, formulas, moments, statistics
+from mar.metrics.bootstrap import Bootstrap
+from mar.report.tables.paper_tables import frame
 from mar.runtime.files import read_json, sha256
+from mar.study.records import ImageSource
 from mar.study.study import Study
 
 WHERE = "mar/seed0/plain"
@@ -488,3 +495,114 @@ def test_features_of_another_width_than_the_real_side(place: tuple[Study, Path])
     edit(folder / "manifest.json", parts=parts)
     statistics.statistics(study, root, "classifier", WHERE)
     refused(place, r"plain: 3 features an image, those of train split have 8; accepted: the same")
+
+
+def given_of(files: dict[str, Path]) -> Study:
+    """The study with these files as sets that others drew."""
+    return pipeline.study(given={name: {"file": str(file)} for name, file in files.items()})
+
+
+def judge_given(study: Study, root: Path, name: str) -> dict[str, Any]:
+    """All steps of one given set: the content of its metric file."""
+    features.features(study, root, "classifier", f"given/{name}")
+    statistics.statistics(study, root, "classifier", f"given/{name}")
+    evaluate.evaluate_given(study, root, name)
+    found: dict[str, Any] = read_json(root / "metrics" / "given" / f"{name}.json")
+    return found
+
+
+def test_equal_images_that_others_drew_have_equal_numbers(place: tuple[Study, Path], tmp_path: Path) -> None:
+    """Exported, shuffled and read back, ours has the same numbers and intervals to the bit, also as rows of a table."""
+    study, root = place
+    ours, folder = report(root), root / "samples" / WHERE
+    export(image_sets.of_chunks(folder), tmp_path / "adm.npz")
+    study = pipeline.study(
+        given={"exported": {"file": str(tmp_path / "adm.npz"), "label": "ADM"}, "drawn": {"file": str(folder)}},
+        tables={"t": {"paper": "mar_table4", "title": "T", "rows": [
+            {"paper": "mar-b", "variant": "mar", "without": "plain"},
+            {"paper": "adm", "without": "exported", "guided": "drawn"},
+        ]}},
+    )  # fmt: skip
+    for name in ("exported", "drawn"):
+        found = judge_given(study, root, name)
+        assert found["metrics"] == ours["metrics"] and found["copied"] == ours["copied"], name
+        assert not {"variant", "seed", "setting"} & set(found) and found["samples"] == 60
+        assert found["notes"] == ours["notes"] and found["reference"] == ours["reference"]
+    file = str(tmp_path / "adm.npz")
+    exported = read_json(root / "metrics" / "given" / "exported.json")
+    assert exported["given"] == {"kind": "npz", "name": file, "sha256": sha256(file)}
+    assert exported["inputs"]["samples"] == sha256(file) and "checkpoint" not in exported["inputs"]
+    assert found["given"]["sha256"] == sha256(folder / "manifest.json") and "given" not in ours
+    rows = frame(study, root, "t").set_index("row")
+    keys = [f"{metric}{end}" for metric in ("fid", "is", "precision", "recall") for end in ("", "_low", "_high")]
+    assert rows.loc["adm", keys].tolist() == rows.loc["mar-b", keys].tolist()
+    guided = [key.replace("_", "_guided_", 1) if "_" in key else f"{key}_guided" for key in keys]
+    assert rows.loc["adm", guided].tolist() == rows.loc["mar-b", keys].tolist()
+    assert all(isinstance(number, float) for number in rows.loc["adm", keys])
+    shown = ["ours", "setting", "setting_guided", "guidance", "temperature", "swept", "seeds", "n", "params"]
+    assert rows.loc["adm", shown].tolist() == ["given", "exported", "drawn", "-", "-", "-", "given", 60, "-"]
+
+
+def test_a_set_without_classes_is_one_stratum(place: tuple[Study, Path], tmp_path: Path) -> None:
+    root = place[1]
+    rows = np.concatenate([np.load(path) for path in sorted((root / "samples" / WHERE).glob("chunk-*.npy"))])
+    np.savez(tmp_path / "bare.npz", arr_0=rows)
+    ours, found = report(root), judge_given(given_of({"bare": tmp_path / "bare.npz"}), root, "bare")
+    assert set(found["metrics"]) == NAMES - {"agreement"} and evaluate.ONE_CLASS in found["notes"]
+    for name in ("fid", "inception_score", "precision", "recall", "nearest"):
+        assert found["metrics"][name]["value"] == ours["metrics"][name]["value"], name
+    drawn = features.read(root, "classifier", "given/bare", "generated")
+    assert "labels" not in drawn.keys
+    draw = Bootstrap(np.zeros(60, dtype=int), 10, 0)
+    expected = draw.inception_score(drawn.array("logits"))
+    assert found["metrics"]["inception_score"] == expected.model_dump()
+    assert expected.low != ours["metrics"]["inception_score"]["low"]
+
+
+def test_a_given_file_that_changed_is_judged_again_and_never_mixed(place: tuple[Study, Path], tmp_path: Path) -> None:
+    root, file = place[1], tmp_path / "theirs.npz"
+    rows = np.concatenate([np.load(path) for path in sorted((root / "samples" / WHERE).glob("chunk-*.npy"))])
+    labels = np.arange(60) % 10
+    np.savez(file, arr_0=rows, arr_1=labels)
+    study = given_of({"theirs": file})
+    first = judge_given(study, root, "theirs")
+    assert judge_given(study, root, "theirs") == first, "nothing is made again"
+    np.savez(file, arr_0=rows // 2, arr_1=labels)
+    with pytest.raises(ValueError, match=r"features/classifier/given/theirs: of other samples than .*theirs\.npz"):
+        evaluate.evaluate_given(study, root, "theirs")
+    second = judge_given(study, root, "theirs")
+    assert second["metrics"]["fid"] != first["metrics"]["fid"]
+    assert second["given"]["sha256"] == sha256(file) != first["given"]["sha256"]
+    results = Results(study, root)
+    assert results.given("theirs").given == ImageSource(**second["given"])
+    other = given_of({"theirs": tmp_path / "other.npz"})
+    with pytest.raises(ValueError, match=rf"given\.name: found {file}; the study says .*other\.npz"):
+        Results(other, root).given("theirs")
+    stated = pipeline.study(given={"theirs": {"file": str(file), "sha256": "0" * 64}})
+    with pytest.raises(ValueError, match=rf"given\.sha256: found {sha256(file)}; the study says {'0' * 64}"):
+        Results(stated, root).given("theirs")
+
+
+def test_other_pieces_of_a_given_set_are_made_anew(place: tuple[Study, Path], tmp_path: Path) -> None:
+    """Parts of a stopped run have as many images as the chunks of the study had then."""
+    root, file = place[1], tmp_path / "theirs.npz"
+    rows = np.concatenate([np.load(path) for path in sorted((root / "samples" / WHERE).glob("chunk-*.npy"))])
+    np.savez(file, arr_0=rows)
+    folder, study = root / "features" / "classifier" / "given" / "theirs", given_of({"theirs": file})
+    features.features(study, root, "classifier", "given/theirs")
+    (folder / "manifest.json").unlink()
+    halved = pipeline.study(given={"theirs": {"file": str(file)}}, metrics={**pipeline.VALUES["metrics"], "chunk": 15})
+    features.features(halved, root, "classifier", "given/theirs")
+    assert [part.count for part in features.read(root, "classifier", "given/theirs", "generated").manifest.parts] == [
+        15
+    ] * 4
+
+
+def test_the_command_judges_a_sample_set_or_a_given_one(place: tuple[Study, Path]) -> None:
+    command = ["evaluate", "--study", str(place[1] / "study.json")]
+    for more, message in (
+        (["--variant", "mar"], "evaluate: accepted: --variant, --seed and --setting together, or --given alone"),
+        (["--given", "theirs"], "--given: found 'theirs'; accepted: none"),
+    ):
+        done = CliRunner().invoke(main, [*command, *more])
+        assert done.exit_code == 1 and message in done.output, done.output

@@ -18,7 +18,7 @@ from mar.cli.__main__ import main
 from mar.models.model import build
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import draw_order
-from mar.planning import costs, kept_costs, plan
+from mar.planning import costs, kept_costs, minutes, plan
 from mar.runtime.files import read, write
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
@@ -258,6 +258,26 @@ def test_jobs_of_a_study():
     assert by_name["statistics", "classifier/train"].samples == 64 * 64 * 8
     assert plan.total(found).disk == sum(job.disk for job in found)
     assert train.hours(0.5) == pytest.approx(train.flops / 19.5e12 / 0.5 / 3600)
+
+
+def test_sets_that_others_drew_are_judged_and_nothing_else():
+    own, found = jobs(study(variants=TWO)), jobs(study(variants=TWO, given={"adm": {"file": "adm.npz"}}))
+    more = {(job.stage, job.name): job for job in found if job not in own}
+    assert list(more) == [
+        ("features", "classifier/given/adm"),
+        ("statistics", "classifier/given/adm"),
+        ("evaluate", "given/adm"),
+    ]
+    assert set(own) <= set(found)
+    by_name = {(job.stage, job.name): job for job in own}
+    for (stage, name), job in more.items():
+        ours = by_name[stage, name.replace("given/adm", "ar-ce/seed0/ce")]
+        assert (job.images, job.flops, job.disk) == (ours.images, ours.flops, ours.disk) and job.images == 24
+        assert minutes.OUTPUTS[stage](Path("r"), name).as_posix() in (
+            "r/features/classifier/given/adm/manifest.json",
+            "r/statistics/classifier/given/adm.npz",
+            "r/metrics/given/adm.json",
+        )
 
 
 def test_an_import_is_not_trained_and_its_file_lies_in_two_places():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fabricate import fabricate, large, small, swept, write
+from fabricate import beside_given, fabricate, large, small, swept, write
 from safetensors.numpy import save_file
 
 from mar.analysis.paper_columns import printed
@@ -20,6 +20,8 @@ from mar.report.tables.inputs import inputs
 from mar.report.tables.paper_tables import frame, table
 from mar.runtime.files import read_json
 from mar.study.reading import resolve
+from mar.study.sections import Given
+from mar.study.stage_keys import table_key
 from mar.study.study import Study
 
 ROOT = Path("results/wide")
@@ -294,6 +296,57 @@ def test_every_number_of_every_sample_set(tmp_path: Path) -> None:
     assert "| FID ↓ | FID∞ ↓ | KID ↓ | IS ↑ |" in text and "| diff | s4-cfg | 3* | 0.95* |" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     assert len(columns((tmp_path / "tables" / "metrics.tex").read_text())) == 1
+
+
+def test_sets_that_others_drew_are_rows(tmp_path: Path) -> None:
+    study = beside_given()
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0 + seed, noise=0.1)
+    table(study, tmp_path, "table4")
+    with open(tmp_path / "tables" / "table4.csv", newline="") as file:
+        adm, other, floor = csv.DictReader(file)
+    for end in ("", "_guided"):
+        half = 1.959964 * 0.1  # of the images alone, whatever the training seeds of the study's own sets add
+        expected = [12.0, 12 * math.exp(-half), 12 * math.exp(half)]
+        assert [float(adm[f"fid{end}{key}"]) for key in ("", "_low", "_high")] == pytest.approx(expected, rel=1e-5)
+    assert (adm["setting"], adm["setting_guided"], adm["n"], adm["params"]) == ("adm", "adm-g", "40", "-")
+    assert (other["ours"], other["fid"], other["seeds"], other["n"]) == ("-", "-", "-", "-")
+    assert floor["row"] == "real versus real"
+    text = words(tmp_path / "tables" / "table4.md")
+    assert "| given: adm / ADM-G & co |" in text and "12.0 [9.86, 14.6]" in text
+    said = ("adm (samples/adm.npz, 999999999999, classes unknown)", "ADM-G & co (samples/admg.npz, 999999999999, ")
+    assert f"drawn by others, with the interval of their images alone: {said[0]}; {said[1]}" in text
+    assert "given: adm / ADM-G \\& co" in (tmp_path / "tables" / "table4.tex").read_text()
+    table(study, tmp_path, "table1")
+    with open(tmp_path / "tables" / "table1.csv", newline="") as file:
+        own, beside = list(csv.DictReader(file))[2:4]
+    assert own["row"] == beside["row"] and float(beside["fid"]) == pytest.approx(12.0)
+    assert float(own["fid"]) == pytest.approx(math.sqrt(20 * 21)), "our row is as before"
+    assert beside["fid_guided"] == "-"
+
+
+def test_sets_that_others_drew_are_in_the_table_of_all(tmp_path: Path) -> None:
+    study = beside_given()
+    fabricate(study, tmp_path, lambda variant, setting, seed: 20.0, noise=0.1)
+    all_metrics.table(study, tmp_path)
+    with open(tmp_path / "tables" / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["variant"].startswith("given/")]
+    names = ["fid", "fid_infinity", "kid", "inception_score", "precision", "recall", "nearest"]
+    assert [row["metric"] for row in rows] == 2 * names
+    assert {(row["setting"], row["seeds"], row["interval"], row["n"]) for row in rows} == {("", "", "images", "40")}
+    assert {row["files"] for row in rows} == {"metrics/given/adm-g.json", "metrics/given/adm.json"}
+    text = words(tmp_path / "tables" / "metrics.md")
+    assert "| ADM-G & co | given | | | 12.0 [9.86, 14.6] |" in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+    (line,) = (line for line in text.splitlines() if line.startswith("| adm "))
+    assert line.split("|")[11].strip() == "", "its classes are not known"
+
+
+def test_the_key_of_a_table_has_the_sets_that_it_shows(tmp_path: Path) -> None:
+    study, without = beside_given(), small()
+    renamed = study.model_copy(update={"given": study.given | {"adm": Given(file="samples/adm.npz", label="ADM")}})
+    assert table_key(study, "table4") != table_key(renamed, "table4")
+    assert table_key(study, "metrics") != table_key(renamed, "metrics")
+    assert "given" not in table_key(without, "table1") + table_key(without, "metrics")
 
 
 def test_a_reference_of_statistics_alone_leaves_precision_out(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fabricate import fabricate, large, small, swept
+from fabricate import beside_given, fabricate, large, small, swept
 from PIL import Image
 
 from mar.analysis.estimates import Results
@@ -147,6 +147,25 @@ def test_a_swept_setting_shows_its_grid_and_what_it_chose(root: Path) -> None:
     assert html.count('<tr class="chosen">') == 1
     assert "steps 4, guidance 3, temperature 0.95" in html, "the sample sets say what they were drawn with"
     assert "mar --threads 1 sweep --study results/small/study.json --variant diff --setting s4-cfg" in html
+
+
+def test_sets_that_others_drew_stand_beside_ours_and_decide_nothing(root: Path, tmp_path: Path) -> None:
+    study, alone, verdicts = beside_given({"ce": ()}), small({"ce": ()}), []
+    for of, place in ((study, root), (alone, tmp_path / "alone")):
+        fabricate(of, place, lambda v, s, k: 20.0 if v == "diff" else 40.0, noise=0.05)
+        decide(of, place, CLAIMS)
+        verdicts.append((place / "claims.json").read_text())
+    assert verdicts[0] == verdicts[1]
+    for name in ("claims", "tradeoff", "samples", "losses"):
+        Image.new("RGB", (4, 4)).save(root / f"{name}.png")
+    report(study, root, root)
+    html = (root / "report.html").read_text()
+    (row,) = re.findall(r'<tr id="given:adm-g">.*', html)
+    assert "ADM-G &amp; co" in row and 'href="metrics/given/adm-g.json"' in row and "12.0 <small>[" in row
+    assert html.count('href="#given:adm"') > html.count('href="#given:adm-g"') > 0, "numbers of tables lead to the row"
+    assert '<span class="sub">given: adm / ADM-G &amp; co</span>' in html
+    assert "ADM-G &amp; co (samples/admg.npz, 999999999999, classes unknown)" in html
+    summary(study, root)
 
 
 def test_random_weights_and_the_reference_are_said(root: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 
 from mar.study import reading as studies
+from mar.study.products import table_names
 from mar.study.study import Study
 
 
@@ -433,7 +435,24 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     # what else a study says
     "a row that is half ours": (
         {"tables.table1.rows.0.variant": None},
+        ["tables.table1.rows[0]: found 'mar' without a variant; accepted: a set of `given` (none), or a variant with"],
+    ),
+    "a row of another set than those given": (
+        {"given": {"adm": {"file": "a.npz"}}, "tables.table1.rows.0.variant": None},
+        ["tables.table1.rows[0]: found 'mar' without a variant; accepted: a set of `given` (adm), or a variant with"],
+    ),
+    "a row of a variant without settings": (
+        {"tables.table1.rows.0.without": None, "tables.table1.rows.0.guided": None},
         ["tables.table1.rows[0]: row", "variant and one of without and guided belong together"],
+    ),
+    "a given set without a file": ({"given": {"adm": {"label": "ADM"}}}, ["given.adm.file: is missing"]),
+    "an empty file": (
+        {"given": {"adm": {"file": ""}}},
+        ["given.adm.file: found ''; accepted: a text that is not empty"],
+    ),
+    "a checksum that is none": (
+        {"given": {"adm": {"file": "a.npz", "sha256": "x"}}},
+        ["given.adm.sha256: found 'x'; accepted: a SHA-256, 64 of the characters 0-9 and a-f"],
     ),
     "setting of a curve of figure 4": (
         {"diffusion_steps": [{"label": "a", "variant": "mar", "sampling": ["ar"]}]},
@@ -526,3 +545,27 @@ def test_shipped_studies_are_accepted(name: str) -> None:
     assert isinstance(study, Study)
     assert study.study == name
     assert {row.paper for row in study.tables["table1"].rows}
+
+
+def test_a_variant_is_not_called_as_the_folder_of_given_sets(values: dict[str, Any]) -> None:
+    values["variants"]["Given"] = values["variants"]["mar"]
+    values["given"] = {"adm": {"file": "a.npz"}}
+    assert refusal(values) == (
+        "config/tiny.yaml: variants.Given: sets of `given` have folders of this name; accepted: another"
+    )
+
+
+def test_a_study_of_given_sets_alone_says_no_training() -> None:
+    judge = {"extractors": ["inception"], "reference": {"file": "adm-imagenet256"}}
+    values: dict[str, Any] = {
+        "study": "theirs",
+        "data": {"kind": "none", "image_size": 256, "num_classes": 1000},
+        "metrics": {"samples": 50000, "chunk": 500, **judge},
+        "given": {"adm-g": {"file": "~/admg.npz"}},
+        "tables": {"table4": {"paper": "mar_table4", "title": "T", "rows": [{"paper": "adm", "guided": "adm-g"}]}},
+    }  # fmt: skip
+    study = studies.resolve(values, "config/theirs.yaml")
+    assert study.variants == study.tokenizers == {} and study.given["adm-g"].file == os.path.expanduser("~/admg.npz")
+    assert table_names(study) == ["table4", "metrics"]
+    del values["given"]
+    assert "config/tiny.yaml: variants: is missing" in refusal(values)
