@@ -148,7 +148,13 @@ def train(study: str, variant: str, seed: int, recipe: str) -> None:
     else:
         from mar.training.trainer import train
 
-        train(loaded, root, variant, seed)
+        def operations() -> float:
+            from mar.planning import costs, plan
+
+            backbone, head, settings, tokens = costs.parts(loaded, variant, plan.count_images(loaded, root).classes)
+            return costs.training(backbone, head, tokens, settings)
+
+        train(loaded, root, variant, seed, operations)
 
 
 @main.command()

@@ -37,15 +37,18 @@ class Model(nn.Module):
         """From now on, compute activations inside blocks again in the backward pass instead of keeping them."""
         self.backbone.checkpointing = True
 
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, in the order in which they compute."""
+        return [part for part in self.backbone.modules() if isinstance(part, Block | AdaLNBlock)]
+
     def compile_blocks(self) -> None:
         """Compile the blocks and the denoiser when they are first used; parameters keep their names.
 
         Blocks of equal shape share one compilation. The rest of the model is not compiled: it draws random numbers, or
         its shapes depend on the mask ratio.
         """
-        for part in self.modules():
-            if isinstance(part, Block | AdaLNBlock | Denoiser):
-                part.compile()
+        for part in (*self.blocks(), *(part for part in self.head.modules() if isinstance(part, Denoiser))):
+            part.compile()
 
     def loss(self, tokens: Tensor, labels: Tensor, order: Tensor, known: int, noise: Noise) -> Tensor:
         """Training loss of a batch.
