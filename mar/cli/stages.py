@@ -177,11 +177,15 @@ def learning(study: str, variant: str, seed: int, recipe: str) -> None:
 @variant_option
 @setting_option
 @recipe_option
-def sweep(study: str, variant: str, setting: str, recipe: str) -> None:
-    """Choose guidance and temperature of a swept setting for a variant; the same command resumes."""
+@shard_option
+def sweep(study: str, variant: str, setting: str, recipe: str, shard: tuple[int, int]) -> None:
+    """Choose guidance and temperature of a swept setting for a variant, or measure a share of the points beside others.
+
+    The same command resumes.
+    """
     from mar.sampling.sweep import sweep
 
-    sweep(*open_study(study, variant, setting, recipe=recipe, stage="sweep"), variant, setting)
+    sweep(*open_study(study, variant, setting, recipe=recipe, stage="sweep"), variant, setting, shard)
 
 
 @main.command()

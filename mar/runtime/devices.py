@@ -8,6 +8,7 @@ GPU.
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,3 +61,17 @@ def _remedy(cuda: str | None) -> str:
 def bf16_peak(name: str) -> float | None:
     """Operations a second of a GPU's dense bf16 products, by the name that it gives itself; None of an unknown one."""
     return next((peak for part, peak in PEAKS.items() if part in name), None)
+
+
+def check_compiler(where: str) -> None:
+    """Refuse `compile: true` where there is no C++ compiler, before the first step fails inside torch.
+
+    Raises:
+        ValueError: there is none; the message says `where` in the study the key stands.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        raise ValueError(
+            f"compile: true in the {where}, and no C++ compiler {compiler!r} on the PATH; accepted: compile: false, or "
+            "install g++, or name another compiler in the variable CXX"
+        )

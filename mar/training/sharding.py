@@ -24,6 +24,7 @@ def shard(model: Any, world: World) -> None:
     for part in (*model.blocks(), model):
         split = fully_shard(part, mesh=mesh)
         split.set_gradient_divide_factor(1.0)  # gradients are summed; torch would take their mean
+        split.set_force_sum_reduction_for_comms(True)  # by plain sums, which gloo has too
     if not model.joint:  # whose loss is no more than a forward pass
         register_fsdp_forward_method(model, "loss")
 

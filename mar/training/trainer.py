@@ -8,8 +8,6 @@ their average, the optimiser's moments and the number of images seen.
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +23,7 @@ from mar.data.tokens import TokenSet, as_tokens
 from mar.models.model import build_model
 from mar.models.multiscale import load_quantizer
 from mar.models.order import draw_order, mask_ratio, num_masked
-from mar.runtime import checkpoint, distributed, precision, runlog, stop_signals
+from mar.runtime import checkpoint, devices, distributed, precision, runlog, stop_signals
 from mar.runtime.distributed import ALONE, World
 from mar.runtime.files import atomic, read, sha256, write
 from mar.runtime.folders import lock
@@ -41,9 +39,7 @@ from mar.training.meter import Meter
 from mar.training.schedule import learning_rate
 
 
-def train(
-    study: Study, root: Path, variant: str, seed: int, operations: Callable[[], float] | None = None
-) -> None:
+def train(study: Study, root: Path, variant: str, seed: int, operations: Callable[[], float] | None = None) -> None:
     """Train a variant with one seed; writes ema.safetensors and, last, run.json. Processes of one job share the work.
 
     Args:
@@ -163,7 +159,7 @@ class Trainer:
         if self.recipe.gradient_checkpointing:
             self.model.checkpoint_blocks()
         if self.recipe.compile:
-            check_compiler()
+            devices.check_compiler("recipe")
             self.model.compile_blocks()
         if self.sharding == "full":
             from mar.training import sharding  # takes a second to import
@@ -462,16 +458,6 @@ def start_average(model: nn.Module, folder: Path | None) -> dict[str, Tensor]:
     flat = torch.from_file(str(folder / "ema.float32"), shared=True, size=sum(sizes))
     parts = zip(parameters.items(), flat.split(sizes), strict=True)
     return {name: part.view_as(p).copy_(p) for (name, p), part in parts}
-
-
-def check_compiler() -> None:
-    """Refuse `compile: true` where there is no C++ compiler, before the first step fails inside torch."""
-    compiler = os.environ.get("CXX", "g++")
-    if not shutil.which(compiler):
-        raise ValueError(
-            f"compile: true in the recipe, and no C++ compiler {compiler!r} on the PATH; accepted: compile: false, or "
-            "install g++, or name another compiler in the variable CXX"
-        )
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
