@@ -18,7 +18,7 @@ CHOICES = ("cuda", "cpu")
 # Oldest driver of NVIDIA that runs torch's builds for a major version of CUDA (CUDA compatibility guide).
 DRIVERS = {"13": "580", "12": "525", "11": "450"}
 
-# Operations a second of dense bf16 products, by a part of the GPU's name (NVIDIA's data sheets). The first match counts.
+# Operations a second of dense bf16 products, by a part of the GPU's name (NVIDIA's data sheets). The first match is it.
 PEAKS = {
     **{"B200": 2250e12, "H200": 989e12, "GH200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12},
     **{"A100": 312e12, "A40": 149.7e12, "A30": 165e12, "L40S": 362e12, "L40": 181e12},

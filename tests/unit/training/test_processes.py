@@ -1,5 +1,6 @@
 """A training on 2, 3 and 4 processes, whole and split: equal bits after kill and resume, sums that overlap."""
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -10,15 +11,17 @@ import traceback
 import pytest
 import tiny
 import torch
-import torch._dynamo  # imported once, before the processes are forked, as is what splits a training
 from safetensors.torch import load_file
 from torch import nn
 
 from mar.data.tokens import TokenSet
 from mar.runtime import distributed, runlog
 from mar.runtime.files import read_json, sha256
-from mar.training import sharding  # noqa: F401
 from mar.training.trainer import Trainer
+
+# What splits a training is imported once, before the processes are forked.
+for module in ("torch._dynamo", "mar.training.sharding"):
+    importlib.import_module(module)
 
 WAYS = {"whole": "none", "split": "full"}
 # Twelve micro-batches a step, four steps, a checkpoint after each.
