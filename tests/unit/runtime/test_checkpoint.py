@@ -105,7 +105,7 @@ class TestWriter:
         assert begun.wait(60) and not checkpoint.checkpoints(tmp_path)
         may_end.set()
         writer.save(16, {})
-        assert [entry.images for entry in checkpoint.checkpoints(tmp_path)][0] == 8
+        assert checkpoint.checkpoints(tmp_path)[0].images == 8
         writer.wait()
         assert [entry.images for entry in checkpoint.checkpoints(tmp_path)] == [8, 16]
 
