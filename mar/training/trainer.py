@@ -326,7 +326,8 @@ class Trainer:
             for name, average in self.ema.items():
                 average.lerp_(parameters[name].to(average.device), 1 - self.recipe.ema)
             return
-        averages, weights = list(self.ema.values()), [parameters[name] for name in self.ema]
+        averages: list[Tensor] = list(self.ema.values())
+        weights: list[Tensor] = [parameters[name] for name in self.ema]
         if self.sharding == "full":
             from mar.training.sharding import local
 
