@@ -22,6 +22,11 @@ if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
     from mar.models.dit import DiT
 
 
+# Graphs of one function, at most: torch's limit of 8 counts those of all blocks and the denoiser together, and computes
+# what comes after it uncompiled.
+GRAPHS = 64
+
+
 class Model(nn.Module):
     """A variant: tokens -> backbone -> z -> head. Neither part knows which other one it has."""
 
@@ -47,6 +52,7 @@ class Model(nn.Module):
         Blocks of equal shape share one compilation. The rest of the model is not compiled: it draws random numbers, or
         its shapes depend on the mask ratio.
         """
+        torch._dynamo.config.recompile_limit = GRAPHS
         for part in (*self.blocks(), *(part for part in self.head.modules() if isinstance(part, Denoiser))):
             part.compile()
 

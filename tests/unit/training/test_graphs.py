@@ -46,29 +46,26 @@ def trainer(tmp_path, variant):
     return Trainer(study, variant, 0, tokens, root / "runs" / variant / "seed0")
 
 
-@pytest.mark.parametrize(("variant", "most"), [("mar-diff", 6), ("ar-ce", 1), ("var", 1)])
-def test_training(tmp_path, graphs, variant, most):
+def test_training(tmp_path, graphs):
     """Micro-batches of 14 mask ratios: blocks of equal shape share a graph, and lengths become symbols."""
-    run, counts, lengths = trainer(tmp_path, variant), [], set()
+    run, counts, lengths = trainer(tmp_path, "mar-diff"), [], set()
     run.model.train()
     for number in range(14):
         lengths.add(run.prepare(4 * number, 4).known)
         run.micro_batch_loss(4 * number, 4).backward()
         counts.append(len(graphs.found))
-    assert counts[-1] == counts[2] <= most
-    assert len(lengths) > 5 or variant != "mar-diff"
+    assert counts[-1] == counts[2] <= 6 and len(lengths) > 5
 
 
 SETTINGS = {
-    "mar-diff": Sampling(steps=8, diffusion_steps=3, guidance=2.0),
-    "ar-ce": Sampling(steps=16, guidance=2.0, kv_cache=True),
+    "mar-diff": Sampling(steps=5, diffusion_steps=3, guidance=2.0),
     "var": Sampling(steps=3, guidance=2.0, kv_cache=True),
 }
 
 
-@pytest.mark.parametrize(("variant", "most"), [("mar-diff", 6), ("ar-ce", 4), ("var", 4)])
+@pytest.mark.parametrize(("variant", "most"), [("mar-diff", 8), ("var", 4)])
 def test_sampling(tmp_path, graphs, variant, most):
-    """A batch of any number of steps; the batch after it needs no graph more, and draws what a plain model draws."""
+    """All steps of a batch share a few graphs; the batch after it needs none, and draws what a plain model draws."""
     run = trainer(tmp_path, variant)
     run.step(1e-2)
     model, manifest = run.model.eval(), run.tokens.manifest

@@ -24,21 +24,24 @@ for module in ("torch._dynamo", "mar.training.sharding"):
     importlib.import_module(module)
 
 WAYS = {"whole": "none", "split": "full"}
-# Twelve micro-batches a step, four steps, a checkpoint after each.
-RECIPE = tiny.STUDY["recipes"]["short"] | {"batch": 24, "micro_batch": 2, "checkpoint_images": 24, "log_images": 24}
-RECIPE |= {"warmup_images": 24, "evaluate_at": [0.5, 1.0]}
-KILLED = 72  # images after which all processes are killed: in the middle of the fourth step
+STEPS = 3  # of a training, with a checkpoint after each
 
 
-def study(way):
+def study(way, size):
+    """Two micro-batches of two images a step and process."""
+    batch = 4 * size
+    recipe = tiny.STUDY["recipes"]["short"] | {"images": STEPS * batch, "batch": batch, "micro_batch": 2}
+    recipe |= dict.fromkeys(("checkpoint_images", "log_images", "warmup_images"), batch)
     resources = {"nodes": 1, "gpus_per_node": 1, "hours": 1, "sharding": WAYS[way]}
     variant = tiny.STUDY["variants"]["mar-diff"] | {"resources": resources}
-    return tiny.study(recipes={"short": RECIPE}, variants={"mar-diff": variant}, tradeoff=[])
+    return tiny.study(
+        recipes={"short": recipe | {"evaluate_at": [2 / 3, 1.0]}}, variants={"mar-diff": variant}, tradeoff=[]
+    )
 
 
-def trainer(root, way, world=distributed.ALONE):
+def trainer(root, way, world, size=None):
     tokens = TokenSet.open(root / "tokens" / "kl" / "train")
-    return Trainer(study(way), "mar-diff", 0, tokens, root / way, world=world)
+    return Trainer(study(way, size or world.size), "mar-diff", 0, tokens, root / way, world=world)
 
 
 def together(size, work):
@@ -63,7 +66,7 @@ def together(size, work):
     for each in processes:
         each.start()
     for each in processes:
-        each.join(120)
+        each.join(600)
         each.kill()
     return [each.exitcode for each in processes]
 
@@ -73,10 +76,10 @@ class Abandoned(Exception):
 
 
 def dying(world, root):
-    """Abandon the split training in its fourth step, and be killed in that of the whole one."""
+    """Abandon the split training in its third step, and be killed in that of the whole one."""
 
     def step(self, rate):
-        if self.images == KILLED:
+        if self.images == 8 * world.size:
             self.writer.wait()
             if self.sharding == "full":
                 raise Abandoned
@@ -138,11 +141,11 @@ def test_kill_and_resume_give_equal_bits(tmp_path, size):
     assert together(size, lambda world: [trainer(killed, way, world).run() for way in WAYS]) == [0] * size
     averages = {}
     for way, split in WAYS.items():
-        for name in ("ema.safetensors", "ema-0000000048.safetensors"):
+        for name in ("ema.safetensors", f"ema-{8 * size:010d}.safetensors"):
             assert sha256(killed / way / name) == sha256(whole / way / name)
         lines = [runlog.read(root / way / "metrics.jsonl") for root in (killed, whole)]
         losses = [[(line["images"], line["loss"], line["grad_norm"]) for line in each] for each in lines]
-        assert losses[0] == losses[1] and len(losses[0]) == 4
+        assert losses[0] == losses[1] and len(losses[0]) == STEPS
         record = read_json(killed / way / "run.json")
         assert (record["processes"], record["sharding"], record["restarts"]) == (size, split, 1)
         averages[way] = load_file(whole / way / "ema.safetensors")
@@ -157,9 +160,9 @@ def test_one_process_goes_on_with_a_split_training(tmp_path, capsys):
     want = load_file(root / "split" / "ema.safetensors")
     index = root / "split" / "checkpoints" / "index.json"
     index.write_text(json.dumps(json.loads(index.read_text())[:-1]))
-    run = trainer(root, "split")
+    run = trainer(root, "split", distributed.ALONE, 2)
     assert "sharding full, and one process: it keeps everything" in capsys.readouterr().out
-    assert run.images == KILLED and all(type(tensor) is torch.Tensor for tensor in run.ema.values())
+    assert run.images == 16 and all(type(tensor) is torch.Tensor for tensor in run.ema.values())
     run.run()
     got = load_file(root / "split" / "ema.safetensors")
     for name, tensor in want.items():
@@ -182,14 +185,14 @@ def test_a_request_to_one_process_is_heard_by_all(tmp_path, monkeypatch):
     monkeypatch.setattr("mar.runtime.stop_signals.asked", asked)
     assert together(2, leaves) == [0, 0]
     (entry,) = read_json(root / "whole" / "checkpoints" / "index.json")
-    assert entry["images"] == 24
+    assert entry["images"] == 8
 
 
 def test_an_error_in_one_process_ends_the_others(tmp_path, monkeypatch):
     root = tiny.make_root(tmp_path)
 
     def failing(self, rate):
-        if self.images == 48 and self.world.rank == 1:
+        if self.images == 12 and self.world.rank == 1:
             raise ValueError("disk on fire")
         return STEP(self, rate)
 
