@@ -150,7 +150,13 @@ def train(study: str, variant: str, seed: int, recipe: str) -> None:
     else:
         from mar.training.trainer import train
 
-        train(loaded, root, variant, seed)
+        def operations() -> float:
+            from mar.planning import costs, plan
+
+            backbone, head, settings, tokens = costs.parts(loaded, variant, plan.count_images(loaded, root).classes)
+            return costs.training(backbone, head, tokens, settings)
+
+        train(loaded, root, variant, seed, operations)
 
 
 @main.command()
@@ -173,11 +179,15 @@ def learning(study: str, variant: str, seed: int, recipe: str) -> None:
 @variant_option
 @setting_option
 @recipe_option
-def sweep(study: str, variant: str, setting: str, recipe: str) -> None:
-    """Choose guidance and temperature of a swept setting for a variant; the same command resumes."""
+@shard_option
+def sweep(study: str, variant: str, setting: str, recipe: str, shard: tuple[int, int]) -> None:
+    """Choose guidance and temperature of a swept setting for a variant, or measure a share of the points beside others.
+
+    The same command resumes.
+    """
     from mar.sampling.sweep import sweep
 
-    sweep(*open_study(study, variant, setting, recipe=recipe, stage="sweep"), variant, setting)
+    sweep(*open_study(study, variant, setting, recipe=recipe, stage="sweep"), variant, setting, shard)
 
 
 @main.command()

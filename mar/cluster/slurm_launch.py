@@ -32,7 +32,7 @@ GRACE = 20.0  # seconds in which a job whose submission was cut off may still ar
 # file system, and a requeued job seems to be over for a moment.
 SEEN_OVER = 3
 LOSSES = 3  # how often in one call a job may vanish, or be warned too early, before that is an error
-SHARDED = ("encode", "features", "sample")  # commands that take --shard I N
+SHARDED = ("encode", "features", "sample", "sweep")  # commands that take --shard I N
 
 Answer = TypeVar("Answer")
 

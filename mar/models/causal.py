@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mar.models.blocks import NORM_EPS, Block, KVCache, gather, initialise, run_block
+from mar.models.blocks import NORM_EPS, Block, KVCache, initialise, rows_of, run_block
 from mar.study.parts import Backbone
 
 
@@ -54,16 +54,16 @@ class Causal(nn.Module):
         table = self.pos_embed_learned.expand(len(order), -1, -1)
         inputs = order[:, max(start - 1, 0) : stop - 1]  # positions of the input tokens, without [cls]
         index = inputs if tokens.ndim == 2 else inputs[:, :, None].expand(-1, -1, tokens.shape[2])
-        x = self.z_proj(torch.gather(tokens, 1, index)) + gather(table, inputs + 1)
+        x = self.z_proj(torch.gather(tokens, 1, index)) + rows_of(table, inputs + 1)
         if start == 0:
             x = torch.cat([(self.condition(labels)[:, None] + table[:, :1]).to(x.dtype), x], dim=1)
         targets = order[:, start:stop]
-        x = self.z_proj_ln(x + gather(self.target_pos_embed_learned.expand(len(order), -1, -1), targets))
+        x = self.z_proj_ln(x + rows_of(self.target_pos_embed_learned.expand(len(order), -1, -1), targets))
         for i, block in enumerate(self.blocks):
             x = run_block(block, x, self.checkpointing, causal=True, cache=cache, block=i)
         if cache is not None:
             cache.length += stop - start
-        return self.norm(x) + gather(self.diffusion_pos_embed_learned.expand(len(order), -1, -1), targets)
+        return self.norm(x) + rows_of(self.diffusion_pos_embed_learned.expand(len(order), -1, -1), targets)
 
     def forward(self, tokens: Tensor, labels: Tensor, order: Tensor, known: int) -> tuple[Tensor, Tensor]:
         """Conditions of all tokens by teacher forcing; `known` has no meaning here.

@@ -90,9 +90,13 @@ class DiT(nn.Module):
         """From now on, compute activations inside blocks again in the backward pass instead of keeping them."""
         self.net.enable_gradient_checkpointing()
 
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, in the order in which they compute."""
+        return list(self.net.transformer_blocks)
+
     def compile_blocks(self) -> None:
         """Compile the blocks when they are first used; parameters keep their names."""
-        for block in self.net.transformer_blocks:
+        for block in self.blocks():
             block.compile()
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:

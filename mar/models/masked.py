@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mar.models.blocks import NORM_EPS, Block, gather, initialise, run_block
+from mar.models.blocks import NORM_EPS, Block, gather, initialise, rows_of, run_block
 from mar.study.parts import Backbone
 
 
@@ -55,7 +55,7 @@ class Masked(nn.Module):
         index = known if tokens.ndim == 2 else known[:, :, None].expand(-1, -1, tokens.shape[2])
         x = self.z_proj(torch.gather(tokens, 1, index))
         positions = self.encoder_pos_embed_learned.expand(len(x), -1, -1)
-        embedded = gather(positions, known + self.buffer)  # (B, n, W)
+        embedded = rows_of(positions, known + self.buffer)  # (B, n, W)
         if buffer:
             x = torch.cat([self.condition(labels)[:, None].expand(-1, self.buffer, -1).to(x.dtype), x], dim=1)
             embedded = torch.cat([positions[:, : self.buffer], embedded], dim=1)
@@ -86,7 +86,7 @@ class Masked(nn.Module):
         for block in self.decoder_blocks[:-1]:
             x = run_block(block, x, self.checkpointing)
         x = run_block(self.decoder_blocks[-1], x, self.checkpointing, queries=targets + self.buffer)
-        return self.decoder_norm(x) + gather(self.diffusion_pos_embed_learned.expand(len(x), -1, -1), targets)
+        return self.decoder_norm(x) + rows_of(self.diffusion_pos_embed_learned.expand(len(x), -1, -1), targets)
 
     def forward(self, tokens: Tensor, labels: Tensor, order: Tensor, known: int) -> tuple[Tensor, Tensor]:
         """Conditions of all tokens to be predicted when the first `known` of each order are known.

@@ -22,6 +22,11 @@ if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
     from mar.models.dit import DiT
 
 
+# Graphs of one function, at most: torch's limit of 8 counts those of all blocks and the denoiser together, and computes
+# what comes after it uncompiled.
+GRAPHS = 64
+
+
 class Model(nn.Module):
     """A variant: tokens -> backbone -> z -> head. Neither part knows which other one it has."""
 
@@ -37,15 +42,19 @@ class Model(nn.Module):
         """From now on, compute activations inside blocks again in the backward pass instead of keeping them."""
         self.backbone.checkpointing = True
 
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, in the order in which they compute."""
+        return [part for part in self.backbone.modules() if isinstance(part, Block | AdaLNBlock)]
+
     def compile_blocks(self) -> None:
         """Compile the blocks and the denoiser when they are first used; parameters keep their names.
 
         Blocks of equal shape share one compilation. The rest of the model is not compiled: it draws random numbers, or
         its shapes depend on the mask ratio.
         """
-        for part in self.modules():
-            if isinstance(part, Block | AdaLNBlock | Denoiser):
-                part.compile()
+        torch._dynamo.config.recompile_limit = GRAPHS
+        for part in (*self.blocks(), *(part for part in self.head.modules() if isinstance(part, Denoiser))):
+            part.compile()
 
     def loss(self, tokens: Tensor, labels: Tensor, order: Tensor, known: int, noise: Noise) -> Tensor:
         """Training loss of a batch.

@@ -50,7 +50,7 @@ VGG = 30  # layers of VGG-16 that LPIPS looks through
 IDLE: dict[str, Any] = {
     **{"temperature": 1.0, "top_k": None, "top_p": None, "eta": 0.0, "clamp": None, "solver": "ancestral"},
     **{"guidance_schedule": "linear", "guidance_channels": None, "seed": 0},
-    **{"dtype": "fp32", "head_dtype": None, "tf32": False},
+    **{"dtype": "fp32", "head_dtype": None, "tf32": False, "compile": False},
 }
 
 

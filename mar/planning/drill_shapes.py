@@ -181,7 +181,7 @@ def _setting(study: Study, variant: str) -> dict[str, Any]:
     kind, head = study.backbones[v.backbone].kind, study.heads[v.head].kind
     settings = [study.sampling[s].points[-1] for s in v.sampling]  # of a sweep one point
     chosen = max(settings, key=lambda s: (s.guidance != 1.0, s.kv_cache), default=None)
-    values = _plain(chosen) if chosen else {"steps": 1}
+    values = (_plain(chosen) if chosen else {"steps": 1}) | {"compile": False}
     tokens, scales = study.tokens(v.tokenizer), study.tokenizers[v.tokenizer].scales or ()
     values["steps"] = {"causal": tokens, "dit": 1, "scales": len(scales)}.get(kind, min(STEPS, tokens))
     return values | ({"diffusion_steps": STEPS} if head in ("diffusion", "joint") else {})

@@ -1,22 +1,27 @@
 """Checkpoints of a training: written atomically with a checksum; the last two are kept, the newest intact one resumed.
 
+A training goes on while a copy of its state is written (`Writer`). The checksum is taken of the bytes on their way to
+the file, which is not read again.
+
 Weights and checkpoints of another model are refused in one message, whatever error torch or safetensors raises.
 """
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pydantic import ConfigDict, NonNegativeInt, RootModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from mar.runtime.distributed import ALONE, World
 from mar.runtime.files import FileName, Part, Sha256, atomic, read, sha256, write
@@ -48,12 +53,74 @@ def save(folder: Path, images: int, state: dict[str, Any]) -> None:
     """
     before = [entry for entry in checkpoints(folder) if entry.images < images]
     name = f"{images:010d}.pt"
-    with atomic(folder / name) as temporary:
-        torch.save(state, temporary)
-    entries = (*before, Checkpoint(file=name, images=images, sha256=sha256(folder / name)))
+    with atomic(folder / name) as temporary, open(temporary, "wb") as file:
+        hashed = _Hashed(file)
+        torch.save(state, hashed)  # type: ignore[arg-type]  # of a file it needs these methods
+    entries = (*before, Checkpoint(file=name, images=images, sha256=hashed.digest.hexdigest()))
     write(folder / INDEX, Index(entries[-KEPT:]))
     for entry in entries[:-KEPT]:
         (folder / entry.file).unlink(missing_ok=True)
+
+
+class _Hashed:
+    """A file that torch writes from its beginning to its end, and the checksum of what it wrote."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.digest.update(content)
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+class Writer:
+    """Writes the checkpoints of one training beside it, one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._under_way: Future[None] | None = None
+
+    def save(self, images: int, state: dict[str, Any]) -> None:
+        """Begin to write the state after `images` images, a copy that nobody changes (`copied`).
+
+        Raises:
+            OSError: the checkpoint before this one could not be written.
+        """
+        self.wait()
+        self._under_way = self._thread.submit(save, self.folder, images, state)
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that was begun is on disk.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        if self._under_way is not None:
+            under_way, self._under_way = self._under_way, None
+            under_way.result()
+
+
+def copied(state: Any, keep: bool = True) -> Any:
+    """A copy in main memory of a training state: dicts and lists of tensors and plain values.
+
+    Where a training is split among processes, all of them call it, and one keeps the copy: the others get no tensors.
+    """
+    if isinstance(state, Tensor):
+        tensor = whole(state)
+        return tensor.detach().to("cpu", copy=True) if keep else None
+    if isinstance(state, dict):
+        return {key: copied(value, keep) for key, value in state.items()}
+    return [copied(value, keep) for value in state] if isinstance(state, list) else state
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor; of one that is split among processes all of it, for which all of them have to call this."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full
 
 
 @contextmanager

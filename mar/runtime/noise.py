@@ -2,7 +2,8 @@
 
 A stream of random numbers is named ("train", seed, micro-batch index) or ("sample", seed, chunk id), never by a rank, a
 worker or the place in a program. That makes a resumed run equal to an uninterrupted one, and samples independent of how
-they were split among processes.
+they were split among processes. The numbers of a stream are those of one model of device: torch's generators on a CPU
+and on a GPU differ, and on GPUs the numbers of a large tensor depend on how many threads run at once.
 """
 
 from __future__ import annotations

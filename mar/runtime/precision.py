@@ -40,7 +40,8 @@ def deterministic(device: torch.device) -> Iterator[None]:
     """Let a GPU take only algorithms that give equal bits each time; torch raises where it has none.
 
     By default the backward passes of attention, of `gather` and of convolutions add in whichever order their threads
-    come. Products need CUBLAS_WORKSPACE_CONFIG for it, which `mar` sets before CUDA starts. A CPU repeats its bits.
+    come. Products need CUBLAS_WORKSPACE_CONFIG for it, and compiled code TORCHINDUCTOR_DETERMINISTIC (it would try
+    which kernels are fast), which `mar` sets before either starts. A CPU repeats its bits.
     """
     if device.type != "cuda":
         yield

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from mar.data.images import to_uint8
 from mar.data.latents import unpatchify
 from mar.features.networks.extractors import Extractor
 from mar.models.order import draw_order
+from mar.runtime import devices
 from mar.runtime.files import read
 from mar.runtime.noise import Noise
 from mar.runtime.precision import autocast, tf32
@@ -23,6 +26,8 @@ from mar.study.records import TokenManifest
 from mar.study.study import Study
 from mar.tokenizers import autoencoder
 from mar.training.trained import load_trained
+
+Looks = dict[str, torch.Tensor]  # what a network says of images: features (n, F), logits (n, K), ...
 
 
 class Sampler:
@@ -43,6 +48,7 @@ class Sampler:
         self.model, self.checkpoint = load_trained(study, root, variant, seed, self.manifest, images)
         self.device = next(self.model.parameters()).device
         self.tokenizer = autoencoder.load(root, name, study).to(self.device)
+        self.ready_to_compile = False
 
     @torch.no_grad()
     def draw(self, settings: Sampling, labels: torch.Tensor, noise: Noise, kept: Kept | None = None) -> torch.Tensor:
@@ -56,7 +62,7 @@ class Sampler:
         ids = manifest.kind == "ids"
         shape = (length,) if ids else (length, manifest.token_dim)
         blank = torch.zeros(shape, dtype=torch.long if ids else torch.float32, device=self.device)
-        with tf32(settings.tf32), autocast(self.device, settings.dtype):
+        with tf32(settings.tf32), autocast(self.device, settings.dtype), self._compiled(settings.compile):
             tokens = generate(self.model, labels.to(self.device), order, blank, settings, noise, kept)
         with tf32(settings.tf32), autocast(self.device, settings.head_dtype or settings.dtype):
             if ids:
@@ -72,6 +78,17 @@ class Sampler:
                 f"{settings.model_dump_json(exclude_defaults=True)}; accepted: settings that this model can draw with"
             )
         return to_uint8(images)
+
+    def _compiled(self, wanted: bool) -> AbstractContextManager[None]:
+        """The context in which the model is compiled, if that is wanted; the first one makes it ready for that."""
+        if wanted and not self.ready_to_compile:
+            devices.check_compiler("sampling setting")
+            self.model.compile_blocks()
+            self.ready_to_compile = True
+        if not self.ready_to_compile:
+            return nullcontext()
+        stance: AbstractContextManager[None] = torch.compiler.set_stance("default" if wanted else "force_eager")
+        return stance
 
     def chunk(self, setting: str, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Chunk `number` of the sample set: images uint8 (n, H, W, 3) and their classes int64 (n,)."""
@@ -89,6 +106,7 @@ class Sampler:
         labels: torch.Tensor,
         stream: tuple[str | int, ...],
         done: Callable[[int], object],
+        kept: Callable[[int, Callable[[], Looks]], Looks] = lambda number, look: look(),
     ) -> dict[str, np.ndarray]:
         """Features and logits by a network of one image of each class in `labels` (n,); the images are not kept.
 
@@ -99,14 +117,18 @@ class Sampler:
             stream: name of the random numbers, to which the number of the chunk is added. Sets that are drawn from the
                 same stream are paired image by image.
             done: is told the number of images of each chunk.
+            kept: gives the features of a chunk by its number, from where they are kept or by the function that it gets.
 
         Raises:
             ValueError: images or features are not finite.
         """
-        parts: list[dict[str, torch.Tensor]] = []
+
+        def look(number: int, classes: torch.Tensor) -> Looks:
+            return network(self.draw(settings, classes, Noise(*stream, number, device=self.device)))
+
+        parts: list[Looks] = []
         for number, classes in enumerate(labels.split(self.study.metrics.chunk)):
-            noise = Noise(*stream, number, device=self.device)
-            parts.append(network(self.draw(settings, classes, noise)))
+            parts.append(kept(number, partial(look, number, classes)))
             done(len(classes))
         arrays = {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0] if key != "spatial"}
         if not all(np.isfinite(values).all() for values in arrays.values()):

@@ -10,13 +10,15 @@ are other numbers than those of the sample sets, so that the chosen point is eva
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mar.runtime.files import read, sha256, write
-from mar.runtime.folders import claim
-from mar.runtime.shards import stage
+from mar.runtime.files import atomic, read, sha256, write
+from mar.runtime.folders import claim, lock, still_ours
+from mar.runtime.shards import Share, stage
 from mar.study import layout
 from mar.study.chosen_settings import AXES
 from mar.study.parts import Sampling
@@ -36,7 +38,7 @@ from mar.study.study import Study
 if TYPE_CHECKING:
     from mar.features.networks.extractors import Extractor
     from mar.metrics.evaluate import Real
-    from mar.sampling.sampler import Sampler
+    from mar.sampling.sampler import Looks, Sampler
 
 
 POINT = "guidance{}-temperature{}.json"  # file of a point
@@ -46,12 +48,20 @@ Point = tuple[float, float]  # guidance scale, temperature
 Done = Callable[[int], None]  # is told how many more images were drawn
 
 
-def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
+def sweep(study: Study, root: str | Path, variant: str, setting: str, share: Share = (0, 1)) -> None:
     """Write sweeps/<variant>/<setting>.json: FID at each point of a setting's grid, with the first seed's weights.
 
-    Each point is written to a folder beside that file as soon as it is measured. The same command goes on with the
-    missing points, also after the grid has been extended. A point whose images or features are not finite is recorded
-    with its error and cannot win.
+    Each point is written to a folder beside that file as soon as it is measured, and until then the features of each
+    chunk of its images. The same command goes on with what is missing, also after the grid has been extended. A point
+    whose images or features are not finite is recorded with its error and cannot win.
+
+    Args:
+        study: the study.
+        root: its results folder.
+        variant: a trained variant.
+        setting: a sampling setting with a sweep.
+        share: (i, n) measures points i, i + n, i + 2 n, ... of the grid; the worker that completes the grid also
+            measures what `refine` asks for, and writes the result.
 
     Raises:
         ValueError: the setting has no sweep, an earlier stage has not run, the features of the real images are by other
@@ -76,15 +86,18 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
     recipe = SweepRecipe(slice=sweep_key(study, variant, setting), **inputs)
     report = layout.sweep(root, variant, setting)
     folder = report.with_suffix("")
-    with stage(report, lambda: read(report, SweepRecord).recipe == recipe, folder=folder) as todo:
-        if not todo:
-            return
-        claim(
-            folder,
-            {"point": point_key(study, variant, setting), **inputs},
-            "recipe.json",
-            layout.twin(study, root, folder),
-        )
+    of_points = {"point": point_key(study, variant, setting), **inputs}
+    coming = [(g, t) for g in grid.guidance for t in grid.temperature]
+    mine = coming[share[0] :: share[1]]
+
+    def file_of(point: Point) -> Path:
+        return folder / POINT.format(*map(float, point))
+
+    def finished() -> bool:
+        return read(report, SweepRecord).recipe == recipe
+
+    @cache
+    def judge() -> tuple[Sampler, Extractor, Done]:
         sampler = Sampler(study, root, variant, seed)
         network = extractors.load(main, study, root, sampler.device)
         if network.weights != recipe.weights:
@@ -92,14 +105,36 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
                 f"{main}: weights {network.weights[:12]}, {real.identity.name} was judged with {recipe.weights[:12]}; "
                 "accepted: the same; run `mar features` and `mar statistics` again"
             )
-        missing = most(grid) - len(list(folder.glob(POINT.format("*", "*"))))
-        done = Progress(f"sweep {variant} {setting}", max(missing, 0) * grid.samples).update
+        measured = len(list(folder.glob(POINT.format("*", "*"))))
+        missing = most(grid) - measured if share[1] == 1 else sum(not file_of(point).exists() for point in mine)
+        return sampler, network, Progress(f"sweep {variant} {setting}", max(missing, 0) * grid.samples).update
 
-        def numbers_at(point: Point) -> SweepNumbers:
-            settings = study.sampling[setting].at(*point)
-            path = folder / POINT.format(*map(float, point))
-            return recorded(path, lambda: measure(sampler, network, real, settings, grid.samples, done))
+    def numbers_at(point: Point) -> SweepNumbers:
+        path = file_of(point)
+        if path.exists():
+            return read(path, SweepPointRecord)
+        still_ours(folder, of_points)
+        chunks, settings, (sampler, network, done) = path.with_suffix(""), study.sampling[setting].at(*point), judge()
+        keep = partial(kept, chunks)
+        numbers = recorded(path, lambda: measure(sampler, network, real, settings, grid.samples, done, keep))
+        shutil.rmtree(chunks, ignore_errors=True)
+        return numbers
 
+    with stage(report, finished, folder=folder) as todo:
+        if not todo:
+            return
+        claim(folder, of_points, "recipe.json", layout.twin(study, root, folder))
+    with lock(folder / f"shard-{share[0]}-of-{share[1]}"):
+        for point in mine:
+            numbers_at(point)
+    with lock(folder):
+        still_ours(folder, of_points)
+        left = [point for point in coming if not file_of(point).exists()]
+        if left or (report.exists() and finished()):
+            print(
+                f"{report}: {len(left)} points are left to other workers" if left else f"{report}: complete", flush=True
+            )
+            return
         points = search(grid, numbers_at)
         lowest = winner(points)
         if lowest is None:
@@ -126,6 +161,23 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
         write(report, record)
         chosen = f"guidance {best.guidance:g}, temperature {best.temperature:g}"
         print(f"{report}: {len(points)} points, {chosen}: FID {best.fid.value:.4g}, {_lowest(lowest)}", flush=True)
+
+
+def kept(folder: Path, number: int, look: Callable[[], Looks]) -> Looks:
+    """The features and logits of a chunk of a point, from the file that keeps them until the point is measured."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    file = folder / f"chunk-{number:05d}.safetensors"
+    if file.exists():
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            print(f"{file}: {error}; drawing the chunk again", flush=True)
+    looks = {key: values.contiguous() for key, values in look().items() if key != "spatial"}  # which no sweep needs
+    with atomic(file) as temporary:
+        save_file(looks, temporary)
+    return looks
 
 
 def search(grid: Grid, numbers_at: Callable[[Point], SweepNumbers]) -> list[SweepPoint]:
@@ -211,19 +263,24 @@ def edge(points: list[SweepPoint], best: SweepPoint) -> tuple[str, ...]:
 
 
 def recorded(path: Path, measure: Callable[[], SweepNumbers]) -> SweepNumbers:
-    """The numbers in a point's file; without a file they, or the error of measuring them, are written first."""
-    if not path.exists():
-        try:
-            numbers = measure()
-        except ValueError as error:
-            numbers = SweepNumbers(error=str(error))
-            print(f"{path.stem}: {error}", flush=True)
-        write(path, SweepPointRecord(**{key: value for key, value in numbers if value is not None}))
+    """Measure a point and write its file: the numbers, or the error of measuring them."""
+    try:
+        numbers = measure()
+    except ValueError as error:
+        numbers = SweepNumbers(error=str(error))
+        print(f"{path.stem}: {error}", flush=True)
+    write(path, SweepPointRecord(**{key: value for key, value in numbers if value is not None}))
     return read(path, SweepPointRecord)
 
 
 def measure(
-    sampler: Sampler, network: Extractor, real: Real, settings: Sampling, samples: int, done: Done
+    sampler: Sampler,
+    network: Extractor,
+    real: Real,
+    settings: Sampling,
+    samples: int,
+    done: Done,
+    kept: Callable[[int, Callable[[], Looks]], Looks],
 ) -> SweepNumbers:
     """FID, Inception score, precision and recall at one point.
 
@@ -237,6 +294,7 @@ def measure(
         settings: sampling setting with the guidance scale and temperature of the point.
         samples: number of images.
         done: is told the number of images of each chunk.
+        kept: gives the features of a chunk by its number, from where they are kept or by the function that it gets.
 
     Raises:
         ValueError: images or features are not finite.
@@ -248,7 +306,7 @@ def measure(
 
     study, labels = sampler.study, chunk_labels(0, samples, sampler.manifest.classes)
     # the same random numbers at all points, so that differences between points are paired
-    arrays = sampler.looked_at(network, settings, labels, ("sweep", study.seed, sampler.seed), done)
+    arrays = sampler.looked_at(network, settings, labels, ("sweep", study.seed, sampler.seed), done, kept)
     draw = Bootstrap(labels.numpy(), RESAMPLES, study.seed)
     score = draw.inception_score(arrays["logits"]) if "logits" in arrays else None
     numbers: dict[str, Any] = {"fid": draw.fid(arrays["features"], real.statistics), "inception_score": score}

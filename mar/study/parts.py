@@ -464,6 +464,7 @@ class Sampling(Section):
         None, description="the same of the head and of the tokenizer's decoder; default with fp16 and bf16: fp32"
     )
     tf32: bool = Field(False, description="fp32 products in TF32, on GPUs that have it (DiT, as published)")
+    compile: bool = Field(False, description="torch.compile the blocks and the denoiser; needs a C++ compiler")
     seed: Seed = Field(0, description="sampling seed: another one draws other images with the same weights")
     sweep: Sweep | None = Field(None, description="guidance and temperature are the best of this grid, for each model")
 

@@ -341,6 +341,7 @@ class RunRecord(Record):
         restarts: how often it was resumed.
         final_loss: training loss at its end.
         processes: number of processes that shared a batch.
+        sharding: full where its state was split among them, when it ended.
         checkpoint: checksum of the averaged weights.
         averages: checksum of the average after so many images, for each that was kept on the way.
         tokens: checksum of the manifest of its tokens.
@@ -355,6 +356,7 @@ class RunRecord(Record):
     restarts: NonNegativeInt
     final_loss: FiniteFloat | None = None
     processes: PositiveInt = 1
+    sharding: Literal["none", "full"] = "none"
     checkpoint: Sha256
     averages: dict[str, Sha256] = Field(default_factory=dict)
     tokens: Sha256

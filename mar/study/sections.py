@@ -18,6 +18,9 @@ class Resources(Section):
     nodes: PositiveInt = 1
     gpus_per_node: PositiveInt = 1
     hours: PositiveFloat = Field(description="time limit of a job; a longer training goes on in the next one")
+    sharding: Literal["none", "full"] = Field(
+        "none", description="full: each GPU keeps a share of weights, gradients and moments, where they do not fit one"
+    )
 
 
 class Classifier(Section):

@@ -146,6 +146,7 @@ def fit(
     steps = math.ceil(total / config.batch)
     every = max(total // CHECKPOINTS, CHECKPOINT_IMAGES)
     progress = Progress(f"tokenizer {tokenizer.kind}", total, done)
+    writer = checkpoint.Writer(checkpoints) if checkpoints else None
     for step in range(done // config.batch, steps):
         rate = peak * 0.5 * (1.0 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
@@ -186,10 +187,12 @@ def fit(
         if step % max(1, steps // 100) == 0 or step == steps - 1:
             values = {"images": progress.done, "loss": loss.item(), "reconstruction": distance.item(), **logged}
             runlog.append(log, values | {"learning_rate": rate, "grad_norm": norm.item(), "time": time.time()})
-        if checkpoints and progress.done // every > images_before // every and step < steps - 1:
+        if writer and progress.done // every > images_before // every and step < steps - 1:
             state_now: dict[str, Any] = {name: part.state_dict() for name, part in parts.items() if part is not None}
             state_now |= {"images": progress.done, "order": order.clone(), "generator": generator.get_state()}
-            checkpoint.save(checkpoints, progress.done, state_now)
+            writer.save(progress.done, checkpoint.copied(state_now))
+    if writer:
+        writer.wait()
     tokenizer.to(memory_format=torch.contiguous_format)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,8 @@ def _progress_table(study: Study, root: Path) -> Table:
     from rich.table import Table
 
     table = Table(title=f"{study.study}: {root}", box=box.SIMPLE_HEAD, title_justify="left")
-    for column in ("training", "images", "of", "loss", "images/s", "left"):
+    measured = ("data wait", "memory GB", "MFU")
+    for column in ("training", "images", "of", "loss", "images/s", *measured, "left"):
         table.add_column(column, justify="left" if column == "training" else "right", no_wrap=True)
     for source in _sources(study, root):
         lines = read(source.folder / layout.LOG)
@@ -55,8 +57,19 @@ def _progress_table(study: Study, root: Path) -> Table:
         left = "done" if source.done.exists() else "" if not rate else _clock((source.total - last["images"]) / rate)
         loss = f"{last['loss']:.4f}" if _is_number(last.get("loss")) else ""
         name = source.key.removeprefix("runs/")
-        table.add_row(name, f"{last['images']:,}", f"{source.total:,}", loss, f"{rate:,.0f}" if rate else "", left)
+        speed = f"{rate:,.0f}" if rate else ""
+        table.add_row(name, f"{last['images']:,}", f"{source.total:,}", loss, speed, *_measured(last), left)
     return table
+
+
+def _measured(line: dict[str, Any]) -> list[str]:
+    """Data wait, peak memory and utilisation of the last line of a log; empty where it has none."""
+    forms: dict[str, Callable[[float], str]] = {
+        "data_wait": "{:.0%}".format,
+        "peak_memory": lambda number: f"{number / 1e9:.1f}",
+        "utilisation": "{:.0%}".format,
+    }
+    return [form(line[name]) if _is_number(line.get(name)) else "" for name, form in forms.items()]
 
 
 def _rate(lines: list[dict[str, Any]]) -> float:

@@ -8,12 +8,12 @@ their average, the optimiser's moments and the number of images seen.
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -23,7 +23,7 @@ from mar.data.tokens import TokenSet, as_tokens
 from mar.models.model import build_model
 from mar.models.multiscale import load_quantizer
 from mar.models.order import draw_order, mask_ratio, num_masked
-from mar.runtime import checkpoint, distributed, precision, runlog, stop_signals
+from mar.runtime import checkpoint, devices, distributed, precision, runlog, stop_signals
 from mar.runtime.distributed import ALONE, World
 from mar.runtime.files import atomic, read, sha256, write
 from mar.runtime.folders import lock
@@ -35,11 +35,19 @@ from mar.study import layout
 from mar.study.records import RunRecord
 from mar.study.stage_keys import train_key
 from mar.study.study import Study
+from mar.training.meter import Meter
 from mar.training.schedule import learning_rate
 
 
-def train(study: Study, root: Path, variant: str, seed: int) -> None:
+def train(study: Study, root: Path, variant: str, seed: int, operations: Callable[[], float] | None = None) -> None:
     """Train a variant with one seed; writes ema.safetensors and, last, run.json. Processes of one job share the work.
+
+    Args:
+        study: the study.
+        root: its results folder.
+        variant: what to train.
+        seed: training seed.
+        operations: counts the operations of one image, for the log; called on GPUs whose peak is known.
 
     Raises:
         ValueError: tokens are missing or corrupt, or the loss is not finite.
@@ -61,11 +69,34 @@ def train(study: Study, root: Path, variant: str, seed: int) -> None:
         twin = layout.twin(study, root, folder)
         if world.first(lambda: unfinished(report, sound, recipe, twin, said="trained already")):
             with precision.deterministic(world.device):
-                Trainer(study, variant, seed, tokens, folder, world=world).run()
+                Trainer(study, variant, seed, tokens, folder, world=world).run(operations)
+
+
+class MicroBatch(NamedTuple):
+    """What the model's loss takes of one micro-batch.
+
+    Attributes:
+        x: tokens, ids (B, L) or scaled latents (B, L, D).
+        labels: (B,) classes, -1 where the label is dropped.
+        order: (B, L) positions in generation order.
+        known: tokens that a masked backbone sees.
+        noise: stream of the random numbers that are left to draw.
+        ready: on a GPU, when all of it is computed.
+    """
+
+    x: Tensor
+    labels: Tensor
+    order: Tensor
+    known: int
+    noise: Noise
+    ready: torch.cuda.Event | None
 
 
 class Trainer:
     """A training under way.
+
+    A thread prepares the next micro-batch while the model computes. Its copies to a GPU come from pinned memory and go
+    by a queue of their own, so that what it waits for is no work of the model.
 
     Attributes:
         model: the model, with the weights after the last step.
@@ -75,6 +106,7 @@ class Trainer:
         seconds: time spent training, over all restarts.
         restarts: how many times a checkpoint was resumed.
         micro: images in a micro-batch; a step sums the gradients of batch / micro of them.
+        sharding: full where the state of the training is split among the processes, else none.
     """
 
     def __init__(
@@ -102,6 +134,11 @@ class Trainer:
             ValueError: the micro-batches of a step cannot be shared equally, no checkpoint is intact, or there is no
                 compiler where the recipe needs one.
         """
+        resources = study.variants[variant].resources
+        self.sharding = resources.sharding if resources else "none"
+        if self.sharding == "full" and world.size == 1:
+            print(f"{folder}: sharding full, and one process: it keeps everything", flush=True)
+            self.sharding = "none"
         self.world, self.ema_folder = world, ema_folder
         self.study, self.variant, self.seed, self.tokens, self.folder = study, variant, seed, tokens, folder
         self.recipe = study.recipes[study.variants[variant].recipe]
@@ -122,19 +159,34 @@ class Trainer:
         if self.recipe.gradient_checkpointing:
             self.model.checkpoint_blocks()
         if self.recipe.compile:
-            check_compiler()
+            devices.check_compiler("recipe")
             self.model.compile_blocks()
+        if self.sharding == "full":
+            from mar.training import sharding  # takes a second to import
+
+            sharding.shard(self.model, world)
         self.ema = start_average(self.model, ema_folder)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, self.recipe.weight_decay), lr=0.0, betas=self.recipe.betas, fused=True
         )
         self.images, self.seconds, self.restarts, self.order_cache = 0, 0.0, 0, (-1, torch.empty(0))
+        self.requests = 0.0  # processes that were asked to leave before the last step ended
+        self.writer = checkpoint.Writer(folder / layout.CHECKPOINTS)
+        self.meter = Meter(self.device, world.size, self.recipe.dtype)
+        self.thread, self.ahead = ThreadPoolExecutor(1, "ahead"), dict[tuple[int, int, int], Future[MicroBatch]]()
+        self.queue = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._resume()
 
-    def run(self) -> None:
-        """Train to the end of the recipe and write the outputs; only the first process writes files."""
+    def run(self, operations: Callable[[], float] | None = None) -> None:
+        """Train to the end of the recipe and write the outputs; only the first process writes files.
+
+        Args:
+            operations: counts the operations of one image, for the log; called on GPUs whose peak is known.
+        """
         recipe, start, earlier_seconds = self.recipe, time.monotonic(), self.seconds
         log = self.folder / layout.LOG
+        if self.world.rank == 0:
+            self.meter.start(self.images, operations)
         progress = Progress(f"train {self.variant} seed {self.seed}", recipe.images, self.images)
         loss, norm, rate = math.nan, math.nan, 0.0
         while self.images < recipe.images:
@@ -142,40 +194,54 @@ class Trainer:
             loss, norm = self.step(rate)
             self.images += recipe.batch
             self.seconds = earlier_seconds + time.monotonic() - start
+            logged = self.images % recipe.log_images == 0 or self.images == recipe.images
             if self.world.rank == 0:
                 progress.update(recipe.batch, loss=loss)
-                if self.images % recipe.log_images == 0 or self.images == recipe.images:
+                if logged:
                     line = {"images": self.images, "loss": loss, "learning_rate": rate, "grad_norm": norm}
-                    runlog.append(log, {**line, "seconds": round(self.seconds, 3), "time": time.time()})
-                if (
-                    self.images in recipe.points[:-1]
-                ):  # before the checkpoint: a restart from that one misses no average
-                    self._keep_average(layout.kept_average(self.folder, self.images))
-                if self.images % recipe.checkpoint_images == 0 or self.images == recipe.images:
-                    checkpoint.save(self.folder / layout.CHECKPOINTS, self.images, self.state())
-            if self.images < recipe.images and self._stop_requested():
-                self.world.first(lambda: checkpoint.save(self.folder / layout.CHECKPOINTS, self.images, self.state()))
+                    line |= {"seconds": round(self.seconds, 3), "time": time.time()} | self.meter.read(self.images)
+                    runlog.append(log, line)
+            if self.images in recipe.points[:-1]:  # before the checkpoint: a restart from that one misses no average
+                self._keep_average(layout.kept_average(self.folder, self.images))
+            leaving = self.images < recipe.images and self._stop_requested()
+            if leaving or self.images % recipe.checkpoint_images == 0 or self.images == recipe.images:
+                self._checkpoint()
+            if leaving:
+                self.world.first(self.writer.wait)
                 raise SystemExit(stop_signals.LEFT)
+        self.world.first(self.writer.wait)
+        self._keep_average(self.folder / layout.AVERAGE)
         self.world.first(lambda: self._finish(last_loss(log)))
 
     def _stop_requested(self) -> bool:
         """Whether any of the processes received a signal to stop; all of them get the same answer."""
-        requests = torch.tensor(float(stop_signals.asked()), device=self.device)
-        self.world.sum([requests])
-        return bool(requests)
+        return self.requests > 0 if self.world.size > 1 else stop_signals.asked()
+
+    def _checkpoint(self) -> None:
+        """Copy the state, and let the first process write the copy while the training goes on."""
+        state = checkpoint.copied(self.state(), keep=self.world.rank == 0)
+        self.world.first(lambda: self.writer.save(self.images, state))
 
     def _keep_average(self, path: Path) -> None:
         """Write the averaged weights."""
-        with atomic(path) as temporary:
-            save_file({k: v.cpu() for k, v in self.ema.items()}, temporary)
+        average = {}
+        for name, tensor in self.ema.items():
+            complete = checkpoint.whole(tensor)
+            if self.world.rank == 0:
+                average[name] = complete.cpu()
+
+        def write_average() -> None:
+            with atomic(path) as temporary:
+                save_file(average, temporary)
+
+        self.world.first(write_average)
 
     def _finish(self, final_loss: float) -> None:
-        """Write the averaged weights, then run.json.
+        """Write run.json.
 
         Raises:
             ValueError: an average that was kept on the way is gone.
         """
-        self._keep_average(self.folder / layout.AVERAGE)
         averages = {str(images): layout.kept_average(self.folder, images) for images in self.recipe.points[:-1]}
         if missing := [path for path in averages.values() if not path.exists()]:
             raise ValueError(
@@ -192,6 +258,7 @@ class Trainer:
             restarts=self.restarts,
             final_loss=final_loss,
             processes=self.world.size,
+            sharding=self.sharding,
             checkpoint=sha256(self.folder / layout.AVERAGE),
             averages={images: sha256(path) for images, path in averages.items()},
             tokens=self.tokens.sha256,
@@ -202,61 +269,120 @@ class Trainer:
     def step(self, rate: float) -> tuple[float, float]:
         """One optimiser step on a global batch; returns the loss and the gradient norm before clipping."""
         recipe, self.model = self.recipe, self.model.train()
-        start, stride = self.images + self.world.rank * self.micro, self.world.size * self.micro
-        total = torch.zeros((), device=self.device)
-        for first in range(start, self.images + recipe.batch, stride):
-            for mask in range(recipe.masks_per_image):
-                with precision.tf32(recipe.tf32):
-                    loss = self.micro_batch_loss(first, self.micro, mask)
-                    loss = loss * (self.micro / (recipe.batch * recipe.masks_per_image))
+        parts = self._parts(self.images)
+        coming = parts[1:]  # the micro-batch after each
+        if self.images + recipe.batch < recipe.images:
+            coming += self._parts(self.images + recipe.batch)[:1]
+        numbers = torch.zeros(2, device=self.device)  # loss, and how many processes were asked to leave
+        for place, (first, mask) in enumerate(parts):
+            for after in coming[place : place + 1]:
+                self._prepare_ahead(*after)
+            with precision.tf32(recipe.tf32):
+                loss = self.micro_batch_loss(first, self.micro, mask)
+                loss = loss * (self.micro / (recipe.batch * recipe.masks_per_image))
+                numbers[0] += loss.detach()
+                with self._summing(numbers) if place == len(parts) - 1 else nullcontext():
                     loss.backward()
-                total += loss.detach()
-        self.world.sum([total] + [p.grad for p in self.model.parameters() if p.grad is not None])
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip or math.inf)
-        if not (math.isfinite(total.item()) and math.isfinite(norm.item())):
+                    numbers[1] += stop_signals.asked()
+        norm = checkpoint.whole(nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip or math.inf))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._move_average()
+        # The one time in a step that this process waits for its device, whose work is all in its queue.
+        total, length, self.requests = torch.stack([numbers[0], norm, numbers[1]]).tolist()
+        if not (math.isfinite(total) and math.isfinite(length)):
+            self.writer.wait()
             good = checkpoint.checkpoints(self.folder / layout.CHECKPOINTS)
             newest = (
                 f"the last good checkpoint: checkpoints/{good[-1].file}" if good else "no checkpoint: none was due yet"
             )
             raise ValueError(
-                f"{self.folder}: loss {total.item()}, gradient norm {norm.item()} after {self.images} images. The same "
+                f"{self.folder}: loss {total}, gradient norm {length} after {self.images} images. The same "
                 "recipe comes to the same step again. Usual causes: learning rate too high, bf16. A changed recipe "
                 "starts at image 0 and cannot use the work so far; this folder is then moved to "
                 f"{self.folder}.old-<time>, with {newest}"
             )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():  # the average starts at the first step, without warm-up, as published
-            parameters = dict(self.model.named_parameters())
-            if self.ema_folder:
-                for name, average in self.ema.items():
-                    average.lerp_(parameters[name].to(average.device), 1 - recipe.ema)
-            else:
-                torch._foreach_lerp_(list(self.ema.values()), [parameters[k] for k in self.ema], 1 - recipe.ema)
-        return total.item(), norm.item()
+        return total, length
+
+    def _parts(self, images: int) -> list[tuple[int, int]]:
+        """This process's micro-batches of the step after so many images: first image and number of the mask."""
+        start, stride = images + self.world.rank * self.micro, self.world.size * self.micro
+        masks = range(self.recipe.masks_per_image)
+        return [(first, mask) for first in range(start, images + self.recipe.batch, stride) for mask in masks]
+
+    def _summing(self, numbers: Tensor) -> AbstractContextManager[None]:
+        """The context of the last backward pass of a step: it leaves sums over all processes."""
+        if self.sharding == "full":  # gradients are summed already
+            return _then(lambda: self.world.sum([numbers]))
+        return self.world.summing(numbers, list(self.model.parameters()))
+
+    @torch.no_grad()
+    def _move_average(self) -> None:
+        """Move the average towards the weights; it starts at the first step, without warm-up, as published."""
+        parameters = dict(self.model.named_parameters())
+        if self.ema_folder:
+            for name, average in self.ema.items():
+                average.lerp_(parameters[name].to(average.device), 1 - self.recipe.ema)
+            return
+        averages: list[Tensor] = list(self.ema.values())
+        weights: list[Tensor] = [parameters[name] for name in self.ema]
+        if self.sharding == "full":
+            from mar.training.sharding import local
+
+            averages, weights = ([local(tensor) for tensor in tensors] for tensors in (averages, weights))
+        torch._foreach_lerp_(averages, weights, 1 - self.recipe.ema)
 
     def micro_batch_loss(self, first: int, count: int, mask: int = 0) -> Tensor:
         """Loss of the images number first to first + count - 1 of the run, with their masks number `mask`.
 
         `first` and `mask` name all its random numbers: mask ratio, orders, noise, label drop, mirroring and dropout.
         """
-        recipe = self.recipe
-        name = (*self.name, first, *([mask] if mask else []))
-        noise = Noise("train", *name, device=self.device)
-        torch.manual_seed(seed_of("dropout", *name))
-        index = self.data_order(first, count)
-        labels = self.tokens.labels[index].to(self.device)
-        x = self.load(index, noise)
-        length = self.tokens.manifest.tokens
-        # One mask ratio for all images of the micro-batch: the published code draws one for the batch of a device.
-        ratio = mask_ratio(float(noise.uniform(1)), recipe.mask_ratio_min, recipe.mask_ratio)
-        order = draw_order(self.order, count, length, noise)
-        labels = torch.where(noise.uniform(count) < recipe.label_drop, -1, labels)
-        with precision.autocast(self.device, recipe.dtype):
-            loss: Tensor = self.model.loss(x, labels, order, length - num_masked(ratio, length), noise)
+        batch = self._prepared(first, count, mask)
+        torch.manual_seed(seed_of("dropout", *self._named(first, mask)))
+        with precision.autocast(self.device, self.recipe.dtype):
+            loss: Tensor = self.model.loss(batch.x, batch.labels, batch.order, batch.known, batch.noise)
         return loss
+
+    def _named(self, first: int, mask: int) -> tuple[int, ...]:
+        return (*self.name, first, *([mask] if mask else []))
+
+    def _prepare_ahead(self, first: int, mask: int) -> None:
+        """Let the thread prepare a micro-batch, unless it does already."""
+        place = (first, self.micro, mask)
+        if place not in self.ahead:
+            self.ahead[place] = self.thread.submit(self.prepare, *place)
+
+    def _prepared(self, first: int, count: int, mask: int) -> MicroBatch:
+        """A micro-batch from the thread, or one that nobody has begun; it is counted how long that took."""
+        start, under_way = time.monotonic(), self.ahead.pop((first, count, mask), None)
+        batch = under_way.result() if under_way else self.prepare(first, count, mask)
+        self.meter.waited += time.monotonic() - start
+        if batch.ready is not None:
+            model = torch.cuda.current_stream(self.device)
+            model.wait_event(batch.ready)
+            for tensor in (batch.x, batch.labels, batch.order):
+                tensor.record_stream(model)  # their memory may be used again only after the model's work with them
+        return batch
+
+    def prepare(self, first: int, count: int, mask: int = 0) -> MicroBatch:
+        """Read and draw all that a micro-batch needs before the model computes; arguments as in `micro_batch_loss`."""
+        recipe, length = self.recipe, self.tokens.manifest.tokens
+        with torch.cuda.stream(self.queue):  # does nothing without one
+            noise = Noise("train", *self._named(first, mask), device=self.device)
+            index = self.data_order(first, count)
+            x = self.load(index, noise)
+            # One mask ratio for all images of the micro-batch: the published code draws one for the batch of a device.
+            ratio = mask_ratio(float(noise.uniform(1)), recipe.mask_ratio_min, recipe.mask_ratio)
+            order = draw_order(self.order, count, length, noise)
+            labels = torch.where(noise.uniform(count) < recipe.label_drop, -1, self._moved(self.tokens.labels[index]))
+            ready = self.queue.record_event() if self.queue else None
+        return MicroBatch(x, labels, order, length - num_masked(ratio, length), noise, ready)
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """A tensor on the device of the training; to a GPU from pinned memory, without waiting for the copy."""
+        return tensor if self.queue is None else tensor.pin_memory().to(self.device, non_blocking=True)
 
     def load(self, index: Tensor, noise: Noise) -> Tensor:
         """Tokens of images: ids (B, L), or scaled latents (B, L, D), which are drawn from their posterior if stored so.
@@ -266,7 +392,7 @@ class Trainer:
             noise: stream of the choice between an image and its mirror image, and of the posterior.
         """
         views = noise.integers(self.tokens.manifest.views, len(index)).cpu()
-        return as_tokens(self.tokens.batch(index, views).to(self.device), self.tokens.manifest, noise)
+        return as_tokens(self._moved(self.tokens.batch(index, views)), self.tokens.manifest, noise)
 
     def data_order(self, first: int, count: int) -> Tensor:
         """Indices (count,) of images number first to first + count - 1 of the run, which is epoch after epoch."""
@@ -275,9 +401,11 @@ class Trainer:
 
     def epoch(self, number: int) -> Tensor:
         """The shuffled image indices (N,) of an epoch."""
-        if self.order_cache[0] != number:
-            self.order_cache = (number, Noise("data", *self.name, number).permutations(1, len(self.tokens))[0])
-        return self.order_cache[1]
+        cached, order = self.order_cache
+        if cached != number:
+            order = Noise("data", *self.name, number).permutations(1, len(self.tokens))[0]
+            self.order_cache = (number, order)
+        return order
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: all that the next step depends on."""
@@ -294,14 +422,26 @@ class Trainer:
         with checkpoint.latest(self.folder / layout.CHECKPOINTS, self.world) as state:
             if state is None:
                 return
-            self.model.load_state_dict(state["model"])
-            for name, average in self.ema.items():
-                average.copy_(state["ema"][name])
-            self.optimizer.load_state_dict(state["optimizer"])
+            if self.sharding == "full":
+                from mar.training import sharding
+
+                sharding.load(self.model, self.optimizer, self.ema, state)
+            else:
+                self.model.load_state_dict(state["model"])
+                for name, average in self.ema.items():
+                    average.copy_(state["ema"][name])
+                self.optimizer.load_state_dict(state["optimizer"])
             for moments in self.optimizer.state.values():  # on the CPU they are still mapped from the file
                 moments.update({name: tensor.clone() for name, tensor in moments.items()})
             self.images, self.seconds, self.restarts = state["images"], state["seconds"], state["restarts"] + 1
         print(f"{self.folder}: going on after {self.images} images", flush=True)
+
+
+@contextmanager
+def _then(end: Callable[[], None]) -> Iterator[None]:
+    """Call a function when the context has ended well."""
+    yield
+    end()
 
 
 def count_head(model: nn.Module) -> int:
@@ -319,16 +459,6 @@ def start_average(model: nn.Module, folder: Path | None) -> dict[str, Tensor]:
     flat = torch.from_file(str(folder / "ema.float32"), shared=True, size=sum(sizes))
     parts = zip(parameters.items(), flat.split(sizes), strict=True)
     return {name: part.view_as(p).copy_(p) for (name, p), part in parts}
-
-
-def check_compiler() -> None:
-    """Refuse `compile: true` where there is no C++ compiler, before the first step fails inside torch."""
-    compiler = os.environ.get("CXX", "g++")
-    if not shutil.which(compiler):
-        raise ValueError(
-            f"compile: true in the recipe, and no C++ compiler {compiler!r} on the PATH; accepted: compile: false, or "
-            "install g++, or name another compiler in the variable CXX"
-        )
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -78,6 +78,13 @@ succeeds. `encode` and `sample` are arrays of two jobs, `train` is one. The tabl
   manifests, averaged weights, images.
 - *seconds*: from the first call to the last, several cases sharing the machine.
 
+What no fault injected here can show, since there is no GPU: a training on GPUs gives up a sum over its processes after
+10 minutes (`TIMEOUT` in `mar/runtime/distributed.py`), so a dead link costs no more. What the first process does alone,
+as checking tokens, may take hours (`PATIENCE`); the others wait for it in a group of their own, by gloo. After an error
+no process takes its groups down, which would wait for the others, who may wait for it in a sum: it cuts them off and
+ends, and the launcher ends the rest (`srun --kill-on-bad-exit`, `torchrun`). Checkpoints are written beside the
+training; what a training that is killed meanwhile has left is the one before.
+
 {table}
 """
 

@@ -14,7 +14,7 @@ from mar.paper import numbers
 from mar.planning import drill_shapes
 from mar.report.tables.inputs import inputs as inputs_of_table
 from mar.runtime.files import read
-from mar.study import commands, layout, products, reading, real_sets, stage_keys
+from mar.study import commands, layout, products, reading, real_sets, sizes, stage_keys
 from mar.study.records import ImportRecord
 
 CONFIGFILES = workflow.overwrite_configfiles or workflow.configfiles
@@ -154,12 +154,14 @@ BY_RULE = {
 
 
 def study_resources(variant):
-    """What the study says of a training of a variant."""
-    said = STUDY.variants[variant].resources
+    """What the study says of a training of a variant, and how long before its end a large one has to save."""
+    said, seconds = STUDY.variants[variant].resources, sizes.warning(STUDY, variant)
+    early = seconds > sizes.DEFAULT and "slurm_signal" not in MACHINE
+    warned = {"slurm_signal": seconds} if early else {}
     if said is None:
-        return {}
+        return warned
     minutes = round(60 * said.hours)
-    return {
+    return warned | {
         "nodes": said.nodes,
         "gpus_per_node": said.gpus_per_node,
         "runtime": minutes,

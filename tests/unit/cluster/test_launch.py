@@ -219,7 +219,7 @@ def test_extra_lines_that_are_none_or_ours_are_refused(tmp_path: Path, extra: st
 
 
 def test_only_stages_in_shards_are_shared(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--slurm-shards 4 with train; accepted: encode, features, sample"):
+    with pytest.raises(ValueError, match=r"--slurm-shards 4 with train; accepted: encode, features, sample, sweep"):
         launch(["--threads", "1", "train", "--study", "x"], tmp_path, "slurm", slurm=Slurm(shards=4))
 
 

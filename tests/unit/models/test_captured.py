@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mar.models.blocks import rows_of
 from mar.models.heads import diffusion_loss
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
@@ -49,6 +50,18 @@ class Recorder(TorchDispatchMode):
         ]
         self.calls.append((str(func), tuple(tuple(x.shape) for x in tensors), {x.device.type for x in tensors}))
         return out
+
+
+def test_position_tables_are_embeddings_on_a_gpu():
+    """Whose backward pass repeats to the bit and is fast; on a CPU they are gathered, and the rows are the same."""
+    table, positions = torch.randn(1, 6, 4), torch.tensor([[0, 5], [3, 3], [1, 2]])
+    rows = rows_of(table.expand(3, -1, -1), positions)
+    assert torch.equal(rows, torch.nn.functional.embedding(positions, table[0]))
+    with FakeTensorMode(), Recorder() as recorder:
+        there = torch.empty(1, 6, 4, device="cuda")
+        rows_of(there.expand(3, -1, -1), torch.empty(3, 2, dtype=torch.long, device="cuda"))
+    names = " ".join(name for name, *_ in recorder.calls)
+    assert "aten.embedding" in names and "gather" not in names
 
 
 def head():

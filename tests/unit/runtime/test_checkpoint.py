@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,53 @@ class TestCheckpoint:
         checkpoint.save(tmp_path, 8, {})
         (entry,) = json.loads((tmp_path / "index.json").read_text())
         assert entry == {"file": "0000000008.pt", "images": 8, "sha256": files.sha256(tmp_path / "0000000008.pt")}
+
+
+class TestWriter:
+    """Checkpoints that are written beside the training."""
+
+    def test_a_copy_is_written(self, tmp_path: Path) -> None:
+        net = nn.Linear(2, 3)
+        state = {"model": net.state_dict(), "images": 8, "groups": [{"betas": (0.9, 0.95), "moment": torch.ones(2)}]}
+        kept = checkpoint.copied(state)
+        writer = checkpoint.Writer(tmp_path)
+        writer.save(8, kept)
+        with torch.no_grad():
+            want = net.weight.clone()
+            net.weight.zero_()
+            state["groups"][0]["moment"].zero_()  # type: ignore[index]
+        writer.wait()
+        with checkpoint.latest(tmp_path) as found:
+            assert found is not None and torch.equal(found["model"]["weight"], want)
+            assert found["groups"][0]["betas"] == (0.9, 0.95) and found["groups"][0]["moment"].tolist() == [1.0, 1.0]
+        (entry,) = checkpoint.checkpoints(tmp_path)
+        assert entry.sha256 == files.sha256(tmp_path / entry.file)
+
+    def test_one_at_a_time_in_order(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The training goes on while one is written, and waits for it before it begins the next."""
+        begun, may_end, save = threading.Event(), threading.Event(), checkpoint.save
+
+        def slow(folder: Path, images: int, state: dict[str, Any]) -> None:
+            begun.set()
+            assert may_end.wait(60)
+            save(folder, images, state)
+
+        monkeypatch.setattr(checkpoint, "save", slow)
+        writer = checkpoint.Writer(tmp_path)
+        writer.save(8, {})
+        assert begun.wait(60) and not checkpoint.checkpoints(tmp_path)
+        may_end.set()
+        writer.save(16, {})
+        assert checkpoint.checkpoints(tmp_path)[0].images == 8
+        writer.wait()
+        assert [entry.images for entry in checkpoint.checkpoints(tmp_path)] == [8, 16]
+
+    def test_an_error_is_told(self, tmp_path: Path) -> None:
+        writer = checkpoint.Writer(tmp_path / "file" / "folder")
+        (tmp_path / "file").write_text("in the way")
+        writer.save(8, {})
+        with pytest.raises(OSError):
+            writer.save(16, {})
 
 
 class TestWeights:

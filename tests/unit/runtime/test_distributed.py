@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -11,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from mar.data.tokens import TokenSet
-from mar.runtime import runlog
+from mar.runtime import distributed, runlog
 from mar.runtime.distributed import BUCKET, World, _buckets, from_environment
 from mar.runtime.files import read_json, write_json
 from mar.training.trainer import Trainer, train
@@ -70,6 +72,55 @@ def test_two_processes_see_what_one_sees(tmp_path):
     run = read_json(folder / "run.json")
     assert (run["restarts"], run["images"], run["processes"]) == (1, 96, 1)
     close(shared, alone)
+
+
+class Fake:
+    """Stands for torch.distributed, and notes what is asked of it."""
+
+    def __init__(self):
+        self.calls = []
+        self.group = SimpleNamespace(WORLD=SimpleNamespace(abort=lambda: self.calls.append("abort all")))
+
+    def init_process_group(self, backend, *_, timeout, **__):
+        self.calls.append(f"join by {backend}, {timeout}")
+
+    def new_group(self, backend, timeout):
+        self.calls.append(f"group by {backend}, {timeout}")
+
+        def stuck():
+            self.calls.append("abort patient")
+            raise RuntimeError("no such thing with this backend")
+
+        return SimpleNamespace(abort=stuck)
+
+    def destroy_process_group(self):
+        self.calls.append("destroy")
+
+
+JOINED = ["join by gloo, 0:10:00", "group by gloo, 6:00:00"]
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (None, ["destroy"]),
+        (SystemExit(75), ["destroy"]),  # all of them leave together
+        (ValueError("disk on fire"), ["abort all", "abort patient"]),
+        (KeyboardInterrupt(), ["abort all", "abort patient"]),
+    ],
+)
+def test_groups_are_taken_down_when_all_is_well_and_cut_otherwise(monkeypatch, error, end):
+    """To take them down after an error would wait for the others, who wait for this process."""
+    fake = Fake()
+    monkeypatch.setattr(distributed, "dist", fake)
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(type(error)) if error else nullcontext() as raised, distributed.join() as world:
+        assert fake.calls == JOINED and (world.rank, world.size) == (1, 2) and world.patient
+        if error:
+            raise error
+    assert fake.calls == JOINED + end
+    assert error is None or raised.value is error
 
 
 def test_environment():

@@ -218,6 +218,52 @@ def test_a_stopped_sweep_goes_on(root, monkeypatch, tmp_path_factory):
     assert len(calls) == done, "complete"
 
 
+def test_chunks_of_a_point_survive_a_stop(root, monkeypatch):
+    """A slot that ends within a point loses one chunk; a damaged chunk is drawn again; the numbers are the same."""
+    draw, drawn = Sampler.draw, []
+
+    def stopped(self, settings, labels, noise):
+        drawn.append((settings.guidance, settings.temperature))
+        if len(drawn) == 6:
+            raise KeyboardInterrupt
+        return draw(self, settings, labels, noise)
+
+    grid = GRID | {"refine": 0}
+    monkeypatch.setattr(Sampler, "draw", stopped)
+    with pytest.raises(KeyboardInterrupt):  # in the second chunk of the third point
+        sweep.sweep(study(grid), root, "mar-diff", "best")
+    folder = root / "sweeps" / "mar-diff" / "best"
+    (chunk,) = folder.glob("*/chunk-*")
+    assert chunk.name == "chunk-00000.safetensors" and chunk.parent.name == "guidance2.0-temperature0.9"
+    sweep.sweep(study(grid), root, "mar-diff", "best")
+    assert drawn[4:8] == [(2.0, 0.9), (2.0, 0.9), (2.0, 0.9), (2.0, 1.1)], "not the first chunk again"
+    assert len(drawn) == 13 and not list(folder.glob("*/chunk-*"))
+    once = result(root)
+    for file in [root / "sweeps" / "mar-diff" / "best.json", *folder.glob("guidance2.0*.json")]:
+        file.unlink()
+    chunk.parent.mkdir(exist_ok=True)
+    chunk.write_bytes(b"cut off")
+    sweep.sweep(study(grid), root, "mar-diff", "best")
+    assert result(root)["grid"] == once["grid"] and len(drawn) == 17
+
+
+def test_an_array_shares_the_points(root, capsys):
+    """Each worker measures its points of the grid; whoever completes it refines and writes what one alone writes."""
+    for worker in (2, 0):
+        sweep.sweep(study(), root, "mar-diff", "best", (worker, 3))
+        assert len(points(root)) == {2: 2, 0: 4}[worker]
+        assert f"{4 if worker == 2 else 2} points are left to other workers" in capsys.readouterr().out
+    sweep.sweep(study(), root, "mar-diff", "best", (1, 3))
+    shared = result(root)
+    assert len(points(root)) == len(shared["grid"]) > 6
+    sweep.sweep(study(), root, "mar-diff", "best", (0, 3))
+    assert "complete" in capsys.readouterr().out
+    for file in [root / "sweeps" / "mar-diff" / "best.json", *(root / "sweeps/mar-diff/best").glob("guidance*.json")]:
+        file.unlink()
+    sweep.sweep(study(), root, "mar-diff", "best")
+    assert result(root)["grid"] == shared["grid"] and result(root)["best"] == shared["best"]
+
+
 def test_an_extended_grid_keeps_its_points_and_other_samples_do_not(root):
     sweep.sweep(study(GRID | {"refine": 0}), root, "mar-diff", "best")
     before = points(root)

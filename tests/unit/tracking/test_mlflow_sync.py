@@ -19,7 +19,7 @@ from mar.runtime.files import write
 from mar.runtime.runlog import append, read
 from mar.study.records import TrackedRuns
 from mar.tracking.mlflow_sync import _flatten, sync
-from mar.tracking.watch import _clock, _rate, watch
+from mar.tracking.watch import _clock, _measured, _rate, watch
 
 
 def test_append_and_read(tmp_path: Path) -> None:
@@ -249,6 +249,11 @@ def test_brackets_in_the_live_table_are_no_markup(
     monkeypatch.chdir(tmp_path)
     watch(small(), Path("[red]:smile:"))
     assert "small: [red]:smile:" in capsys.readouterr().out
+
+
+def test_what_a_training_measured() -> None:
+    assert _measured({"data_wait": 0.123, "peak_memory": 41.26e9, "utilisation": 0.4}) == ["12%", "41.3", "40%"]
+    assert _measured({"data_wait": 0.0, "peak_memory": "?"}) == ["0%", "", ""]
 
 
 def test_rate_and_clock() -> None:

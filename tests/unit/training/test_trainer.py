@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import tiny
@@ -54,7 +55,7 @@ def test_kill_and_resume_is_bitwise_equal(tmp_path, variant):
     assert sha256(ours / "ema.safetensors") == sha256(theirs / "ema.safetensors")
     with checkpoint.latest(ours / "checkpoints") as a, checkpoint.latest(theirs / "checkpoints") as b:
         assert all(torch.equal(a["model"][k], b["model"][k]) for k in b["model"])
-    drop = ("time", "seconds")
+    drop = ("time", "seconds", "images_per_second", "data_wait", "peak_memory")
     lines = [
         [{k: v for k, v in line.items() if k not in drop} for line in runlog.read(f / "metrics.jsonl")]
         for f in (ours, theirs)
@@ -63,6 +64,35 @@ def test_kill_and_resume_is_bitwise_equal(tmp_path, variant):
     record = json.loads((ours / "run.json").read_text())
     head = [w.numel() for name, w in load_file(ours / "ema.safetensors").items() if name.startswith("head.")]
     assert record["restarts"] == 1 and record["head_parameters"] == sum(head) > 0
+
+
+def test_the_next_micro_batch_is_prepared_beside(tmp_path, monkeypatch):
+    """By a thread, but for the first one; across the end of a step, not beyond the end of the training."""
+    prepare, seen = Trainer.prepare, []
+
+    def watched(self, first, count, mask=0):
+        seen.append((first, threading.current_thread() is threading.main_thread()))
+        return prepare(self, first, count, mask)
+
+    monkeypatch.setattr(Trainer, "prepare", watched)
+    run = trainer(tiny.make_root(tmp_path))
+    run.run()
+    assert sorted(seen) == [(first, first == 0) for first in range(0, 96, 4)] and not run.ahead
+
+
+def test_an_error_of_the_thread_ends_the_training(tmp_path, monkeypatch):
+    prepare = Trainer.prepare
+
+    def failing(self, first, count, mask=0):
+        if first == 20:
+            raise OSError(5, "Input/output error", "shard-00000.npy")
+        return prepare(self, first, count, mask)
+
+    monkeypatch.setattr(Trainer, "prepare", failing)
+    run = trainer(tiny.make_root(tmp_path))
+    with pytest.raises(OSError, match=r"shard-00000\.npy"):
+        run.run()
+    assert run.images == 16
 
 
 def test_training_learns_and_average_lags(tmp_path):
