@@ -238,6 +238,11 @@ def _line(name: str, value: str | int | bool) -> str:
     return f"#SBATCH --{name}" if value is True else f"#SBATCH --{name}={shlex.quote(str(value))}"
 
 
+def installed() -> bool:
+    """Whether jobs can be submitted from this machine."""
+    return bool(shutil.which("sbatch") and shutil.which("srun"))
+
+
 def submit(commands: Sequence[Command], folder: Path, slurm: Slurm, shards: Sequence[int] = (0,)) -> list[str]:
     """Submit one job, or an array of one job for each of several commands; returns their ids.
 
@@ -252,7 +257,7 @@ def submit(commands: Sequence[Command], folder: Path, slurm: Slurm, shards: Sequ
         Busy: Slurm may take it later.
     """
     folder, token = folder.absolute(), commands[0].token
-    if not (shutil.which("sbatch") and shutil.which("srun")):
+    if not installed():
         raise ValueError("launch: --cluster slurm: found no sbatch and srun on PATH; accepted here: local, debug")
     file = Path(script_of(folder, token))
     write_text(file, script(folder, slurm, token, shards))

@@ -223,8 +223,9 @@ def _adopt(folder: Path, record: SlurmJob) -> SlurmJob | None:
     live = {job: s for job, s in states.items() if queue.ours(s, mine) and not s.over and s.state != "COMPLETING"}
     tokens: dict[str, list[str]] = {}
     for job, state in live.items():
-        script = state.origin.partition("|")[0]
-        tokens.setdefault(Path(script).stem, []).append(job)
+        outcome = read_outcome(folder, job)
+        if outcome is None or outcome.status == LEFT:  # else it is about to end
+            tokens.setdefault(Path(state.origin.partition("|")[0]).stem, []).append(job)
     for token, jobs in sorted(tokens.items(), key=lambda item: all(live[job].waits for job in item[1])):
         jobs = sorted(jobs, key=lambda job: [int(part) for part in job.split("_")])
         shards = [int(job.partition("_")[2] or 0) for job in jobs]
@@ -284,7 +285,7 @@ def _submit(
         )
         begun = time.time()
         before = {path: path.stat().st_mtime_ns for path in folder.glob("*_outcome.json")}
-        if lives := _adopt(folder, record):
+        if site.installed() and (lives := _adopt(folder, record)):
             return lives
         write_job(folder, record)
         commands = [Command((*arguments, *m), "slurm", None, place, token, files, slurm.options()) for m in options]
