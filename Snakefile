@@ -5,7 +5,7 @@
 #   snakemake drill --configfile config/imagenet256.yaml      each shape of network once on generated images
 from snakemake.utils import min_version
 
-min_version("9.17")
+min_version("9.27")
 
 
 # Snakemake merges a second configfile into the first, so this one is read only where no other is given.
@@ -50,6 +50,7 @@ except ValueError as error:
 
 # What a run has to make, so that `mar launch` can tell how far it is: Snakemake counts steps, whatever they take.
 onstart:
+    make_room()
     if not workflow.overwrite_configfiles:
         print(f"study {STUDY.study}, as no --configfile names another", flush=True)
     try:
@@ -58,6 +59,11 @@ onstart:
         Exception
     ) as error:  # Snakemake promises no such list, and no job needs it
         print(f"no estimate of the time that is left: {error}", flush=True)
+
+
+# With keep-going one failure is told among hundreds of lines, so that all are told again at the end.
+onerror:
+    print(closing_list(), flush=True)
 
 
 rule all:

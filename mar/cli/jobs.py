@@ -69,6 +69,15 @@ def jobs(study: str) -> None:
 
 @main.command()
 @study_option
+def status(study: str) -> None:
+    """Show what of a study is done, runs, waits and failed, since when, and the GPU hours that it has had."""
+    from mar.planning import status as of
+
+    click.echo(of.text(*open_study(study)))
+
+
+@main.command()
+@study_option
 def cancel(study: str) -> None:
     """End the jobs of a study; the same workflow goes on from their checkpoints."""
     from mar.cluster.jobs import cancel

@@ -36,6 +36,7 @@ rule features:
     conda:
         "../../environment.yml"
     threads: waiting("features")
+    priority: published_first
     resources:
         **launched("features"),
     params:
@@ -60,6 +61,7 @@ rule statistics:
     conda:
         "../../environment.yml"
     threads: 1
+    priority: published_first
     resources:
         cluster_jobs=0,
     params:
@@ -100,6 +102,7 @@ rule evaluate:
     conda:
         "../../environment.yml"
     threads: waiting("evaluate")
+    priority: published_first
     resources:
         **launched("evaluate"),
     params:

@@ -15,6 +15,7 @@ rule sweep:
     conda:
         "../../environment.yml"
     threads: waiting("sweep")
+    priority: published_first
     resources:
         **launched("sweep"),
     params:
@@ -38,6 +39,7 @@ rule sample:
     conda:
         "../../environment.yml"
     threads: waiting("sample")
+    priority: published_first
     resources:
         **launched("sample"),
     params:
@@ -82,6 +84,7 @@ rule speed:
     conda:
         "../../environment.yml"
     threads: waiting("speed", workflow.cores or 1)  # all threads, so that nothing else runs during the timing
+    priority: published_first
     resources:
         **launched("speed"),
     params:

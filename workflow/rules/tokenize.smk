@@ -16,6 +16,7 @@ rule install_tokenizer:
     conda:
         "../../environment.yml"
     threads: 1
+    priority: 10
     resources:
         cluster_jobs=0,
     params:

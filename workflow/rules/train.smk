@@ -16,6 +16,7 @@ rule install_run:
     conda:
         "../../environment.yml"
     threads: 1
+    priority: 10
     resources:
         cluster_jobs=0,
     params:
@@ -44,7 +45,7 @@ rule train:
     threads: waiting("train")
     resources:
         **{name: of_training(name) for name in machine.LAUNCH},
-        cluster_jobs=1,
+        **{TRAININGS: 1},
     params:
         study=STUDY_FILE,
         job=job("train", layout.run_name("{variant}", "{seed}")),

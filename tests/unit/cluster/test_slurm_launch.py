@@ -188,7 +188,7 @@ def test_a_submission_that_timed_out_and_was_taken_is_found(
 
 
 def test_a_busy_controller_is_asked_again_with_a_new_token(
-    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.refusals = [Busy("Unable to contact slurm controller (connect failure)")] * 5
     cluster.ends(1000)
