@@ -194,41 +194,50 @@ def script_of(folder: Path, token: str = "") -> str:
     return f"{folder.absolute()}/{token}{'.sh' if token else ''}"
 
 
-def script(folder: Path, slurm: Slurm, token: str, shards: Sequence[int]) -> str:
-    """The batch script of a submission, an array where a stage is shared: its tasks have the numbers of the shards."""
+def script(folder: Path, slurm: Slurm, token: str, shards: Sequence[int], code: Path, commit: str) -> str:
+    """The batch script of a submission.
+
+    Args:
+        folder: the job's folder.
+        slurm: settings of the site.
+        token: names the submission.
+        shards: numbers of the tasks of the array, where a stage is shared.
+        code: the copy of the package that the job runs.
+        commit: of which commit it is.
+    """
     folder = folder.absolute()
     options: dict[str, str | int | bool] = {"nodes": 1, "signal": f"USR2@{SIGNAL}", **slurm.parameters()}
     options |= {"job-name": job_name(folder), "comment": token, "open-mode": "append"}
     if array := slurm.shards > 1:
         options["array"] = ",".join(map(str, shards))
     place = options["output"] = str(log(folder, "%A_%a" if array else "%j"))
-    home = shlex.quote(str(folder))
-    name = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}_submitted.pkl"'
-    pickle = f"{home}/{name}"
     tasks = re.sub(r"_0_log\.out$", "_%t_log.out", place)
     srun = ["srun", "--unbuffered", "--output", tasks, "--kill-on-bad-exit=1", *slurm.srun()]
     # -P: the working folder may hold the package too, edited since; the job must import its copy instead
-    python = f"{slurm.python or shlex.quote(sys.executable)} -P -u -m submitit.core._submit {home}"
-    mark = f"{home}/{requeue_mark('$SLURM_JOB_ID')}"
-    lines = ["#!/bin/bash", "", *(_line(key, value) for key, value in sorted(options.items())), ""]
+    python = f"{slurm.python or shlex.quote(sys.executable)} -P -u -m submitit.core._submit"
+    lines = ["#!/bin/bash", *(_line(key, value) for key, value in sorted(options.items())), ""]
     if slurm.setup:
         lines += ["# lines of the site", *slurm.setup.splitlines(), ""]
     lines += [
-        "export SLURM_EXPORT_ENV=ALL  # srun hands on what is set here, also after sbatch --export=NONE",
-        f"export PYTHONPATH={shlex.quote(str(snapshot(folder)))}${{PYTHONPATH:+:$PYTHONPATH}}",
-        f"export MAR_GIT_COMMIT={shlex.quote(git_commit())}",
+        f"folder={shlex.quote(str(folder))}",
+        "job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
+        "# submitit's process looks for its work by the id of the job, which nobody knew before",
+        f"work=$folder/{token}-${{SLURM_ARRAY_TASK_ID:-0}}.pkl",
+        '[ ! -e "$work" ] || cp "$work" "$folder/${job}_submitted.pkl"',
         "export SUBMITIT_EXECUTOR=slurm",
-        # submitit's process looks for its work by the id of the job, which is not known before
-        f"[ -e {pickle} ] || cp {home}/{token}-${{SLURM_ARRAY_TASK_ID:-0}}.pkl {pickle}",
+        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        f"export MAR_GIT_COMMIT={shlex.quote(commit)}",
+        "export SLURM_EXPORT_ENV=ALL # srun hands on what is set here, also after sbatch --export=NONE",
     ]
     if slurm.cpus_per_task:
-        lines.append("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # since Slurm 22.05 srun does not inherit it")
+        lines.append("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # since Slurm 22.05 srun does not inherit it")
     lines += [
         "",
-        f"{shlex.join(srun)} {python}",
+        f'{shlex.join(srun)} {python} "$folder"',
         "status=$?",
         "# a job in a container cannot call Slurm and leaves a mark instead",
-        f"if [ -e {mark} ]; then rm -f {mark}; scontrol requeue $SLURM_JOB_ID; fi",
+        f"mark=$folder/{requeue_mark('$SLURM_JOB_ID')}",
+        'if [ -e "$mark" ]; then rm -f "$mark"; scontrol requeue "$SLURM_JOB_ID"; fi',
         "exit $status",
     ]
     return "\n".join(lines) + "\n"
@@ -260,7 +269,7 @@ def submit(commands: Sequence[Command], folder: Path, slurm: Slurm, shards: Sequ
     if not installed():
         raise ValueError("launch: --cluster slurm: found no sbatch and srun on PATH; accepted here: local, debug")
     file = Path(script_of(folder, token))
-    write_text(file, script(folder, slurm, token, shards))
+    write_text(file, script(folder, slurm, token, shards, snapshot(folder), git_commit()))
     array = slurm.shards > 1
     for shard, command in zip(shards, commands, strict=True):
         work = submitit.core.utils.DelayedSubmission(command)

@@ -38,6 +38,7 @@ SEEN_OVER = 3
 # the outcome and the outputs of one that ended well may come over a network file system.
 PATIENCE = 60.0
 REPEAT = 1800.0  # seconds after which a line on a job that still waits is repeated
+ALONE = 600.0  # seconds after which a limit on jobs is a mistake where this user has no other job that could end
 LOSSES = 3  # how often in one call a job may vanish, or be warned too early, before that is an error
 CANCELLED = "ended by `mar cancel`; the same command goes on"
 SHARDED = ("encode", "features", "sample")  # commands that take --shard I N
@@ -303,7 +304,8 @@ def _submit(
             _refuse_what_never_fits(folder, record, busy, time.monotonic() - first)
             if str(busy) != said or time.monotonic() > told + REPEAT:
                 said, told = str(busy), time.monotonic()
-                print(f"launch: Slurm takes no job now, trying again: {said}", flush=True)
+                hint = _counted(record) if busy.limit else ""
+                print(f"launch: Slurm takes no job now, trying again: {said}{hint}", flush=True)
             if not busy.limit and (jobs := _arrived(folder, token, begun)):  # it took the job and could not say so
                 return _put_ids(folder, record, jobs)
         time.sleep(min(60.0, 2.0 + (time.monotonic() - first) / 5))
@@ -320,15 +322,19 @@ def _refuse_what_never_fits(folder: Path, record: SlurmJob, busy: site.Busy, wai
     fault = ""
     if waited > busy.patience:
         fault = f"launch: sbatch fails: {busy}"
-    elif busy.limit and "Grp" not in str(busy):
-        number, states = len(record.shards), queue.queue()
+    elif busy.limit and waited > ALONE and "Grp" not in str(busy):
+        states = queue.queue()
         if states is not None and all(state.over for state in states.values()):
-            fault = f"launch: sbatch refuses: {busy}"
-            if number > 1:
-                fault += f"; an array of {number} counts as {number} jobs against the limit: make `shards` smaller"
+            fault = f"launch: sbatch refuses: {busy}{_counted(record)}"
     if fault:
         write_job(folder, record.model_copy(update={"state": "failed"}))
         raise ValueError(fault)
+
+
+def _counted(record: SlurmJob) -> str:
+    """What an array is to a limit on the number of jobs."""
+    n = len(record.shards)
+    return f"; an array of {n} counts as {n} jobs against the limit: make `shards` smaller" if n > 1 else ""
 
 
 def follow(folder: Path, record: SlurmJob) -> dict[str, Outcome | State]:

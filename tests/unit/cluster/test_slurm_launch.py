@@ -216,7 +216,7 @@ def test_an_array_that_no_limit_will_ever_allow_is_refused(cluster: Cluster) -> 
     cluster.refusals = [Busy("QOSMaxSubmitJobPerUserLimit", limit=True)] * 99
     with pytest.raises(ValueError, match=r"an array of 8 counts as 8 jobs against the limit: make `shards` smaller"):
         launch(cluster, ("sample",), shards=8)
-    assert record(cluster).state == "failed"
+    assert record(cluster).state == "failed" and 600 < cluster.seconds < 700
 
 
 def test_a_failure_that_nobody_knows_is_tried_for_a_while(cluster: Cluster) -> None:
