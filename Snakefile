@@ -3,6 +3,8 @@
 #   snakemake all --configfile config/demo.yaml      another study
 #   snakemake figures/tradeoff.pdf --configfile config/demo.yaml      one product
 #   snakemake drill --configfile config/imagenet256.yaml      each shape of network once on generated images
+import sys
+
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -22,12 +24,18 @@ include: "workflow/rules/common.smk"
 
 
 # The workflow of a study that is over its budget does not start.
-from mar.planning import plan, remaining
+from mar.planning import plan, remaining, slots
 
 try:
     plan.check(STUDY, ROOT)
 except ValueError as error:
     raise WorkflowError(str(error))
+if MACHINE.get("launcher") == "slurm":
+    SLOTS = {rule: asked(rule)["runtime"] for rule in slots.WHOLE}
+    for said in slots.too_long(
+        STUDY, ROOT, {rule: n for rule, n in SLOTS.items() if isinstance(n, int)}
+    ):
+        print(said, file=sys.stderr, flush=True)
 
 
 include: "workflow/rules/data.smk"
