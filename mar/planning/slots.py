@@ -27,8 +27,9 @@ def too_long(study: Study, root: Path, minutes: Mapping[str, int] | None = None)
     for job in plan.jobs(study, images, counts) if counts else ():
         hours, slot = job.hours(plan.UTILISATION), minutes.get(job.stage, 0) / 60
         if job.stage in WHOLE and hours > slot > 0:
+            setting = f"set-resources: {{{job.stage}: {{runtime: {60 * (int(hours) + 1)}}}}}"
             lines.append(
                 f"{job.stage} {job.name}: about {hours:.1f} A100 hours, and its slot has {slot:.1f}; it keeps no "
-                f"partial result, so that it has to fit: set-resources: {{{job.stage}: {{runtime: {60 * (int(hours) + 1)}}}}}"
+                f"partial result, so that it has to fit: {setting}"
             )
     return lines
