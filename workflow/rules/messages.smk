@@ -26,7 +26,8 @@ def closing_list():
     """What failed, with the log of each, which says why and names the output of the job on its node."""
     if INTERRUPTED or not FAILED:
         return "stopped; the same command goes on"
-    lines = [f"{len(FAILED)} failed; the same command goes on with them:"]
+    them = "it" if len(FAILED) == 1 else "them"
+    lines = [f"{len(FAILED)} failed; the same command goes on with {them}:"]
     for name, logs in FAILED.items():
         lines.append(f"  {name.partition(' ')[0]}: {', '.join(logs) or 'no log'}")
     return "\n".join(lines)
