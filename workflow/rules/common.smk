@@ -200,7 +200,11 @@ def published_first(wildcards):
 
 def make_room():
     """Let as many launchers wait at once as the profile says: Snakemake runs at most cores + 5 commands at once."""
-    caps = [workflow.global_resources[name] for name in CAPS if name in workflow.global_resources]
+    caps = [
+        workflow.global_resources[name]
+        for name in CAPS
+        if name in workflow.global_resources
+    ]
     waiting = sum(int(getattr(cap, "value", cap)) for cap in caps)
     if MACHINE.get("launcher") != "slurm" or not waiting:
         return

@@ -33,10 +33,10 @@ rule features:
         manifest=layout.features_manifest(ROOT, "{extractor}", SET),
     log:
         layout.log(ROOT, "features", "{extractor}", SET),
+    priority: published_first
     conda:
         "../../environment.yml"
     threads: waiting("features")
-    priority: published_first
     resources:
         **launched("features"),
     params:
@@ -58,10 +58,10 @@ rule statistics:
         statistics=layout.statistics(ROOT, "{extractor}", "{set}"),
     log:
         layout.log(ROOT, "statistics", "{extractor}", "{set}"),
+    priority: published_first
     conda:
         "../../environment.yml"
     threads: 1
-    priority: published_first
     resources:
         cluster_jobs=0,
     params:
@@ -99,10 +99,10 @@ rule evaluate:
         metrics=layout.metrics(ROOT, SET),
     log:
         layout.log(ROOT, "evaluate", SET),
+    priority: published_first
     conda:
         "../../environment.yml"
     threads: waiting("evaluate")
-    priority: published_first
     resources:
         **launched("evaluate"),
     params:

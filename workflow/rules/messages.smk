@@ -13,7 +13,9 @@ def worth_reading(record):
     if text.startswith("Terminating processes on user request"):
         INTERRUPTED.append(record)
     if getattr(getattr(record, "event", None), "name", "") == "JOB_ERROR":
-        FAILED[f"{record.rule_name} {record.jobid}"] = [str(path) for path in record.log]
+        FAILED[f"{record.rule_name} {record.jobid}"] = [
+            str(path) for path in record.log
+        ]
     if INTERRUPTED and re.match("Error in|RuleException", text):
         return False
     return not re.match("Select jobs to execute|Execute [0-9]+ jobs", text)

@@ -12,10 +12,10 @@ rule sweep:
         sweep=layout.sweep(ROOT, "{variant}", "{setting}"),
     log:
         layout.log(ROOT, "sweep", "{variant}", "{setting}"),
+    priority: published_first
     conda:
         "../../environment.yml"
     threads: waiting("sweep")
-    priority: published_first
     resources:
         **launched("sweep"),
     params:
@@ -36,10 +36,10 @@ rule sample:
         manifest=layout.sample_manifest(ROOT, SET),
     log:
         layout.log(ROOT, "sample", SET),
+    priority: published_first
     conda:
         "../../environment.yml"
     threads: waiting("sample")
-    priority: published_first
     resources:
         **launched("sample"),
     params:
@@ -81,10 +81,10 @@ rule speed:
         speed=layout.speed(ROOT, "{variant}"),
     log:
         layout.log(ROOT, "speed", "{variant}"),
+    priority: published_first
     conda:
         "../../environment.yml"
     threads: waiting("speed", workflow.cores or 1)  # all threads, so that nothing else runs during the timing
-    priority: published_first
     resources:
         **launched("speed"),
     params:

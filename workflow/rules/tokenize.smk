@@ -13,10 +13,10 @@ rule install_tokenizer:
         layout.log(ROOT, "tokenizer", "{tokenizer}"),
     wildcard_constraints:
         tokenizer=names(set(TOKENIZERS) - LEARNED),
+    priority: 10
     conda:
         "../../environment.yml"
     threads: 1
-    priority: 10
     resources:
         cluster_jobs=0,
     params:

@@ -13,10 +13,10 @@ rule install_run:
         layout.log(ROOT, "train", layout.run_name("{variant}", "{seed}")),
     wildcard_constraints:
         variant=names(name for name, v in TRAINED.items() if v.pretrained),
+    priority: 10
     conda:
         "../../environment.yml"
     threads: 1
-    priority: 10
     resources:
         cluster_jobs=0,
     params:
