@@ -88,7 +88,7 @@ def cancel(root: Path) -> list[str]:
     """
     ended: list[str] = []
     of_slurm: list[str] = []
-    states = None
+    states: queue.States | None = None
     for folder in folders(root):
         record = record_of(folder)
         if record and record.state not in ("running", "submitting", "left"):
@@ -104,12 +104,12 @@ def cancel(root: Path) -> list[str]:
         if record:
             # Not under the lock, which a launcher holds that tries to submit: it looks here whether it still should.
             write_job(folder, record.model_copy(update={"state": "stopped"}))
-        if record and record.jobs:
-            of_slurm += record.jobs
-            continue
-        states = queue.queue() if states is None else states
+        states = (queue.queue() or {}) if states is None else states
         script = slurm.script_of(folder)
-        of_slurm += [job for job, said in (states or {}).items() if queue.ours(said, script) and not said.over]
+        if record and record.jobs:
+            of_slurm += [job for job in record.jobs if not queue.strange(states, job, script, record.token)]
+        else:
+            of_slurm += [job for job, said in states.items() if queue.ours(said, script) and not said.over]
     if of_slurm:
         queue.cancel(of_slurm)
     return ended + of_slurm

@@ -157,6 +157,11 @@ def find(states: States, job: str, script: str = "", token: str = "") -> State |
     return None
 
 
+def strange(states: States, job: str, script: str, token: str) -> bool:
+    """Whether an id of ours belongs to somebody else's job, or to another of ours, which must not be ended for it."""
+    return find(states, job) is not None and find(states, job, script, token) is None
+
+
 def ours(state: State, script: str, token: str = "") -> bool:
     """Whether a job of the queue was submitted with a script whose path begins so, or with this comment."""
     return state.origin.startswith(script) or (bool(token) and f"|{token}|" in f"{state.origin}|")

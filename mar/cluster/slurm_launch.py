@@ -23,7 +23,7 @@ from typing import TypeVar
 from mar.cluster import failures, queue
 from mar.cluster import slurm as site
 from mar.cluster.failures import log
-from mar.cluster.job_process import Command, forget, put_back, slots_file, text, verb
+from mar.cluster.job_process import Command, forget, put_back, text, verb
 from mar.cluster.processes import alive, print_lines, started, stat_fields
 from mar.cluster.queue import NEVER, State, States
 from mar.cluster.records import Outcome, SlurmJob, read_job, read_outcome, write_job
@@ -41,6 +41,7 @@ REPEAT = 1800.0  # seconds after which a line on a job that still waits is repea
 ALONE = 600.0  # seconds after which a limit on jobs is a mistake where this user has no other job that could end
 LOSSES = 3  # how often in one call a job may vanish, or be warned too early, before that is an error
 CANCELLED = "ended by `mar cancel`; the same command goes on"
+SLOTS_FILES = "slots-*.json"  # what the slots of a job kept, see mar/cluster/job_process.py
 SHARDED = ("encode", "features", "sample")  # commands that take --shard I N
 
 Answer = TypeVar("Answer")
@@ -82,10 +83,11 @@ def launch_slurm(
                 return 1
             record, live = _unfinished(folder, digest)
             if record is None:
-                record = _submit(arguments, folder, digest, slurm, outputs, shards)
-                live = submitted_here = True
-                size = f", an array of {len(record.jobs)}" if len(record.jobs) > 1 else ""
-                print(f"launch: job {record.job} submitted{size}", flush=True)
+                if last is None:  # whoever asks again, perhaps with more time, has slots of their own
+                    for file in folder.glob(SLOTS_FILES):
+                        file.unlink(missing_ok=True)
+                record, submitted_here = _submit(arguments, folder, digest, slurm, outputs, shards)
+                live = True
             elif not submitted_here:
                 print(f"launch: job {record.job} of this command was submitted before; following it", flush=True)
         ends = follow(folder, record)
@@ -165,7 +167,10 @@ def _unfinished(folder: Path, digest: str) -> tuple[SlurmJob | None, bool]:
             return None, False
     if record.hash != digest:
         print(f"launch: job {record.job} works on another recipe; ending it", flush=True)
-        queue.cancel(record.jobs)
+        states = _answer(lambda: queue.queue(*_others(record)))
+        queue.cancel(
+            [job for job in record.jobs if not queue.strange(states, job, site.script_of(folder), record.token)]
+        )
         write_job(folder, record.model_copy(update={"state": "stopped"}))
         return None, False
     states = _answer(lambda: queue.queue(*_others(record)))
@@ -191,7 +196,7 @@ def _shared(folder: Path) -> Path:
 def _recover(folder: Path, record: SlurmJob) -> SlurmJob | None:
     """A record whose launcher was killed while it submitted, with the ids that Slurm knows; None if no job arrived."""
     since = datetime.fromisoformat(record.submitted).timestamp()
-    jobs = _arrived(folder, record.token, since, _others(record))
+    jobs = _arrived(folder, record.token, since, since + GRACE, _others(record))
     if not jobs:
         print(f"launch: no job of the submission at {record.submitted} arrived", flush=True)
         return None
@@ -199,14 +204,14 @@ def _recover(folder: Path, record: SlurmJob) -> SlurmJob | None:
     return _put_ids(folder, record, jobs)
 
 
-def _arrived(folder: Path, token: str, since: float, others: Sequence[str] = ()) -> list[str]:
-    """Ids of the jobs of a submission that was begun at `since`, looked for until it cannot arrive any more."""
+def _arrived(folder: Path, token: str, since: float, until: float, others: Sequence[str] = ()) -> list[str]:
+    """Ids of the jobs of a submission that was begun at `since`, looked for `until` it cannot arrive any more."""
     announced = False
     while True:
         states = _answer(lambda: queue.queue(*others))
         found = [job for job, state in states.items() if queue.ours(state, site.script_of(folder, token), token)]
         jobs = found or queue.accounted(token, since)
-        if jobs or time.time() > since + GRACE:
+        if jobs or time.time() > until:
             return sorted(jobs, key=lambda job: [int(part) for part in job.split("_")])
         if not announced:
             print(f"launch: a submission was cut off; looking for its job for {GRACE:.0f} s", flush=True)
@@ -232,7 +237,11 @@ def _adopt(folder: Path, record: SlurmJob) -> SlurmJob | None:
         shards = [int(job.partition("_")[2] or 0) for job in jobs]
         if set(shards) <= set(record.shards):
             print(f"launch: job {jobs[0]} of this command lives; following it", flush=True)
-            return _put_ids(folder, record.model_copy(update={"token": token, "shards": tuple(shards)}), jobs)
+            said = {"token": token, "shards": tuple(shards)}
+            with contextlib.suppress(ValueError):  # inputs that changed after it was submitted are newer than it
+                since = datetime.fromisoformat(live[jobs[0]].submitted).astimezone()
+                said["submitted"] = since.isoformat(timespec="milliseconds")
+            return _put_ids(folder, record.model_copy(update=said), jobs)
     return None
 
 
@@ -254,10 +263,13 @@ def _submit(
     slurm: site.Slurm,
     outputs: Sequence[str],
     shards: Sequence[int],
-) -> SlurmJob:
+) -> tuple[SlurmJob, bool]:
     """Put a submission on record, then submit, then put its ids on record. Called under the lock.
 
     As long as Slurm is too busy, or a limit on the number of jobs is reached, it is tried again.
+
+    Returns:
+        The record, and whether it is of a new submission: a job of this command that lives is followed instead.
 
     Raises:
         ValueError: sbatch refuses, or the submission was ended by `mar cancel` while it waited.
@@ -265,8 +277,6 @@ def _submit(
     files = tuple(str(Path(output).absolute()) for output in outputs)
     options = [["--shard", str(i), str(slurm.shards)] if slurm.shards > 1 else [] for i in shards]
     place, first, said, told = str(folder.absolute()), time.monotonic(), "", 0.0
-    for more in options:
-        (folder / slots_file((*arguments, *more))).unlink(missing_ok=True)
     while True:
         token = f"mar-{digest}-{uuid.uuid4().hex[:8]}"  # a new one each time: a late job of an old one does nothing
         record = SlurmJob(
@@ -287,7 +297,7 @@ def _submit(
         begun = time.time()
         before = {path: path.stat().st_mtime_ns for path in folder.glob("*_outcome.json")}
         if site.installed() and (lives := _adopt(folder, record)):
-            return lives
+            return lives, False
         write_job(folder, record)
         commands = [Command((*arguments, *m), "slurm", None, place, token, files, slurm.options()) for m in options]
         try:
@@ -296,7 +306,6 @@ def _submit(
                 with contextlib.suppress(FileNotFoundError):
                     if path.name.startswith(tuple(f"{job}_" for job in jobs)) and path.stat().st_mtime_ns == changed:
                         path.unlink()
-            return _put_ids(folder, record, jobs)
         except ValueError:
             write_job(folder, record.model_copy(update={"state": "failed"}))
             raise
@@ -306,11 +315,18 @@ def _submit(
                 said, told = str(busy), time.monotonic()
                 hint = _counted(record) if busy.limit else ""
                 print(f"launch: Slurm takes no job now, trying again: {said}{hint}", flush=True)
-            if not busy.limit and (jobs := _arrived(folder, token, begun)):  # it took the job and could not say so
-                return _put_ids(folder, record, jobs)
-        time.sleep(min(60.0, 2.0 + (time.monotonic() - first) / 5))
+            # sbatch may have been heard and could not say so
+            jobs = [] if busy.limit else _arrived(folder, token, begun, time.time() + GRACE)
+        if not jobs:
+            time.sleep(min(60.0, 2.0 + (time.monotonic() - first) / 5))
         if _ended_by_hand(folder, record):
+            if jobs:
+                queue.cancel(jobs)
             raise ValueError(f"launch: {CANCELLED}")
+        if jobs:
+            size = f", an array of {len(jobs)}" if len(jobs) > 1 else ""
+            print(f"launch: job {jobs[0].partition('_')[0]} submitted{size}", flush=True)
+            return _put_ids(folder, record, jobs), True
 
 
 def _refuse_what_never_fits(folder: Path, record: SlurmJob, busy: site.Busy, waited: float) -> None:
@@ -402,9 +418,6 @@ def _end(folder: Path, record: SlurmJob, job: str, state: State | None, gone: fl
         state: what the queue says.
         gone: seconds since the queue first did not say that it waits or runs.
     """
-    outcome = read_outcome(folder, job, of=record)
-    if outcome and outcome.status == LEFT:
-        return State("LEFT")
     if state is None:
         known = queue.history([job], [site.job_name(folder), "mar"])
         state = queue.find(known or {}, job)
@@ -414,8 +427,13 @@ def _end(folder: Path, record: SlurmJob, job: str, state: State | None, gone: fl
             return State("CANCELLED")
         if state is None and _others(record):
             return None  # a site may hide the jobs of others; that of somebody else is not submitted again
-        if state is None:
-            return State(failures.VANISHED) if gone > PATIENCE else None
+        if state is None and gone <= PATIENCE:
+            return None
+    outcome = read_outcome(folder, job, of=record)
+    if outcome and outcome.status == LEFT:
+        return State("LEFT")
+    if state is None:
+        return State(failures.VANISHED)
     if state.state == "COMPLETED":
         if list(folder.glob(f"{job}_0_result.pkl")) and not list(folder.glob(f"{record.token}*.sh")):
             # The job was submitted before there were outcomes. It told its end by a pickle, which is not loaded: the

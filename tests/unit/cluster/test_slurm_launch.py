@@ -367,3 +367,53 @@ def test_an_output_that_comes_late_is_waited_for_and_nothing_submitted_again(
     cluster.at(50, output.touch)
     assert launch(cluster, outputs=[str(output)]) == 0 and cluster.ran == 0
     assert f"waiting for {output}, which the job has written" in capsys.readouterr().out
+
+
+def test_only_our_own_jobs_are_ended(cluster: Cluster) -> None:
+    running(cluster)
+    cluster.extra = {"1": State("RUNNING", "node1", queue.me(), origin="/elsewhere/jobs/x/mar-1-2.sh|c")}  # ids anew
+    assert jobs.cancel(cluster.folder.parents[1]) == [] and not cluster.cancelled
+    running(cluster, hash="f" * 16, token=f"mar-{'f' * 16}-00000001")  # of another recipe
+    cluster.submissions.append((0.0, "", (0,)))
+    cluster.ends(50, 1)
+    assert launch(cluster) == 0 and not cluster.cancelled
+
+
+def test_a_job_that_arrives_while_it_is_cancelled_is_ended(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = slurm.submit
+
+    def cancelled_meanwhile(*arguments: Any) -> list[str]:
+        jobs.cancel(cluster.folder.parents[1])
+        return submit(*arguments)
+
+    monkeypatch.setattr(slurm, "submit", cancelled_meanwhile)
+    with pytest.raises(ValueError, match="ended by `mar cancel`"):
+        launch(cluster)
+    assert cluster.cancelled == ["1"] and record(cluster).state == "stopped"
+
+
+def test_a_job_that_left_and_waits_again_is_not_submitted_again_by_an_empty_queue(cluster: Cluster) -> None:
+    # as in a container, where the script puts the job back after its outcome said that it left
+    cluster.at(10, lambda: write(outcome_file(cluster.folder, "1"), Outcome(status=75)))
+    cluster.listed = lambda age: "" if 20 < age < 40 else "PENDING"
+    cluster.ends(100)
+    assert launch(cluster) == 0 and len(cluster.submissions) == 1
+
+
+def test_slots_of_a_job_that_is_submitted_again_are_counted_on(cluster: Cluster) -> None:
+    # where requeues are forbidden each slot is a submission
+    file = cluster.folder / "slots-01234567.json"
+    file.touch()
+    seen = []
+
+    def left() -> None:
+        seen.append(file.exists())
+        file.touch()
+        write(outcome_file(cluster.folder, str(len(seen))), Outcome(status=75))
+
+    cluster.at(10, left)
+    cluster.at(22, left)
+    cluster.listed = lambda age: "RUNNING" if age < 10 else "FAILED"
+    cluster.ends(70, 2)
+    assert launch(cluster) == 0 and len(cluster.submissions) == 3
+    assert seen == [False, True]
