@@ -252,6 +252,8 @@ def cancel(jobs: Sequence[str], patience: float = 180.0) -> None:
     """
     refused = ""
     deadline = time.monotonic() + patience
+    if not jobs:
+        return
     while time.monotonic() < deadline:
         with contextlib.suppress(subprocess.TimeoutExpired):  # the controller is away for a while
             done = subprocess.run(["scancel", *jobs], capture_output=True, env=environment(), timeout=60)

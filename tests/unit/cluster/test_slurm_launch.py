@@ -409,11 +409,11 @@ def test_slots_of_a_job_that_is_submitted_again_are_counted_on(cluster: Cluster)
     def left() -> None:
         seen.append(file.exists())
         file.touch()
-        write(outcome_file(cluster.folder, str(len(seen))), Outcome(status=75))
+        write(outcome_file(cluster.folder, "1"), Outcome(status=75))
 
     cluster.at(10, left)
-    cluster.at(22, left)
+    cluster.at(22, lambda: seen.append(file.exists()))
     cluster.listed = lambda age: "RUNNING" if age < 10 else "FAILED"
-    cluster.ends(70, 2)
-    assert launch(cluster) == 0 and len(cluster.submissions) == 3
+    cluster.ends(23, 1)
+    assert launch(cluster) == 0 and len(cluster.submissions) == 2
     assert seen == [False, True]
