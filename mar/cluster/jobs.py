@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 from mar.cluster import queue, slurm
@@ -13,6 +14,7 @@ from mar.cluster.records import JOB, LocalJob, SlurmJob, read_job, read_outcome,
 from mar.runtime.folders import lock
 from mar.runtime.stop_signals import LEFT
 
+SUBMITTING = 300.0  # seconds within which a launcher submits, or tries again
 DAMAGED = "damaged"  # job.json is none, or is not ours to read
 
 
@@ -49,6 +51,8 @@ def state(folder: Path, record: LocalJob | SlurmJob, states: dict[str, queue.Sta
         return "running" if alive(record) else "lost"
     if states is None:
         return "unknown"
+    if not record.jobs and time.time() - datetime.fromisoformat(record.submitted).timestamp() < SUBMITTING:
+        return "queued (not submitted yet)"
     counts: Counter[str] = Counter()
     where = ""
     for job in record.jobs or [None]:
