@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
 import os
+import pwd
 import re
 import subprocess
 import time
@@ -100,10 +100,10 @@ def ask(command: Sequence[str], timeout: float = 30.0) -> str | None:
 
 
 def me() -> str:
-    """Name of this user."""
+    """Name of this user, as Slurm knows it: not what the shell says, which `su` may leave as it was."""
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no such user in the machine's table, as in a container
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # no such user in the machine's table, as in a container
         return str(os.getuid())
 
 

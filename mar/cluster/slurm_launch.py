@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import sys
 import time
@@ -471,7 +472,7 @@ def _progress(record: SlurmJob, found: Mapping[str, State | None] | None, waitin
     """One line on where the jobs are."""
     if found is None:
         return "Slurm does not answer; asking on"
-    held = any(state and "held" in state.where.lower() for state in found.values())
+    held = any(state and re.search("held|hold", state.where, re.IGNORECASE) for state in found.values())
     hint = f"; `scontrol release {record.job}` lets it go" if held else ""
     if len(record.jobs) == 1:
         return f"job {record.jobs[0]}: {found[record.jobs[0]] or 'not in the queue'}{hint}"
