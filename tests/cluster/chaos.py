@@ -218,8 +218,8 @@ class Case:
         ).stdout
         jobs: dict[str, list[tuple[float, float, object]]] = {}
         for line in out.splitlines():
-            number, submit, end, comment = line.split("|", 3)
-            if comment.startswith(f"mar-{self.record()['hash']}-"):
+            number, submit, end, comment = [*line.split("|", 3), "", "", ""][:4]
+            if comment.startswith(f"mar-{self.record()['hash']}-") and end != "Unknown":
                 times = [datetime.fromisoformat(t).timestamp() for t in (submit, end)]
                 if times[0] < self.since:
                     continue  # of an earlier call of this script
