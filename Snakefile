@@ -31,12 +31,9 @@ try:
 except ValueError as error:
     raise WorkflowError(str(error))
 if MACHINE.get("launcher") == "slurm":
-    SLOTS = {rule: asked(rule)["runtime"] for rule in slots.WHOLE}
-    SLOTS = {
-        rule: minutes for rule, minutes in SLOTS.items() if isinstance(minutes, int)
-    }
+    limits = {name: asked(name)["runtime"] for name in slots.WHOLE}
     try:
-        for said in slots.too_long(STUDY, ROOT, SLOTS):
+        for said in slots.too_long(STUDY, ROOT, limits):
             print(said, file=sys.stderr, flush=True)
     except ValueError as error:  # a damaged file is told by the stage that reads it
         print(f"no comparison of stages with their slots: {error}", file=sys.stderr)
