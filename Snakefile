@@ -3,9 +3,11 @@
 #   snakemake all --configfile config/demo.yaml      another study
 #   snakemake figures/tradeoff.pdf --configfile config/demo.yaml      one product
 #   snakemake drill --configfile config/imagenet256.yaml      each shape of network once on generated images
+import sys
+
 from snakemake.utils import min_version
 
-min_version("9.17")
+min_version("9.27")
 
 
 # Snakemake merges a second configfile into the first, so this one is read only where no other is given.
@@ -22,12 +24,19 @@ include: "workflow/rules/common.smk"
 
 
 # The workflow of a study that is over its budget does not start.
-from mar.planning import plan, remaining
+from mar.planning import plan, remaining, slots
 
 try:
     plan.check(STUDY, ROOT)
 except ValueError as error:
     raise WorkflowError(str(error))
+if MACHINE.get("launcher") == "slurm":
+    limits = {name: asked(name)["runtime"] for name in slots.WHOLE}
+    try:
+        for said in slots.too_long(STUDY, ROOT, limits):
+            print(said, file=sys.stderr, flush=True)
+    except ValueError as error:  # a damaged file is told by the stage that reads it
+        print(f"no comparison of stages with their slots: {error}", file=sys.stderr)
 
 
 include: "workflow/rules/data.smk"
@@ -50,6 +59,7 @@ except ValueError as error:
 
 # What a run has to make, so that `mar launch` can tell how far it is: Snakemake counts steps, whatever they take.
 onstart:
+    make_room()
     if not workflow.overwrite_configfiles:
         print(f"study {STUDY.study}, as no --configfile names another", flush=True)
     try:
@@ -58,6 +68,11 @@ onstart:
         Exception
     ) as error:  # Snakemake promises no such list, and no job needs it
         print(f"no estimate of the time that is left: {error}", flush=True)
+
+
+# With keep-going one failure is told among hundreds of lines, so that all are told again at the end.
+onerror:
+    print(closing_list(), flush=True)
 
 
 rule all:

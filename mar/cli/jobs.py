@@ -24,6 +24,7 @@ from mar.study import layout
 @click.option("--slurm-constraint", default="", metavar="FEATURES")
 @click.option("--slurm-nodes", default=0, metavar="N")
 @click.option("--slurm-gpus-per-node", default=0, metavar="N")
+@click.option("--slurm-gres", default="", metavar="KIND", help="For --gres in place of --gpus-per-node, as gpu:a100.")
 @click.option("--slurm-cpus-per-task", default=0, metavar="N")
 @click.option("--slurm-time", default=0, metavar="MINUTES")
 @click.option("--slurm-mem", default=0, metavar="MEGABYTES", help="Memory per node.")
@@ -32,6 +33,9 @@ from mar.study import layout
     "--slurm-device", default="", metavar="cuda|cpu", help="Where it computes; default: cuda if GPUs are asked for."
 )
 @click.option("--slurm-shards", default=0, metavar="N", help="Share the command among an array of N jobs.")
+@click.option("--slurm-setup", default="", metavar="LINES", help="Of the script of a job, before its command.")
+@click.option("--slurm-python", default="", metavar="COMMAND", help="Of Python in a job, as in a container.")
+@click.option("--slurm-srun-args", default="", metavar="OPTIONS", help="More options of srun, as --name=value.")
 @click.option("--slurm-extra", default="", metavar="OPTIONS", help="More options of sbatch, as --name=value.")
 @click.option("--inputs", default="", metavar="FILES", help="What the command reads, in one argument.")
 @click.option("--outputs", default="", metavar="FILES", help="What it writes: there when it is done.")
@@ -69,6 +73,15 @@ def jobs(study: str) -> None:
     )
     for line in [("state", "job", "submitted", "folder"), *(line for root in roots for line in table(root))]:
         click.echo("{:<18} {:>10} {:<19} {}".format(*line))
+
+
+@main.command()
+@study_option
+def status(study: str) -> None:
+    """Show what of a study is done, runs, waits and failed, since when, and the GPU hours that it has had."""
+    from mar.planning import status as of
+
+    click.echo(of.text(*open_study(study)))
 
 
 @main.command()

@@ -49,9 +49,12 @@ def claims(study: str, claims_file: Path) -> None:
 @click.option("--figures", required=True, type=click.Path(path_type=Path), help="Folder of the study's figures.")
 def report(study: str, figures: Path) -> None:
     """Write everything on one self-contained page."""
+    from mar.planning import status
     from mar.report.page import report
 
-    report(*open_study(study), figures)
+    loaded, root = open_study(study)
+    status.hours(loaded, root)
+    report(loaded, root, figures)
 
 
 @main.command()

@@ -158,7 +158,7 @@ def court(
 def plan(study: str, each: bool, utilisation: float | None, measured: str | None, file: Path | None) -> None:
     """Show how long a study takes on this machine and what is done, or what it costs on A100s."""
     from mar.paper.numbers import check_rows
-    from mar.planning import kept_costs, minutes
+    from mar.planning import kept_costs, minutes, slots
     from mar.planning import plan as plans
     from mar.runtime.files import write_text
     from mar.study.lengths import count
@@ -181,6 +181,8 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
     jobs = plans.jobs(loaded, images, counts)
     steps = minutes.steps(loaded, root, jobs, images, counts)
     click.echo(plans.text(loaded, jobs, images, share) if each else minutes.text(loaded, jobs, images, steps, share))
+    for line in slots.too_long(loaded, root):
+        click.echo(line)
     if file:
         import pandas as pd
 

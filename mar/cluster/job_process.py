@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pkgutil
 import resource
@@ -15,14 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import submitit
+from pydantic import NonNegativeInt
 
 from mar.cluster import gpus
 from mar.cluster.records import Outcome, SlurmJob, outcome_file, read_job
 from mar.runtime import stop_signals
-from mar.runtime.files import atomic, write
+from mar.runtime.files import Record, atomic, read, write, written
+from mar.runtime.folders import RECIPE
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 ENTRY = "mar.cli.__main__:main"  # the commands of `mar`
 SUPERSEDED = 76  # exit status of a job in whose place another was submitted
+STUCK = 77  # exit status of a job that two slots in a row brought no further
+SLOTS = 2  # slots in a row without anything kept, after which a job goes into the queue no more
 
 
 @dataclass(frozen=True)
@@ -61,12 +67,13 @@ class Command:
         file.unlink(missing_ok=True)  # an outcome from before a requeue
         try:
             status = self._slurm(environment) if self.cluster == "slurm" else self._local()
-        except Exception:
-            raised = traceback.format_exc()
-            print(raised, end="", file=sys.stderr, flush=True)  # first: whoever reads the outcome shows the log's end
-            write(file, Outcome(status=1, traceback=raised))
-            sys.exit(1)  # a status other than 0 lets Slurm end the other tasks
-        write(file, Outcome(status=status, cpu_seconds=cpu_seconds()))
+        except Exception as error:
+            raised = str(error) if isinstance(error, Stuck) else traceback.format_exc()
+            print(raised.rstrip(), file=sys.stderr, flush=True)  # first: whoever reads the outcome shows the log's end
+            status = STUCK if isinstance(error, Stuck) else 1
+            write(file, Outcome(status=status, traceback=raised, token=self.token))
+            sys.exit(status)  # a status other than 0 lets Slurm end the other tasks
+        write(file, Outcome(status=status, cpu_seconds=cpu_seconds(), token=self.token))
         return status
 
     def _local(self) -> int:
@@ -108,8 +115,16 @@ class Command:
                 return 0
             distributed = submitit.helpers.TorchDistributedEnvironment()
             distributed.export(set_cuda_visible_devices=False, overwrite=True)
-        status = run((*self.options, *self.arguments))
-        if status == stop_signals.LEFT and stop_signals.asked():
+        try:
+            status = run((*self.options, *self.arguments))
+        except Exception:
+            # The request to leave is raised wherever the command is, and code that it passes may turn it into an error
+            # of its own, as an import does that is cut off.
+            if training or not stop_signals.asked():
+                raise
+            traceback.print_exc()
+            status = stop_signals.LEFT
+        if status and stop_signals.asked() and (status == stop_signals.LEFT or not training):
             return self._leave(rank, environment.raw_job_id)
         if status == 0 and rank == 0:
             keep(Path(self.folder), self.outputs)
@@ -121,12 +136,63 @@ class Command:
             sys.exit(stop_signals.LEFT)  # after SIGTERM Slurm itself decides whether the job goes back into the queue
         if rank:
             return stop_signals.LEFT
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+        self._count_slot()
+        try:
+            done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+        except FileNotFoundError:  # in a container: the job's script, which runs outside, puts it back
+            (Path(self.folder) / requeue_mark(job)).touch()
+            return stop_signals.LEFT
         if done.returncode:
             print(f"scontrol requeue {job}: {done.stderr.strip()}", flush=True)
             return stop_signals.LEFT
         print(f"job {job} goes back into the queue", flush=True)
         sys.exit(stop_signals.LEFT)
+
+    def _count_slot(self) -> None:
+        """Put on record what this slot kept.
+
+        Raises:
+            Stuck: it kept nothing new, nor did the slot before, so that the next would end as they did.
+        """
+        file = Path(self.folder) / slots_file(self.arguments)
+        last = read(file, Slots) if file.exists() else Slots()
+        kept = {str(path) for path in written if path.name != RECIPE and Path(self.folder) not in path.parents}
+        idle = 0 if kept - set(last.kept) else last.idle + 1
+        if idle < SLOTS:
+            write(file, Slots(idle=idle, kept=tuple(sorted(kept | set(last.kept)))))
+            return
+        file.unlink()  # whoever asks again, with more time, begins anew
+        raise Stuck(
+            f"{verb(self.arguments)} kept nothing in {SLOTS} slots, and would in no other: it is not put into the "
+            "queue again; ask for more time (`runtime`), or, where preemption cut the slots short, for a partition "
+            "without it, then run the same command"
+        )
+
+
+class Stuck(Exception):
+    """A job that goes on for ever and never gets further."""
+
+
+class Slots(Record):
+    """slots-*.json: what the slots of a job kept so far.
+
+    Attributes:
+        idle: how many of the last ones kept nothing new.
+        kept: files that they wrote.
+    """
+
+    idle: NonNegativeInt = 0
+    kept: tuple[str, ...] = ()
+
+
+def slots_file(arguments: Sequence[str]) -> str:
+    """Name of the record of the slots of a command, beside job.json: each shard of a stage has its own."""
+    return f"slots-{hashlib.sha256(text(arguments).encode()).hexdigest()[:8]}.json"
+
+
+def requeue_mark(job: str) -> str:
+    """Name of the file by which a job in a container asks its script to put it back into the queue."""
+    return f"{job}.requeue"
 
 
 def cpu_seconds() -> float:
@@ -138,19 +204,21 @@ def cpu_seconds() -> float:
 def cores_of_task() -> None:
     """Let torch, imported later, use as many threads as the task has cores; by default it uses all of the machine.
 
-    Snakemake exports 0 threads for a rule that only waits, and sbatch passes that on: it is nobody's choice.
+    sbatch passes on the variables of the shell in which the workflow was started, and those that Snakemake exports for
+    a rule that only waits. They are meant for that machine, so the cores that were asked for are stronger.
     """
-    if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            if os.environ.get(name, "0") in ("", "0"):
-                os.environ[name] = cores
+    cores = os.environ.get("SLURM_CPUS_PER_TASK")
+    for name in THREADS:
+        if cores:
+            os.environ[name] = cores
+        elif os.environ.get(name) == "0":
+            del os.environ[name]
 
 
 def run(arguments: Sequence[str]) -> int:
     """Exit status of a command of `mar`, run in this process."""
-    main = pkgutil.resolve_name(ENTRY)  # by name: the commands import this package
-
-    try:
+    try:  # a request to leave may come during the import too
+        main = pkgutil.resolve_name(ENTRY)  # by name: the commands import this package
         main(list(arguments), prog_name="mar")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -29,10 +29,11 @@ from types import FrameType
 
 import submitit
 
+from mar.cluster.failures import log
 from mar.cluster.job_process import Command, text
 from mar.cluster.processes import alive, print_lines, started, stop
 from mar.cluster.records import LocalJob, SlurmJob, outcome_file, read_job, read_outcome, write_job
-from mar.cluster.slurm import Slurm, log
+from mar.cluster.slurm import Slurm
 from mar.cluster.slurm_launch import launch_slurm
 from mar.runtime.folders import lock
 

@@ -68,6 +68,7 @@ class SlurmJob(Job):
         jobs: ids of the jobs, one for each of `shards`.
         shards: which shares of the command the jobs do.
         left: shares that were not done when the submission ended.
+        user: who submitted; empty in records of before there was this key.
     """
 
     cluster: Literal["slurm"]
@@ -76,6 +77,7 @@ class SlurmJob(Job):
     jobs: tuple[SlurmId, ...]
     shards: tuple[NonNegativeInt, ...]
     left: tuple[NonNegativeInt, ...] = ()
+    user: str = ""
 
     @model_validator(mode="after")
     def _one_job_for_each_shard(self) -> Self:
@@ -91,21 +93,23 @@ class Outcome(Record):
         status: exit status of its command.
         traceback: that of what the command raised.
         cpu_seconds: what its process and the children of it have computed.
+        token: of its submission. Ids of jobs are counted anew when a cluster is, and an outcome of before is not ours.
     """
 
     status: int
     traceback: str = ""
     cpu_seconds: NonNegativeFloat | None = None
+    token: str = ""
 
 
 def read_job(folder: Path) -> LocalJob | SlurmJob | None:
-    """The record of the folder's last job, None where there was none.
+    """The record of the folder's last job, None where there was none; an empty file is what a dead machine leaves.
 
     Raises:
         ValueError: the file is not such a record.
     """
     path = folder / JOB
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
         return None
     if read(path, Job).cluster == "slurm":
         return read(path, SlurmJob)
@@ -122,11 +126,20 @@ def outcome_file(folder: Path, job: str, task: int = 0) -> Path:
     return folder / f"{job}_{task}_outcome.json"
 
 
-def read_outcome(folder: Path, job: str, task: int = 0) -> Outcome | None:
+def read_outcome(folder: Path, job: str, task: int = 0, of: SlurmJob | None = None) -> Outcome | None:
     """How a task of a job ended, None while it has not told.
+
+    Args:
+        folder: the job's folder.
+        job: its id.
+        task: rank of the task.
+        of: the submission. An outcome of another one with the same id is passed over.
 
     Raises:
         ValueError: the file is not such a record.
     """
     path = outcome_file(folder, job, task)
-    return read(path, Outcome) if path.exists() else None
+    if not path.exists() or not path.stat().st_size:
+        return None
+    outcome = read(path, Outcome)
+    return None if of and outcome.token not in ("", of.token) else outcome

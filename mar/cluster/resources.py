@@ -28,16 +28,20 @@ LAUNCH: dict[str, tuple[str, str | int]] = {
     "constraint": ("--slurm-constraint", ""),
     "nodes": ("--slurm-nodes", 0),
     "gpus_per_node": ("--slurm-gpus-per-node", 0),
+    "slurm_gres": ("--slurm-gres", ""),
     "cpus_per_task": ("--slurm-cpus-per-task", 0),
     "runtime": ("--slurm-time", 0),  # minutes
     "mem_mb": ("--slurm-mem", 0),
     "slurm_signal": ("--slurm-signal", 0),  # seconds
+    "slurm_setup": ("--slurm-setup", ""),
+    "slurm_python": ("--slurm-python", ""),
+    "slurm_srun_args": ("--slurm-srun-args", ""),
     "slurm_extra": ("--slurm-extra", ""),
     "device": ("--slurm-device", ""),
     "shards": ("--slurm-shards", 0),
 }
-# Snakemake's own, and how many jobs wait at once.
-OTHERS = {"cluster_jobs", "mem", "mem_mib", "disk", "disk_mb", "disk_mib", "tmpdir"}
+# Snakemake's own, and how many jobs wait at once: trainings, and others.
+OTHERS = {"cluster_jobs", "cluster_trainings", "mem", "mem_mib", "disk", "disk_mb", "disk_mib", "tmpdir"}
 UNSET = {name: unset for name, (_, unset) in LAUNCH.items()}
 NUMBERS = frozenset(name for name, unset in UNSET.items() if isinstance(unset, int))
 

@@ -1,68 +1,81 @@
-"""What Slurm is asked and told: settings of a site, submission, states of jobs, and what a failure means."""
+"""What Slurm is told: the settings of a site, the script of a job, and its submission.
+
+The script is plain bash that sbatch reads on the head and runs on the first node of the job: options, the lines of the
+site, and one `srun` that starts submitit's process in each task. A container belongs into `python`: sbatch and srun
+then stay outside, and what runs inside is the job alone.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import getpass
 import hashlib
+import math
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import submitit
 
 import mar
-from mar.cluster.job_process import Command
-from mar.cluster.records import read_outcome
+from mar.cluster.failures import log
+from mar.cluster.job_process import Command, requeue_mark
+from mar.cluster.queue import environment
+from mar.runtime.files import write_text
 from mar.runtime.provenance import git_commit
-from mar.runtime.stop_signals import LEFT
 
-# States in which a job is over (squeue(1)); in every other it waits, runs, or is about to do either again.
-OVER = {
-    "BOOT_FAIL",
-    "CANCELLED",
-    "COMPLETED",
-    "DEADLINE",
-    "FAILED",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "PREEMPTED",
-    "REVOKED",
-    "TIMEOUT",
-}
-# States that Slurm does not have.
-VANISHED = "VANISHED"  # neither the queue nor the accounting knows the job
-EARLY = "WARNED_EARLY"  # a warning ended the job before it could listen, while Python was starting
-AGAIN = {"PREEMPTED", VANISHED, EARLY, "LEFT"}  # after these the launcher submits the job again by itself
-
-ADVICE = {
-    "BOOT_FAIL": "the node did not start; run the same command again",
-    "CANCELLED": "somebody cancelled it (scancel); run the same command to go on from the last checkpoint",
-    "COMPLETED": "it ended without a result, so something ended its process; see the log",
-    "DEADLINE": "its deadline passed; see --deadline in the site's extra lines",
-    "FAILED": "see the log; the same command goes on from the last checkpoint",
-    "NODE_FAIL": "its node died; run the same command to go on elsewhere (exclude a bad node with `slurm_extra`)",
-    "OUT_OF_MEMORY": "ask for more memory (`mem_mb`), or make `micro_batch` of the recipe or `metrics.chunk` smaller",
-    "REVOKED": "another cluster of the federation runs it",
-    EARLY: "a warning (preemption, or time running out) came while Python was starting; if it comes each time, ask for "
-    "more time (`runtime`) or a later warning (`slurm_signal`)",
-    "TIMEOUT": "its time limit came before it could save; ask for more time (`runtime`), or for an earlier warning "
-    "(`slurm_signal`), then run the same command to go on from the last checkpoint",
-}
-
-# Options of sbatch that `slurm_extra` may not set: the launcher sets them, some from settings with names of their own.
+# Options of sbatch that `slurm_extra` may not set: the launcher sets them, some from settings with names of their own,
+# or it would not learn of the job. sbatch takes any beginning of a name that is unique, so none may be given either.
 RESERVED = {
     "array", "comment", "job-name", "open-mode", "output", "error", "signal", "wrap", "ntasks", "ntasks-per-node",
     "partition", "account", "qos", "constraint", "nodes", "gpus-per-node", "cpus-per-task", "time", "mem",
+    "parsable", "test-only", "wait", "chdir", "clusters", "cluster", "input", "help", "usage", "version", "quiet",
 }  # fmt: skip
+# Options of srun that `slurm_srun_args` may not set.
+RESERVED_SRUN = {"output", "error", "unbuffered", "kill-on-bad-exit", "jobid", "ntasks", "wait", "input", "chdir"}
+# Variables that stand for an option of sbatch, and the setting that is stronger. Others of SBATCH_ are dropped.
+VARIABLES = {
+    "SBATCH_PARTITION": "partition",
+    "SBATCH_ACCOUNT": "account",
+    "SBATCH_QOS": "qos",
+    "SBATCH_CONSTRAINT": "constraint",
+    "SBATCH_RESERVATION": "",
+    "SBATCH_WCKEY": "",
+    "SBATCH_EXCLUSIVE": "",
+}
+SIGNAL = 90  # seconds between the warning and the time limit, where nobody says
+# What sbatch says when the controller cannot be reached or is too busy: the same call works later.
+BUSY = re.compile(
+    r"unable to contact|connect failure|connection (refused|timed out|reset)|timed out|temporarily|try again|too busy"
+    r"|backup controller|standby|zero bytes|transport endpoint|send/recv|authentication|credential|no route to host",
+    re.IGNORECASE,
+)
+# Limits on one job, which it will never keep, and on all jobs of a user or an account: it fits when others have ended.
+SIZE = re.compile(r"(Assoc|QOS)\w*(MaxWall|Min|Max\w+Per(Job|Node))")
+LIMIT = re.compile(r"(Assoc|QOS)\w*(Submit|Grp|PerUser|PerAccount)|MaxJobCount|job submit limit|too many jobs", re.I)
+MISTAKE = re.compile(
+    r"invalid|not available|unrecognized|unknown|not permitted|denied|can ?not be satisfied|unable to open|no such"
+    r"|exceed|more processors|must specify|not valid|illegal|requires",
+    re.IGNORECASE,
+)
+UNKNOWN = 120.0  # seconds for which a submission is tried again that failed for a reason nobody knows
+
+
+class Busy(Exception):
+    """Slurm did not take a submission and may take it later.
+
+    Attributes:
+        limit: whether for a limit on the number of jobs.
+        patience: seconds for which it is worth trying again.
+    """
+
+    def __init__(self, message: str, limit: bool = False, patience: float = math.inf) -> None:
+        super().__init__(message)
+        self.limit, self.patience = limit, patience
 
 
 @dataclass(frozen=True)
@@ -75,12 +88,16 @@ class Slurm:
     constraint: str = ""
     nodes: int = 0
     gpus_per_node: int = 0
+    gres: str = ""  # kind of GPU for `--gres`, as gpu:a100, at sites that do not know `--gpus-per-node`
     cpus_per_task: int = 0
     time: int = 0  # minutes
     mem: int = 0  # megabytes per node
     signal: int = 0  # seconds between the warning and the time limit
     device: str = ""  # where the stage computes: cuda or cpu; empty is cuda where GPUs are asked for
     shards: int = 0  # number of jobs in the array that shares one stage
+    setup: str = ""  # lines of the job's script before its command
+    python: str = ""  # command of Python in a job, as `apptainer exec --nv IMAGE python`
+    srun_args: str = ""  # further options of srun
     extra: str = ""  # further options of sbatch
 
     def given(self) -> dict[str, str | int]:
@@ -92,159 +109,208 @@ class Slurm:
         device = self.device or ("cuda" if self.gpus_per_node else "")
         return ("--device", device) if device else ()
 
-    def parameters(self) -> dict[str, Any]:
-        """The settings as parameters of submitit's AutoExecutor, with one task per GPU.
+    def parameters(self) -> dict[str, str | int | bool]:
+        """The settings as options of sbatch, with one task per GPU.
 
         Raises:
             ValueError: a device that there is not, an extra option that is no option, or one that the launcher sets.
         """
-        given = self.given()
         if self.device not in ("", "cuda", "cpu"):
             raise ValueError(f"slurm device: found {self.device!r}; accepted: cuda, cpu")
-        texts = ("partition", "account", "qos", "constraint")
-        named: dict[str, Any] = {f"slurm_{k}": given[k] for k in texts if k in given}
-        named |= {k: given[k] for k in ("nodes", "gpus_per_node", "cpus_per_task") if k in given}
+        named: dict[str, str | int | bool] = {}
+        for name in ("partition", "account", "qos", "constraint", "nodes", "cpus_per_task", "time"):
+            if value := getattr(self, name):
+                named[name.replace("_", "-")] = value
         if self.gpus_per_node:
-            named["tasks_per_node"] = self.gpus_per_node
-        if self.time:
-            named["timeout_min"] = self.time
+            named["ntasks-per-node"] = self.gpus_per_node
+            if not self.gres:
+                named["gpus-per-node"] = self.gpus_per_node
+        if gres := self._gres():
+            named["gres"] = gres
         if self.mem:
-            named["mem_gb"] = self.mem / 1024
+            named["mem"] = f"{self.mem}MB"
         if self.signal:
-            named["slurm_signal_delay_s"] = self.signal
-        if self.extra:
-            named["slurm_additional_parameters"] = dict(_option(word) for word in shlex.split(self.extra))
+            named["signal"] = f"USR2@{self.signal}"
+        for word in shlex.split(self.extra):
+            name, value = _option(
+                "slurm extra", word, RESERVED - {"mem"} if word == "--mem=0" and not self.mem else RESERVED
+            )
+            named[name] = value
+        self.srun()
         return named
 
+    def _gres(self) -> str:
+        """The kind of GPU with its number, and what else `gres` names; GPUs only where the job has some."""
+        parts = []
+        for part in filter(None, self.gres.split(",")):
+            kind, _, number = part.rpartition(":")
+            if part.split(":")[0] != "gpu":
+                parts.append(part)
+            elif number.isdecimal() and kind:
+                if int(number) not in (0, self.gpus_per_node) and self.gpus_per_node:
+                    raise ValueError(
+                        f"slurm gres: found {part!r} with gpus_per_node {self.gpus_per_node}; accepted: {kind}"
+                    )
+                parts += [part] if self.gpus_per_node else []
+            elif self.gpus_per_node:
+                parts.append(f"{part}:{self.gpus_per_node}")
+        return ",".join(parts)
 
-def _option(word: str) -> tuple[str, str | bool]:
+    def srun(self) -> list[str]:
+        """Further options of srun.
+
+        Raises:
+            ValueError: one that is no option, or that the launcher sets.
+        """
+        words = shlex.split(self.srun_args)
+        for word in words:
+            _option("slurm srun_args", word, RESERVED_SRUN)
+        return words
+
+
+def _option(setting: str, word: str, reserved: set[str]) -> tuple[str, str | bool]:
     match = re.fullmatch(r"--([a-z][a-z-]*)(?:=(.*))?", word)
     if not match:
-        raise ValueError(f"slurm extra: found {word!r}; accepted: options of sbatch as --name or --name=value")
-    if match[1] in RESERVED:
+        raise ValueError(f"{setting}: found {word!r}; accepted: options as --name or --name=value")
+    name = match[1]
+    taken = [name] if name in reserved else sorted(r for r in reserved if r.startswith(name))
+    if taken:
+        meant = "" if taken == [name] else f" (a beginning of --{taken[0]})"
         raise ValueError(
-            f"slurm extra: found --{match[1]}, which the launcher sets; see slurm/README.md for its setting"
+            f"{setting}: found --{name}{meant}, which the launcher sets; see slurm/README.md for its setting"
         )
-    return match[1], True if match[2] is None else match[2]
+    return name, True if match[2] is None else match[2]
 
 
-@dataclass(frozen=True)
-class State:
-    """What Slurm says of a job: its state, where it runs or why it waits, and the comment of its submission."""
-
-    state: str
-    where: str = ""
-    comment: str = ""
-
-    def __str__(self) -> str:
-        """The state with its place or reason, as RUNNING (node1)."""
-        return f"{self.state} ({self.where})" if self.where else self.state
+def job_name(folder: Path) -> str:
+    """Name of a job in the queue: study, stage and what it is of, as demo.train.mar-diff.seed0."""
+    parts = folder.absolute().parts
+    place = max((i for i, part in enumerate(parts) if part == "jobs"), default=0)
+    return re.sub(r"[^\w.+-]", "_", ".".join([parts[place - 1], *parts[place + 1 :]] if place else ["mar", parts[-1]]))
 
 
-def ask(command: Sequence[str], timeout: float = 30.0) -> str | None:
-    """What a client of Slurm prints; None when it fails, as it does when the controller is away for a while."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+def script_of(folder: Path, token: str = "") -> str:
+    """Path of the script of a submission; without a token the beginning of those of all submissions of a folder."""
+    return f"{folder.absolute()}/{token}{'.sh' if token else ''}"
 
 
-def queue() -> dict[str, State] | None:
-    """This user's jobs in the queue by id (12, or 12_3 in an array), those that ended lately too; None: no answer."""
-    # Fields are cut with |, and the comment, which may hold one, is last.
-    answer = ask(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N|%k"])
-    if answer is None:
-        return None
-    states = {}
-    for line in answer.splitlines():
-        job, state, reason, nodes, comment = line.split("|", 4)
-        states[job.strip()] = State(state, nodes or ("" if reason == "None" else reason), comment.strip())
-    return states
+def script(folder: Path, slurm: Slurm, token: str, shards: Sequence[int], code: Path, commit: str) -> str:
+    """The batch script of a submission.
+
+    Args:
+        folder: the job's folder.
+        slurm: settings of the site.
+        token: names the submission.
+        shards: numbers of the tasks of the array, where a stage is shared.
+        code: the copy of the package that the job runs.
+        commit: of which commit it is.
+    """
+    folder = folder.absolute()
+    options: dict[str, str | int | bool] = {"nodes": 1, "signal": f"USR2@{SIGNAL}", **slurm.parameters()}
+    options |= {"job-name": job_name(folder), "comment": token, "open-mode": "append"}
+    if array := slurm.shards > 1:
+        options["array"] = ",".join(map(str, shards))
+    place = options["output"] = str(log(folder, "%A_%a" if array else "%j"))
+    tasks = re.sub(r"_0_log\.out$", "_%t_log.out", place)
+    srun = ["srun", "--unbuffered", "--output", tasks, "--kill-on-bad-exit=1", *slurm.srun()]
+    # -P: the working folder may hold the package too, edited since; the job must import its copy instead
+    python = f"{slurm.python or shlex.quote(sys.executable)} -P -u -m submitit.core._submit"
+    lines = ["#!/bin/bash", *(_line(key, value) for key, value in sorted(options.items())), ""]
+    if slurm.setup:
+        lines += ["# lines of the site", *slurm.setup.splitlines(), ""]
+    lines += [
+        f"folder={shlex.quote(str(folder))}",
+        "job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
+        "# submitit's process looks for its work by the id of the job, which nobody knew before",
+        f"work=$folder/{token}-${{SLURM_ARRAY_TASK_ID:-0}}.pkl",
+        '[ ! -e "$work" ] || cp "$work" "$folder/${job}_submitted.pkl"',
+        "export SUBMITIT_EXECUTOR=slurm",
+        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        f"export MAR_GIT_COMMIT={shlex.quote(commit)}",
+        "export SLURM_EXPORT_ENV=ALL # srun hands on what is set here, also after sbatch --export=NONE",
+    ]
+    if slurm.cpus_per_task:
+        lines.append("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # since Slurm 22.05 srun does not inherit it")
+    lines += [
+        "",
+        f'{shlex.join(srun)} {python} "$folder"',
+        "status=$?",
+        "# a job in a container cannot call Slurm and leaves a mark instead",
+        f"mark=$folder/{requeue_mark('$SLURM_JOB_ID')}",
+        'if [ -e "$mark" ]; then rm -f "$mark"; scontrol requeue "$SLURM_JOB_ID"; fi',
+        "exit $status",
+    ]
+    return "\n".join(lines) + "\n"
 
 
-def history(jobs: Sequence[str]) -> dict[str, State]:
-    """What the accounting knows of jobs that left the queue; nothing where there is none, or when it is late."""
-    answer = ask(["sacct", "-X", "-n", "-P", "-o", "JobID,State,NodeList", "-j", ",".join(jobs)], timeout=10)
-    states = {}
-    for line in (answer or "").splitlines():
-        job, state, nodes = line.split("|", 2)
-        states[job] = State(state.split()[0], "" if nodes == "None assigned" else nodes)  # "CANCELLED by 1000"
-    return states
+def _line(name: str, value: str | int | bool) -> str:
+    return f"#SBATCH --{name}" if value is True else f"#SBATCH --{name}={shlex.quote(str(value))}"
 
 
-def find(token: str, since: float) -> list[str] | None:
-    """Ids of the jobs of a submission, by its comment; None: no answer. `since` is when it began, in Unix time."""
-    states = queue()
-    if states is None:
-        return None
-    jobs = [job for job, state in states.items() if state.comment == token]
-    if not jobs:  # they may have ended long ago; the accounting keeps comments where the site lets it
-        start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - 60))
-        fields = ["-X", "-n", "-P", "-o", "JobID,Comment", "-S", start, "-u", getpass.getuser()]
-        lines = (ask(["sacct", *fields], timeout=10) or "").splitlines()
-        jobs = [line.split("|", 1)[0] for line in lines if line.endswith(f"|{token}")]
-    return jobs
+def installed() -> bool:
+    """Whether jobs can be submitted from this machine."""
+    return bool(shutil.which("sbatch") and shutil.which("srun"))
 
 
-@contextlib.contextmanager
-def _outside() -> Iterator[None]:
-    """Hide the environment variables of a job inside which the launcher may run, but for the place of the cluster."""
-    conf = os.environ.get("SLURM_CONF")
-    with submitit.helpers.clean_env():
-        if conf is not None:
-            os.environ["SLURM_CONF"] = conf
-        yield
-
-
-def submit(commands: Sequence[Command], folder: Path, slurm: Slurm) -> list[str]:
+def submit(commands: Sequence[Command], folder: Path, slurm: Slurm, shards: Sequence[int] = (0,)) -> list[str]:
     """Submit one job, or an array of one job for each of several commands; returns their ids.
+
+    Args:
+        commands: one for each of `shards`, all of one token.
+        folder: the job's folder.
+        slurm: settings of the site.
+        shards: numbers of the shards.
 
     Raises:
         ValueError: there is no Slurm here, or sbatch refuses.
+        Busy: Slurm may take it later.
     """
     folder, token = folder.absolute(), commands[0].token
-    code = snapshot(folder)
-    # submitit names the pickle of a job when it knows the id. Killed before that, the job still finds this one.
-    for number, command in enumerate(commands):
-        submitit.core.utils.DelayedSubmission(command).dump(folder / f"{token}-{number}.pkl")
-    name = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}_submitted.pkl"'
-    pickle = f"{shlex.quote(str(folder))}/{name}"
-    setup = [
-        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
-        f"export MAR_GIT_COMMIT={git_commit()}",
-        f"[ -e {pickle} ] || cp {shlex.quote(str(folder / token))}-${{SLURM_ARRAY_TASK_ID:-0}}.pkl {pickle}",
+    if not installed():
+        raise ValueError("launch: --cluster slurm: found no sbatch and srun on PATH; accepted here: local, debug")
+    file = Path(script_of(folder, token))
+    write_text(file, script(folder, slurm, token, shards, snapshot(folder), git_commit()))
+    array = slurm.shards > 1
+    for shard, command in zip(shards, commands, strict=True):
+        work = submitit.core.utils.DelayedSubmission(command)
+        work.set_timeout(slurm.time or 365 * 24 * 60, 1_000_000)  # submitit's own count of time-outs ends nothing
+        work.dump(folder / f"{token}-{shard if array else 0}.pkl")
+    number = _sbatch(file, slurm)
+    return [f"{number}_{shard}" for shard in shards] if array else [number]
+
+
+def _sbatch(file: Path, slurm: Slurm) -> str:
+    """Call sbatch; returns the id that it tells."""
+    variables = {
+        k: os.environ[k] for k, setting in VARIABLES.items() if k in os.environ and not slurm.given().get(setting)
+    }
+    with submitit.helpers.clean_env():  # the launcher may run in a job of its own, whose variables are not this job's
+        told = environment() | variables
+    if "SLURM_CONF" in os.environ:
+        told["SLURM_CONF"] = os.environ["SLURM_CONF"]
+    try:
+        done = subprocess.run(["sbatch", str(file)], capture_output=True, env=told, timeout=180)
+    except subprocess.TimeoutExpired:
+        raise Busy("sbatch gave no answer for 180 s") from None
+    output, error = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
+    # A site may print notes: only a line of sbatch's own counts, which is bare where a site's wrapper says --parsable.
+    lines = [
+        re.fullmatch(r"(?:Submitted batch job )?(\d+)(?: on cluster \S+|;\S+)?", line.strip())
+        for line in output.splitlines()
     ]
-    if slurm.cpus_per_task:
-        setup.append("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK")  # since Slurm 22.05 srun does not inherit it
-    try:
-        executor = submitit.AutoExecutor(
-            folder=folder,
-            cluster="slurm",
-            slurm_max_num_timeout=1_000_000,
-            # -P: the working folder may hold the package too, edited since; the job must import its copy instead
-            slurm_python=f"{shlex.quote(sys.executable)} -P",
-        )
-    except RuntimeError as error:
-        raise ValueError(f"launch: --cluster slurm: {error}; accepted here: local, debug") from None
-    executor.update_parameters(
-        name="mar",
-        stderr_to_stdout=True,
-        slurm_comment=token,
-        slurm_setup=setup,
-        slurm_srun_args=["--kill-on-bad-exit=1"],  # or the other ranks would wait for the one that ended, for hours
-        **slurm.parameters(),
-    )
-    try:
-        with _outside():
-            if len(commands) == 1:
-                jobs = [executor.submit(commands[0])]
-            else:
-                with executor.batch():
-                    jobs = [executor.submit(command) for command in commands]
-    except submitit.core.utils.FailedJobError as error:
-        raise ValueError(f"launch: sbatch refuses: {error}") from None
-    return [job.job_id for job in jobs]
+    found = [match for match in lines if match]
+    if done.returncode == 0 and found:
+        return found[-1][1]
+    said = " ".join(f"{error} {output}".split()) or f"exit status {done.returncode}"
+    if done.returncode == 0:
+        raise Busy(f"sbatch told no id: {said}")
+    if BUSY.search(said):
+        raise Busy(said)
+    if LIMIT.search(said) and not SIZE.search(said):
+        raise Busy(said, limit=True)
+    if SIZE.search(said) or MISTAKE.search(said):
+        raise ValueError(f"launch: sbatch refuses: {said}")
+    raise Busy(said, patience=UNKNOWN)
 
 
 def snapshot(folder: Path) -> Path:
@@ -270,63 +336,3 @@ def snapshot(folder: Path) -> Path:
         except OSError:  # another launcher was first
             shutil.rmtree(temporary)
     return copy
-
-
-def log(folder: Path, job: str, task: int = 0) -> Path:
-    """File of what a task prints."""
-    return Path(submitit.core.utils.JobPaths(folder.absolute(), job, task).stdout)
-
-
-def warned_early(folder: Path, job: str) -> bool:
-    """Whether the log says that a warning ended a task, which it does until the task listens."""
-    return bool(re.search(r"error: \S+: tasks? [\d,-]+: User defined signal [12]\b", _tail(log(folder, job))))
-
-
-def why(folder: Path, job: str, state: State, lines: int = 12) -> str:
-    """Why a job failed, what to change, and the last lines of the log that says most."""
-    task, reason = 0, f"{state}: {ADVICE.get(state.state, 'see the log')}"
-    ranks = sorted(int(path.name.split("_")[-2]) for path in folder.glob(f"{job}_*_outcome.json"))
-    for rank in ranks:
-        outcome = read_outcome(folder, job, rank)
-        if outcome and outcome.traceback:
-            task, reason = rank, f"rank {rank} raised {outcome.traceback.strip().splitlines()[-1]}"
-            if "No space left on device" in outcome.traceback:
-                reason += "; make space, then run the same command to go on"
-            break
-    else:
-        text = _tail(log(folder, job))
-        ended = [e for e in re.findall(r"error: (\S+): tasks? ([\d,-]+): (.*)", text) if not e[2].endswith(f" {LEFT}")]
-        if re.search(r"[Ee]xceeded job memory limit|oom.kill", text):
-            reason = f"OUT_OF_MEMORY ({state.where}): {ADVICE['OUT_OF_MEMORY']}"
-        elif ended and state.state in ("FAILED", "COMPLETED"):  # srun ends the other tasks because of the first
-            node, tasks, how = ended[0]
-            task = int(re.split(r"[,-]", tasks)[0])
-            reason = f"rank {tasks} on {node}: {how}; {ADVICE['FAILED']}"
-    file = log(folder, job, task)
-    shown = [line for line in _tail(file).splitlines() if line.strip() and not line.startswith("submitit ")][-lines:]
-    return "\n".join([reason, f"last lines of {file}:", *(f"  {line}" for line in shown)])
-
-
-def _tail(path: Path, size: int = 100_000) -> str:
-    """The end of a file, or nothing."""
-    if not path.exists():
-        return ""
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - size))
-        return file.read().decode(errors="replace")
-
-
-def cancel(jobs: Sequence[str], patience: float = 180.0) -> None:
-    """End jobs and wait for their end.
-
-    Raises:
-        ValueError: they do not end.
-    """
-    ask(["scancel", *jobs])
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        states = queue()
-        if states is not None and all(job not in states or states[job].state in OVER for job in jobs):
-            return
-        time.sleep(1.0)
-    raise ValueError(f"launch: jobs {' '.join(jobs)} do not end; see `squeue --me`")

@@ -98,7 +98,7 @@ def report(study: Study, root: Path, figures: Path) -> None:
         tokenizers=page_sections.tokenizers(study, root),
         speed=page_sections.speed(study, root, results),
         deviations=deviations(study),
-        costs=page_sections.costs(study, variants),
+        costs=page_sections.costs(study, root, variants),
         provenance=page_sections.provenance(study, root, results),
         variants=variants,
         judges=JUDGES,

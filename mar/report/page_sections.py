@@ -19,7 +19,7 @@ from mar.runtime.files import read
 from mar.runtime.provenance import Provenance
 from mar.study import labels, layout
 from mar.study.products import speed_settings, swept, table_names, used_tokenizers
-from mar.study.records import RfidRecord, SampleManifest, ShippedRecord, SweepRecord, TimingProtocol
+from mar.study.records import GpuHoursRecord, RfidRecord, SampleManifest, ShippedRecord, SweepRecord, TimingProtocol
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -183,8 +183,8 @@ def speed(study: Study, root: Path, results: Results) -> dict[str, Any]:
     return {"variants": variants, "protocols": timed}
 
 
-def costs(study: Study, variants: list[dict[str, Any]]) -> dict[str, Any]:
-    """Device seconds of every training and of the sampling from it."""
+def costs(study: Study, root: Path, variants: list[dict[str, Any]]) -> dict[str, Any]:
+    """Device seconds of every training and of the sampling from it, and GPU hours of each stage on a cluster."""
     rows = []
     for variant in variants:
         for run in variant["runs"]:
@@ -193,7 +193,9 @@ def costs(study: Study, variants: list[dict[str, Any]]) -> dict[str, Any]:
             training = None if run["pretrained"] is not None else run["seconds"] * run["processes"]
             rows.append({**run, "label": variant["label"], "training": training, "sampling": sampling})
     totals = {key: sum(row[key] or 0 for row in rows) for key in ("training", "sampling")}
-    return {"rows": rows, "trainings": sum(row["training"] is not None for row in rows), **totals}
+    hours = read(layout.gpu_hours(root), GpuHoursRecord).stages if layout.gpu_hours(root).exists() else {}
+    trainings = sum(row["training"] is not None for row in rows)
+    return {"rows": rows, "trainings": trainings, "hours": hours, **totals}
 
 
 def provenance(study: Study, root: Path, results: Results) -> list[dict[str, Any]]:

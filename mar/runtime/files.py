@@ -25,6 +25,7 @@ TEMPORARY = re.compile(r"^\..+\.(?P<host>[^.]+)\.(?P<process>\d+)\.tmp$")  # nam
 DAY = 24 * 3600  # seconds
 UMASK = os.umask(0o022)
 os.umask(UMASK)  # there is no other way to read it
+written: set[Path] = set()  # what `atomic` has written in this process
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]  # in the folder of its record
@@ -73,6 +74,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~UMASK)  # safetensors makes files that a group cannot read
         os.replace(temporary, path)
+        written.add(path)
     except Exception as error:
         if path.parent.exists() and os.statvfs(path.parent).f_bavail == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error

@@ -62,6 +62,11 @@ def times(root: Path) -> Path:
     return root / "times.json"
 
 
+def gpu_hours(root: Path) -> Path:
+    """GPU hours that a cluster has spent on each stage, beside those that were planned."""
+    return root / "gpu_hours.json"
+
+
 def steps(root: Path) -> Path:
     """What the run of the workflow that started last has to make."""
     return root / "steps.json"

@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -1057,3 +1058,22 @@ class DrillRecord(Record):
     study: str
     notes: tuple[str, ...]
     shapes: tuple[ShapeRecord, ...]
+
+
+class GpuHours(Part):
+    """GPU hours of a stage: had from Slurm, by its accounting, and A100 hours planned; None where that is not known."""
+
+    spent: NonNegativeFloat | None = None
+    planned: NonNegativeFloat | None = None
+
+
+class GpuHoursRecord(Record):
+    """gpu_hours.json: GPU hours of each stage.
+
+    Attributes:
+        accounted: whether the accounting answered when this was written; what it told before stays.
+        stages: by stage.
+    """
+
+    accounted: bool
+    stages: dict[str, GpuHours]

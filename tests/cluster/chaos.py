@@ -111,6 +111,7 @@ class Case:
     ) -> None:
         self.stage, self.name, self.fault, self.alone, self.options = stage, name, fault, alone, options
         self.title, self.calls, self.path = f"{stage}: {name}", 0, ""
+        self.environment: dict[str, str] = {}
         self.head: subprocess.Popen[bytes] | None = None
 
     def place(self, folder: Path, prepared: Path) -> None:
@@ -126,7 +127,7 @@ class Case:
     def call(self) -> subprocess.Popen[bytes]:
         """Start the command, the same each time."""
         self.calls += 1
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **self.environment}
         if self.path:
             environment["PATH"] = f"{self.path}:{environment['PATH']}"
             self.path = ""
@@ -224,8 +225,8 @@ class Case:
         ).stdout
         jobs: dict[str, list[tuple[float, float, object]]] = {}
         for line in out.splitlines():
-            number, submit, end, comment = line.split("|", 3)
-            if comment.startswith(f"mar-{self.record()['hash']}-"):
+            number, submit, end, comment = [*line.split("|", 3), "", "", ""][:4]
+            if comment.startswith(f"mar-{self.record()['hash']}-") and end != "Unknown":
                 times = [datetime.fromisoformat(t).timestamp() for t in (submit, end)]
                 if times[0] < self.since:
                     continue  # of an earlier call of this script
@@ -381,6 +382,140 @@ def no_answer(case: Case) -> None:
     case.call()
 
 
+def quiet(until: float) -> str:
+    """A condition of a shell: some seconds from now have not passed."""
+    return f"[ $(date +%s) -le {int(time.time() + until)} ]"
+
+
+def real(name: str) -> str:
+    """A call of a program of Slurm itself."""
+    return f'exec {shutil.which(name)} "$@"'
+
+
+def empty_queue(case: Case) -> None:
+    """The queue is empty for 12 seconds while the job runs, and says so with success."""
+    over = "[ $(($(date +%s) - $(stat -c %Y $0.off))) -gt 12 ]"
+    program(case, "squeue", f"#!/bin/sh\n[ ! -e $0.off ] || {over} || exit 0\n{real('squeue')}\n")
+    switch = Path(case.path) / "squeue.off"
+    case.at_work()
+    switch.touch()
+
+
+def strange_job(*options: str) -> str:
+    """Submit a job that is none of ours; its id."""
+    command = ["sbatch", "-o", "/dev/null", "--parsable", *options, "--wrap", "true"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def odd_lines(case: Case) -> None:
+    """Another job has a comment with a line break, and the site prints a note."""
+    strange_job("--comment", "a|b\nc|d|e|f|g|h|i|j|k", "--begin=now+9999")
+    program(case, "squeue", f"#!/bin/sh\necho 'note: | the cluster | is down on Monday'\n{real('squeue')}\n")
+    case.call().wait(timeout=600)
+
+
+def late_answer(case: Case) -> None:
+    """sbatch takes the job and then times out."""
+    error = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+    take = f'{shutil.which("sbatch")} "$@" > /dev/null'
+    program(case, "sbatch", f"#!/bin/sh\n{take}\necho '{error}' >&2\nexit 1\n")
+    case.call().wait(timeout=600)
+
+
+def busy(error: str, seconds: float) -> Callable[[Case], None]:
+    def fault(case: Case) -> None:
+        refuse = f"{quiet(seconds)} && {{ echo 'sbatch: error: {error}' >&2; exit 1; }}"
+        program(case, "sbatch", f"#!/bin/sh\n{refuse}\n{real('sbatch')}\n")
+        case.call().wait(timeout=600)
+
+    return fault
+
+
+def chatty_sbatch(case: Case) -> None:
+    program(case, "sbatch", f"#!/bin/sh\necho 'note: job 7 of yours waits'\n{real('sbatch')}\n")
+    case.call().wait(timeout=600)
+
+
+def cancelled_while_waiting(case: Case) -> None:
+    """`mar cancel` while the head lives: the head ends too, and the same command goes on."""
+    program(case, "sbatch", f'#!/bin/sh\nexec {shutil.which("sbatch")} --hold "$@"\n')
+    case.call()
+    case.until(lambda: (case.job / "job.json").exists() and case.record()["jobs"])
+    command = [sys.executable, "-m", "mar.cli", "cancel", "--study", str(case.root / "study.json")]
+    subprocess.run(command, check=True, capture_output=True)
+    if case.head.wait(timeout=120) == 0 or case.alive():
+        raise RuntimeError("a cancelled job was submitted again")
+    case.call()
+
+
+def record(change: Callable[[Case], None]) -> Callable[[Case], None]:
+    """Something happens to job.json while no head lives."""
+
+    def fault(case: Case) -> None:
+        case.at_work()
+        case.kill_head()
+        change(case)
+        case.call()
+
+    return fault
+
+
+def emptied(case: Case) -> None:
+    (case.job / "job.json").write_bytes(b"")
+
+
+def strangers(case: Case) -> None:
+    """job.json is of another cluster, and its id belongs to somebody else here."""
+    other = strange_job("--begin=now+9999")
+    said = case.record()
+    case.slurm("scancel")
+    case.until(lambda: not case.alive())
+    said |= {"job": other, "jobs": [other], "token": said["token"][:-8] + "00000000"}
+    (case.job / "job.json").write_text(json.dumps(said))
+
+
+def stale_outcomes(case: Case) -> None:
+    """Ids were counted anew: outcomes and results of earlier jobs lie where those of the next ones will."""
+    case.job.mkdir(parents=True)
+    last = int(strange_job())
+    for number in range(last + 1, last + 40):
+        for job in [str(number), *(f"{number}_{shard}" for shard in range(2))]:
+            (case.job / f"{job}_0_outcome.json").write_text('{"format": 1, "status": 0}')
+            (case.job / f"{job}_0_result.pkl").write_bytes(b"old")
+            (case.job / f"{job}_submitted.pkl").write_bytes(b"old")
+    case.call().wait(timeout=600)
+
+
+def variables(**values: str) -> Callable[[Case], None]:
+    def fault(case: Case) -> None:
+        case.environment = values
+        case.call().wait(timeout=600)
+
+    return fault
+
+
+def no_scontrol(case: Case) -> None:
+    """The job runs where Slurm's clients are not, as in a container, and is warned."""
+    case.at_work()
+    case.slurm("scancel", "--signal=USR2")
+
+
+def controller(seconds: float) -> Callable[[Case], None]:
+    """The controller is away while a stage is submitted."""
+
+    def fault(case: Case) -> None:
+        pid = int((CLUSTER / "run" / "slurmctld.pid").read_text())
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            case.call()
+            time.sleep(seconds)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        case.head.wait(timeout=600)
+
+    return fault
+
+
 def no_requeue(case: Case) -> None:
     case.at_work()
     job = case.record()["jobs"][0]
@@ -389,6 +524,9 @@ def no_requeue(case: Case) -> None:
 
 
 RANK = "submitit.core._submit"
+CLUSTER = Path(os.environ.get("MAR_SLURM_DIR", f"/tmp/mar-slurm-{os.getuid()}"))
+OUTSIDE = ("--slurm-python", f"env PATH=/nowhere {sys.executable}")  # as a container, without Slurm's clients
+SNAKEMAKE = {"OMP_NUM_THREADS": "0", "MKL_NUM_THREADS": "0"}  # what it exports for a rule without threads
 LIMIT = ("--slurm-time=2", "--slurm-signal=30")  # Slurm warns up to half a minute earlier
 CASES = [
     Case("train", "SIGKILL of the head", head),
@@ -405,6 +543,18 @@ CASES = [
     Case("train", "time limit of 2 minutes", slots, *LIMIT),
     Case("train", "newest checkpoint truncated", truncate("checkpoints/*.pt")),
     Case("train", "disk full (100 kB tmpfs)", full_disk("100k")),
+    Case("train", "threads of Snakemake's export", variables(**SNAKEMAKE), "--slurm-cpus-per-task=1"),
+    Case("train", "sbatch --export=NONE", variables(), "--slurm-extra=--export=NONE"),
+    Case("train", "squeue empty for 12 s", empty_queue),
+    Case("train", "squeue prints a note; a comment with a line break", odd_lines),
+    Case("train", "sbatch takes the job and times out", late_answer),
+    Case("train", "sbatch refused for 20 s: no controller", busy("Unable to contact slurm controller", 20)),
+    Case("train", "sbatch prints `job 7`", chatty_sbatch),
+    Case("train", "mar cancel while it waits", cancelled_while_waiting),
+    Case("train", "job.json empty, the job alive", record(emptied)),
+    Case("train", "job.json of another cluster, its id taken here", record(strangers)),
+    Case("train", "outcomes of earlier jobs with the next ids", stale_outcomes),
+    Case("train", "warning (SIGUSR2) in a container without scontrol", no_scontrol, *OUTSIDE),
     Case("encode", "SIGKILL of the head", head),
     Case("encode", "SIGKILL of the head; the array ends unwatched, outputs deleted", head_and_end),
     Case("encode", "SIGKILL of the head between sbatch and the record", cut_submission(after=True)),
@@ -412,6 +562,8 @@ CASES = [
     Case("encode", "scancel of one shard", slurm("scancel")),
     Case("encode", "scontrol requeue of one shard", slurm("scontrol", "requeue")),
     Case("encode", "token file truncated", truncate("shard-*.npy")),
+    Case("encode", "mar cancel while the array waits", cancelled_while_waiting),
+    Case("encode", "outcomes of earlier jobs with the next ids", stale_outcomes),
     Case("encode", "disk full (60 kB tmpfs)", full_disk("60k")),
     Case("sample", "SIGKILL of the head", head),
     Case("sample", "SIGKILL of the head; the array ends unwatched, outputs deleted", head_and_end),
@@ -421,7 +573,12 @@ CASES = [
     Case("sample", "scontrol requeue of one shard", slurm("scontrol", "requeue")),
     Case("sample", "warning (SIGUSR2) to one shard", slurm("scancel", "--signal=USR2")),
     Case("sample", "chunk truncated", truncate("chunk-*.npy")),
+    Case("sample", "squeue empty for 12 s", empty_queue),
+    Case("sample", "sbatch takes the array and times out", late_answer),
+    Case("sample", "limit on submitted jobs for 20 s", busy("AssocGrpSubmitJobsLimit", 20)),
+    Case("sample", "job.json empty, the array alive", record(emptied)),
     Case("sample", "disk full (30 kB tmpfs)", full_disk("30k")),
+    Case("train", "no controller for 30 s while it is submitted", controller(30), alone=True),
     Case("train", "slurmd dead for 5 s", node("kill-slurmd"), alone=True),
     Case("train", "slurmd dead until Slurm started the job on the other node", elsewhere, alone=True),
     Case("train", "node dead, back after the job went on", node("kill-node"), alone=True),

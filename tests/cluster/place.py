@@ -34,6 +34,8 @@ def main(arguments, prog_name):
     note("start")
     print("hello from", verb, os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
     if verb == "sleep":
+        print("threads", os.environ.get("OMP_NUM_THREADS"), flush=True)
+    if verb == "sleep":
         time.sleep(float(rest[0]))
         open("done", "w").close()
     if verb == "refuse":

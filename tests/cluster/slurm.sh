@@ -35,8 +35,16 @@ install_packages() {
     [ -e $policy ] || { ours=1; printf '#!/bin/sh\nexit 101\n' >$policy; chmod +x $policy; }
     export DEBIAN_FRONTEND=noninteractive
     mkdir -p "$D"
-    { apt-get update -qq; apt-get install -y -qq --no-install-recommends $PACKAGES; } >"$D/apt.log" 2>&1
-    local status=$?
+    # another apt may be at work: that is no reason to skip
+    local status end=$((SECONDS + 180))
+    while :; do
+        { apt-get update -qq; apt-get -o DPkg::Lock::Timeout=60 install -y -qq --no-install-recommends $PACKAGES; } \
+            >"$D/apt.log" 2>&1
+        status=$?
+        [ $status != 0 ] && grep -Eqi "could not get lock|unable to lock|is held by" "$D/apt.log" || break
+        [ $SECONDS -lt $end ] || { [ -z "$ours" ] || rm -f $policy; die "apt is busy, see $D/apt.log"; }
+        sleep 5
+    done
     [ -z "$ours" ] || rm -f $policy
     [ $status = 0 ] || skip "apt-get install $PACKAGES failed, see $D/apt.log"
     slurmd -V

@@ -1,4 +1,4 @@
-"""The workflow with the slurm profile and the settings of this cluster, its head killed in between."""
+"""The workflow as docs/cluster.md runs it on this cluster, its head killed in between."""
 
 from __future__ import annotations
 
@@ -14,22 +14,6 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-SITE = """
-default-resources:
-  launcher: slurm
-  mem_mb: 0
-  slurm_partition: gpu
-  device: cpu # its GPUs are names only
-  gpus_per_node: 1
-  cpus_per_task: 1
-  runtime: 30
-set-resources:
-  encode: {shards: 2}
-  features: {shards: 2}
-  sample: {shards: 2}
-set-threads: {tokenizer: 1, encode: 1, train: 1, sample: 1} # nodes without cgroups share the cores of this machine
-resources: {cluster_jobs: 4}
-"""
 STUDY = """
 extends: smoke.yaml
 study: cluster
@@ -47,13 +31,19 @@ class Project:
         for name in ("Snakefile", "environment.yml", "workflow", "profiles", "slurm", "config", "mar"):
             copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
             copy(PROJECT / name, folder / name)
-        (folder / "site.yaml").write_text(SITE)
         (folder / "config" / "cluster.yaml").write_text(STUDY)
         (folder / "figures").mkdir()
 
     def start(self, target: str, *more: str) -> subprocess.Popen[str]:
         """Start snakemake, as it is typed on a login node."""
-        profiles = ["--profile", "slurm", "--profile", "site.yaml", "--configfile", f"config/{self.study}.yaml"]
+        profiles = [
+            "--profile",
+            "slurm",
+            "--profile",
+            "slurm/sites/test.yaml",
+            "--configfile",
+            f"config/{self.study}.yaml",
+        ]
         cache = str(self.folder / "cache")
         return subprocess.Popen(
             [sys.executable, "-m", "snakemake", target, *profiles, *more],

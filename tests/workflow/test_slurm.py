@@ -163,3 +163,47 @@ def test_a_rule_of_a_site_can_run_here(plan: Any) -> None:
 
 def test_the_readme_has_the_table() -> None:
     assert resources.table() in Path("slurm/README.md").read_text()
+
+
+def wrap(project: Any, lines: str) -> None:
+    """Let `mar` do something before it does what it always does here."""
+    stub = project.folder / "bin" / "mar"
+    stub.rename(stub.with_name("stub"))
+    stub.write_text(f'#!/bin/sh\n{lines}\nexec {stub.with_name("stub")} "$@"\n')
+    stub.chmod(0o755)
+
+
+def test_one_failure_stops_nothing_else_and_is_told_at_the_end(project: Any) -> None:
+    wrap(project, 'case "$*" in *" classifier "*) echo "no GPU"; exit 1;; esac')
+    output = project.fails("all", "--profile", "slurm", "--configfile", "config/smoke.yaml")
+    assert output.count("no GPU") >= 1 and any(" train " in f" {call} " for call in project.calls())
+    closing = output[output.index("1 failed; the same command goes on with it:") :]
+    assert re.search(r"\n  classifier: results/smoke/logs/classifier\.log\n", closing)
+
+
+def test_as_many_stages_wait_at_once_as_the_profile_says(project: Any) -> None:
+    seeds = list(range(10))
+    many = {"extends": "smoke.yaml", "study": "many", "variants": {"mar-diffloss": {"seeds": seeds}}}
+    (project.folder / "config" / "many.yaml").write_text(yaml.safe_dump(many))
+    # each training waits until all of them have begun, which takes more than the 5 + 1 commands of one core
+    begun = "echo >> begun; until [ $(wc -l < begun) -ge 10 ] || [ $((n += 1)) -gt 900 ]; do sleep 0.1; done"
+    wrap(project, f'case "$*" in *" train "*) {begun}; [ $(wc -l < begun) -ge 10 ] || exit 1;; esac')
+    runs = [f"results/many/runs/mar-diffloss/seed{seed}/run.json" for seed in seeds]
+    project.snakemake(*runs, "--profile", "slurm", "--cores", "1", "--configfile", "config/many.yaml")
+    # a site that limits all jobs in one number limits trainings with it
+    (project.folder / "site.yaml").write_text("resources: {cluster_jobs: 3}\n")
+    output = project.snakemake("-n", runs[0], "-F", "--profile", "slurm", "--profile", "site.yaml", "--configfile",
+                               "config/many.yaml")  # fmt: skip
+    assert re.search(r"rule train:.*?resources: [^\n]*cluster_jobs=1", output, re.DOTALL)
+    assert "cluster_trainings" not in output
+
+
+def test_what_comes_of_published_weights_is_first(plan: Any) -> None:
+    first = {}
+    for target in ("results/free/samples/mar-b-official/seed0/released/manifest.json", ONE_SET):
+        rules = plan({}, target).split("\nrule ")
+        for block in rules:
+            if block.startswith(("sample:", "train:", "install_run:")):
+                first[block.split(":")[0], "variant=mar-b-official" in block] = "priority: 10" in block
+    expected = {("install_run", True): True, ("sample", True): True, ("train", False): False, ("sample", False): False}
+    assert first == expected

@@ -206,10 +206,42 @@ SET = layout.sample_set("{variant}", "{seed}", "{setting}")
 ONE_SET = {name: f"{{wildcards.{name}}}" for name in ("variant", "seed", "setting")}
 
 
+# A profile limits the jobs in the queue by `resources: {cluster_jobs: N, cluster_trainings: N}`. Where it has no limit
+# of their own for trainings, they count among the others.
+CAPS = ("cluster_jobs", "cluster_trainings")
+TRAININGS = CAPS["cluster_trainings" in workflow.global_resources]
+
+
 def launched(job_of):
     """The resources of a rule whose command is launched."""
-    # a profile limits the jobs in the queue by `resources: {cluster_jobs: N}`
     return {**asked(job_of), "cluster_jobs": 1}
+
+
+def published_first(wildcards):
+    """Priority of a job: what comes of published weights costs no training and is the first to look at."""
+    name = wildcards.get("variant", wildcards.get("set", "")).partition("/")[0]
+    return 10 if name in STUDY.variants and STUDY.variants[name].pretrained else 0
+
+
+def make_room():
+    """Let as many launchers wait at once as the profile says: Snakemake runs at most cores + 5 commands at once."""
+    caps = [
+        workflow.global_resources[name]
+        for name in CAPS
+        if name in workflow.global_resources
+    ]
+    waiting = sum(int(getattr(cap, "value", cap)) for cap in caps)
+    if MACHINE.get("launcher") != "slurm" or not waiting:
+        return
+    try:  # Snakemake has no setting for it
+        executor = workflow.scheduler._executor
+        executor.workers += waiting
+        executor.pool._max_workers = executor.workers
+    except AttributeError:
+        print(
+            f"at most {workflow.cores + 5} stages wait at once, whatever {', '.join(CAPS)} are: say --cores {waiting}",
+            flush=True,
+        )
 
 
 def waiting(job_of, here=1):

@@ -33,6 +33,7 @@ rule features:
         manifest=layout.features_manifest(ROOT, "{extractor}", SET),
     log:
         layout.log(ROOT, "features", "{extractor}", SET),
+    priority: published_first
     conda:
         "../../environment.yml"
     threads: waiting("features")
@@ -85,6 +86,7 @@ rule statistics:
         statistics=layout.statistics(ROOT, "{extractor}", "{set}"),
     log:
         layout.log(ROOT, "statistics", "{extractor}", "{set}"),
+    priority: published_first
     conda:
         "../../environment.yml"
     threads: 1
@@ -125,6 +127,7 @@ rule evaluate:
         metrics=layout.metrics(ROOT, SET),
     log:
         layout.log(ROOT, "evaluate", SET),
+    priority: published_first
     conda:
         "../../environment.yml"
     threads: waiting("evaluate")

@@ -12,6 +12,7 @@ rule sweep:
         sweep=layout.sweep(ROOT, "{variant}", "{setting}"),
     log:
         layout.log(ROOT, "sweep", "{variant}", "{setting}"),
+    priority: published_first
     conda:
         "../../environment.yml"
     threads: waiting("sweep")
@@ -35,6 +36,7 @@ rule sample:
         manifest=layout.sample_manifest(ROOT, SET),
     log:
         layout.log(ROOT, "sample", SET),
+    priority: published_first
     conda:
         "../../environment.yml"
     threads: waiting("sample")
@@ -79,6 +81,7 @@ rule speed:
         speed=layout.speed(ROOT, "{variant}"),
     log:
         layout.log(ROOT, "speed", "{variant}"),
+    priority: published_first
     conda:
         "../../environment.yml"
     threads: waiting("speed", workflow.cores or 1)  # all threads, so that nothing else runs during the timing

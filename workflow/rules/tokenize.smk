@@ -13,6 +13,7 @@ rule install_tokenizer:
         layout.log(ROOT, "tokenizer", "{tokenizer}"),
     wildcard_constraints:
         tokenizer=names(set(TOKENIZERS) - LEARNED),
+    priority: 10
     conda:
         "../../environment.yml"
     threads: 1

@@ -13,6 +13,7 @@ rule install_run:
         layout.log(ROOT, "train", layout.run_name("{variant}", "{seed}")),
     wildcard_constraints:
         variant=names(name for name, v in TRAINED.items() if v.pretrained),
+    priority: 10
     conda:
         "../../environment.yml"
     threads: 1
@@ -44,7 +45,7 @@ rule train:
     threads: waiting("train")
     resources:
         **{name: of_training(name) for name in machine.LAUNCH},
-        cluster_jobs=1,
+        **{TRAININGS: 1},
     params:
         study=STUDY_FILE,
         job=job("train", layout.run_name("{variant}", "{seed}")),

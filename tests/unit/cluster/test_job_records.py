@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mar.cluster import jobs, slurm, slurm_launch
+from mar.cluster import failures, jobs, queue, slurm_launch
 from mar.cluster.launch import launch
 from mar.cluster.records import LocalJob, Outcome, SlurmJob, outcome_file, read_job, read_outcome, write_job
 from mar.runtime.files import write
@@ -135,21 +135,22 @@ class Payload:
 def test_a_folder_of_somebody_else_runs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: dict[str, str], listed: str
 ) -> None:
-    queue = {job: slurm.State(state) for job, state in states.items()}
-    monkeypatch.setattr(slurm, "queue", lambda: queue)
     folder = put(tmp_path / "jobs" / "sample", SLURM)
+    script = f"{folder.absolute()}/mar-58e4ab3da166d5d6-0123abcd.sh|"
+    seen = {job: queue.State(state, origin=script) for job, state in states.items()}
+    monkeypatch.setattr(queue, "queue", lambda: seen)
     for job in SLURM["jobs"]:
         (folder / f"{job}_0_result.pkl").write_bytes(pickle.dumps(("success", Payload(tmp_path / "ran"))))
     ((state, *_),) = jobs.table(tmp_path)
     assert state == listed
     record = read_job(folder)
     assert isinstance(record, SlurmJob)
-    slurm.why(folder, "12_0", slurm.State("FAILED"))
+    failures.why(folder, "12_0", queue.State("FAILED"))
     assert not (tmp_path / "ran").exists()
 
 
 def test_outcomes_say_what_jobs_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm, "queue", dict)
+    monkeypatch.setattr(queue, "queue", dict)
     folder = put(tmp_path / "jobs" / "sample", SLURM)
     write(outcome_file(folder, "12_0"), Outcome(status=0))
     write(outcome_file(folder, "12_2"), Outcome(status=1, traceback="Traceback\nOSError: No space left on device\n"))
@@ -161,7 +162,7 @@ def test_outcomes_say_what_jobs_did(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "12_0": Outcome(status=0),
         "12_2": Outcome(status=1, traceback="Traceback\nOSError: No space left on device\n"),
     }
-    reason = slurm.why(folder, "12_2", slurm.State("FAILED"))
+    reason = failures.why(folder, "12_2", queue.State("FAILED"))
     assert reason.startswith("rank 0 raised OSError: No space left on device; make space")
 
 
@@ -169,7 +170,7 @@ def test_the_first_rank_that_raised_is_named(tmp_path: Path) -> None:
     write(outcome_file(tmp_path, "7", 0), Outcome(status=0))
     for rank in (10, 2):
         write(outcome_file(tmp_path, "7", rank), Outcome(status=1, traceback=f"ValueError: rank {rank}"))
-    assert slurm.why(tmp_path, "7", slurm.State("FAILED")).startswith("rank 2 raised ValueError: rank 2\n")
+    assert failures.why(tmp_path, "7", queue.State("FAILED")).startswith("rank 2 raised ValueError: rank 2\n")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,8 @@ def test_a_job_of_an_earlier_version_that_ended_is_submitted_again(
 ) -> None:
     if pickled:
         (tmp_path / "12_0_result.pkl").write_bytes(pickle.dumps(("success", 0)))
-    assert slurm_launch._end(tmp_path, "12", slurm.State(state)) == slurm.State(end)
+    record = SlurmJob.model_validate_json(json.dumps({**SLURM, "jobs": ["12"], "shards": [0]}))
+    assert slurm_launch._end(tmp_path, record, "12", queue.State(state), 3600.0) == queue.State(end)
 
 
 def test_a_damaged_outcome_is_one_message(tmp_path: Path) -> None:

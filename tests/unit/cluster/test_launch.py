@@ -223,21 +223,20 @@ def test_only_stages_in_shards_are_shared(tmp_path: Path) -> None:
         launch(["--threads", "1", "train", "--study", "x"], tmp_path, "slurm", slurm=Slurm(shards=4))
 
 
-def test_slurm_settings_become_parameters_of_submitit() -> None:
+def test_slurm_settings_become_options_of_sbatch() -> None:
     site = Slurm(partition="gpu", constraint="a100|h100", nodes=2, gpus_per_node=8, time=60, mem=2048)
     assert site.parameters() == {
-        "slurm_partition": "gpu",
-        "slurm_constraint": "a100|h100",
+        "partition": "gpu",
+        "constraint": "a100|h100",
         "nodes": 2,
-        "gpus_per_node": 8,
-        "tasks_per_node": 8,
-        "timeout_min": 60,
-        "mem_gb": 2.0,
+        "gpus-per-node": 8,
+        "ntasks-per-node": 8,
+        "time": 60,
+        "mem": "2048MB",
     }
     assert Slurm().parameters() == {}
     extra = Slurm(extra="--reservation='my jobs' --exclusive", signal=300).parameters()
-    assert extra["slurm_additional_parameters"] == {"reservation": "my jobs", "exclusive": True}
-    assert extra["slurm_signal_delay_s"] == 300
+    assert extra == {"reservation": "my jobs", "exclusive": True, "signal": "USR2@300"}
 
 
 def test_settings_that_would_have_no_effect_are_refused() -> None:
@@ -267,12 +266,13 @@ def test_threads_of_a_task_are_its_cores(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(os, "environ", said)
     job_process.cores_of_task()
     assert not said, "the site says nothing"
-    said |= {"SLURM_CPUS_PER_TASK": "6", "MKL_NUM_THREADS": "2"}  # somebody's own choice stays
+    said |= {"OMP_NUM_THREADS": "0"}  # what Snakemake exports for a rule that only waits
     job_process.cores_of_task()
-    assert (said["OMP_NUM_THREADS"], said["MKL_NUM_THREADS"]) == ("6", "2")
-    said["MKL_NUM_THREADS"] = "0"  # what Snakemake exports for a rule that only waits
+    assert not said
+    # of the shell on the head, or of Snakemake
+    said |= {"SLURM_CPUS_PER_TASK": "6", "MKL_NUM_THREADS": "2", "OMP_NUM_THREADS": "0", "OPENBLAS_NUM_THREADS": "1"}
     job_process.cores_of_task()
-    assert said["MKL_NUM_THREADS"] == "6"
+    assert {name: said[name] for name in job_process.THREADS} == dict.fromkeys(job_process.THREADS, "6")
 
 
 def test_a_stage_that_asks_for_a_gpu_is_told_to_use_one() -> None:

@@ -22,8 +22,11 @@ from mar.paper.deviations import deviations
 from mar.report.evidence import variants
 from mar.report.page import report
 from mar.report.terminal import summary
+from mar.runtime.files import write
+from mar.study import layout
 from mar.study.products import figure_names
 from mar.study.reading import load
+from mar.study.records import GpuHours, GpuHoursRecord
 from mar.study.study import Study
 
 CLAIMS = Path(__file__).parents[3] / "config" / "claims.yaml"
@@ -251,6 +254,18 @@ def test_from_a_sample_set_to_its_files(root: Path) -> None:
         "mar --threads 1 statistics --study results/small/study.json --extractor classifier --set diff/seed0/s4",
         "mar --threads 1 evaluate --study results/small/study.json --variant diff --seed 0 --setting s4",
     ]
+
+
+def test_gpu_hours_of_a_cluster_are_shown_beside_those_of_the_plan(root: Path) -> None:
+    study = build(root)
+    report(study, root, root)
+    assert "GPU hours" not in (root / "report.html").read_text()
+    stages = {"train": GpuHours(spent=1234.5, planned=2000.0), "speed": GpuHours(planned=16.0)}
+    write(layout.gpu_hours(root), GpuHoursRecord(accounted=True, stages=stages))
+    report(study, root, root)
+    section = (root / "report.html").read_text().split("GPU hours that Slurm", 1)[1].split("</table>", 1)[0]
+    cells = re.findall(r'<td class="number">([^<]*)</td>', section)
+    assert cells == ["1,234.5", "2,000.0", "", "16.0"]
 
 
 def test_report_imports_no_torch(root: Path) -> None:
