@@ -20,13 +20,12 @@ from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
 from mar.runtime.shards import unfinished
 from mar.study import layout
+from mar.study.at_once import BATCH
 from mar.study.real_sets import scored
 from mar.study.records import Rebuilt, RfidInputs, RfidRecord
 from mar.study.stage_keys import rfid_key
 from mar.study.study import Study
 from mar.tokenizers.autoencoder import Tokenizer, load
-
-BATCH = 250  # images per forward pass
 
 
 def rfid(study: Study, root: str | Path, name: str) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mar.runtime.files import read, sha256, write
-from mar.runtime.folders import claim
-from mar.runtime.shards import stage
-from mar.study import layout
+from mar.runtime.folders import begun, claim
+from mar.runtime.shards import Recipe, stage
+from mar.study import at_once, layout
 from mar.study.chosen_settings import AXES
 from mar.study.parts import Sampling
 from mar.study.parts import Sweep as Grid
@@ -79,12 +79,13 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
     with stage(report, lambda: read(report, SweepRecord).recipe == recipe, folder=folder) as todo:
         if not todo:
             return
-        claim(
-            folder,
-            {"point": point_key(study, variant, setting), **inputs},
-            "recipe.json",
-            layout.twin(study, root, folder),
-        )
+        twin, most_guided = layout.twin(study, root, folder), study.sampling[setting].points[-1]
+        claimed: Recipe = {"point": point_key(study, variant, setting), **inputs}
+        claimed = {**claimed, **at_once.of_samples(study, variant, most_guided)}
+        points = folder.glob(POINT.format("*", "*"))
+        claimed = begun(folder, claimed, (at_once.DRAWN, at_once.DECODED), points, twin)
+        claim(folder, claimed, "recipe.json", twin)
+        study = at_once.as_begun(study, claimed)
         sampler = Sampler(study, root, variant, seed)
         network = extractors.load(main, study, root, sampler.device)
         if network.weights != recipe.weights:
@@ -100,11 +101,11 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
             path = folder / POINT.format(*map(float, point))
             return recorded(path, lambda: measure(sampler, network, real, settings, grid.samples, done))
 
-        points = search(grid, numbers_at)
-        lowest = winner(points)
+        measured = search(grid, numbers_at)
+        lowest = winner(measured)
         if lowest is None:
-            raise ValueError(f"{report}: no point of the grid has a FID; the first says: {points[0].error}")
-        among = within(points, lowest)
+            raise ValueError(f"{report}: no point of the grid has a FID; the first says: {measured[0].error}")
+        among = within(measured, lowest)
         best = plainest(among)
         assert best.fid is not None  # as all points within the error of the lowest
         record = SweepRecord(
@@ -114,9 +115,9 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
             samples=grid.samples,
             extractor=main,
             reference=real.identity,
-            grid=tuple(points),
+            grid=tuple(measured),
             best=best.place,
-            edge=edge(points, lowest),
+            edge=edge(measured, lowest),
             rule="one standard error",
             lowest=lowest.place,
             within=tuple(point.place for point in among),
@@ -125,7 +126,7 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str) -> None:
         )
         write(report, record)
         chosen = f"guidance {best.guidance:g}, temperature {best.temperature:g}"
-        print(f"{report}: {len(points)} points, {chosen}: FID {best.fid.value:.4g}, {_lowest(lowest)}", flush=True)
+        print(f"{report}: {len(measured)} points, {chosen}: FID {best.fid.value:.4g}, {_lowest(lowest)}", flush=True)
 
 
 def search(grid: Grid, numbers_at: Callable[[Point], SweepNumbers]) -> list[SweepPoint]:

@@ -287,6 +287,7 @@ class Tokens(Manifest):
         code_width: length of a code of a multi-scale tokenizer.
         codebook_size: number of ids; 0 with continuous tokens.
         token_dim: length D of a continuous token; 0 with ids.
+        encoded_at_once: images that were encoded at once; None for as many as the tokenizer takes by default.
     """
 
     kind: Literal["moments", "latents", "ids"]
@@ -303,6 +304,7 @@ class Tokens(Manifest):
     code_width: NonNegativeInt = 0
     codebook_size: NonNegativeInt = 0
     token_dim: NonNegativeInt = 0
+    encoded_at_once: PositiveInt | None = None
 
 
 class TokenManifest(Tokens):
@@ -439,6 +441,7 @@ class FeaturesManifest(Manifest):
         source: the images; None where only the statistics of their features are known.
         count: number of images.
         keys: names of the arrays in each file.
+        judged_at_once: images that the network was shown at once; None in older files.
         parts: the files of the features.
     """
 
@@ -447,6 +450,7 @@ class FeaturesManifest(Manifest):
     source: ImageSource | None
     count: NonNegativeInt
     keys: tuple[str, ...]
+    judged_at_once: PositiveInt | None = None
     parts: tuple[Piece, ...]
     provenance: Provenance
 
@@ -643,6 +647,8 @@ class SampleManifest(Manifest):
         checkpoint: checksum of the weights that drew the images.
         tokenizer: checksum of the weights that decoded them.
         sampling: the setting, with the guidance scale and temperature that were used.
+        drawn_at_once: images of a chunk whose tokens were drawn at once; None in older files, where it is all of them.
+        decoded_at_once: the same for decoding.
         seconds: time of drawing in all.
     """
 
@@ -650,6 +656,8 @@ class SampleManifest(Manifest):
     seed: int
     setting: str
     count: PositiveInt
+    drawn_at_once: PositiveInt | None = None
+    decoded_at_once: PositiveInt | None = None
     chunks: tuple[Piece, ...]
     labels_sha256: Sha256 | None = None
     checkpoint: Sha256
@@ -735,6 +743,7 @@ class Timing(Part):
         batches: seconds per image of each batch; empty in older files, whose interval is their range.
         head_share: share of the seconds that the head took; None in files from before it was measured.
         steps: autoregressive steps.
+        drawn_at_once: images of a batch whose tokens are drawn at once; None in older files, where it is all of them.
     """
 
     seconds_per_image: FiniteFloat
@@ -742,6 +751,7 @@ class Timing(Part):
     high: FiniteFloat
     head_share: Range | None = None
     steps: PositiveInt
+    drawn_at_once: PositiveInt | None = None
     batches: tuple[FiniteFloat, ...] = ()
 
     @property
@@ -911,6 +921,40 @@ class Verdicts(RootModel[tuple[Verdict, ...]]):
     model_config = ConfigDict(frozen=True, strict=True)
 
 
+class Peak(Part):
+    """Memory of a GPU in bytes, at its peak, with so many images at once; and what each image adds to it."""
+
+    images: PositiveInt
+    bytes: PositiveInt
+    image: Amount
+
+    def at(self, images: int) -> float:
+        """Bytes with so many images at once: memory is linear in them."""
+        return self.bytes + (images - self.images) * self.image
+
+
+class Peaks(Part):
+    """Memory of all that a study does on a GPU.
+
+    Attributes:
+        judges: of each network that judges.
+        classifier: of the classifier's training; None without one.
+        encoding: of each tokenizer, by its section.
+        decoding: of each tokenizer, by the precision in which it decodes.
+        tokenizers: of the training of each tokenizer that is trained.
+        trainings: of a micro-batch of each training, by its variant.
+        drawing: of the tokens of each variant at each setting.
+    """
+
+    judges: dict[str, Peak]
+    classifier: Peak | None
+    encoding: dict[str, Peak]
+    decoding: dict[str, dict[str, Peak]]
+    tokenizers: dict[str, Peak]
+    trainings: dict[str, Peak]
+    drawing: dict[str, dict[str, Peak]]
+
+
 class JudgeCosts(Part):
     """A network that judges: operations for one image, and how many numbers of each kind it keeps of it."""
 
@@ -957,6 +1001,7 @@ class PlanRecord(Record):
     judges: dict[str, JudgeCosts]
     tokenizers: dict[str, TokenizerCosts]
     variants: dict[str, VariantCosts]
+    memory: Peaks | None = None
 
 
 class Rates(Part):

@@ -16,7 +16,19 @@ from mar.study import layout
 from mar.study.compatibility import check_sampling, known
 from mar.study.mistakes import Mistakes
 from mar.study.parts import Backbone, Data, Head, Name, Recipe, Sampling, Section, Seed, Text, Tokenizer
-from mar.study.sections import Budget, Classifier, Curve, Gate, Learning, Metrics, Modes, Resources, Speed, Table
+from mar.study.sections import (
+    Budget,
+    Classifier,
+    Curve,
+    Gate,
+    Learning,
+    Memory,
+    Metrics,
+    Modes,
+    Resources,
+    Speed,
+    Table,
+)
 
 FACTORS = ("tokenizer", "order", "backbone", "head")  # keys of a variant that `matrix` crosses
 
@@ -93,6 +105,7 @@ class Study(Section):
     reuse: Name | None = Field(None, description="study whose finished files of equal recipe are taken over")
     gate: Gate | None = Field(None, description="what has to hold of the tokenizers before anything is trained")
     budget: Budget | None = Field(None, description="caps on the estimate of `mar plan`")
+    memory: Memory = Field(Memory(), description="GPU that the study is for, and images at once where it is short")
 
     @property
     def instances(self) -> dict[str, Instance]:
