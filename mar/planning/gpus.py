@@ -7,6 +7,7 @@ memory that torch's allocator has and cannot use.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from mar.study.study import Study
 GIB = 2**30
 HEADROOM = 3 * GIB
 FRAGMENTS = 0.05
+SIZES = (40.0, 80.0)  # GiB of GPUs in the plan
 
 
 class Need(NamedTuple):
@@ -127,6 +129,25 @@ def _weights(peak: Peak) -> float:
     return max(0.0, peak.at(0))
 
 
+def of_job(needs: list[Need], stage: str, name: str) -> float:
+    """GiB that a GPU of a job must have, by the name that `mar plan` gives it; 0 where it needs none."""
+    short = re.sub(r"/seed\d+", "", name)  # seeds of a variant need the same
+    first = short.partition("/")[0]
+    of = (n for n in needs if n.stage == stage and (n.name in (short, first) or n.name.partition("/")[0] == short))
+    return max((need.gib for need in of), default=0.0)
+
+
+def text(study: Study, peaks: Peaks) -> str:
+    """What the column of memory rests on, and what does not fit GPUs of usual sizes."""
+    lines = [f"GPU GiB: peak of a job, {FRAGMENTS:.0%} for fragments, {HEADROOM / GIB:g} for CUDA and its libraries"]
+    for gib in sorted({*SIZES, study.memory.gpu_gib or SIZES[0]}):
+        named = " (memory.gpu_gib)" if gib == study.memory.gpu_gib else ""
+        too = too_large(study, peaks, gib)
+        lines.append(f"a GPU of {gib:g} GiB{named}: {'fits' if not too else 'too small:'}")
+        lines += [f"  {line}" for line in too.splitlines()]
+    return "\n".join(lines)
+
+
 def too_large(study: Study, peaks: Peaks, gib: float) -> str:
     """What does not fit a GPU, and what would, a line for each key of the study; empty if all fits."""
     by_key: dict[str, list[Need]] = {}
@@ -140,7 +161,6 @@ def too_large(study: Study, peaks: Peaks, gib: float) -> str:
         accepted = f"{key} {fits} or less" if fits else f"no {key}: a GPU with more memory"
         if not fits and key.endswith("micro_batch"):
             accepted = f"no {key}: gradient_checkpointing, or a GPU with more memory"
-        lines.append(
-            f"{worst.stage} {worst.name}{more}: {worst.gib:.1f} GiB with {worst.images} images at once; accepted: {accepted}"
-        )
+        needed = f"{worst.gib:.1f} GiB with {worst.images} images at once"
+        lines.append(f"{worst.stage} {worst.name}{more}: {needed}; accepted: {accepted}")
     return "\n".join(lines)
