@@ -212,7 +212,9 @@ def features(study: Study, root: str | Path, extractor: str, set_name: str, shar
     report, paths = folder / layout.MANIFEST, _files(images, folder) if images else []
     twin = layout.twin(study, root, folder)
     recipe = begun(folder, recipe, (at_once.LOOKED_AT,), paths, twin)
-    network = replace(network, chunk=int(recipe.get(at_once.LOOKED_AT, at_once.JUDGED[extractor])))
+    shown = int(recipe.get(at_once.LOOKED_AT, at_once.JUDGED[extractor]))
+    if shown != at_once.judged(study, extractor):
+        network = replace(network, chunk=shown)
 
     def sound() -> bool:
         if _whole_set(folder, files.read(report, FeaturesManifest).parts):
@@ -224,7 +226,7 @@ def features(study: Study, root: str | Path, extractor: str, set_name: str, shar
         return _whole(paths[number], network.name)
 
     def write_report() -> None:
-        manifest = manifest_of(images, network, folder)
+        manifest = manifest_of(images, network, folder, shown)
         files.write(report, manifest)
         print(f"{folder}: {manifest.count} images", flush=True)
 
@@ -320,8 +322,8 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def manifest_of(images: image_sets.Images | None, network: Extractor, folder: Path) -> FeaturesManifest:
-    """The manifest of a folder whose parts are all written; a reference without images has no parts."""
+def manifest_of(images: image_sets.Images | None, network: Extractor, folder: Path, shown: int) -> FeaturesManifest:
+    """The manifest of a folder whose parts, `shown` images at once, are all written; none of a reference without."""
     paths = _files(images, folder) if images else []
     sizes = images.sizes if images else []
     parts = [Piece(file=p.name, count=n, sha256=sha256(p)) for p, n in zip(paths, sizes, strict=True)]
@@ -330,7 +332,7 @@ def manifest_of(images: image_sets.Images | None, network: Extractor, folder: Pa
         role=images.role if images else "real",
         source=images.identity if images else None,
         count=sum(sizes),
-        judged_at_once=network.chunk,
+        judged_at_once=shown,
         keys=tuple(npz.headers(paths[0])) if paths else (),
         parts=tuple(parts),
         provenance=provenance(),

@@ -19,7 +19,9 @@ def test_groups_are_as_few_and_as_equal_as_can_be(count, most, size):
 
 def test_a_laptop_study_draws_and_decodes_whole_chunks():
     for of in (study(), load("config/digits.yaml"), load("config/fashion64.yaml")):
-        assert all(at_once.of_samples(of, name, of.sampling[s]) == {} for name, v in of.variants.items() for s in v.sampling)
+        assert all(
+            at_once.of_samples(of, name, of.sampling[s]) == {} for name, v in of.variants.items() for s in v.sampling
+        )
         assert all(at_once.of_tokens(of, name) == {} for name in of.tokenizers)
         assert all(at_once.of_features(of, name) == {} for name in of.metrics.extractors)
 
