@@ -1,7 +1,8 @@
 """What a study will cost, and the drill that shows that it fits.
 
 plan: every job with its operations, hours and disk. costs: operations and parameters, counted by torch.
-kept_costs: in plan.json. drill_shapes: the shapes of a study. drill: runs one.
+memory: peak memory of the networks on a GPU, counted without one. kept_costs: both, in plan.json. gpus: what a GPU
+must have for each job, and what would fit. drill_shapes: the shapes of a study. drill: runs one.
 
 May import: all of the stages.
 """

@@ -415,6 +415,7 @@ class LearningRecord(Record):
         sampling: the setting, with the guidance scale and temperature that were used.
         samples: number of images drawn at each point.
         extractor: network whose features FID compares.
+        drawn_at_once: images of a chunk whose tokens were drawn at once; None in older files, where it is all of them.
         fall: change of FID in the last quarter; None without samples there.
     """
 
@@ -426,6 +427,7 @@ class LearningRecord(Record):
     sampling: Sampling | None = None
     samples: NonNegativeInt = 0
     extractor: str = ""
+    drawn_at_once: PositiveInt | None = None
     points: Annotated[tuple[LearningPoint, ...], Field(min_length=1)]
     fall: Fall | None = None
     recipe: LearningRecipe
@@ -502,9 +504,16 @@ class RfidInputs(Part):
 
 
 class RfidRecord(Record, Rebuilt):
-    """tokenizers/<name>/rfid.json: reconstruction metrics on the held-out split, and on the train split (`train`)."""
+    """tokenizers/<name>/rfid.json: reconstruction metrics on the held-out split, and on the train split (`train`).
+
+    Attributes:
+        encoded_at_once: images that were encoded at once; None in older files, as of the next one.
+        decoded_at_once: images that were decoded at once.
+    """
 
     train: Rebuilt | None = None  # None in files from before it was measured
+    encoded_at_once: PositiveInt | None = None
+    decoded_at_once: PositiveInt | None = None
     extractor: str
     reference: RealSide
     inputs: RfidInputs
