@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import vgg16
@@ -178,7 +179,7 @@ def training(backbone: Backbone, head: Head, tokens: Tokens, recipe: Recipe) -> 
                 noise = Noise("memory", device=META)
                 with autocast(META, recipe.dtype):
                     loss = model.loss(tokens.blank(images), labels, order, known, noise)
-                    torch.autograd.backward(loss)  # `loss.backward()` would leave autocast and kernels out of it
+                    _backward(loss)
                 for parameter in model.parameters():
                     parameter.grad = None
                 return kept
@@ -251,6 +252,15 @@ def _run_few_steps(model: Any, tokens: Tokens, settings: Sampling) -> None:
         return tokens.blank(len(z))[:, 0], z[:, 0]
 
     model.backbone.predict, model.head.sample = predicted, drawn
+
+
+def _backward(loss: Tensor) -> None:
+    """The backward pass by torch's engine itself: `loss.backward()` switches off what stands for autocast and kernels.
+
+    Blocks that are computed again then would have other types than in the forward pass.
+    """
+    gradient: Any = torch.ones_like(loss)
+    _engine_run_backward((loss,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 def _labels_and_orders(tokens: Tokens, images: int) -> tuple[Tensor, Tensor]:
@@ -338,7 +348,7 @@ def classifier(config: ClassifierConfig, image_size: int, classes: int) -> Peak:
 
     def prepare(number: int) -> Callable[[], object]:
         kept, batch = _moments(network), torch.empty(number, 3, image_size, image_size, device=META)
-        return lambda: (torch.autograd.backward(network(batch)[1].mean()), kept)
+        return lambda: (_backward(network(batch)[1].mean()), kept)
 
     return peak(config.batch, network, prepare)
 
@@ -368,7 +378,7 @@ def learning(config: Tokenizer, image_size: int) -> Peak:
                 loss = loss + apart.square().mean()
             if config.adversarial_weight:
                 loss = loss + critic(rebuilt).mean() + hinge(critic(batch), critic(rebuilt.detach()))
-            torch.autograd.backward(loss)
+            _backward(loss)
             return kept
 
         return step
