@@ -7,6 +7,7 @@ memory that torch's allocator has and cannot use.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -158,9 +159,11 @@ def too_large(study: Study, peaks: Peaks, gib: float) -> str:
     for key, of in by_key.items():
         worst, fits = max(of, key=lambda need: need.gib), min(need.fitting(gib) for need in of)
         more = f" and {len(of) - 1} more" if len(of) > 1 else ""
-        accepted = f"{key} {fits} or less" if fits else f"no {key}: a GPU with more memory"
-        if not fits and key.endswith("micro_batch"):
-            accepted = f"no {key}: gradient_checkpointing, or a GPU with more memory"
+        accepted = [f"{key} {fits} or less"] if fits else []
+        section, _, rest = key.partition(".")
+        if section == "recipes" and not study.recipes[name := rest.rpartition(".")[0]].gradient_checkpointing:
+            accepted.append(f"recipes.{name}.gradient_checkpointing, which needs less")
+        accepted.append(f"a GPU of {math.ceil(worst.gib)} GiB")
         needed = f"{worst.gib:.1f} GiB with {worst.images} images at once"
-        lines.append(f"{worst.stage} {worst.name}{more}: {needed}; accepted: {accepted}")
+        lines.append(f"{worst.stage} {worst.name}{more}: {needed}; accepted: {', or '.join(accepted)}")
     return "\n".join(lines)

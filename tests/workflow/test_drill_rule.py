@@ -30,4 +30,4 @@ def test_a_study_over_its_budget_or_its_gpu_does_not_start(fresh: Any) -> None:
     shutil.copy(fresh.folder / "results" / "dear" / "plan.json", fresh.folder / "results" / "small")
     output = fresh.fails("-n", "all", "--configfile", "config/small.yaml")
     assert "study small: memory.gpu_gib 3: some jobs do not fit" in output and "Traceback" not in output
-    assert "GiB with 32 images at once; accepted: no recipes.masked.micro_batch" in output
+    assert "GiB with 32 images at once; accepted: recipes.masked.gradient_checkpointing" in output
