@@ -180,7 +180,10 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
     counts = kept_costs.count(loaded, root, images.classes)
     jobs = plans.jobs(loaded, images, counts)
     steps = minutes.steps(loaded, root, jobs, images, counts)
-    click.echo(plans.text(loaded, jobs, images, share) if each else minutes.text(loaded, jobs, images, steps, share))
+    if each:
+        click.echo(plans.text(loaded, jobs, images, counts, share))
+    else:
+        click.echo(minutes.text(loaded, jobs, images, steps, counts, share))
     for line in slots.too_long(loaded, root):
         click.echo(line)
     if file:
@@ -191,7 +194,7 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
     try:
         plans.check(loaded, root, share)
     except ValueError as error:
-        click.echo(f"over budget: {error}", err=True)
+        click.echo(f"the workflow refuses it: {error}", err=True)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

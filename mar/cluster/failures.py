@@ -25,7 +25,7 @@ ADVICE = {
     "DEADLINE": "its deadline passed; see --deadline in the site's extra lines",
     "FAILED": "see the log; the same command goes on from the last checkpoint",
     "NODE_FAIL": "its node died; run the same command to go on elsewhere (exclude a bad node with `slurm_extra`)",
-    "OUT_OF_MEMORY": "ask for more memory (`mem_mb`), or make `micro_batch` of the recipe or `metrics.chunk` smaller",
+    "OUT_OF_MEMORY": "ask for more memory (`mem_mb`), or make `micro_batch` of the recipe or `memory.sampling` smaller",
     "REVOKED": "another cluster of the federation runs it",
     EARLY: "a warning (preemption, or time running out) came while Python was starting; if it comes each time, ask for "
     "more time (`runtime`) or a later warning (`slurm_signal`)",

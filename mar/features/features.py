@@ -16,7 +16,7 @@ A set is named as in `mar.study.real_sets`, or <variant>/seed<k>/<setting>, or g
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,10 +27,11 @@ from mar.data.read_ahead import WORKER_IMAGES
 from mar.features import given, image_sets, references
 from mar.runtime import devices, files, npz
 from mar.runtime.files import sha256
+from mar.runtime.folders import begun
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
 from mar.runtime.shards import Recipe, Share, fill, finish, stage
-from mar.study import layout
+from mar.study import at_once, layout
 from mar.study.compatibility import known
 from mar.study.limits import LOOKED_AT
 from mar.study.real_sets import COMPARED, SETS, scored
@@ -210,12 +211,21 @@ def features(study: Study, root: str | Path, extractor: str, set_name: str, shar
     images = open_images(study, root, set_name)
     folder = layout.features(root, extractor, set_name)
     network = extractors.load(extractor, study, root, devices.device())
-    recipe = {"slice": features_key(study, extractor), "weights": network.weights}
     main = extractor == study.metrics.extractors[0]
-    recipe |= {"source": images.sha256 if images else "statistics alone"}
-    if images and is_given(set_name):
-        recipe["piece"] = str(images.piece)  # the study says it, not the set
+    recipe: Recipe = {
+        "slice": features_key(study, extractor),
+        "weights": network.weights,
+        "source": images.sha256 if images else "statistics alone",
+        **at_once.of_features(study, extractor),
+        # of a given set the study says the pieces, not the set
+        **({"piece": str(images.piece)} if images and is_given(set_name) else {}),
+    }
     report, paths = folder / layout.MANIFEST, _files(images, folder) if images else []
+    twin = layout.twin(study, root, folder)
+    recipe = begun(folder, recipe, (at_once.LOOKED_AT,), paths, twin)
+    shown = int(recipe.get(at_once.LOOKED_AT, at_once.JUDGED[extractor]))
+    if shown != at_once.judged(study, extractor):
+        network = replace(network, chunk=shown)
 
     def sound() -> bool:
         if _whole_set(folder, files.read(report, FeaturesManifest).parts):
@@ -227,11 +237,11 @@ def features(study: Study, root: str | Path, extractor: str, set_name: str, shar
         return _whole(paths[number], network.name)
 
     def write_report() -> None:
-        manifest = manifest_of(images, network, folder)
+        manifest = manifest_of(images, network, folder, shown)
         files.write(report, manifest)
         print(f"{folder}: {manifest.count} images", flush=True)
 
-    with stage(report, sound, recipe, layout.twin(study, root, folder)) as unfinished:
+    with stage(report, sound, recipe, twin) as unfinished:
         if not unfinished:
             return
     if images:
@@ -323,8 +333,8 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def manifest_of(images: image_sets.Images | None, network: Extractor, folder: Path) -> FeaturesManifest:
-    """The manifest of a folder whose parts are all written; a reference without images has no parts."""
+def manifest_of(images: image_sets.Images | None, network: Extractor, folder: Path, shown: int) -> FeaturesManifest:
+    """The manifest of a folder whose parts, `shown` images at once, are all written; none of a reference without."""
     paths = _files(images, folder) if images else []
     sizes = images.sizes if images else []
     parts = [Piece(file=p.name, count=n, sha256=sha256(p)) for p, n in zip(paths, sizes, strict=True)]
@@ -333,6 +343,7 @@ def manifest_of(images: image_sets.Images | None, network: Extractor, folder: Pa
         role=images.role if images else "real",
         source=images.identity if images else None,
         count=sum(sizes),
+        judged_at_once=shown,
         keys=tuple(npz.headers(paths[0])) if paths else (),
         parts=tuple(parts),
         provenance=provenance(),

@@ -19,14 +19,13 @@ from mar.runtime.noise import Noise
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
 from mar.runtime.shards import unfinished
-from mar.study import layout
+from mar.study import at_once, layout
+from mar.study.at_once import BATCH
 from mar.study.real_sets import scored
 from mar.study.records import Rebuilt, RfidInputs, RfidRecord
 from mar.study.stage_keys import rfid_key
 from mar.study.study import Study
 from mar.tokenizers.autoencoder import Tokenizer, load
-
-BATCH = 250  # images per forward pass
 
 
 def rfid(study: Study, root: str | Path, name: str) -> None:
@@ -42,6 +41,7 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
     root = Path(root)
     folder = layout.tokenizer(root, name)
     main, weights, report = study.metrics.extractors[0], folder / layout.WEIGHTS, folder / layout.RFID
+    section = study.instances[name].section
     with lock(folder):
         if not weights.exists():
             raise ValueError(f"{weights}: missing; run `mar tokenizer` first")
@@ -68,6 +68,8 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
         record = RfidRecord(
             **dict(heldout),
             train=train,
+            encoded_at_once=at_once.encoded(study, section, BATCH),
+            decoded_at_once=at_once.decoded(study, section, BATCH),
             extractor=main,
             reference=real.identity,
             inputs=inputs,

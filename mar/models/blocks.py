@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from mar.runtime.precision import autocast, computed
 
 NORM_EPS = 1e-6  # every LayerNorm of the published models adds this to the variance
 
@@ -24,8 +25,9 @@ class KVCache:
     def __init__(
         self, blocks: int, batch: int, heads: int, length: int, size: int, like: Tensor, attend_all: bool = False
     ) -> None:
-        self.keys = like.new_empty(blocks, batch, heads, length, size)
-        self.values = like.new_empty(blocks, batch, heads, length, size)
+        # Attention would round them to the type of its products anyway.
+        shape, dtype = (blocks, batch, heads, length, size), computed(like)
+        self.keys, self.values = like.new_empty(shape, dtype=dtype), like.new_empty(shape, dtype=dtype)
         self.length, self.attend_all = 0, attend_all  # length: slots that are filled
 
     def append(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,8 +139,9 @@ def initialise(module: nn.Module) -> None:
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
-    """No mixed precision on the device of x, whatever is on outside. The meta device has none anyway."""
-    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+    """No mixed precision on the device of x, whatever is on outside."""
+    out: AbstractContextManager[None] = autocast(x.device, "fp32")
+    return out
 
 
 def rows_of(table: Tensor, positions: Tensor) -> Tensor:

@@ -12,7 +12,10 @@ from mar.study.records import PlanRecord
 from mar.study.study import Study
 
 # The code that is counted and that counts, below mar/.
-COUNTED = ("features/networks", "models", "planning/costs.py", "sampling", "study/parts.py", "tokenizers")
+COUNTED = (
+    *("features/networks", "models", "planning/costs.py", "planning/memory.py", "runtime/precision.py", "sampling"),
+    *("study/at_once.py", "study/parts.py", "tokenizers"),
+)
 
 
 def key(study: Study, classes: int) -> str:
@@ -28,6 +31,7 @@ def key(study: Study, classes: int) -> str:
         "sampling": {name: {s: study.sampling[s] for s in v.sampling} for name, v in trained.items()},
         "judges": [study.metrics.extractors, study.classifier],
         "images": [study.data.image_size, classes, study.metrics.chunk],
+        "at once": study.memory.model_copy(update={"gpu_gib": None}),
     }
     digest, package = hashlib.sha256(canonical(parts).encode()), Path(__file__).parents[1]
     for path in (package / name for name in COUNTED):
@@ -47,8 +51,9 @@ def count(study: Study, root: Path, classes: int) -> PlanRecord:
     """The counts in plan.json; written before where it has none of this study and code."""
     record = find(study, root, classes)
     if record is None:
-        from mar.planning import costs
+        from mar.planning import costs, memory
 
         record = costs.count(study, classes, key(study, classes))
+        record = record.model_copy(update={"memory": memory.count(study, classes)})
         write(layout.plan(root), record)
     return record

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mar.cluster.records import read_job
+from mar.planning import gpus
 from mar.planning.plan import Images, Job, budget_of
 from mar.runtime.files import read, write
 from mar.study import layout, stage_keys
@@ -193,23 +194,28 @@ OUTPUTS: dict[str, Callable[[Path, str], Path]] = {
 }
 
 
-def text(study: Study, jobs: list[Job], images: Images, found: list[Step], utilisation: float) -> str:
+def text(
+    study: Study, jobs: list[Job], images: Images, found: list[Step], counts: PlanRecord, utilisation: float
+) -> str:
     """What a study takes: the sentence that says it, its stages, and what the numbers rest on.
 
     A study for GPUs has A100 hours in place of minutes.
     """
-    hours: dict[str, float] = defaultdict(float)
+    hours, memory = defaultdict[str, float](float), defaultdict[str, float](float)
     for job in jobs:
         hours[job.stage] += job.hours(utilisation)
+        memory[job.stage] = max(memory[job.stage], job.gpu_gib)
     on_gpus = sum(hours.values()) > GPU_HOURS
     of_stage: dict[str, list[Step]] = defaultdict(list)
     for step in found:
         of_stage["figures and report" if step.stage in DRAWN else step.stage].append(step)
-    rows = [("stage", "jobs", "done", *(("A100 hours",) if on_gpus else ("minutes", "remaining")))]
+    rows = [("stage", "jobs", "done", *(("A100 hours", "GPU GiB") if on_gpus else ("minutes", "remaining")))]
     for stage, of in (*of_stage.items(), ("total", found)):
         left = [step for step in of if not step.done]
         needed = sum(hours.values()) if stage == "total" else hours[stage]
-        last = (_number(needed),) if on_gpus else (_number(_minutes(of)), _number(_minutes(left)))
+        most = max(memory.values(), default=0.0) if stage == "total" else memory[stage]
+        minutes = _number(_minutes(of)), _number(_minutes(left))
+        last = (_number(needed), _number(most)) if on_gpus else minutes
         rows.append((stage, str(len(of)), str(len(of) - len(left)), *last))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
@@ -223,6 +229,8 @@ def text(study: Study, jobs: list[Job], images: Images, found: list[Step], utili
         out.append(
             "minutes: by a short trial of the study's networks on this machine, corrected by the jobs that are done"
         )
+    if on_gpus and counts.memory:
+        out.append(gpus.text(study, counts.memory))
     out.append(f"disk: {sum(job.disk for job in jobs) / 1e9:,.1f} GB")
     if not images.known:
         out.append("images: `mar prepare` has not counted them yet; tokens and their encoding are left out")

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mar.data import image_files, imagenet, sources
-from mar.planning import kept_costs
+from mar.planning import gpus, kept_costs
 from mar.runtime.files import read
 from mar.sampling.sweep import most
 from mar.study import layout, lengths
@@ -29,6 +29,7 @@ from mar.study.parts import Recipe, Sampling
 from mar.study.products import learning_setting, speed_settings, used_tokenizers
 from mar.study.real_sets import COMPARED, FLOOR, real_side, scored
 from mar.study.records import DataManifest, GpuCheckRecord, PlanRecord, VariantCosts
+from mar.study.sections import Budget
 from mar.study.study import Study
 
 # A100 SXM, dense, operations a second: tensor cores in bf16; convolutions in fp32 (TF32, torch's default for them);
@@ -44,12 +45,15 @@ DIGITS = (1797, 10)  # images and classes of scikit-learn's digits
 FASHION_MNIST = (60_000, 10_000, 10)  # images of both splits, classes
 CHECKPOINTS = 2  # kept of a training, each with weights, average and Adam's two moments: 16 bytes a parameter
 HOURS = 3600.0
-TITLES = ("job", "images", "parameters", "operations", "A100 hours", "tokens GB", "weights GB", "samples GB")
+TITLES = ("job", "images", "parameters", "operations", "A100 hours", "GPU GiB", "tokens GB", "weights GB", "samples GB")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job of the workflow. `flops` are operations, sizes are bytes on disk when it is done."""
+    """One job of the workflow. `flops` are operations, sizes are bytes on disk when it is done.
+
+    `gpu_gib` is what its GPU must have, 0 where it needs none.
+    """
 
     stage: str
     name: str
@@ -60,6 +64,7 @@ class Job:
     tokens: float = 0.0
     weights: float = 0.0
     samples: float = 0.0
+    gpu_gib: float = 0.0
 
     def hours(self, utilisation: float) -> float:
         """A100 hours."""
@@ -139,6 +144,8 @@ def jobs(study: Study, images: Images, costs: PlanRecord) -> list[Job]:
     )
     for name in trained:
         found += _variant_jobs(study, name, images, costs)
+    needs = gpus.needs(study, costs.memory) if costs.memory else []
+    found = [replace(job, gpu_gib=gpus.of_job(needs, job.stage, job.name)) for job in found]
     return sorted(found, key=lambda job: order.index(job.stage))
 
 
@@ -273,9 +280,9 @@ def _arithmetic(part: Recipe | Sampling) -> str:
 
 
 def total(found: list[Job], name: str = "total") -> Job:
-    """The sum of jobs; `hours` of it has no meaning, since their arithmetic differs: add theirs up."""
+    """The sum of jobs, of memory the most; `hours` of it has no meaning, as their arithmetic differs: add theirs up."""
     sums = {key: sum(getattr(job, key) for job in found) for key in ("images", "flops", "tokens", "weights", "samples")}
-    return replace(Job("", name, 0), **sums)
+    return replace(Job("", name, 0, gpu_gib=max((job.gpu_gib for job in found), default=0.0)), **sums)
 
 
 def utilisation_of(study: Study, probe: str) -> float:
@@ -315,13 +322,13 @@ def utilisation_of(study: Study, probe: str) -> float:
 
 
 def check(study: Study, root: Path, utilisation: float = UTILISATION) -> None:
-    """Refuse a study that costs more than its budget.
+    """Refuse a study that costs more than its budget, or that does not fit the GPU that it names.
 
     Raises:
-        ValueError: with the estimate, the cap and its key; or `mar plan` failed.
+        ValueError: with the estimate, the cap and its key, and of a GPU with what would fit; or `mar plan` failed.
     """
-    budget = study.budget
-    if budget is None:
+    budget, gib = study.budget or Budget(), study.memory.gpu_gib
+    if study.budget is None and gib is None:
         return
     images = count_images(study, root)
     study = lengths.count(study, images.train) if images.known else study
@@ -334,6 +341,8 @@ def check(study: Study, root: Path, utilisation: float = UTILISATION) -> None:
             raise ValueError(
                 f"{layout.plan(root)}: `mar {' '.join(command[3:])}` wrote no counts: {told.stderr.strip()}"
             )
+    if gib and costs.memory and (too := gpus.too_large(study, costs.memory, gib)):
+        raise ValueError(f"study {study.study}: memory.gpu_gib {gib:g}: some jobs do not fit\n{too}")
     found = jobs(study, images, costs)
     hours, disk = sum(job.hours(utilisation) for job in found), total(found).disk / 1e9
     for key, cap, need, unit in (
@@ -355,7 +364,7 @@ def rows(found: list[Job], utilisation: float) -> list[dict[str, float | int | s
     ]
 
 
-def text(study: Study, found: list[Job], images: Images, utilisation: float) -> str:
+def text(study: Study, found: list[Job], images: Images, costs: PlanRecord, utilisation: float) -> str:
     """The table: every job, the sum of each stage, the total, and what the hours rest on."""
     lines = [_line(f"{job.stage} {job.name}".strip(), job, job.hours(utilisation)) for job in found]
     sums = []
@@ -380,6 +389,8 @@ def text(study: Study, found: list[Job], images: Images, utilisation: float) -> 
         f"A100 hours: operations / (peak x utilisation {utilisation:.3g}); peaks {PEAK['bf16'] / 1e12:g} (bf16), "
         f"{PEAK['tf32'] / 1e12:g} (convolutions in fp32) and {PEAK['fp32'] / 1e12:g} TFLOP/s (fp32)"
     )
+    if costs.memory:
+        out.append(gpus.text(study, costs.memory))
     if not images.known:
         out.append("images: `mar prepare` has not counted them yet; tokens and their encoding are left out")
     if lengths.has_epochs(study):
@@ -399,7 +410,8 @@ def budget_of(study: Study) -> str:
 
 def _line(label: str, job: Job, hours: float) -> tuple[str, ...]:
     sizes = [_number(value / 1e9) for value in (job.tokens, job.weights, job.samples)]
-    return label, f"{job.images:,}", _big(job.parameters), _big(job.flops), _number(hours), *sizes
+    counts = f"{job.images:,}", _big(job.parameters), _big(job.flops)
+    return label, *counts, _number(hours), _number(job.gpu_gib), *sizes
 
 
 def _number(value: float) -> str:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ConfigDict, RootModel
@@ -81,6 +81,47 @@ def claim(folder: str | Path, recipe: Mapping[str, str | int], last: str = "", t
         _take_over(folder, twin, last)
     if not file.exists():
         write(file, Recipe(dict(recipe)))
+
+
+def begun(
+    folder: Path,
+    recipe: Mapping[str, str | int],
+    free: Collection[str],
+    files: Iterable[Path],
+    twin: Path | None = None,
+) -> Mapping[str, str | int]:
+    """The recipe by which a folder goes on: its own, if it has files and another recipe in the keys `free` alone.
+
+    Those keys change a result by no more than rounding, so that no work is thrown away for them; but a folder never
+    holds files of two values. The same of the corresponding folder of the study to reuse, if this one is new.
+
+    Args:
+        folder: the folder of one result.
+        recipe: what the study says now.
+        free: keys that may differ; where one is missing, the result was made without it.
+        files: what shows that the folder is begun, if any is there.
+        twin: the corresponding folder of the study to reuse.
+    """
+
+    def rest(values: Mapping[str, str | int]) -> dict[str, str | int]:
+        return {key: value for key, value in values.items() if key not in free}
+
+    started = any(path.exists() for path in files)
+    place = folder if started or (folder / RECIPE).exists() else twin
+    if place is None or not (place / RECIPE).exists() or (place == folder and not started):
+        return recipe
+    found = recipe_of(place)
+    if found == recipe or rest(found) != rest(recipe):
+        return recipe
+    was, now = (
+        {key: values.get(key, "all") for key in free if key in {**found, **recipe}} for values in (found, recipe)
+    )
+    print(f"{place}: begun with {_said(was)}, and goes on so; the study now says {_said(now)}", flush=True)
+    return found
+
+
+def _said(values: Mapping[str, str | int]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in values.items())
 
 
 def still_ours(folder: str | Path, recipe: Mapping[str, str | int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +120,10 @@ class Kept:
     tokens: Tensor
     mask: Tensor
     first: bool
+
+    def of(self, images: slice) -> Kept:
+        """The same of some of the images."""
+        return replace(self, tokens=self.tokens[images])
 
     def put(self, tokens: Tensor) -> Tensor:
         """Tokens (B, L, D) or ids (B, L) with those that stay in their places."""

@@ -28,7 +28,7 @@ from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
 from mar.runtime.shards import stage
 from mar.sampling.sampler import Sampler, chunk_labels
-from mar.study import layout
+from mar.study import at_once, layout
 from mar.study.chosen_settings import resolved
 from mar.study.parts import Sampling
 from mar.study.products import learning_setting
@@ -97,6 +97,7 @@ def learning(study: Study, root: Path, variant: str, seed: int, operations: floa
             sampling=used,
             samples=study.learning.samples if study.learning and setting else 0,
             extractor=study.metrics.extractors[0] if setting else "",
+            drawn_at_once=at_once.drawn(study, variant, used, study.metrics.chunk) if used else None,
             points=tuple(found),
             fall=fall(fids, points[-1]),
             recipe=recipe,

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from mar.runtime.files import atomic, link, read, save_array, sha256, whole, write
-from mar.runtime.folders import recipe_of
+from mar.runtime.folders import begun, recipe_of
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
 from mar.runtime.shards import Recipe, fill, finish, stage
 from mar.sampling.sampler import Sampler, chunk_labels
-from mar.study import layout
+from mar.study import at_once, layout
 from mar.study.chosen_settings import resolved
 from mar.study.parts import Sampling
 from mar.study.records import Piece, RunRecord, SampleManifest, TokenManifest
@@ -44,13 +44,17 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
     folder = layout.samples(root, layout.sample_set(variant, seed, setting))
     run = read(layout.run_record(root, variant, seed), RunRecord)
     tokens = layout.token_manifest(root, study.tokenizer_of(variant, seed))
-    recipe = {
+    recipe: Recipe = {
         "sample": sample_key(study, variant, setting, used),
         "checkpoint": run.checkpoint,
         "tokens": sha256(tokens),
+        **at_once.of_samples(study, variant, used),
     }
     count, report, start = study.metrics.samples // study.metrics.chunk, folder / layout.MANIFEST, time.monotonic()
     files = [folder / chunk_name(number) for number in range(count)]
+    twin = layout.twin(study, root, folder)
+    recipe = begun(folder, recipe, (at_once.DRAWN, at_once.DECODED), files, twin)
+    study = at_once.as_begun(study, recipe)
 
     def intact(number: int) -> bool:
         return whole(files[number], (study.metrics.chunk,), "uint8")
@@ -73,7 +77,7 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
         seconds = time.monotonic() - start
         write_manifest(study, folder, variant, seed, setting, used, run.checkpoint, tokens, seconds)
 
-    with stage(report, lambda: all(map(intact, range(count))), recipe, layout.twin(study, root, folder)) as unfinished:
+    with stage(report, lambda: all(map(intact, range(count))), recipe, twin) as unfinished:
         if not unfinished:
             return
     fill(folder, recipe, files, shard, intact, draw)
@@ -124,6 +128,8 @@ def write_manifest(
         seed=seed,
         setting=setting,
         count=count * size,
+        drawn_at_once=at_once.drawn(study, variant, used, size),
+        decoded_at_once=at_once.decoded(study, study.variants[variant].tokenizer, size),
         chunks=tuple(Piece(file=name, count=size, sha256=sha256(folder / name)) for name in names),
         labels_sha256=sha256(folder / layout.LABELS),
         checkpoint=checkpoint,

@@ -19,7 +19,7 @@ from mar.runtime.files import read
 from mar.runtime.noise import Noise
 from mar.runtime.precision import autocast, tf32
 from mar.sampling.generate import Kept, generate
-from mar.study import layout
+from mar.study import at_once, layout
 from mar.study.chosen_settings import resolved
 from mar.study.parts import Sampling
 from mar.study.records import TokenManifest
@@ -50,6 +50,10 @@ class Sampler:
         self.tokenizer = autoencoder.load(root, name, study).to(self.device)
         self.ready_to_compile = False
 
+    def at_once(self, settings: Sampling, count: int) -> int:
+        """Images of `count` whose tokens are drawn at once."""
+        return at_once.drawn(self.study, self.variant, settings, count)
+
     @torch.no_grad()
     def draw(self, settings: Sampling, labels: torch.Tensor, noise: Noise, kept: Kept | None = None) -> torch.Tensor:
         """Images of classes `labels` (B,): uint8 (B, 3, H, W), decoding included; `kept` tokens are not drawn.
@@ -58,12 +62,18 @@ class Sampler:
             ValueError: an image is not finite.
         """
         manifest, length = self.manifest, self.manifest.tokens
-        order = draw_order(self.study.variants[self.variant].order, len(labels), length, noise)
+        kind, size = self.study.variants[self.variant].order, self.at_once(settings, len(labels))
         ids = manifest.kind == "ids"
         shape = (length,) if ids else (length, manifest.token_dim)
         blank = torch.zeros(shape, dtype=torch.long if ids else torch.float32, device=self.device)
+        groups = noise.groups(len(labels), size)
+        parts = []
         with tf32(settings.tf32), autocast(self.device, settings.dtype), self._compiled(settings.compile):
-            tokens = generate(self.model, labels.to(self.device), order, blank, settings, noise, kept)
+            for number, (part, classes) in enumerate(zip(groups, labels.to(self.device).split(size), strict=True)):
+                order = draw_order(kind, len(classes), length, part)
+                given = kept and kept.of(slice(number * size, number * size + len(classes)))
+                parts.append(generate(self.model, classes, order, blank, settings, part, given))
+        tokens, noise = torch.cat(parts), groups[-1]  # which has drawn as much as all of them
         with tf32(settings.tf32), autocast(self.device, settings.head_dtype or settings.dtype):
             if ids:
                 images = self.tokenizer.decode_ids(tokens).float()

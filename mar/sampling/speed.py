@@ -82,7 +82,10 @@ def measure(study: Study, root: Path, variant: str) -> None:
                 decode=True,
             ),
             yardsticks=tuple(yardsticks),
-            points={s: _timing(seconds[s], shares[s], used.steps) for s, used in settings.items()},
+            points={
+                s: _timing(seconds[s], shares[s], used.steps, sampler.at_once(used, batch))
+                for s, used in settings.items()
+            },
             checkpoint=sampler.checkpoint,
             recipe=recipe,
             provenance=machine,
@@ -90,10 +93,11 @@ def measure(study: Study, root: Path, variant: str) -> None:
         write(file, record)
 
 
-def _timing(seconds: list[float], shares: list[float], steps: int) -> Timing:
+def _timing(seconds: list[float], shares: list[float], steps: int, at_once: int) -> Timing:
     share = Range(value=statistics.median(shares), low=min(shares), high=max(shares))
     middle, low, high = timings.median(seconds)
-    return Timing(seconds_per_image=middle, low=low, high=high, head_share=share, steps=steps, batches=tuple(seconds))
+    timed = {"seconds_per_image": middle, "low": low, "high": high, "head_share": share}
+    return Timing(**timed, steps=steps, drawn_at_once=at_once, batches=tuple(seconds))
 
 
 def yardstick(device: torch.device) -> float:

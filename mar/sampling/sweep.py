@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mar.runtime.files import atomic, read, sha256, write
-from mar.runtime.folders import claim, lock, still_ours
-from mar.runtime.shards import Share, stage
-from mar.study import layout
+from mar.runtime.folders import begun, claim, lock, still_ours
+from mar.runtime.shards import Recipe, Share, stage
+from mar.study import at_once, layout
 from mar.study.chosen_settings import AXES
 from mar.study.parts import Sampling
 from mar.study.parts import Sweep as Grid
@@ -86,7 +86,15 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str, share: Sha
     recipe = SweepRecipe(slice=sweep_key(study, variant, setting), **inputs)
     report = layout.sweep(root, variant, setting)
     folder = report.with_suffix("")
-    of_points = {"point": point_key(study, variant, setting), **inputs}
+    twin, most_guided = layout.twin(study, root, folder), study.sampling[setting].points[-1]
+    of_points: Recipe = {
+        "point": point_key(study, variant, setting),
+        **inputs,
+        **at_once.of_samples(study, variant, most_guided),
+    }
+    measured_already = [*folder.glob(POINT.format("*", "*")), *folder.glob("*/chunk-*.safetensors")]
+    of_points = begun(folder, of_points, (at_once.DRAWN, at_once.DECODED), measured_already, twin)
+    study = at_once.as_begun(study, of_points)
     coming = [(g, t) for g in grid.guidance for t in grid.temperature]
     mine = coming[share[0] :: share[1]]
 
@@ -123,7 +131,7 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str, share: Sha
     with stage(report, finished, folder=folder) as todo:
         if not todo:
             return
-        claim(folder, of_points, "recipe.json", layout.twin(study, root, folder))
+        claim(folder, of_points, "recipe.json", twin)
     with lock(folder / f"shard-{share[0]}-of-{share[1]}"):
         for point in mine:
             numbers_at(point)
@@ -135,11 +143,11 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str, share: Sha
                 f"{report}: {len(left)} points are left to other workers" if left else f"{report}: complete", flush=True
             )
             return
-        points = search(grid, numbers_at)
-        lowest = winner(points)
+        measured = search(grid, numbers_at)
+        lowest = winner(measured)
         if lowest is None:
-            raise ValueError(f"{report}: no point of the grid has a FID; the first says: {points[0].error}")
-        among = within(points, lowest)
+            raise ValueError(f"{report}: no point of the grid has a FID; the first says: {measured[0].error}")
+        among = within(measured, lowest)
         best = plainest(among)
         assert best.fid is not None  # as all points within the error of the lowest
         record = SweepRecord(
@@ -149,9 +157,9 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str, share: Sha
             samples=grid.samples,
             extractor=main,
             reference=real.identity,
-            grid=tuple(points),
+            grid=tuple(measured),
             best=best.place,
-            edge=edge(points, lowest),
+            edge=edge(measured, lowest),
             rule="one standard error",
             lowest=lowest.place,
             within=tuple(point.place for point in among),
@@ -160,7 +168,7 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str, share: Sha
         )
         write(report, record)
         chosen = f"guidance {best.guidance:g}, temperature {best.temperature:g}"
-        print(f"{report}: {len(points)} points, {chosen}: FID {best.fid.value:.4g}, {_lowest(lowest)}", flush=True)
+        print(f"{report}: {len(measured)} points, {chosen}: FID {best.fid.value:.4g}, {_lowest(lowest)}", flush=True)
 
 
 def kept(folder: Path, number: int, look: Callable[[], Looks]) -> Looks:

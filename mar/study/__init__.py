@@ -6,7 +6,8 @@ wrong with one, with file and line. shorthand: abbreviations that a study file m
 json_schema: the schema for editors. canonical: one text for equal questions. stage_keys: what the result of each
 stage depends on, as text. products: which results a study asks for. records: what each stage writes for the stages
 after it. layout: every path. commands: the command of every stage. chosen_settings: the guidance scales and
-temperatures that sweeps chose. sizes: of the state of a training. limits: numbers that no study sets.
+temperatures that sweeps chose. sizes: of the state of a training. at_once: how many images go through a network at
+once. limits: numbers that no study sets.
 
 May import: runtime.
 """

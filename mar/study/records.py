@@ -288,6 +288,7 @@ class Tokens(Manifest):
         code_width: length of a code of a multi-scale tokenizer.
         codebook_size: number of ids; 0 with continuous tokens.
         token_dim: length D of a continuous token; 0 with ids.
+        encoded_at_once: images that were encoded at once; None for as many as the tokenizer takes by default.
     """
 
     kind: Literal["moments", "latents", "ids"]
@@ -304,6 +305,7 @@ class Tokens(Manifest):
     code_width: NonNegativeInt = 0
     codebook_size: NonNegativeInt = 0
     token_dim: NonNegativeInt = 0
+    encoded_at_once: PositiveInt | None = None
 
 
 class TokenManifest(Tokens):
@@ -416,6 +418,7 @@ class LearningRecord(Record):
         sampling: the setting, with the guidance scale and temperature that were used.
         samples: number of images drawn at each point.
         extractor: network whose features FID compares.
+        drawn_at_once: images of a chunk whose tokens were drawn at once; None in older files, where it is all of them.
         fall: change of FID in the last quarter; None without samples there.
     """
 
@@ -427,6 +430,7 @@ class LearningRecord(Record):
     sampling: Sampling | None = None
     samples: NonNegativeInt = 0
     extractor: str = ""
+    drawn_at_once: PositiveInt | None = None
     points: Annotated[tuple[LearningPoint, ...], Field(min_length=1)]
     fall: Fall | None = None
     recipe: LearningRecipe
@@ -442,6 +446,7 @@ class FeaturesManifest(Manifest):
         source: the images; None where only the statistics of their features are known.
         count: number of images.
         keys: names of the arrays in each file.
+        judged_at_once: images that the network was shown at once; None in older files.
         parts: the files of the features.
     """
 
@@ -450,6 +455,7 @@ class FeaturesManifest(Manifest):
     source: ImageSource | None
     count: NonNegativeInt
     keys: tuple[str, ...]
+    judged_at_once: PositiveInt | None = None
     parts: tuple[Piece, ...]
     provenance: Provenance
 
@@ -501,9 +507,16 @@ class RfidInputs(Part):
 
 
 class RfidRecord(Record, Rebuilt):
-    """tokenizers/<name>/rfid.json: reconstruction metrics on the held-out split, and on the train split (`train`)."""
+    """tokenizers/<name>/rfid.json: reconstruction metrics on the held-out split, and on the train split (`train`).
+
+    Attributes:
+        encoded_at_once: images that were encoded at once; None in older files, as of the next one.
+        decoded_at_once: images that were decoded at once.
+    """
 
     train: Rebuilt | None = None  # None in files from before it was measured
+    encoded_at_once: PositiveInt | None = None
+    decoded_at_once: PositiveInt | None = None
     extractor: str
     reference: RealSide
     inputs: RfidInputs
@@ -646,6 +659,8 @@ class SampleManifest(Manifest):
         checkpoint: checksum of the weights that drew the images.
         tokenizer: checksum of the weights that decoded them.
         sampling: the setting, with the guidance scale and temperature that were used.
+        drawn_at_once: images of a chunk whose tokens were drawn at once; None in older files, where it is all of them.
+        decoded_at_once: the same for decoding.
         seconds: time of drawing in all.
     """
 
@@ -653,6 +668,8 @@ class SampleManifest(Manifest):
     seed: int
     setting: str
     count: PositiveInt
+    drawn_at_once: PositiveInt | None = None
+    decoded_at_once: PositiveInt | None = None
     chunks: tuple[Piece, ...]
     labels_sha256: Sha256 | None = None
     checkpoint: Sha256
@@ -740,6 +757,7 @@ class Timing(Part):
         batches: seconds per image of each batch; empty in older files, whose interval is their range.
         head_share: share of the seconds that the head took; None in files from before it was measured.
         steps: autoregressive steps.
+        drawn_at_once: images of a batch whose tokens are drawn at once; None in older files, where it is all of them.
     """
 
     seconds_per_image: FiniteFloat
@@ -747,6 +765,7 @@ class Timing(Part):
     high: FiniteFloat
     head_share: Range | None = None
     steps: PositiveInt
+    drawn_at_once: PositiveInt | None = None
     batches: tuple[FiniteFloat, ...] = ()
 
     @property
@@ -916,6 +935,40 @@ class Verdicts(RootModel[tuple[Verdict, ...]]):
     model_config = ConfigDict(frozen=True, strict=True)
 
 
+class Peak(Part):
+    """Memory of a GPU in bytes, at its peak, with so many images at once; and what each image adds to it."""
+
+    images: PositiveInt
+    bytes: PositiveInt
+    image: Amount
+
+    def at(self, images: int) -> float:
+        """Bytes with so many images at once: memory is linear in them."""
+        return self.bytes + (images - self.images) * self.image
+
+
+class Peaks(Part):
+    """Memory of all that a study does on a GPU.
+
+    Attributes:
+        judges: of each network that judges.
+        classifier: of the classifier's training; None without one.
+        encoding: of each tokenizer, by its section.
+        decoding: of each tokenizer, by the precision in which it decodes.
+        tokenizers: of the training of each tokenizer that is trained.
+        trainings: of a micro-batch of each training, by its variant.
+        drawing: of the tokens of each variant at each setting.
+    """
+
+    judges: dict[str, Peak]
+    classifier: Peak | None
+    encoding: dict[str, Peak]
+    decoding: dict[str, dict[str, Peak]]
+    tokenizers: dict[str, Peak]
+    trainings: dict[str, Peak]
+    drawing: dict[str, dict[str, Peak]]
+
+
 class JudgeCosts(Part):
     """A network that judges: operations for one image, and how many numbers of each kind it keeps of it."""
 
@@ -962,6 +1015,7 @@ class PlanRecord(Record):
     judges: dict[str, JudgeCosts]
     tokenizers: dict[str, TokenizerCosts]
     variants: dict[str, VariantCosts]
+    memory: Peaks | None = None
 
 
 class Rates(Part):

@@ -124,6 +124,20 @@ class Given(Section):
     )
 
 
+class Memory(Section):
+    """Memory of the GPU that a study is for, and how many images go through a network at once where it is short.
+
+    By default a model says how many, whatever the GPU (`mar/study/at_once.py`). Another number gives equal images up to
+    rounding; it is recorded, and a set that is begun keeps the number that it has.
+    """
+
+    gpu_gib: PositiveFloat | None = Field(None, description="GiB of a GPU; a study that does not fit is refused")
+    sampling: PositiveInt | None = Field(None, description="images whose tokens are drawn at once, at most")
+    decode: PositiveInt | None = Field(None, description="images that a tokenizer decodes at once, at most")
+    encode: PositiveInt | None = Field(None, description="images that a tokenizer encodes at once, at most")
+    features: PositiveInt | None = Field(None, description="images that a network judges at once")
+
+
 class TableRow(Section):
     """One row of a table: the paper's row and the sample sets that replicate it, if the study has any."""
 

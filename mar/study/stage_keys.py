@@ -14,6 +14,7 @@ from mar.study.limits import OWN_NETWORKS, REBUILT
 from mar.study.parts import Data, Sampling
 from mar.study.products import CURVES, learning_setting, speed_settings, swept
 from mar.study.real_sets import real_side, scored
+from mar.study.sections import Memory
 from mar.study.study import Study
 
 
@@ -186,8 +187,8 @@ def claims_key(study: Study) -> str:
 
 
 def report_key(study: Study) -> str:
-    """What the report and the runs in MLflow depend on: the whole study but its budget and `shipped`."""
-    return canonical(study.model_copy(update={"budget": None, "shipped": True}))
+    """What the report and the runs in MLflow depend on: the whole study but budget, memory and `shipped`."""
+    return canonical(study.model_copy(update={"budget": None, "memory": Memory(), "shipped": True}))
 
 
 def _sampled(study: Study) -> dict[str, dict[str, Any]]:

@@ -23,6 +23,7 @@ from mar.study.sections import (
     Gate,
     Given,
     Learning,
+    Memory,
     Metrics,
     Modes,
     Resources,
@@ -107,6 +108,7 @@ class Study(Section):
     reuse: Name | None = Field(None, description="study whose finished files of equal recipe are taken over")
     gate: Gate | None = Field(None, description="what has to hold of the tokenizers before anything is trained")
     budget: Budget | None = Field(None, description="caps on the estimate of `mar plan`")
+    memory: Memory = Field(Memory(), description="GPU that the study is for, and images at once where it is short")
 
     @property
     def instances(self) -> dict[str, Instance]:

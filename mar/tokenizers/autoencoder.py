@@ -7,7 +7,10 @@ with Stable Diffusion's KL-8.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,7 +22,7 @@ from mar.runtime.checkpoint import load_weights
 from mar.runtime.files import read
 from mar.runtime.folders import recipe_of
 from mar.runtime.noise import Noise
-from mar.study import layout
+from mar.study import at_once, layout
 from mar.study.parts import Tokenizer as TokenizerConfig
 from mar.study.records import TokenizerRecord
 from mar.study.stage_keys import tokenizer_key
@@ -35,6 +38,8 @@ class Tokenizer(nn.Module):
             mean and log variance of a posterior; or "latents" (B, C, h, w), which are deterministic.
         net: diffusers' AutoencoderKL, VQModel or ConsistencyDecoderVAE; pixels: an empty module.
         stem: stem x stem pixels are folded into channels in front of `net`, and unfolded behind it.
+        encoded: gives the number of images that are encoded at once, of so many.
+        decoded: the same for decoding.
     """
 
     net: Any
@@ -45,6 +50,8 @@ class Tokenizer(nn.Module):
         self.net = net
         self.stem = stem
         ids = "latents" if continuous else "ids"
+        self.encoded: Callable[[int], int] = _all
+        self.decoded: Callable[[int], int] = _all
         self.tokens = {"vq": ids, "msvq": ids, "pixels": "latents"}.get(kind, "moments")
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -54,6 +61,9 @@ class Tokenizer(nn.Module):
         """
         if self.kind == "pixels":
             return images
+        return torch.cat([self._encode(part) for part in images.split(self.encoded(len(images)))])
+
+    def _encode(self, images: torch.Tensor) -> torch.Tensor:
         if self.tokens == "moments":
             moments: torch.Tensor = self.net.encode(self._fold(images)).latent_dist.parameters
             return moments
@@ -80,8 +90,25 @@ class Tokenizer(nn.Module):
             return latents
         if self.kind == "vq":
             return self.decode_ids(self.nearest(latents))
-        settings = {"generator": noise.generator if noise else None} if self.kind == "consistency" else {}
-        return self._unfold(self.net.decode(latents, **settings).sample)
+        if self.kind == "consistency":
+            return self._denoise(latents, noise.generator if noise else None)
+        parts = latents.split(self.decoded(len(latents)))
+        return self._unfold(torch.cat([self.net.decode(part).sample for part in parts]))
+
+    def _denoise(self, latents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """The consistency decoder: noise for all latents (B, 4, h, w) together, its network on some at once."""
+        unet, size = self.net.decoder_unet, self.decoded(len(latents))
+
+        def in_parts(x: torch.Tensor, t: torch.Tensor) -> Any:
+            return SimpleNamespace(sample=torch.cat([forward(part, t).sample for part in x.split(size)]))
+
+        forward = unet.forward
+        unet.forward = in_parts
+        try:
+            images: torch.Tensor = self.net.decode(latents, generator=generator).sample
+        finally:
+            del unet.forward  # the attribute of this instance that hides the method of its class
+        return images
 
     def decode_ids(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids (B, L), ordered as `encode` returns them, to images (B, 3, H, W), roughly in [-1, 1]."""
@@ -95,7 +122,8 @@ class Tokenizer(nn.Module):
 
     def decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes (B, C, h, w) of a vq or msvq tokenizer, as its quantiser gives them, to images (B, 3, H, W)."""
-        return self._unfold(self.net.decode(codes, force_not_quantize=True).sample)
+        parts = codes.split(self.decoded(len(codes)))
+        return self._unfold(torch.cat([self.net.decode(part, force_not_quantize=True).sample for part in parts]))
 
     def decode(self, tokens: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
         """Reconstruction (B, 3, H, W) from what `encode` returned; moments are decoded from their mean."""
@@ -110,6 +138,10 @@ class Tokenizer(nn.Module):
     def _unfold(self, folded: torch.Tensor) -> torch.Tensor:
         """The inverse of `_fold`."""
         return folded if self.stem == 1 else pixel_shuffle(folded, self.stem)
+
+
+def _all(count: int) -> int:
+    return count
 
 
 def build(config: TokenizerConfig, image_size: int) -> Tokenizer:
@@ -174,4 +206,7 @@ def load(root: str | Path, name: str, study: Study) -> Tokenizer:
     tokenizer = build(study.instances[name].config, study.data.image_size)
     again = f"delete it and run `mar tokenizer --tokenizer {name}` again"
     load_weights(tokenizer.net, folder / layout.WEIGHTS, again)
+    section = study.instances[name].section
+    tokenizer.encoded = partial(at_once.encoded, study, section)
+    tokenizer.decoded = partial(at_once.decoded, study, section)
     return tokenizer.eval().requires_grad_(False)

@@ -24,9 +24,11 @@ from mar.data.read_ahead import WORKER_IMAGES, read_ahead
 from mar.data.tokens import QUANTIZER, TokenSet, shard_dtype, shard_shape
 from mar.runtime import devices
 from mar.runtime.files import atomic, read, save_array, sha256, whole, write
+from mar.runtime.folders import begun
 from mar.runtime.progress import Progress
 from mar.runtime.shards import Recipe, Share, fill, finish, stage
-from mar.study import layout
+from mar.study import at_once, layout
+from mar.study.at_once import BATCH
 from mar.study.records import DataManifest, Piece, TokenManifest, Tokens
 from mar.study.stage_keys import tokenizer_key
 from mar.study.study import Study
@@ -34,7 +36,6 @@ from mar.tokenizers import autoencoder
 from mar.tokenizers.autoencoder import Tokenizer
 
 SHARD = 10_000  # images per shard; of KL-16 moments of 256x256 images and their mirror images, 650 MB
-BATCH = 250  # images per forward pass
 
 
 def encode(study: Study, root: str | Path, name: str, shard: tuple[int, int] = (0, 1)) -> None:
@@ -58,6 +59,7 @@ def encode(study: Study, root: str | Path, name: str, shard: tuple[int, int] = (
         "data": sha256(layout.data_manifest(root)),
         "tokenizer": _digest(layout.tokenizer_weights(root, name)),
         "shard": SHARD,
+        **at_once.of_tokens(study, study.instances[name].section),
     }
     tokenizer = cache(lambda: autoencoder.load(root, name, study).to(devices.device()))
     splits = read(layout.data_manifest(root), DataManifest).splits
@@ -80,10 +82,13 @@ def _encode_split(
     """Encode a share of a split. The held-out split is finished after the train split, because it takes its scale."""
     folder = layout.tokens(root, name, split)
     report, train = folder / layout.MANIFEST, layout.token_manifest(root, name, "train")
-    with stage(report, lambda: _sound(folder), recipe, layout.twin(study, root, folder)) as left:
+    twin = layout.twin(study, root, folder)
+    recipe = begun(folder, recipe, (at_once.ENCODED,), folder.glob("shard-*.npy"), twin)
+    with stage(report, lambda: _sound(folder), recipe, twin) as left:
         if not left:
             return
     images = open_split(study, root, split)
+    tokenizer().encoded = partial(at_once.groups, most=int(recipe.get(at_once.ENCODED, BATCH)))
     tokens = _describe(study, name, recipe, images, tokenizer().tokens)
     shape, dtype = shard_shape(tokens), shard_dtype(tokens)
     shards = _shards(folder, len(images))
@@ -151,6 +156,8 @@ def _sound(folder: Path) -> bool:
 def _describe(study: Study, name: str, recipe: Recipe, images: ImageSet, kind: Any) -> Tokens:
     section, config, _ = study.instances[name]
     values: dict[str, Any] = {"codebook_size": config.codebook_size}
+    if at_once.ENCODED in recipe:
+        values["encoded_at_once"] = recipe[at_once.ENCODED]
     if kind != "ids":
         values = {"token_dim": config.token_dim}
     if config.scales:

@@ -61,8 +61,9 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
     # with samples along the trainings these are compared with a part of the held-out images of its own
     aside = {validation(study)} if study.learning else set()
     real = {name: {sides[name], scored(study), *(aside if name == judges[0] else ())} for name in judges}
-    # Without its budget, since counting operations needs torch, which this project lacks: see test_drill_rule.py.
-    (fresh.folder / "config" / "free.yaml").write_text(f"extends: {path.name}\nstudy: {study.study}\nbudget: null\n")
+    # Without budget and GPU, since counting needs torch, which this project lacks: see test_drill_rule.py.
+    free = f"extends: {path.name}\nstudy: {study.study}\nbudget: null\nmemory: null\n"
+    (fresh.folder / "config" / "free.yaml").write_text(free)
     assert fresh.plan("all", "--configfile", "config/free.yaml") == {
         "prepare": [""],
         "features_real": sorted(f"{name} {split}" for name in judges for split in real[name]),

@@ -37,8 +37,9 @@ def launches(output: str) -> list[tuple[str, str, Slurm]]:
 
 @pytest.fixture(scope="module")
 def paper(fresh: Any) -> Any:
-    """The project with imagenet256 without its budget, since counting operations needs torch, which it lacks."""
-    (fresh.folder / "config" / "free.yaml").write_text("extends: imagenet256.yaml\nstudy: free\nbudget: null\n")
+    """The project with imagenet256 without budget and GPU, since counting needs torch, which it lacks."""
+    free = "extends: imagenet256.yaml\nstudy: free\nbudget: null\nmemory: null\n"
+    (fresh.folder / "config" / "free.yaml").write_text(free)
     return fresh
 
 

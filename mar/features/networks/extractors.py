@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from mar.data import published
 from mar.data.published import WEIGHTS
 from mar.runtime.files import sha256
-from mar.study import layout
+from mar.study import at_once, layout
 from mar.study.study import Study
 
 SEED = 0  # seed of random weights
@@ -99,10 +99,10 @@ def load(name: str, study: Study | None, root: Path | None, device: torch.device
         raise ValueError(f"extractor {name}: accepted: classifier, {', '.join(WEIGHTS)}")
     if random:
         network, note = _network(name, None), f"{name} with random weights: its numbers say nothing about the images"
-        return _extractor(name, "random", note, network, device)
+        return _extractor(name, "random", note, network, device, study)
     folder = layout.assets(root) if root else published.FOLDER
     file, digest = published.locate(WEIGHTS[name], published.TABLE, folder)
-    return _extractor(name, digest, "", _network(name, file), device)
+    return _extractor(name, digest, "", _network(name, file), device, study)
 
 
 def _network(name: str, file: Path | None) -> Any:
@@ -126,7 +126,9 @@ def _network(name: str, file: Path | None) -> Any:
         raise ValueError(f"{file}: not the weights of {name} ({message}); delete it and fetch it again") from None
 
 
-def _extractor(name: str, weights: str, note: str, network: Any, device: torch.device) -> Extractor:
+def _extractor(
+    name: str, weights: str, note: str, network: Any, device: torch.device, study: Study | None
+) -> Extractor:
     """The extractor of a published network, which is on `device` afterwards."""
     from mar.features.networks import dinov2, inception
 
@@ -135,7 +137,7 @@ def _extractor(name: str, weights: str, note: str, network: Any, device: torch.d
     def extract(images: Tensor) -> dict[str, Tensor]:
         return dinov2.extract(network, images) if name == "dinov2" else inception.extract(network, resize(images))
 
-    return Extractor(name, weights, note, network.to(device), extract, device, 16 if name == "dinov2" else 32)
+    return Extractor(name, weights, note, network.to(device), extract, device, at_once.judged(study, name))
 
 
 def _classifier(study: Study | None, root: Path | None, device: torch.device, random: bool) -> Extractor:
@@ -154,4 +156,12 @@ def _classifier(study: Study | None, root: Path | None, device: torch.device, ra
         features, logits = network(to_float(images))
         return {"features": features, "logits": logits}
 
-    return Extractor("classifier", sha256(layout.classifier(root) / layout.WEIGHTS), "", network, extract, device, 250)
+    return Extractor(
+        "classifier",
+        sha256(layout.classifier(root) / layout.WEIGHTS),
+        "",
+        network,
+        extract,
+        device,
+        at_once.judged(study, "classifier"),
+    )

@@ -91,7 +91,7 @@ def test_what_is_there_is_done_and_only_the_rest_remains(planned):
         path.write_text("{}")
     found = steps()
     assert {key for key, step in found.items() if step.done} == {"train/ar-ce/seed0", "sample/ar-ce/seed0/ce", "claims"}
-    text = minutes.text(OF, [], IMAGES, list(found.values()), 0.23)
+    text = minutes.text(OF, [], IMAGES, list(found.values()), counts, 0.23)
     assert text.splitlines()[0].startswith(f"tiny: {len(found)} jobs, about ")
     assert "on 4 cores of this machine; 3 are done, about " in text.splitlines()[0]
     total = next(line.split() for line in text.splitlines() if line.startswith("total"))
@@ -161,7 +161,7 @@ def test_a_study_for_gpus_has_its_hours_there(monkeypatch):
     monkeypatch.setattr(minutes, "cores", lambda: 2)
     jobs = [plan.Job("train", f"v{i}/seed0", 1, flops=1e21, arithmetic="bf16", weights=1e9) for i in range(2)]
     steps = [minutes.Step("train", job.name, 1e9, False) for job in jobs]
-    lines = minutes.text(OF, jobs, IMAGES, steps, 0.5).splitlines()
+    lines = minutes.text(OF, jobs, IMAGES, steps, counts, 0.5).splitlines()
     hours = 2 * 1e21 / (312e12 * 0.5) / 3600
     assert lines[0] == f"tiny: 2 jobs, about {hours:,.0f} A100 hours"
     assert f"{hours:,.1f}" in next(line for line in lines if line.startswith("train"))

@@ -350,11 +350,12 @@ def test_lengths_in_epochs_are_planned_where_images_are_counted():
     recipes = {name: recipe | {"images": 0, "epochs": 2} for name, recipe in STUDY["recipes"].items()}
     of = study(variants=TWO, recipes=recipes)
     images = plan.count_images(of)
-    found = plan.jobs(lengths.count(of, images.train), images, costs.count(of, images.classes, 64 * "0"))
+    counts = costs.count(of, images.classes, 64 * "0")
+    found = plan.jobs(lengths.count(of, images.train), images, counts)
     trained = {job.images for job in found if job.stage == "train"}
     batch = next(iter(of.recipes.values())).batch
     assert trained == {round(2 * images.train / batch) * batch}
-    assert "epochs: the images are not counted" in plan.text(of, found, plan.Images(0, 0, 10, known=False), 0.2)
+    assert "epochs: the images are not counted" in plan.text(of, found, plan.Images(0, 0, 10, known=False), counts, 0.2)
 
 
 @pytest.mark.parametrize(("key", "unit"), [("gpu_hours", "A100 hours"), ("disk_gb", "GB")])
@@ -435,7 +436,7 @@ def test_the_command_shows_the_table_and_writes_it(tmp_path, monkeypatch):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "train mar-diff/seed0" in result.output and "train: 2 jobs" in result.output
-    assert "over budget: study tiny: budget.disk_gb 1e-06" in result.output
+    assert "the workflow refuses it: study tiny: budget.disk_gb 1e-06" in result.output
     lines = list(csv.DictReader(file.open()))
     assert len(lines) == len(jobs(study(variants=TWO))) and lines[0]["utilisation"] == "0.5"
     assert read(tmp_path / "results" / "tiny" / "plan.json", PlanRecord).variants.keys() == TWO.keys()

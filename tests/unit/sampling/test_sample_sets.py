@@ -157,6 +157,72 @@ def test_bf16_draws_nearly_the_same_images(trained, tmp_path, monkeypatch):
     assert np.abs(images[0] - other).mean() > 16
 
 
+def tokens_drawn(study, root, variant, setting, monkeypatch):
+    """What chunk 0 decodes, and its images."""
+    seen = []
+    for name in ("decode_latents", "decode_ids"):
+        decode = getattr(Fake, name)  # noqa: F821
+        monkeypatch.setattr(Fake, name, lambda self, x, *rest, d=decode: (seen.append(x), d(self, x, *rest))[1])  # noqa: F821
+    images, _ = sampler.Sampler(study, root, variant, 0).chunk(setting, 0)
+    return seen[0], images
+
+
+@pytest.mark.parametrize(("variant", "setting"), [("mar-diff", "diff"), ("ar-ce", "ce"), ("var", "var")])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_fewer_images_at_once_give_the_same_images(trained, variant, setting, size, monkeypatch):
+    """Vectors up to the rounding of products of other shapes, ids and random numbers exactly."""
+    whole, images = tokens_drawn(tiny.study(), trained, variant, setting, monkeypatch)
+    sizes, run = [], sampler.generate
+    monkeypatch.setattr(
+        sampler, "generate", lambda m, labels, *rest: (sizes.append(len(labels)), run(m, labels, *rest))[1]
+    )
+    parts, again = tokens_drawn(tiny.study(memory={"sampling": size}), trained, variant, setting, monkeypatch)
+    assert max(sizes) == size if size < 4 else max(sizes) == 3  # six in equal groups
+    assert sum(sizes) == 6
+    if whole.dtype == torch.long:
+        assert torch.equal(parts, whole) and np.array_equal(again, images)
+    else:
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
+    assert len(whole.flatten(1).unique(dim=0)) == 6  # so that images cannot have changed places
+
+
+def test_a_set_keeps_the_number_that_it_is_begun_with(trained, tmp_path, capsys):
+    all_at_once, in_twos = tiny.study(), tiny.study(memory={"sampling": 2})
+    begun, twos = copy(trained, tmp_path / "begun"), copy(trained, tmp_path / "twos")
+    sample_sets.sample(in_twos, twos, "mar-diff", 0, "diff")
+    sample_sets.sample(in_twos, begun, "mar-diff", 0, "diff", (0, 4))  # one chunk of four
+    assert "goes on so" not in capsys.readouterr().out
+    sample_sets.sample(all_at_once, begun, "mar-diff", 0, "diff")
+    assert (
+        "begun with drawn at once: 2, and goes on so; the study now says drawn at once: all" in capsys.readouterr().out
+    )
+    assert chunks(begun)[0] == chunks(twos)[0]
+    for root in (begun, twos):
+        manifest = json.loads((chunks(root)[1] / "manifest.json").read_text())
+        assert (manifest["drawn_at_once"], manifest["decoded_at_once"]) == (2, 6)
+        assert json.loads((chunks(root)[1] / "recipe.json").read_text())["drawn at once"] == 2
+    assert not list(chunks(begun)[1].parent.glob("*.old-*"))
+    whole = copy(trained, tmp_path / "whole")
+    sample_sets.sample(all_at_once, whole, "mar-diff", 0, "diff")
+    assert "drawn at once" not in json.loads((chunks(whole)[1] / "recipe.json").read_text())
+    sample_sets.sample(in_twos, whole, "mar-diff", 0, "diff")  # finished, and stays
+    assert json.loads((chunks(whole)[1] / "manifest.json").read_text())["drawn_at_once"] == 6
+
+
+def test_a_set_without_a_chunk_takes_the_number_that_the_study_says_now(trained, tmp_path, monkeypatch):
+    """As after an end without memory."""
+    root = copy(trained, tmp_path)
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("too much")
+
+    with monkeypatch.context() as patched, pytest.raises(torch.OutOfMemoryError):
+        patched.setattr(sampler, "generate", fail)
+        sample_sets.sample(tiny.study(), root, "mar-diff", 0, "diff")
+    sample_sets.sample(tiny.study(memory={"sampling": 3}), root, "mar-diff", 0, "diff")
+    assert json.loads((chunks(root)[1] / "manifest.json").read_text())["drawn_at_once"] == 3
+
+
 def test_untrained_checkpoint_is_refused(tmp_path):
     root = tiny.make_root(tmp_path)
     with pytest.raises(ValueError, match=r"runs/mar-diff/seed0/run\.json: missing"):

@@ -1,0 +1,98 @@
+"""What a study needs of a GPU's memory: what is refused, and what would fit."""
+
+import pytest
+from tiny import STUDY, study
+
+from mar.planning import gpus, kept_costs, memory, plan
+from mar.planning.gpus import FRAGMENTS, GIB, HEADROOM, Need
+from mar.study import reading
+from mar.study.reading import load, write_resolved
+from mar.study.records import Peak
+
+PEAK = Peak(images=8, bytes=10 * GIB, image=GIB)  # 2 GiB of weights
+ONE = {"mar-diff": STUDY["variants"]["mar-diff"]}
+
+
+def test_a_gpu_needs_more_than_the_peak():
+    need = Need("sample", "a/b", PEAK, 4, GIB, "memory.sampling")
+    assert need.gib == pytest.approx(3 + 1.05 * (2 + 4 + 1)) and (HEADROOM, FRAGMENTS) == (3 * GIB, 0.05)
+
+
+@pytest.mark.parametrize(("gib", "fits"), [(100, 8), (3 + 1.05 * 8, 6), (3 + 1.05 * 7.99, 5), (5.2, 0)])
+def test_the_largest_number_that_fits(gib, fits):
+    assert Need("sample", "a/b", PEAK, 8, 0.0, "memory.sampling").fitting(gib) == fits
+    micro = Need("train", "a", PEAK, 8, 0.0, "recipes.r.micro_batch", divides=24).fitting(gib)
+    assert micro == {5: 4}.get(fits, fits)  # what divides the batch
+
+
+def test_a_study_that_does_not_fit_is_refused_with_what_would(tmp_path):
+    recipes = {"short": STUDY["recipes"]["short"] | {"batch": 64, "images": 64, "micro_batch": 32, "log_images": 64}}
+    recipes["short"] |= {"checkpoint_images": 64, "warmup_images": 0}
+    backbones = {**STUDY["backbones"], "masked": STUDY["backbones"]["masked"] | {"width": 512, "depth": 8, "heads": 8}}
+
+    def check(gib):
+        of = study(variants=ONE, backbones=backbones, recipes=recipes, memory={"gpu_gib": gib})
+        write_resolved(of, tmp_path)
+        kept = kept_costs.count(of, tmp_path / "tiny", 10)
+        plan.check(of, tmp_path / "tiny")
+        return of, kept
+
+    of, kept = check(80)
+    need = next(n for n in gpus.needs(of, kept.memory) if n.stage == "train")
+    fewer = (need.bytes(16) + need.bytes(8)) / 2 / GIB  # room for 8, not for 16
+    with pytest.raises(ValueError, match=r"memory.gpu_gib [\d.]+: some jobs do not fit\n") as refused:
+        check(fewer)
+    said = (
+        f"train mar-diff: {need.gib:.1f} GiB with 32 images at once; accepted: recipes.short.micro_batch 8 or less, or "
+    )
+    assert said in str(refused.value)
+    with pytest.raises(
+        ValueError, match=r"accepted: recipes.short.gradient_checkpointing, which needs less, or a GPU of \d+ GiB"
+    ):
+        check(HEADROOM / GIB)
+    text = gpus.text(of, kept.memory)
+    assert "a GPU of 40 GiB: fits\na GPU of 80 GiB (memory.gpu_gib): fits" in text
+    jobs = plan.jobs(of, plan.count_images(of), kept)
+    by_stage = {
+        stage: {round(job.gpu_gib, 6) for job in jobs if job.stage == stage} for stage in {j.stage for j in jobs}
+    }
+    assert by_stage["train"] == {round(need.gib, 6)}
+    assert all(value > 3 for stage in ("sample", "encode", "rfid", "features", "speed") for value in by_stage[stage])
+    assert by_stage["evaluate"] == by_stage["statistics"] == by_stage["prepare"] == {0.0}
+
+
+def peaks_of(of, *variants):
+    """A study with these variants alone, and its peaks."""
+    rest = {"variants": {name: of.variants[name] for name in variants}, "tables": {}, "tradeoff": ()}
+    of = of.model_copy(update={**rest, "diffusion_steps": (), "temperature": ()})
+    return of, memory.count(of, 1000)
+
+
+def over(name, overlay, folder):
+    """A shipped study with another file over it, as `--configfile` takes both."""
+    values = reading._merge(reading.read(folder / name), reading.read(folder / overlay))
+    return reading.resolve(values, folder / name)
+
+
+@pytest.fixture
+def config():
+    from mar.study import layout
+
+    return layout.shipped()
+
+
+def test_var_fits_80_gib_as_shipped_and_40_with_its_overlay(config):
+    of, peaks = peaks_of(load(config / "var256.yaml"), "var-d24", "var-d30")
+    assert of.memory.gpu_gib == 80 and gpus.too_large(of, peaks, 80) == ""
+    assert "recipes.d30.micro_batch" in gpus.too_large(of, peaks, 40)
+    small, peaks = peaks_of(over("var256.yaml", "gpus/40gib-var256.yaml", config), "var-d24", "var-d30-official")
+    assert small.memory.gpu_gib == 40 and gpus.too_large(small, peaks, 40) == ""
+
+
+def test_mar_fits_80_gib_as_shipped_and_40_with_the_overlay(config):
+    largest = ("mar-h", "dit-xl", "mar-consistency")
+    of, peaks = peaks_of(load(config / "imagenet256.yaml"), *largest)
+    assert of.memory.gpu_gib == 80 and gpus.too_large(of, peaks, 80) == ""
+    assert "memory.decode" in gpus.too_large(of, peaks, 40)
+    small, peaks = peaks_of(over("imagenet256.yaml", "gpus/40gib.yaml", config), *largest)
+    assert small.memory.gpu_gib == 40 and gpus.too_large(small, peaks, 40) == ""
