@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, RootModel
 
-from mar.runtime.files import atomic, link, read, write
+from mar.runtime.files import a_file, atomic, link, read, write
 
 RECIPE = "recipe.json"  # holds what the content of a folder depends on
 
@@ -32,10 +32,14 @@ def lock(folder: str | Path, wait: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: `wait` is false and another process holds the lock.
+        ValueError: `.lock` is a link, which might lead out of the folder, or another thing that is no file.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
+    path = folder / ".lock"
+    if path.is_symlink():
+        raise ValueError(f"{path}: found a link; accepted: a file, which is made where it is missing; delete it")
+    with open(a_file(path), "ab", opener=_no_link) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -44,6 +48,11 @@ def lock(folder: str | Path, wait: bool = True) -> Iterator[None]:
             print(f"{folder}: another process works here; waiting for it", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Open a file, but no link, whatever was put there since it was looked at."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def recipe_of(folder: str | Path) -> dict[str, str | int]:

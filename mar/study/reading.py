@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mar.runtime.files import write_if_changed
+from mar.runtime.files import a_file, write_if_changed
 from mar.study import layout
 from mar.study.mistakes import Mistake, MistakesError, line_of, of_validation
 from mar.study.shorthand import write_out, write_out_steps
@@ -20,7 +20,9 @@ from mar.study.study import FACTORS, Study
 
 FILES = 100  # that one study extends, at most
 VARIANTS = 10_000  # that one matrix crosses, at most
-MISTAKES = 20  # that one message lists, at most
+MISTAKES = 10  # that one message lists, at most
+MAPPING = "a mapping with the keys of a study"
+LARGEST = 2_000_000  # bytes of a study file
 
 
 class StudyError(ValueError):
@@ -100,6 +102,12 @@ def _base(source: Path, name: str) -> Path:
 class _Loader(yaml.SafeLoader):
     """YAML in which a repeated key of a mapping is an error: YAML itself silently keeps the last one."""
 
+    def flatten_mapping(self, node: Any) -> None:
+        """Resolve merge keys. Of equal keys only the last counts, so that merges of merges stay as short as they are."""
+        super().flatten_mapping(node)
+        last = {(key.tag, str(key.value)): (key, value) for key, value in node.value}
+        node.value = list(last.values())
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys: set[str] = set()
         for key, _ in node.value:
@@ -109,40 +117,39 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The mapping of a study file as it stands.
+def read(path: Path, accepted: str = MAPPING) -> dict[str, Any]:
+    """The mapping of a study file, or of another YAML file, as it stands.
 
     Raises:
-        StudyError: the file cannot be read, is no YAML mapping, or repeats a key.
+        StudyError: the file cannot be read, is no YAML mapping (the message says what is `accepted`), or repeats a key.
     """
-    return _parse(path)[0]
+    return _parse(path, accepted)[0]
 
 
-def _parse(path: Path) -> tuple[dict[str, Any], yaml.Node]:
-    """The mapping of a study file, and its YAML."""
+def _parse(path: Path, accepted: str = MAPPING) -> tuple[dict[str, Any], yaml.Node]:
+    """The mapping of a YAML file, and its YAML."""
     try:
-        if not path.is_file() and path.exists():  # reading a pipe or a device might never end
-            raise StudyError(
-                f"{path}: found a {'folder' if path.is_dir() else 'pipe or device'}; accepted: a YAML file"
-            )
+        if (size := a_file(path).stat().st_size) > LARGEST:
+            raise StudyError(f"{path}: found {size} bytes; accepted: a YAML file of at most {LARGEST}")
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         values: Any = loader.construct_document(node) if node else None
     except OSError as error:
-        raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
+        raise StudyError(f"{path}: cannot be read: {error.strerror}; accepted: a YAML file") from None
     except RecursionError:
-        raise StudyError(f"{path}: no valid YAML: brackets or mappings are nested too deeply") from None
+        raise StudyError(f"{path}: brackets or mappings are nested too deeply; accepted: valid YAML") from None
     except StudyError:
         raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
         context = f"{error.context}: " if error.context else ""
-        raise StudyError(f"{path}{line}: no valid YAML: {context}{error.problem}") from None
+        raise StudyError(f"{path}{line}: no valid YAML: {context}{error.problem}; accepted: valid YAML") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, a date that does not exist, a huge number
-        raise StudyError(f"{path}: no valid YAML: {error}") from None
+        reason = str(error).removeprefix(f"{path}: ")
+        raise StudyError(f"{path}: {reason}; accepted: valid YAML in UTF-8") from None
     if node is None or not isinstance(values, dict):
-        raise StudyError(f"{path}: found {type(values).__name__}; accepted: a mapping with the keys of a study")
+        raise StudyError(f"{path}: found {type(values).__name__}; accepted: {accepted}")
     return values, node
 
 

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from mar.study.limits import REBUILT
-from mar.study.parts import EPOCHS, IMAGES, Name, Section, Text
+from mar.study.parts import EPOCHS, IMAGES, Epochs, Images, Name, Rate, Section, Size, Text
 
 
 class Resources(Section):
     """What one training asks of a cluster, in place of the site's defaults. No result depends on it."""
 
-    nodes: PositiveInt = 1
-    gpus_per_node: PositiveInt = 1
-    hours: PositiveFloat = Field(description="time limit of a job; a longer training goes on in the next one")
+    nodes: Size = 1
+    gpus_per_node: Size = 1
+    hours: float = Field(
+        gt=0.0, le=1e5, description="time limit of a job; a longer training goes on in the next one"
+    )
 
 
 class Classifier(Section):
     """The small network, trained on the study's own real images, whose features and logits the metrics use."""
 
-    channels: tuple[PositiveInt, ...] = (32, 64, 64)
-    features: PositiveInt = Field(64, description="width of the layer before the logits")
+    channels: tuple[Size, ...] = Field((32, 64, 64), min_length=1)
+    features: Size = Field(64, description="width of the layer before the logits")
     layer: Literal["before-logits", "stages"] = Field(
         "before-logits",
         description="features that judge: before-logits, or stages: the second and third stage, pooled to 2x2",
     )
-    images: int = Field(0, ge=0, description=IMAGES)
-    epochs: PositiveFloat | None = Field(None, description=EPOCHS)
-    batch: PositiveInt = 64
-    learning_rate: PositiveFloat = 2e-3
+    images: int = Field(0, ge=0, le=10**12, description=IMAGES)
+    epochs: Epochs | None = Field(None, description=EPOCHS)
+    batch: Images = 64
+    learning_rate: Rate = 2e-3
 
     @model_validator(mode="after")
     def _check(self) -> Classifier:
@@ -58,11 +60,11 @@ class Reference(Section):
 class Metrics(Section):
     """How many images a sample set has, and which metrics are computed from it."""
 
-    samples: PositiveInt = Field(description="images per sample set")
-    chunk: PositiveInt = Field(description="images per chunk: the unit of random numbers, files and restarts")
-    neighbours: PositiveInt = Field(3, description="k of precision and recall")
-    bootstrap: PositiveInt = Field(200, description="resamples of the images for the intervals")
-    rebuilt: PositiveInt = Field(REBUILT, description="at most as many images of a split are rebuilt for rFID")
+    samples: Images = Field(description="images per sample set")
+    chunk: Images = Field(description="images per chunk: the unit of random numbers, files and restarts")
+    neighbours: Images = Field(3, description="k of precision and recall")
+    bootstrap: int = Field(200, ge=2, le=10**6, description="resamples of the images for the intervals")
+    rebuilt: Images = Field(REBUILT, description="at most as many images of a split are rebuilt for rFID")
     extractors: tuple[Extractor, ...] = Field(
         ("classifier",),
         min_length=1,
@@ -91,8 +93,8 @@ class Metrics(Section):
 class Speed(Section):
     """How seconds per image are measured: a first batch warms up and is not counted, decoding is counted."""
 
-    batch: PositiveInt
-    batches: PositiveInt = Field(10, description="timed batches after the warm-up batch; the median counts")
+    batch: Size
+    batches: Size = Field(10, description="timed batches after the warm-up batch; the median counts")
 
 
 class Learning(Section):
@@ -101,7 +103,7 @@ class Learning(Section):
     The losses on held-out images are measured without this section too.
     """
 
-    samples: PositiveInt = Field(description="images drawn with each average that a training kept")
+    samples: Images = Field(description="images drawn with each average that a training kept")
     setting: dict[Name, Name] = Field({}, description="sampling setting by variant; default: the first of the variant")
 
 

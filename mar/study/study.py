@@ -335,10 +335,11 @@ class Study(Section):
         for point in sampling.points:
             check_sampling(at, point, backbone, head, variant.head, 1 if backbone.kind == "dit" else tokens)
         guided = any(point.guidance > 1.0 for point in sampling.points)
-        if guided and recipe.label_drop == 1.0 and not variant.pretrained:
+        if guided and recipe.label_drop in (0.0, 1.0) and not variant.pretrained:
             raise ValueError(
-                f"{at}: guidance with recipe {variant.recipe}, whose label_drop 1 trains without any class; "
-                "accepted: label_drop below 1, or guidance 1"
+                f"{at}: guidance with recipe {variant.recipe}, whose label_drop {recipe.label_drop:g} trains "
+                f"{'without any' if recipe.label_drop else 'never without a'} class; accepted: label_drop between 0 and "
+                "1, or guidance 1"
             )
         if sampling.sweep:
             self._check_classes(f"{at}.sweep.samples", sampling.sweep.samples)

@@ -35,19 +35,28 @@ from mar.study import layout
 from mar.study.records import RunRecord
 from mar.study.stage_keys import train_key
 from mar.study.study import Study
+from mar.training import warm_start
 from mar.training.schedule import learning_rate
 
 
-def train(study: Study, root: Path, variant: str, seed: int) -> None:
+def train(study: Study, root: Path, variant: str, seed: int, start: Path | None = None) -> None:
     """Train a variant with one seed; writes ema.safetensors and, last, run.json. Processes of one job share the work.
 
+    With `start`, the folder of another training, it begins with the newest checkpoint there (mar/training/warm_start.py).
+
     Raises:
-        ValueError: tokens are missing or corrupt, or the loss is not finite.
+        ValueError: tokens are missing or corrupt, the loss is not finite, or it cannot begin with `start`.
     """
     folder = layout.run(root, variant, seed)
     with distributed.join() as world, lock(folder) if world.rank == 0 else nullcontext():
         tokens = TokenSet.open(layout.tokens(root, study.tokenizer_of(variant, seed)), verify=world.rank == 0)
-        recipe = {"train": train_key(study, variant, seed), "tokens": tokens.sha256}
+        key = {"train": train_key(study, variant, seed), "tokens": tokens.sha256}
+        of = study.recipes[study.variants[variant].recipe]
+
+        def began() -> dict[str, str | int]:
+            return warm_start.begin(start, folder, key, of) if start else warm_start.recorded(folder, key)
+
+        recipe = key | (began() if world.rank == 0 else {})  # only the first process claims the folder
         report, weights = folder / layout.RECORD, folder / layout.AVERAGE
 
         def sound() -> bool:
@@ -169,7 +178,7 @@ class Trainer:
         with atomic(path) as temporary:
             save_file({k: v.cpu() for k, v in self.ema.items()}, temporary)
 
-    def _finish(self, final_loss: float) -> None:
+    def _finish(self, final_loss: float | None) -> None:
         """Write the averaged weights, then run.json.
 
         Raises:
@@ -221,8 +230,10 @@ class Trainer:
             raise ValueError(
                 f"{self.folder}: loss {total.item()}, gradient norm {norm.item()} after {self.images} images. The same "
                 "recipe comes to the same step again. Usual causes: learning rate too high, bf16. A changed recipe "
-                "starts at image 0 and cannot use the work so far; this folder is then moved to "
-                f"{self.folder}.old-<time>, with {newest}"
+                f"starts at image 0, and this folder is then moved aside, with {newest}. To go on from there instead, "
+                f"which the report tells: mv {self.folder} {self.folder}.before, change the recipe, and mar train "
+                f"--study {layout.study(self.folder.parents[2])} --variant {self.variant} --seed {self.seed} --from "
+                f"{self.folder}.before"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -349,8 +360,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def last_loss(log: Path) -> float:
-    """Mean loss of the last tenth of the logged steps: the loss of a single step is mostly noise."""
-    losses = [line["loss"] for line in runlog.read(log)]
+def last_loss(log: Path) -> float | None:
+    """Mean loss of the last tenth of the logged steps, as that of a single step is mostly noise; None without any."""
+    losses = [line["loss"] for line in runlog.read(log) if "loss" in line]
     tail = losses[-max(1, len(losses) // 10) :]
-    return sum(tail) / len(tail)
+    return sum(tail) / len(tail) if tail else None

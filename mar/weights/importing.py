@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import pickle
+import re
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mar.data.published import Asset
+from mar.data.published import NAME, Asset
 from mar.runtime import files
 from mar.runtime.files import atomic, sha256
 from mar.runtime.folders import lock
@@ -33,7 +35,9 @@ from mar.weights.names import FORMATS, Mapped
 # Keys under which a checkpoint of a format keeps the tensors that are imported; the first that exists is taken. Files
 # that hold nothing but tensors have none of these keys.
 HOLDERS = {"official-mar": ("model_ema",), "dit": ("ema",)}
-SHOWN = 40  # tensors that one message names
+PREFIXES = ("module.", "_orig_mod.")  # that DDP and torch.compile put before the names of a model, one or both
+SHOWN = 10  # tensors that one message names
+NESTED = 3  # zips in each other, at most
 ARCHIVES = (".ckpt", ".pt", ".pth", ".safetensors")  # endings of the checkpoint inside a plain zip
 
 # Packages whose objects published checkpoints carry beside tensors: parsed arguments, callbacks of Lightning,
@@ -68,23 +72,32 @@ def import_weights(format: str, file: Path, name: str, folder: Path, asset: Asse
 
     Raises:
         ValueError: the file is of another format or holds what is not read from foreign files, or a tensor is missing,
-            unexpected or of another shape than our model of this architecture has.
+            unexpected or of another shape than our model of this architecture has, or holds what is no finite real
+            number.
     """
     if format not in FORMATS:
         raise ValueError(f"format {format!r}: accepted: {', '.join(FORMATS)}")
+    if not re.fullmatch(NAME, name):
+        raise ValueError(f"--as: found {name!r}; accepted: letters, digits and _ . + -, a letter or digit first, at most 100")
     if not file.is_file():
-        raise ValueError(f"{file}: no such file")
+        raise ValueError(f"{file}: no such file; accepted: a torch checkpoint, safetensors, or a zip that holds one")
     result, report = layout.import_weights(folder, name), layout.import_record(folder, name)
     with lock(folder):
         digest = sha256(file)
         if result.exists() and report.exists():
-            record = files.read(report, ImportRecord)
-            if (record.format, record.source.sha256, record.sha256) == (format, digest, sha256(result)):
+            try:
+                record = files.read(report, ImportRecord)
+                known = record.format, record.source.sha256, record.sha256
+            except ValueError as error:
+                print(f"{error}; it is imported again", flush=True)
+                known = None
+            if known == (format, digest, sha256(result)):
                 print(f"{result}: imported already", flush=True)
                 return record
         report.unlink(missing_ok=True)
         with opened(file, folder) as path:
             tensors, rest = pick(read(path), format, file)
+            check_numbers(tensors, file)
             mapped, architecture = checked(format, tensors, file)
             dtypes = {source: str(t.dtype).removeprefix("torch.") for source, t in tensors.items()}
             with atomic(result) as temporary:
@@ -137,11 +150,11 @@ def _print(record: ImportRecord, mapped: Mapped, file: Path, result: Path) -> No
 
 
 @contextlib.contextmanager
-def opened(file: Path, scratch: Path) -> Iterator[Path]:
+def opened(file: Path, scratch: Path, depth: int = NESTED) -> Iterator[Path]:
     """Yield the checkpoint: the file itself, or the only checkpoint inside a plain zip, unpacked into `scratch`.
 
     Raises:
-        ValueError: a TorchScript archive, or a zip with none or several checkpoints.
+        ValueError: a TorchScript archive, a damaged zip, or one with none or several checkpoints.
     """
     if file.suffix == ".safetensors" or not zipfile.is_zipfile(file):
         yield file
@@ -157,14 +170,19 @@ def opened(file: Path, scratch: Path) -> Iterator[Path]:
         if any(m.endswith("data.pkl") for m in members):
             yield file
             return
+        if not depth:
+            raise ValueError(f"{file}: holds zips in zips; accepted: at most {NESTED} in each other")
         checkpoints = [m for m in members if m.endswith(ARCHIVES)]
         if len(checkpoints) != 1:
             raise ValueError(f"{file}: found {members[:SHOWN]}; accepted: a zip with one of {', '.join(ARCHIVES)}")
         with tempfile.TemporaryDirectory(dir=scratch, prefix=".unzip-") as temporary:
             inner = Path(temporary) / Path(checkpoints[0]).name
-            with archive.open(checkpoints[0]) as source, open(inner, "wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-            with opened(inner, scratch) as path:
+            try:
+                with archive.open(checkpoints[0]) as source, open(inner, "wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+                raise ValueError(f"{file}: {error}; accepted: a whole zip without a password") from None
+            with opened(inner, scratch, depth - 1) as path:
                 yield path
 
 
@@ -178,14 +196,15 @@ def read(file: Path) -> Any:
         try:
             return load_file(file)
         except Exception as error:
-            raise ValueError(f"{file}: no safetensors file: {error}") from None
+            raise ValueError(f"{file}: {error}; accepted: a safetensors file") from None
     is_zip = zipfile.is_zipfile(file)  # torch before 1.6 wrote no zips
     shells: list[Any] = []
     if is_zip:
         try:
             classes = torch.serialization.get_unsafe_globals_in_checkpoint(file)
         except Exception as error:
-            raise ValueError(f"{file}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"{file}: cannot be read: {reason}; accepted: a whole checkpoint of torch") from None
         unknown = [name for name in classes if name.partition(".")[0] not in SHELLS]
         if unknown:
             raise ValueError(f"{file}: asks for {', '.join(sorted(unknown))}, {_accepted()}")
@@ -217,7 +236,28 @@ def pick(content: Any, format: str, file: Path) -> tuple[dict[str, Tensor], dict
     if others or not tensors:
         raise ValueError(f"{file}: {holder or 'file'} holds {others[:SHOWN] or 'nothing'}; accepted: tensors")
     beside = {} if holder is None else {str(k): _describe(v) for k, v in content.items() if k != holder}
-    return dict(tensors), beside
+    tensors = {str(name): value for name, value in tensors.items()}
+    for prefix in 2 * PREFIXES:  # each of both may stand before the other
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+            beside[prefix] = f"stood before the names of all {len(tensors)} tensors"
+    return tensors, beside
+
+
+def check_numbers(tensors: dict[str, Tensor], file: Path) -> None:
+    """Refuse weights that are no finite real numbers; counters, such as of steps or of a codebook, may be whole ones.
+
+    Raises:
+        ValueError: a tensor is complex, sparse or quantised, or holds what is not finite in float32.
+    """
+    for name, tensor in tensors.items():
+        found = ""
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+            found = "numbers that are sparse, quantised or complex"
+        elif tensor.is_floating_point() and not torch.isfinite(tensor.to(torch.float32)).all():
+            found = "numbers that are not finite"
+        if found:
+            raise ValueError(f"{file}: {name}: found {found}; accepted: finite floating point numbers")
 
 
 def _describe(value: Any) -> str:
@@ -240,22 +280,28 @@ def checked(format: str, tensors: dict[str, Tensor], file: Path) -> tuple[Mapped
         kind = format.removeprefix("ldm-")
         if kind in ("kl", "vq") and architecture["kind"] != kind:
             raise ValueError(f"it is a {architecture['kind']} autoencoder; accepted: format ldm-{architecture['kind']}")
-        expected = {key: value.shape for key, value in build(architecture).state_dict().items()}
+        expected = build(architecture).state_dict()
     except ValueError as error:
         raise ValueError(f"{file}: as {format}: {error}") from None
     compare(expected, mapped, f"{file}: as {format} {architecture}")
     return mapped, architecture
 
 
-def compare(expected: dict[str, torch.Size], mapped: Mapped, where: str) -> None:
-    """Refuse tensors that are missing, unexpected or of another shape, naming each."""
-    faults = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in mapped.tensors]
+def compare(expected: dict[str, Tensor], mapped: Mapped, where: str) -> None:
+    """Refuse tensors that are missing, unexpected, of another shape or no floating point numbers, naming each."""
+    faults = [f"missing: {name} {list(t.shape)}" for name, t in expected.items() if name not in mapped.tensors]
     for name, tensor in mapped.tensors.items():
         source = mapped.sources[name]
         if name not in expected:
             faults.append(f"unexpected: {source}, which becomes {name} {list(tensor.shape)}")
-        elif tensor.shape != expected[name]:
-            faults.append(f"shape: {source} is {list(tensor.shape)}; accepted: {list(expected[name])} ({name})")
+        elif tensor.shape != expected[name].shape:
+            accepted = list(expected[name].shape)
+            faults.append(f"shape: {source} is {list(tensor.shape)}; accepted: {accepted} ({name})")
+        elif tensor.is_floating_point() != expected[name].is_floating_point():
+            faults.append(f"type: {source} is {tensor.dtype}; accepted: {expected[name].dtype} ({name})")
     if faults:
         more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        raise ValueError(f"{where}: {len(faults)} tensors do not fit\n  " + "\n  ".join(faults[:SHOWN] + more))
+        raise ValueError(
+            f"{where}: {len(faults)} tensors do not fit; accepted: those of a model of these sizes\n  "
+            + "\n  ".join(faults[:SHOWN] + more)
+        )

@@ -183,7 +183,7 @@ except ValueError as error:
     raise WorkflowError(str(error))
 # A sample set: its name in the paths of a rule, and the options of its command.
 SET = layout.sample_set("{variant}", "{seed}", "{setting}")
-ONE_SET = {name: f"{{wildcards.{name}}}" for name in ("variant", "seed", "setting")}
+ONE_SET = {name: f"{{wildcards.{name}:q}}" for name in ("variant", "seed", "setting")}
 
 
 def launched(job_of):
@@ -199,17 +199,17 @@ def waiting(job_of, here=1):
 
 def line(stage, **values):
     """The shell line that runs a command of `mar`."""
-    command = commands.command(stage, "{params.study}", **values)
-    return f"mar --threads {{threads}} {command} 2>&1 | tee {{log}}"
+    command = commands.command(stage, "{params.study:q}", **values)
+    return f"mar --threads {{threads}} {command} 2>&1 | tee {{log:q}}"
 
 
 def launch(stage, **values):
     """The shell line that runs a command of `mar` as a job, for what a GPU speeds up. Zero and empty mean not set."""
-    command = commands.command(stage, "{params.study}", **values)
+    command = commands.command(stage, "{params.study:q}", **values)
     return (
-        f"mar launch {machine.options()} --folder {{params.job}} --recipe {{params.recipe:q}}"
-        " --inputs '{input}' --outputs '{output}'"
-        f" -- --threads {{threads}} {command} --recipe {{params.recipe:q}} 2>&1 | tee {{log}}"
+        f"mar launch {machine.options()} --folder {{params.job:q}} --recipe {{params.recipe:q}}"
+        " --inputs \"$(printf '%q ' {input:q})\" --outputs \"$(printf '%q ' {output:q})\""
+        f" -- --threads {{threads}} {command} --recipe {{params.recipe:q}} 2>&1 | tee {{log:q}}"
     )
 
 

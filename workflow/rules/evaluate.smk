@@ -21,7 +21,7 @@ rule features_real:
         job=job("features", "{extractor}", "{split}"),
         recipe=features_recipe,
     shell:
-        launch("features", extractor="{wildcards.extractor}", set="{wildcards.split}")
+        launch("features", extractor="{wildcards.extractor:q}", set="{wildcards.split:q}")
 
 
 rule features:
@@ -45,7 +45,7 @@ rule features:
     shell:
         launch(
             "features",
-            extractor="{wildcards.extractor}",
+            extractor="{wildcards.extractor:q}",
             set=layout.sample_set(*ONE_SET.values()),
         )
 
@@ -65,7 +65,7 @@ rule statistics:
     params:
         study=STUDY_FILE,
     shell:
-        line("statistics", extractor="{wildcards.extractor}", set="{wildcards.set}")
+        line("statistics", extractor="{wildcards.extractor:q}", set="{wildcards.set:q}")
 
 
 rule reference:

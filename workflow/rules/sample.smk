@@ -22,7 +22,7 @@ rule sweep:
         job=job("sweep", "{variant}", "{setting}"),
         recipe=sweep_recipe,
     shell:
-        launch("sweep", variant="{wildcards.variant}", setting="{wildcards.setting}")
+        launch("sweep", variant="{wildcards.variant:q}", setting="{wildcards.setting:q}")
 
 
 rule sample:
@@ -67,7 +67,7 @@ rule learning:
         job=job("learning", layout.run_name("{variant}", "{seed}")),
         recipe=learning_recipe,
     shell:
-        launch("learning", variant="{wildcards.variant}", seed="{wildcards.seed}")
+        launch("learning", variant="{wildcards.variant:q}", seed="{wildcards.seed:q}")
 
 
 rule speed:
@@ -89,4 +89,4 @@ rule speed:
         job=job("speed", "{variant}"),
         recipe=speed_recipe,
     shell:
-        launch("speed", variant="{wildcards.variant}")
+        launch("speed", variant="{wildcards.variant:q}")

@@ -23,7 +23,7 @@ rule install_tokenizer:
         job=job("tokenizer", "{tokenizer}"),
         recipe=tokenizer_recipe,
     shell:
-        line("tokenizer", tokenizer="{wildcards.tokenizer}")
+        line("tokenizer", tokenizer="{wildcards.tokenizer:q}")
 
 
 rule tokenizer:
@@ -46,7 +46,7 @@ rule tokenizer:
         job=job("tokenizer", "{tokenizer}"),
         recipe=tokenizer_recipe,
     shell:
-        launch("tokenizer", tokenizer="{wildcards.tokenizer}")
+        launch("tokenizer", tokenizer="{wildcards.tokenizer:q}")
 
 
 # This is a rule of its own, so that a new classifier changes the metrics of a tokenizer without training it again.
@@ -70,7 +70,7 @@ rule rfid:
         job=job("rfid", "{tokenizer}"),
         recipe=stage_keys.rfid_key(STUDY),
     shell:
-        launch("rfid", tokenizer="{wildcards.tokenizer}")
+        launch("rfid", tokenizer="{wildcards.tokenizer:q}")
 
 
 # Only a study with a section `gate` has this job: what the tokenizers lose, before anything is trained on them.
@@ -112,4 +112,4 @@ rule encode:
         job=job("encode", "{tokenizer}"),
         recipe=tokenizer_recipe,
     shell:
-        launch("encode", tokenizer="{wildcards.tokenizer}")
+        launch("encode", tokenizer="{wildcards.tokenizer:q}")
