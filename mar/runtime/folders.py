@@ -9,11 +9,14 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 from pydantic import ConfigDict, RootModel
 
-from mar.runtime.files import a_file, atomic, link, read, write
+from mar.runtime.files import HOST, a_file, atomic, link, read, write
+from mar.runtime.text import printable
 
+_HELD: list[IO[str]] = []  # files that this process holds until it ends
 RECIPE = "recipe.json"  # holds what the content of a folder depends on
 
 
@@ -48,6 +51,29 @@ def lock(folder: str | Path, wait: bool = True) -> Iterator[None]:
             print(f"{folder}: another process works here; waiting for it", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def hold(file: str | Path, what: str) -> None:
+    """Hold a file as its only process until this process ends, however that is; the file says who holds it.
+
+    Raises:
+        ValueError: another process holds it, or it is a link; the message says who works there with `what`.
+    """
+    path = a_file(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = open(path, "a+", encoding="utf-8", errors="replace", opener=_no_link)  # noqa: SIM115
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.seek(0)
+        who = printable(held.read(200)).strip() or "another process"
+        raise ValueError(
+            f"{path.parent}: {what} works here already: {who}; accepted: one at a time, so wait for it, or end it"
+        ) from None
+    held.truncate(0)
+    held.write(f"process {os.getpid()} of user {os.getuid()} on {HOST}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+    held.flush()
+    _HELD.append(held)  # closed by the kernel
 
 
 def _no_link(path: str, flags: int) -> int:

@@ -106,7 +106,7 @@ def command(case: Case, place: Path, log: Path) -> tuple[int | None, str]:
     status = 70
     try:
         os.setsid()
-        for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_CREAT), 1)):
+        for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)):
             os.dup2(file, number)
         os.chdir(place)
         os.environ |= dict(case.variables) | {"COLUMNS": "200"}

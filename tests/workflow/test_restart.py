@@ -22,8 +22,11 @@ def training(project: Any) -> subprocess.Popen[str]:
     return head
 
 
-def test_ctrl_c_prints_no_commands_and_the_same_command_goes_on(project: Any) -> None:
+def test_a_second_call_leaves_and_ctrl_c_prints_no_commands_and_the_same_command_goes_on(project: Any) -> None:
     head = training(project)
+    second = project.fails("results/smoke/claims.json", *TARGET[1:])
+    assert f"results/smoke: snakemake works here already: process {head.pid} of user" in second
+    assert "accepted: one at a time" in second and "Traceback" not in second
     os.killpg(head.pid, signal.SIGINT)  # as a terminal does
     output, _ = head.communicate(timeout=60)
     assert head.returncode != 0 and "Terminating processes on user request" in output
