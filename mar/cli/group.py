@@ -102,7 +102,7 @@ def _version(context: click.Context, _option: click.Parameter, asked: bool) -> N
 
 @click.group(cls=Commands, context_settings={"max_content_width": 120})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of torch; 0 leaves it its default.")
+@click.option("--threads", type=click.IntRange(0, 4096), default=0, help="Threads of torch; 0 leaves it its default.")
 @click.option("--device", type=click.Choice(devices.CHOICES), help="Default: a GPU where torch sees one.")
 def main(threads: int, device: str | None) -> None:
     """MAR, "Autoregressive Image Generation without Vector Quantization", one command a stage."""

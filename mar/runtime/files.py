@@ -185,7 +185,9 @@ def read(path: str | Path, record: type[R]) -> R:
     try:
         return parse(path, a_file(path).read_bytes(), record)
     except FileNotFoundError:
-        raise ValueError(f"{path}: missing; accepted: the file of the stage that writes it, which has not run") from None
+        raise ValueError(
+            f"{path}: missing; the stage that writes it has not run; accepted: a {record.__name__}"
+        ) from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}; accepted: a {record.__name__}") from None
 
@@ -259,7 +261,7 @@ def load_array(path: Path, again: str, mapped: bool = False) -> np.ndarray:
     except FileNotFoundError:
         raise ValueError(f"{path}: missing; {again}") from None
     except (ValueError, OSError, EOFError, OverflowError, MemoryError) as error:
-        raise ValueError(f"{path}: {error or 'too large'}; accepted: a whole .npy file of numbers; {again}") from None
+        raise ValueError(f"{path}: truncated or no .npy file of numbers ({error or 'too large'}); {again}") from None
     return array
 
 

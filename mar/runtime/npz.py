@@ -48,7 +48,7 @@ def read(path: Path, name: str) -> np.ndarray:
         try:
             return np.lib.format.read_array(member, allow_pickle=False)
         except (ValueError, OverflowError, MemoryError) as error:
-            raise ValueError(f"{path}: {name}: {error or 'too large'}; accepted: a whole array") from None
+            raise ValueError(f"{path}: {name} is cut off ({error or 'too large'}); accepted: a whole array") from None
 
 
 def stream(path: Path, name: str, rows: int) -> Iterator[np.ndarray]:
@@ -80,14 +80,14 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     except FileNotFoundError:
         raise ValueError(f"{path}: missing; accepted: an .npz") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-        raise ValueError(f"{path}: {error}; accepted: an .npz as numpy writes it") from None
+        raise ValueError(f"{path}: no valid .npz ({error}); accepted: one as numpy writes it") from None
 
 
 @contextmanager
 def _open(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
     if f"{name}.npy" not in archive.namelist():
         members = ", ".join(entry.removesuffix(".npy") for entry in archive.namelist())
-        raise ValueError(f"{path}: found {members or 'nothing'}; accepted: an .npz with {name}")
+        raise ValueError(f"{path}: has no {name}; found {members or 'nothing'}; accepted: an .npz that has it")
     with archive.open(f"{name}.npy") as member:
         yield member
 
@@ -101,7 +101,7 @@ def _header(path: Path, name: str, member: IO[bytes]) -> tuple[tuple[int, ...], 
         ]
         shape, by_column, dtype = read_header(member)
     except (KeyError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: {name}: {error}; accepted: an array in numpy's format 1.0 or 2.0") from None
+        raise ValueError(f"{path}: {name} is no array: {error}; accepted: numpy's format 1.0 or 2.0") from None
     if dtype.hasobject:
         raise ValueError(f"{path}: {name} holds Python objects, which are not unpickled here; accepted: numbers")
     return shape, dtype, by_column and len(shape) > 1

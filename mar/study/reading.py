@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mar.runtime.files import a_file, write_if_changed
+from mar.runtime.files import write_if_changed
 from mar.study import layout
 from mar.study.mistakes import Mistake, MistakesError, line_of, of_validation
 from mar.study.shorthand import write_out, write_out_steps
@@ -129,7 +129,11 @@ def read(path: Path, accepted: str = MAPPING) -> dict[str, Any]:
 def _parse(path: Path, accepted: str = MAPPING) -> tuple[dict[str, Any], yaml.Node]:
     """The mapping of a YAML file, and its YAML."""
     try:
-        if (size := a_file(path).stat().st_size) > LARGEST:
+        if not path.is_file() and path.exists():  # reading a pipe or a device might never end
+            raise StudyError(
+                f"{path}: found a {'folder' if path.is_dir() else 'pipe or device'}; accepted: a YAML file"
+            )
+        if (size := path.stat().st_size) > LARGEST:
             raise StudyError(f"{path}: found {size} bytes; accepted: a YAML file of at most {LARGEST}")
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
@@ -137,7 +141,7 @@ def _parse(path: Path, accepted: str = MAPPING) -> tuple[dict[str, Any], yaml.No
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror}; accepted: a YAML file") from None
     except RecursionError:
-        raise StudyError(f"{path}: brackets or mappings are nested too deeply; accepted: valid YAML") from None
+        raise StudyError(f"{path}: no valid YAML: brackets or mappings are nested too deeply; accepted: fewer levels") from None
     except StudyError:
         raise
     except yaml.MarkedYAMLError as error:
@@ -146,8 +150,7 @@ def _parse(path: Path, accepted: str = MAPPING) -> tuple[dict[str, Any], yaml.No
         context = f"{error.context}: " if error.context else ""
         raise StudyError(f"{path}{line}: no valid YAML: {context}{error.problem}; accepted: valid YAML") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, a date that does not exist, a huge number
-        reason = str(error).removeprefix(f"{path}: ")
-        raise StudyError(f"{path}: {reason}; accepted: valid YAML in UTF-8") from None
+        raise StudyError(f"{path}: no valid YAML: {error}; accepted: valid YAML in UTF-8") from None
     if node is None or not isinstance(values, dict):
         raise StudyError(f"{path}: found {type(values).__name__}; accepted: {accepted}")
     return values, node

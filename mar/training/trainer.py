@@ -227,13 +227,15 @@ class Trainer:
             newest = (
                 f"the last good checkpoint: checkpoints/{good[-1].file}" if good else "no checkpoint: none was due yet"
             )
+            way = (
+                f". To go on from there instead, which the report tells: mv {self.folder} {self.folder}.before, change the "
+                f"recipe, and mar train --study {layout.study(self.folder.parents[2])} --variant {self.variant} --seed "
+                f"{self.seed} --from {self.folder}.before"
+            ) * bool(good)
             raise ValueError(
                 f"{self.folder}: loss {total.item()}, gradient norm {norm.item()} after {self.images} images. The same "
                 "recipe comes to the same step again. Usual causes: learning rate too high, bf16. A changed recipe "
-                f"starts at image 0, and this folder is then moved aside, with {newest}. To go on from there instead, "
-                f"which the report tells: mv {self.folder} {self.folder}.before, change the recipe, and mar train "
-                f"--study {layout.study(self.folder.parents[2])} --variant {self.variant} --seed {self.seed} --from "
-                f"{self.folder}.before"
+                f"starts at image 0, and this folder is then moved aside, with {newest}{way}"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -32,9 +32,14 @@ from mar.study import layout
 from mar.study.records import ImportCounts, ImportedFile, ImportRecord
 from mar.weights.names import FORMATS, Mapped
 
-# Keys under which a checkpoint of a format keeps the tensors that are imported; the first that exists is taken. Files
-# that hold nothing but tensors have none of these keys.
-HOLDERS = {"official-mar": ("model_ema",), "dit": ("ema",)}
+# Keys under which a checkpoint of a format keeps the tensors that are imported, a point between one and the key inside
+# it; the first that exists is taken. Files that hold nothing but tensors have none of these keys.
+HOLDERS = {
+    "official-mar": ("model_ema",),
+    "dit": ("ema",),
+    "var": ("trainer.var_wo_ddp", "state_dict", "model"),  # of VAR's own training; the released files hold tensors alone
+    "var-msvq": ("trainer.vae_local", "state_dict", "model"),
+}
 PREFIXES = ("module.", "_orig_mod.")  # that DDP and torch.compile put before the names of a model, one or both
 SHOWN = 10  # tensors that one message names
 NESTED = 3  # zips in each other, at most
@@ -228,20 +233,27 @@ def pick(content: Any, format: str, file: Path) -> tuple[dict[str, Tensor], dict
     if not isinstance(content, dict):
         raise ValueError(f"{file}: found {type(content).__name__}; accepted: a mapping of tensors")
     holders = HOLDERS.get(format, ("state_dict", "model"))
-    holder = next((key for key in holders if isinstance(content.get(key), dict)), None)
-    tensors = content if holder is None else content[holder]
+    holder = next((key for key in holders if isinstance(_inside(content, key), dict)), None)
+    tensors = content if holder is None else _inside(content, holder)
     if holder is None and not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{file}: found keys {list(map(str, content))[:SHOWN]}; accepted: {' or '.join(holders)}")
     others = [str(key) for key, value in tensors.items() if not isinstance(value, Tensor)]
     if others or not tensors:
         raise ValueError(f"{file}: {holder or 'file'} holds {others[:SHOWN] or 'nothing'}; accepted: tensors")
-    beside = {} if holder is None else {str(k): _describe(v) for k, v in content.items() if k != holder}
+    beside = {} if holder is None else {str(k): _describe(v) for k, v in content.items() if k != (holder or "").split(".")[0]}
     tensors = {str(name): value for name, value in tensors.items()}
     for prefix in 2 * PREFIXES:  # each of both may stand before the other
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
             beside[prefix] = f"stood before the names of all {len(tensors)} tensors"
     return tensors, beside
+
+
+def _inside(content: Any, key: str) -> Any:
+    """The value at a key, or at a key inside the value of a key; None where there is none."""
+    for part in key.split("."):
+        content = content.get(part) if isinstance(content, dict) else None
+    return content
 
 
 def check_numbers(tensors: dict[str, Tensor], file: Path) -> None:

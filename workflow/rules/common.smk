@@ -16,6 +16,12 @@ from mar.runtime.files import read
 from mar.study import commands, layout, products, reading, real_sets, stage_keys
 from mar.study.records import ImportRecord
 
+for folder in (workflow.basedir, os.getcwd()):
+    if {"{", "}"} & set(str(folder)):
+        raise WorkflowError(
+            f"{folder}: found braces in the path, which Snakemake takes for wildcards; accepted: a folder without"
+        )
+
 CONFIGFILES = workflow.overwrite_configfiles or workflow.configfiles
 try:
     if not CONFIGFILES:
