@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,27 @@ def read(path: Path, accepted: str = MAPPING) -> dict[str, Any]:
         StudyError: the file cannot be read, is no YAML mapping (the message says what is `accepted`), or repeats a key.
     """
     return _parse(path, accepted)[0]
+
+
+def check_command(words: list[str]) -> None:
+    """End the process with our message if a file after --configfile in a command of Snakemake is no study file.
+
+    Snakemake reads these files before it reads the workflow, waits for a pipe for ever, and names no file. So its profile
+    (profiles/default) calls this first.
+    """
+    given, files = False, list[str]()
+    for word in words:
+        option, _, value = word.partition("=")
+        if word.startswith("-"):
+            given = option in ("--configfile", "--configfiles")
+            files += [value] if given and value else []
+        elif given:
+            files.append(word)
+    for file in files:
+        try:
+            read(Path(file))
+        except StudyError as error:
+            sys.exit(f"Error: {error}")
 
 
 def _parse(path: Path, accepted: str = MAPPING) -> tuple[dict[str, Any], yaml.Node]:

@@ -33,6 +33,7 @@ from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LINES = 15  # of a message, at most
+PATIENCE = float(os.environ.get("PATIENCE", "1"))  # factor on all time limits, for a machine that is busy
 MEMORY = 12 << 30  # bytes of address space of a command, at most
 # What a message says besides "accepted": how to make the file again, or what to do about the machine.
 REMEDY = re.compile(r"accepted|again|make room|raise the limit|check the disk|is needed|Try 'mar", re.I)
@@ -97,7 +98,7 @@ def command(case: Case, place: Path, log: Path) -> tuple[int | None, str]:
     if pid := os.fork():
         ended = select.poll()
         ended.register(fd := os.pidfd_open(pid), select.POLLIN)
-        over = bool(ended.poll(1000 * case.seconds))
+        over = bool(ended.poll(int(1000 * PATIENCE * case.seconds)))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
@@ -137,7 +138,8 @@ def typed(words: tuple[str, ...]) -> int:
         from snakemake.cli import main as snakemake
 
         profile = [] if "--profile" in arguments else ["--cores", "1"]
-        snakemake(["-s", str(REPOSITORY / "Snakefile"), *profile, "--quiet", "rules", "reason", *arguments])
+        sys.argv = ["snakemake", "-s", str(REPOSITORY / "Snakefile"), *profile, "--quiet", "rules", "reason", *arguments]
+        snakemake(sys.argv[1:])
     else:
         os.execvp(program, words)
     return 0

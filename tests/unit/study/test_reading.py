@@ -357,3 +357,25 @@ class TestResolved:
         assert path.stat().st_ino == inode
         studies.write_resolved(resolve(values | {"seed": 5}, "a.yaml"), tmp_path)
         assert load(path).seed == 5
+
+
+class TestCommand:
+    """The files that a command of Snakemake names, before Snakemake reads them."""
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["--configfile", "{}"],
+            ["-n", "--configfiles", "{}", "--cores", "1"],
+            ["--configfile={}"],
+            ["--configfile", "{}", "{}"],
+        ],
+    )
+    def test_a_file_that_is_no_study_ends_the_process(self, words: list[str], tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text("- a\n")
+        with pytest.raises(SystemExit) as stop:
+            studies.check_command([word.format(tmp_path / "a.yaml") for word in words])
+        assert stop.value.code == f"Error: {tmp_path}/a.yaml: found list; accepted: a mapping with the keys of a study"
+
+    def test_a_study_and_other_words_pass(self, study_file: Path) -> None:
+        studies.check_command(["all", "--configfile", str(study_file), "--config", "study=x", "-n", "nothere.yaml"])
