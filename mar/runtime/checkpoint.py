@@ -124,7 +124,8 @@ def load_weights(network: nn.Module, file: Path, again: str, assign: bool = Fals
         assign: put the loaded tensors into the network instead of copying them, as one on the meta device needs it.
 
     Raises:
-        ValueError: the file is missing or no safetensors file, or its tensors are not those of the network.
+        ValueError: the file is missing or no safetensors file, or its tensors are not those of the network, of other
+            types, or not finite.
     """
     try:
         tensors = load_file(a_file(file))
@@ -140,4 +141,10 @@ def load_weights(network: nn.Module, file: Path, again: str, assign: bool = Fals
             f"{file}: {len(misfits)} tensors do not fit the model: {name}: found {shapes.get(name, 'none')}; accepted: "
             f"{accepted.get(name, 'none')}; {again}"
         )
+    for name, wanted in network.state_dict().items():
+        if tensors[name].dtype != wanted.dtype:
+            found, accepted_type = tensors[name].dtype, wanted.dtype
+            raise ValueError(f"{file}: {name}: found {found}; accepted: {accepted_type}; {again}")
+        if not torch.isfinite(tensors[name]).all():
+            raise ValueError(f"{file}: {name}: found numbers that are not finite; accepted: finite ones; {again}")
     network.load_state_dict(tensors, assign=assign)

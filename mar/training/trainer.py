@@ -313,6 +313,10 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             for moments in self.optimizer.state.values():  # on the CPU they are still mapped from the file
                 moments.update({name: tensor.clone() for name, tensor in moments.items()})
+            if state["images"] not in range(0, self.recipe.images + 1, self.recipe.batch):
+                raise ValueError(f"found images {state['images']!r}; accepted: whole batches of the recipe")
+            if state["images"] and not self.optimizer.state:
+                raise ValueError("found no moments of the optimiser; accepted: those of the steps before it")
             self.images, self.seconds, self.restarts = state["images"], state["seconds"], state["restarts"] + 1
         print(f"{self.folder}: going on after {self.images} images", flush=True)
 

@@ -82,9 +82,9 @@ def test_a_sweep_of_a_million_points(values: dict[str, Any]) -> None:
 def test_thousands_of_mistakes_are_counted(values: dict[str, Any]) -> None:
     values["variants"] |= {f"v{i}": {} for i in range(2000)}
     lines = refusal(values).splitlines()
-    assert len(lines) == 21
+    assert len(lines) == 11
     assert lines[0] == "config/tiny.yaml: variants.v0.tokenizer: is missing"
-    assert lines[-1] == "config/tiny.yaml: and 11980 more mistakes"  # six keys of each are missing
+    assert lines[-1] == "config/tiny.yaml: and 11990 more mistakes"  # six keys of each are missing
 
 
 def test_a_long_value_is_cut(values: dict[str, Any]) -> None:
@@ -269,9 +269,3 @@ def test_aliases_that_have_no_end(line: str, tmp_path: Path, study_file: Path) -
 def test_a_huge_file_is_not_parsed(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("# " + "x" * 3_000_000)
     assert refused_file(tmp_path / "a.yaml").endswith("found 3000002 bytes; accepted: a YAML file of at most 2000000")
-
-
-def test_a_message_has_few_lines(values: dict[str, Any]) -> None:
-    values["variants"] |= {f"v{i}": {} for i in range(2000)}
-    lines = refusal(values).splitlines()
-    assert len(lines) == 11 and lines[-1].endswith("and 9990 more mistakes")
