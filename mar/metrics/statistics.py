@@ -17,7 +17,7 @@ from mar.features import references
 from mar.features.features import Features, name
 from mar.metrics.moments import NAMES, Moments, Statistics
 from mar.runtime import files
-from mar.runtime.files import atomic
+from mar.runtime.files import atomic, remove_abandoned
 from mar.study import layout
 from mar.study.real_sets import SETS
 from mar.study.records import FeaturesManifest, ImageSource, MetricsFile, StatisticsRecord
@@ -159,6 +159,7 @@ def statistics(study: Study, root: str | Path, extractor: str, set_name: str) ->
     )
     description = {"n": n, "extractor": extractor, "weights": manifest.extractor.weights}
     description |= {"source": source.sha256, "about": about.model_dump_json()}
+    remove_abandoned(path.parent, f".{path.name}.*.tmp")
     with atomic(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays, **{name: np.array(value) for name, value in description.items()})
     print(f"{path}: mean and covariance of {n or 'an unknown number of'} images", flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -119,7 +120,9 @@ def _alive(process: int) -> bool:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write text atomically, as UTF-8 in any locale."""
+    """Write text atomically, as UTF-8 in any locale; what a killed process left of the file is removed."""
+    path = Path(path)
+    remove_abandoned(path.parent, f".{glob.escape(path.name)}.*.tmp")
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

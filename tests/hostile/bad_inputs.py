@@ -37,7 +37,8 @@ PATIENCE = float(os.environ.get("PATIENCE", "1"))  # factor on all time limits, 
 MEMORY = 12 << 30  # bytes of address space of a command, at most
 # What a message says besides "accepted": how to make the file again, or what to do about the machine.
 REMEDY = re.compile(r"accepted|again|make room|raise the limit|check the disk|is needed|Try 'mar", re.I)
-OUTCOMES = ("refused", "works", "traceback", "accepted wrongly", "unclear", "executed", "leak", "lost", "hang")
+GOOD = ("refused", "works")
+OUTCOMES = (*GOOD, "traceback", "accepted wrongly", "unclear", "executed", "leak", "lost", "hang")
 PRECIOUS = "not yours\n"
 
 
@@ -281,35 +282,37 @@ foreign ran, nothing outside the folder was touched and nothing half-written was
 """
 
 
-def run_all(cases: list[Case], base: Path, jobs: int) -> list[Outcome]:
-    """Run cases, so many at once, each worker in a process of its own; prints one line for each."""
+def run_all(cases: list[Case], base: Path, jobs: int, kept: Path) -> None:
+    """Run cases, so many at once, each worker in a process of its own; prints and keeps one line for each."""
 
-    def work(worker: int, file: Path) -> None:
-        with open(file, "w") as results:
-            for case in cases[worker::jobs]:
-                start = time.monotonic()
-                outcome = run(case, base)
-                said = "" if outcome.outcome in ("refused", "works") else f"\n    {outcome.said}"
-                print(f"{outcome.outcome:17} {time.monotonic() - start:5.1f} s  {case.what}{said}", flush=True)
-                results.write(json.dumps(outcome) + "\n")
+    def work(worker: int) -> None:
+        for case in cases[worker::jobs]:
+            start = time.monotonic()
+            outcome = run(case, base)
+            said = "" if outcome.outcome in GOOD else f"\n    {outcome.said}"
+            print(f"{outcome.outcome:17} {time.monotonic() - start:5.1f} s  {case.what}{said}", flush=True)
+            with open(kept, "a") as lines:
+                lines.write(json.dumps([case.what, *outcome]) + "\n")
 
-    with tempfile.TemporaryDirectory(prefix="outcomes-") as scratch:
-        workers = {}
-        for worker in range(jobs):
-            if not (pid := os.fork()):
-                status = 1
-                try:
-                    work(worker, Path(scratch, str(worker)))
-                    status = 0
-                except BaseException:
-                    traceback.print_exc()
-                finally:
-                    os._exit(status)
-            workers[worker] = pid
-        if any(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in workers.values()):
-            raise SystemExit("a worker failed")
-        shares = [iter(Path(scratch, str(worker)).read_text().splitlines()) for worker in range(jobs)]
-        return [Outcome(*json.loads(next(shares[i % jobs]))) for i in range(len(cases))]
+    workers = []
+    for worker in range(jobs):
+        if pid := os.fork():
+            workers.append(pid)
+            continue
+        try:
+            work(worker)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    if any([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in workers]):
+        raise SystemExit("a worker failed")
+
+
+def outcomes_in(kept: Path) -> dict[str, Outcome]:
+    """The last outcome of each case, by its name."""
+    lines = kept.read_text().splitlines() if kept.exists() else []
+    return {what: Outcome(*outcome) for what, *outcome in map(json.loads, lines)}
 
 
 def main() -> int:
@@ -317,6 +320,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, help="folder that keeps what the cases start from; made where it is missing")
     parser.add_argument("--only", default="", help="regular expression: the cases to run")
+    parser.add_argument("--kept", type=Path, help="file that keeps outcomes: what is right in it is not tried again")
     parser.add_argument("--jobs", type=int, default=2, help="cases at once")
     parser.add_argument("--out", type=Path, help="page to write")
     options = parser.parse_args()
@@ -339,8 +343,13 @@ def main() -> int:
         base = options.base or Path(scratch, "repo")
         if not base.exists():
             build(base)
-        outcomes = run_all(cases, base, options.jobs)
-    bad = sum(outcome.outcome not in ("refused", "works") for outcome in outcomes)
+        kept = options.kept or Path(scratch, "outcomes")
+        known = outcomes_in(kept)
+        todo = [case for case in cases if case.what not in known or known[case.what].outcome not in GOOD]
+        run_all(todo, base, options.jobs, kept)
+        known = outcomes_in(kept)
+    outcomes = [known[case.what] for case in cases]
+    bad = sum(outcome.outcome not in GOOD for outcome in outcomes)
     counts = Counter(outcome.outcome for outcome in outcomes)
     print(", ".join(f"{name}: {counts[name]}" for name in OUTCOMES if counts[name]))
     if options.out:

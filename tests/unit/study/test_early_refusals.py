@@ -140,11 +140,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "guidance without classes": (
         {"recipes.short.label_drop": 1.0, "sampling.mar.guidance": 2.0},
-        "variants.mar: sampling.mar: guidance with recipe short, whose label_drop 1 trains without any class",
+        "recipes.short.label_drop 1 trains without any class, and variants.mar: sampling.mar has guidance",
     ),
     "swept guidance without classes": (
         {"recipes.short.label_drop": 1.0, "sampling.mar.sweep": {"samples": 50, "guidance": [1.0, 2.0]}},
-        "variants.mar: sampling.mar: guidance with recipe short, whose label_drop 1 trains without any class",
+        "recipes.short.label_drop 1 trains without any class, and variants.mar: sampling.mar has guidance",
     ),
 }
 
@@ -246,7 +246,7 @@ def test_what_no_machine_has_is_refused(
 def test_guidance_needs_both_conditions_in_training(drop: float, values: dict[str, Any]) -> None:
     values["sampling"]["mar"]["guidance"] = 2.0
     values["recipes"]["short"]["label_drop"] = drop
-    assert f"whose label_drop {drop:g} trains" in refusal(values)
+    assert f"recipes.short.label_drop {drop:g} trains" in refusal(values)
 
 
 @pytest.mark.parametrize(
