@@ -65,7 +65,9 @@ def launch(
 
     site = Slurm(**{name.removeprefix("slurm_"): value for name, value in slurm.items()})
     with remaining.told(folder) if cluster == "local" else contextlib.nullcontext():
-        status = launch(command, folder, cluster, recipe, site, _words("--outputs", outputs), _words("--inputs", inputs), gpus)
+        status = launch(
+            command, folder, cluster, recipe, site, _words("--outputs", outputs), _words("--inputs", inputs), gpus
+        )
     sys.exit(status)
 
 

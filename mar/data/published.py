@@ -83,7 +83,9 @@ def table(file: Path) -> dict[str, Asset]:
             if not re.fullmatch(NAME, row[key]):
                 raise ValueError(f"{where}: {key} {row[key]!r}; accepted: letters, digits and _ . + -, at most 100")
         if not _is_address(row["url"]):
-            raise ValueError(f"{where}: url {without_password(row['url'])!r}; accepted: http://host/file or https://host/file")
+            raise ValueError(
+                f"{where}: url {without_password(row['url'])!r}; accepted: http://host/file or https://host/file"
+            )
         size = row.pop("size")
         assets[row["name"]] = Asset(size=int(size) if size else None, **row)
     return assets
@@ -210,7 +212,9 @@ def _download(asset: Asset, path: Path, temporary: Path) -> None:
                     last = time.monotonic()
                     print(f"fetch {asset.name}: {file.tell()} bytes", flush=True)
             if length and file.tell() != int(length):
-                raise ValueError(f"{address}: ended after {file.tell()} of {length} bytes; run the command again, or {by_hand}")
+                raise ValueError(
+                    f"{address}: ended after {file.tell()} of {length} bytes; run the command again, or {by_hand}"
+                )
     except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
         raise ValueError(f"{address}: cannot be fetched ({error}); {by_hand}") from None
 

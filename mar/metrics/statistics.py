@@ -92,9 +92,9 @@ def _measured_with(root: Path, extractor: str, path: Path) -> bool:
 def checksum(statistics: Statistics) -> str:
     """SHA-256 of the names, shapes and values of mean and covariance."""
     digest = hashlib.sha256()
-    for name in NAMES:
-        if (values := statistics.get(name)) is not None:
-            digest.update(f"{name} {values.shape} ".encode() + values.astype("<f8").tobytes())
+    for key in NAMES:
+        if (values := statistics.get(key)) is not None:
+            digest.update(f"{key} {values.shape} ".encode() + values.astype("<f8").tobytes())
     return digest.hexdigest()
 
 

@@ -319,7 +319,9 @@ def load(path: str | Path) -> tuple[Claim, ...]:
         rows = paper_rows(table, f"{path}: claim {claim.id}: check.table: ") if table else {}
         named = {key: getattr(claim.check, key, None) for key in ("a", "b", "row")}
         if named["a"] is not None and named["a"] == named["b"]:
-            raise ValueError(f"{path}: claim {claim.id}: check.b: found {named['b']!r}, which is a too; accepted: another")
+            raise ValueError(
+                f"{path}: claim {claim.id}: check.b: found {named['b']!r}, which is a too; accepted: another"
+            )
         for many in ("rows", "of"):
             if len(set(several := getattr(claim.check, many, ()))) < len(several):
                 raise ValueError(f"{path}: claim {claim.id}: check.{many}: found {list(several)}; accepted: each once")

@@ -67,7 +67,7 @@ def stream(path: Path, name: str, rows: int) -> Iterator[np.ndarray]:
             data = member.read(count * size)
             if len(data) != count * size:
                 raise ValueError(
-                    f"{path}: {name} ends in the middle of its row {start + len(data) // size}; accepted: {shape[0]} rows"
+                    f"{path}: {name} ends in its row {start + len(data) // size}; accepted: {shape[0]} rows"
                 )
             yield np.frombuffer(bytearray(data), dtype).reshape(count, *shape[1:])  # a bytearray can be written to
 

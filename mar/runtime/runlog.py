@@ -28,8 +28,8 @@ def append(path: str | Path, line: dict[str, Any]) -> None:
 def read(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl in the order of `images`; of a step that a restart repeated, the line written last.
 
-    Every value is a finite number. Lines that say no whole number of images, as one that was cut off by a kill, are left
-    out, and so are values that are no numbers. A missing file has no lines.
+    Every value is a finite number. Lines that say no whole number of images, as one that was cut off by a kill, are
+    left out, and so are values that are no numbers. A missing file has no lines.
 
     Raises:
         ValueError: it is no file.
@@ -52,4 +52,6 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
 def _is_number(value: Any) -> bool:
     """Whether a value of JSON is a finite number, small enough to be computed with."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf and abs(value) < 1e300
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf and abs(value) < 1e300
+    )

@@ -156,9 +156,7 @@ class Tokenizer(Section):
         "middle", description="self-attention: in the middle blocks; also at the encoder's last level (MAR's KL-16); "
         "or at that of the decoder too (LDM's KL-16 and VQ-16)"
     )  # fmt: skip
-    latent_channels: Size = Field(
-        description="kl: numbers per latent position; vq, msvq: width of a code; pixels: 3"
-    )
+    latent_channels: Size = Field(description="kl: numbers per latent position; vq, msvq: width of a code; pixels: 3")
     group: Size = Field(1, description="group x group latent positions make one token (2: Table 2's KL-8)")
     codebook_size: Annotated[int, Field(gt=0, le=10**7)] | None = Field(
         None, description="vq and msvq: number of codes"
@@ -391,7 +389,9 @@ class Sweep(Section):
     samples: Images = Field(description="images at each point of the grid")
     guidance: tuple[Annotated[float, Field(ge=1.0, le=1000.0)], ...] = Field((1.0,), min_length=1)
     temperature: tuple[Temperature, ...] = Field((1.0,), min_length=1)
-    refine: int = Field(0, ge=0, le=20, description="times that the best point's surroundings are searched at half the step")
+    refine: int = Field(
+        0, ge=0, le=20, description="times that the best point's surroundings are searched at half the step"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Sweep:

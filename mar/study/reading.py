@@ -104,7 +104,7 @@ class _Loader(yaml.SafeLoader):
     """YAML in which a repeated key of a mapping is an error: YAML itself silently keeps the last one."""
 
     def flatten_mapping(self, node: Any) -> None:
-        """Resolve merge keys. Of equal keys only the last counts, so that merges of merges stay as short as they are."""
+        """Resolve merge keys. Of equal keys only the last counts, so that merges of merges stay short."""
         super().flatten_mapping(node)
         last = {(key.tag, str(key.value)): (key, value) for key, value in node.value}
         node.value = list(last.values())
@@ -130,8 +130,8 @@ def read(path: Path, accepted: str = MAPPING) -> dict[str, Any]:
 def check_command(words: list[str]) -> None:
     """End the process with our message if a file after --configfile in a command of Snakemake is no study file.
 
-    Snakemake reads these files before it reads the workflow, waits for a pipe for ever, and names no file. So its profile
-    (profiles/default) calls this first.
+    Snakemake reads these files before it reads the workflow, waits for a pipe for ever, and names no file. So its
+    profile (profiles/default) calls this first.
     """
     given, files = False, list[str]()
     for word in words:
@@ -163,7 +163,9 @@ def _parse(path: Path, accepted: str = MAPPING) -> tuple[dict[str, Any], yaml.No
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror}; accepted: a YAML file") from None
     except RecursionError:
-        raise StudyError(f"{path}: no valid YAML: brackets or mappings are nested too deeply; accepted: fewer levels") from None
+        raise StudyError(
+            f"{path}: no valid YAML: brackets or mappings are nested too deeply; accepted: fewer levels"
+        ) from None
     except StudyError:
         raise
     except yaml.MarkedYAMLError as error:

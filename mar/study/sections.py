@@ -15,9 +15,7 @@ class Resources(Section):
 
     nodes: Size = 1
     gpus_per_node: Size = 1
-    hours: float = Field(
-        gt=0.0, le=1e5, description="time limit of a job; a longer training goes on in the next one"
-    )
+    hours: float = Field(gt=0.0, le=1e5, description="time limit of a job; a longer training goes on in the next one")
 
 
 class Classifier(Section):

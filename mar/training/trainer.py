@@ -42,7 +42,7 @@ from mar.training.schedule import learning_rate
 def train(study: Study, root: Path, variant: str, seed: int, start: Path | None = None) -> None:
     """Train a variant with one seed; writes ema.safetensors and, last, run.json. Processes of one job share the work.
 
-    With `start`, the folder of another training, it begins with the newest checkpoint there (mar/training/warm_start.py).
+    With `start`, the folder of another training, it begins with its newest checkpoint (mar/training/warm_start.py).
 
     Raises:
         ValueError: tokens are missing or corrupt, the loss is not finite, or it cannot begin with `start`.
@@ -228,9 +228,9 @@ class Trainer:
                 f"the last good checkpoint: checkpoints/{good[-1].file}" if good else "no checkpoint: none was due yet"
             )
             way = (
-                f". To go on from there instead, which the report tells: mv {self.folder} {self.folder}.before, change the "
-                f"recipe, and mar train --study {layout.study(self.folder.parents[2])} --variant {self.variant} --seed "
-                f"{self.seed} --from {self.folder}.before"
+                f". To go on from there, which the report tells: mv {self.folder} {self.folder}.before, change "
+                f"the recipe, and mar train --study {layout.study(self.folder.parents[2])} --variant {self.variant} "
+                f"--seed {self.seed} --from {self.folder}.before"
             ) * bool(good)
             raise ValueError(
                 f"{self.folder}: loss {total.item()}, gradient norm {norm.item()} after {self.images} images. The same "

@@ -80,11 +80,13 @@ def _check(start: Path, theirs: dict[str, str | int], recipe: dict[str, str], of
     try:
         section = Recipe.model_validate(old)
     except ValueError as error:
-        raise ValueError(f"--from {start}: its recipe cannot be read ({error}); accepted: one of this version") from None
+        raise ValueError(
+            f"--from {start}: its recipe cannot be read ({error}); accepted: one of this version"
+        ) from None
     if changed := [key for key in FIXED if getattr(section, key) != getattr(of, key)]:
         raise ValueError(
-            f"--from {start}: {changed[0]} was {getattr(section, changed[0])}, now {getattr(of, changed[0])}; accepted: "
-            f"the same {', '.join(FIXED)}"
+            f"--from {start}: {changed[0]} was {getattr(section, changed[0])}, now {getattr(of, changed[0])}; "
+            f"accepted: the same {', '.join(FIXED)}"
         )
     if images >= of.images:
         raise ValueError(f"--from {start}: has seen {images} images; accepted: fewer than the recipe's {of.images}")

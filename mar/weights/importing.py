@@ -37,7 +37,11 @@ from mar.weights.names import FORMATS, Mapped
 HOLDERS = {
     "official-mar": ("model_ema",),
     "dit": ("ema",),
-    "var": ("trainer.var_wo_ddp", "state_dict", "model"),  # of VAR's own training; the released files hold tensors alone
+    "var": (
+        "trainer.var_wo_ddp",
+        "state_dict",
+        "model",
+    ),  # of VAR's own training; the released files hold tensors alone
     "var-msvq": ("trainer.vae_local", "state_dict", "model"),
 }
 PREFIXES = ("module.", "_orig_mod.")  # that DDP and torch.compile put before the names of a model, one or both
@@ -83,7 +87,9 @@ def import_weights(format: str, file: Path, name: str, folder: Path, asset: Asse
     if format not in FORMATS:
         raise ValueError(f"format {format!r}: accepted: {', '.join(FORMATS)}")
     if not re.fullmatch(NAME, name):
-        raise ValueError(f"--as: found {name!r}; accepted: letters, digits and _ . + -, a letter or digit first, at most 100")
+        raise ValueError(
+            f"--as: found {name!r}; accepted: letters, digits and _ . + -, a letter or digit first, at most 100"
+        )
     if not file.is_file():
         raise ValueError(f"{file}: no such file; accepted: a torch checkpoint, safetensors, or a zip that holds one")
     result, report = layout.import_weights(folder, name), layout.import_record(folder, name)
@@ -240,7 +246,11 @@ def pick(content: Any, format: str, file: Path) -> tuple[dict[str, Tensor], dict
     others = [str(key) for key, value in tensors.items() if not isinstance(value, Tensor)]
     if others or not tensors:
         raise ValueError(f"{file}: {holder or 'file'} holds {others[:SHOWN] or 'nothing'}; accepted: tensors")
-    beside = {} if holder is None else {str(k): _describe(v) for k, v in content.items() if k != (holder or "").split(".")[0]}
+    beside = (
+        {}
+        if holder is None
+        else {str(k): _describe(v) for k, v in content.items() if k != (holder or "").split(".")[0]}
+    )
     tensors = {str(name): value for name, value in tensors.items()}
     for prefix in 2 * PREFIXES:  # each of both may stand before the other
         if all(name.startswith(prefix) for name in tensors):

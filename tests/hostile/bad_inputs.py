@@ -2,10 +2,11 @@
 
     python tests/hostile/bad_inputs.py --out docs/bad-inputs.md
 
-Every case gets a copy of the small study in which every stage has run, makes one thing wrong in it and types one command. A command that
-has to refuse ends with a status that is not zero and a message of at most 15 lines, which names the file and the key
-and says what is accepted; where the input is legal after all, it works. In either case nothing foreign runs, nothing
-outside is touched and nothing half-written is left. The cases are in `cases_*.py`, each the generator `CASES`.
+Every case gets a copy of a small study in which every stage has run, makes one thing wrong in it and types one
+command. A command that has to refuse ends with a status that is not zero and a message of at most 15 lines, which
+names the file and the key and says what is accepted; where the input is legal after all, it works. In either case nothing foreign runs, nothing
+outside is touched and nothing half-written is left. The cases are what `cases` yields in
+`cases_*.py`.
 """
 
 from __future__ import annotations
@@ -108,7 +109,9 @@ def command(case: Case, place: Path, log: Path) -> tuple[int | None, str]:
     status = 70
     try:
         os.setsid()
-        for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)):
+        for number, file in enumerate(
+            (os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        ):
             os.dup2(file, number)
         os.chdir(place)
         os.environ |= dict(case.variables) | {"COLUMNS": "200"}
@@ -139,7 +142,16 @@ def typed(words: tuple[str, ...]) -> int:
         from snakemake.cli import main as snakemake
 
         profile = [] if "--profile" in arguments else ["--cores", "1"]
-        sys.argv = ["snakemake", "-s", str(REPOSITORY / "Snakefile"), *profile, "--quiet", "rules", "reason", *arguments]
+        sys.argv = [
+            "snakemake",
+            "-s",
+            str(REPOSITORY / "Snakefile"),
+            *profile,
+            "--quiet",
+            "rules",
+            "reason",
+            *arguments,
+        ]
         snakemake(sys.argv[1:])
     else:
         os.execvp(program, words)
@@ -208,7 +220,11 @@ TRAINED, SETTINGS = "--variant mar-diffloss", ("mar-diff-4", "mar-diff-4-cfg-bes
 STAGES = [
     "prepare",
     "classifier",
-    *(f"{stage} --extractor classifier --set {name}" for name in ("train", "heldout") for stage in ("features", "statistics")),
+    *(
+        f"{stage} --extractor classifier --set {name}"
+        for name in ("train", "heldout")
+        for stage in ("features", "statistics")
+    ),
     "reference",
     *(f"{stage} --tokenizer kl" for stage in ("tokenizer", "rfid", "encode")),
     f"train {TRAINED} --seed 0",
@@ -273,7 +289,9 @@ PAGE = """# Bad inputs, and what became of each
 
     python tests/hostile/bad_inputs.py --out docs/bad-inputs.md
 
-wrote this page: every case gets a copy of the small study in which every stage has run, makes one thing wrong in it and types one command.
+wrote this page: every case gets a copy of a small study in which every stage has run, makes one thing wrong in it and
+types one command. The table may come from several calls: with `--kept FILE` what was right in an earlier one is not
+tried again.
 *refused*: a status that is not zero and a message of at most 15 lines, without a traceback, that names the file and
 the key and says what is accepted. *works*: the input is legal, or what is damaged is not needed. In every case nothing
 foreign ran, nothing outside the folder was touched and nothing half-written was left. Faults of machines are in
@@ -318,7 +336,9 @@ def outcomes_in(kept: Path) -> dict[str, Outcome]:
 def main() -> int:
     """Run the cases; the status is 1 if one of them is not as it should be."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", type=Path, help="folder that keeps what the cases start from; made where it is missing")
+    parser.add_argument(
+        "--base", type=Path, help="folder that keeps what the cases start from; made where it is missing"
+    )
     parser.add_argument("--only", default="", help="regular expression: the cases to run")
     parser.add_argument("--kept", type=Path, help="file that keeps outcomes: what is right in it is not tried again")
     parser.add_argument("--jobs", type=int, default=2, help="cases at once")

@@ -125,7 +125,10 @@ def checkpoint(value: Any) -> Callable[[], object]:
                 value(path)
             else:
                 put(path, value)
-        edit(CHECKPOINTS / "index.json", lambda all: [e.update(sha256=digest(CHECKPOINTS / e["file"])) for e in all] and all)
+        edit(
+            CHECKPOINTS / "index.json",
+            lambda all: [e.update(sha256=digest(CHECKPOINTS / e["file"])) for e in all] and all,
+        )
 
     return make
 
@@ -141,7 +144,9 @@ def index(value: Any) -> Callable[[], object]:
 def other_model(path: Path) -> None:
     import torch
 
-    torch.save({"model": {"x": torch.zeros(2)}, "ema": {}, "optimizer": {}, "images": 640, "seconds": 1.0, "restarts": 0}, path)
+    torch.save(
+        {"model": {"x": torch.zeros(2)}, "ema": {}, "optimizer": {}, "images": 640, "seconds": 1.0, "restarts": 0}, path
+    )
 
 
 def old_pickle(path: Path) -> None:
@@ -197,7 +202,9 @@ def statistics(alter: Callable[[dict[str, Any]], object], set_name: str = "train
     return make
 
 
-def safetensors(path: Path, record: Path, key: str, tensors: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[], object]:
+def safetensors(
+    path: Path, record: Path, key: str, tensors: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Callable[[], object]:
     def make() -> None:
         from safetensors.torch import load_file, save_file
 
@@ -290,7 +297,10 @@ def tokens() -> Iterator[Case]:
         ("tokens of another number", {"tokens": 9}),
         ("classes fewer than labels", {"classes": 2}),
         ("token_dim of another number", {"token_dim": 7}),
-        ("shard outside", {"shards": [{"file": "../../../../outside/precious.txt", "count": 1293, "sha256": "0" * 64}]}),
+        (
+            "shard outside",
+            {"shards": [{"file": "../../../../outside/precious.txt", "count": 1293, "sha256": "0" * 64}]},
+        ),
         ("shard absolute", {"shards": [{"file": "/etc/passwd", "count": 1293, "sha256": "0" * 64}]}),
     ):
         yield Case(f"files: token manifest {what}", anew(change(manifest, **values)), TRAIN, ("manifest|tokens",))
@@ -303,9 +313,21 @@ def tokens() -> Iterator[Case]:
 
         return make
 
-    yield Case("files: token file pickled, checksum right", anew(piece(np.array([Payload()], dtype=object))), TRAIN, ("npy",))
-    yield Case("files: token file of another shape, checksum right", anew(piece(np.zeros((1293, 3), np.float32))), TRAIN, ("npy",))
-    yield Case("files: token file NaN, checksum right", anew(piece(np.full((1293, 1, 16, 32), np.nan, np.float16))), TRAIN, ("npy|tokens|nan",))
+    yield Case(
+        "files: token file pickled, checksum right", anew(piece(np.array([Payload()], dtype=object))), TRAIN, ("npy",)
+    )
+    yield Case(
+        "files: token file of another shape, checksum right",
+        anew(piece(np.zeros((1293, 3), np.float32))),
+        TRAIN,
+        ("npy",),
+    )
+    yield Case(
+        "files: token file NaN, checksum right",
+        anew(piece(np.full((1293, 1, 16, 32), np.nan, np.float16))),
+        TRAIN,
+        ("npy|tokens|nan",),
+    )
     yield Case("files: token file garbage", anew(piece(b"garbage")), TRAIN, ("npy",))
     labels = shard / "labels.npy"
     for what, value in (
@@ -315,7 +337,12 @@ def tokens() -> Iterator[Case]:
         ("negative", np.full(1293, -5, np.int64)),
         ("of text", np.full(1293, "a")),
     ):
-        yield Case(f"files: token labels {what}, checksum right", anew(matching(labels, value, manifest, "labels_sha256")), TRAIN, ("labels",))
+        yield Case(
+            f"files: token labels {what}, checksum right",
+            anew(matching(labels, value, manifest, "labels_sha256")),
+            TRAIN,
+            ("labels",),
+        )
 
 
 def weights() -> Iterator[Case]:
@@ -323,15 +350,45 @@ def weights() -> Iterator[Case]:
 
     kl = ROOT / "tokenizers/kl"
     encode = again(ROOT / "tokens/kl")
-    for what, value in (("a pickle", pickle.dumps(Payload())), ("empty", b""), ("garbage", bytes(range(256)) * 9), ("a header of 10^18 bytes", b"\xff" * 7 + b"\x0f{}")):
-        yield Case(f"files: tokenizer weights {what}", encode(write(kl / "model.safetensors", value)), ENCODE, ("model.safetensors",))
-    yield Case("files: tokenizer weights missing", encode(lambda: remove(kl / "model.safetensors")), ENCODE, ("model.safetensors",))
-    fault = safetensors(kl / "model.safetensors", Path("nothere"), "", lambda t: {k: torch.full_like(v, torch.nan) for k, v in t.items()})
+    for what, value in (
+        ("a pickle", pickle.dumps(Payload())),
+        ("empty", b""),
+        ("garbage", bytes(range(256)) * 9),
+        ("a header of 10^18 bytes", b"\xff" * 7 + b"\x0f{}"),
+    ):
+        yield Case(
+            f"files: tokenizer weights {what}",
+            encode(write(kl / "model.safetensors", value)),
+            ENCODE,
+            ("model.safetensors",),
+        )
+    yield Case(
+        "files: tokenizer weights missing",
+        encode(lambda: remove(kl / "model.safetensors")),
+        ENCODE,
+        ("model.safetensors",),
+    )
+    fault = safetensors(
+        kl / "model.safetensors",
+        Path("nothere"),
+        "",
+        lambda t: {k: torch.full_like(v, torch.nan) for k, v in t.items()},
+    )
     yield Case("files: tokenizer weights NaN", encode(fault), ENCODE, ("model.safetensors|kl",))
     fault = safetensors(kl / "model.safetensors", Path("nothere"), "", lambda t: {k: v.double() for k, v in t.items()})
     yield Case("files: tokenizer weights float64", encode(fault), ENCODE, ("model.safetensors",))
-    yield Case("files: tokenizer record with a net of nothing", encode(change(kl / "config.json", net={})), ENCODE, ("kl|config.json",))
-    yield Case("files: tokenizer record of another kind", encode(change(kl / "config.json", kind="vq")), ENCODE, ("config.json|kl",))
+    yield Case(
+        "files: tokenizer record with a net of nothing",
+        encode(change(kl / "config.json", net={})),
+        ENCODE,
+        ("kl|config.json",),
+    )
+    yield Case(
+        "files: tokenizer record of another kind",
+        encode(change(kl / "config.json", kind="vq")),
+        ENCODE,
+        ("config.json|kl",),
+    )
     draw = again(SAMPLES)
     average = RUN / "ema.safetensors"
     for what, alter in (
@@ -340,14 +397,39 @@ def weights() -> Iterator[Case]:
         ("NaN", lambda t: {k: torch.full_like(v, torch.nan) for k, v in t.items()}),
         ("of whole numbers", lambda t: {k: v.long() for k, v in t.items()}),
     ):
-        yield Case(f"files: model weights {what}, checksum right", draw(safetensors(average, RUN / "run.json", "checkpoint", alter)), SAMPLE, ("ema.safetensors|seed0",))
-    yield Case("files: model weights edited", draw(safetensors(average, Path("nothere"), "", lambda t: {k: v + 1 for k, v in t.items()})), SAMPLE, ("ema.safetensors|run.json|seed0",))
+        yield Case(
+            f"files: model weights {what}, checksum right",
+            draw(safetensors(average, RUN / "run.json", "checkpoint", alter)),
+            SAMPLE,
+            ("ema.safetensors|seed0",),
+        )
+    yield Case(
+        "files: model weights edited",
+        draw(safetensors(average, Path("nothere"), "", lambda t: {k: v + 1 for k, v in t.items()})),
+        SAMPLE,
+        ("ema.safetensors|run.json|seed0",),
+    )
     feature = again(FEATURES / "mar-diffloss")
     judge = ROOT / "classifier/model.safetensors"
     yield Case("files: classifier weights garbage", feature(write(judge, b"garbage")), FEATURE, ("classifier",))
-    yield Case("files: classifier weights NaN", feature(safetensors(judge, Path("nothere"), "", lambda t: {k: v * torch.nan for k, v in t.items()})), FEATURE, ("classifier",))
-    yield Case("files: classifier record without classes", feature(drop(ROOT / "classifier/classifier.json", "classes")), FEATURE, ("classes",))
-    yield Case("files: classifier record of other classes", feature(change(ROOT / "classifier/classifier.json", classes=["a"])), FEATURE, ("class",))
+    yield Case(
+        "files: classifier weights NaN",
+        feature(safetensors(judge, Path("nothere"), "", lambda t: {k: v * torch.nan for k, v in t.items()})),
+        FEATURE,
+        ("classifier",),
+    )
+    yield Case(
+        "files: classifier record without classes",
+        feature(drop(ROOT / "classifier/classifier.json", "classes")),
+        FEATURE,
+        ("classes",),
+    )
+    yield Case(
+        "files: classifier record of other classes",
+        feature(change(ROOT / "classifier/classifier.json", classes=["a"])),
+        FEATURE,
+        ("class",),
+    )
 
 
 def checkpoints() -> Iterator[Case]:
@@ -372,14 +454,22 @@ def checkpoints() -> Iterator[Case]:
         ("a mapping", {"a": 1}),
         ("a list of numbers", [1, 2]),
         ("without sha256", lambda all: [e.pop("sha256") for e in all] and all),
-        ("with a file outside", lambda all: [e.update(file="../../../../../outside/precious.txt") for e in all] and all),
+        (
+            "with a file outside",
+            lambda all: [e.update(file="../../../../../outside/precious.txt") for e in all] and all,
+        ),
         ("with an absolute file", lambda all: [e.update(file="/etc/passwd") for e in all] and all),
         ("with wrong checksums", lambda all: [e.update(sha256="0" * 64) for e in all] and all),
         ("with images of text", lambda all: [e.update(images="x") for e in all] and all),
         ("with negative images", lambda all: [e.update(images=-1) for e in all] and all),
     ):
         yield Case(f"files: checkpoint index {what}", index(value), TRAIN, names)
-    yield Case("files: checkpoints a file", lambda: (remove(CHECKPOINTS, RUN / "run.json"), put(CHECKPOINTS, "x")), TRAIN, names)
+    yield Case(
+        "files: checkpoints a file",
+        lambda: (remove(CHECKPOINTS, RUN / "run.json"), put(CHECKPOINTS, "x")),
+        TRAIN,
+        names,
+    )
 
 
 def numbers() -> Iterator[Case]:
@@ -400,13 +490,32 @@ def numbers() -> Iterator[Case]:
         ("of fewer images", np.zeros((3, 32, 32, 3), np.uint8)),
         ("a scalar", np.array(5)),
         ("garbage", b"garbage"),
-        ("of a header of 10^18 images", b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000000, 32, 32, 3), }".ljust(117) + b"\n"),
+        (
+            "of a header of 10^18 images",
+            b"\x93NUMPY\x01\x00v\x00"
+            + b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000000, 32, 32, 3), }".ljust(117)
+            + b"\n",
+        ),
     ):
         yield Case(f"files: sample chunk {what}, checksum right", chunk(value), FEATURE, ("chunk-",))
     labels = SAMPLES / "labels.npy"
-    for what, value in (("pickled", np.array([Payload()] * 100, dtype=object)), ("of another count", np.zeros(3, np.int64)), ("above the classes", np.full(100, 10**6))):
-        yield Case(f"files: sample labels {what}, checksum right", feature(matching(labels, value, manifest, "labels_sha256")), FEATURE, ("labels",))
-    yield Case("files: sample labels pickled", feature(write(labels, np.array([Payload()] * 100, dtype=object))), FEATURE, ("labels",))
+    for what, value in (
+        ("pickled", np.array([Payload()] * 100, dtype=object)),
+        ("of another count", np.zeros(3, np.int64)),
+        ("above the classes", np.full(100, 10**6)),
+    ):
+        yield Case(
+            f"files: sample labels {what}, checksum right",
+            feature(matching(labels, value, manifest, "labels_sha256")),
+            FEATURE,
+            ("labels",),
+        )
+    yield Case(
+        "files: sample labels pickled",
+        feature(write(labels, np.array([Payload()] * 100, dtype=object))),
+        FEATURE,
+        ("labels",),
+    )
     yield Case("files: sample labels missing", feature(lambda: remove(labels)), FEATURE, ("labels",))
     for what, alter in (
         ("without chunks", lambda v: v.update(chunks=[])),
@@ -417,7 +526,13 @@ def numbers() -> Iterator[Case]:
         ("of an unknown sampling key", lambda v: v["sampling"].update(nothere=1)),
     ):
         right = "works" if "setting" in what else "refused"
-        yield Case(f"files: sample manifest {what}", feature(lambda alter=alter: edit(manifest, alter)), FEATURE, ("manifest|chunk",), right)
+        yield Case(
+            f"files: sample manifest {what}",
+            feature(lambda alter=alter: edit(manifest, alter)),
+            FEATURE,
+            ("manifest|chunk",),
+            right,
+        )
     means, parts = again(STATISTICS / "mar-diffloss"), FEATURES / SET / "manifest.json"
 
     def part(alter: Callable[[dict[str, Any]], object] | bytes) -> Callable[[], object]:
@@ -468,8 +583,21 @@ def numbers() -> Iterator[Case]:
     ):
         yield Case(f"files: statistics of the real side {what}", statistics(alter), EVALUATE, (r"train\.npz",))
         yield Case(f"files: statistics of the samples {what}", statistics(alter, SET), EVALUATE, (r"mar-diff-4\.npz",))
-    yield Case("files: statistics garbage", lambda: (remove(METRICS), put(STATISTICS / "train.npz", b"garbage")), EVALUATE, (r"train\.npz",))
-    yield Case("files: features of the real side edited", lambda: (remove(METRICS), [edit(FEATURES / "train/manifest.json", lambda v: v["parts"][0].update(sha256="0" * 64))]), EVALUATE, ("train",))
+    yield Case(
+        "files: statistics garbage",
+        lambda: (remove(METRICS), put(STATISTICS / "train.npz", b"garbage")),
+        EVALUATE,
+        (r"train\.npz",),
+    )
+    yield Case(
+        "files: features of the real side edited",
+        lambda: (
+            remove(METRICS),
+            [edit(FEATURES / "train/manifest.json", lambda v: v["parts"][0].update(sha256="0" * 64))],
+        ),
+        EVALUATE,
+        ("train",),
+    )
 
 
 def records() -> Iterator[Case]:
@@ -503,18 +631,28 @@ def records() -> Iterator[Case]:
         ("without a grid", lambda v: v.update(grid=[])),
         ("of another variant", lambda v: v.update(variant="dit")),
     ):
-        yield Case(f"files: sweep {what}: sample", again(ROOT / "samples/mar-diffloss/seed0/mar-diff-4-cfg-best")(lambda alter=alter: edit(sweep, alter)), BEST, ("mar-diff-4-cfg-best",))
+        yield Case(
+            f"files: sweep {what}: sample",
+            again(ROOT / "samples/mar-diffloss/seed0/mar-diff-4-cfg-best")(lambda alter=alter: edit(sweep, alter)),
+            BEST,
+            ("mar-diff-4-cfg-best",),
+        )
     point = next(iter(sorted(Path("results/smoke/sweeps").glob("x"))), None)
     assert point is None
     speed = ROOT / "speed/mar-diffloss.json"
     for what, alter in (
         ("seconds negative", lambda v: [p.update(seconds_per_image=-1.0) for p in v["points"].values()] and None),
-        ("seconds zero", lambda v: [p.update(seconds_per_image=0.0, low=0.0, high=0.0) for p in v["points"].values()] and None),
+        (
+            "seconds zero",
+            lambda v: [p.update(seconds_per_image=0.0, low=0.0, high=0.0) for p in v["points"].values()] and None,
+        ),
         ("seconds NaN", lambda v: [p.update(low=float("nan")) for p in v["points"].values()] and None),
         ("without points", lambda v: v.update(points={})),
         ("of another variant", lambda v: v.update(variant="dit")),
     ):
-        yield Case(f"files: speed {what}: claims", lambda alter=alter: edit(speed, alter), CLAIMS, (r"mar-diffloss\.json",))
+        yield Case(
+            f"files: speed {what}: claims", lambda alter=alter: edit(speed, alter), CLAIMS, (r"mar-diffloss\.json",)
+        )
     run = RUN / "run.json"
     for what, alter in (
         ("parameters negative", lambda v: v.update(parameters=-1)),
@@ -529,21 +667,47 @@ def records() -> Iterator[Case]:
         ("without rfid", lambda v: v["metrics"].pop("rfid") and None),
         ("count zero", lambda v: v.update(count=0)),
     ):
-        yield Case(f"files: rfid record {what}: claims", lambda alter=alter: edit(rfid, alter), CLAIMS, (r"rfid\.json",))
+        yield Case(
+            f"files: rfid record {what}: claims", lambda alter=alter: edit(rfid, alter), CLAIMS, (r"rfid\.json",)
+        )
     claims = ROOT / "claims.json"
     for what, alter in (
         ("verdict of another word", lambda v: v[0].update(verdict="yes") or v),
         ("effect NaN", lambda v: [c.update(effect=float("nan")) for c in v] and v),
         ("without text", lambda v: [c.pop("text") for c in v] and v),
     ):
-        yield Case(f"files: claims.json {what}: summary", lambda alter=alter: edit(claims, alter), SUMMARY, (r"claims\.json",))
-        yield Case(f"files: claims.json {what}: report", lambda alter=alter: edit(claims, alter), REPORT, (r"claims\.json",))
+        yield Case(
+            f"files: claims.json {what}: summary", lambda alter=alter: edit(claims, alter), SUMMARY, (r"claims\.json",)
+        )
+        yield Case(
+            f"files: claims.json {what}: report", lambda alter=alter: edit(claims, alter), REPORT, (r"claims\.json",)
+        )
     yield Case("files: study.json of another study", change(ROOT / "study.json", study="other"), TABLE, ("study",))
-    yield Case("files: study.json that extends", change(ROOT / "study.json", extends="digits.yaml"), TABLE, ("study|extends",))
-    yield Case("files: table CSV a folder", lambda: (remove(ROOT / "tables/table1.csv"), (ROOT / "tables/table1.csv").mkdir()), TABLE, (r"table1\.csv",))
-    yield Case("files: table Markdown without inputs: report", lambda: remove(ROOT / "tables/table1.md"), REPORT, ("table1",))
-    yield Case("files: picture of a figure garbage: report", write(Path("figures/smoke/samples.png"), b"garbage"), REPORT, (), "works")
-    yield Case("files: picture of a figure missing: report", lambda: remove(Path("figures/smoke/samples.png")), REPORT, ("samples",))
+    yield Case(
+        "files: study.json that extends", change(ROOT / "study.json", extends="digits.yaml"), TABLE, ("study|extends",)
+    )
+    yield Case(
+        "files: table CSV a folder",
+        lambda: (remove(ROOT / "tables/table1.csv"), (ROOT / "tables/table1.csv").mkdir()),
+        TABLE,
+        (r"table1\.csv",),
+    )
+    yield Case(
+        "files: table Markdown without inputs: report", lambda: remove(ROOT / "tables/table1.md"), REPORT, ("table1",)
+    )
+    yield Case(
+        "files: picture of a figure garbage: report",
+        write(Path("figures/smoke/samples.png"), b"garbage"),
+        REPORT,
+        (),
+        "works",
+    )
+    yield Case(
+        "files: picture of a figure missing: report",
+        lambda: remove(Path("figures/smoke/samples.png")),
+        REPORT,
+        ("samples",),
+    )
 
 
 def logs_and_links() -> Iterator[Case]:
@@ -563,9 +727,16 @@ def logs_and_links() -> Iterator[Case]:
         "a terminal escape": '{"images": 1280, "loss": 1, "time": "\\u001b[31m"}',
     }
     for what, line in lines.items():
-        yield Case(f"files: metrics.jsonl with a line of {what}: watch", log_line(line), WATCH, right="works", seconds=60)
+        yield Case(
+            f"files: metrics.jsonl with a line of {what}: watch", log_line(line), WATCH, right="works", seconds=60
+        )
         yield Case(f"files: metrics.jsonl with a line of {what}: training ends", ends(line), TRAIN, right="works")
-        yield Case(f"files: metrics.jsonl with a line of {what}: figure", log_line(line), ("mar", "figure", *STUDY, "--name", "losses", "--out", "figures/smoke"), right="works")
+        yield Case(
+            f"files: metrics.jsonl with a line of {what}: figure",
+            log_line(line),
+            ("mar", "figure", *STUDY, "--name", "losses", "--out", "figures/smoke"),
+            right="works",
+        )
     outside = Path("../outside")
     for what, lock, command in (
         ("data", ROOT / "data/.lock", PREPARE),
@@ -580,8 +751,19 @@ def logs_and_links() -> Iterator[Case]:
             put(Path("x.pth"), "x")
 
         yield Case(f"files: .lock of {what} is a link out of the tree", link, command, (r"\.lock",))
-    yield Case("files: .lock a folder", lambda: ((ROOT / "data/.lock").unlink(missing_ok=True), (ROOT / "data/.lock").mkdir()), PREPARE, (r"\.lock",))
-    yield Case("files: .lock a FIFO", lambda: ((ROOT / "data/.lock").unlink(missing_ok=True), os.mkfifo(ROOT / "data/.lock")), PREPARE, (r"\.lock",), seconds=40)
+    yield Case(
+        "files: .lock a folder",
+        lambda: ((ROOT / "data/.lock").unlink(missing_ok=True), (ROOT / "data/.lock").mkdir()),
+        PREPARE,
+        (r"\.lock",),
+    )
+    yield Case(
+        "files: .lock a FIFO",
+        lambda: ((ROOT / "data/.lock").unlink(missing_ok=True), os.mkfifo(ROOT / "data/.lock")),
+        PREPARE,
+        (r"\.lock",),
+        seconds=40,
+    )
     for what, path, command, made in (
         ("manifest a FIFO", SAMPLES / "manifest.json", FEATURE, (FEATURES / "mar-diffloss",)),
         ("manifest a link to /dev/zero", SAMPLES / "manifest.json", FEATURE, (FEATURES / "mar-diffloss",)),
@@ -597,10 +779,27 @@ def logs_and_links() -> Iterator[Case]:
             path.symlink_to("/dev/zero") if zero else os.mkfifo(path)
 
         yield Case(f"files: {what}", again(*made)(pipe), command, (path.name,), seconds=40)
-    yield Case("files: a folder where a record is", again()(lambda: (remove(METRICS), METRICS.mkdir())), TABLE, (METRICS.name,))
-    yield Case("files: digits.npz pickled: encode", again(ROOT / "tokens/kl")(lambda: data_npz(lambda v: v.update(train=np.array([Payload()], dtype=object)))), ENCODE, (r"\.npz",))
-    yield Case("files: digits.npz of other images: encode", again(ROOT / "tokens/kl")(lambda: data_npz(lambda v: [v.update({k: a[::-1]}) for k, a in list(v.items())])), ENCODE, (r"\.npz|digits",))
-    yield Case("files: digits.npz garbage: encode", again(ROOT / "tokens/kl")(lambda: put(data_file(), b"garbage")), ENCODE, (r"\.npz",))
+    yield Case(
+        "files: a folder where a record is", again()(lambda: (remove(METRICS), METRICS.mkdir())), TABLE, (METRICS.name,)
+    )
+    yield Case(
+        "files: digits.npz pickled: encode",
+        again(ROOT / "tokens/kl")(lambda: data_npz(lambda v: v.update(train=np.array([Payload()], dtype=object)))),
+        ENCODE,
+        (r"\.npz",),
+    )
+    yield Case(
+        "files: digits.npz of other images: encode",
+        again(ROOT / "tokens/kl")(lambda: data_npz(lambda v: [v.update({k: a[::-1]}) for k, a in list(v.items())])),
+        ENCODE,
+        (r"\.npz|digits",),
+    )
+    yield Case(
+        "files: digits.npz garbage: encode",
+        again(ROOT / "tokens/kl")(lambda: put(data_file(), b"garbage")),
+        ENCODE,
+        (r"\.npz",),
+    )
 
 
 def data_file() -> Path:

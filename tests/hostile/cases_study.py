@@ -112,7 +112,6 @@ VALUES = {
     "mixture components 10^12": (f"heads: {{mixture: {{components: {10**12}}}}}", "components"),
     "codebook 10^12": (f"tokenizers: {{vq: {{codebook_size: {10**12}}}}}", "codebook_size"),
     "channels 10^9": ("tokenizers: {kl: {channels: [1000000000, 8, 16, 16]}}", "channels"),
-    "channels of no group": ("tokenizers: {kl: {channels: [7, 8, 16, 16]}}", "channels"),
     "layers 10^9": (f"tokenizers: {{kl: {{layers: {10**9}}}}}", "layers"),
     "latent channels 10^9": (f"tokenizers: {{kl: {{latent_channels: {10**9}}}}}", "latent_channels"),
     "image size 10^9": (f"data: {{image_size: {2**30}}}", "image_size"),

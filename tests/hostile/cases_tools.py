@@ -36,7 +36,6 @@ from cases_files import (
     TABLE,
     TRAIN,
     Payload,
-    again,
     change,
     edit,
     put,
@@ -82,7 +81,11 @@ def command_lines() -> Iterator[Case]:
         ("seed negative", (*TRAIN[:-1], "-1"), "--seed"),
         ("seed of text", (*TRAIN[:-1], "x"), "--seed"),
         ("seed of 5,000 digits", (*TRAIN[:-1], "9" * 5000), "--seed"),
-        ("seed that the study does not have: sample", (*sample, *MODEL, "--seed", "9", "--setting", "mar-diff-4"), "--seed"),
+        (
+            "seed that the study does not have: sample",
+            (*sample, *MODEL, "--seed", "9", "--setting", "mar-diff-4"),
+            "--seed",
+        ),
         ("seed that the study does not have: evaluate", (*EVALUATE[:-3], "9", *EVALUATE[-2:]), "--seed"),
         ("tokenizer unknown", (*ENCODE[:-1], "nothere"), "--tokenizer"),
         ("tokenizer a path", (*ENCODE[:-1], "../kl"), "--tokenizer"),
@@ -115,7 +118,11 @@ def command_lines() -> Iterator[Case]:
         ("plan measured a folder", ("mar", "plan", "--study", "smoke", "--measured", "config"), "config"),
         ("plan utilisation nan", ("mar", "plan", "--study", "smoke", "--utilisation", "nan"), "utilisation"),
         ("plan utilisation 5", ("mar", "plan", "--study", "smoke", "--utilisation", "5"), "utilisation"),
-        ("plan CSV into nothing", ("mar", "plan", "--study", "small.yaml", "--csv", "small.yaml/x.csv"), r"x\.csv|small\.yaml"),
+        (
+            "plan CSV into nothing",
+            ("mar", "plan", "--study", "small.yaml", "--csv", "small.yaml/x.csv"),
+            r"x\.csv|small\.yaml",
+        ),
         ("threads negative", ("mar", "--threads", "-1", "plan", "--study", "smoke"), "threads"),
         ("threads 10^12", ("mar", "--threads", str(10**12), *TABLE[1:]), "threads"),
         ("device unknown", ("mar", "--device", "tpu", *TABLE[1:]), "device"),
@@ -128,8 +135,16 @@ def command_lines() -> Iterator[Case]:
         ("fetch a path", ("mar", "fetch", "../../x"), r"\.\./x"),
         ("table of assets missing", ("mar", "fetch", "x", "--table", "nothere.csv"), "nothere.csv"),
         ("export of half a set", ("mar", "export-adm", *STUDY, *MODEL, "--out", "x.npz"), "export-adm|--setting"),
-        ("export of a seed too many", ("mar", "export-adm", *STUDY, *MODEL, "--seed", "9", "--setting", "mar-diff-4", "--out", "x.npz"), "--seed"),
-        ("export into a folder", ("mar", "export-adm", *STUDY, *MODEL, "--setting", "mar-diff-4", "--out", "config"), "config"),
+        (
+            "export of a seed too many",
+            ("mar", "export-adm", *STUDY, *MODEL, "--seed", "9", "--setting", "mar-diff-4", "--out", "x.npz"),
+            "--seed",
+        ),
+        (
+            "export into a folder",
+            ("mar", "export-adm", *STUDY, *MODEL, "--setting", "mar-diff-4", "--out", "config"),
+            "config",
+        ),
         ("court of nothing", ("mar", "court", "--samples", "nothere.npz"), "nothere"),
         ("court count negative", ("mar", "court", "--samples", "x.npz", "--count", "-1"), "count"),
         ("claims missing", (*CLAIMS, "--claims", "nothere.yaml"), "nothere"),
@@ -194,10 +209,21 @@ def jobs() -> Iterator[Case]:
         pid = json.loads(Path("nothing").read_text()) if False else None
         return None if pid is None else "ended"
 
-    yield Case("jobs: job.json names a process of somebody else: cancel", lambda: guard(theirs), ("mar", "cancel", *STUDY), right="works", check=alive)
+    yield Case(
+        "jobs: job.json names a process of somebody else: cancel",
+        lambda: guard(theirs),
+        ("mar", "cancel", *STUDY),
+        right="works",
+        check=alive,
+    )
     launch = ("mar", "launch", "--folder", str(place.parent), "--", "prepare", *STUDY)
     yield Case("jobs: job.json names a process of somebody else: launch", lambda: guard(theirs), launch, right="works")
-    yield Case("jobs: a folder of jobs that is a link to itself", lambda: ((ROOT / "jobs").mkdir(exist_ok=True), (ROOT / "jobs/x").symlink_to(".")), JOBS, right="works")
+    yield Case(
+        "jobs: a folder of jobs that is a link to itself",
+        lambda: ((ROOT / "jobs").mkdir(exist_ok=True), (ROOT / "jobs/x").symlink_to(".")),
+        JOBS,
+        right="works",
+    )
 
 
 def guard(make: Callable[[], object]) -> None:
@@ -212,7 +238,9 @@ def guard(make: Callable[[], object]) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def weights(change: Callable[[dict[str, Any]], object] = lambda _: None, prefix: str = "", file: str = "x.pth") -> Callable[[], object]:
+def weights(
+    change: Callable[[dict[str, Any]], object] = lambda _: None, prefix: str = "", file: str = "x.pth"
+) -> Callable[[], object]:
     """A checkpoint in MAR's format."""
 
     def make() -> None:
@@ -239,7 +267,10 @@ def imports() -> Iterator[Case]:
         ("complex weights", weights(lambda t: t.update({k: v.to(torch.complex64) for k, v in t.items()}))),
         ("bool weights", weights(lambda t: first(t, lambda v: v > 0))),
         ("sparse weights", weights(lambda t: first(t, lambda v: v.to_sparse()))),
-        ("quantised weights", weights(lambda t: first(t, lambda v: torch.quantize_per_tensor(v.float(), 0.1, 0, torch.qint8)))),
+        (
+            "quantised weights",
+            weights(lambda t: first(t, lambda v: torch.quantize_per_tensor(v.float(), 0.1, 0, torch.qint8))),
+        ),
         ("weights that overflow float32", weights(lambda t: first(t, lambda v: v.double() + 1e300))),
         ("a tensor of another shape", weights(lambda t: first(t, lambda v: v[..., :1]))),
         ("a tensor missing", weights(lambda t: t.pop(next(iter(t))))),
@@ -253,7 +284,10 @@ def imports() -> Iterator[Case]:
         ("garbage", lambda: put(Path("x.pth"), b"garbage" * 99)),
         ("empty", lambda: put(Path("x.pth"), b"")),
         ("a web page", lambda: put(Path("x.pth"), "<html><body>Sign in</body></html>")),
-        ("a Git LFS pointer", lambda: put(Path("x.pth"), "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")),
+        (
+            "a Git LFS pointer",
+            lambda: put(Path("x.pth"), "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"),
+        ),
         ("an empty zip", lambda: zipped({})),
         ("a zip of two checkpoints", lambda: zipped({"a.pth": b"1", "b.pth": b"2"})),
         ("a zip of a path", lambda: zipped({"../../outside/pwned.pth": b"1"})),
@@ -273,19 +307,48 @@ def imports() -> Iterator[Case]:
         ("name with a line break", "a\nb"),
         ("name hidden", ".x"),
     ):
-        yield Case(f"import: {what}", weights(), (*command[:-1], name) if name[0] != "-" else (*command[:-2], f"--as={name}"), ("--as|name",))
+        yield Case(
+            f"import: {what}",
+            weights(),
+            (*command[:-1], name) if name[0] != "-" else (*command[:-2], f"--as={name}"),
+            ("--as|name",),
+        )
     for what, make in (
         ("garbage", lambda: put(Path("x.safetensors"), b"\xff" * 99)),
         ("empty", lambda: put(Path("x.safetensors"), b"")),
         ("a header that is no JSON", lambda: put(Path("x.safetensors"), (5).to_bytes(8, "little") + b"hello")),
         ("a header of 10^17 bytes", lambda: put(Path("x.safetensors"), (10**17).to_bytes(8, "little") + b"{}")),
-        ("offsets outside", lambda: put(Path("x.safetensors"), tensors_file({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 10**12]}}))),
-        ("a shape of 10^18", lambda: put(Path("x.safetensors"), tensors_file({"a": {"dtype": "F32", "shape": [10**18], "data_offsets": [0, 8]}}))),
+        (
+            "offsets outside",
+            lambda: put(
+                Path("x.safetensors"), tensors_file({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 10**12]}})
+            ),
+        ),
+        (
+            "a shape of 10^18",
+            lambda: put(
+                Path("x.safetensors"), tensors_file({"a": {"dtype": "F32", "shape": [10**18], "data_offsets": [0, 8]}})
+            ),
+        ),
     ):
-        yield Case(f"import: safetensors {what}", make, ("mar", "import", "official-mar", "x.safetensors", "--as", "x"), (r"x\.safetensors",))
-    for what, prefix in (("DDP", "module."), ("torch.compile", "_orig_mod."), ("DDP of torch.compile", "module._orig_mod.")):
+        yield Case(
+            f"import: safetensors {what}",
+            make,
+            ("mar", "import", "official-mar", "x.safetensors", "--as", "x"),
+            (r"x\.safetensors",),
+        )
+    for what, prefix in (
+        ("DDP", "module."),
+        ("torch.compile", "_orig_mod."),
+        ("DDP of torch.compile", "module._orig_mod."),
+    ):
         yield Case(f"import: checkpoint of {what}", weights(prefix=prefix), command, right="works")
-    yield Case("import: record of an import a list", lambda: (weights()(), put(Path("results/assets/x.json"), "[]"), put(Path("results/assets/x.safetensors"), "x")), command, right="works")
+    yield Case(
+        "import: record of an import a list",
+        lambda: (weights()(), put(Path("results/assets/x.json"), "[]"), put(Path("results/assets/x.safetensors"), "x")),
+        command,
+        right="works",
+    )
 
 
 def tensors_file(header: dict[str, Any]) -> bytes:
@@ -306,7 +369,10 @@ def nested() -> None:
 
 
 def bomb() -> None:
-    with zipfile.ZipFile("x.pth", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.pth", "w", force_zip64=True) as member:
+    with (
+        zipfile.ZipFile("x.pth", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a.pth", "w", force_zip64=True) as member,
+    ):
         for _ in range(3000):
             member.write(bytes(1 << 20))
     resource.setrlimit(resource.RLIMIT_FSIZE, (10**8, 10**8))
@@ -344,11 +410,20 @@ def assets() -> Iterator[Case]:
         ("an open quote", 'x,reference,"http://x.invalid/a,,,MIT,s,n'),
     ):
         yield Case(f"assets: {what}", write(Path("assets.csv"), head + row + "\n"), fetch, (r"assets\.csv|a\b",))
-    for what, content in (("other columns", "a,b\n1,2\n"), ("empty", ""), ("latin-1", head.encode() + b"caf\xe9,,,,,,,\n"), ("binary", bytes(range(256)))):
+    for what, content in (
+        ("other columns", "a,b\n1,2\n"),
+        ("empty", ""),
+        ("latin-1", head.encode() + b"caf\xe9,,,,,,,\n"),
+        ("binary", bytes(range(256))),
+    ):
         yield Case(f"assets: table of {what}", write(Path("assets.csv"), content), fetch, (r"assets\.csv",))
     yield Case("assets: table a FIFO", lambda: os.mkfifo("assets.csv"), fetch, (r"assets\.csv",), seconds=30)
     for what, row, answer in (
-        ("endless stream though the table says 10 bytes", "x,reference,http://127.0.0.1:{}/e.npz,,10,MIT,s,n", "endless"),
+        (
+            "endless stream though the table says 10 bytes",
+            "x,reference,http://127.0.0.1:{}/e.npz,,10,MIT,s,n",
+            "endless",
+        ),
         ("a web page", "x,reference,http://127.0.0.1:{}/e.npz,,,MIT,s,n", "page"),
         ("a length that is wrong", "x,reference,http://127.0.0.1:{}/e.npz,,,MIT,s,n", "short"),
         ("a length of text", "x,reference,http://127.0.0.1:{}/e.npz,,,MIT,s,n", "text"),
@@ -358,9 +433,22 @@ def assets() -> Iterator[Case]:
         ("ways in a circle", "x,reference,http://127.0.0.1:{}/e.npz,,,MIT,s,n", "circle"),
         ("no HTTP", "x,reference,http://127.0.0.1:{}/e.npz,,,MIT,s,n", "noise"),
     ):
-        yield Case(f"assets: server that answers with {what}", lambda row=row, answer=answer: put(Path("assets.csv"), head + row.format(serve(answer)) + "\n"), fetch, (r"e\.npz|\bx\b",))
+        yield Case(
+            f"assets: server that answers with {what}",
+            lambda row=row, answer=answer: put(Path("assets.csv"), head + row.format(serve(answer)) + "\n"),
+            fetch,
+            (r"e\.npz|\bx\b",),
+        )
     lock = Path("results/assets/lock.json")
-    yield Case("assets: lock.json a list", lambda: (put(Path("assets.csv"), head + f"x,reference,http://127.0.0.1:{serve('good')}/e.npz,,,MIT,s,n\n"), put(lock, "[]")), fetch, (r"lock\.json",))
+    yield Case(
+        "assets: lock.json a list",
+        lambda: (
+            put(Path("assets.csv"), head + f"x,reference,http://127.0.0.1:{serve('good')}/e.npz,,,MIT,s,n\n"),
+            put(lock, "[]"),
+        ),
+        fetch,
+        (r"lock\.json",),
+    )
 
 
 def serve(kind: str) -> int:
@@ -402,12 +490,28 @@ def claims() -> Iterator[Case]:
     for what, content in (
         ("brackets 20,000 deep", "claims: " + "[" * 20000),
         ("a and b the same row", row % "cheaper, table: mar_table1, a: ar-raster-diffloss, b: ar-raster-diffloss"),
-        ("a and b the same row: better", row % "better, table: mar_table1, metric: fid, guided: false, a: ar-raster-diffloss, b: ar-raster-diffloss"),
-        ("a and b the same row: faster", row % "faster, table: mar_table1, a: ar-raster-diffloss, b: ar-raster-diffloss"),
+        (
+            "a and b the same row: better",
+            row % "better, table: mar_table1, metric: fid, guided: false, a: ar-raster-diffloss, b: ar-raster-diffloss",
+        ),
+        (
+            "a and b the same row: faster",
+            row % "faster, table: mar_table1, a: ar-raster-diffloss, b: ar-raster-diffloss",
+        ),
         ("a and b the same curve", row % "dominates, metric: fid, a: MAR, b: MAR"),
-        ("ordered rows the same", row % "ordered, table: mar_table1, metric: fid, guided: false, rows: [mar-default-diffloss, mar-default-diffloss]"),
-        ("ordered of one row", row % "ordered, table: mar_table1, metric: fid, guided: false, rows: [mar-default-diffloss]"),
-        ("all of the same claim", "claims:\n  - {id: a, text: t, source: s, check: {kind: faster, table: mar_table1, a: ar-raster-diffloss, b: mar-default-diffloss}}\n  - {id: b, text: t, source: s, check: {kind: all, claims: [a, a]}}\n"),
+        (
+            "ordered rows the same",
+            row
+            % "ordered, table: mar_table1, metric: fid, guided: false, rows: [mar-default-diffloss, mar-default-diffloss]",
+        ),
+        (
+            "ordered of one row",
+            row % "ordered, table: mar_table1, metric: fid, guided: false, rows: [mar-default-diffloss]",
+        ),
+        (
+            "all of the same claim",
+            "claims:\n  - {id: a, text: t, source: s, check: {kind: faster, table: mar_table1, a: ar-raster-diffloss, b: mar-default-diffloss}}\n  - {id: b, text: t, source: s, check: {kind: all, claims: [a, a]}}\n",
+        ),
         ("a table that the paper lacks", row % "faster, table: nothere, a: x, b: y"),
         ("a table that is a path", row % "faster, table: ../../etc, a: x, b: y"),
         ("a row that the paper lacks", row % "faster, table: mar_table1, a: nothere, b: mar-default-diffloss"),
@@ -417,7 +521,12 @@ def claims() -> Iterator[Case]:
         ("empty", ""),
         ("binary", bytes(range(256))),
         ("latin-1", b"claims: caf\xe9"),
-        ("an id twice", "claims:\n" + "  - {id: a, text: t, source: s, check: {kind: faster, table: mar_table1, a: ar-raster-diffloss, b: mar-default-diffloss}}\n" * 2),
+        (
+            "an id twice",
+            "claims:\n"
+            + "  - {id: a, text: t, source: s, check: {kind: faster, table: mar_table1, a: ar-raster-diffloss, b: mar-default-diffloss}}\n"
+            * 2,
+        ),
         ("an alias of itself", "claims: &a [*a]"),
         ("a Python object", "claims: !!python/object/apply:os.system ['touch pwned']"),
         ("a number of 5,000 digits", "claims: " + "9" * 5000),
@@ -472,12 +581,45 @@ def texts() -> Iterator[Case]:
         ):
             yield Case(f"texts: {what} as {place}", make, command, right="works", check=clean)
     verdict = lambda v: [c.update(reason="[/red]\x1b[31m", text="<b>[/]") for c in v] and v  # noqa: E731
-    yield Case("texts: rich markup in claims.json, summary", lambda: edit(ROOT / "claims.json", verdict), SUMMARY, right="works", check=clean)
-    yield Case("texts: rich markup in claims.json, every claim", lambda: edit(ROOT / "claims.json", verdict), (*SUMMARY, "--claims"), right="works", check=clean)
+    yield Case(
+        "texts: rich markup in claims.json, summary",
+        lambda: edit(ROOT / "claims.json", verdict),
+        SUMMARY,
+        right="works",
+        check=clean,
+    )
+    yield Case(
+        "texts: rich markup in claims.json, every claim",
+        lambda: edit(ROOT / "claims.json", verdict),
+        (*SUMMARY, "--claims"),
+        right="works",
+        check=clean,
+    )
     server = (("MLFLOW_TRACKING_URI", "http://user:secret-word@127.0.0.1:9"),)
-    yield Case("texts: password of the tracking server, terminal and files", nothing, ("mar", "track", *STUDY), right="works", check=no_secret, variables=server)
-    yield Case("texts: password of the tracking server, report", nothing, REPORT, right="works", check=no_secret, variables=server)
-    yield Case("texts: password in a token of the tracking server", nothing, ("mar", "track", *STUDY), right="works", check=no_secret, variables=(("MLFLOW_TRACKING_URI", "http://127.0.0.1:9/?token=secret-word"),))
+    yield Case(
+        "texts: password of the tracking server, terminal and files",
+        nothing,
+        ("mar", "track", *STUDY),
+        right="works",
+        check=no_secret,
+        variables=server,
+    )
+    yield Case(
+        "texts: password of the tracking server, report",
+        nothing,
+        REPORT,
+        right="works",
+        check=no_secret,
+        variables=server,
+    )
+    yield Case(
+        "texts: password in a token of the tracking server",
+        nothing,
+        ("mar", "track", *STUDY),
+        right="works",
+        check=no_secret,
+        variables=(("MLFLOW_TRACKING_URI", "http://127.0.0.1:9/?token=secret-word"),),
+    )
 
 
 def clean(output: str) -> str | None:
@@ -501,7 +643,12 @@ def shell() -> Iterator[Case]:
         )
 
     run = ("snakemake", "--configfile", "config/bad.yaml")
-    yield Case("shell: reference file named with a quote and a command", reference, (*run, "--", "results/bad/features/inception/reference/manifest.json"), seconds=200)
+    yield Case(
+        "shell: reference file named with a quote and a command",
+        reference,
+        (*run, "--", "results/bad/features/inception/reference/manifest.json"),
+        seconds=200,
+    )
 
     def cache() -> None:
         reference()
@@ -512,10 +659,19 @@ def shell() -> Iterator[Case]:
         (home / "weights-inception-2015-12-05-6726825d.pth").write_bytes(b"x")
         os.environ["TORCH_HOME"] = str(home.parents[1].resolve())
 
-    yield Case("shell: TORCH_HOME with a quote and a command", cache, (*run, "--", "results/bad/features/inception/reference/manifest.json"), seconds=200)
+    yield Case(
+        "shell: TORCH_HOME with a quote and a command",
+        cache,
+        (*run, "--", "results/bad/features/inception/reference/manifest.json"),
+        seconds=200,
+    )
     smoke = ("snakemake", "--configfile", "config/smoke.yaml")
     target = "results/smoke/tokenizers/pixels/model.safetensors"
-    for what, name in (("braces", "a{x}b"), ("a quote and blanks", "o'brien s $(touch pwned)"), ("a percent sign", "50%s")):
+    for what, name in (
+        ("braces", "a{x}b"),
+        ("a quote and blanks", "o'brien s $(touch pwned)"),
+        ("a percent sign", "50%s"),
+    ):
 
         def moved(name: str = name) -> None:
             Path(name).mkdir()
@@ -523,7 +679,9 @@ def shell() -> Iterator[Case]:
             Path(name, "results").mkdir()
             os.chdir(name)
 
-        yield Case(f"shell: checkout in a folder with {what}", moved, (*smoke, "--", target), right="works", seconds=200)
+        yield Case(
+            f"shell: checkout in a folder with {what}", moved, (*smoke, "--", target), right="works", seconds=200
+        )
     yield Case(
         "shell: image folder with a quote and blanks",
         lambda: photos("o'brien s $(touch pwned)"),
@@ -542,13 +700,19 @@ def photos(name: str, count: int = 6, classes: tuple[str, ...] = ("a", "b")) -> 
         for i in range(count):
             Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(Path(name, label, f"{i}.png"))
     Path("config/bad.yaml").write_text(
-        "extends: smoke.yaml\nstudy: bad\ndata: " + json.dumps({"kind": "imagefolder", "path": name, "image_size": 32}) + "\n"
+        "extends: smoke.yaml\nstudy: bad\ndata: "
+        + json.dumps({"kind": "imagefolder", "path": name, "image_size": 32})
+        + "\n"
     )
 
 
 def court() -> Iterator[Case]:
     command = ("mar", "court", "--samples", "x.npz", *STUDY)
-    header = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000000, 32, 32, 3), }".ljust(117) + b"\n"
+    header = (
+        b"\x93NUMPY\x01\x00v\x00"
+        + b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000000, 32, 32, 3), }".ljust(117)
+        + b"\n"
+    )
     pixels = np.zeros((60, 32, 32, 3), np.uint8)
     for what, make in (
         ("header of 10^18 images", lambda: zipped({"arr_0.npy": header}, "x.npz")),
@@ -570,11 +734,20 @@ def court() -> Iterator[Case]:
         ("of another width", lambda: np.savez("r.npz", mu=np.zeros(5), sigma=np.eye(5))),
         ("NaN", lambda: np.savez("r.npz", mu=np.full(2048, np.nan), sigma=np.eye(2048))),
     ):
-        yield Case(f"court: reference {what}", make, ("mar", "court", "--samples", str(SAMPLES), *STUDY, "--reference", "r.npz", "--unknown-hash"), (r"r\.npz",))
+        yield Case(
+            f"court: reference {what}",
+            make,
+            ("mar", "court", "--samples", str(SAMPLES), *STUDY, "--reference", "r.npz", "--unknown-hash"),
+            (r"r\.npz",),
+        )
 
 
 def bomb_npz() -> None:
-    header = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 64, 64, 3), }".ljust(117) + b"\n"
+    header = (
+        b"\x93NUMPY\x01\x00v\x00"
+        + b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 64, 64, 3), }".ljust(117)
+        + b"\n"
+    )
     with zipfile.ZipFile("x.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("arr_0.npy", "w") as member:
         member.write(header)
         member.write(bytes(1 << 20))
@@ -600,11 +773,21 @@ def images() -> Iterator[Case]:
         ("a device by a link", lambda a: (a / "z.png").symlink_to("/dev/zero")),
         ("a link to nothing", lambda a: (a / "z.png").symlink_to("nothere.png")),
         ("a link to itself", lambda a: (a / "z.png").symlink_to("z.png")),
-        ("a PostScript that runs", lambda a: put(a / "z.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(touch pwned) system\n")),
+        (
+            "a PostScript that runs",
+            lambda a: put(a / "z.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(touch pwned) system\n"),
+        ),
         ("of one pixel", lambda a: Image.new("RGB", (1, 1)).save(a / "z.png")),
     ):
         right = what == "of one pixel"
-        yield Case(f"data: image {what}", one(make), prepare, right="works", check=(lambda _: None) if right else skipped, seconds=60)
+        yield Case(
+            f"data: image {what}",
+            one(make),
+            prepare,
+            right="works",
+            check=(lambda _: None) if right else skipped,
+            seconds=60,
+        )
     for what, mode in (("16-bit", np.uint16), ("float", np.float32)):
 
         def deep(a: Path, mode: Any = mode) -> None:
@@ -639,10 +822,23 @@ def system() -> Iterator[Case]:
     db = Path("results/mlflow.db")
     works: dict[str, Any] = {"right": "works", "seconds": 120}
     yield Case("system: mlflow: database of garbage", write(db, b"garbage" * 999), track, **works)
-    yield Case("system: mlflow: database a folder", lambda: (db.unlink(missing_ok=True), db.mkdir(parents=True)), track, **works)
+    yield Case(
+        "system: mlflow: database a folder",
+        lambda: (db.unlink(missing_ok=True), db.mkdir(parents=True)),
+        track,
+        **works,
+    )
     yield Case("system: mlflow: database a FIFO", lambda: (db.unlink(missing_ok=True), os.mkfifo(db)), track, **works)
-    for what, uri in (("file:///", "file:///tmp/x"), ("./mlruns", "./mlruns"), ("nobody", "http://127.0.0.1:9"), ("nonsense", "nonsense://x"), ("databricks", "databricks")):
-        yield Case(f"system: mlflow: server that is {what}", nothing, track, variables=(("MLFLOW_TRACKING_URI", uri),), **works)
+    for what, uri in (
+        ("file:///", "file:///tmp/x"),
+        ("./mlruns", "./mlruns"),
+        ("nobody", "http://127.0.0.1:9"),
+        ("nonsense", "nonsense://x"),
+        ("databricks", "databricks"),
+    ):
+        yield Case(
+            f"system: mlflow: server that is {what}", nothing, track, variables=(("MLFLOW_TRACKING_URI", uri),), **works
+        )
 
     def limit(size: int, *made: Path) -> Callable[[], object]:
         return lambda: (remove(*made), resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
@@ -670,7 +866,12 @@ def system() -> Iterator[Case]:
             made.write_text("a file where a folder has to be") if not made.suffix else made.mkdir()
 
         yield Case(f"system: a file or folder in the way: {what}", blocked, command, (made.name,))
-    yield Case("system: too few open files: train", lambda: (remove(RUN), resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))), TRAIN, ("open files",))
+    yield Case(
+        "system: too few open files: train",
+        lambda: (remove(RUN), resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))),
+        TRAIN,
+        ("open files",),
+    )
     yield Case("system: too little memory: train", lambda: remove(RUN), TRAIN, ("memory",), memory=900 << 20)
     assert MEMORY
     assert csv

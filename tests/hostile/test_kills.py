@@ -70,7 +70,7 @@ def killed(work: Callable[[], object], moment: int) -> bool:
 
 
 def content(root: Path) -> dict[str, Any]:
-    """Every file that stages write below a folder, by its path: its checksum, or its JSON without times and machines."""
+    """Every file that stages write below a folder, by its path: its checksum, or its JSON without times."""
     found: dict[str, Any] = {}
     for path in sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink()):
         if path.suffix == ".json":

@@ -172,9 +172,7 @@ def test_trainings_wait_for_the_gate_where_a_study_has_one(fresh: Any) -> None:
         ("latin-1", "no valid YAML: 'utf-8' codec can't decode byte 0xe9"),
     ],
 )
-def test_a_file_that_is_no_study_is_named_before_snakemake_reads_it(
-    kind: str, said: str, project: Any
-) -> None:
+def test_a_file_that_is_no_study_is_named_before_snakemake_reads_it(kind: str, said: str, project: Any) -> None:
     file = project.folder / "config" / "bad.yaml"
     os.mkfifo(file) if kind == "pipe" else file.write_bytes(b"title: caf\xe9\n")
     output = project.fails("-n", "--configfile", "config/bad.yaml")

@@ -414,9 +414,10 @@ def reference_file():
     reference = STUDY.metrics.reference
     if reference is None or Path(reference.file).is_dir():
         return []
-    if reference.file not in PUBLISHED and not Path(reference.file).exists():
+    if reference.file not in PUBLISHED and not Path(reference.file).is_file():
         raise WorkflowError(
-            f"metrics.reference.file {reference.file}: neither in config/assets.csv nor a file or folder"
+            f"{CONFIGFILES[-1]}: metrics.reference.file: found {reference.file!r}; accepted: a name in"
+            " config/assets.csv, a file, or a folder"
         )
     return [fetched(reference.file) if reference.file in PUBLISHED else reference.file]
 

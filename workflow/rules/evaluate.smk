@@ -21,7 +21,9 @@ rule features_real:
         job=job("features", "{extractor}", "{split}"),
         recipe=features_recipe,
     shell:
-        launch("features", extractor="{wildcards.extractor:q}", set="{wildcards.split:q}")
+        launch(
+            "features", extractor="{wildcards.extractor:q}", set="{wildcards.split:q}"
+        )
 
 
 rule features:

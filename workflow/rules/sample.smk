@@ -22,7 +22,9 @@ rule sweep:
         job=job("sweep", "{variant}", "{setting}"),
         recipe=sweep_recipe,
     shell:
-        launch("sweep", variant="{wildcards.variant:q}", setting="{wildcards.setting:q}")
+        launch(
+            "sweep", variant="{wildcards.variant:q}", setting="{wildcards.setting:q}"
+        )
 
 
 rule sample:

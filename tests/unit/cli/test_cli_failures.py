@@ -64,7 +64,9 @@ def test_an_error_that_names_no_file_names_the_command(resolved: str, monkeypatc
     "error",
     [
         MemoryError(),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 32000000000 bytes"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 32000000000 bytes"
+        ),
         RuntimeError("unable to mmap 4096 bytes from file <x>: Cannot allocate memory (12)"),
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     ],

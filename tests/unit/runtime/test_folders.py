@@ -22,7 +22,9 @@ class TestHold:
         waiting = [sys.executable, "-c", self.HOLD + "; sys.stdin.read()", str(file)]
         with subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
             assert first.stdout is not None and first.stdout.readline() == b"held\n"
-            with pytest.raises(ValueError, match=f"snakemake works here already: process {first.pid} of user .*accepted"):
+            with pytest.raises(
+                ValueError, match=f"snakemake works here already: process {first.pid} of user .*accepted"
+            ):
                 folders.hold(file, "snakemake")
             first.kill()
         done = subprocess.run([sys.executable, "-c", self.HOLD, str(file)], capture_output=True, check=True)

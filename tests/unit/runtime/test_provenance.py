@@ -22,7 +22,9 @@ def git(folder: Path, *words: str) -> str:
 def said(folder: Path) -> str:
     environment = {k: v for k, v in os.environ.items() if k != "MAR_GIT_COMMIT"} | {"PYTHONPATH": str(folder)}
     command = [sys.executable, "-c", SAY]
-    return subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        command, cwd=folder, env=environment, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 @pytest.fixture

@@ -31,7 +31,10 @@ def refusal(path: Path) -> str:
 
 class TestFile:
     def test_missing_file_is_named(self, tmp_path: Path) -> None:
-        assert refusal(tmp_path / "no.yaml") == f"{tmp_path}/no.yaml: cannot be read: No such file or directory; accepted: a YAML file"
+        assert (
+            refusal(tmp_path / "no.yaml")
+            == f"{tmp_path}/no.yaml: cannot be read: No such file or directory; accepted: a YAML file"
+        )
 
     def test_a_list_is_no_study(self, tmp_path: Path) -> None:
         write(tmp_path, a="- 1\n")

@@ -22,7 +22,9 @@ def saved(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
 def test_a_prefix_of_all_names_is_taken_off_and_told(tmp_path: Path, prefix: str) -> None:
     weights = published.weights("mar_tiny")
     plain = import_weights("official-mar", saved(tmp_path, weights), "plain", tmp_path)
-    report = import_weights("official-mar", saved(tmp_path, {prefix + k: v for k, v in weights.items()}), "ddp", tmp_path)
+    report = import_weights(
+        "official-mar", saved(tmp_path, {prefix + k: v for k, v in weights.items()}), "ddp", tmp_path
+    )
     assert report.sha256 == plain.sha256
     assert [key for key in report.beside if report.beside[key].startswith("stood before the names")]
 
@@ -63,7 +65,7 @@ def test_numbers_that_are_no_weights_are_refused(tmp_path: Path, change, message
 
 @pytest.mark.parametrize("name", ["../../x", "/x", "a'$(touch pwned)", "x" * 101, ".x", "-x", "a\n", ""])
 def test_names_are_plain(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="--as: found .*; accepted: letters, digits"):
+    with pytest.raises(ValueError, match=r"--as: found .*; accepted: letters, digits"):
         import_weights("official-mar", saved(tmp_path, published.weights("mar_tiny")), name, tmp_path / "assets")
     assert not (tmp_path / "assets").exists()
 
