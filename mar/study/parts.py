@@ -277,7 +277,7 @@ class Backbone(Section):
     @model_validator(mode="after")
     def _check(self) -> Backbone:
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}; accepted: one")
         self._belongs("patch", "dit")
         self._belongs("gate_init", "scales")
         if self.shared_aln and self.kind != "scales":
@@ -347,13 +347,13 @@ class Recipe(Section):
         self._has_length()
         for key in ("images", "checkpoint_images", "log_images", "warmup_images"):
             if getattr(self, key) % self.batch:
-                raise ValueError(f"{key} {getattr(self, key)} is not a multiple of batch {self.batch}")
+                raise ValueError(f"{key} {getattr(self, key)} is not a multiple of batch {self.batch}; accepted: one")
         if self.images and self.warmup_images > self.images:
             raise ValueError(f"warmup_images {self.warmup_images} of images {self.images}; accepted: at most as many")
         if self.warmup_from and not self.warmup_images:
             raise ValueError(f"warmup_from {self.warmup_from} belongs to a warm-up, and warmup_images is 0")
         if self.batch % (self.micro_batch or self.batch):
-            raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
+            raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}; accepted: one")
         if (self.schedule == "linear") != (self.final_rate is not None):
             raise ValueError(f"final_rate belongs to schedule linear and is needed there; schedule {self.schedule}")
         shares = self._shares if self.images else list(self.evaluate_at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import string
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from mar.study.study import FACTORS, Study
 FILES = 100  # that one study extends, at most
 VARIANTS = 10_000  # that one matrix crosses, at most
 MISTAKES = 10  # that one message lists, at most
+LOOKED_UP = 200  # mistakes whose lines are looked up, at most
 MAPPING = "a mapping with the keys of a study"
 LARGEST = 2_000_000  # bytes of a study file
 
@@ -72,11 +74,11 @@ def blame(error: ValueError, source: Path) -> StudyError:
     """The error with the file and line of each mistake, in the study file `source` or one that it extends."""
     mistakes = error.mistakes if isinstance(error, MistakesError) else [Mistake((), str(error), ())]
     if files := list(_files(source)):
-        found = sorted(((line_of(mistake.place, files), mistake) for mistake in mistakes), key=lambda one: one[0])
+        found = sorted(((line_of(m.place, files), m) for m in mistakes[:LOOKED_UP]), key=lambda one: one[0])
         lines = [f"{files[i][0]}:{line}: {mistake}" for (i, line), mistake in found]
     else:
         lines = [f"{source}: {mistake}" for mistake in mistakes]
-    if (more := len(lines) - MISTAKES) > 0:
+    if (more := len(mistakes) - MISTAKES) > 0:
         lines[MISTAKES:] = [f"{source}: and {more} more mistakes"]
     return StudyError("\n".join(lines))
 
@@ -189,7 +191,9 @@ def _extend(values: dict[str, Any], source: Path, seen: tuple[Path, ...] = ()) -
         raise StudyError(f"{source}: extends: found {name!r}; accepted: the path of one study file")
     base = _base(source, name)
     if base in seen:
-        raise StudyError(f"{source}: extends: {base.name} extends itself through {[p.name for p in seen]}")
+        raise StudyError(
+            f"{source}: extends: {base.name} extends itself through {[p.name for p in seen]}; accepted: another"
+        )
     if len(seen) >= FILES:
         raise StudyError(f"{source}: extends: found a chain of more than {FILES} files; accepted: at most {FILES}")
     if not base.is_file():
@@ -228,13 +232,27 @@ def _expand_matrix(values: dict[str, Any], source: Path) -> dict[str, Any]:
         raise blame(MistakesError([Mistake((), str(error), ("matrix",))]), source) from None
 
 
+def _check_template(name: str, factors: list[str]) -> None:
+    """Refuse a template that asks for more than factors by their names: for parts of them, or for a width."""
+    accepted = ", ".join(f"{{{factor}}}" for factor in factors)
+    try:
+        fields = list(string.Formatter().parse(name))
+    except ValueError as error:
+        raise ValueError(f"matrix.name: {error} in {name!r}; accepted: {accepted}") from None
+    for _, field, width, conversion in fields:
+        if field is not None and (field not in factors or width or conversion):
+            raise ValueError(f"matrix.name: {field!r} in {name!r}; accepted: {accepted}")
+
+
 def _expanded(values: dict[str, Any]) -> dict[str, Any]:
     """The mapping with the variants of `matrix`: lists of factors are crossed, and `exclude` drops combinations."""
     matrix = values.get("matrix")
     if matrix is None:
         return values
     if not isinstance(matrix, dict) or not isinstance(matrix.get("name"), str):
-        raise ValueError("matrix: needs name (a template as '{backbone}-{head}') and lists of factors")
+        raise ValueError(
+            "matrix: needs name (a template as '{backbone}-{head}') and lists of factors; accepted: a mapping with both"
+        )
     variants = values.get("variants", {})
     if not isinstance(variants, dict):
         raise ValueError(f"variants: found {type(variants).__name__}; accepted: a mapping of variants")
@@ -250,16 +268,13 @@ def _expanded(values: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"matrix.exclude: found {rule!r}; accepted: {accepted}")
     if (count := math.prod(map(len, crossed.values()))) > VARIANTS:
         raise ValueError(f"matrix: found {count} combinations; accepted: at most {VARIANTS}")
+    _check_template(name, list(crossed))
     expanded: dict[str, Any] = {}
     for combination in itertools.product(*crossed.values()):
         factors = dict(zip(crossed, combination, strict=True))
         if any(all(factors[k] == v for k, v in rule.items()) for rule in exclude):
             continue
-        try:
-            variant = name.format(**factors)
-        except (KeyError, IndexError, AttributeError, ValueError) as error:
-            accepted = ", ".join(f"{{{factor}}}" for factor in crossed)
-            raise ValueError(f"matrix.name: {error} in {name!r}; accepted: {accepted}") from None
+        variant = name.format(**factors)
         if variant in expanded:
             raise ValueError(f"matrix.name: {name!r} calls two combinations {variant!r}; name every factor")
         expanded[variant] = {**shared, **factors}

@@ -84,7 +84,7 @@ class Metrics(Section):
         if self.neighbours >= self.samples:
             raise ValueError(f"neighbours {self.neighbours} of samples {self.samples}; accepted: fewer than samples")
         if self.samples % self.chunk:
-            raise ValueError(f"samples {self.samples} is not a multiple of chunk {self.chunk}")
+            raise ValueError(f"samples {self.samples} is not a multiple of chunk {self.chunk}; accepted: one")
         return self
 
 

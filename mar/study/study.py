@@ -190,7 +190,7 @@ class Study(Section):
         if self.data.image_size % step:
             raise ValueError(
                 f"tokenizers.{name}: stride {tok.stride} x group {tok.group} = {step} does not divide "
-                f"data.image_size {self.data.image_size}"
+                f"data.image_size {self.data.image_size}; accepted: one that does"
             )
         side = self.data.image_size // step
         if tok.scales and tok.scales[-1] != side:
@@ -237,7 +237,7 @@ class Study(Section):
         self._check_classes("learning.samples", learning.samples)
         if learning.samples % self.metrics.chunk:
             raise ValueError(
-                f"learning.samples {learning.samples} is not a multiple of metrics.chunk {self.metrics.chunk}"
+                f"learning.samples {learning.samples} is not a multiple of metrics.chunk {self.metrics.chunk}; accepted: one"
             )
         for name, setting in learning.setting.items():
             self._check_settings("learning.setting", name, (setting,))
@@ -348,5 +348,5 @@ class Study(Section):
             self._check_classes(f"{at}.sweep.samples", sampling.sweep.samples)
         if sampling.sweep and sampling.sweep.samples % self.metrics.chunk:
             raise ValueError(
-                f"{at}.sweep.samples {sampling.sweep.samples} is not a multiple of metrics.chunk {self.metrics.chunk}"
+                f"{at}.sweep.samples {sampling.sweep.samples} is not a multiple of metrics.chunk {self.metrics.chunk}; accepted: one"
             )

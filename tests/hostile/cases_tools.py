@@ -71,7 +71,7 @@ def command_lines() -> Iterator[Case]:
         ("study empty", ("mar", "plan", "--study", ""), "--study"),
         ("study a folder", ("mar", "plan", "--study", "results/smoke"), "results/smoke"),
         ("study with a zero byte", ("mar", "plan", "--study", "a\0b"), "--study|null"),
-        ("study of 5,000 characters", ("mar", "plan", "--study", "x" * 5000), "--study"),
+        ("study of 5,000 characters", ("mar", "plan", "--study", "x" * 5000), "name too long"),
         ("study of 5,000 characters as file", ("mar", "plan", "--study", "x" * 5000 + ".yaml"), "long"),
         ("study no UTF-8", ("mar", "plan", "--study", "caf\udce9.yaml"), "caf"),
         ("variant unknown", (*sample, "--variant", "nothere", "--seed", "0", "--setting", "mar-diff-4"), "--variant"),

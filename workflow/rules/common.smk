@@ -38,6 +38,14 @@ except reading.StudyError as error:
 except ValueError as error:
     raise WorkflowError(str(reading.blame(error, Path(CONFIGFILES[-1]))))
 
+if STUDY.reuse and not (
+    (layout.RESULTS / STUDY.reuse).is_dir()
+    or layout.shipped(f"{STUDY.reuse}.yaml").exists()
+):
+    raise WorkflowError(
+        f"{CONFIGFILES[-1]}: reuse: found {STUDY.reuse!r}; accepted: a study that has results, or one that ships"
+    )
+
 # The commands read the resolved study. It is no input of the rules, since `params` hold what each result depends on.
 STUDY_FILE = str(reading.write_resolved(STUDY))
 ROOT = layout.RESULTS / STUDY.study
@@ -422,6 +430,9 @@ def reference_file():
     return [fetched(reference.file) if reference.file in PUBLISHED else reference.file]
 
 
+REFERENCE = reference_file()
+
+
 def judge_weights(wildcards):
     """Weights of the extractor of a rule."""
     return extractor_weights(wildcards.extractor)
@@ -429,7 +440,7 @@ def judge_weights(wildcards):
 
 def real_files(wildcards):
     """File of Inception's reference where the rule makes the features of `reference`."""
-    return reference_file() if wildcards.split == "reference" else []
+    return REFERENCE if wildcards.split == "reference" else []
 
 
 def features_recipe(wildcards):
