@@ -108,8 +108,8 @@ def newest(folder: Path) -> Path | None:
         )
     if entries:
         raise ValueError(
-            f"{folder}: none of its {len(entries)} checkpoints is intact; accepted: one with the checksum in {INDEX}; move "
-            "the folder away to start anew"
+            f"{folder}: none of its {len(entries)} checkpoints is intact; accepted: one with the checksum in "
+            f"{INDEX}; move the folder away to start anew"
         )
     return None
 

@@ -237,7 +237,8 @@ class Study(Section):
         self._check_classes("learning.samples", learning.samples)
         if learning.samples % self.metrics.chunk:
             raise ValueError(
-                f"learning.samples {learning.samples} is not a multiple of metrics.chunk {self.metrics.chunk}; accepted: one"
+                f"learning.samples {learning.samples} is not a multiple of metrics.chunk {self.metrics.chunk}; "
+                "accepted: one"
             )
         for name, setting in learning.setting.items():
             self._check_settings("learning.setting", name, (setting,))
@@ -348,5 +349,6 @@ class Study(Section):
             self._check_classes(f"{at}.sweep.samples", sampling.sweep.samples)
         if sampling.sweep and sampling.sweep.samples % self.metrics.chunk:
             raise ValueError(
-                f"{at}.sweep.samples {sampling.sweep.samples} is not a multiple of metrics.chunk {self.metrics.chunk}; accepted: one"
+                f"{at}.sweep.samples {sampling.sweep.samples} is not a multiple of metrics.chunk {self.metrics.chunk}; "
+                "accepted: one"
             )

@@ -4,8 +4,8 @@
 
 Every case gets a copy of a small study in which every stage has run, makes one thing wrong in it and types one
 command. A command that has to refuse ends with a status that is not zero and a message of at most 15 lines, which
-names the file and the key and says what is accepted; where the input is legal after all, it works. In either case nothing foreign runs, nothing
-outside is touched and nothing half-written is left. The cases are what `cases` yields in
+names the file and the key and says what is accepted; where the input is legal after all, it works. In either case
+nothing foreign runs, nothing outside is touched and nothing half-written is left. The cases are what `cases` yields in
 `cases_*.py`.
 """
 
