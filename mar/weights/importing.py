@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -29,6 +30,7 @@ from mar.runtime.files import atomic, sha256
 from mar.runtime.folders import lock
 from mar.runtime.provenance import provenance
 from mar.study import layout
+from mar.study.mistakes import of_validation
 from mar.study.records import ImportCounts, ImportedFile, ImportRecord
 from mar.weights.names import FORMATS, Mapped
 
@@ -107,7 +109,7 @@ def import_weights(format: str, file: Path, name: str, folder: Path, asset: Asse
                 return record
         report.unlink(missing_ok=True)
         with opened(file, folder) as path:
-            tensors, rest = pick(read(path), format, file)
+            tensors, rest = pick(read(path, file), format, file)
             check_numbers(tensors, file)
             mapped, architecture = checked(format, tensors, file)
             dtypes = {source: str(t.dtype).removeprefix("torch.") for source, t in tensors.items()}
@@ -161,12 +163,15 @@ def _print(record: ImportRecord, mapped: Mapped, file: Path, result: Path) -> No
 
 
 @contextlib.contextmanager
-def opened(file: Path, scratch: Path, depth: int = NESTED) -> Iterator[Path]:
+def opened(file: Path, scratch: Path, depth: int = NESTED, named: Path | None = None) -> Iterator[Path]:
     """Yield the checkpoint: the file itself, or the only checkpoint inside a plain zip, unpacked into `scratch`.
+
+    Messages name the file `named`, by default `file`; `depth` zips may be in each other.
 
     Raises:
         ValueError: a TorchScript archive, a damaged zip, or one with none or several checkpoints.
     """
+    named = named or file
     if file.suffix == ".safetensors" or not zipfile.is_zipfile(file):
         yield file
         return
@@ -174,7 +179,7 @@ def opened(file: Path, scratch: Path, depth: int = NESTED) -> Iterator[Path]:
         members = archive.namelist()
         if any(m.endswith("/constants.pkl") or "/code/" in m for m in members):
             raise ValueError(
-                f"{file}: a TorchScript archive holds code, which is not run; accepted: safetensors or a checkpoint. "
+                f"{named}: a TorchScript archive holds code, which is not run; accepted: safetensors or a checkpoint. "
                 "Of the consistency decoder take diffusers' diffusion_pytorch_model.safetensors: `mar import "
                 "consistency-decoder` fetches it (openai/consistency-decoder)"
             )
@@ -182,32 +187,35 @@ def opened(file: Path, scratch: Path, depth: int = NESTED) -> Iterator[Path]:
             yield file
             return
         if not depth:
-            raise ValueError(f"{file}: holds zips in zips; accepted: at most {NESTED} in each other")
+            raise ValueError(f"{named}: holds zips in zips; accepted: at most {NESTED} in each other")
         checkpoints = [m for m in members if m.endswith(ARCHIVES)]
         if len(checkpoints) != 1:
-            raise ValueError(f"{file}: found {members[:SHOWN]}; accepted: a zip with one of {', '.join(ARCHIVES)}")
+            raise ValueError(f"{named}: found {members[:SHOWN]}; accepted: a zip with one of {', '.join(ARCHIVES)}")
         with tempfile.TemporaryDirectory(dir=scratch, prefix=".unzip-") as temporary:
             inner = Path(temporary) / Path(checkpoints[0]).name
             try:
                 with archive.open(checkpoints[0]) as source, open(inner, "wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
             except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-                raise ValueError(f"{file}: {error}; accepted: a whole zip without a password") from None
-            with opened(inner, scratch, depth - 1) as path:
+                raise ValueError(f"{named}: {error}; accepted: a whole zip without a password") from None
+            with opened(inner, scratch, depth - 1, named) as path:
                 yield path
 
 
-def read(file: Path) -> Any:
+def read(file: Path, named: Path | None = None) -> Any:
     """Content of a checkpoint; tensors are mapped from disk. No code from the file is run.
+
+    Messages name the file `named`, by default `file`.
 
     Raises:
         ValueError: no checkpoint, or one that asks for more than tensors and the known shells.
     """
+    named = named or file
     if file.suffix == ".safetensors":
         try:
             return load_file(file)
         except Exception as error:
-            raise ValueError(f"{file}: {error}; accepted: a safetensors file") from None
+            raise ValueError(f"{named}: {error}; accepted: a safetensors file") from None
     is_zip = zipfile.is_zipfile(file)  # torch before 1.6 wrote no zips
     shells: list[Any] = []
     if is_zip:
@@ -215,10 +223,10 @@ def read(file: Path) -> Any:
             classes = torch.serialization.get_unsafe_globals_in_checkpoint(file)
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"{file}: cannot be read: {reason}; accepted: a whole checkpoint of torch") from None
+            raise ValueError(f"{named}: cannot be read: {reason}; accepted: a whole checkpoint of torch") from None
         unknown = [name for name in classes if name.partition(".")[0] not in SHELLS]
         if unknown:
-            raise ValueError(f"{file}: asks for {', '.join(sorted(unknown))}, {_accepted()}")
+            raise ValueError(f"{named}: asks for {', '.join(sorted(unknown))}, {_accepted()}")
         classes = [name for name in classes if name != "argparse.Namespace"]  # read as it is, for the report
         # Lightning's dictionaries have items, and torch puts items into plain dictionaries alone.
         shells += [(OrderedDict if name.endswith(".AttributeDict") else Shell, name) for name in classes]
@@ -227,7 +235,7 @@ def read(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError, KeyError) as error:
         message = str(error).partition("Please use")[0].partition("\n\n")[-1] or str(error)
-        raise ValueError(f"{file}: cannot be read: {' '.join(message.split())[:300]}; {_accepted()}") from None
+        raise ValueError(f"{named}: cannot be read: {' '.join(message.split())[:300]}; {_accepted()}") from None
 
 
 def _accepted() -> str:
@@ -303,8 +311,12 @@ def checked(format: str, tensors: dict[str, Tensor], file: Path) -> tuple[Mapped
         if kind in ("kl", "vq") and architecture["kind"] != kind:
             raise ValueError(f"it is a {architecture['kind']} autoencoder; accepted: format ldm-{architecture['kind']}")
         expected = build(architecture).state_dict()
+    except ValidationError as error:  # the sizes of the tensors are none of a model
+        found = "; ".join(map(str, of_validation(error, {})))
+        raise ValueError(f"{file}: as {format}: the tensors tell {found}") from None
     except ValueError as error:
-        raise ValueError(f"{file}: as {format}: {error}") from None
+        accepted = "" if "accepted" in str(error) else f"; accepted: the tensors of {format}"
+        raise ValueError(f"{file}: as {format}: {error}{accepted}") from None
     compare(expected, mapped, f"{file}: as {format} {architecture}")
     return mapped, architecture
 
