@@ -73,7 +73,7 @@ def table(file: Path) -> dict[str, Asset]:
         if None in row or None in row.values():
             raise ValueError(f"{where}: found {len(row)} columns; accepted: {len(COLUMNS)}")
         if row["name"] in assets:
-            raise ValueError(f"{where}: name {row['name']!r} is there twice")
+            raise ValueError(f"{where}: name {row['name']!r} is there twice; accepted: once")
         digest = row["sha256"]
         if digest and (len(digest) != 64 or not set(digest) <= set("0123456789abcdef")):
             raise ValueError(f"{where}: sha256 {digest!r}; accepted: 64 hex digits, or nothing")

@@ -37,6 +37,7 @@ CLAIMS = ("mar", "claims", *STUDY)
 SUMMARY = ("mar", "summary", *STUDY)
 REPORT = ("mar", "report", *STUDY, "--figures", "figures/smoke")
 PREPARE = ("mar", "prepare", *STUDY)
+TRADEOFF = ("mar", "figure", *STUDY, "--name", "tradeoff", "--out", "figures/smoke")
 JOBS = ("mar", "jobs", *STUDY)
 WATCH = ("mar", "watch", *STUDY)
 
@@ -251,7 +252,7 @@ RECORDS: dict[str, tuple[Path, tuple[str, ...], tuple[Path, ...]]] = {
     "feature manifest": (FEATURES / SET / "manifest.json", MEANS, (STATISTICS / "mar-diffloss",)),
     "metrics": (METRICS, TABLE, ()),
     "metrics of held-out images": (ROOT / "metrics/reference.json", TABLE, ()),
-    "speed": (ROOT / "speed/mar-diffloss.json", CLAIMS, ()),
+    "speed": (ROOT / "speed/mar-diffloss.json", TRADEOFF, ()),
     "claims": (ROOT / "claims.json", SUMMARY, ()),
     "tracked runs": (ROOT / "mlflow.json", REPORT, ()),
     "job": (ROOT / "jobs/x/job.json", JOBS, ()),
@@ -651,7 +652,7 @@ def records() -> Iterator[Case]:
         ("of another variant", lambda v: v.update(variant="dit")),
     ):
         yield Case(
-            f"files: speed {what}: claims", lambda alter=alter: edit(speed, alter), CLAIMS, (r"mar-diffloss\.json",)
+            f"files: speed {what}: figure", lambda alter=alter: edit(speed, alter), TRADEOFF, (r"mar-diffloss\.json",)
         )
     run = RUN / "run.json"
     for what, alter in (
