@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from mar.paper.numbers import paper_rows
+from mar.study.mistakes import describe
 from mar.study.parts import Name, Section
 from mar.study.reading import MISTAKES, read
 
@@ -338,12 +339,11 @@ def load(path: str | Path) -> tuple[Claim, ...]:
 
 
 def _describe(path: Path, values: Any, error: Any) -> str:
-    loc, message = list(error["loc"]), error["msg"].removeprefix("Value error, ")
+    loc = list(error["loc"])
     where = f"{path}: "
     if loc[:1] == ["claims"] and len(loc) > 1 and isinstance(loc[1], int):
         entry = values["claims"][loc[1]]
         where += f"claim {entry.get('id', loc[1]) if isinstance(entry, dict) else loc[1]}: "
         # pydantic puts the kind of the predicate between `check` and its key
         loc = [part for i, part in enumerate(loc[2:]) if not (i == 1 and loc[2] == "check")]
-    found = "" if error["type"] in ("value_error", "missing") else f"; found {error['input']!r}"
-    return f"{where}{'.'.join(map(str, loc)) + ': ' if loc else ''}{message}{found}"
+    return f"{where}{'.'.join(map(str, loc)) + ': ' if loc else ''}{describe(error)}"

@@ -34,6 +34,7 @@ ACCEPTED = {
     "less_than": "below {lt}",
     "less_than_equal": "at most {le}",
     "literal_error": "{expected}",
+    "union_tag_invalid": "{expected_tags}",
     "too_short": "at least {min_length} entries",
     "too_long": "at most {max_length} entries",
 }
