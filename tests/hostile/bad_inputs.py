@@ -39,7 +39,7 @@ MEMORY = 12 << 30  # bytes of address space of a command, at most
 # What a message says besides "accepted": how to make the file again, or what to do about the machine.
 REMEDY = re.compile(r"accepted|again|is missing|make room|raise the limit|check the disk|is needed|Try 'mar", re.I)
 GOOD = ("refused", "works")
-OUTCOMES = (*GOOD, "traceback", "accepted wrongly", "unclear", "executed", "leak", "lost", "hang")
+OUTCOMES = (*GOOD, "traceback", "accepted wrongly", "unclear", "executed", "leak", "lost", "hang", "not tried")
 PRECIOUS = "not yours\n"
 
 
@@ -271,15 +271,27 @@ def resolved(file: str) -> None:
 
 def table(cases: list[Case], outcomes: list[Outcome]) -> str:
     """Markdown: counts by kind, then every case."""
+    from mar.runtime.text import one_line
+
     kinds = list(dict.fromkeys(case.kind for case in cases))
-    lines = ["| kind | tried | refused clearly | works, as it is legal | other |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| kind | tried | refused clearly | works, as it is legal | other | not tried |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     for kind in [*kinds, ""]:
         counts = Counter(o.outcome for c, o in zip(cases, outcomes, strict=True) if kind in ("", c.kind))
-        other = counts.total() - counts["refused"] - counts["works"]
-        lines.append(f"| {kind or 'all'} | {counts.total()} | {counts['refused']} | {counts['works']} | {other} |")
+        tried = counts.total() - counts["not tried"]
+        cells = [
+            tried,
+            counts["refused"],
+            counts["works"],
+            tried - counts["refused"] - counts["works"],
+            counts["not tried"],
+        ]
+        lines.append(f"| {kind or 'all'} | {' | '.join(map(str, cells))} |")
     lines += ["", "| case | command | outcome |", "|---|---|---|"]
     for case, outcome in zip(cases, outcomes, strict=True):
-        words = " ".join(case.command).replace("|", "\\|")
+        words = one_line(" ".join(case.command)).replace("|", "\\|")
         words = words if len(words) < 90 else words[:87] + "..."
         lines.append(f"| {case.what.replace('|', ' ')} | `{words}` | {outcome.outcome} |")
     return "\n".join(lines) + "\n"
@@ -333,6 +345,18 @@ def outcomes_in(kept: Path) -> dict[str, Outcome]:
     return {what: Outcome(*outcome) for what, *outcome in map(json.loads, lines)}
 
 
+def load_everything() -> None:
+    """Import the package, Snakemake and MLflow, so that the processes of the cases need not do so each."""
+    import mlflow.tracking  # noqa: F401
+    import snakemake.cli  # noqa: F401
+    import snakemake.workflow  # noqa: F401
+
+    import mar
+
+    for module in pkgutil.walk_packages(mar.__path__, "mar."):
+        importlib.import_module(module.name)
+
+
 def main() -> int:
     """Run the cases; the status is 1 if one of them is not as it should be."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -341,7 +365,7 @@ def main() -> int:
     )
     parser.add_argument("--only", default="", help="regular expression: the cases to run")
     parser.add_argument("--kept", type=Path, help="file that keeps outcomes: what is right in it is not tried again")
-    parser.add_argument("--jobs", type=int, default=2, help="cases at once")
+    parser.add_argument("--jobs", type=int, default=2, help="cases at once; 0: none, print what is kept")
     parser.add_argument("--out", type=Path, help="page to write")
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
@@ -349,32 +373,26 @@ def main() -> int:
     import cases_files
     import cases_study
     import cases_tools
-    import mlflow.tracking  # noqa: F401
-    import snakemake.cli  # noqa: F401
-    import snakemake.workflow  # noqa: F401
 
-    import mar
-
-    for module in pkgutil.walk_packages(mar.__path__, "mar."):
-        importlib.import_module(module.name)  # the processes of the cases need not do so each
     cases = [c for module in (cases_study, cases_files, cases_tools) for c in module.cases()]
     cases = [case for case in cases if re.search(options.only, case.what)]
     with tempfile.TemporaryDirectory(prefix="base-") as scratch:
-        base = options.base or Path(scratch, "repo")
-        if not base.exists():
-            build(base)
         kept = options.kept or Path(scratch, "outcomes")
         known = outcomes_in(kept)
         todo = [case for case in cases if case.what not in known or known[case.what].outcome not in GOOD]
-        run_all(todo, base, options.jobs, kept)
-        known = outcomes_in(kept)
-    outcomes = [known[case.what] for case in cases]
-    bad = sum(outcome.outcome not in GOOD for outcome in outcomes)
+        if todo and options.jobs:
+            load_everything()
+            base = options.base or Path(scratch, "repo")
+            if not base.exists():
+                build(base)
+            run_all(todo, base, options.jobs, kept)
+            known = outcomes_in(kept)
+    outcomes = [known.get(case.what, Outcome("not tried", "")) for case in cases]
     counts = Counter(outcome.outcome for outcome in outcomes)
-    print(", ".join(f"{name}: {counts[name]}" for name in OUTCOMES if counts[name]))
+    print(f"{len(cases)} cases; " + ", ".join(f"{name}: {counts[name]}" for name in OUTCOMES if counts[name]))
     if options.out:
         options.out.write_text(PAGE + table(cases, outcomes))
-    return int(bad > 0)
+    return int(any(outcome.outcome not in GOOD for outcome in outcomes))
 
 
 if __name__ == "__main__":
