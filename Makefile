@@ -7,7 +7,7 @@ RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 QUIET := --quiet progress rules reason host
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-weights smoke test test-browser test-slurm gpu-check bench lint format schema clean clean-venv
+.PHONY: help install demo demo-weights smoke test fuzz test-browser test-slurm gpu-check bench lint format schema clean clean-venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,8 @@ install: .venv/.installed ## make .venv with the versions of requirements.lock a
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed and '$(PYTHON)' is not one; name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "installing requirements.lock into .venv (several GB, minutes)"
-	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || \
+		{ echo "'$(PYTHON)' can make no environment with pip; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
@@ -45,6 +46,10 @@ test-browser: install ## the report in a headless Chromium; installs it (root, D
 	@status=0; tests/browser/chromium.sh install || status=$$?; \
 	if [ $$status = 77 ]; then exit 0; elif [ $$status != 0 ]; then exit $$status; fi; \
 	$(RUN) pytest tests/browser
+
+fuzz: install ## random damage to studies, records, images, shards and weights: minutes; then every bad input of docs/bad-inputs.md
+	$(RUN) pytest tests/hostile/test_fuzz.py --hypothesis-profile=long
+	$(RUN) python tests/hostile/bad_inputs.py
 
 # MARK names a part of them: make test-slurm MARK='not long'
 test-slurm: install ## tests on a real Slurm; installs it (root, Debian or Ubuntu) or says why not, starts and stops it
@@ -79,7 +84,7 @@ schema: install ## write workflow/schemas/study.schema.json after a change of ma
 	$(RUN) mar schema --out workflow/schemas/study.schema.json
 
 clean: ## delete results/ and figures/, trained models too, but for their READMEs
-	find results figures -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	find results/ figures/ -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
 	rm -rf .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 clean-venv: ## delete .venv

@@ -25,6 +25,7 @@ include: "workflow/rules/common.smk"
 
 # The workflow of a study that is over its budget does not start.
 from mar.planning import plan, remaining, slots
+from mar.runtime import folders
 
 try:
     plan.check(STUDY, ROOT)
@@ -59,6 +60,11 @@ except ValueError as error:
 
 # What a run has to make, so that `mar launch` can tell how far it is: Snakemake counts steps, whatever they take.
 onstart:
+    # A second call would delete outputs of the first, which it takes for its own to make.
+    try:
+        folders.hold(layout.workflow_lock(ROOT), "snakemake")
+    except (ValueError, OSError) as error:
+        raise WorkflowError(str(error))
     make_room()
     if not workflow.overwrite_configfiles:
         print(f"study {STUDY.study}, as no --configfile names another", flush=True)

@@ -12,6 +12,7 @@ from typing import Literal
 from mar.analysis.estimates import Results
 from mar.analysis.result_files import short
 from mar.runtime.files import read
+from mar.runtime.folders import RECIPE, recipe_of
 from mar.study import labels, layout
 from mar.study.records import ClassifierRecord, RfidRecord
 
@@ -32,13 +33,28 @@ class Warning:
         text: a sentence with the numbers.
     """
 
-    about: Literal["judge", "tokenizer", "samples"]
+    about: Literal["judge", "tokenizer", "samples", "training"]
     text: str
 
 
 def warnings(results: Results) -> list[Warning]:
     """The warnings of a study; what a finished study of an older version did not measure is passed over."""
-    return [*_judge(results), *_tokenizers(results), *_samples(results)]
+    return [*_judge(results), *_tokenizers(results), *_samples(results), *_trainings(results)]
+
+
+def _trainings(results: Results) -> list[Warning]:
+    """Trainings that began with a checkpoint of another recipe (`mar train --from`)."""
+    found = []
+    for name, variant in results.study.variants.items():
+        for seed in variant.seeds:
+            folder = layout.run(results.root, name, seed)
+            recipe = recipe_of(folder) if (folder / RECIPE).exists() else {}
+            if "from" in recipe:
+                found.append(
+                    f"{labels.label(results.study, name)}, seed {seed}: began with the weights of another recipe after "
+                    f"{recipe['from_images']:,} images (`mar train --from`): its recipe trained the rest alone."
+                )
+    return [Warning("training", text) for text in found]
 
 
 def _judge(results: Results) -> list[Warning]:

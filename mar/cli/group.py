@@ -10,6 +10,7 @@ import difflib
 import errno
 import io
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -44,6 +45,8 @@ REMEDIES = {
     errno.ELOOP: "accepted: a path without circular links",
     errno.ENAMETOOLONG: "accepted: a shorter name",
 }
+# What torch says where memory ends: on the CPU, in a mapped file, on a GPU.
+NO_MEMORY = re.compile("can't allocate memory|[Cc]annot allocate memory|out of memory|unable to mmap", re.I)
 BUG = (
     "This is a fault of mar, not of its input. Please report the command, this traceback and the study file in the "
     "issue tracker of the repository that this copy is from."
@@ -53,7 +56,8 @@ BUG = (
 class Commands(click.Group):
     """A group whose commands end with one message for what a user can mend, and with a traceback for a fault of ours.
 
-    A user can mend a ValueError of this package, a file that cannot be read or written, and text in a wrong encoding.
+    A user can mend a ValueError of this package, a file that cannot be read or written, text in a wrong encoding, and
+    too little memory.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -76,6 +80,9 @@ def _message(error: Exception, command: str) -> str | None:
     """The message for an error that a user can mend; None for a fault of ours."""
     if isinstance(error, OSError) and error.errno in REMEDIES:
         return f"{error.filename or command}: {error.strerror}; {REMEDIES[error.errno]}"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
+        reason = next(iter(str(error).splitlines()), "") or "no memory is left"
+        return f"{command}: out of memory ({reason[:200]}); accepted: smaller networks or batches, or more memory"
     if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
         text = error.object[max(0, error.start - 20) : error.end + 20]
         return f"{command}: {text!r}: {error.reason}; accepted: files and names in UTF-8"
@@ -95,7 +102,7 @@ def _version(context: click.Context, _option: click.Parameter, asked: bool) -> N
 
 @click.group(cls=Commands, context_settings={"max_content_width": 120})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of torch; 0 leaves it its default.")
+@click.option("--threads", type=click.IntRange(0, 4096), default=0, help="Threads of torch; 0 leaves it its default.")
 @click.option("--device", type=click.Choice(devices.CHOICES), help="Default: a GPU where torch sees one.")
 def main(threads: int, device: str | None) -> None:
     """MAR, "Autoregressive Image Generation without Vector Quantization", one command a stage."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,18 @@ import click
 
 from mar.cli.group import main, open_study, study_option
 from mar.study import layout
+
+
+def _words(option: str, text: str) -> list[str]:
+    """The words of an option that holds several, quoted as a shell has them.
+
+    Raises:
+        ValueError: a quote is not closed.
+    """
+    try:
+        return [word for word in shlex.split(text) if word]
+    except ValueError as error:
+        raise ValueError(f"{option}: found {text!r}: {error}; accepted: names of files, quoted") from None
 
 
 @main.command(context_settings={"allow_interspersed_args": False})
@@ -37,8 +50,8 @@ from mar.study import layout
 @click.option("--slurm-python", default="", metavar="COMMAND", help="Of Python in a job, as in a container.")
 @click.option("--slurm-srun-args", default="", metavar="OPTIONS", help="More options of srun, as --name=value.")
 @click.option("--slurm-extra", default="", metavar="OPTIONS", help="More options of sbatch, as --name=value.")
-@click.option("--inputs", default="", metavar="FILES", help="What the command reads, in one argument.")
-@click.option("--outputs", default="", metavar="FILES", help="What it writes: there when it is done.")
+@click.option("--inputs", default="", metavar="FILES", help="What the command reads, in one argument, quoted.")
+@click.option("--outputs", default="", metavar="FILES", help="What it writes, quoted: there when it is done.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def launch(
     cluster: str,
@@ -56,7 +69,9 @@ def launch(
 
     site = Slurm(**{name.removeprefix("slurm_"): value for name, value in slurm.items()})
     with remaining.told(folder) if cluster == "local" else contextlib.nullcontext():
-        status = launch(command, folder, cluster, recipe, site, outputs.split(), inputs.split(), gpus)
+        status = launch(
+            command, folder, cluster, recipe, site, _words("--outputs", outputs), _words("--inputs", inputs), gpus
+        )
     sys.exit(status)
 
 

@@ -8,6 +8,8 @@ import click
 
 from mar.cli.group import main, open_study, study_option
 from mar.study import layout
+from mar.study.compatibility import known
+from mar.study.products import figure_names, table_names
 
 
 @main.command()
@@ -20,6 +22,7 @@ def table(study: str, name: str) -> None:
     general = {"metrics": all_metrics.table, "variance": variance.table, "fast": fast_modes.table}
     general["learning"] = learning.table
     loaded, root = open_study(study)
+    known("--name", name, table_names(loaded))
     general[name](loaded, root) if name in general else paper_tables.table(loaded, root, name)
 
 
@@ -31,7 +34,8 @@ def figure(study: str, name: str, out: Path) -> None:
     """Draw a figure and write its numbers."""
     from mar.report.figures.draw import draw
 
-    draw(*open_study(study), name, out)
+    loaded, root = open_study(study)
+    draw(loaded, root, known("--name", name, figure_names(loaded)), out)
 
 
 @main.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from mar.cli.group import (
@@ -140,10 +142,19 @@ def encode(study: str, tokenizer: str, recipe: str, shard: tuple[int, int]) -> N
 @variant_option
 @seed_option
 @recipe_option
-def train(study: str, variant: str, seed: int, recipe: str) -> None:
+@click.option(
+    "--from",
+    "start",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Begin with the newest checkpoint of the training there, of another recipe; the report tells it.",
+)
+def train(study: str, variant: str, seed: int, recipe: str, start: Path | None) -> None:
     """Train a variant with one seed; the same command resumes."""
     loaded, root = open_study(study, variant, recipe=recipe, stage="train", seed=seed)
     if loaded.variants[variant].pretrained:
+        if start:
+            raise ValueError(f"--from {start}: variants.{variant} is pretrained; accepted: a variant that is trained")
         from mar.weights.install import install_run
 
         install_run(loaded, root, variant, seed)
@@ -156,7 +167,7 @@ def train(study: str, variant: str, seed: int, recipe: str) -> None:
             backbone, head, settings, tokens = costs.parts(loaded, variant, plan.count_images(loaded, root).classes)
             return costs.training(backbone, head, tokens, settings)
 
-        train(loaded, root, variant, seed, operations)
+        train(loaded, root, variant, seed, operations, start)
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,8 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
 
     if utilisation and measured:
         raise ValueError("--utilisation and --measured: accepted: one of both")
+    if utilisation is not None and math.isnan(utilisation):  # no comparison of click's range refuses it
+        raise ValueError("--utilisation: found nan; accepted: above 0, at most 1")
     path = find_study(study, results=False)
     loaded = load(path)
     try:

@@ -22,11 +22,12 @@ from mar.runtime.files import atomic, read, read_text, sha256, write
 from mar.runtime.folders import lock
 from mar.runtime.progress import Progress
 from mar.study import layout
-from mar.study.records import LockedFile, LockedFiles
+from mar.study.records import LockedFile, LockedFiles, without_password
 
 TABLE = layout.shipped("assets.csv")
 FOLDER = layout.ASSETS
 COLUMNS = ("name", "format", "url", "sha256", "size", "licence", "source", "note")
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}"  # of an asset, a format or an import: parts of paths and command lines
 BLOCK = 1 << 20  # bytes read at a time
 TIMEOUT = 60.0  # seconds without an answer after which a download fails
 # To a client of this name, Dropbox sends the file itself instead of a page about it.
@@ -63,27 +64,48 @@ def table(file: Path) -> dict[str, Asset]:
             raise ValueError(f"{file}: found columns {reader.fieldnames}; accepted: {', '.join(COLUMNS)}")
         rows = list(reader)
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
+        raise ValueError(f"{file}: cannot be read: {error.strerror}; accepted: a table of published files") from None
+    except csv.Error as error:
+        raise ValueError(f"{file}: {error}; accepted: a table with the columns {', '.join(COLUMNS)}") from None
     assets: dict[str, Asset] = {}
     for number, row in enumerate(rows, start=2):
         where = f"{file}:{number}"
         if None in row or None in row.values():
             raise ValueError(f"{where}: found {len(row)} columns; accepted: {len(COLUMNS)}")
         if row["name"] in assets:
-            raise ValueError(f"{where}: name {row['name']!r} is there twice")
+            raise ValueError(f"{where}: name {row['name']!r} is there twice; accepted: once")
         digest = row["sha256"]
         if digest and (len(digest) != 64 or not set(digest) <= set("0123456789abcdef")):
             raise ValueError(f"{where}: sha256 {digest!r}; accepted: 64 hex digits, or nothing")
-        if row["size"] and not row["size"].isdigit():
+        if row["size"] and not re.fullmatch("[0-9]{1,18}", row["size"]):
             raise ValueError(f"{where}: size {row['size']!r}; accepted: a number of bytes, or nothing")
         for key in ("name", "format"):  # both stand in names of files and on command lines
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", row[key]):
+            if not re.fullmatch(NAME, row[key]):
                 raise ValueError(f"{where}: {key} {row[key]!r}; accepted: letters, digits and _ . + -, at most 100")
-        if urlsplit(row["url"]).scheme not in ("http", "https"):
-            raise ValueError(f"{where}: url {row['url']!r}; accepted: http:// or https://")
+        if not _is_address(row["url"]):
+            raise ValueError(
+                f"{where}: url {without_password(row['url'])!r}; accepted: http://host/file or https://host/file"
+            )
         size = row.pop("size")
         assets[row["name"]] = Asset(size=int(size) if size else None, **row)
     return assets
+
+
+def _is_address(url: str) -> bool:
+    """Whether an address is of a file that a server of the web may have."""
+    try:
+        parts = urlsplit(url)
+        suffix = PurePosixPath(parts.path).suffix
+        return bool(
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and parts.username is None
+            and (parts.port is None or parts.port > 0)
+            and re.fullmatch(r"[!-~]+", url)
+            and re.fullmatch(r"(\.[A-Za-z0-9]{1,20})?", suffix)
+        )
+    except ValueError:  # no host or port
+        return False
 
 
 def find(name: str, file: Path) -> Asset:
@@ -129,7 +151,7 @@ def fetch(asset: Asset, folder: Path) -> Path:
             print(f"{path}: there already", flush=True)
             _check(asset, path, folder)
             return path
-        print(f"{asset.url}\n  to {path}; licence: {asset.licence}", flush=True)
+        print(f"{without_password(asset.url)}\n  to {path}; licence: {asset.licence}", flush=True)
         with atomic(path) as temporary:
             _download(asset, path, temporary)
             _check(asset, temporary, folder, path)
@@ -166,13 +188,16 @@ def locate(name: str, file: Path, folder: Path) -> tuple[Path, str]:
 
 
 def _download(asset: Asset, path: Path, temporary: Path) -> None:
-    by_hand = f"fetch it elsewhere and put it at {path}, where it is checked in the same way"
+    by_hand = f"accepted: the file, fetched elsewhere and put at {path}, where it is checked in the same way"
+    address = without_password(asset.url)
     request = urllib.request.Request(asset.url, headers={"User-Agent": AGENT})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, open(temporary, "wb") as file:
             if answer.headers.get_content_type() == "text/html":
-                raise ValueError(f"{asset.url}: answered with a web page instead of the file; {by_hand}")
-            length = answer.headers.get("Content-Length")
+                raise ValueError(f"{address}: answered with a web page instead of the file; {by_hand}")
+            length = answer.headers.get("Content-Length") or ""
+            if length and not re.fullmatch("[0-9]{1,18}", length):
+                raise ValueError(f"{address}: answered with a length of {length[:80]!r} bytes; {by_hand}")
             total = int(length) if length else asset.size
             progress = Progress(f"fetch {asset.name}", total or 0, unit="bytes")
             last = time.monotonic()
@@ -180,16 +205,18 @@ def _download(asset: Asset, path: Path, temporary: Path) -> None:
                 file.write(block)
                 if asset.size and file.tell() > asset.size:
                     most = f"the {asset.size} bytes that config/assets.csv says"
-                    raise ValueError(f"{asset.url}: more than {most}; {by_hand}")
+                    raise ValueError(f"{address}: more than {most}; {by_hand}")
                 if total:
                     progress.update(len(block))
                 elif time.monotonic() - last > progress.every:
                     last = time.monotonic()
                     print(f"fetch {asset.name}: {file.tell()} bytes", flush=True)
             if length and file.tell() != int(length):
-                raise ValueError(f"{asset.url}: ended after {file.tell()} of {length} bytes; run the command again")
+                raise ValueError(
+                    f"{address}: ended after {file.tell()} of {length} bytes; run the command again, or {by_hand}"
+                )
     except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
-        raise ValueError(f"{asset.url}: cannot be fetched ({error}); {by_hand}") from None
+        raise ValueError(f"{address}: cannot be fetched ({error}); {by_hand}") from None
 
 
 def compare(file: Path, name: str, path: Path) -> None:

@@ -61,6 +61,12 @@ class TokenSet:
         manifest = read(file, TokenManifest)
         again = f"delete {folder} and run `mar encode` again"
         labels = _load(folder / layout.LABELS, (manifest.count,), "int64", manifest.labels_sha256 * verify, again)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < manifest.classes:
+            found = f"{labels.min()} to {labels.max()}"
+            raise ValueError(
+                f"{folder / layout.LABELS}: found labels {found}; accepted: 0 to {manifest.classes - 1}, as {file} has "
+                f"{manifest.classes} classes; {again}"
+            )
         shape, dtype = shard_shape(manifest), shard_dtype(manifest)
         shards = [_load(folder / s.file, (s.count, *shape), dtype, s.sha256 * verify, again) for s in manifest.shards]
         count = sum(len(shard) for shard in shards)

@@ -15,6 +15,7 @@ A set is named as in `mar.study.real_sets`, or <variant>/seed<k>/<setting>, or g
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -179,13 +180,15 @@ def name(study: Study, set_name: str) -> tuple[str, int, str]:
     Raises:
         ValueError: it is no such name, or the study has no such set.
     """
-    variant, _, rest = set_name.partition("/seed")
-    seed, _, setting = rest.partition("/")
-    if not seed.isdigit() or not setting:
+    found = re.fullmatch("([^/]+)/seed([0-9]{1,19})/([^/]+)", set_name)
+    if not found:
         raise ValueError(f"--set {set_name}: accepted: {', '.join(SETS)}, VARIANT/seedK/SETTING, given/NAME")
+    variant, seed, setting = found[1], int(found[2]), found[3]
     known("--set: variant", variant, study.variants)
     known(f"--set: setting of {variant}", setting, study.variants[variant].sampling)
-    return variant, int(seed), setting
+    if seed not in (seeds := study.variants[variant].seeds):
+        raise ValueError(f"--set: seed of {variant}: found {seed}; accepted: {', '.join(map(str, seeds)) or 'none'}")
+    return variant, seed, setting
 
 
 def features(study: Study, root: str | Path, extractor: str, set_name: str, shard: tuple[int, int] = (0, 1)) -> None:

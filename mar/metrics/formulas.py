@@ -43,11 +43,11 @@ def symmetric_root(matrix: np.ndarray) -> np.ndarray:
 
 
 def frechet(generated: Statistics, real: Statistics, real_root: np.ndarray) -> float:
-    """FID, given the square root (F, F) of the real covariance, which many sets share."""
+    """FID, given the square root (F, F) of the real covariance, which many sets share; rounding makes none negative."""
     middle = np.linalg.eigvalsh(real_root @ generated["sigma"] @ real_root)
     difference = generated["mu"] - real["mu"]
     traces = np.trace(generated["sigma"]) + np.trace(real["sigma"])
-    return float(difference @ difference + traces - 2.0 * np.sqrt(middle.clip(min=0.0)).sum())
+    return max(0.0, float(difference @ difference + traces - 2.0 * np.sqrt(middle.clip(min=0.0)).sum()))
 
 
 def inception_score(logits: np.ndarray) -> float:

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from mar.features import references
-from mar.features.features import Features
+from mar.features.features import Features, name
 from mar.metrics.moments import NAMES, Moments, Statistics
 from mar.runtime import files
-from mar.runtime.files import atomic
+from mar.runtime.files import atomic, remove_abandoned
 from mar.study import layout
+from mar.study.real_sets import SETS
 from mar.study.records import FeaturesManifest, ImageSource, MetricsFile, StatisticsRecord
 from mar.study.study import Study
 
@@ -91,9 +92,9 @@ def _measured_with(root: Path, extractor: str, path: Path) -> bool:
 def checksum(statistics: Statistics) -> str:
     """SHA-256 of the names, shapes and values of mean and covariance."""
     digest = hashlib.sha256()
-    for name in NAMES:
-        if (values := statistics.get(name)) is not None:
-            digest.update(f"{name} {values.shape} ".encode() + values.astype("<f8").tobytes())
+    for key in NAMES:
+        if (values := statistics.get(key)) is not None:
+            digest.update(f"{key} {values.shape} ".encode() + values.astype("<f8").tobytes())
     return digest.hexdigest()
 
 
@@ -126,9 +127,11 @@ def statistics(study: Study, root: str | Path, extractor: str, set_name: str) ->
     The statistics in a reference file are copied as they are, since they are of more images than the file holds.
 
     Raises:
-        ValueError: the features are missing or damaged, or there are fewer than two images.
+        ValueError: there is no such set, its features are missing or damaged, or there are fewer than two images.
     """
     root = Path(root)
+    if set_name not in SETS:
+        name(study, set_name)
     folder = layout.features(root, extractor, set_name)
     features = Features(folder, files.read(folder / layout.MANIFEST, FeaturesManifest))
     path = layout.statistics(root, extractor, set_name)
@@ -156,6 +159,7 @@ def statistics(study: Study, root: str | Path, extractor: str, set_name: str) ->
     )
     description = {"n": n, "extractor": extractor, "weights": manifest.extractor.weights}
     description |= {"source": source.sha256, "about": about.model_dump_json()}
+    remove_abandoned(path.parent, f".{path.name}.*.tmp")
     with atomic(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays, **{name: np.array(value) for name, value in description.items()})
     print(f"{path}: mean and covariance of {n or 'an unknown number of'} images", flush=True)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from mar.paper.numbers import paper_rows
-from mar.runtime.files import read_text
+from mar.study.mistakes import describe
 from mar.study.parts import Name, Section
+from mar.study.reading import MISTAKES, read
 
 Metric = Literal["fid", "inception_score", "precision", "recall", "agreement"]
 
@@ -291,7 +291,10 @@ class Claims(Section):
                 raise ValueError(f"claim {name}: id: {ids.count(name)} claims have it; accepted: one")
         single = [claim.id for claim in self.claims if not isinstance(claim.check, All)]
         for claim in self.claims:
-            for name in claim.check.claims if isinstance(claim.check, All) else ():
+            others = claim.check.claims if isinstance(claim.check, All) else ()
+            if len(set(others)) < len(others):
+                raise ValueError(f"claim {claim.id}: check.claims: found {', '.join(others)}; accepted: each once")
+            for name in others:
                 if name not in single:
                     raise ValueError(f"claim {claim.id}: check.claims: found {name!r}; accepted: {', '.join(single)}")
         return self
@@ -306,19 +309,23 @@ def load(path: str | Path) -> tuple[Claim, ...]:
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(read_text(path))
+        values = read(path, "a mapping with the key claims")
         claims = Claims.model_validate(values).claims
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: no valid YAML: {error}") from None
     except ValidationError as error:
-        raise ValueError("\n".join(_describe(path, values, e) for e in error.errors())) from None
+        found = [_describe(path, values, e) for e in error.errors()]
+        more = [f"{path}: and {len(found) - MISTAKES} more mistakes"] if len(found) > MISTAKES else []
+        raise ValueError("\n".join(found[:MISTAKES] + more)) from None
     for claim in claims:
         table = getattr(claim.check, "table", None)
         rows = paper_rows(table, f"{path}: claim {claim.id}: check.table: ") if table else {}
         named = {key: getattr(claim.check, key, None) for key in ("a", "b", "row")}
+        if named["a"] is not None and named["a"] == named["b"]:
+            raise ValueError(
+                f"{path}: claim {claim.id}: check.b: found {named['b']!r}, which is a too; accepted: another"
+            )
         for many in ("rows", "of"):
+            if len(set(several := getattr(claim.check, many, ()))) < len(several):
+                raise ValueError(f"{path}: claim {claim.id}: check.{many}: found {list(several)}; accepted: each once")
             named |= {f"{many}[{i}]": row for i, row in enumerate(getattr(claim.check, many, ()))}
         for key, row in named.items():
             if table and row is not None and row not in rows:
@@ -332,12 +339,11 @@ def load(path: str | Path) -> tuple[Claim, ...]:
 
 
 def _describe(path: Path, values: Any, error: Any) -> str:
-    loc, message = list(error["loc"]), error["msg"].removeprefix("Value error, ")
+    loc = list(error["loc"])
     where = f"{path}: "
     if loc[:1] == ["claims"] and len(loc) > 1 and isinstance(loc[1], int):
         entry = values["claims"][loc[1]]
         where += f"claim {entry.get('id', loc[1]) if isinstance(entry, dict) else loc[1]}: "
         # pydantic puts the kind of the predicate between `check` and its key
         loc = [part for i, part in enumerate(loc[2:]) if not (i == 1 and loc[2] == "check")]
-    found = "" if error["type"] in ("value_error", "missing") else f"; found {error['input']!r}"
-    return f"{where}{'.'.join(map(str, loc)) + ': ' if loc else ''}{message}{found}"
+    return f"{where}{'.'.join(map(str, loc)) + ': ' if loc else ''}{describe(error)}"

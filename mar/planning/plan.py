@@ -312,7 +312,7 @@ def utilisation_of(study: Study, probe: str) -> float:
         per_second = float(rate)
     except ValueError:
         per_second = 0.0
-    if not per_second > 0:
+    if not 0.0 < per_second < float("inf"):
         raise ValueError(f"--measured {probe}: accepted: VARIANT=IMAGES_PER_SECOND, in training on one GPU")
     known("--measured", name, study.variants)
     from mar.planning import costs

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mar.runtime.distributed import ALONE, World
-from mar.runtime.files import FileName, Part, Sha256, atomic, read, sha256, write
+from mar.runtime.files import FileName, Part, Sha256, a_file, atomic, read, sha256, write
 
 KEPT = 2  # checkpoints in a folder
 INDEX = "index.json"  # lists the checkpoints of a folder
@@ -134,7 +134,7 @@ def latest(folder: Path, world: World = ALONE) -> Iterator[dict[str, Any] | None
         ValueError: there are checkpoints, but none is intact; or the state does not fit what the context copies it
             to.
     """
-    name = world.first(lambda: str(_newest(folder) or ""))
+    name = world.first(lambda: str(newest(folder) or ""))
     if not name:
         yield None
         return
@@ -159,8 +159,12 @@ def checkpoints(folder: Path) -> tuple[Checkpoint, ...]:
     return read(folder / INDEX, Index).root if (folder / INDEX).exists() else ()
 
 
-def _newest(folder: Path) -> Path | None:
-    """The newest intact checkpoint; a corrupt one is reported, and the one before it is taken."""
+def newest(folder: Path) -> Path | None:
+    """The newest intact checkpoint; a corrupt one is reported, and the one before it is taken. None without any.
+
+    Raises:
+        ValueError: there are checkpoints, but none is intact.
+    """
     entries = checkpoints(folder)
     for entry in reversed(entries):
         path = folder / entry.file
@@ -171,7 +175,8 @@ def _newest(folder: Path) -> Path | None:
         )
     if entries:
         raise ValueError(
-            f"{folder}: none of its {len(entries)} checkpoints is intact; move the folder away to start anew"
+            f"{folder}: none of its {len(entries)} checkpoints is intact; accepted: one with the checksum in "
+            f"{INDEX}; move the folder away to start anew"
         )
     return None
 
@@ -186,10 +191,11 @@ def load_weights(network: nn.Module, file: Path, again: str, assign: bool = Fals
         assign: put the loaded tensors into the network instead of copying them, as one on the meta device needs it.
 
     Raises:
-        ValueError: the file is missing or no safetensors file, or its tensors are not those of the network.
+        ValueError: the file is missing or no safetensors file, or its tensors are not those of the network, of other
+            types, or not finite.
     """
     try:
-        tensors = load_file(file)
+        tensors = load_file(a_file(file))
     except FileNotFoundError:
         raise ValueError(f"{file}: missing; {again}") from None
     except (SafetensorError, OSError) as error:
@@ -202,4 +208,10 @@ def load_weights(network: nn.Module, file: Path, again: str, assign: bool = Fals
             f"{file}: {len(misfits)} tensors do not fit the model: {name}: found {shapes.get(name, 'none')}; accepted: "
             f"{accepted.get(name, 'none')}; {again}"
         )
+    for name, wanted in network.state_dict().items():
+        if tensors[name].dtype != wanted.dtype:
+            found, accepted_type = tensors[name].dtype, wanted.dtype
+            raise ValueError(f"{file}: {name}: found {found}; accepted: {accepted_type}; {again}")
+        if not torch.isfinite(tensors[name]).all():
+            raise ValueError(f"{file}: {name}: found numbers that are not finite; accepted: finite ones; {again}")
     network.load_state_dict(tensors, assign=assign)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -121,7 +122,9 @@ def _alive(process: int) -> bool:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write text atomically, as UTF-8 in any locale."""
+    """Write text atomically, as UTF-8 in any locale; what a killed process left of the file is removed."""
+    path = Path(path)
+    remove_abandoned(path.parent, f".{glob.escape(path.name)}.*.tmp")
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -138,15 +141,27 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def a_file(path: str | Path) -> Path:
+    """The path, which is a file, or leads to one, or is not there: reading a pipe or a device might never end.
+
+    Raises:
+        ValueError: there is something else.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: found a {'folder' if path.is_dir() else 'pipe or device'}; accepted: a file")
+    return path
+
+
 def read_text(path: str | Path) -> str:
     """Read a text file as UTF-8 in any locale.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no UTF-8; the message names it.
+        ValueError: it is no file, or no UTF-8; the message names it.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return a_file(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: byte {error.start} is no UTF-8 ({error.reason}); accepted: UTF-8 text") from None
 
@@ -173,11 +188,13 @@ def read(path: str | Path, record: type[R]) -> R:
             accepted.
     """
     try:
-        return parse(path, Path(path).read_bytes(), record)
+        return parse(path, a_file(path).read_bytes(), record)
     except FileNotFoundError:
-        raise ValueError(f"{path}: missing; the stage that writes it has not run") from None
+        raise ValueError(
+            f"{path}: missing; the stage that writes it has not run; accepted: a {record.__name__}"
+        ) from None
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ValueError(f"{path}: cannot be read: {error.strerror}; accepted: a {record.__name__}") from None
 
 
 def parse(where: str | Path, text: str | bytes, record: type[R]) -> R:
@@ -243,13 +260,13 @@ def load_array(path: Path, again: str, mapped: bool = False) -> np.ndarray:
     import numpy as np
 
     try:
-        with open(path, "rb") as file:
+        with open(a_file(path), "rb") as file:
             np.lib.format.read_magic(file)  # np.load would accept a zip file too
         array: np.ndarray = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"{path}: missing; {again}") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: truncated or no .npy file of numbers ({error}); {again}") from None
+    except (ValueError, OSError, EOFError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{path}: truncated or no .npy file of numbers ({error or 'too large'}); {again}") from None
     return array
 
 

@@ -9,11 +9,14 @@ import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 from pydantic import ConfigDict, RootModel
 
-from mar.runtime.files import atomic, link, read, write
+from mar.runtime.files import HOST, a_file, atomic, link, read, write
+from mar.runtime.text import printable
 
+_HELD: list[IO[str]] = []  # files that this process holds until it ends
 RECIPE = "recipe.json"  # holds what the content of a folder depends on
 
 
@@ -32,10 +35,14 @@ def lock(folder: str | Path, wait: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: `wait` is false and another process holds the lock.
+        ValueError: `.lock` is a link, which might lead out of the folder, or another thing that is no file.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
+    path = folder / ".lock"
+    if path.is_symlink():
+        raise ValueError(f"{path}: found a link; accepted: a file, which is made where it is missing; delete it")
+    with open(a_file(path), "ab", opener=_no_link) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -44,6 +51,34 @@ def lock(folder: str | Path, wait: bool = True) -> Iterator[None]:
             print(f"{folder}: another process works here; waiting for it", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def hold(file: str | Path, what: str) -> None:
+    """Hold a file as its only process until this process ends, however that is; the file says who holds it.
+
+    Raises:
+        ValueError: another process holds it, or it is a link; the message says who works there with `what`.
+    """
+    path = a_file(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = open(path, "a+", encoding="utf-8", errors="replace", opener=_no_link)  # noqa: SIM115
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.seek(0)
+        who = printable(held.read(200)).strip() or "another process"
+        raise ValueError(
+            f"{path.parent}: {what} works here already: {who}; accepted: one at a time, so wait for it, or end it"
+        ) from None
+    held.truncate(0)
+    held.write(f"process {os.getpid()} of user {os.getuid()} on {HOST}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+    held.flush()
+    _HELD.append(held)  # closed by the kernel
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Open a file, but no link, whatever was put there since it was looked at."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def recipe_of(folder: str | Path) -> dict[str, str | int]:

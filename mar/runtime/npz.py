@@ -16,6 +16,8 @@ from typing import IO
 
 import numpy as np
 
+from mar.runtime.files import a_file
+
 
 def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shape and type of each member, by its name without `.npy`; no data are read.
@@ -47,8 +49,8 @@ def read(path: Path, name: str) -> np.ndarray:
         member.seek(0)
         try:
             return np.lib.format.read_array(member, allow_pickle=False)
-        except ValueError as error:
-            raise ValueError(f"{path}: {name} is cut off ({error})") from None
+        except (ValueError, OverflowError, MemoryError) as error:
+            raise ValueError(f"{path}: {name} is cut off ({error or 'too large'}); accepted: a whole array") from None
 
 
 def stream(path: Path, name: str, rows: int) -> Iterator[np.ndarray]:
@@ -66,7 +68,9 @@ def stream(path: Path, name: str, rows: int) -> Iterator[np.ndarray]:
             count = min(rows, shape[0] - start)
             data = member.read(count * size)
             if len(data) != count * size:
-                raise ValueError(f"{path}: {name} ends in the middle of its row {start + len(data) // size}")
+                raise ValueError(
+                    f"{path}: {name} ends in its row {start + len(data) // size}; accepted: {shape[0]} rows"
+                )
             yield np.frombuffer(bytearray(data), dtype).reshape(count, *shape[1:])  # a bytearray can be written to
 
 
@@ -94,19 +98,19 @@ def mapped(path: Path, name: str) -> np.ndarray | None:
 @contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(a_file(path)) as archive:
             yield archive
     except FileNotFoundError:
-        raise ValueError(f"{path}: missing") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"{path}: no valid .npz ({error})") from None
+        raise ValueError(f"{path}: missing; accepted: an .npz") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        raise ValueError(f"{path}: no valid .npz ({error}); accepted: one as numpy writes it") from None
 
 
 @contextmanager
 def _open(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
     if f"{name}.npy" not in archive.namelist():
         members = ", ".join(entry.removesuffix(".npy") for entry in archive.namelist())
-        raise ValueError(f"{path}: has no {name}; found {members}")
+        raise ValueError(f"{path}: has no {name}; found {members or 'nothing'}; accepted: an .npz that has it")
     with archive.open(f"{name}.npy") as member:
         yield member
 
@@ -119,8 +123,8 @@ def _header(path: Path, name: str, member: IO[bytes]) -> tuple[tuple[int, ...], 
             version
         ]
         shape, by_column, dtype = read_header(member)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path}: {name} is no array of numpy's format 1.0 or 2.0 ({error})") from None
+    except (KeyError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: {name} is no array: {error}; accepted: numpy's format 1.0 or 2.0") from None
     if dtype.hasobject:
         raise ValueError(f"{path}: {name} holds Python objects, which are not unpickled here; accepted: numbers")
     return shape, dtype, by_column and len(shape) > 1

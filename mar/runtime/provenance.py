@@ -16,20 +16,28 @@ from mar.runtime.files import Part
 
 @cache
 def git_commit() -> str:
-    """Commit of the checkout that this package runs from, with `-dirty` if tracked files differ; or `unknown`."""
+    """Commit of the checkout that this package runs from, with `-dirty` if tracked files differ; or `unknown`.
+
+    A repository around ours, as of a thesis into which a tarball was unpacked, is another one. Files of results/ and
+    figures/ do not count: either may be a link to where there is more room.
+    """
     if os.environ.get("MAR_GIT_COMMIT"):
         return os.environ["MAR_GIT_COMMIT"]  # a job on a cluster runs a copy of the checkout
+    checkout = Path(__file__).resolve().parents[2]
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        top = _git(checkout, "rev-parse", "--show-toplevel")
+        if not top or not os.path.samefile(top, checkout):
+            return "unknown"
+        changed = _git(checkout, "status", "--porcelain", "--untracked-files=no", ".", ":!results", ":!figures")
+        return _git(checkout, "rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return described.stdout.strip()
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git says in a folder."""
+    command = ["git", "--no-optional-locks", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def processor() -> str:

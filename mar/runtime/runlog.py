@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
+
+from mar.runtime.files import a_file
+
+MOST = 10**18  # images: a line that says more is damaged
 
 
 def append(path: str | Path, line: dict[str, Any]) -> None:
@@ -23,18 +28,30 @@ def append(path: str | Path, line: dict[str, Any]) -> None:
 def read(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl in the order of `images`; of a step that a restart repeated, the line written last.
 
-    Lines that were cut off by a kill are left out, and a missing file has no lines.
+    Every value is a finite number. Lines that say no whole number of images, as one that was cut off by a kill, are
+    left out, and so are values that are no numbers. A missing file has no lines.
+
+    Raises:
+        ValueError: it is no file.
     """
     last: dict[int, dict[str, Any]] = {}
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        text = a_file(path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     for raw in text.splitlines():
         try:
             line = json.loads(raw)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
             continue
-        if isinstance(line, dict) and "images" in line:
-            last[int(line["images"])] = line
+        values = {key: value for key, value in line.items() if _is_number(value)} if isinstance(line, dict) else {}
+        if isinstance(images := values.get("images"), int) and 0 <= images <= MOST:
+            last[images] = values
     return [last[images] for images in sorted(last)]
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of JSON is a finite number, small enough to be computed with."""
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf and abs(value) < 1e300
+    )

@@ -93,7 +93,7 @@ def _drawn_already(
         if other == setting or not (folder / layout.MANIFEST).exists() or recipe_of(folder) != recipe:
             continue
         pieces = read(folder / layout.MANIFEST, SampleManifest).chunks
-        sound = [n for n in numbers if sha256(folder / pieces[n].file) == pieces[n].sha256]
+        sound = [n for n in numbers if (file := folder / pieces[n].file).exists() and sha256(file) == pieces[n].sha256]
         if sound:
             print(f"{setting} has the values of {other}: {len(sound)} chunks are those drawn for it", flush=True)
         yield from ((number, folder / pieces[number].file) for number in sound)

@@ -72,6 +72,11 @@ def steps(root: Path) -> Path:
     return root / "steps.json"
 
 
+def workflow_lock(root: Path) -> Path:
+    """File that the workflow of a study holds while it runs."""
+    return root / ".workflow"
+
+
 def data(root: Path) -> Path:
     """Folder of the list of images that `mar prepare` makes."""
     return root / "data"

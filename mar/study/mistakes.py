@@ -36,6 +36,7 @@ ACCEPTED = {
     "less_than": "below {lt}",
     "less_than_equal": "at most {le}",
     "literal_error": "{expected}",
+    "union_tag_invalid": "{expected_tags}",
     "too_short": "at least {min_length} entries",
     "too_long": "at most {max_length} entries",
 }
@@ -127,14 +128,16 @@ def describe(error: ErrorDetails) -> str:
     return message if error["type"] == "value_error" else f"{message}; found {found}"
 
 
-def shown(value: Any) -> str:
-    """A value as it is written in YAML."""
+def shown(value: Any, depth: int = 4) -> str:
+    """A value as it is written in YAML, without what is nested deeper: aliases can make it endless."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict | list | tuple) and not depth:
+        return "..."
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {shown(entry)}" for key, entry in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {shown(entry, depth - 1)}" for key, entry in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(shown, value)) + "]"
+        return "[" + ", ".join(shown(entry, depth - 1) for entry in value) + "]"
     return repr(value)
 
 

@@ -31,6 +31,13 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # what both numpy and torch take
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+# What no machine has is refused when the study is read, not by torch after hours.
+Size = Annotated[int, Field(gt=0, le=100_000)]  # of a network: widths, channels, sides
+Depth = Annotated[int, Field(gt=0, le=1000)]  # of a network: layers
+Images = Annotated[int, Field(gt=0, le=10**12)]  # numbers of images, and of other things
+Epochs = Annotated[float, Field(gt=0.0, le=1e9)]
+Temperature = Annotated[float, Field(ge=1e-3, le=1e3)]
+Rate = Annotated[float, Field(gt=0.0, le=100.0)]  # learning rates
 POINTS = 10_000  # of the grid of one sweep, at most
 IMAGES = "images seen in training"
 EPOCHS = "passes over the train split; beside images: the shorter of both counts"
@@ -93,15 +100,15 @@ class Data(Section):
         description="imagefolder: root of <class>/<image>, or of train/ and val/ with those; idx and fashion-mnist: "
         "folder of train-images-idx3-ubyte[.gz] and its labels",
     )
-    image_size: PositiveInt = Field(
+    image_size: Size = Field(
         description="side in pixels after the ADM centre crop (digits: after resizing; idx: padded, not resized)"
     )
-    num_classes: PositiveInt | None = Field(None, description="none: classes of the published weights")
+    num_classes: Images | None = Field(None, description="none: classes of the published weights")
     flip: bool = Field(False, description="encode mirror images too and pick one of both in training")
     holdout: float = Field(
         0.2, gt=0.0, lt=1.0, description="share of each class held out where the data have no val/ or test set"
     )
-    set_aside: PositiveInt | None = Field(
+    set_aside: Images | None = Field(
         None, description="images of the train split, equally of each class, that are held out too"
     )
     expect: Literal["imagenet"] | None = Field(
@@ -141,20 +148,20 @@ class Tokenizer(Section):
         description="msvq: ids of several scales, of which each adds to those before (VAR); "
         "consistency: Stable Diffusion's KL-8 encoder with the consistency decoder; pixels: patches"
     )
-    stride: PositiveInt = Field(description="pixels per latent position and axis, a power of two; pixels: 1")
-    stem: PositiveInt = Field(1, description="stem x stem pixels become channels in front of the first level")
-    channels: tuple[PositiveInt, ...] = Field((), description="width of each resolution level: log2(stride / stem) + 1")
-    layers: PositiveInt = Field(1, description="residual blocks per level")
+    stride: Size = Field(description="pixels per latent position and axis, a power of two; pixels: 1")
+    stem: Size = Field(1, description="stem x stem pixels become channels in front of the first level")
+    channels: tuple[Size, ...] = Field((), description="width of each resolution level: log2(stride / stem) + 1")
+    layers: Depth = Field(1, description="residual blocks per level")
     attention: Literal["middle", "encoder", "both"] = Field(
         "middle", description="self-attention: in the middle blocks; also at the encoder's last level (MAR's KL-16); "
         "or at that of the decoder too (LDM's KL-16 and VQ-16)"
     )  # fmt: skip
-    latent_channels: PositiveInt = Field(
-        description="kl: numbers per latent position; vq, msvq: width of a code; pixels: 3"
+    latent_channels: Size = Field(description="kl: numbers per latent position; vq, msvq: width of a code; pixels: 3")
+    group: Size = Field(1, description="group x group latent positions make one token (2: Table 2's KL-8)")
+    codebook_size: Annotated[int, Field(gt=0, le=10**7)] | None = Field(
+        None, description="vq and msvq: number of codes"
     )
-    group: PositiveInt = Field(1, description="group x group latent positions make one token (2: Table 2's KL-8)")
-    codebook_size: PositiveInt | None = Field(None, description="vq and msvq: number of codes")
-    scales: tuple[PositiveInt, ...] | None = Field(
+    scales: tuple[Size, ...] | None = Field(
         None, min_length=2, description="msvq only: sides of the scales, ascending to that of the latents"
     )
     continuous: bool = Field(False, description="vq only: tokens are the latents before the quantiser, not ids")
@@ -168,13 +175,13 @@ class Tokenizer(Section):
         description="network of the perceptual term: LPIPS with VGG-16, fetched (LDM); or three small classifiers, "
         "none of them the judge, which first learn from every second image of the study",
     )
-    perceptual_images: PositiveInt | None = Field(None, description="perceptual own: images that each classifier sees")
+    perceptual_images: Images | None = Field(None, description="perceptual own: images that each classifier sees")
     adversarial_weight: float = Field(0.0, ge=0.0, description="weight of the patch discriminator (LDM: 0.5)")
     adversarial_start: int = Field(0, ge=0, description="images before the discriminator counts (LDM: 50,001 steps)")
-    images: PositiveInt | None = Field(None, description=IMAGES)
-    epochs: PositiveFloat | None = Field(None, description=EPOCHS)
-    batch: PositiveInt = 64
-    learning_rate: PositiveFloat | None = Field(None, description="Adam, cosine to zero")
+    images: Images | None = Field(None, description=IMAGES)
+    epochs: Epochs | None = Field(None, description=EPOCHS)
+    batch: Images = 64
+    learning_rate: Rate | None = Field(None, description="Adam, cosine to zero")
     per_seed: bool = Field(
         False, description="train one for each training seed of its variants, with seed `seed` + training seed"
     )
@@ -251,17 +258,17 @@ class Backbone(Section):
     """The transformer that turns the known tokens into a condition z for each token to be generated; or a DiT."""
 
     kind: Literal["causal", "masked", "scales", "dit"]
-    width: PositiveInt
-    depth: PositiveInt = Field(
+    width: Size
+    depth: Depth = Field(
         description="masked: blocks of the encoder and again of the decoder; causal: twice this; scales: blocks"
     )
-    heads: PositiveInt
-    mlp_ratio: PositiveFloat = 4.0
-    buffer: PositiveInt = Field(64, description="masked: copies of the class token in front of the sequence")
-    dropout: Fraction = Field(
+    heads: Size
+    mlp_ratio: Annotated[float, Field(gt=0.0, le=100.0)] = 4.0
+    buffer: Size = Field(64, description="masked: copies of the class token in front of the sequence")
+    dropout: Decay = Field(
         0.1, description="attention and projection dropout; scales: stochastic depth of the last block; DiT has none"
     )
-    patch: PositiveInt | None = Field(None, description="dit only: patch x patch latent positions make one token")
+    patch: Size | None = Field(None, description="dit only: patch x patch latent positions make one token")
     gate_init: PositiveFloat | None = Field(
         None, description="scales only: factor on the first gates of the blocks (VAR: 1e-3 to 5e-6, less for deeper)"
     )
@@ -276,7 +283,7 @@ class Backbone(Section):
     @model_validator(mode="after")
     def _check(self) -> Backbone:
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}; accepted: one")
         self._belongs("patch", "dit")
         self._belongs("gate_init", "scales", needed=False)
         if self.kind != "scales":
@@ -297,10 +304,10 @@ class Head(Section):
     """The distribution p(x | z) of one token x; `joint` is DiT's diffusion process over all tokens of an image."""
 
     kind: Literal["categorical", "diffusion", "mse", "mixture", "joint"]
-    width: PositiveInt | None = Field(None, description="diffusion only: width of the denoising MLP")
-    depth: PositiveInt | None = Field(None, description="diffusion only: residual blocks of the denoising MLP")
-    noise_draws: PositiveInt | None = Field(None, description="diffusion only: (t, noise) draws per token and step")
-    components: PositiveInt | None = Field(None, description="mixture only: normal distributions per token (GIVT: 16)")
+    width: Size | None = Field(None, description="diffusion only: width of the denoising MLP")
+    depth: Depth | None = Field(None, description="diffusion only: residual blocks of the denoising MLP")
+    noise_draws: Size | None = Field(None, description="diffusion only: (t, noise) draws per token and step")
+    components: Size | None = Field(None, description="mixture only: normal distributions per token (GIVT: 16)")
 
     @model_validator(mode="after")
     def _check(self) -> Head:
@@ -313,11 +320,11 @@ class Head(Section):
 class Recipe(Section):
     """How a variant is trained. Lengths are in images, the training's own also in epochs, none in steps or devices."""
 
-    images: int = Field(0, ge=0, description=IMAGES)
-    epochs: PositiveFloat | None = Field(None, description=EPOCHS)
-    batch: PositiveInt = Field(description="global batch in images")
-    micro_batch: PositiveInt | None = Field(None, description="images per forward pass, never split; default: batch")
-    base_learning_rate: PositiveFloat = Field(1e-4, description="per 256 images of global batch")
+    images: int = Field(0, ge=0, le=10**12, description=IMAGES)
+    epochs: Epochs | None = Field(None, description=EPOCHS)
+    batch: Images = Field(description="global batch in images")
+    micro_batch: Images | None = Field(None, description="images per forward pass, never split; default: batch")
+    base_learning_rate: Rate = Field(1e-4, description="per 256 images of global batch")
     warmup_images: int = Field(0, ge=0, description="linear warm-up from warmup_from to the learning rate")
     warmup_from: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="share of the learning rate at which the warm-up starts (VAR: 0.005)"
@@ -326,10 +333,10 @@ class Recipe(Section):
         "constant", description="after the warm-up; linear: constant for 5% of the rest, then down to final_rate (VAR)"
     )
     final_rate: Fraction | None = Field(None, description="linear only: share of the learning rate at the end")
-    weight_decay: float = Field(0.02, ge=0.0)
+    weight_decay: float = Field(0.02, ge=0.0, le=1000.0)
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     clip: PositiveFloat | None = Field(3.0, description="global gradient norm; null: not clipped (DiT)")
-    ema: Fraction = Field(0.9999, description="decay of the weight average, per optimiser step")
+    ema: Decay = Field(0.9999, description="decay of the weight average, per optimiser step")
     label_drop: Fraction = Field(0.1, description="share of images trained without their class")
     mask_ratio: Literal["normal", "uniform"] = Field(
         "normal",
@@ -337,15 +344,15 @@ class Recipe(Section):
         "mask_ratio_min and 1 (published); uniform: every ratio between these equally often",
     )
     mask_ratio_min: Fraction = Field(0.7, description="masked backbones: lower end of the law of the mask ratio")
-    masks_per_image: PositiveInt = Field(
+    masks_per_image: Size = Field(
         1, description="masked backbones: masks that each image is trained with when it is seen; published: 1"
     )
     dtype: Literal["fp32", "bf16"] = "fp32"
     tf32: bool = Field(False, description="fp32 products in TF32, on GPUs that have it (DiT, as published)")
     gradient_checkpointing: bool = Field(False, description="keep no activations inside blocks: less memory, slower")
     compile: bool = Field(False, description="torch.compile the model; needs a C++ compiler on the CPU")
-    checkpoint_images: PositiveInt = Field(description="images between checkpoints")
-    log_images: PositiveInt = Field(description="images between lines of metrics.jsonl")
+    checkpoint_images: Images = Field(description="images between checkpoints")
+    log_images: Images = Field(description="images between lines of metrics.jsonl")
     evaluate_at: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
         (), description="shares of the training at which the weight average is kept and measured (curves of learning)"
     )
@@ -355,13 +362,13 @@ class Recipe(Section):
         self._has_length()
         for key in ("images", "checkpoint_images", "log_images", "warmup_images"):
             if getattr(self, key) % self.batch:
-                raise ValueError(f"{key} {getattr(self, key)} is not a multiple of batch {self.batch}")
+                raise ValueError(f"{key} {getattr(self, key)} is not a multiple of batch {self.batch}; accepted: one")
         if self.images and self.warmup_images > self.images:
             raise ValueError(f"warmup_images {self.warmup_images} of images {self.images}; accepted: at most as many")
         if self.warmup_from and not self.warmup_images:
             raise ValueError(f"warmup_from {self.warmup_from} belongs to a warm-up, and warmup_images is 0")
         if self.batch % (self.micro_batch or self.batch):
-            raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
+            raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}; accepted: one")
         if (self.schedule == "linear") != (self.final_rate is not None):
             raise ValueError(f"final_rate belongs to schedule linear and is needed there; schedule {self.schedule}")
         shares = self._shares if self.images else list(self.evaluate_at)
@@ -394,10 +401,12 @@ class Sweep(Section):
     The images at the points are not those of the sample sets.
     """
 
-    samples: PositiveInt = Field(description="images at each point of the grid")
-    guidance: tuple[Annotated[float, Field(ge=1.0)], ...] = Field((1.0,), min_length=1)
-    temperature: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
-    refine: int = Field(0, ge=0, description="times that the best point's surroundings are searched at half the step")
+    samples: Images = Field(description="images at each point of the grid")
+    guidance: tuple[Annotated[float, Field(ge=1.0, le=1000.0)], ...] = Field((1.0,), min_length=1)
+    temperature: tuple[Temperature, ...] = Field((1.0,), min_length=1)
+    refine: int = Field(
+        0, ge=0, le=20, description="times that the best point's surroundings are searched at half the step"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Sweep:
@@ -431,10 +440,10 @@ class Sampling(Section):
         None, description="masked backbones: as many of the steps draw the second half of the tokens (GtR); "
         "default: the cosine schedule over all tokens"
     )  # fmt: skip
-    guidance: float = Field(1.0, ge=1.0, description="classifier-free guidance scale; 1 is none")
+    guidance: float = Field(1.0, ge=1.0, le=1000.0, description="classifier-free guidance scale; 1 is none")
     guidance_schedule: Literal["linear", "constant"] = "linear"
     guidance_channels: PositiveInt | None = Field(None, description="dit only: guided channels (published: 3 of 4)")
-    temperature: PositiveFloat = Field(1.0, description="scales the noise (diffusion) or divides the logits")
+    temperature: Temperature = Field(1.0, description="scales the noise (diffusion) or divides the logits")
     top_k: PositiveInt | None = Field(
         None, description="categorical heads: only as many of the likeliest ids are drawn"
     )

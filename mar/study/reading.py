@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import string
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,10 @@ from mar.study.study import FACTORS, Study
 
 FILES = 100  # that one study extends, at most
 VARIANTS = 10_000  # that one matrix crosses, at most
-MISTAKES = 20  # that one message lists, at most
+MISTAKES = 10  # that one message lists, at most
+LOOKED_UP = 200  # mistakes whose lines are looked up, at most
+MAPPING = "a mapping with the keys of a study"
+LARGEST = 2_000_000  # bytes of a study file
 
 
 class StudyError(ValueError):
@@ -69,11 +74,11 @@ def blame(error: ValueError, source: Path) -> StudyError:
     """The error with the file and line of each mistake, in the study file `source` or one that it extends."""
     mistakes = error.mistakes if isinstance(error, MistakesError) else [Mistake((), str(error), ())]
     if files := list(_files(source)):
-        found = sorted(((line_of(mistake.place, files), mistake) for mistake in mistakes), key=lambda one: one[0])
+        found = sorted(((line_of(m.place, files), m) for m in mistakes[:LOOKED_UP]), key=lambda one: one[0])
         lines = [f"{files[i][0]}:{line}: {mistake}" for (i, line), mistake in found]
     else:
         lines = [f"{source}: {mistake}" for mistake in mistakes]
-    if (more := len(lines) - MISTAKES) > 0:
+    if (more := len(mistakes) - MISTAKES) > 0:
         lines[MISTAKES:] = [f"{source}: and {more} more mistakes"]
     return StudyError("\n".join(lines))
 
@@ -100,6 +105,12 @@ def _base(source: Path, name: str) -> Path:
 class _Loader(yaml.SafeLoader):
     """YAML in which a repeated key of a mapping is an error: YAML itself silently keeps the last one."""
 
+    def flatten_mapping(self, node: Any) -> None:
+        """Resolve merge keys. Of equal keys only the last counts, so that merges of merges stay short."""
+        super().flatten_mapping(node)
+        last = {(key.tag, str(key.value)): (key, value) for key, value in node.value}
+        node.value = list(last.values())
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys: set[str] = set()
         for key, _ in node.value:
@@ -109,40 +120,65 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The mapping of a study file as it stands.
+def read(path: Path, accepted: str = MAPPING) -> dict[str, Any]:
+    """The mapping of a study file, or of another YAML file, as it stands.
 
     Raises:
-        StudyError: the file cannot be read, is no YAML mapping, or repeats a key.
+        StudyError: the file cannot be read, is no YAML mapping (the message says what is `accepted`), or repeats a key.
     """
-    return _parse(path)[0]
+    return _parse(path, accepted)[0]
 
 
-def _parse(path: Path) -> tuple[dict[str, Any], yaml.Node]:
-    """The mapping of a study file, and its YAML."""
+def check_command(words: list[str]) -> None:
+    """End the process with our message if a file after --configfile in a command of Snakemake is no study file.
+
+    Snakemake reads these files before it reads the workflow, waits for a pipe for ever, and names no file. So its
+    profile (profiles/default) calls this first.
+    """
+    given, files = False, list[str]()
+    for word in words:
+        option, _, value = word.partition("=")
+        if word.startswith("-"):
+            given = option in ("--configfile", "--configfiles")
+            files += [value] if given and value else []
+        elif given:
+            files.append(word)
+    for file in files:
+        try:
+            read(Path(file))
+        except StudyError as error:
+            sys.exit(f"Error: {error}")
+
+
+def _parse(path: Path, accepted: str = MAPPING) -> tuple[dict[str, Any], yaml.Node]:
+    """The mapping of a YAML file, and its YAML."""
     try:
         if not path.is_file() and path.exists():  # reading a pipe or a device might never end
             raise StudyError(
                 f"{path}: found a {'folder' if path.is_dir() else 'pipe or device'}; accepted: a YAML file"
             )
+        if (size := path.stat().st_size) > LARGEST:
+            raise StudyError(f"{path}: found {size} bytes; accepted: a YAML file of at most {LARGEST}")
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         values: Any = loader.construct_document(node) if node else None
     except OSError as error:
-        raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
+        raise StudyError(f"{path}: cannot be read: {error.strerror}; accepted: a YAML file") from None
     except RecursionError:
-        raise StudyError(f"{path}: no valid YAML: brackets or mappings are nested too deeply") from None
+        raise StudyError(
+            f"{path}: no valid YAML: brackets or mappings are nested too deeply; accepted: fewer levels"
+        ) from None
     except StudyError:
         raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
         context = f"{error.context}: " if error.context else ""
-        raise StudyError(f"{path}{line}: no valid YAML: {context}{error.problem}") from None
+        raise StudyError(f"{path}{line}: no valid YAML: {context}{error.problem}; accepted: valid YAML") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, a date that does not exist, a huge number
-        raise StudyError(f"{path}: no valid YAML: {error}") from None
+        raise StudyError(f"{path}: no valid YAML: {error}; accepted: valid YAML in UTF-8") from None
     if node is None or not isinstance(values, dict):
-        raise StudyError(f"{path}: found {type(values).__name__}; accepted: a mapping with the keys of a study")
+        raise StudyError(f"{path}: found {type(values).__name__}; accepted: {accepted}")
     return values, node
 
 
@@ -155,7 +191,9 @@ def _extend(values: dict[str, Any], source: Path, seen: tuple[Path, ...] = ()) -
         raise StudyError(f"{source}: extends: found {name!r}; accepted: the path of one study file")
     base = _base(source, name)
     if base in seen:
-        raise StudyError(f"{source}: extends: {base.name} extends itself through {[p.name for p in seen]}")
+        raise StudyError(
+            f"{source}: extends: {base.name} extends itself through {[p.name for p in seen]}; accepted: another"
+        )
     if len(seen) >= FILES:
         raise StudyError(f"{source}: extends: found a chain of more than {FILES} files; accepted: at most {FILES}")
     if not base.is_file():
@@ -194,13 +232,27 @@ def _expand_matrix(values: dict[str, Any], source: Path) -> dict[str, Any]:
         raise blame(MistakesError([Mistake((), str(error), ("matrix",))]), source) from None
 
 
+def _check_template(name: str, factors: list[str]) -> None:
+    """Refuse a template that asks for more than factors by their names: for parts of them, or for a width."""
+    accepted = ", ".join(f"{{{factor}}}" for factor in factors)
+    try:
+        fields = list(string.Formatter().parse(name))
+    except ValueError as error:
+        raise ValueError(f"matrix.name: {error} in {name!r}; accepted: {accepted}") from None
+    for _, field, width, conversion in fields:
+        if field is not None and (field not in factors or width or conversion):
+            raise ValueError(f"matrix.name: {field!r} in {name!r}; accepted: {accepted}")
+
+
 def _expanded(values: dict[str, Any]) -> dict[str, Any]:
     """The mapping with the variants of `matrix`: lists of factors are crossed, and `exclude` drops combinations."""
     matrix = values.get("matrix")
     if matrix is None:
         return values
     if not isinstance(matrix, dict) or not isinstance(matrix.get("name"), str):
-        raise ValueError("matrix: needs name (a template as '{backbone}-{head}') and lists of factors")
+        raise ValueError(
+            "matrix: needs name (a template as '{backbone}-{head}') and lists of factors; accepted: a mapping with both"
+        )
     variants = values.get("variants", {})
     if not isinstance(variants, dict):
         raise ValueError(f"variants: found {type(variants).__name__}; accepted: a mapping of variants")
@@ -216,16 +268,13 @@ def _expanded(values: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"matrix.exclude: found {rule!r}; accepted: {accepted}")
     if (count := math.prod(map(len, crossed.values()))) > VARIANTS:
         raise ValueError(f"matrix: found {count} combinations; accepted: at most {VARIANTS}")
+    _check_template(name, list(crossed))
     expanded: dict[str, Any] = {}
     for combination in itertools.product(*crossed.values()):
         factors = dict(zip(crossed, combination, strict=True))
         if any(all(factors[k] == v for k, v in rule.items()) for rule in exclude):
             continue
-        try:
-            variant = name.format(**factors)
-        except (KeyError, IndexError, AttributeError, ValueError) as error:
-            accepted = ", ".join(f"{{{factor}}}" for factor in crossed)
-            raise ValueError(f"matrix.name: {error} in {name!r}; accepted: {accepted}") from None
+        variant = name.format(**factors)
         if variant in expanded:
             raise ValueError(f"matrix.name: {name!r} calls two combinations {variant!r}; name every factor")
         expanded[variant] = {**shared, **factors}

@@ -564,8 +564,8 @@ class ShippedRecord(Record):
 class SweepPlace(Part):
     """Where a point lies in a sweep: guidance scale and temperature."""
 
-    guidance: FiniteFloat
-    temperature: FiniteFloat
+    guidance: Annotated[float, Field(ge=1.0, allow_inf_nan=False)]
+    temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class SweepNumbers(Part):

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from mar.study.limits import REBUILT
 from mar.study.mistakes import SHA256
-from mar.study.parts import EPOCHS, IMAGES, Name, Section, Text
+from mar.study.parts import EPOCHS, IMAGES, Epochs, Images, Name, Rate, Section, Size, Text
 
 
 class Resources(Section):
     """What one training asks of a cluster, in place of the site's defaults. No result depends on it."""
 
-    nodes: PositiveInt = 1
-    gpus_per_node: PositiveInt = 1
-    hours: PositiveFloat = Field(description="time limit of a job; a longer training goes on in the next one")
+    nodes: Size = 1
+    gpus_per_node: Size = 1
+    hours: float = Field(gt=0.0, le=1e5, description="time limit of a job; a longer training goes on in the next one")
     sharding: Literal["none", "full"] = Field(
         "none", description="full: each GPU keeps a share of weights, gradients and moments, where they do not fit one"
     )
@@ -26,16 +26,16 @@ class Resources(Section):
 class Classifier(Section):
     """The small network, trained on the study's own real images, whose features and logits the metrics use."""
 
-    channels: tuple[PositiveInt, ...] = (32, 64, 64)
-    features: PositiveInt = Field(64, description="width of the layer before the logits")
+    channels: tuple[Size, ...] = Field((32, 64, 64), min_length=1)
+    features: Size = Field(64, description="width of the layer before the logits")
     layer: Literal["before-logits", "stages"] = Field(
         "before-logits",
         description="features that judge: before-logits, or stages: the second and third stage, pooled to 2x2",
     )
-    images: int = Field(0, ge=0, description=IMAGES)
-    epochs: PositiveFloat | None = Field(None, description=EPOCHS)
-    batch: PositiveInt = 64
-    learning_rate: PositiveFloat = 2e-3
+    images: int = Field(0, ge=0, le=10**12, description=IMAGES)
+    epochs: Epochs | None = Field(None, description=EPOCHS)
+    batch: Images = 64
+    learning_rate: Rate = 2e-3
 
     @model_validator(mode="after")
     def _check(self) -> Classifier:
@@ -63,11 +63,11 @@ class Reference(Section):
 class Metrics(Section):
     """How many images a sample set has, and which metrics are computed from it."""
 
-    samples: PositiveInt = Field(description="images per sample set")
-    chunk: PositiveInt = Field(description="images per chunk: the unit of random numbers, files and restarts")
-    neighbours: PositiveInt = Field(3, description="k of precision and recall")
-    bootstrap: PositiveInt = Field(200, description="resamples of the images for the intervals")
-    rebuilt: PositiveInt = Field(REBUILT, description="at most as many images of a split are rebuilt for rFID")
+    samples: Images = Field(description="images per sample set")
+    chunk: Images = Field(description="images per chunk: the unit of random numbers, files and restarts")
+    neighbours: Images = Field(3, description="k of precision and recall")
+    bootstrap: int = Field(200, ge=2, le=10**6, description="resamples of the images for the intervals")
+    rebuilt: Images = Field(REBUILT, description="at most as many images of a split are rebuilt for rFID")
     extractors: tuple[Extractor, ...] = Field(
         ("classifier",),
         min_length=1,
@@ -89,15 +89,15 @@ class Metrics(Section):
         if self.neighbours >= self.samples:
             raise ValueError(f"neighbours {self.neighbours} of samples {self.samples}; accepted: fewer than samples")
         if self.samples % self.chunk:
-            raise ValueError(f"samples {self.samples} is not a multiple of chunk {self.chunk}")
+            raise ValueError(f"samples {self.samples} is not a multiple of chunk {self.chunk}; accepted: one")
         return self
 
 
 class Speed(Section):
     """How seconds per image are measured: a first batch warms up and is not counted, decoding is counted."""
 
-    batch: PositiveInt
-    batches: PositiveInt = Field(10, description="timed batches after the warm-up batch; the median counts")
+    batch: Size
+    batches: Size = Field(10, description="timed batches after the warm-up batch; the median counts")
 
 
 class Learning(Section):
@@ -106,7 +106,7 @@ class Learning(Section):
     The losses on held-out images are measured without this section too.
     """
 
-    samples: PositiveInt = Field(description="images drawn with each average that a training kept")
+    samples: Images = Field(description="images drawn with each average that a training kept")
     setting: dict[Name, Name] = Field({}, description="sampling setting by variant; default: the first of the variant")
 
 
@@ -132,10 +132,10 @@ class Memory(Section):
     """
 
     gpu_gib: PositiveFloat | None = Field(None, description="GiB of a GPU; a study that does not fit is refused")
-    sampling: PositiveInt | None = Field(None, description="images whose tokens are drawn at once, at most")
-    decode: PositiveInt | None = Field(None, description="images that a tokenizer decodes at once, at most")
-    encode: PositiveInt | None = Field(None, description="images that a tokenizer encodes at once, at most")
-    features: PositiveInt | None = Field(None, description="images that a network judges at once")
+    sampling: Size | None = Field(None, description="images whose tokens are drawn at once, at most")
+    decode: Size | None = Field(None, description="images that a tokenizer decodes at once, at most")
+    encode: Size | None = Field(None, description="images that a tokenizer encodes at once, at most")
+    features: Size | None = Field(None, description="images that a network judges at once")
 
 
 class TableRow(Section):

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from mar.study import layout
 from mar.study.compatibility import check_sampling, known
-from mar.study.mistakes import Mistakes
+from mar.study.mistakes import Mistake, Mistakes, MistakesError
 from mar.study.parts import Backbone, Data, Head, Name, Recipe, Sampling, Section, Seed, Text, Tokenizer
 from mar.study.sections import (
     Budget,
@@ -49,7 +49,9 @@ class Variant(Section):
         description="sampling settings to draw samples with, for every seed; in a file also figures and tables, "
         "for the settings that they show of the variant"
     )
-    seeds: tuple[Seed, ...] = Field((0,), description="training seeds; an empty list declares the variant, untrained")
+    seeds: tuple[Seed, ...] = Field(
+        (0,), max_length=1000, description="training seeds; an empty list declares the variant, untrained"
+    )
     pretrained: bool = Field(False, description="weights are imported (`mar import`), not trained")
     weights: Name | None = Field(None, description="pretrained: name of the import; default: the variant's")
     resources: Resources | None = Field(None, description="nodes, GPUs and hours of the training on a cluster")
@@ -205,7 +207,7 @@ class Study(Section):
         if self.data.image_size % step:
             raise ValueError(
                 f"tokenizers.{name}: stride {tok.stride} x group {tok.group} = {step} does not divide "
-                f"data.image_size {self.data.image_size}"
+                f"data.image_size {self.data.image_size}; accepted: one that does"
             )
         side = self.data.image_size // step
         if tok.scales and tok.scales[-1] != side:
@@ -261,7 +263,8 @@ class Study(Section):
         self._check_classes("learning.samples", learning.samples)
         if learning.samples % self.metrics.chunk:
             raise ValueError(
-                f"learning.samples {learning.samples} is not a multiple of metrics.chunk {self.metrics.chunk}"
+                f"learning.samples {learning.samples} is not a multiple of metrics.chunk {self.metrics.chunk}; "
+                "accepted: one"
             )
         for name, setting in learning.setting.items():
             self._check_settings("learning.setting", name, (setting,))
@@ -361,14 +364,17 @@ class Study(Section):
         for point in sampling.points:
             check_sampling(at, point, backbone, head, variant.head, 1 if backbone.kind == "dit" else tokens)
         guided = any(point.guidance > 1.0 for point in sampling.points)
-        if guided and recipe.label_drop == 1.0 and not variant.pretrained:
-            raise ValueError(
-                f"{at}: guidance with recipe {variant.recipe}, whose label_drop 1 trains without any class; "
-                "accepted: label_drop below 1, or guidance 1"
+        if guided and recipe.label_drop in (0.0, 1.0) and not variant.pretrained:
+            text = (
+                f"recipes.{variant.recipe}.label_drop {recipe.label_drop:g} trains "
+                f"{'without any' if recipe.label_drop else 'never without a'} class, and {at} has guidance; accepted: "
+                "between 0 and 1, or guidance 1"
             )
+            raise MistakesError([Mistake((), text, ("recipes", variant.recipe, "label_drop"))])
         if sampling.sweep:
             self._check_classes(f"{at}.sweep.samples", sampling.sweep.samples)
         if sampling.sweep and sampling.sweep.samples % self.metrics.chunk:
             raise ValueError(
-                f"{at}.sweep.samples {sampling.sweep.samples} is not a multiple of metrics.chunk {self.metrics.chunk}"
+                f"{at}.sweep.samples {sampling.sweep.samples} is not a multiple of metrics.chunk {self.metrics.chunk}; "
+                "accepted: one"
             )

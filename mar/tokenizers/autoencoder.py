@@ -200,7 +200,12 @@ def load(root: str | Path, name: str, study: Study) -> Tokenizer:
         ValueError: it is not finished, was made for another section of the study, or its files do not fit.
     """
     folder = layout.tokenizer(Path(root), name)
-    read(folder / layout.TOKENIZER, TokenizerRecord)  # written after the weights: where it is, they are complete
+    record = read(folder / layout.TOKENIZER, TokenizerRecord)  # written after the weights: these are complete then
+    if record.kind != (kind := study.instances[name].config.kind):
+        raise ValueError(
+            f"{folder / layout.TOKENIZER}: kind: found {record.kind!r}; accepted: {kind}; delete {folder} and run "
+            f"`mar tokenizer --tokenizer {name}` again"
+        )
     if recipe_of(folder).get("slice") != tokenizer_key(study, name):
         raise ValueError(f"{folder}: was trained by another recipe; run `mar tokenizer --tokenizer {name}` again")
     tokenizer = build(study.instances[name].config, study.data.image_size)

@@ -220,7 +220,7 @@ def _sync_run(client: Any, experiment: str, study: Study, source: _Source) -> st
     params = [Param(k, v) for k, v in _flatten(recipe).items() if k not in run.data.params]
     now = int(1000 * time.time())  # later than metrics of an earlier evaluation, so that MLflow shows these
     metrics = [Metric(k, v, now, source.total) for k, v in source.final.items() if run.data.metrics.get(k) != v]
-    for curve in {key for line in lines for key, v in line.items() if _is_number(v)} - {"images", "time", "seconds"}:
+    for curve in {key for line in lines for key in line} - {"images", "time", "seconds"}:
         # Settled steps do not change, so steps that MLflow has already are not logged again.
         logged_steps = (
             {m.step for m in client.get_metric_history(run_id, curve)} if curve in run.data.metrics else set()
@@ -280,10 +280,6 @@ def _sync_picture(client: Any, run: Any, source: _Source) -> None:
 def _optional(path: Path, kind: type[R]) -> R | None:
     """The record of a stage; None where the stage has not run yet."""
     return read(path, kind) if path.exists() else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _values(prefix: str, metrics: dict[str, Metric]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mar.runtime.runlog import read
 from mar.study import layout
 from mar.study.study import Study
-from mar.tracking.mlflow_sync import _is_number, _sources
+from mar.tracking.mlflow_sync import _sources
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,10 +52,10 @@ def _progress_table(study: Study, root: Path) -> Table:
         table.add_column(column, justify="left" if column == "training" else "right", no_wrap=True)
     for source in _sources(study, root):
         lines = read(source.folder / layout.LOG)
-        last = lines[-1] if lines else {"images": 0}
+        last: dict[str, Any] = lines[-1] if lines else {"images": 0}
         rate = _rate(lines)
         left = "done" if source.done.exists() else "" if not rate else _clock((source.total - last["images"]) / rate)
-        loss = f"{last['loss']:.4f}" if _is_number(last.get("loss")) else ""
+        loss = f"{last['loss']:.4f}" if "loss" in last else ""
         name = source.key.removeprefix("runs/")
         speed = f"{rate:,.0f}" if rate else ""
         table.add_row(name, f"{last['images']:,}", f"{source.total:,}", loss, speed, *_measured(last), left)
@@ -69,7 +69,7 @@ def _measured(line: dict[str, Any]) -> list[str]:
         "peak_memory": lambda number: f"{number / 1e9:.1f}",
         "utilisation": "{:.0%}".format,
     }
-    return [form(line[name]) if _is_number(line.get(name)) else "" for name, form in forms.items()]
+    return [form(line[name]) if name in line else "" for name, form in forms.items()]
 
 
 def _rate(lines: list[dict[str, Any]]) -> float:

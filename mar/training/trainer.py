@@ -35,11 +35,19 @@ from mar.study import layout
 from mar.study.records import RunRecord
 from mar.study.stage_keys import train_key
 from mar.study.study import Study
+from mar.training import warm_start
 from mar.training.meter import Meter
 from mar.training.schedule import learning_rate
 
 
-def train(study: Study, root: Path, variant: str, seed: int, operations: Callable[[], float] | None = None) -> None:
+def train(
+    study: Study,
+    root: Path,
+    variant: str,
+    seed: int,
+    operations: Callable[[], float] | None = None,
+    start: Path | None = None,
+) -> None:
     """Train a variant with one seed; writes ema.safetensors and, last, run.json. Processes of one job share the work.
 
     Args:
@@ -48,14 +56,21 @@ def train(study: Study, root: Path, variant: str, seed: int, operations: Callabl
         variant: what to train.
         seed: training seed.
         operations: counts the operations of one image, for the log; called on GPUs whose peak is known.
+        start: the folder of another training, with whose newest checkpoint it begins (mar/training/warm_start.py).
 
     Raises:
-        ValueError: tokens are missing or corrupt, or the loss is not finite.
+        ValueError: tokens are missing or corrupt, the loss is not finite, or it cannot begin with `start`.
     """
     folder = layout.run(root, variant, seed)
     with distributed.join() as world, lock(folder) if world.rank == 0 else nullcontext():
         tokens = TokenSet.open(layout.tokens(root, study.tokenizer_of(variant, seed)), verify=world.rank == 0)
-        recipe = {"train": train_key(study, variant, seed), "tokens": tokens.sha256}
+        key = {"train": train_key(study, variant, seed), "tokens": tokens.sha256}
+        of = study.recipes[study.variants[variant].recipe]
+
+        def began() -> dict[str, str | int]:
+            return warm_start.begin(start, folder, key, of) if start else warm_start.recorded(folder, key)
+
+        recipe = key | (began() if world.rank == 0 else {})  # only the first process claims the folder
         report, weights = folder / layout.RECORD, folder / layout.AVERAGE
 
         def sound() -> bool:
@@ -236,7 +251,7 @@ class Trainer:
 
         self.world.first(write_average)
 
-    def _finish(self, final_loss: float) -> None:
+    def _finish(self, final_loss: float | None) -> None:
         """Write run.json.
 
         Raises:
@@ -298,11 +313,15 @@ class Trainer:
             newest = (
                 f"the last good checkpoint: checkpoints/{good[-1].file}" if good else "no checkpoint: none was due yet"
             )
+            way = (
+                f". To go on from there, which the report tells: mv {self.folder} {self.folder}.before, change "
+                f"the recipe, and mar train --study {layout.study(self.folder.parents[2])} --variant {self.variant} "
+                f"--seed {self.seed} --from {self.folder}.before"
+            ) * bool(good)
             raise ValueError(
                 f"{self.folder}: loss {total}, gradient norm {length} after {self.images} images. The same "
                 "recipe comes to the same step again. Usual causes: learning rate too high, bf16. A changed recipe "
-                "starts at image 0 and cannot use the work so far; this folder is then moved to "
-                f"{self.folder}.old-<time>, with {newest}"
+                f"starts at image 0, and this folder is then moved aside, with {newest}{way}"
             )
         return total, length
 
@@ -433,6 +452,10 @@ class Trainer:
                 self.optimizer.load_state_dict(state["optimizer"])
             for moments in self.optimizer.state.values():  # on the CPU they are still mapped from the file
                 moments.update({name: tensor.clone() for name, tensor in moments.items()})
+            if state["images"] not in range(0, self.recipe.images + 1, self.recipe.batch):
+                raise ValueError(f"found images {state['images']!r}; accepted: whole batches of the recipe")
+            if state["images"] and not self.optimizer.state:
+                raise ValueError("found no moments of the optimiser; accepted: those of the steps before it")
             self.images, self.seconds, self.restarts = state["images"], state["seconds"], state["restarts"] + 1
         print(f"{self.folder}: going on after {self.images} images", flush=True)
 
@@ -479,8 +502,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def last_loss(log: Path) -> float:
-    """Mean loss of the last tenth of the logged steps: the loss of a single step is mostly noise."""
-    losses = [line["loss"] for line in runlog.read(log)]
+def last_loss(log: Path) -> float | None:
+    """Mean loss of the last tenth of the logged steps, as that of a single step is mostly noise; None without any."""
+    losses = [line["loss"] for line in runlog.read(log) if "loss" in line]
     tail = losses[-max(1, len(losses) // 10) :]
-    return sum(tail) / len(tail)
+    return sum(tail) / len(tail) if tail else None

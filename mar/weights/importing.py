@@ -9,31 +9,46 @@ from __future__ import annotations
 import argparse
 import contextlib
 import pickle
+import re
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mar.data.published import Asset
+from mar.data.published import NAME, Asset
 from mar.runtime import files
 from mar.runtime.files import atomic, sha256
 from mar.runtime.folders import lock
 from mar.runtime.provenance import provenance
 from mar.study import layout
+from mar.study.mistakes import of_validation
 from mar.study.records import ImportCounts, ImportedFile, ImportRecord
 from mar.weights.names import FORMATS, Mapped
 
-# Keys under which a checkpoint of a format keeps the tensors that are imported; the first that exists is taken. Files
-# that hold nothing but tensors have none of these keys.
-HOLDERS = {"official-mar": ("model_ema",), "dit": ("ema",)}
-SHOWN = 40  # tensors that one message names
+# Keys under which a checkpoint of a format keeps the tensors that are imported, a point between one and the key inside
+# it; the first that exists is taken. Files that hold nothing but tensors have none of these keys.
+HOLDERS = {
+    "official-mar": ("model_ema",),
+    "dit": ("ema",),
+    "var": (
+        "trainer.var_wo_ddp",
+        "state_dict",
+        "model",
+    ),  # of VAR's own training; the released files hold tensors alone
+    "var-msvq": ("trainer.vae_local", "state_dict", "model"),
+}
+PREFIXES = ("module.", "_orig_mod.")  # that DDP and torch.compile put before the names of a model, one or both
+SHOWN = 10  # tensors that one message names
+NESTED = 3  # zips in each other, at most
 ARCHIVES = (".ckpt", ".pt", ".pth", ".safetensors")  # endings of the checkpoint inside a plain zip
 
 # Packages whose objects published checkpoints carry beside tensors: parsed arguments, callbacks of Lightning,
@@ -68,23 +83,34 @@ def import_weights(format: str, file: Path, name: str, folder: Path, asset: Asse
 
     Raises:
         ValueError: the file is of another format or holds what is not read from foreign files, or a tensor is missing,
-            unexpected or of another shape than our model of this architecture has.
+            unexpected or of another shape than our model of this architecture has, or holds what is no finite real
+            number.
     """
     if format not in FORMATS:
         raise ValueError(f"format {format!r}: accepted: {', '.join(FORMATS)}")
+    if not re.fullmatch(NAME, name):
+        raise ValueError(
+            f"--as: found {name!r}; accepted: letters, digits and _ . + -, a letter or digit first, at most 100"
+        )
     if not file.is_file():
-        raise ValueError(f"{file}: no such file")
+        raise ValueError(f"{file}: no such file; accepted: a torch checkpoint, safetensors, or a zip that holds one")
     result, report = layout.import_weights(folder, name), layout.import_record(folder, name)
     with lock(folder):
         digest = sha256(file)
         if result.exists() and report.exists():
-            record = files.read(report, ImportRecord)
-            if (record.format, record.source.sha256, record.sha256) == (format, digest, sha256(result)):
+            try:
+                record = files.read(report, ImportRecord)
+                known = record.format, record.source.sha256, record.sha256
+            except ValueError as error:
+                print(f"{error}; it is imported again", flush=True)
+                known = None
+            if known == (format, digest, sha256(result)):
                 print(f"{result}: imported already", flush=True)
                 return record
         report.unlink(missing_ok=True)
         with opened(file, folder) as path:
-            tensors, rest = pick(read(path), format, file)
+            tensors, rest = pick(read(path, file), format, file)
+            check_numbers(tensors, file)
             mapped, architecture = checked(format, tensors, file)
             dtypes = {source: str(t.dtype).removeprefix("torch.") for source, t in tensors.items()}
             with atomic(result) as temporary:
@@ -137,12 +163,15 @@ def _print(record: ImportRecord, mapped: Mapped, file: Path, result: Path) -> No
 
 
 @contextlib.contextmanager
-def opened(file: Path, scratch: Path) -> Iterator[Path]:
+def opened(file: Path, scratch: Path, depth: int = NESTED, named: Path | None = None) -> Iterator[Path]:
     """Yield the checkpoint: the file itself, or the only checkpoint inside a plain zip, unpacked into `scratch`.
 
+    Messages name the file `named`, by default `file`; `depth` zips may be in each other.
+
     Raises:
-        ValueError: a TorchScript archive, or a zip with none or several checkpoints.
+        ValueError: a TorchScript archive, a damaged zip, or one with none or several checkpoints.
     """
+    named = named or file
     if file.suffix == ".safetensors" or not zipfile.is_zipfile(file):
         yield file
         return
@@ -150,45 +179,54 @@ def opened(file: Path, scratch: Path) -> Iterator[Path]:
         members = archive.namelist()
         if any(m.endswith("/constants.pkl") or "/code/" in m for m in members):
             raise ValueError(
-                f"{file}: a TorchScript archive holds code, which is not run; accepted: safetensors or a checkpoint. "
+                f"{named}: a TorchScript archive holds code, which is not run; accepted: safetensors or a checkpoint. "
                 "Of the consistency decoder take diffusers' diffusion_pytorch_model.safetensors: `mar import "
                 "consistency-decoder` fetches it (openai/consistency-decoder)"
             )
         if any(m.endswith("data.pkl") for m in members):
             yield file
             return
+        if not depth:
+            raise ValueError(f"{named}: holds zips in zips; accepted: at most {NESTED} in each other")
         checkpoints = [m for m in members if m.endswith(ARCHIVES)]
         if len(checkpoints) != 1:
-            raise ValueError(f"{file}: found {members[:SHOWN]}; accepted: a zip with one of {', '.join(ARCHIVES)}")
+            raise ValueError(f"{named}: found {members[:SHOWN]}; accepted: a zip with one of {', '.join(ARCHIVES)}")
         with tempfile.TemporaryDirectory(dir=scratch, prefix=".unzip-") as temporary:
             inner = Path(temporary) / Path(checkpoints[0]).name
-            with archive.open(checkpoints[0]) as source, open(inner, "wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-            with opened(inner, scratch) as path:
+            try:
+                with archive.open(checkpoints[0]) as source, open(inner, "wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+                raise ValueError(f"{named}: {error}; accepted: a whole zip without a password") from None
+            with opened(inner, scratch, depth - 1, named) as path:
                 yield path
 
 
-def read(file: Path) -> Any:
+def read(file: Path, named: Path | None = None) -> Any:
     """Content of a checkpoint; tensors are mapped from disk. No code from the file is run.
+
+    Messages name the file `named`, by default `file`.
 
     Raises:
         ValueError: no checkpoint, or one that asks for more than tensors and the known shells.
     """
+    named = named or file
     if file.suffix == ".safetensors":
         try:
             return load_file(file)
         except Exception as error:
-            raise ValueError(f"{file}: no safetensors file: {error}") from None
+            raise ValueError(f"{named}: {error}; accepted: a safetensors file") from None
     is_zip = zipfile.is_zipfile(file)  # torch before 1.6 wrote no zips
     shells: list[Any] = []
     if is_zip:
         try:
             classes = torch.serialization.get_unsafe_globals_in_checkpoint(file)
         except Exception as error:
-            raise ValueError(f"{file}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"{named}: cannot be read: {reason}; accepted: a whole checkpoint of torch") from None
         unknown = [name for name in classes if name.partition(".")[0] not in SHELLS]
         if unknown:
-            raise ValueError(f"{file}: asks for {', '.join(sorted(unknown))}, {_accepted()}")
+            raise ValueError(f"{named}: asks for {', '.join(sorted(unknown))}, {_accepted()}")
         classes = [name for name in classes if name != "argparse.Namespace"]  # read as it is, for the report
         # Lightning's dictionaries have items, and torch puts items into plain dictionaries alone.
         shells += [(OrderedDict if name.endswith(".AttributeDict") else Shell, name) for name in classes]
@@ -197,7 +235,7 @@ def read(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError, KeyError) as error:
         message = str(error).partition("Please use")[0].partition("\n\n")[-1] or str(error)
-        raise ValueError(f"{file}: cannot be read: {' '.join(message.split())[:300]}; {_accepted()}") from None
+        raise ValueError(f"{named}: cannot be read: {' '.join(message.split())[:300]}; {_accepted()}") from None
 
 
 def _accepted() -> str:
@@ -209,15 +247,47 @@ def pick(content: Any, format: str, file: Path) -> tuple[dict[str, Tensor], dict
     if not isinstance(content, dict):
         raise ValueError(f"{file}: found {type(content).__name__}; accepted: a mapping of tensors")
     holders = HOLDERS.get(format, ("state_dict", "model"))
-    holder = next((key for key in holders if isinstance(content.get(key), dict)), None)
-    tensors = content if holder is None else content[holder]
+    holder = next((key for key in holders if isinstance(_inside(content, key), dict)), None)
+    tensors = content if holder is None else _inside(content, holder)
     if holder is None and not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{file}: found keys {list(map(str, content))[:SHOWN]}; accepted: {' or '.join(holders)}")
     others = [str(key) for key, value in tensors.items() if not isinstance(value, Tensor)]
     if others or not tensors:
         raise ValueError(f"{file}: {holder or 'file'} holds {others[:SHOWN] or 'nothing'}; accepted: tensors")
-    beside = {} if holder is None else {str(k): _describe(v) for k, v in content.items() if k != holder}
-    return dict(tensors), beside
+    beside = (
+        {}
+        if holder is None
+        else {str(k): _describe(v) for k, v in content.items() if k != (holder or "").split(".")[0]}
+    )
+    tensors = {str(name): value for name, value in tensors.items()}
+    for prefix in 2 * PREFIXES:  # each of both may stand before the other
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+            beside[prefix] = f"stood before the names of all {len(tensors)} tensors"
+    return tensors, beside
+
+
+def _inside(content: Any, key: str) -> Any:
+    """The value at a key, or at a key inside the value of a key; None where there is none."""
+    for part in key.split("."):
+        content = content.get(part) if isinstance(content, dict) else None
+    return content
+
+
+def check_numbers(tensors: dict[str, Tensor], file: Path) -> None:
+    """Refuse weights that are no finite real numbers; counters, such as of steps or of a codebook, may be whole ones.
+
+    Raises:
+        ValueError: a tensor is complex, sparse or quantised, or holds what is not finite in float32.
+    """
+    for name, tensor in tensors.items():
+        found = ""
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+            found = "numbers that are sparse, quantised or complex"
+        elif tensor.is_floating_point() and not torch.isfinite(tensor.to(torch.float32)).all():
+            found = "numbers that are not finite"
+        if found:
+            raise ValueError(f"{file}: {name}: found {found}; accepted: finite floating point numbers")
 
 
 def _describe(value: Any) -> str:
@@ -240,22 +310,32 @@ def checked(format: str, tensors: dict[str, Tensor], file: Path) -> tuple[Mapped
         kind = format.removeprefix("ldm-")
         if kind in ("kl", "vq") and architecture["kind"] != kind:
             raise ValueError(f"it is a {architecture['kind']} autoencoder; accepted: format ldm-{architecture['kind']}")
-        expected = {key: value.shape for key, value in build(architecture).state_dict().items()}
+        expected = build(architecture).state_dict()
+    except ValidationError as error:  # the sizes of the tensors are none of a model
+        found = "; ".join(map(str, of_validation(error, {})))
+        raise ValueError(f"{file}: as {format}: the tensors tell {found}") from None
     except ValueError as error:
-        raise ValueError(f"{file}: as {format}: {error}") from None
+        accepted = "" if "accepted" in str(error) else f"; accepted: the tensors of {format}"
+        raise ValueError(f"{file}: as {format}: {error}{accepted}") from None
     compare(expected, mapped, f"{file}: as {format} {architecture}")
     return mapped, architecture
 
 
-def compare(expected: dict[str, torch.Size], mapped: Mapped, where: str) -> None:
-    """Refuse tensors that are missing, unexpected or of another shape, naming each."""
-    faults = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in mapped.tensors]
+def compare(expected: dict[str, Tensor], mapped: Mapped, where: str) -> None:
+    """Refuse tensors that are missing, unexpected, of another shape or no floating point numbers, naming each."""
+    faults = [f"missing: {name} {list(t.shape)}" for name, t in expected.items() if name not in mapped.tensors]
     for name, tensor in mapped.tensors.items():
         source = mapped.sources[name]
         if name not in expected:
             faults.append(f"unexpected: {source}, which becomes {name} {list(tensor.shape)}")
-        elif tensor.shape != expected[name]:
-            faults.append(f"shape: {source} is {list(tensor.shape)}; accepted: {list(expected[name])} ({name})")
+        elif tensor.shape != expected[name].shape:
+            accepted = list(expected[name].shape)
+            faults.append(f"shape: {source} is {list(tensor.shape)}; accepted: {accepted} ({name})")
+        elif tensor.is_floating_point() != expected[name].is_floating_point():
+            faults.append(f"type: {source} is {tensor.dtype}; accepted: {expected[name].dtype} ({name})")
     if faults:
         more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        raise ValueError(f"{where}: {len(faults)} tensors do not fit\n  " + "\n  ".join(faults[:SHOWN] + more))
+        raise ValueError(
+            f"{where}: {len(faults)} tensors do not fit; accepted: those of a model of these sizes\n  "
+            + "\n  ".join(faults[:SHOWN] + more)
+        )

@@ -141,3 +141,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def project(tmp_path: Path) -> Project:
     """A project for one test."""
     return Project(tmp_path)
+
+
+@pytest.fixture
+def projects() -> type[Project]:
+    """Makes a project in a folder."""
+    return Project

@@ -25,7 +25,9 @@ def test_weights_and_reference_are_fetched_where_they_are_not_on_disk(project: A
     assert project.plan(*call)["fetch"] == ["inception.pth"]
 
     study.write_text(STUDY.replace("FILE", "nowhere.npz"))
-    assert "nowhere.npz: neither in config/assets.csv nor a file or folder" in project.fails("-n", *call)
+    assert "metrics.reference.file: found 'nowhere.npz'; accepted: a name in config/assets.csv" in project.fails(
+        "-n", *call
+    )
     (project.folder / "real.npz").write_bytes(b"a file of one's own")
     study.write_text(STUDY.replace("FILE", "real.npz"))
     assert project.plan(*call)["fetch"] == ["inception.pth"]

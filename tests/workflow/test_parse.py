@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,17 @@ def test_trainings_wait_for_the_gate_where_a_study_has_one(fresh: Any) -> None:
     assert plan["gate"] == [""] and plan["rfid"] == ["kl", "vq"] and len(plan["train"]) == 1
     plan = fresh.plan(f"results/smoke/{run}", "--configfile", "config/smoke.yaml")
     assert "gate" not in plan and "rfid" not in plan
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("pipe", "found a pipe or device; accepted: a YAML file"),
+        ("latin-1", "no valid YAML: 'utf-8' codec can't decode byte 0xe9"),
+    ],
+)
+def test_a_file_that_is_no_study_is_named_before_snakemake_reads_it(kind: str, said: str, project: Any) -> None:
+    file = project.folder / "config" / "bad.yaml"
+    os.mkfifo(file) if kind == "pipe" else file.write_bytes(b"title: caf\xe9\n")
+    output = project.fails("-n", "--configfile", "config/bad.yaml")
+    assert f"Error: config/bad.yaml: {said}" in output and "Traceback" not in output

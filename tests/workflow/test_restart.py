@@ -14,18 +14,21 @@ TARGET = ("results/smoke/runs/mar-diffloss/seed0/run.json", "--configfile", "con
 
 def training(project: Any) -> subprocess.Popen[str]:
     """A run of snakemake whose training has begun."""
-    head: subprocess.Popen[str] = project.start(*TARGET, STUB_SLEEP="60")
-    deadline = time.monotonic() + 60
+    head: subprocess.Popen[str] = project.start(*TARGET, STUB_SLEEP="300")
+    deadline = time.monotonic() + 300
     while not any(call.startswith("train ") for call in project.calls()):
         assert head.poll() is None and time.monotonic() < deadline, project.calls()
         time.sleep(0.1)
     return head
 
 
-def test_ctrl_c_prints_no_commands_and_the_same_command_goes_on(project: Any) -> None:
+def test_a_second_call_leaves_and_ctrl_c_prints_no_commands_and_the_same_command_goes_on(project: Any) -> None:
     head = training(project)
+    second = project.fails("results/smoke/claims.json", *TARGET[1:])
+    assert f"results/smoke: snakemake works here already: process {head.pid} of user" in second
+    assert "accepted: one at a time" in second and "Traceback" not in second
     os.killpg(head.pid, signal.SIGINT)  # as a terminal does
-    output, _ = head.communicate(timeout=60)
+    output, _ = head.communicate(timeout=300)
     assert head.returncode != 0 and "Terminating processes on user request" in output
     assert "mar launch" not in output and "CalledProcessError" not in output
     project.snakemake(*TARGET)

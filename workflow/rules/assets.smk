@@ -18,7 +18,7 @@ rule import_weights:
     params:
         format=asset_format,
     shell:
-        "mar --threads {threads} import {params.format} --as {wildcards.asset} 2>&1 | tee {log}"
+        "mar --threads {threads} import {params.format:q} --as {wildcards.asset:q} 2>&1 | tee {log:q}"
 
 
 # Published files that are used as they are: weights of extractors, and references of real images.
@@ -41,4 +41,4 @@ rule fetch:
     params:
         name=published_name,
     shell:
-        "mar --threads {threads} fetch {params.name} 2>&1 | tee {log}"
+        "mar --threads {threads} fetch {params.name:q} 2>&1 | tee {log:q}"

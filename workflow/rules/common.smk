@@ -17,6 +17,12 @@ from mar.runtime.files import read
 from mar.study import commands, layout, products, reading, real_sets, sizes, stage_keys
 from mar.study.records import ImportRecord
 
+for folder in (workflow.basedir, os.getcwd()):
+    if {"{", "}"} & set(str(folder)):
+        raise WorkflowError(
+            f"{folder}: found braces in the path, which Snakemake takes for wildcards; accepted: a folder without"
+        )
+
 CONFIGFILES = workflow.overwrite_configfiles or workflow.configfiles
 try:
     if not CONFIGFILES:
@@ -32,6 +38,14 @@ except reading.StudyError as error:
     raise WorkflowError(str(error))
 except ValueError as error:
     raise WorkflowError(str(reading.blame(error, Path(CONFIGFILES[-1]))))
+
+if STUDY.reuse and not (
+    (layout.RESULTS / STUDY.reuse).is_dir()
+    or layout.shipped(f"{STUDY.reuse}.yaml").exists()
+):
+    raise WorkflowError(
+        f"{CONFIGFILES[-1]}: reuse: found {STUDY.reuse!r}; accepted: a study that has results, or one that ships"
+    )
 
 # The commands read the resolved study. It is no input of the rules, since `params` hold what each result depends on.
 STUDY_FILE = str(reading.write_resolved(STUDY))
@@ -203,7 +217,7 @@ except ValueError as error:
 GIVEN_SET = layout.given_set("{given}")
 # A sample set: its name in the paths of a rule, and the options of its command.
 SET = layout.sample_set("{variant}", "{seed}", "{setting}")
-ONE_SET = {name: f"{{wildcards.{name}}}" for name in ("variant", "seed", "setting")}
+ONE_SET = {name: f"{{wildcards.{name}:q}}" for name in ("variant", "seed", "setting")}
 
 
 # A profile limits the jobs in the queue by `resources: {cluster_jobs: N, cluster_trainings: N}`. Where it has no limit
@@ -251,17 +265,17 @@ def waiting(job_of, here=1):
 
 def line(stage, **values):
     """The shell line that runs a command of `mar`."""
-    command = commands.command(stage, "{params.study}", **values)
-    return f"mar --threads {{threads}} {command} 2>&1 | tee {{log}}"
+    command = commands.command(stage, "{params.study:q}", **values)
+    return f"mar --threads {{threads}} {command} 2>&1 | tee {{log:q}}"
 
 
 def launch(stage, **values):
     """The shell line that runs a command of `mar` as a job, for what a GPU speeds up. Zero and empty mean not set."""
-    command = commands.command(stage, "{params.study}", **values)
+    command = commands.command(stage, "{params.study:q}", **values)
     return (
-        f"mar launch {machine.options()} --folder {{params.job}} --recipe {{params.recipe:q}}"
-        " --inputs '{input}' --outputs '{output}'"
-        f" -- --threads {{threads}} {command} --recipe {{params.recipe:q}} 2>&1 | tee {{log}}"
+        f"mar launch {machine.options()} --folder {{params.job:q}} --recipe {{params.recipe:q}}"
+        " --inputs \"$(printf '%q ' {input:q})\" --outputs \"$(printf '%q ' {output:q})\""
+        f" -- --threads {{threads}} {command} --recipe {{params.recipe:q}} 2>&1 | tee {{log:q}}"
     )
 
 
@@ -460,11 +474,15 @@ def reference_file():
     reference = STUDY.metrics.reference
     if reference is None or Path(reference.file).is_dir():
         return []
-    if reference.file not in PUBLISHED and not Path(reference.file).exists():
+    if reference.file not in PUBLISHED and not Path(reference.file).is_file():
         raise WorkflowError(
-            f"metrics.reference.file {reference.file}: neither in config/assets.csv nor a file or folder"
+            f"{CONFIGFILES[-1]}: metrics.reference.file: found {reference.file!r}; accepted: a name in"
+            " config/assets.csv, a file, or a folder"
         )
     return [fetched(reference.file) if reference.file in PUBLISHED else reference.file]
+
+
+REFERENCE = reference_file()
 
 
 def judge_weights(wildcards):
@@ -474,7 +492,7 @@ def judge_weights(wildcards):
 
 def real_files(wildcards):
     """File of Inception's reference where the rule makes the features of `reference`."""
-    return reference_file() if wildcards.split == "reference" else []
+    return REFERENCE if wildcards.split == "reference" else []
 
 
 def features_recipe(wildcards):

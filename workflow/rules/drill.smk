@@ -18,7 +18,7 @@ rule drill_shape:
         study=STUDY_FILE,
         recipe=shape_recipe,
     shell:
-        line("drill", shape="{wildcards.shape}", recipe="{params.recipe:q}")
+        line("drill", shape="{wildcards.shape:q}", recipe="{params.recipe:q}")
 
 
 rule drill:

@@ -21,7 +21,9 @@ rule features_real:
         job=job("features", "{extractor}", "{split}"),
         recipe=features_recipe,
     shell:
-        launch("features", extractor="{wildcards.extractor}", set="{wildcards.split}")
+        launch(
+            "features", extractor="{wildcards.extractor:q}", set="{wildcards.split:q}"
+        )
 
 
 rule features:
@@ -46,7 +48,7 @@ rule features:
     shell:
         launch(
             "features",
-            extractor="{wildcards.extractor}",
+            extractor="{wildcards.extractor:q}",
             set=layout.sample_set(*ONE_SET.values()),
         )
 
@@ -95,7 +97,7 @@ rule statistics:
     params:
         study=STUDY_FILE,
     shell:
-        line("statistics", extractor="{wildcards.extractor}", set="{wildcards.set}")
+        line("statistics", extractor="{wildcards.extractor:q}", set="{wildcards.set:q}")
 
 
 rule reference:

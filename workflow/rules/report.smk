@@ -28,7 +28,7 @@ rule table:
         study=STUDY_FILE,
         recipe=table_recipe,
     shell:
-        line("table", name="{wildcards.table}")
+        line("table", name="{wildcards.table:q}")
 
 
 rule figure:
@@ -56,7 +56,7 @@ rule figure:
         out=subpath(output.pdf, parent=True),
         recipe=figure_recipe,
     shell:
-        line("figure", name="{wildcards.figure}", out="{params.out}")
+        line("figure", name="{wildcards.figure:q}", out="{params.out:q}")
 
 
 # figures/<name>.pdf is a copy of the figure of the study that ran last.
@@ -79,7 +79,7 @@ rule alias:
     params:
         out=subpath(output.pdf, parent=True),
     shell:
-        "cp {input.pdf} {input.png} {input.csv} {params.out} 2>&1 | tee {log}"
+        "cp {input:q} {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule claims:
@@ -144,7 +144,7 @@ rule report:
         figures=subpath(input.samples, parent=True),
         recipe=stage_keys.report_key(STUDY),
     shell:
-        line("report", figures="{params.figures}")
+        line("report", figures="{params.figures:q}")
 
 
 # The output is the list of the study's runs, not the database: that holds other studies, and Snakemake deletes outputs.

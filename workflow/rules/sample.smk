@@ -23,7 +23,9 @@ rule sweep:
         job=job("sweep", "{variant}", "{setting}"),
         recipe=sweep_recipe,
     shell:
-        launch("sweep", variant="{wildcards.variant}", setting="{wildcards.setting}")
+        launch(
+            "sweep", variant="{wildcards.variant:q}", setting="{wildcards.setting:q}"
+        )
 
 
 rule sample:
@@ -69,7 +71,7 @@ rule learning:
         job=job("learning", layout.run_name("{variant}", "{seed}")),
         recipe=learning_recipe,
     shell:
-        launch("learning", variant="{wildcards.variant}", seed="{wildcards.seed}")
+        launch("learning", variant="{wildcards.variant:q}", seed="{wildcards.seed:q}")
 
 
 rule speed:
@@ -92,4 +94,4 @@ rule speed:
         job=job("speed", "{variant}"),
         recipe=speed_recipe,
     shell:
-        launch("speed", variant="{wildcards.variant}")
+        launch("speed", variant="{wildcards.variant:q}")

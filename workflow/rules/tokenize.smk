@@ -24,7 +24,7 @@ rule install_tokenizer:
         job=job("tokenizer", "{tokenizer}"),
         recipe=tokenizer_recipe,
     shell:
-        line("tokenizer", tokenizer="{wildcards.tokenizer}")
+        line("tokenizer", tokenizer="{wildcards.tokenizer:q}")
 
 
 rule tokenizer:
@@ -47,7 +47,7 @@ rule tokenizer:
         job=job("tokenizer", "{tokenizer}"),
         recipe=tokenizer_recipe,
     shell:
-        launch("tokenizer", tokenizer="{wildcards.tokenizer}")
+        launch("tokenizer", tokenizer="{wildcards.tokenizer:q}")
 
 
 # This is a rule of its own, so that a new classifier changes the metrics of a tokenizer without training it again.
@@ -71,7 +71,7 @@ rule rfid:
         job=job("rfid", "{tokenizer}"),
         recipe=stage_keys.rfid_key(STUDY),
     shell:
-        launch("rfid", tokenizer="{wildcards.tokenizer}")
+        launch("rfid", tokenizer="{wildcards.tokenizer:q}")
 
 
 # Only a study with a section `gate` has this job: what the tokenizers lose, before anything is trained on them.
@@ -113,4 +113,4 @@ rule encode:
         job=job("encode", "{tokenizer}"),
         recipe=tokenizer_recipe,
     shell:
-        launch("encode", tokenizer="{wildcards.tokenizer}")
+        launch("encode", tokenizer="{wildcards.tokenizer:q}")

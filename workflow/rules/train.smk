@@ -24,7 +24,7 @@ rule install_run:
         job=job("train", layout.run_name("{variant}", "{seed}")),
         recipe=train_recipe,
     shell:
-        line("train", variant="{wildcards.variant}", seed="{wildcards.seed}")
+        line("train", variant="{wildcards.variant:q}", seed="{wildcards.seed:q}")
 
 
 rule train:
@@ -51,4 +51,4 @@ rule train:
         job=job("train", layout.run_name("{variant}", "{seed}")),
         recipe=train_recipe,
     shell:
-        launch("train", variant="{wildcards.variant}", seed="{wildcards.seed}")
+        launch("train", variant="{wildcards.variant:q}", seed="{wildcards.seed:q}")

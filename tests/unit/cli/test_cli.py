@@ -183,7 +183,8 @@ def test_a_mistake_is_one_line_and_a_bug_keeps_its_traceback(resolved: str, monk
 
     monkeypatch.setattr("mar.analysis.verdicts.decide", mistake)
     assert (
-        run("claims", "--study", resolved).stderr == "Error: nowhere.yaml: cannot be read: No such file or directory\n"
+        run("claims", "--study", resolved).stderr
+        == "Error: nowhere.yaml: cannot be read: No such file or directory; accepted: a YAML file\n"
     )
     monkeypatch.setattr("mar.analysis.verdicts.decide", bug)
     assert isinstance(run("claims", "--study", resolved).exception, ValueError)

@@ -60,6 +60,23 @@ def test_an_error_that_names_no_file_names_the_command(resolved: str, monkeypatc
     assert result.stderr.startswith("Error: mar prepare: Input/output error; check the disk")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 32000000000 bytes"
+        ),
+        RuntimeError("unable to mmap 4096 bytes from file <x>: Cannot allocate memory (12)"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_too_little_memory_is_one_message(error: Exception, resolved: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = fails_with(error, resolved, monkeypatch)
+    assert result.exit_code == 1 and result.stderr.startswith("Error: mar prepare: out of memory (")
+    assert result.stderr.endswith("; accepted: smaller networks or batches, or more memory\n")
+
+
 @pytest.mark.parametrize("error", [RuntimeError("shapes"), OSError("no number"), KeyError("x"), RecursionError("deep")])
 def test_a_fault_of_ours_keeps_its_traceback_and_asks_for_a_report(
     error: Exception, resolved: str, monkeypatch: pytest.MonkeyPatch

@@ -31,7 +31,10 @@ def refusal(path: Path) -> str:
 
 class TestFile:
     def test_missing_file_is_named(self, tmp_path: Path) -> None:
-        assert refusal(tmp_path / "no.yaml") == f"{tmp_path}/no.yaml: cannot be read: No such file or directory"
+        assert (
+            refusal(tmp_path / "no.yaml")
+            == f"{tmp_path}/no.yaml: cannot be read: No such file or directory; accepted: a YAML file"
+        )
 
     def test_a_list_is_no_study(self, tmp_path: Path) -> None:
         write(tmp_path, a="- 1\n")
@@ -357,3 +360,25 @@ class TestResolved:
         assert path.stat().st_ino == inode
         studies.write_resolved(resolve(values | {"seed": 5}, "a.yaml"), tmp_path)
         assert load(path).seed == 5
+
+
+class TestCommand:
+    """The files that a command of Snakemake names, before Snakemake reads them."""
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["--configfile", "{}"],
+            ["-n", "--configfiles", "{}", "--cores", "1"],
+            ["--configfile={}"],
+            ["--configfile", "{}", "{}"],
+        ],
+    )
+    def test_a_file_that_is_no_study_ends_the_process(self, words: list[str], tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text("- a\n")
+        with pytest.raises(SystemExit) as stop:
+            studies.check_command([word.format(tmp_path / "a.yaml") for word in words])
+        assert stop.value.code == f"Error: {tmp_path}/a.yaml: found list; accepted: a mapping with the keys of a study"
+
+    def test_a_study_and_other_words_pass(self, study_file: Path) -> None:
+        studies.check_command(["all", "--configfile", str(study_file), "--config", "study=x", "-n", "nothere.yaml"])
