@@ -348,7 +348,12 @@ def classifier(config: ClassifierConfig, image_size: int, classes: int) -> Peak:
 
     def prepare(number: int) -> Callable[[], object]:
         kept, batch = _moments(network), torch.empty(number, 3, image_size, image_size, device=META)
-        return lambda: (_backward(network(batch)[1].mean()), kept)
+
+        def step() -> object:
+            _backward(network(batch)[1].mean())
+            return kept
+
+        return step
 
     return peak(config.batch, network, prepare)
 

@@ -96,8 +96,15 @@ def measure(study: Study, root: Path, variant: str) -> None:
 def _timing(seconds: list[float], shares: list[float], steps: int, at_once: int) -> Timing:
     share = Range(value=statistics.median(shares), low=min(shares), high=max(shares))
     middle, low, high = timings.median(seconds)
-    timed = {"seconds_per_image": middle, "low": low, "high": high, "head_share": share}
-    return Timing(**timed, steps=steps, drawn_at_once=at_once, batches=tuple(seconds))
+    return Timing(
+        seconds_per_image=middle,
+        low=low,
+        high=high,
+        head_share=share,
+        steps=steps,
+        drawn_at_once=at_once,
+        batches=tuple(seconds),
+    )
 
 
 def yardstick(device: torch.device) -> float:

@@ -58,7 +58,8 @@ def judged(study: Study | None, extractor: str) -> int:
 
 def _most(config: Tokenizer, study: Study) -> int:
     """Images of which the widest layer, at the resolution of the images after the stem, has no more than WIDEST."""
-    channels = {"pixels": 3, "consistency": 320}.get(config.kind) or config.channels[0]
+    # The consistency decoder is a U-Net, which keeps three layers of that size for its way back.
+    channels = {"pixels": 3, "consistency": 3 * 320}.get(config.kind) or config.channels[0]
     return max(1, WIDEST // (channels * (study.data.image_size // config.stem) ** 2))
 
 

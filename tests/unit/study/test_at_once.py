@@ -39,7 +39,9 @@ def test_large_images_are_encoded_and_decoded_in_parts():
     of = load("config/imagenet512.yaml")
     assert at_once.encoded(of, "kl16-ours", 250) == 84 and at_once.decoded(of, "kl16-ours", 125) == 63
     assert at_once.of_tokens(of, "kl16-ours") == {at_once.ENCODED: 84}
-    assert at_once.of_tokens(load("config/imagenet256.yaml"), "kl16-ours") == {}
+    smaller = load("config/imagenet256.yaml")
+    assert at_once.of_tokens(smaller, "kl16-ours") == {}
+    assert [at_once.decoded(smaller, name, 250) for name in ("kl16-ours", "sd-vae", "consistency")] == [250, 250, 42]
 
 
 def test_a_study_says_other_numbers_which_change_no_key():
