@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -89,12 +89,12 @@ def _time(text: str) -> float | None:
 def hours(study: Study, root: Path) -> GpuHoursRecord:
     """GPU hours of each stage, spent and planned, written to gpu_hours.json.
 
-    What the accounting once told stays, since clusters forget; a stage that it counts again replaces it.
+    What the accounting once told of a stage stays where it later tells less, since clusters forget.
     """
     path = layout.gpu_hours(root)
     images = plan.count_images(study, root)
     counts = kept_costs.find(study, root, images.classes)
-    planned: Counter[str] = Counter()
+    planned: dict[str, float] = defaultdict(float)
     for job in plan.jobs(study, images, counts) if counts else ():
         planned[job.stage] += job.hours(plan.UTILISATION)
     told = spent.gpu_hours(root)
@@ -121,7 +121,7 @@ def text(study: Study, root: Path) -> str:
     ]
     lines = [f"{study.study}: of {len(found)} jobs {', '.join(said)}", ""]
     head = ("stage", "jobs", *STATES, "GPU hours", "planned")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     stages = list(dict.fromkeys("figures and report" if step.stage in DRAWN else step.stage for step in found))
     for stage in stages:
         of = [step for step in found if step.stage == stage or (step.stage in DRAWN and stage == "figures and report")]
@@ -132,9 +132,12 @@ def text(study: Study, root: Path) -> str:
     everything = costs.stages.values()
     spent_, planned = sum(row.spent or 0 for row in everything), sum(row.planned or 0 for row in everything)
     rows.append(("total", str(len(found)), *(str(totals[s] or "") for s in STATES), _number(spent_), _number(planned)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+    widths = [max(len(line[i]) for line in rows) for i in range(len(head))]
+    for line in rows:
+        cells = [
+            line[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+        ]
         lines.append("  ".join(cells).rstrip())
     lines.append("")
     if not costs.accounted:

@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -623,7 +624,7 @@ def main() -> int:
     one_at_a_time = threading.Lock()
 
     def run(case: Case) -> None:
-        folder = work / case.title.replace(" ", "-").replace("/", "-")
+        folder = work / re.sub(r"[^\w.=-]+", "-", case.title)  # PYTHONPATH is cut at colons
         shutil.rmtree(folder, ignore_errors=True)
         row = case.run(folder, prepared, reference[case.stage])
         time.sleep(5)  # the accounting is late

@@ -43,7 +43,7 @@ class Cluster:
         self.known: Callable[[float], str | None] = lambda age: None
         self.refusals: list[Exception | None] = []
         self.cancelled: list[str] = []
-        self.events: list[tuple[float, Callable[[], None]]] = []
+        self.events: list[tuple[float, Callable[[], object]]] = []
         self.reason, self.user = "", queue.me()
         self.extra: dict[str, State] = {}
         self.looks = self.ran = 0
@@ -96,7 +96,7 @@ class Cluster:
     def cancel(self, ended: Any, patience: float = 0.0) -> None:
         self.cancelled += ended
 
-    def at(self, seconds: float, event: Callable[[], None]) -> None:
+    def at(self, seconds: float, event: Callable[[], object]) -> None:
         self.events.append((seconds, event))
 
     def ends(self, seconds: float, number: int = 0, status: int = 0) -> None:

@@ -76,10 +76,10 @@ def test_a_site_with_lines_of_its_own_and_a_container(told: Any) -> None:
     assert " --mpi=none --cpu-bind=cores apptainer exec --nv --bind /scratch /images/mar.sif python -P -u -m" in srun
     exports = [line for line in lines[setup + 2 : lines.index(srun)] if line.startswith("export ")]
     assert [line.split()[1].split("=")[0] for line in exports] == [
-        "SLURM_EXPORT_ENV",
+        "SUBMITIT_EXECUTOR",
         "PYTHONPATH",
         "MAR_GIT_COMMIT",
-        "SUBMITIT_EXECUTOR",
+        "SLURM_EXPORT_ENV",
         "SRUN_CPUS_PER_TASK",
     ]
 
