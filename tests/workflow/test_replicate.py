@@ -192,6 +192,7 @@ def test_a_study_of_given_sets_alone_has_its_tables(place: Any) -> None:
     fid = read(root / "metrics" / "given" / "theirs.json", MetricsFile).metrics["fid"]
     with open(root / "tables" / "table4.csv", newline="") as file:
         (row,) = csv.DictReader(file)
-    assert (row["row"], row["ours"], row["n"], float(row["fid_guided"])) == ("adm", "given", "10", fid.value)
+    assert (row["row"], row["ours"], row["n"]) == ("adm", "given", "10")
+    assert float(row["fid_guided"]) == pytest.approx(fid.value, rel=1e-12)  # tables average logarithms
     assert "| given: Theirs |" in " ".join((root / "tables" / "table4.md").read_text().split())
     assert (root / "tables" / "metrics.tex").exists() and not (root / "report.html").exists()
