@@ -289,7 +289,7 @@ def _of_folder(folder: Path) -> Images:
         for path in files[start : start + PIECE]:
             try:
                 rows.append(np.asarray(decode(path)))
-            except (OSError, SyntaxError, ValueError) as error:
+            except Exception as error:  # whatever Pillow raises for a damaged file
                 raise ValueError(one_line(f"{path}: cannot be read as an image ({error})")) from None
             if rows[-1].shape != rows[0].shape:
                 shapes = f"is {rows[-1].shape}, others are {rows[0].shape}"

@@ -37,7 +37,9 @@ LINES = 15  # of a message, at most
 PATIENCE = float(os.environ.get("PATIENCE", "1"))  # factor on all time limits, for a machine that is busy
 MEMORY = 12 << 30  # bytes of address space of a command, at most
 # What a message says besides "accepted": how to make the file again, or what to do about the machine.
-REMEDY = re.compile(r"accepted|again|is missing|run `mar|draw it with|make room|raise the limit|check the disk|is needed|Try 'mar", re.I)
+REMEDY = re.compile(
+    r"accepted|again|is missing|run `mar|draw it with|make room|raise the limit|check the disk|is needed|Try 'mar", re.I
+)
 GOOD = ("refused", "works")
 OUTCOMES = (*GOOD, "traceback", "accepted wrongly", "unclear", "executed", "leak", "lost", "hang", "not tried")
 PRECIOUS = "not yours\n"
