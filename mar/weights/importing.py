@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import pickle
 import re
 import shutil
 import tempfile
@@ -175,8 +174,11 @@ def opened(file: Path, scratch: Path, depth: int = NESTED, named: Path | None = 
     if file.suffix == ".safetensors" or not zipfile.is_zipfile(file):
         yield file
         return
+    try:
+        members = zipfile.ZipFile(file).namelist()
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, OSError) as error:
+        raise ValueError(f"{named}: {error}; accepted: a whole zip") from None
     with zipfile.ZipFile(file) as archive:
-        members = archive.namelist()
         if any(m.endswith("/constants.pkl") or "/code/" in m for m in members):
             raise ValueError(
                 f"{named}: a TorchScript archive holds code, which is not run; accepted: safetensors or a checkpoint. "
@@ -233,7 +235,7 @@ def read(file: Path, named: Path | None = None) -> Any:
     try:
         with torch.serialization.safe_globals([*shells, argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError, KeyError) as error:
+    except Exception as error:  # of torch, of its unpickler, of the zip: damaged files raise whatever they meet
         message = str(error).partition("Please use")[0].partition("\n\n")[-1] or str(error)
         raise ValueError(f"{named}: cannot be read: {' '.join(message.split())[:300]}; {_accepted()}") from None
 

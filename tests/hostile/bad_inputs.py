@@ -38,7 +38,7 @@ PATIENCE = float(os.environ.get("PATIENCE", "1"))  # factor on all time limits, 
 MEMORY = 12 << 30  # bytes of address space of a command, at most
 # What a message says besides "accepted": how to make the file again, or what to do about the machine.
 REMEDY = re.compile(
-    r"accepted|again|is missing|run `mar|make room|raise the limit|check the disk|is needed|Try 'mar", re.I
+    r"accepted|again|is missing|run `mar|draw it with|make room|raise the limit|check the disk|is needed|Try 'mar", re.I
 )
 GOOD = ("refused", "works")
 OUTCOMES = (*GOOD, "traceback", "accepted wrongly", "unclear", "executed", "leak", "lost", "hang", "not tried")
@@ -120,7 +120,9 @@ def command(case: Case, place: Path, log: Path) -> tuple[int | None, str]:
         case.make()
         resource.setrlimit(resource.RLIMIT_AS, (case.memory, case.memory))
         status = typed(case.command)
-    except SystemExit as stop:
+    except SystemExit as stop:  # as the interpreter does it
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
         traceback.print_exc()

@@ -251,7 +251,7 @@ def cases() -> Iterator[Case]:
             make = smoke(line + "\n")
         command = DRY if what.startswith(LATE) else PLAN
         right = "works" if what in LEGAL else "refused"
-        yield Case(f"study: {what}", make, command, (names, r"bad\.yaml|study"), right)
+        yield Case(f"study: {what}", make, command, (names, r"\.yaml|study"), right)
     for what, make in FILES.items():
         yield Case(f"study: {what}", make, PLAN, (r"bad\.yaml",), seconds=40)
         yield Case(f"snakemake: {what}", make, DRY, (r"bad\.yaml",), seconds=60)

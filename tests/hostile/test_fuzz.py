@@ -27,8 +27,9 @@ from PIL import Image
 from safetensors.torch import save
 
 from mar.cluster import records as job_records
-from mar.data import image_files, published
+from mar.data import published
 from mar.data.tokens import TokenSet
+from mar.features import image_sets
 from mar.paper import claims
 from mar.runtime import files, npz, runlog
 from mar.study import reading
@@ -203,13 +204,15 @@ def picture(kind: str) -> bytes:
     )
 )
 def test_images(place: Path, data: bytes) -> None:
-    file = place / "image.png"
-    file.write_bytes(data)
-    why = image_files.why_no_image(file)
-    if why is None:
-        assert image_files.decode(file).mode == "RGB"
-    else:
-        assert why
+    folder = place / "photos"
+    folder.mkdir(exist_ok=True)
+    (folder / "image.png").write_bytes(data)
+
+    def read() -> None:
+        for rows in image_sets.open_set(folder).pieces():
+            assert rows.dtype == np.uint8 and rows.ndim == 4 and rows.shape[3] == 3
+
+    refused("image.png", read)
 
 
 def arrays() -> bytes:

@@ -14,7 +14,7 @@ TARGET = ("results/smoke/runs/mar-diffloss/seed0/run.json", "--configfile", "con
 
 def training(project: Any) -> subprocess.Popen[str]:
     """A run of snakemake whose training has begun."""
-    head: subprocess.Popen[str] = project.start(*TARGET, STUB_SLEEP="300")
+    head: subprocess.Popen[str] = project.start(*TARGET, STUB_SLEEP="3000")
     deadline = time.monotonic() + 300
     while not any(call.startswith("train ") for call in project.calls()):
         assert head.poll() is None and time.monotonic() < deadline, project.calls()
