@@ -167,10 +167,10 @@ def _judge_jobs(study: Study, images: Images, costs: PlanRecord) -> Iterator[Job
         judged = min(study.metrics.samples, floor)
         yield Job("reference", "", judged, flops=_distances(judged, costs.judges[main].features))
     n = study.metrics.samples
-    for name in map(layout.given_set, study.given):
+    for given in map(layout.given_set, study.given):
         for extractor in study.metrics.extractors:
-            yield from _features_jobs(study, extractor, name, n, images, costs)
-        yield Job("evaluate", name, n, flops=_distances(n, costs.judges[main].features))
+            yield from _features_jobs(study, extractor, given, n, images, costs)
+        yield Job("evaluate", given, n, flops=_distances(n, costs.judges[main].features))
 
 
 def _features_jobs(study: Study, extractor: str, name: str, n: int, images: Images, costs: PlanRecord) -> Iterator[Job]:

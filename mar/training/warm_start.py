@@ -55,7 +55,8 @@ def begin(start: Path, folder: Path, recipe: dict[str, str], of: Recipe) -> dict
     images = next(entry.images for entry in checkpoint.checkpoints(path.parent) if entry.file == path.name)
     theirs = recipe_of(start)
     _check(start, theirs, recipe, of, images)
-    warm = recipe | {"from": sha256(path), "from_images": images, "from_train": str(theirs["train"])}
+    warm: dict[str, str | int] = {**recipe, "from": sha256(path), "from_images": images}
+    warm["from_train"] = str(theirs["train"])
     claim(folder, warm)
     mine = folder / layout.CHECKPOINTS
     if not checkpoint.checkpoints(mine):
