@@ -122,6 +122,13 @@ def sums(world, folder):
     assert (early, len(sent)) == ([2], 3)  # all buckets but the first go while the pass is under way
     assert numbers[1] == world.size and not any(p._post_accumulate_grad_hooks for p in parameters)
     distributed.BUCKET = 16_000_000
+    net.zero_grad()
+    for rank in range(world.size):  # what all processes computed, here by one
+        torch.manual_seed(rank)
+        inputs = torch.randn(5, 16)
+        for more in (0, 1):
+            net(inputs + more).square().sum().backward()
+    torch.testing.assert_close(got[1:], [p.grad for p in parameters], rtol=1e-5, atol=1e-5)
     (folder / f"summed-{world.rank}").touch()
 
 
