@@ -293,6 +293,11 @@ def table(cases: list[Case], outcomes: list[Outcome]) -> str:
             counts["not tried"],
         ]
         lines.append(f"| {kind or 'all'} | {' | '.join(map(str, cells))} |")
+    worst = {name: sum(outcome.outcome == name for outcome in outcomes) for name in ("executed", "leak", "lost")}
+    lines += [
+        "",
+        "Ran foreign code: {executed}; leaked a secret: {leak}; lost or half-wrote data: {lost}.".format(**worst),
+    ]
     lines += ["", "| case | command | outcome |", "|---|---|---|"]
     for case, outcome in zip(cases, outcomes, strict=True):
         words = one_line(" ".join(case.command)).replace("|", "\\|")
@@ -309,8 +314,9 @@ wrote this page: every case gets a copy of a small study in which every stage ha
 types one command. The table may come from several calls: with `--kept FILE` what was right in an earlier one is not
 tried again.
 *refused*: a status that is not zero and a message of at most 15 lines, without a traceback, that names the file and
-the key and says what is accepted. *works*: the input is legal, or what is damaged is not needed. In every case nothing
-foreign ran, nothing outside the folder was touched and nothing half-written was left. Faults of machines are in
+the key and says what is accepted. *works*: the input is legal, or what is damaged is not needed. Any other outcome is a
+fault of ours, or on a busy machine a command that did not end in time; the cases that were not tried wait for the next
+call. Faults of machines are in
 [faults.md](faults.md); kills of each stage at its moments of writing are in `tests/hostile/test_kills.py`.
 
 """

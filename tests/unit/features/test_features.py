@@ -262,7 +262,7 @@ def test_names_of_sets(place: tuple[Study, Path]) -> None:
         ("nobody/seed0/plain", r"--set: variant: found 'nobody'; accepted: mar"),
         ("mar/seed0/other", r"--set: setting of mar: found 'other'; accepted: plain"),
         ("reference", r"--set reference: belongs to a study with metrics\.reference"),
-        (WHERE.replace("seed0", "seed1"), r"samples/mar/seed1/plain/manifest\.json: missing"),
+        (WHERE.replace("seed0", "seed1"), r"--set: seed of mar: found 1; accepted: 0$"),
     ):
         with pytest.raises(ValueError, match=message):
             features.features(study, root, "classifier", where)

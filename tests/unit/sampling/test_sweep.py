@@ -302,8 +302,8 @@ def test_points_share_noise_that_no_sample_set_has(root, monkeypatch):
 def test_a_point_that_is_not_finite_is_recorded_and_cannot_win(root, monkeypatch):
     generate = sampler.generate
 
-    def broken(model, labels, order, blank, settings, noise):
-        tokens = generate(model, labels, order, blank, settings, noise)
+    def broken(model, labels, order, blank, settings, noise, kept):
+        tokens = generate(model, labels, order, blank, settings, noise, kept)
         return tokens * float("nan") if settings.guidance == 4.0 else tokens
 
     monkeypatch.setattr(sampler, "generate", broken)
