@@ -79,7 +79,7 @@ def test_a_job_takes_its_start_and_its_operations_at_the_rate_of_its_network(pla
     assert {"table/metrics", "figure/samples", "claims", "report", "track"} <= set(found)
 
 
-def test_what_is_there_is_done_and_only_the_rest_remains(planned):
+def test_what_is_there_is_done_and_only_the_rest_remains(planned, counts):
     root, steps = planned
     assert not any(step.done for step in steps().values())
     for path in (
