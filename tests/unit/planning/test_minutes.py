@@ -79,7 +79,7 @@ def test_a_job_takes_its_start_and_its_operations_at_the_rate_of_its_network(pla
     assert {"table/metrics", "figure/samples", "claims", "report", "track"} <= set(found)
 
 
-def test_what_is_there_is_done_and_only_the_rest_remains(planned):
+def test_what_is_there_is_done_and_only_the_rest_remains(planned, counts):
     root, steps = planned
     assert not any(step.done for step in steps().values())
     for path in (
@@ -157,7 +157,7 @@ def test_a_span_has_the_unit_that_one_says_it_in(seconds, said):
     assert minutes.span(seconds) == said
 
 
-def test_a_study_for_gpus_has_its_hours_there(monkeypatch):
+def test_a_study_for_gpus_has_its_hours_there(monkeypatch, counts):
     monkeypatch.setattr(minutes, "cores", lambda: 2)
     jobs = [plan.Job("train", f"v{i}/seed0", 1, flops=1e21, arithmetic="bf16", weights=1e9) for i in range(2)]
     steps = [minutes.Step("train", job.name, 1e9, False) for job in jobs]
