@@ -20,8 +20,8 @@ TOKEN = "mar-0123456789abcdef-01234567"
 
 def slurm_of(values: dict[str, Any]) -> Slurm:
     """Settings for `mar launch` from the resources of a rule."""
-    fields = {name: option.removeprefix("--slurm-").replace("-", "_") for name, (option, _) in LAUNCH.items()}
-    return Slurm(**{field: values[name] for name, field in fields.items() if name != "launcher"})
+    options = {name: option for name, (option, _) in LAUNCH.items() if option.startswith("--slurm-")}
+    return Slurm(**{o.removeprefix("--slurm-").replace("-", "_"): values[name] for name, o in options.items()})
 
 
 def preview(file: Path, rule: str) -> str:

@@ -159,14 +159,25 @@ def open_images(study: Study, root: Path, set_name: str) -> image_sets.Images | 
             raise ValueError("--set reference: belongs to a study with metrics.reference; accepted: train")
         reference = references.load(study.metrics.reference, layout.assets(root))
         return image_sets.of_reference(reference) if reference.count else None
+    check_name(study, set_name)
     if set_name in SETS:
         return image_sets.of_split(study, root, set_name)
     if is_given(set_name):
-        asked = set_name.removeprefix(layout.given_set(""))
-        known("--set given", asked, study.given)
-        return given.opened(study, root, asked)
+        return given.opened(study, root, set_name.removeprefix(layout.given_set("")))
     variant, seed, setting = name(study, set_name)
     return image_sets.of_samples(study, root, variant, seed, setting)
+
+
+def check_name(study: Study, set_name: str) -> None:
+    """Refuse a name of no set of the study.
+
+    Raises:
+        ValueError: it is no split, no set that others drew, and no sample set.
+    """
+    if is_given(set_name):
+        known("--set given", set_name.removeprefix(layout.given_set("")), study.given)
+    elif set_name not in SETS:
+        name(study, set_name)
 
 
 def is_given(set_name: str) -> bool:

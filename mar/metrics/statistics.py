@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from mar.features import references
-from mar.features.features import Features, name
+from mar.features.features import Features, check_name
 from mar.metrics.moments import NAMES, Moments, Statistics
 from mar.runtime import files
 from mar.runtime.files import atomic, remove_abandoned
 from mar.study import layout
-from mar.study.real_sets import SETS
 from mar.study.records import FeaturesManifest, ImageSource, MetricsFile, StatisticsRecord
 from mar.study.study import Study
 
@@ -130,8 +129,7 @@ def statistics(study: Study, root: str | Path, extractor: str, set_name: str) ->
         ValueError: there is no such set, its features are missing or damaged, or there are fewer than two images.
     """
     root = Path(root)
-    if set_name not in SETS:
-        name(study, set_name)
+    check_name(study, set_name)
     folder = layout.features(root, extractor, set_name)
     features = Features(folder, files.read(folder / layout.MANIFEST, FeaturesManifest))
     path = layout.statistics(root, extractor, set_name)

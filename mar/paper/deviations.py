@@ -68,8 +68,19 @@ def _departure(where: str, key: str, ours: str, published: str, source: str, why
 
 
 def _used(study: Study) -> dict[str, Mapping[str, BaseModel]]:
-    """Parts of the study that variants use, by section and name. DiT and VAR are left out: they have other recipes."""
-    run = [v for v in study.variants.values() if v.seeds and study.backbones[v.backbone].kind not in ("dit", "scales")]
+    """Parts of the study that variants use, by section and name.
+
+    DiT and what stands in tables of VAR's paper alone are left out: they have other recipes.
+    """
+    rows = [(row.variant, table.paper) for table in study.tables.values() for row in table.rows]
+    var = {name for name, paper in rows if paper.startswith("var_")} - {
+        name for name, paper in rows if not paper.startswith("var_")
+    }
+    run = [
+        v
+        for name, v in study.variants.items()
+        if v.seeds and name not in var and study.backbones[v.backbone].kind not in ("dit", "scales")
+    ]
     trained = [v for v in run if not v.pretrained]
     return {
         "data": {"": study.data},

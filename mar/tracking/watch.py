@@ -69,7 +69,7 @@ def _measured(line: dict[str, Any]) -> list[str]:
         "peak_memory": lambda number: f"{number / 1e9:.1f}",
         "utilisation": "{:.0%}".format,
     }
-    return [form(line[name]) if name in line else "" for name, form in forms.items()]
+    return [form(line[name]) if name in line else "" for name, form in forms.items()]  # numbers, as the log is read
 
 
 def _rate(lines: list[dict[str, Any]]) -> float:

@@ -473,7 +473,7 @@ def test_rows_of_other_systems_are_not_run(tmp_path: Path) -> None:
 def test_curves_that_the_study_lacks_are_not_run(tmp_path: Path) -> None:
     for check in (
         "{kind: improves, metric: fid, curve: none}",
-        "{kind: dominates, metric: fid, a: none, b: none}",
+        "{kind: dominates, metric: fid, a: none, b: nothing}",
         "{kind: reaches, curve: none, fid: 2.0, seconds: 0.3}",
         "{kind: saturates, metric: fid, curve: none, at: 100, within: 1.2}",
         "{kind: optimum, metric: fid, curve: none}",

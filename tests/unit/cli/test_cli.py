@@ -33,7 +33,21 @@ VERBS |= {
     "report",
     "summary",
 }
-VERBS |= {"track", "watch", "launch", "jobs", "cancel", "plan", "drill", "import", "fetch", "ship", "court"}
+VERBS |= {
+    "track",
+    "watch",
+    "launch",
+    "jobs",
+    "cancel",
+    "plan",
+    "drill",
+    "import",
+    "fetch",
+    "ship",
+    "court",
+    "status",
+    "edit",
+}
 VERBS |= {"export-adm", "schema"}
 
 

@@ -53,7 +53,10 @@ def test_the_table_of_the_project():
         ([",".join(COLUMNS), "a;ls,dit,http://u,,,l,s,n"], "name 'a;ls'; accepted: letters"),
         ([",".join(COLUMNS), "../a,dit,http://u,,,l,s,n"], "name '../a'; accepted: letters"),
         ([",".join(COLUMNS), "a,$(ls),http://u,,,l,s,n"], r"format '\$\(ls\)'; accepted: letters"),
-        ([",".join(COLUMNS), "a,dit,file:///etc/passwd,,,l,s,n"], "url 'file:///etc/passwd'; accepted: http:// or"),
+        (
+            [",".join(COLUMNS), "a,dit,file:///etc/passwd,,,l,s,n"],
+            "url 'file:///etc/passwd'; accepted: http://host/file or",
+        ),
         ([",".join(COLUMNS), "a,dit,u,12ab,,l,s,n"], "sha256 '12ab'; accepted: 64 hex digits"),
         ([",".join(COLUMNS), "a,dit,u,,1 GB,l,s,n"], "size '1 GB'; accepted: a number of bytes"),
     ],
@@ -111,7 +114,7 @@ def test_a_file_put_there_by_hand_is_checked_in_the_same_way(tmp_path, file):
 
 
 def test_without_network_the_message_names_address_and_place(tmp_path):
-    with pytest.raises(ValueError, match=r"http://127.0.0.1:9/a.pt: cannot be fetched .* put it at .*thing.pt, where"):
+    with pytest.raises(ValueError, match=r"http://127.0.0.1:9/a.pt: cannot be fetched .* put at .*thing.pt, where"):
         fetch(asset("http://127.0.0.1:9/a.pt"), tmp_path)
 
 

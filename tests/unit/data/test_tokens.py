@@ -19,7 +19,8 @@ def write(folder: Path, kind: str = "moments", counts: tuple[int, ...] = (4, 3),
     """A folder of shards; image i of view v holds numbers around 10 i + v."""
     folder.mkdir()
     manifest: dict[str, Any] = {"kind": kind, "count": sum(counts), "views": views, "grid": 2, "tokens": 4, "group": 1}
-    manifest |= {"classes": 2, "class_names": ["a", "b"], "tokenizer": "1" * 64, "data": "d" * 64}
+    names = [str(i) for i in range(sum(counts))]
+    manifest |= {"classes": len(names), "class_names": names, "tokenizer": "1" * 64, "data": "d" * 64}
     manifest |= {"codebook_size": 100} if kind == "ids" else {"token_dim": 3, "scale": 1.0}
     shape = {"ids": (4,), "moments": (6, 2, 2), "latents": (3, 2, 2)}[kind]
     base = np.arange(sum(counts)).repeat(views).reshape(-1, views) * 10 + np.arange(views)

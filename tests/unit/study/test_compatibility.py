@@ -74,7 +74,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "not positive": ({"backbones.masked.depth": 0}, ["backbones.masked.depth: found 0; accepted: above 0"]),
     "not a fraction": (
         {"backbones.masked.dropout": 1.5},
-        ["backbones.masked.dropout: found 1.5; accepted: at most 1.0"],
+        ["backbones.masked.dropout: found 1.5; accepted: below 1.0"],
     ),
     "nothing held out": ({"data.holdout": 0.0}, ["data.holdout: found 0.0; accepted: above 0.0"]),
     "guidance below one": (

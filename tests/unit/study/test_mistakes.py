@@ -67,7 +67,7 @@ def test_an_unknown_key_hides_no_other_mistake_and_is_not_missing_too(base: Path
         "mine.yaml:5: recipes.short: unknown key 'bach' (did you mean 'batch'?); accepted: base_"
     )
     assert lines[1] == "mine.yaml:6: recipes.short.images: found true; accepted: anything but true and false"
-    assert lines[2] == "mine.yaml:7: recipes.short.ema: found 2; accepted: at most 1.0"
+    assert lines[2] == "mine.yaml:7: recipes.short.ema: found 2; accepted: below 1.0"
     assert lines[3].startswith("mine.yaml:8: unknown key 'spede' (did you mean 'speed'?); accepted: ")
     assert len(lines) == 4
 
@@ -108,7 +108,7 @@ def test_shorthands_are_blamed_together(base: Path) -> None:
     )
     assert refusal(mine) == [
         "mine.yaml:3: temperature[0].base: found 'none'; accepted: ar, mar",
-        "mine.yaml:4: temperature[1].vary.temperature: found -1; accepted: above 0.0",
+        "mine.yaml:4: temperature[1].vary.temperature: found -1; accepted: at least 0.001",
     ]
 
 

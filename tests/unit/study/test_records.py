@@ -340,7 +340,7 @@ def test_ids_need_no_scale(tmp_path: Path) -> None:
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no\.json: missing; the stage that writes it has not run"):
         read(tmp_path / "no.json", RunRecord)
-    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
+    with pytest.raises(ValueError, match="found a folder; accepted: a file"):
         read(tmp_path, RunRecord)
 
 

@@ -198,7 +198,7 @@ class TestVary:
 
     @pytest.mark.parametrize(("vary", "message"), [
         ({"temprature": [1.0]}, ".vary: unknown key 'temprature' (did you mean 'temperature'?); accepted: "),
-        ({"temperature": [0.9, -1.0]}, ".vary.temperature: found -1.0; accepted: above 0.0"),
+        ({"temperature": [0.9, -1.0]}, ".vary.temperature: found -1.0; accepted: at least 0.001"),
         ({"temperature": 0.9}, ".vary: found {'temperature': 0.9}; accepted: a list of values for one key"),
         ({"temperature": []}, ".vary: found {'temperature': []}; accepted: a list of values for one key"),
         ({"steps": [4], "guidance": [2.0]}, "accepted: a list of values for one key of a setting, and one value for"),
