@@ -55,7 +55,7 @@ def test_the_table_of_the_project():
         ([",".join(COLUMNS), "a,$(ls),http://u,,,l,s,n"], r"format '\$\(ls\)'; accepted: letters"),
         (
             [",".join(COLUMNS), "a,dit,file:///etc/passwd,,,l,s,n"],
-            "url 'file:///etc/passwd'; accepted: http://host/file or",
+            "url 'file:///etc/passwd'; accepted: http://host/",
         ),
         ([",".join(COLUMNS), "a,dit,u,12ab,,l,s,n"], "sha256 '12ab'; accepted: 64 hex digits"),
         ([",".join(COLUMNS), "a,dit,u,,1 GB,l,s,n"], "size '1 GB'; accepted: a number of bytes"),

@@ -1,5 +1,7 @@
 """What a study needs of a GPU's memory: what is refused, and what would fit."""
 
+import re
+
 import pytest
 from tiny import STUDY, study
 
@@ -84,7 +86,10 @@ def config():
 def test_var_fits_80_gib_as_shipped_and_40_with_its_overlay(config):
     of, peaks = peaks_of(load(config / "var256.yaml"), "var-d24", "var-d30")
     assert of.memory.gpu_gib == 80 and gpus.too_large(of, peaks, 80) == ""
-    assert "recipes.d30.micro_batch" in gpus.too_large(of, peaks, 40)
+    said = gpus.too_large(of, peaks, 40)
+    assert "recipes.d24.micro_batch 8 or less" in said
+    # Weights, gradients and moments of d30 alone are 37 GiB.
+    assert any(re.fullmatch(r"train var-d30: .* GiB .*; accepted: a GPU of \d+ GiB", line) for line in said.split("\n"))
     small, peaks = peaks_of(over("var256.yaml", "gpus/40gib-var256.yaml", config), "var-d24", "var-d30-official")
     assert small.memory.gpu_gib == 40 and gpus.too_large(small, peaks, 40) == ""
 
