@@ -119,10 +119,12 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str, share: Sha
 
     def numbers_at(point: Point) -> SweepNumbers:
         path = file_of(point)
+        chunks = path.with_suffix("")
         if path.exists():
+            shutil.rmtree(chunks, ignore_errors=True)  # a kill came after the point was measured
             return read(path, SweepPointRecord)
         still_ours(folder, of_points)
-        chunks, settings, (sampler, network, done) = path.with_suffix(""), study.sampling[setting].at(*point), judge()
+        settings, (sampler, network, done) = study.sampling[setting].at(*point), judge()
         keep = partial(kept, chunks)
         numbers = recorded(path, lambda: measure(sampler, network, real, settings, grid.samples, done, keep))
         shutil.rmtree(chunks, ignore_errors=True)
