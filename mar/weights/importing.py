@@ -109,9 +109,10 @@ def import_weights(format: str, file: Path, name: str, folder: Path, asset: Asse
         report.unlink(missing_ok=True)
         with opened(file, folder) as path:
             tensors, rest = pick(read(path, file), format, file)
+            check_kinds(tensors, file)
             mapped, architecture = checked(format, tensors, file)
             # Of what is left out, VAR's mask of attention holds infinities.
-            check_numbers({mapped.sources[name]: tensor for name, tensor in mapped.tensors.items()}, file)
+            check_finite({mapped.sources[name]: tensor for name, tensor in mapped.tensors.items()}, file)
             dtypes = {source: str(t.dtype).removeprefix("torch.") for source, t in tensors.items()}
             with atomic(result) as temporary:
                 save_file({k: _plain(t) for k, t in mapped.tensors.items()}, temporary)
@@ -277,19 +278,27 @@ def _inside(content: Any, key: str) -> Any:
     return content
 
 
-def check_numbers(tensors: dict[str, Tensor], file: Path) -> None:
-    """Refuse weights that are no finite real numbers; counters, such as of steps or of a codebook, may be whole ones.
+def check_kinds(tensors: dict[str, Tensor], file: Path) -> None:
+    """Refuse weights that are no plain real numbers; counters, of steps or of a codebook, may be whole ones.
 
     Raises:
-        ValueError: a tensor is complex, sparse or quantised, or holds what is not finite in float32.
+        ValueError: a tensor is complex, sparse or quantised.
     """
     for name, tensor in tensors.items():
-        found = ""
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
             found = "numbers that are sparse, quantised or complex"
-        elif tensor.is_floating_point() and not torch.isfinite(tensor.to(torch.float32)).all():
+            raise ValueError(f"{file}: {name}: found {found}; accepted: finite floating point numbers")
+
+
+def check_finite(tensors: dict[str, Tensor], file: Path) -> None:
+    """Refuse weights that are not finite in float32.
+
+    Raises:
+        ValueError: a tensor holds what is not.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.to(torch.float32)).all():
             found = "numbers that are not finite"
-        if found:
             raise ValueError(f"{file}: {name}: found {found}; accepted: finite floating point numbers")
 
 

@@ -95,7 +95,7 @@ def test_var_fits_80_gib_as_shipped_and_40_with_its_overlay(config):
 
 
 def test_mar_fits_80_gib_as_shipped_and_40_with_the_overlay(config):
-    largest = ("mar-h", "dit-xl", "mar-consistency")
+    largest = ("mar-h", "mar-consistency")
     of, peaks = peaks_of(load(config / "imagenet256.yaml"), *largest)
     assert of.memory.gpu_gib == 80 and gpus.too_large(of, peaks, 80) == ""
     assert "memory.decode" in gpus.too_large(of, peaks, 40)
