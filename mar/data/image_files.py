@@ -171,6 +171,18 @@ def decode(file: str | Path | BinaryIO) -> Image.Image:
     return decode_and_say(file)[0]
 
 
+def open_image(path: Path) -> Image.Image:
+    """The image in a file of a user, as `decode` gives it.
+
+    Raises:
+        ValueError: it is missing or damaged, or no image; names the file.
+    """
+    try:
+        return decode(path)
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error and more
+        raise ValueError(one_line(f"{path}: cannot be read as an image ({error}); accepted: an image file")) from None
+
+
 def decode_and_say(file: str | Path | BinaryIO) -> tuple[Image.Image, str]:
     """An image file as `decode` gives it, and what was done to it, one of DONE; empty for RGB of 8 bits."""
     import numpy as np

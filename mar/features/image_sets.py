@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mar.data.image_files import decode
+from mar.data.image_files import open_image
 from mar.data.read_ahead import read_ahead
 from mar.features import references
 from mar.runtime import npz
@@ -294,20 +294,12 @@ def size_of(path: Path) -> tuple[int, int, int]:
         return manifest.count, height, width
     if path.is_dir():
         files = references.images_in(path)
-        height, width, _ = _decoded(files[0]).shape
+        height, width, _ = np.asarray(open_image(files[0])).shape
         return len(files), height, width
     if path.is_file():
         count, height, width, _ = _shape(path, npz.headers(path))
         return count, height, width
     raise ValueError(f"{path}: missing; accepted: a folder of `mar sample`, a folder of images, an .npz with arr_0")
-
-
-def _decoded(path: Path) -> np.ndarray:
-    """An image file, uint8 (H, W, 3)."""
-    try:
-        return np.asarray(decode(path))
-    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error and more
-        raise ValueError(one_line(f"{path}: cannot be read as an image ({error})")) from None
 
 
 def _of_folder(folder: Path, piece: int) -> Images:
@@ -321,7 +313,7 @@ def _of_folder(folder: Path, piece: int) -> Images:
     def read_piece(start: int) -> np.ndarray:
         rows = []
         for path in files[start : start + piece]:
-            rows.append(_decoded(path))
+            rows.append(np.asarray(open_image(path)))
             if rows[-1].shape != rows[0].shape:
                 shapes = f"is {rows[-1].shape}, others are {rows[0].shape}"
                 raise ValueError(f"{one_line(path)}: {shapes}; accepted: one size")

@@ -22,13 +22,12 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mar.data.image_files import decode
+from mar.data.image_files import open_image
 from mar.data.images import center_crop, to_float
 from mar.data.latents import patchify
 from mar.data.tokens import as_tokens
 from mar.runtime.files import atomic
 from mar.runtime.noise import Noise
-from mar.runtime.text import one_line
 from mar.sampling.generate import Kept
 from mar.sampling.sampler import Sampler
 from mar.study.chosen_settings import resolved
@@ -91,18 +90,6 @@ def edit(
         row([picture, hidden, *drawn]).save(temporary, format="PNG")
     share = 1 - kept.mask.float().mean().item()
     print(f"{out}: the image, what is kept of it, {count} draws; {share:.0%} of the tokens drawn ({protocol})")
-
-
-def open_image(path: Path) -> Image.Image:
-    """An image file as RGB.
-
-    Raises:
-        ValueError: it is missing, or no image.
-    """
-    try:
-        return decode(path)
-    except Exception as error:
-        raise ValueError(one_line(f"{path}: cannot be read as an image ({error}); accepted: an image file")) from None
 
 
 def read_mask(mask: str, image: Path, side: int) -> Tensor:
