@@ -18,6 +18,7 @@ from mar.data.images import to_float, to_uint8
 from mar.models.order import kept_first
 from mar.runtime.noise import Noise
 from mar.sampling import editing, sampler
+from mar.sampling import generate as generating
 from mar.sampling.generate import Kept, generate
 from mar.tokenizers import autoencoder
 from mar.training.trainer import train
@@ -78,6 +79,25 @@ def test_kept_tokens_stay_and_the_others_are_drawn(root: Path, variant: str, set
     assert torch.equal(drawn(root, variant, setting, nothing), plain)  # to the bit
     everything = Kept(given, torch.ones_like(mask), variant != "var")
     assert torch.equal(drawn(root, variant, setting, everything), given)
+
+
+@pytest.mark.parametrize(("variant", "setting", "begin"), [("mar-diff", "diff", 6), ("ar-ce", "ce", 0)])
+def test_what_is_drawn_knows_all_that_stays(
+    root: Path, variant: str, setting: str, begin: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, mask = drawn(root, variant, setting, None).roll(1, 0), torch.arange(16) % 3 == 0
+    calls: list[tuple[torch.Tensor, int]] = []
+    inner = generating.conditions
+
+    def watched(backbone: Any, tokens: Any, labels: Any, order: torch.Tensor, start: int, *rest: Any) -> Any:
+        calls.append((order.clone(), start))
+        return inner(backbone, tokens, labels, order, start, *rest)
+
+    monkeypatch.setattr(generating, "conditions", watched)
+    drawn(root, variant, setting, Kept(given, mask, True))
+    assert calls[0][1] == begin  # MAR draws none of the six again; a causal model walks through them
+    for order, _ in calls:
+        assert order[:, :6].sort(1).values.tolist() == [[0, 3, 6, 9, 12, 15]] * 3
 
 
 def test_kv_cache_changes_no_edit(root: Path) -> None:
