@@ -202,6 +202,7 @@ def test_commands_fetch_and_import(tmp_path, site):
 
 def test_a_file_that_has_to_be_there_is_found_where_torch_keeps_it(tmp_path, monkeypatch, file):
     monkeypatch.delenv("TORCH_HUB", raising=False)
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)  # as in a process where nothing has set torch's folder
     for name, value, cache in (
         ("TORCH_HOME", tmp_path / "home", tmp_path / "home"),
         ("XDG_CACHE_HOME", tmp_path / "cache", tmp_path / "cache" / "torch"),
