@@ -15,7 +15,8 @@ from typing import NamedTuple
 from mar.study import at_once
 from mar.study.parts import Sampling
 from mar.study.products import learning_setting, speed_settings, used_tokenizers
-from mar.study.records import Peak, Peaks
+from mar.study.records import Peak, Peaks, TrainingPeak
+from mar.study.sections import Resources
 from mar.study.study import Study
 
 GIB = 2**30
@@ -35,6 +36,7 @@ class Need(NamedTuple):
         beside: bytes of weights of other networks that lie beside it.
         key: key of the study by which fewer images go through it at once.
         divides: what the number of images must divide; 0 for nothing.
+        split: the same with `sharding: full` on the GPUs that the training asks for; None where it has that, or one GPU.
     """
 
     stage: str
@@ -44,6 +46,7 @@ class Need(NamedTuple):
     beside: float
     key: str
     divides: int = 0
+    split: Peak | None = None
 
     def bytes(self, images: int) -> float:
         """Bytes that a GPU must have for so many images at once."""
@@ -97,7 +100,7 @@ def _of_variants(study: Study, peaks: Peaks) -> Iterator[Need]:
         recipe = study.recipes[v.recipe]
         if name in peaks.trainings:
             key, images = f"recipes.{v.recipe}.micro_batch", recipe.micro_batch or recipe.batch
-            yield Need("train", name, peaks.trainings[name], images, 0.0, key, recipe.batch)
+            yield _of_training(name, peaks.trainings[name], v.resources, key, images, recipe.batch)
         for setting in v.sampling:
             swept = study.sampling[setting].sweep is not None
             for stage, beside in (("sample", 0.0), *((("sweep", _weights(judge)),) if swept else ())):
@@ -106,6 +109,15 @@ def _of_variants(study: Study, peaks: Peaks) -> Iterator[Need]:
             yield from _of_setting(study, peaks, "learning", name, along, chunk, _weights(judge))
         for setting in speed_settings(study, name):
             yield from _of_setting(study, peaks, "speed", name, setting, study.speed.batch, 0.0)
+
+
+def _of_training(
+    name: str, peak: TrainingPeak, resources: Resources | None, key: str, images: int, batch: int
+) -> Need:
+    gpus = resources.nodes * resources.gpus_per_node if resources else 1
+    if resources and resources.sharding == "full":
+        return Need("train", name, peak.among(gpus), images, 0.0, key, batch)
+    return Need("train", name, peak, images, 0.0, key, batch, peak.among(gpus) if gpus > 1 else None)
 
 
 def _of_setting(
@@ -163,6 +175,8 @@ def too_large(study: Study, peaks: Peaks, gib: float) -> str:
         section, _, rest = key.partition(".")
         if section == "recipes" and not study.recipes[name := rest.rpartition(".")[0]].gradient_checkpointing:
             accepted.append(f"recipes.{name}.gradient_checkpointing, which needs less")
+        if all(need.split and need._replace(peak=need.split).gib <= gib for need in of):
+            accepted.append("resources.sharding full")
         accepted.append(f"a GPU of {math.ceil(worst.gib)} GiB")
         needed = f"{worst.gib:.1f} GiB with {worst.images} images at once"
         lines.append(f"{worst.stage} {worst.name}{more}: {needed}; accepted: {', or '.join(accepted)}")

@@ -36,7 +36,7 @@ from mar.runtime.precision import autocast
 from mar.sampling.generate import generate
 from mar.study import at_once
 from mar.study.parts import Backbone, Head, Recipe, Sampling, Tokenizer
-from mar.study.records import Peak, Peaks
+from mar.study.records import Peak, Peaks, TrainingPeak
 from mar.study.sections import Classifier as ClassifierConfig
 from mar.study.study import Study
 from mar.tokenizers import autoencoder
@@ -157,10 +157,12 @@ def _count(network: nn.Module, prepare: Prepare, images: int) -> int:
 
 
 @cache
-def training(backbone: Backbone, head: Head, tokens: Tokens, recipe: Recipe) -> Peak:
+def training(backbone: Backbone, head: Head, tokens: Tokens, recipe: Recipe) -> TrainingPeak:
     """A micro-batch in the midst of a step: beside the weights lie their average, Adam's moments and the gradients.
 
-    A masked backbone is at its lowest mask ratio or at its highest, whichever takes more.
+    A masked backbone is at its lowest mask ratio or at its highest, whichever takes more. Split among GPUs, a training
+    still collects weights and has gradients of two blocks, the one that computes and the one before or after it, and
+    of all that is in no block (`mar/training/sharding.py`).
     """
     lowest = tokens.tokens - max(1, round(tokens.tokens * recipe.mask_ratio_min)) if backbone.kind == "masked" else 0
 
@@ -190,7 +192,15 @@ def training(backbone: Backbone, head: Head, tokens: Tokens, recipe: Recipe) -> 
 
     images = recipe.micro_batch or recipe.batch
     found = [deep(images, backbone.depth, partial(make, known=known)) for known in sorted({0, lowest})]
-    return max(found, key=lambda one: one.bytes)
+    most = max(found, key=lambda one: one.bytes)
+    model = model_of(backbone, head, tokens, backbone.depth)
+    blocks = [_bytes(block) for block in model.blocks()]
+    whole = 2 * (_bytes(model) - sum(blocks) + 2 * max(blocks))
+    return TrainingPeak(**most.model_dump(), split=5 * _bytes(model), whole=whole)
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in network.parameters())
 
 
 def drawing(backbone: Backbone, head: Head, tokens: Tokens, settings: Sampling, images: int) -> Peak:

@@ -947,6 +947,23 @@ class Peak(Part):
         return self.bytes + (images - self.images) * self.image
 
 
+class TrainingPeak(Peak):
+    """Memory of a training on one GPU, and what `sharding: full` changes of it.
+
+    Attributes:
+        split: bytes of weights, average, moments and gradients, of which each of several GPUs keeps its share.
+        whole: bytes that each of them collects at once all the same.
+    """
+
+    split: NonNegativeInt = 0
+    whole: NonNegativeInt = 0
+
+    def among(self, gpus: int) -> Peak:
+        """The peak of each of so many GPUs."""
+        taken = self.split - self.split // gpus - self.whole
+        return Peak(images=self.images, bytes=self.bytes - taken, image=self.image)
+
+
 class Peaks(Part):
     """Memory of all that a study does on a GPU.
 
@@ -965,7 +982,7 @@ class Peaks(Part):
     encoding: dict[str, Peak]
     decoding: dict[str, dict[str, Peak]]
     tokenizers: dict[str, Peak]
-    trainings: dict[str, Peak]
+    trainings: dict[str, TrainingPeak]
     drawing: dict[str, dict[str, Peak]]
 
 

@@ -9,7 +9,7 @@ from mar.planning import gpus, kept_costs, memory, plan
 from mar.planning.gpus import FRAGMENTS, GIB, HEADROOM, Need
 from mar.study import reading
 from mar.study.reading import load, write_resolved
-from mar.study.records import Peak
+from mar.study.records import Peak, TrainingPeak
 
 PEAK = Peak(images=8, bytes=10 * GIB, image=GIB)  # 2 GiB of weights
 ONE = {"mar-diff": STUDY["variants"]["mar-diff"]}
@@ -25,6 +25,11 @@ def test_the_largest_number_that_fits(gib, fits):
     assert Need("sample", "a/b", PEAK, 8, 0.0, "memory.sampling").fitting(gib) == fits
     micro = Need("train", "a", PEAK, 8, 0.0, "recipes.r.micro_batch", divides=24).fitting(gib)
     assert micro == {5: 4}.get(fits, fits)  # what divides the batch
+
+
+def test_what_sharding_takes_off_a_training():
+    peak = TrainingPeak(images=8, bytes=40 * GIB, image=GIB, split=20 * GIB, whole=2 * GIB)
+    assert peak.among(4) == Peak(images=8, bytes=(40 - 20 + 5 + 2) * GIB, image=GIB)
 
 
 def test_a_study_that_does_not_fit_is_refused_with_what_would(tmp_path):
@@ -88,9 +93,12 @@ def test_var_fits_80_gib_as_shipped_and_40_with_its_overlay(config):
     assert of.memory.gpu_gib == 80 and gpus.too_large(of, peaks, 80) == ""
     said = gpus.too_large(of, peaks, 40)
     assert "recipes.d24.micro_batch 8 or less" in said
-    # Weights, gradients and moments of d30 alone are 37 GiB.
-    assert any(re.fullmatch(r"train var-d30: .* GiB .*; accepted: a GPU of \d+ GiB", line) for line in said.split("\n"))
-    small, peaks = peaks_of(over("var256.yaml", "gpus/40gib-var256.yaml", config), "var-d24", "var-d30-official")
+    assert "train var-d30" not in said  # its state is split among 32 GPUs; unsplit it is 37 GiB before the first image
+    alone = of.variants["var-d30"]
+    alone = alone.model_copy(update={"resources": alone.resources.model_copy(update={"sharding": "none"})})
+    said = gpus.too_large(of.model_copy(update={"variants": {"var-d30": alone}}), peaks, 40)
+    assert re.search(r"train var-d30: .* GiB .*; accepted: resources.sharding full, or a GPU of \d+ GiB", said)
+    small, peaks = peaks_of(over("var256.yaml", "gpus/40gib-var256.yaml", config), "var-d24", "var-d30")
     assert small.memory.gpu_gib == 40 and gpus.too_large(small, peaks, 40) == ""
 
 
