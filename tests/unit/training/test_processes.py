@@ -177,6 +177,34 @@ def test_one_process_goes_on_with_a_split_training(tmp_path, capsys):
     assert read_json(root / "split" / "run.json")["sharding"] == "none"
 
 
+def test_a_split_training_is_compiled(tmp_path, monkeypatch):
+    """Blocks are collected around what torch traces of them; without making code the result is the same to the bit."""
+    traced, compile_, study_ = [], nn.Module.compile, study
+    root = tiny.make_root(tmp_path)
+    assert together(2, lambda world: trainer(root, "split", world).run()) == [0, 0]
+    plain = load_file(root / "split" / "ema.safetensors")
+    (root / "split").rename(root / "plain")
+
+    def compiled(way, size):
+        recipes = {"short": study_(way, size).recipes["short"].model_copy(update={"compile": True})}
+        return study_(way, size).model_copy(update={"recipes": recipes})
+
+    def backend(graph, _):
+        traced.append(graph)
+        return graph.forward
+
+    def training(world):
+        trainer(root, "split", world).run()
+        assert traced
+
+    monkeypatch.setattr(importlib.import_module(__name__), "study", compiled)
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compile_(module, backend=backend))
+    monkeypatch.setattr("shutil.which", lambda name: name)  # no code is made, so no compiler is needed
+    assert together(2, training) == [0, 0]
+    for name, tensor in load_file(root / "split" / "ema.safetensors").items():
+        assert torch.equal(tensor, plain[name]), name
+
+
 def test_a_request_to_one_process_is_heard_by_all(tmp_path, monkeypatch):
     """All leave after the same step, with a checkpoint of it on disk."""
     root = tiny.make_root(tmp_path)
