@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mar.analysis import confounds, quantising, targets, wording
+from mar.analysis import confounds, laws, quantising, targets, wording
 from mar.analysis.confounds import Cell
 from mar.analysis.curve_points import along
 from mar.analysis.estimates import Comparison, Results
@@ -29,6 +29,7 @@ from mar.paper.claims import (
     Faster,
     Guidance,
     Improves,
+    Law,
     Optimum,
     Ordered,
     Parameters,
@@ -67,7 +68,7 @@ def decide(study: Study, root: Path, claims_file: str | Path) -> tuple[Verdict, 
 
 def _decide(claim: Claim, results: Results) -> Verdict:
     check: Any = claim.check  # one of mar.paper.claims.Check
-    if results.extractor in results.random and not isinstance(check, Faster | Share | Parameters):
+    if results.extractor in results.random and not isinstance(check, Faster | Share | Parameters | Law):
         return _entry(claim, Finding("not decidable here", None, f"{results.extractor} has random weights"))
     if claim.decides == "imagenet" and not results.comparable:
         why = f"{claim.because}; the study has {results.incomparable}"
@@ -341,6 +342,7 @@ DECIDERS: dict[type, Callable[[Any, Results], Finding]] = {
     Published: targets.published,
     Rfid: quantising.rfid,
     Recovers: quantising.recovers,
+    Law: laws.law,
 }
 
 

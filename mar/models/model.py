@@ -13,7 +13,7 @@ from mar.models.heads.diffusion_loss import Denoiser
 from mar.models.heads.head import build_head
 from mar.models.masked import Masked
 from mar.models.multiscale import MultiScaleQuantizer
-from mar.models.scales import AdaLNBlock, NextScale, Scales
+from mar.models.scales import AdaLNBlock, NextScale, PlainBlock, Scales
 from mar.runtime.noise import Noise
 from mar.study.parts import Backbone, Head
 from mar.study.study import Study
@@ -44,7 +44,7 @@ class Model(nn.Module):
 
     def blocks(self) -> list[nn.Module]:
         """The transformer blocks, in the order in which they compute."""
-        return [part for part in self.backbone.modules() if isinstance(part, Block | AdaLNBlock)]
+        return [part for part in self.backbone.modules() if isinstance(part, Block | AdaLNBlock | PlainBlock)]
 
     def compile_blocks(self) -> None:
         """Compile the blocks and the denoiser when they are first used; parameters keep their names.

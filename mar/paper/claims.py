@@ -194,6 +194,18 @@ class Recovers(Section):
         return self
 
 
+class Law(Section):
+    """Loss or error on held-out images falls with model size, or with training compute, by a power law.
+
+    The row of the paper's laws says which; `mar/analysis/laws.py` says how it is fitted to the models of the study's
+    `laws`.
+    """
+
+    kind: Literal["law"]
+    table: Literal["var_laws"] = "var_laws"
+    row: Name
+
+
 class Improves(Section):
     """The last point of a curve beats its first, and no point is worse than the one before it."""
 
@@ -245,7 +257,7 @@ class All(Section):
     claims: tuple[Name, ...] = Field(min_length=2)
 
 
-OfRows = Better | Close | Ordered | Guidance | Faster | Share | Parameters | Target | Published | Rfid | Recovers
+OfRows = Better | Close | Ordered | Guidance | Faster | Share | Parameters | Target | Published | Rfid | Recovers | Law
 OfCurves = Improves | Dominates | Reaches | Saturates | Optimum
 Check = OfRows | OfCurves | All
 

@@ -36,7 +36,7 @@ class Need(NamedTuple):
         beside: bytes of weights of other networks that lie beside it.
         key: key of the study by which fewer images go through it at once.
         divides: what the number of images must divide; 0 for nothing.
-        split: the same with `sharding: full` on the GPUs that the training asks for; None where it has that, or one GPU.
+        split: the same with `sharding: full` on the GPUs that a training asks for; None where it has that, or one GPU.
     """
 
     stage: str
@@ -111,9 +111,7 @@ def _of_variants(study: Study, peaks: Peaks) -> Iterator[Need]:
             yield from _of_setting(study, peaks, "speed", name, setting, study.speed.batch, 0.0)
 
 
-def _of_training(
-    name: str, peak: TrainingPeak, resources: Resources | None, key: str, images: int, batch: int
-) -> Need:
+def _of_training(name: str, peak: TrainingPeak, resources: Resources | None, key: str, images: int, batch: int) -> Need:
     gpus = resources.nodes * resources.gpus_per_node if resources else 1
     if resources and resources.sharding == "full":
         return Need("train", name, peak.among(gpus), images, 0.0, key, batch)

@@ -42,12 +42,18 @@ CAPTIONS = {
     "guidance": "Precision against recall and FID against Inception Score along the guidance scale of each sweep.",
     "heldout_loss": "Loss on held-out and on training images along each training. Losses of different heads share no "
     "scale and are no signal of how good samples are.",
+    "laws": "Loss and token error of VAR over parameters and over training compute, with the fitted power laws.",
     "fid_images": "FID against held-out images along each training, over images seen: a diagnosis, used by no claim.",
     "fid_operations": "The same over the operations of the training.",
     "samples": "Samples of the first seed, one row per class, in the guided setting; held-out real images first.",
     "losses": "Training loss. Losses of different heads do not compare.",
 }
-LISTED = (page_sections.learned, page_sections.fast, page_sections.sources)  # tables without rows of the paper
+LISTED = (
+    page_sections.learned,
+    page_sections.power_laws,
+    page_sections.fast,
+    page_sections.sources,
+)  # tables without rows of the paper
 WIDTH = 1600  # largest width of an embedded figure in pixels: twice its width on the page, for dense screens
 LARGE = 1_000_000  # a PNG of more bytes, such as a grid of samples, is embedded as lossy WebP
 SIZE = "@size of the page@"  # stands in the page until its size is known

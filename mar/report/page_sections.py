@@ -13,7 +13,7 @@ from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
 from mar.analysis.result_files import Estimate, duration
 from mar.report.evidence import commit, file, given_id, interval, set_id
-from mar.report.tables import fast_modes, learning, variance
+from mar.report.tables import fast_modes, laws, learning, variance
 from mar.report.tables.all_metrics import spread_text
 from mar.runtime.files import read
 from mar.runtime.provenance import Provenance
@@ -120,6 +120,14 @@ def learned(study: Study, root: Path, results: Results) -> dict[str, Any] | None
         return None
     about = "Where the held-out loss and FID of each variant were lowest, and whether it was still learning at its end."
     return _made(root, learning.NAME, learning.TITLE, about, learning.texts(results), learning.NOTE)
+
+
+def power_laws(study: Study, root: Path, results: Results) -> dict[str, Any] | None:
+    """VAR's power laws; None where the study fits none."""
+    if laws.NAME not in table_names(study):
+        return None
+    about = "How loss and token error fall with model size and training compute, beside the exponents of the paper."
+    return _made(root, laws.NAME, laws.TITLE, about, laws.texts(results), laws.NOTE)
 
 
 def _made(root: Path, name: str, title: str, about: str, values: pd.DataFrame, note: str) -> dict[str, Any]:

@@ -80,6 +80,8 @@ def learning(study: Study, root: Path, variant: str, seed: int, operations: floa
         for images in points:
             sampler = Sampler(study, root, variant, seed, images)
             numbers: dict[str, Any] = {name: losses(sampler, split, rows.get(name)) for name, split in splits.items()}
+            if study.variants[variant].order == "scales":
+                numbers["scales"] = by_scale(sampler, splits["heldout"], rows["heldout"])
             if used and judge:
                 try:
                     metrics, fids[images] = judged(sampler, used, *judge)
@@ -141,10 +143,24 @@ def losses(sampler: Sampler, tokens: TokenSet, rows: np.ndarray | None = None) -
     study, variant = sampler.study, sampler.study.variants[sampler.variant]
     masked = study.backbones[variant.backbone].kind == "masked"
     found = held_out.losses(sampler.model, tokens, variant.order, masked, study.seed, rows)
+    return _means(sampler, found, tokens, rows)
+
+
+def by_scale(sampler: Sampler, tokens: TokenSet, rows: np.ndarray | None) -> dict[str, Metric]:
+    """VAR's loss and token error, of the last scale and of all, with intervals over the images."""
+    found = held_out.by_scale(sampler.model, tokens, sampler.study.seed, rows)
+    return _means(sampler, found, tokens, rows)
+
+
+def _means(
+    sampler: Sampler, found: dict[str, np.ndarray], tokens: TokenSet, rows: np.ndarray | None
+) -> dict[str, Metric]:
+    """Means of groups of images, by name."""
+    study = sampler.study
     count = min(len(tokens) if rows is None else len(rows), held_out.LEARNED)
     draw = Bootstrap(np.zeros(len(next(iter(found.values()))), np.int64), study.metrics.bootstrap, study.seed)
-    means = {ratio: draw.mean(groups, higher_is_better=False) for ratio, groups in found.items()}
-    return {ratio: metric.model_copy(update={"n": count}) for ratio, metric in means.items()}
+    means = {name: draw.mean(groups, higher_is_better=False) for name, groups in found.items()}
+    return {name: metric.model_copy(update={"n": count}) for name, metric in means.items()}
 
 
 def judged(

@@ -54,11 +54,11 @@ def replicas(study: Study, variant: str) -> list[list[str]]:
 
 
 def table_names(study: Study) -> list[str]:
-    """Names of the tables: the study's own, `metrics`, and `variance`, `fast`, `learning` where there is anything."""
+    """Names of the tables: the study's own, `metrics`, and `variance`, `fast`, `learning`, `laws` where asked."""
     trained = [name for name, variant in study.variants.items() if variant.seeds]
     seeds = any(len(study.variants[name].seeds) > 1 for name in trained)
     several = seeds or any(len(group) > 1 for name in trained for group in replicas(study, name))
-    more = {"variance": several, "fast": study.fast, "learning": learned(study)}
+    more = {"variance": several, "fast": study.fast, "learning": learned(study), "laws": study.laws}
     return [*study.tables, "metrics", *(name for name, asked in more.items() if asked)]
 
 
@@ -66,11 +66,12 @@ def figure_names(study: Study) -> list[str]:
     """Names of the figures: claims, those whose curves a study lists, of sweeps and of learning, the rest.
 
     `guidance` shows sweeps along the guidance scale, `heldout_loss` the losses along the trainings, `fid_images` and
-    `fid_operations` the FID along them.
+    `fid_operations` the FID along them, `laws` the power laws of VAR.
     """
     curves = [name for name in CURVES if getattr(study, name)]
     sweeps = [study.sampling[setting].sweep for _, setting in swept(study)]
     more: dict[str, Any] = {"sweep": sweeps, "guidance": any(grid and len(grid.guidance) > 1 for grid in sweeps)}
     more["heldout_loss"] = runs = learned(study)
     more["fid_images"] = more["fid_operations"] = any(learning_setting(study, variant) for variant, _ in runs)
+    more["laws"] = study.laws
     return ["claims", *curves, *(name for name, asked in more.items() if asked), "samples", "losses"]

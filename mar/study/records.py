@@ -376,6 +376,8 @@ class LearningPoint(Part):
         train: the same on as many training images.
         fid: FID of images drawn with the average against held-out ones; None where none were asked, or see `error`.
         error: why the images have no FID.
+        scales: of VAR, on held-out images: `loss last` and `loss all`, the cross-entropy in nats a token of the last
+            scale and of all, and `error last` and `error all`, the share of tokens that are not the likeliest.
     """
 
     images: PositiveInt
@@ -385,6 +387,7 @@ class LearningPoint(Part):
     fid: Metric | None = None
     inception_score: Metric | None = None
     error: str = ""
+    scales: dict[str, Metric] = Field({})
 
 
 class Fall(Part):

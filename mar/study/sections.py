@@ -110,6 +110,18 @@ class Learning(Section):
     setting: dict[Name, Name] = Field({}, description="sampling setting by variant; default: the first of the variant")
 
 
+class Laws(Section):
+    """VAR at growing sizes: loss and token error over parameters and over training compute, fitted by power laws."""
+
+    variants: tuple[Name, ...] = Field(min_length=3, description="of one tokenizer, each of another size")
+
+    @model_validator(mode="after")
+    def _check(self) -> Laws:
+        if len(set(self.variants)) != len(self.variants):
+            raise ValueError(f"variants {list(self.variants)}: each entry once is accepted")
+        return self
+
+
 class Given(Section):
     """A sample set that others drew, judged as the study's own: as many images of the same size."""
 

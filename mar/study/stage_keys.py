@@ -162,6 +162,7 @@ def table_key(study: Study, table: str) -> str:
         return canonical({"table": study.tables[table], "seeds": _seeds(study), **given})
     modes: dict[str, Any] = {"fast": study.fast} if table == "fast" else {}
     modes |= {"given": study.given} if table == "metrics" and study.given else {}
+    modes |= {"laws": study.laws} if table == "laws" else {}
     return canonical({"table": table, "seeds": _seeds(study), "variants": _sampled(study), **modes})
 
 
@@ -174,6 +175,8 @@ def figure_key(study: Study, figure: str) -> str:
         shown["sweeps"] = [[variant, setting, sweep_key(study, variant, setting)] for variant, setting in swept(study)]
     if figure in ("heldout_loss", "fid_images", "fid_operations"):
         shown["learning"] = study.learning
+    if figure == "laws":
+        shown["laws"] = study.laws
     if figure == "samples":
         shown["sampling"] = {name: variant.sampling for name, variant in study.variants.items()}
     return canonical(shown)
@@ -183,6 +186,7 @@ def claims_key(study: Study) -> str:
     """What the verdicts depend on beside metric and speed files: the tables and curves that claims look up."""
     curves: dict[str, Any] = {"curves": study.tradeoff}
     curves |= {k: getattr(study, k) for k in ("diffusion_steps", "temperature") if getattr(study, k)}
+    curves |= {"laws": study.laws} if study.laws else {}
     return canonical({"tables": study.tables, **curves, "seeds": _seeds(study)})
 
 

@@ -22,6 +22,7 @@ from mar.study.sections import (
     Curve,
     Gate,
     Given,
+    Laws,
     Learning,
     Memory,
     Metrics,
@@ -100,6 +101,7 @@ class Study(Section):
     metrics: Metrics
     speed: Speed
     learning: Learning | None = Field(None, description="samples and FID along the trainings, beside the losses")
+    laws: Laws | None = Field(None, description="models of VAR of growing size, to which power laws are fitted")
     given: dict[Name, Given] = Field({}, description="sample sets that others drew, judged beside the study's own")
     tables: dict[Name, Table] = Field({}, description="tables of the paper and our rows for them")
     tradeoff: tuple[Curve, ...] = Field((), description="curves of figures/tradeoff (Figure 6)")
@@ -170,7 +172,7 @@ class Study(Section):
                     self._check_without_images()
         for table_name, table in self.tables.items():
             with mistakes.at("tables", table_name):
-                if table_name.lower() in ("metrics", "variance", "fast", "learning"):
+                if table_name.lower() in ("metrics", "variance", "fast", "learning", "laws"):
                     raise ValueError(f"tables.{table_name}: every study has a table of this name; accepted: another")
             for i, row in enumerate(table.rows):
                 with mistakes.at("tables", table_name, "rows", i):
@@ -193,6 +195,9 @@ class Study(Section):
         if self.learning:
             with mistakes.at("learning"):
                 self._check_learning(self.learning)
+        if self.laws and not mistakes.found:
+            with mistakes.at("laws"):
+                self._check_laws(self.laws)
         with mistakes.at("metrics", "extractors"):
             if self.classifier is None and "classifier" in self.metrics.extractors:
                 raise ValueError("classifier: is needed by metrics.extractors, which has classifier")
@@ -270,6 +275,27 @@ class Study(Section):
             self._check_settings("learning.setting", name, (setting,))
         if not any(self.recipes[v.recipe].points for v in self.variants.values()):
             raise ValueError("learning: no recipe of a variant has evaluate_at; accepted: shares of the training there")
+
+    def _check_laws(self, laws: Laws) -> None:
+        sizes: dict[tuple[int, int], str] = {}
+        for name in laws.variants:
+            variant = known("laws.variants", name, self.variants)
+            faults = {
+                f"order {variant.order}": variant.order != "scales",
+                "published weights": variant.pretrained,
+                "no seeds": not variant.seeds,
+                f"recipe {variant.recipe} without evaluate_at": not self.recipes[variant.recipe].points,
+            }
+            if found := [fault for fault, is_so in faults.items() if is_so]:
+                raise ValueError(
+                    f"laws.variants: {name}: found {', '.join(found)}; accepted: trained with order scales, by a "
+                    "recipe with evaluate_at"
+                )
+            backbone = self.backbones[variant.backbone]
+            if (other := sizes.setdefault((backbone.width, backbone.depth), name)) != name:
+                raise ValueError(f"laws.variants: {other} and {name} have one size; accepted: each another")
+        if len(tokenizers := {self.variants[name].tokenizer for name in laws.variants}) > 1:
+            raise ValueError(f"laws.variants: tokenizers {', '.join(sorted(tokenizers))}; accepted: one")
 
     def _check_classes(self, where: str, samples: int) -> None:
         if self.data.classes and samples < self.data.classes:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from mar.data.tokens import TokenSet, as_tokens
 from mar.models.order import draw_order, num_masked
@@ -37,14 +38,49 @@ def losses(
         rows: ascending indices of the images that are taken; None for all.
     """
     device, length = next(model.parameters()).device, tokens.manifest.tokens
-    taken = torch.arange(len(tokens)) if rows is None else torch.from_numpy(rows)
-    chosen = taken[Noise("learning", seed).permutations(1, len(taken))[0][:LEARNED]]
     ratios = {f"{ratio:g}": length - num_masked(ratio, length) for ratio in RATIOS} if masked else {"all": 0}
     found: dict[str, list[float]] = {ratio: [] for ratio in ratios}
-    for number, index in enumerate(chosen.split(GROUP)):
+    for number, index in enumerate(_chosen(tokens, seed, rows).split(GROUP)):
         for ratio, known in ratios.items():
             noise = Noise("learning", seed, number, device=device)
             x = as_tokens(tokens.batch(index, torch.zeros_like(index)).to(device), tokens.manifest, noise)
             orders = draw_order(order, len(index), length, noise)
             found[ratio].append(float(model.loss(x, tokens.labels[index].to(device), orders, known, noise)))
     return {ratio: np.asarray(values) for ratio, values in found.items()}
+
+
+@torch.no_grad()
+def by_scale(model: Any, tokens: TokenSet, seed: int, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """What VAR's laws are about (section 4.2), mean of each group of GROUP images, float64 (G,).
+
+    `loss last` and `loss all` are the cross-entropy in nats a token, of the last scale and of all; `error last` and
+    `error all` the share of tokens that are not the likeliest.
+
+    Args:
+        model: a `Model` of a scales backbone and a categorical head, in eval mode.
+        tokens: a split of ids (B, L), scale by scale, of which the same images are taken as for `losses`.
+        seed: seed of the study.
+        rows: ascending indices of the images that are taken; None for all.
+    """
+    device, length = next(model.parameters()).device, tokens.manifest.tokens
+    last = tokens.manifest.scales[-1] ** 2
+    found: dict[str, list[float]] = {f"{what} {part}": [] for what in ("loss", "error") for part in ("last", "all")}
+    for number, index in enumerate(_chosen(tokens, seed, rows).split(GROUP)):
+        noise = Noise("learning", seed, number, device=device)
+        ids = as_tokens(tokens.batch(index, torch.zeros_like(index)).to(device), tokens.manifest, noise)  # (B, L)
+        orders = draw_order("scales", len(index), length, noise)
+        z, _ = model.backbone(ids, tokens.labels[index].to(device), orders, 0)  # (B, L, W)
+        logits = model.head.logits(z).float().transpose(1, 2)  # (B, V, L)
+        for what, values in (
+            ("loss", F.cross_entropy(logits, ids, reduction="none")),
+            ("error", (logits.argmax(1) != ids).double()),
+        ):
+            found[f"{what} last"].append(float(values[:, -last:].mean()))
+            found[f"{what} all"].append(float(values.mean()))
+    return {name: np.asarray(values) for name, values in found.items()}
+
+
+def _chosen(tokens: TokenSet, seed: int, rows: np.ndarray | None) -> torch.Tensor:
+    """Indices of the images that are measured, always the same: at most LEARNED of the rows."""
+    taken = torch.arange(len(tokens)) if rows is None else torch.from_numpy(rows)
+    return taken[Noise("learning", seed).permutations(1, len(taken))[0][:LEARNED]]

@@ -400,7 +400,7 @@ def figure_inputs(wildcards):
         return [layout.claims(ROOT), here(layout.shipped("claims.yaml")), *PAPER]
     if wildcards.figure in ("sweep", "guidance"):
         return SWEEPS
-    if wildcards.figure in ("heldout_loss", "fid_images", "fid_operations"):
+    if wildcards.figure in ("heldout_loss", "fid_images", "fid_operations", "laws"):
         return LEARNING
     if wildcards.figure == "samples":
         return [

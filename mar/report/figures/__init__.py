@@ -1,7 +1,7 @@
 """Figures as PDF, PNG and CSV.
 
 draw: `mar figure`. claims: what was measured of each claim, beside the paper's. curves: trade-off, diffusion steps,
-temperature. guidance, learning, losses, samples, sweeps. style: colours, sizes and fonts of all, where labels stand.
+temperature. guidance, laws, learning, losses, samples, sweeps. style: colours, sizes and fonts, places of labels.
 
 May import: as `mar.report`.
 """

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mar.report.figures.claims import claims
 from mar.report.figures.curves import diffusion_steps, temperature, tradeoff
 from mar.report.figures.guidance import guidance
+from mar.report.figures.laws import laws
 from mar.report.figures.learning import fid_images, fid_operations, heldout_loss
 from mar.report.figures.losses import losses
 from mar.report.figures.samples import samples
@@ -31,7 +32,7 @@ def draw(study: Study, root: Path, name: str, out: Path) -> None:
         study: the study.
         root: its results folder.
         name: claims, tradeoff, diffusion_steps, temperature, sweep, guidance, heldout_loss, fid_images,
-            fid_operations, samples or losses.
+            fid_operations, laws, samples or losses.
         out: folder of the figure files.
 
     Raises:
@@ -47,6 +48,7 @@ def draw(study: Study, root: Path, name: str, out: Path) -> None:
         "heldout_loss": heldout_loss,
         "fid_images": fid_images,
         "fid_operations": fid_operations,
+        "laws": laws,
         "samples": samples,
         "losses": losses,
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from mar.analysis.acceptance import section_of
 from mar.analysis.paper_columns import columns_of
 from mar.paper.numbers import paper_rows
-from mar.report.tables import fast_modes, learning
+from mar.report.tables import fast_modes, laws, learning
 from mar.report.tables.paper_tables import table_of
 from mar.study import layout
 from mar.study.products import learned, speed_settings, swept, table_names, used_tokenizers
@@ -19,7 +19,7 @@ def inputs(study: Study, root: Path, name: str) -> list[Path]:
     """Files that a table reads beside the metric files, as its columns require."""
     if name not in study.tables and name in table_names(study):
         made = _fast_inputs(study, root) if name == fast_modes.NAME else []
-        if name == learning.NAME:
+        if name in (learning.NAME, laws.NAME):
             made = [layout.learning(root, variant, seed) for variant, seed in learned(study)]
         return [*made, *(layout.sweep(root, variant, setting) for variant, setting in swept(study))]
     table = table_of(study, name)

@@ -67,7 +67,7 @@ def test_every_stage_has_a_command_with_help() -> None:
 
 
 HEAVY = ("torch", "numpy", "pandas", "scipy", "PIL", "sklearn", "matplotlib", "diffusers", "mlflow", "snakemake")
-STUDY = str(Path(__file__).parents[3] / "config" / "digits.yaml")
+STUDY = str(Path(__file__).parents[3] / "config" / "smoke.yaml")
 
 
 @pytest.mark.parametrize(

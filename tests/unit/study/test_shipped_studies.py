@@ -217,6 +217,8 @@ def decidable(claim: claims.Claim, found: Study) -> bool:
     if claim.decides == "imagenet" and (found.data.expect != "imagenet" or found.metrics.extractors[0] != "inception"):
         return False
     check = claim.check
+    if isinstance(check, claims.Law):
+        return found.laws is not None
     if isinstance(check, claims.OfCurves):
         figure = {"saturates": "diffusion_steps", "optimum": "temperature"}.get(check.kind, "tradeoff")
         drawn = {c.label for c in getattr(found, figure) if found.variants[c.variant].seeds}

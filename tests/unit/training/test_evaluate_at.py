@@ -18,7 +18,7 @@ from mar.study import layout
 from mar.study.parts import Recipe
 from mar.study.records import RunRecord
 from mar.study.stage_keys import train_key
-from mar.training.held_out import losses
+from mar.training.held_out import by_scale, losses
 from mar.training.trained import load_trained
 from mar.training.trainer import train
 
@@ -119,3 +119,25 @@ def test_cross_entropy_is_in_nats_a_token(tmp_path):
         z, _ = model.backbone(ids, tokens.labels[index], order, 0)
         log_p = model.head.logits(z).log_softmax(2).gather(2, ids[:, :, None])
     assert list(found) == ["all"] and found["all"][0] == pytest.approx(-float(log_p.mean()), rel=1e-5)
+
+
+def test_loss_and_error_of_the_last_scale_and_of_all(tmp_path):
+    """The ids of a scale are drawn together: those of the last one are the last 2 x 2 of 5."""
+    root = tiny.make_root(tmp_path)
+    train(study(), root, "var", 0)
+    tokens = TokenSet.open(layout.tokens(root, "msvq"))
+    sides = tokens.manifest.scales
+    model, _ = load_trained(study(), root, "var", 0, tokens.manifest)
+    found = by_scale(model, tokens, 0)
+    index = Noise("learning", 0).permutations(1, 20)[0][:10]
+    ids, order = tokens.batch(index, torch.zeros_like(index)), draw_order("scales", 10, tokens.manifest.tokens, Noise("o"))
+    with torch.no_grad():
+        z, _ = model.backbone(ids, tokens.labels[index], order, 0)
+        log_p = model.head.logits(z).log_softmax(2)
+    nats, wrong = -log_p.gather(2, ids[:, :, None])[..., 0], (log_p.argmax(2) != ids).float()
+    first = tokens.manifest.tokens - sides[-1] ** 2  # tokens of the scales before the last
+    assert 0 < first < tokens.manifest.tokens
+    for what, values in (("loss", nats), ("error", wrong)):
+        assert found[f"{what} last"][0] == pytest.approx(float(values[:, first:].mean()), rel=1e-5)
+        assert found[f"{what} all"][0] == pytest.approx(float(values.mean()), rel=1e-5)
+    assert found["loss all"].tolist() == pytest.approx(losses(model, tokens, "scales", False, 0)["all"].tolist())

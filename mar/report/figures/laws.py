@@ -1,0 +1,103 @@
+"""The figure `laws`: VAR's loss and error over parameters and over training compute, with the fitted power laws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mar.analysis.estimates import Results
+from mar.analysis.laws import TABLE, Fit, Point, fits, front, points
+from mar.paper.numbers import paper_rows
+from mar.report.figures.style import SMALL, WIDTH, Rows, caption, legend, log_axis, look
+from mar.study.labels import label
+from mar.study.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLES = {"loss": "loss", "error": "token error", "last": "last scale", "all": "all scales"}
+AXES = {"parameters": "parameters of the blocks", "compute": "PFLOP of training"}
+CAPTION = (
+    "Held-out images. Above: each model at its end, bars from the least to the greatest training seed. Below: along "
+    "each training; ringed: the Pareto front, to which the law is fitted. Dashed: L = (beta X)^alpha; solid: with a "
+    "constant that is fitted too. Axes are logarithmic; losses in nats a token, errors as shares."
+)
+
+
+def laws(study: Study, root: Path) -> tuple[Figure, Rows]:
+    """Four panels over parameters and four over compute; the rows have every point and its distance from the raw law.
+
+    Raises:
+        ValueError: the curves of a training are missing.
+    """
+    from matplotlib.figure import Figure
+
+    results, rows = Results(study, root), Rows()
+    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    drawn: dict[str, Any] = {}
+    for place, (name, row) in enumerate(paper_rows(TABLE).items()):
+        over = row["over"]
+        axes: Axes = figure.add_subplot(2, 4, place + 1)
+        found = points(results, row["quantity"], row["tokens"], over)
+        made = fits(found, over, None)
+        drawn |= _points(axes, study, found, over)
+        for way, line in (("raw", "--"), ("free", "-")):
+            if way in made:
+                _law(axes, made[way], found, line)
+        log_axis(axes.yaxis)
+        axes.set_xscale("log")
+        axes.set_title(f"{TITLES[row['quantity']]}, {TITLES[row['tokens']]}", loc="left")
+        axes.set_xlabel(AXES[over], fontsize=SMALL)
+        axes.tick_params(labelsize=SMALL)
+        if over == "parameters":
+            axes.xaxis.set_major_formatter(lambda x, _: _count(1e9 * x))
+            axes.xaxis.set_minor_formatter("")
+        if raw := made.get("raw"):
+            axes.text(0.04, 0.05, f"exponent {raw.alpha:.3f}", transform=axes.transAxes, fontsize=SMALL)
+        rows += _rows(name, found, over, made.get("raw"))
+    legend(figure, [*drawn.values()], [*drawn])
+    caption(figure, CAPTION)
+    return figure, rows
+
+
+def _points(axes: Axes, study: Study, found: list[Point], over: str) -> dict[str, Any]:
+    """Draw the points of each model, and ring the front; returns their handles by label."""
+    drawn = {}
+    for variant in dict.fromkeys(point.variant for point in found):
+        of = [point for point in found if point.variant == variant]
+        style = look(study, variant) | ({} if over == "compute" else {"linestyle": "none"})
+        bars = [[p.value - min(p.seeds) for p in of], [max(p.seeds) - p.value for p in of]]
+        line = axes.errorbar([p.x for p in of], [p.value for p in of], bars, **style, linewidth=0.8, markersize=3.5)
+        drawn[label(study, variant)] = line.lines[0]
+    if over == "compute":
+        ringed = front(found)
+        axes.plot([p.x for p in ringed], [p.value for p in ringed], "o", color="#000000", markerfacecolor="none",
+                  markersize=7, markeredgewidth=0.7)  # fmt: skip
+    return drawn
+
+
+def _law(axes: Axes, fit: Fit, found: list[Point], line: str) -> None:
+    import numpy as np
+
+    x = np.geomspace(min(p.x for p in found), max(p.x for p in found), 60)
+    axes.plot(x, fit.at(x), line, color="#444444", linewidth=0.8, zorder=1)
+
+
+def _count(value: float) -> str:
+    """A number of parameters as 20k, 2M or 1B."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"
+
+
+def _rows(name: str, found: list[Point], over: str, raw: Fit | None) -> Rows:
+    used = front(found) if over == "compute" else sorted(found, key=lambda point: point.x)
+    residuals = dict(zip(used, raw.residuals, strict=True)) if raw else {}
+    return [
+        {"law": name, "variant": p.variant, "images": p.images, "x": p.x, "value": p.value}
+        | {"seeds": " ".join(f"{value:.6g}" for value in p.seeds), "fitted": p in used}
+        | {"residual": residuals.get(p, "")}
+        for p in found
+    ]  # fmt: skip

@@ -1,0 +1,178 @@
+"""VAR's power laws: the fits against known laws, their intervals by simulation, and the verdict on a study."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from fabricate import PROVENANCE, cell, write
+
+from mar.analysis import laws
+from mar.analysis.estimates import Results
+from mar.analysis.laws import Point, fits, front
+from mar.paper.claims import Law
+from mar.paper.numbers import paper_rows
+from mar.report.figures import draw
+from mar.report.tables import laws as table
+from mar.study import layout
+from mar.study.products import figure_names, learned, table_names
+from mar.study.study import Study
+
+SIZES = np.array([0.02, 0.05, 0.1, 0.3, 0.7])  # billions
+
+
+def of(values: Any, sizes: Any = SIZES) -> list[Point]:
+    return [Point(f"d{i}", 100, float(x), (float(y),)) for i, (x, y) in enumerate(zip(sizes, values, strict=True))]
+
+
+def test_a_law_without_scatter_is_found_in_each_way() -> None:
+    raw = fits(of((2.0 * SIZES) ** -0.23), "parameters", None)["raw"]
+    assert (raw.alpha, raw.beta) == pytest.approx((-0.23, 2.0)) and raw.correlation == pytest.approx(-1)
+    assert raw.high - raw.low < 1e-9 and raw.without_one == pytest.approx((-0.23, -0.23))
+    above = of(4.5 + (2.0 * SIZES) ** -0.23)
+    made = fits(above, "parameters", 4.5)
+    for way in ("subtracted", "free"):
+        assert (made[way].alpha, made[way].beta) == pytest.approx((-0.23, 2.0), rel=1e-3), way
+        assert made[way].irreducible == pytest.approx(4.5, rel=1e-3)
+        assert made[way].at(0.1) == pytest.approx(4.5 + 0.2**-0.23, rel=1e-4)
+    assert -0.06 < made["raw"].alpha < -0.02  # the constant hides the exponent
+
+
+def test_a_constant_above_a_loss_is_not_subtracted() -> None:
+    values = 1.0 + (2.0 * SIZES) ** -0.23
+    assert set(fits(of(values), "parameters", 2.5)) == {"raw", "free"} and values.min() < 2.5
+    assert set(fits(of((2.0 * SIZES) ** -0.23), "parameters", None)) == {"raw"}  # without a bend no constant is found
+
+
+@pytest.mark.parametrize(("models", "least"), [(4, 0.93), (7, 0.93)])
+def test_the_interval_covers_the_exponent(models: int, least: float) -> None:
+    """At 2% scatter of each model's mean; the bootstrap over two seeds covers less, so no verdict rests on it."""
+    rng, covered = np.random.default_rng(1), 0
+    sizes = np.geomspace(0.01, 1, models)
+    for _ in range(400):
+        values = (2.0 * sizes) ** -0.05 * np.exp(rng.normal(0, 0.02, models))
+        alpha, _, error, _ = laws._line(sizes, values, 0.0) or (0.0, 0.0, 0.0, 0.0)
+        covered += abs(alpha + 0.05) <= laws.quantile(models - 2) * error
+    assert covered / 400 >= least
+
+
+def test_the_bootstrap_over_seeds_is_too_narrow() -> None:
+    rng, covered = np.random.default_rng(2), 0
+    for _ in range(60):
+        values = (2.0 * SIZES[:, None]) ** -0.05 * np.exp(rng.normal(0, 0.02, (5, 2)))
+        found = [Point(f"d{i}", 1, float(x), tuple(map(float, values[i]))) for i, x in enumerate(SIZES)]
+        low, high = laws._by_seeds(found, "parameters", 0.0) or (0.0, 0.0)
+        covered += low <= -0.05 <= high
+    assert 0.6 < covered / 60 < 0.9
+
+
+def test_the_front_is_what_no_other_beats() -> None:
+    a = [Point("a", n, float(x), (y,)) for n, x, y in ((1, 1, 5.0), (2, 2, 4.0), (3, 3, 3.9))]
+    b = [Point("b", n, float(x), (y,)) for n, x, y in ((1, 2, 4.5), (2, 4, 3.0), (3, 6, 3.5))]
+    assert [(p.variant, p.images) for p in front([*b, *a])] == [("a", 1), ("a", 2), ("a", 3), ("b", 2)]
+
+
+def test_points_of_one_training_count_once() -> None:
+    """Over compute the degrees of freedom are those of the models: ten points of three models leave one."""
+    rng, found = np.random.default_rng(0), []
+    for i, n in enumerate((1.0, 10.0, 100.0)):
+        for k in (1, 2, 4):
+            x = n * k
+            found.append(Point(f"d{i}", k, x, (float(x**-0.1 * np.exp(rng.normal(0, 0.005))),)))
+    fit, used = fits(found, "compute", None)["raw"], front(found)
+    line = laws._line(np.array([p.x for p in used]), np.array([p.value for p in used]), 0.0)
+    assert line and fit.high - fit.low == pytest.approx(2 * 12.706 * line[2] * np.sqrt(len(used) - 2), rel=1e-3)
+
+
+def study_of(sizes: tuple[int, ...] = (8, 16, 24, 32), **more: Any) -> Study:
+    values = tiny.STUDY
+    backbones = {f"w{w}": {"kind": "scales", "width": w, "depth": 2, "heads": 2, "gate_init": 1e-3} for w in sizes}
+    recipes = {"short": values["recipes"]["short"] | {"evaluate_at": [0.5]}}
+    variant = values["variants"]["var"] | {"seeds": [0, 1]}
+    variants = {f"w{w}": variant | {"backbone": f"w{w}"} for w in sizes}
+    return tiny.study(
+        backbones={**values["backbones"], **backbones},
+        recipes={**values["recipes"], **recipes},
+        variants=variants,
+        tables={},
+        tradeoff=[],
+        **{"laws": {"variants": list(variants)}} | more,
+    )
+
+
+def curves(study: Study, root: Path, exponent: float) -> None:
+    """Learning of every training: loss and error follow a power law of the parameters, times 1.2 half way."""
+    for variant, seed in learned(study):
+        n = laws.size(study.backbones[study.variants[variant].backbone]) / 1e9
+        points = []
+        for k, images in enumerate(study.recipes[study.variants[variant].recipe].points):
+            value = (n * 1e6) ** exponent * (1.2 - 0.2 * k) * (1 + 0.001 * seed)
+            scales = {
+                f"{what} {part}": cell(value, 0.001, 10, False)
+                for what in ("loss", "error")
+                for part in ("last", "all")
+            }
+            losses = {"all": cell(value, 0.01, 100, False)}
+            point = {"images": images, "checkpoint": "e" * 64, "heldout": losses, "train": losses}
+            points.append(point | {"scales": scales})
+        record = {"variant": variant, "seed": seed, "split": "heldout", "operations": 1e6 * n * 1e9, "points": points}
+        record |= {"recipe": {"slice": "", "inputs": {}}, "provenance": PROVENANCE}
+        write(layout.learning(root, variant, seed), record)
+
+
+@pytest.mark.parametrize(("exponent", "verdict"), [(-0.1, "replicated"), (0.1, "not replicated")])
+def test_a_study_and_its_verdict(tmp_path: Path, exponent: float, verdict: str) -> None:
+    study = study_of()
+    curves(study, tmp_path, exponent)
+    for row in ("loss-last-parameters", "error-all-parameters"):
+        finding = laws.law(Law(kind="law", row=row), Results(study, tmp_path))
+        assert finding.verdict == verdict, finding.reason
+        assert f"exponent {exponent:.3f} [" in finding.reason and "4 models, 2 seeds each" in finding.reason
+        assert f"the paper: {paper_rows('var_laws')[row]['alpha']}" in finding.reason
+    compute = laws.law(Law(kind="law", row="loss-all-compute"), Results(study, tmp_path))
+    assert (compute.verdict == "replicated") == (exponent < 0)
+
+
+def test_figure_and_table(tmp_path: Path) -> None:
+    study = study_of()
+    assert "laws" in figure_names(study) and "laws" in table_names(study)
+    assert "laws" not in [*figure_names(tiny.study()), *table_names(tiny.study())]
+    curves(study, tmp_path, -0.1)
+    draw.draw(study, tmp_path, "laws", tmp_path)
+    with open(tmp_path / "laws.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 4 + 4 * 8 and {row["fitted"] for row in rows[:16]} == {"True"}
+    table.table(study, tmp_path)
+    with open(layout.table(tmp_path, "laws", "csv"), newline="") as file:
+        lines = {(line["law"], line["way"]): line for line in csv.DictReader(file)}
+    assert len({law for law, _ in lines}) == 8
+    raw = lines["error-last-parameters", "raw"]
+    assert float(raw["exponent"]) == pytest.approx(-0.1) and raw["paper_alpha"] == "-0.016"
+    assert lines["loss-last-parameters", "raw"]["paper_alpha"] == ""  # printed of what lies above 4.5
+
+
+def test_a_size_as_the_paper_counts_it() -> None:
+    from mar.study.parts import Backbone
+
+    for depth, parameters in ((16, 310e6), (20, 600e6), (24, 1.0e9), (30, 2.0e9)):
+        backbone = Backbone(kind="scales", width=64 * depth, depth=depth, heads=depth, gate_init=1e-3)
+        assert laws.size(backbone) == 73728 * depth**3 and laws.size(backbone) == pytest.approx(parameters, rel=0.05)
+    shared = Backbone(kind="scales", width=2304, depth=36, heads=36, shared_aln=True, gate_init=1e-5)
+    assert laws.size(shared) == 12 * 36 * 2304**2 + 6 * 2304**2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"variants": ["w8", "w16"]}, "laws.variants"),
+        ({"variants": ["w8", "w16", "w8"]}, "each entry once is accepted"),
+        ({"variants": ["w8", "w16", "nobody"]}, r"laws.variants: found 'nobody'; accepted: w8, w16"),
+    ],
+)
+def test_laws_that_cannot_be_fitted_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        study_of(laws=change)
