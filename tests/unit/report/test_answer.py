@@ -55,7 +55,7 @@ def test_the_answer_fits_on_a_screen(root: Path, capsys: pytest.CaptureFixture[s
     ratio = f"{math.exp(verdict.effect or 0.0):#.3g}"
     assert f"22.0     20.0      {ratio} [" in pair and pair.endswith("8.79   3.50")
     assert "  real images, held out   10.0     (as good as it gets)" in lines
-    for expected in ("84 claims of the paper", "✗", "(not written yet)", "mar summary --study small --claims"):
+    for expected in ("105 claims of the paper", "✗", "(not written yet)", "mar summary --study small --claims"):
         assert expected in text
     counts = [int(line.split()[1]) for line in lines if line[2:3] in ("✓", "✗", "?", "-") and line.split()[1].isdigit()]
     assert sum(counts) == 84
@@ -188,7 +188,7 @@ def test_a_verdict_of_before_has_no_numbers_of_seeds(root: Path) -> None:
         if value["missing"]:
             value["missing"] = {key: value["missing"][key] for key in ("kind", "text")}
     write(layout.claims(root), values)
-    assert len(read(layout.claims(root), Verdicts).root) == 84
+    assert len(read(layout.claims(root), Verdicts).root) == 105
     assert answer(small(), root, Results(small(), root), claims(root)).paired
 
 

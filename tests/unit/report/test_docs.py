@@ -25,6 +25,7 @@ SECTIONS = {
     "classifier": sections.Classifier,
     "metrics": sections.Metrics,
     "speed": sections.Speed,
+    "laws": sections.Laws,
     "given": sections.Given,
 }
 

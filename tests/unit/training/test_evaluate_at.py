@@ -130,7 +130,10 @@ def test_loss_and_error_of_the_last_scale_and_of_all(tmp_path):
     model, _ = load_trained(study(), root, "var", 0, tokens.manifest)
     found = by_scale(model, tokens, 0)
     index = Noise("learning", 0).permutations(1, 20)[0][:10]
-    ids, order = tokens.batch(index, torch.zeros_like(index)), draw_order("scales", 10, tokens.manifest.tokens, Noise("o"))
+    ids, order = (
+        tokens.batch(index, torch.zeros_like(index)),
+        draw_order("scales", 10, tokens.manifest.tokens, Noise("o")),
+    )
     with torch.no_grad():
         z, _ = model.backbone(ids, tokens.labels[index], order, 0)
         log_p = model.head.logits(z).log_softmax(2)
