@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TITLES = {"loss": "loss", "error": "token error", "last": "last scale", "all": "all scales"}
-AXES = {"parameters": "parameters of the blocks", "compute": "PFLOP of training"}
+SCALES = {"last": "last scale", "all": "all scales"}
+AXES = {"parameters": "parameters", "compute": "PFLOP"}
 CAPTION = (
-    "Held-out images. Above: each model at its end, bars from the least to the greatest training seed. Below: along "
-    "each training; ringed: the Pareto front, to which the law is fitted. Dashed: L = (beta X)^alpha; solid: with a "
-    "constant that is fitted too. Axes are logarithmic; losses in nats a token, errors as shares."
+    "Held-out images. Above: over the parameters of the blocks, each model at its end, bars from the least to the "
+    "greatest training seed. Below: over the operations of training; ringed: the Pareto front, to which the law is "
+    "fitted. Dashed: L = (beta X)^alpha; solid: with a constant that is fitted too. Axes are logarithmic; losses in "
+    "nats a token, errors as shares."
 )
 
 
@@ -32,6 +33,7 @@ def laws(study: Study, root: Path) -> tuple[Figure, Rows]:
         ValueError: the curves of a training are missing.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     results, rows = Results(study, root), Rows()
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
@@ -47,14 +49,18 @@ def laws(study: Study, root: Path) -> tuple[Figure, Rows]:
                 _law(axes, made[way], found, line)
         log_axis(axes.yaxis)
         axes.set_xscale("log")
-        axes.set_title(f"{TITLES[row['quantity']]}, {TITLES[row['tokens']]}", loc="left")
+        axes.set_title(f"{row['quantity']}, {SCALES[row['tokens']]}", loc="left", fontsize=SMALL)
         axes.set_xlabel(AXES[over], fontsize=SMALL)
         axes.tick_params(labelsize=SMALL)
-        if over == "parameters":
-            axes.xaxis.set_major_formatter(lambda x, _: _count(1e9 * x))
-            axes.xaxis.set_minor_formatter("")
+        form = (
+            (lambda x, _: _count(1e9 * x)) if over == "parameters" else (lambda x, _: f"{x:.0e}".replace("e-0", "e-"))
+        )
+        axes.xaxis.set_major_locator(LogLocator(numticks=3))
+        axes.xaxis.set_major_formatter(form)
+        axes.xaxis.set_minor_formatter("")
         if raw := made.get("raw"):
-            axes.text(0.04, 0.05, f"exponent {raw.alpha:.3f}", transform=axes.transAxes, fontsize=SMALL)
+            place_of = {"ha": "right", "va": "top", "transform": axes.transAxes, "fontsize": SMALL}
+            axes.text(0.99, 0.99, f"exponent {raw.alpha:.3f}", **place_of)
         rows += _rows(name, found, over, made.get("raw"))
     legend(figure, [*drawn.values()], [*drawn])
     caption(figure, CAPTION)

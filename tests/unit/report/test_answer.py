@@ -58,7 +58,7 @@ def test_the_answer_fits_on_a_screen(root: Path, capsys: pytest.CaptureFixture[s
     for expected in ("105 claims of the paper", "✗", "(not written yet)", "mar summary --study small --claims"):
         assert expected in text
     counts = [int(line.split()[1]) for line in lines if line[2:3] in ("✓", "✗", "?", "-") and line.split()[1].isdigit()]
-    assert sum(counts) == 84
+    assert sum(counts) == 105
     words = " ".join(text.split())
     assert (
         f"mlflow ui --backend-store-uri sqlite:///{layout.mlflow_database(root)}, then http://localhost:5000" in words
