@@ -63,7 +63,7 @@ def fid(features: np.ndarray, real: Statistics) -> tuple[float, np.ndarray]:
         trace = ((n - 1) * traces[1] - n / (n - 1) * square) / (n - 2)
         without[start : start + BLOCK] = distance + trace - 2.0 * np.sqrt((n - 1) / (n - 2)) * (traces[0] + change)
     value = shift @ shift + traces[1] + np.trace(real["sigma"]) - 2.0 * traces[0]
-    return float(value), (n - 1) * (without.mean() - without)
+    return max(0.0, float(value)), (n - 1) * (without.mean() - without)  # rounding makes no distance negative
 
 
 def inception_score(logits: np.ndarray) -> np.ndarray:

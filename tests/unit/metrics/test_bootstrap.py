@@ -23,6 +23,12 @@ def gaussian(seed: int, n: int, features: int, shift: float) -> tuple[np.ndarray
     return rows, real, float(mean @ mean + variances @ (scale - 1) ** 2)
 
 
+def test_fid_of_a_set_against_itself_is_not_negative() -> None:
+    rng = np.random.default_rng(0)
+    values = [jackknife.fid(rows, moments.of(rows))[0] for rows in rng.normal(0, 30, (20, 50, 16))]
+    assert min(values) == 0.0 and max(values) < 1e-8
+
+
 @pytest.mark.parametrize(("n", "features"), [(40, 10), (20, 30), (12, 11), (5, 64)])
 def test_influence_is_what_fid_loses_without_the_image(n: int, features: int) -> None:
     rows, real, _ = gaussian(0, n, features, 0.4)
