@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from mar.analysis import code_changes
 from mar.analysis.estimates import Results
 from mar.analysis.result_files import short
 from mar.runtime.files import read
@@ -21,7 +22,7 @@ DIMENSIONS = 0.75  # of the classes - 1 dimensions that tell classes apart, the 
 DEAD = 0.25  # share of the judge's features that may be dead
 TOKENIZER_SHARE = 0.8  # share of the best FID that may be the tokenizer's, both less their floors
 PRECISION = 0.1  # share of the samples that have to lie among real images
-NAMED = 5  # sample sets that one warning names, at most
+NAMED = 5  # sample sets or other results that one warning names, at most
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,26 @@ class Warning:
         text: a sentence with the numbers.
     """
 
-    about: Literal["judge", "tokenizer", "samples", "training"]
+    about: Literal["judge", "tokenizer", "samples", "training", "code"]
     text: str
 
 
 def warnings(results: Results) -> list[Warning]:
     """The warnings of a study; what a finished study of an older version did not measure is passed over."""
-    return [*_judge(results), *_tokenizers(results), *_samples(results), *_trainings(results)]
+    return [*_judge(results), *_tokenizers(results), *_samples(results), *_trainings(results), *_code(results)]
+
+
+def _code(results: Results) -> list[Warning]:
+    """Results that other code than today's made, or several codes (`mar accept-code`)."""
+    found: dict[str, list[str]] = {}
+    for made in code_changes.made(results.study, results.root):
+        if made.said:
+            found.setdefault(made.said, []).append(made.name)
+    texts = []
+    for said, names in found.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        texts.append(f"Of {', '.join(names[:NAMED])}{more}: {said} (`mar status` lists all).")
+    return [Warning("code", text) for text in texts]
 
 
 def _trainings(results: Results) -> list[Warning]:
