@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from mar.cli.group import main
+from mar.cli.group import main, open_study
 from mar.study import layout
 
 folder_argument = click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path, file_okay=False))
@@ -35,3 +36,33 @@ def restart(folder: Path) -> None:
 
 def _example() -> Path:
     return layout.run(layout.RESULTS / "demo", "mar", 0)
+
+
+@main.command()
+@click.option("--study", default="", metavar="STUDY", help="Name of a study, its file, or its study.json.")
+@click.option("--sets", multiple=True, metavar="PATTERN", help="Only these sets have their features in it, as 'mar/*'.")
+@click.option("--from", "parts", multiple=True, type=click.Path(path_type=Path, file_okay=False), metavar="BUNDLE")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Default: bundles/<study>.")
+@click.option("--dry-run", is_flag=True, help="Only say how large it would be.")
+def bundle(study: str, sets: tuple[str, ...], parts: tuple[Path, ...], out: Path | None, dry_run: bool) -> None:
+    """Write what a reviewer needs of a study into one folder, an RO-Crate; or join the bundles of --from."""
+    from mar.bundle import record, write
+
+    if bool(study) == bool(parts) or (parts and sets):
+        raise ValueError("bundle: accepted: --study, with or without --sets; or --from twice or more")
+    if parts:
+        write.join(list(parts), out or Path("bundles") / record.read(parts[0]).study, dry_run)
+        return
+    loaded, root = open_study(study)
+    write.bundle(loaded, root, out or Path("bundles") / loaded.study, sets, dry_run)
+
+
+@main.command()
+@click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path, file_okay=False))
+def verify(bundle: Path) -> None:
+    """Compute the numbers of a bundle again from its features, without GPU, network and data; nothing in it is run."""
+    from mar.bundle.checks import verify
+
+    lines, right = verify(bundle)
+    click.echo("\n".join(lines))
+    sys.exit(not right)

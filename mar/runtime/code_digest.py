@@ -160,7 +160,7 @@ def note(folder: Path, now: Digests, own: Path, begun: bool = False) -> None:
     modules = {name: now[name] for name in _imported(own) if name in now}
     if record is None:
         state = _state(modules)
-        states = (state.model_copy(update={"unrecorded": True}) if begun else state,)
+        states: tuple[State, ...] = (state.model_copy(update={"unrecorded": True}) if begun else state,)
     else:
         last = record.states[-1]
         if not modules.keys() - last.modules.keys():
