@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mar.cli.group import main, open_study
+from mar.cli.group import find_study, main, open_study, study_option
 from mar.study import layout
 
 folder_argument = click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path, file_okay=False))
@@ -66,3 +66,57 @@ def verify(bundle: Path) -> None:
     lines, right = verify(bundle)
     click.echo("\n".join(lines))
     sys.exit(not right)
+
+
+@main.command()
+@click.option("--study", required=True, metavar="STUDY", help="Its file, or its name, as `mar plan` takes it.")
+def adopt(study: str) -> None:
+    """Accept results of a study that were copied here, where they match it; the workflow then makes only the rest."""
+    from mar.bundle.adopt import adopt
+
+    path = find_study(study, results=False)
+    click.echo("\n".join(adopt(*open_study(str(path)))))
+
+
+@main.command()
+@study_option
+def disk(study: str) -> None:
+    """Show what of a study takes how much room on the disk."""
+    from mar.planning.disk import text
+
+    click.echo(text(*open_study(study)))
+
+
+@main.command()
+@study_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def clean(study: str, yes: bool) -> None:
+    """Remove what nothing of a study needs any more, after showing it; what is in use stays."""
+    from mar.planning import disk
+    from mar.runtime import folders
+
+    loaded, root = open_study(study)
+    folders.hold(layout.workflow_lock(root), "mar clean or snakemake")
+    found = disk.removable(loaded, root)
+    for one in found:
+        click.echo(f"{disk.size(one.size):>9}  {one.path}: {one.why}")
+    click.echo(f"{disk.size(sum(one.size for one in found))} in {len(found)} folders and files")
+    if found and (yes or click.confirm("remove them")):
+        for line in disk.clean(found):
+            click.echo(line)
+
+
+@main.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+def compare(a: str, b: str) -> None:
+    """Compare two studies or bundles: numbers that moved beyond their intervals, by what is not the same."""
+    from mar.bundle import compare, record
+
+    def side(given: str) -> compare.Side:
+        if (Path(given) / record.BUNDLE).exists():
+            return compare.side(given)
+        path = find_study(given)
+        return compare.side(path, open_study(str(path))[1])
+
+    click.echo("\n".join(compare.compare(side(a), side(b))))
