@@ -120,3 +120,20 @@ def compare(a: str, b: str) -> None:
         return compare.side(path, open_study(str(path))[1])
 
     click.echo("\n".join(compare.compare(side(a), side(b))))
+
+
+@main.command()
+@click.option("--golden", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Default: what ships.")
+@click.option("--record", "writes", is_flag=True, help="Write what is computed here into that file instead.")
+def doctor(golden: Path | None, writes: bool) -> None:
+    """Compute a micro-run of every kind of model and compare it with the recorded one: do versions or code drift?"""
+    from mar.planning import doctor
+
+    file = golden or doctor.GOLDEN
+    if writes:
+        doctor.record(file)
+        click.echo(f"{file}: written")
+        return
+    lines, well = doctor.examine(file)
+    click.echo("\n".join(lines))
+    sys.exit(not well)
