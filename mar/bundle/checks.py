@@ -18,7 +18,7 @@ from mar.bundle import contents, products, record
 from mar.bundle.record import BundleRecord
 from mar.bundle.write import versions
 from mar.features.features import Features
-from mar.metrics import evaluate, formulas, statistics, timed
+from mar.metrics import evaluate, formulas, moments, statistics, timed
 from mar.runtime.files import read, sha256
 from mar.study import layout
 from mar.study.products import swept
@@ -108,6 +108,8 @@ def checks(folder: Path, said: BundleRecord) -> Iterator[Check]:
     for name in sorted(held):
         if name.endswith(f"/{layout.RFID}") or name.endswith(f"/{layout.LEARNING}"):
             yield Check(name, "", NOT, "the features that it is of are not kept")
+        elif name.endswith((f"/{layout.RECORD}", f"/{layout.LOG}", f"/{layout.CLASSIFIER}")):
+            yield Check(name, "", NOT, "it tells of a training: neither weights nor images are in the bundle")
         elif name.startswith("grids/") or Path(name).stem in contents.REAL_IMAGES or name.endswith("report.html"):
             yield Check(name, "", NOT, "it shows images, which the bundle does not hold")
 
@@ -220,6 +222,17 @@ def _metrics(study: Study, root: Path) -> Iterator[Check]:
                 yield Check(_name(root, path), key, NOT, "the features of the real images are not in the bundle")
         if found.copied and copied:
             yield _compared(_name(root, path), "copied", found.copied, copied)
+        if name == "reference":
+            yield from _spread(study, root, path, found)
+
+
+def _spread(study: Study, root: Path, path: Path, found: MetricsFile) -> Iterator[Check]:
+    """How the features of the real images spread, from their statistics."""
+    for extractor, spread in found.spread.items():
+        again = moments.spread(statistics.read(root, extractor, real_side(study, extractor))[0])
+        counted = (spread.features, spread.dead) == (again.features, again.dead)
+        outcome = _near(spread.effective, again.effective) if counted else DIFFERENT
+        yield Check(_name(root, path), f"spread of {extractor}", outcome)
 
 
 def _compared(file: str, key: str, found: Metric, again: Metric) -> Check:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mar.cluster import jobs
 from mar.cluster.records import LocalJob
-from mar.runtime.files import TEMPORARY, read, remove_abandoned, sha256
+from mar.runtime.files import TEMPORARY, abandoned, read, sha256
 from mar.runtime.folders import lock
 from mar.study import layout
 from mar.study.records import RunRecord, SweepRecord
@@ -53,13 +53,13 @@ class Removable:
     Attributes:
         path: a folder or file.
         why: why nothing needs it.
-        guard: the folder whose lock says that someone works there.
+        guard: the folder whose lock says that someone works there; None where no stage locks it.
         size: bytes that are free without it.
     """
 
     path: Path
     why: str
-    guard: Path
+    guard: Path | None
     size: int
 
 
@@ -130,7 +130,7 @@ def removable(study: Study, root: Path) -> list[Removable]:
     jobs that have ended, and what killed processes left.
     """
     found = [*_aside(root), *_checkpoints(study, root), *_sweeps(study, root), *_job_code(root), *_abandoned(root)]
-    return [one for one in found if not _held(one.guard)]
+    return [one for one in found if one.guard is None or not _held(one.guard)]
 
 
 def _taken(path: Path) -> int:
@@ -200,13 +200,14 @@ def _job_code(root: Path) -> Iterator[Removable]:
         if not isinstance(record, LocalJob) and not words <= ended:
             return  # which copy it runs is known to the queue alone
     for path in sorted(home.iterdir()):
-        yield Removable(path, "no job runs it any more", home, _taken(path))
+        yield Removable(path, "no job runs it any more", None, _taken(path))
 
 
 def _abandoned(root: Path) -> Iterator[Removable]:
     for path, state in _files(root):
-        if TEMPORARY.match(path.name) and not any(ASIDE.search(part) for part in path.relative_to(root).parts):
-            yield Removable(path, "a process that was killed left it", path.parent, state.st_blocks * 512)
+        aside = any(ASIDE.search(part) for part in path.relative_to(root).parts)
+        if abandoned(path) and not aside:
+            yield Removable(path, "a process that was killed left it", None, state.st_blocks * 512)
 
 
 def clean(found: list[Removable]) -> list[str]:
@@ -215,13 +216,13 @@ def clean(found: list[Removable]) -> list[str]:
     for one in found:
         with ExitStack() as stack:
             try:
-                if one.guard.is_dir():
+                if one.guard and one.guard.is_dir():
                     stack.enter_context(lock(one.guard, wait=False))
             except BlockingIOError:
                 left.append(f"{one.path}: someone works there now; left")
                 continue
-            if TEMPORARY.match(one.path.name):
-                remove_abandoned(one.path.parent, one.path.name)  # looks whether its process lives
-            elif one.path.is_dir():
+            if one.path.is_dir():
                 shutil.rmtree(one.path)
+            elif abandoned(one.path):
+                one.path.unlink()
     return left
