@@ -262,7 +262,7 @@ def _from_statistics(study: Study, root: Path, path: Path, name: str, found: Met
         if extractor == main and "sfid" in found.metrics and "mu_s" in ours and "mu_s" in theirs:
             a, b = ({"mu": side["mu_s"], "sigma": side["sigma_s"]} for side in (ours, theirs))
             done["sfid"] = formulas.frechet(a, b, formulas.symmetric_root(b["sigma"]))
-    for key, metric in found.metrics.items():
+    for key, metric in (found.metrics | ({"copied": found.copied} if found.copied else {})).items():
         if key in done:
             outcome = _near(metric.value, done[key], metric.high - metric.low)
             why = f"found {metric.value:.6g}, computed {done[key]:.6g}" if outcome == DIFFERENT else ""
@@ -322,7 +322,8 @@ def _products(study: Study, folder: Path, root: Path, said: BundleRecord) -> Ite
             if not (again / file).exists():
                 key = "claims.json" if file.endswith("claims.json") else "/".join(Path(file).with_suffix("").parts[-2:])
                 key = key if key in failed else f"figures/{Path(file).stem}"
-                yield Check(file, "", NOT, failed.get(key, "nothing here makes it"))
+                why = failed.get(key, "nothing here makes it").replace(f"{again}/", "")
+                yield Check(file, "", NOT, why.split("; accepted:")[0])
                 continue
             yield _same_product(file, (folder / file).read_bytes(), (again / file).read_bytes(), drawn_alike, said)
 
