@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from mar.analysis import code_changes
 from mar.analysis.estimates import Results
 from mar.analysis.result_files import short
 from mar.runtime.files import read
 from mar.runtime.folders import RECIPE, recipe_of
+from mar.runtime.provenance import Provenance
 from mar.study import labels, layout
-from mar.study.records import ClassifierRecord, RfidRecord
+from mar.study.records import ClassifierRecord, RfidRecord, SampleManifest
 
 ACCURACY = 0.75  # share of held-out images that the judge has to name rightly
 DIMENSIONS = 0.75  # of the classes - 1 dimensions that tell classes apart, the share that the judge has to have
 DEAD = 0.25  # share of the judge's features that may be dead
 TOKENIZER_SHARE = 0.8  # share of the best FID that may be the tokenizer's, both less their floors
 PRECISION = 0.1  # share of the samples that have to lie among real images
-NAMED = 5  # sample sets that one warning names, at most
+NAMED = 5  # sample sets or other results that one warning names, at most
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,61 @@ class Warning:
         text: a sentence with the numbers.
     """
 
-    about: Literal["judge", "tokenizer", "samples", "training"]
+    about: Literal["judge", "tokenizer", "samples", "training", "code", "versions"]
     text: str
 
 
 def warnings(results: Results) -> list[Warning]:
     """The warnings of a study; what a finished study of an older version did not measure is passed over."""
-    return [*_judge(results), *_tokenizers(results), *_samples(results), *_trainings(results)]
+    return [
+        *_judge(results),
+        *_tokenizers(results),
+        *_samples(results),
+        *_trainings(results),
+        *_code(results),
+        *_versions(results),
+    ]
+
+
+def _versions(results: Results) -> list[Warning]:
+    """Tables whose cells were trained, drawn or measured under different versions or on different devices."""
+    found = []
+    for name, table in results.study.tables.items():
+        made: dict[str, set[str]] = {"trained": set(), "drawn": set(), "measured": set()}
+        rows = [(row.variant, tuple(filter(None, (row.without, row.guided)))) for row in table.rows if row.variant]
+        for variant, settings in rows:
+            for seed in results.study.variants[variant].seeds:
+                if not results.study.variants[variant].pretrained:
+                    made["trained"].add(_under(results.run(variant, seed).provenance))
+                for setting in settings:
+                    manifest = layout.sample_manifest(results.root, layout.sample_set(variant, seed, setting))
+                    if manifest.exists():
+                        made["drawn"].add(_under(read(manifest, SampleManifest).provenance))
+                    made["measured"].add(_under(results.metrics(variant, seed, setting).provenance))
+        found += [
+            f"The cells of table {name} were {how} under different versions or on different devices: "
+            f"{'; '.join(sorted(under))}."
+            for how, under in made.items()
+            if len(under) > 1
+        ]
+    return [Warning("versions", text) for text in found]
+
+
+def _under(made: Provenance) -> str:
+    return f"Python {made.python}, torch {made.torch}, {made.device}"
+
+
+def _code(results: Results) -> list[Warning]:
+    """Results that other code than today's made, or several codes (`mar accept-code`)."""
+    found: dict[str, list[str]] = {}
+    for made in code_changes.made(results.study, results.root):
+        if made.said:
+            found.setdefault(made.said, []).append(made.name)
+    texts = []
+    for said, names in found.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        texts.append(f"Of {', '.join(names[:NAMED])}{more}: {said} (`mar status` lists all).")
+    return [Warning("code", text) for text in texts]
 
 
 def _trainings(results: Results) -> list[Warning]:

@@ -17,13 +17,10 @@ from mar.study.products import figure_names, table_names
 @click.option("--name", required=True, help="Name of a table of the study, metrics, variance, fast, learning or laws.")
 def table(study: str, name: str) -> None:
     """Write a table as CSV, Markdown and LaTeX: one of the study's, or one that every study has, such as metrics."""
-    from mar.report.tables import all_metrics, fast_modes, laws, learning, paper_tables, variance
+    from mar.report.tables.write import table
 
-    general = {"metrics": all_metrics.table, "variance": variance.table, "fast": fast_modes.table}
-    general |= {"learning": learning.table, "laws": laws.table}
     loaded, root = open_study(study)
-    known("--name", name, table_names(loaded))
-    general[name](loaded, root) if name in general else paper_tables.table(loaded, root, name)
+    table(loaded, root, known("--name", name, table_names(loaded)))
 
 
 @main.command()

@@ -103,24 +103,64 @@ def reference(study: Study, root: str | Path) -> None:
         if not unfinished:
             return
         main = study.metrics.extractors[0]
-        labels = heldout[main].array("labels")
-        chosen = balanced(labels, study.metrics.samples, seed=0)
         against[main] = real(study, root, main)
-        values, notes = compute(study, heldout, against, chosen)
-        if len(chosen) < study.metrics.samples:
-            notes.append(
-                f"real versus real is of {len(chosen)} images, all that are held out for it: its FID is rather too high"
-            )
-        if len(chosen) < len(labels):
-            for name, stored in heldout.items():
-                key = "fid" if name == main else f"fid_{name}"
-                values[key] = floor(study, values[key], stored.array("features"), labels, against[name].statistics)
-            if "sfid" in values and (target := against[main].spatial) is not None:
-                values["sfid"] = floor(study, values["sfid"], heldout[main].array("spatial"), labels, target)
+        values, notes, chosen = measure_reference(study, heldout, against)
         spread = {name: moments.spread(side.statistics) for name, side in against.items()}
         found = _result(study, against, values, notes, recipe)
         write(report, found.model_copy(update={"copied": copies.of(heldout[main], chosen), "spread": spread}))
         print(f"{report}: {_shown(values)}", flush=True)
+
+
+def measure_reference(
+    study: Study, heldout: dict[str, Features], against: dict[str, Real]
+) -> tuple[dict[str, Metric], list[str], np.ndarray]:
+    """Every metric of held-out real images, notes that a reader of them needs, and which images they are of.
+
+    Args:
+        study: the study.
+        heldout: features of the held-out images by each extractor, the main extractor first.
+        against: the real side of each extractor.
+    """
+    main = study.metrics.extractors[0]
+    labels = heldout[main].array("labels")
+    chosen = balanced(labels, study.metrics.samples, seed=0)
+    values, notes = compute(study, heldout, against, chosen)
+    if len(chosen) < study.metrics.samples:
+        notes.append(
+            f"real versus real is of {len(chosen)} images, all that are held out for it: its FID is rather too high"
+        )
+    if len(chosen) < len(labels):
+        for name, stored in heldout.items():
+            key = "fid" if name == main else f"fid_{name}"
+            values[key] = floor(study, values[key], stored.array("features"), labels, against[name].statistics)
+        if "sfid" in values and (target := against[main].spatial) is not None:
+            values["sfid"] = floor(study, values["sfid"], heldout[main].array("spatial"), labels, target)
+    return values, notes, chosen
+
+
+def again(study: Study, root: Path, set_name: str, images: bool) -> tuple[dict[str, Metric], Metric | None]:
+    """Every metric of a sample set, or of `reference`, and its share of copies, as they are computed now from features.
+
+    Args:
+        study: the study.
+        root: its results folder.
+        set_name: name of the sample set, or `reference` for the held-out images.
+        images: whether the features of the real images are there; else metrics that need them are left out.
+
+    Raises:
+        ValueError: features or statistics are missing, damaged, or of other weights than those of the real side.
+    """
+    held = set_name == "reference"
+    place, role = (scored(study), "real") if held else (set_name, "generated")
+    evaluated: dict[str, Features] = {name: features.read(root, name, place, role) for name in study.metrics.extractors}
+    against = _against(study, root, evaluated)
+    main = study.metrics.extractors[0]
+    if images:
+        against[main] = real(study, root, main)
+    if held:
+        values, _, chosen = measure_reference(study, evaluated, against)
+        return values, copies.of(evaluated[main], chosen)
+    return compute(study, evaluated, against)[0], copies.of(evaluated[main])
 
 
 def evaluate(study: Study, root: str | Path, variant: str, seed: int, setting: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from mar.analysis import code_changes
 from mar.cluster import jobs as cluster
 from mar.cluster import queue, slurm, spent
 from mar.cluster.records import JOB, LocalJob, SlurmJob
@@ -153,6 +154,7 @@ def text(study: Study, root: Path) -> str:
                 when = time.strftime("%Y-%m-%d %H:%M", time.localtime(step.since))
                 ago = span(max(0.0, now - step.since))
                 lines.append(f"{state:<6}  {key(step.stage, step.name)}  since {when} ({ago})  {step.said}")
+    lines += [f"code    {line}" for line in code_changes.lines(study, root)]
     return "\n".join(lines)
 
 

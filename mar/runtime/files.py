@@ -97,17 +97,24 @@ def remove_abandoned(folder: Path, pattern: str = "**/.*.tmp") -> None:
         pattern: which of its files, as `Path.glob` takes it.
     """
     for path in folder.glob(pattern):
-        name = TEMPORARY.match(path.name)
-        if not name:
-            continue
         with contextlib.suppress(FileNotFoundError):  # the process that wrote it has just renamed it
-            if name["host"] == HOST:
-                gone = not _alive(int(name["process"]))
-            else:
-                gone = time.time() - path.stat().st_mtime > DAY
-            if gone:
+            if abandoned(path):
                 path.unlink()
                 print(f"{path}: left by a process that was killed; removed", flush=True)
+
+
+def abandoned(path: Path) -> bool:
+    """Whether a file is one that `atomic` left when its process was killed, as `remove_abandoned` tells.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    name = TEMPORARY.match(path.name)
+    if not name:
+        return False
+    if name["host"] == HOST:
+        return not _alive(int(name["process"]))
+    return time.time() - path.stat().st_mtime > DAY
 
 
 def _alive(process: int) -> bool:

@@ -53,6 +53,21 @@ def lock(folder: str | Path, wait: bool = True) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, or say that someone works there.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock(folder, wait=False))
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another process works here; accepted: when it has ended") from None
+        yield
+
+
 def hold(file: str | Path, what: str) -> None:
     """Hold a file as its only process until this process ends, however that is; the file says who holds it.
 
@@ -105,17 +120,22 @@ def claim(folder: str | Path, recipe: Mapping[str, str | int], last: str = "", t
     folder = Path(folder)
     file = folder / RECIPE
     if file.exists() and recipe_of(folder) != recipe:
-        aside = folder.with_name(f"{folder.name}.old-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-        aside.mkdir()
-        # recipe.json is moved last: after a kill in between, the next claim finds the old recipe and moves the rest.
-        for entry in sorted(folder.iterdir(), key=lambda entry: entry == file):
-            if entry.name != ".lock":
-                os.replace(entry, aside / entry.name)
-        print(f"{folder}: was made by another recipe; moved to {aside}", flush=True)
+        print(f"{folder}: was made by another recipe; moved to {move_aside(folder)}", flush=True)
     if twin and not (folder / last).exists() and (twin / last).exists() and recipe_of(twin) == recipe:
         _take_over(folder, twin, last)
     if not file.exists():
         write(file, Recipe(dict(recipe)))
+
+
+def move_aside(folder: Path) -> Path:
+    """Move the content of a folder to a new one beside it, and return that one. Call it under `lock`."""
+    aside = folder.with_name(f"{folder.name}.old-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+    aside.mkdir()
+    # recipe.json is moved last: after a kill in between, the next claim finds the old recipe and moves the rest.
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry == folder / RECIPE):
+        if entry.name != ".lock":
+            os.replace(entry, aside / entry.name)
+    return aside
 
 
 def begun(

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
+from mar.runtime import code_digest
 from mar.runtime.files import atomic, link, read, save_array, sha256, whole, write
-from mar.runtime.folders import begun, recipe_of
+from mar.runtime.folders import begun, lock, recipe_of
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
 from mar.runtime.shards import Recipe, fill, finish, stage
@@ -59,14 +60,22 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
     def intact(number: int) -> bool:
         return whole(files[number], (study.metrics.chunk,), "uint8")
 
+    own, now = layout.own_code(root), dict[str, str]()
+
+    def noted(held: bool = False) -> None:
+        with lock(folder):
+            code_digest.note(folder, now, own, held)
+
     def draw(missing: list[int]) -> Iterator[tuple[int, Callable[[Path], None]]]:
         # A sweep often chooses what another setting says: the chunks of such sets are links, never drawn twice.
-        for number, source in _drawn_already(study, root, variant, seed, setting, recipe, missing):
+        noted(held)
+        for number, source in _drawn_already(study, root, variant, seed, setting, recipe, missing, now):
             yield number, partial(link, source)
         missing = [number for number in missing if not intact(number)]
         if not missing:
             return
         sampler = Sampler(study, root, variant, seed)
+        noted()  # it imported the model and the tokenizer
         progress = Progress(f"sample {variant} seed {seed} {setting}", len(missing) * study.metrics.chunk)
         for number in missing:
             images, _ = sampler.chunk(setting, number)
@@ -80,17 +89,32 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
     with stage(report, lambda: all(map(intact, range(count))), recipe, twin) as unfinished:
         if not unfinished:
             return
+        held = any(path.exists() for path in files)
+        now.update(code_digest.today(own))
+        code_digest.guard(folder, now, held)
     fill(folder, recipe, files, shard, intact, draw)
     finish(report, recipe, files, intact, write_report)
 
 
 def _drawn_already(
-    study: Study, root: Path, variant: str, seed: int, setting: str, recipe: Recipe, numbers: list[int]
+    study: Study,
+    root: Path,
+    variant: str,
+    seed: int,
+    setting: str,
+    recipe: Recipe,
+    numbers: list[int],
+    now: code_digest.Digests,
 ) -> Iterator[tuple[int, Path]]:
-    """Sound chunks of these numbers in a finished set of the same run whose setting differs by its name alone."""
+    """Sound chunks of these numbers in a finished set of the same run whose setting differs by its name alone.
+
+    One that other code drew than that of `now` is passed over.
+    """
     for other in study.variants[variant].sampling:
         folder = layout.samples(root, layout.sample_set(variant, seed, other))
         if other == setting or not (folder / layout.MANIFEST).exists() or recipe_of(folder) != recipe:
+            continue
+        if (code := code_digest.of_folder(folder)) and code_digest.changed(code, now):
             continue
         pieces = read(folder / layout.MANIFEST, SampleManifest).chunks
         sound = [n for n in numbers if (file := folder / pieces[n].file).exists() and sha256(file) == pieces[n].sha256]

@@ -52,6 +52,11 @@ def study(root: Path) -> Path:
     return root / "study.json"
 
 
+def own_code(root: Path) -> Path:
+    """Folder of the study's own modules, as it copied them."""
+    return root / "code"
+
+
 def plan(root: Path) -> Path:
     """Operations and parameters that `mar plan` has counted."""
     return root / "plan.json"

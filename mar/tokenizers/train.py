@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from mar.data.images import ImageSet, draw_indices, open_split, sha256_of_data, to_float
 from mar.data.latents import sample_posterior
 from mar.models.multiscale import MultiScaleQuantizer
-from mar.runtime import checkpoint, devices, runlog
+from mar.runtime import checkpoint, code_digest, devices, runlog
 from mar.runtime.files import atomic, write
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
@@ -65,12 +65,16 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
     with stage(config, weights.exists, recipe, layout.twin(study, root, folder)) as left:
         if not left:
             return
+        own, begun = layout.own_code(root), bool(checkpoint.checkpoints(folder / layout.CHECKPOINTS))
+        now = code_digest.today(own)
+        code_digest.guard(folder, now, begun)
         config.unlink(missing_ok=True)
         (folder / layout.SHIPPED).unlink(missing_ok=True)
         device = devices.device()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             tokenizer = build(choice, study.data.image_size).to(device)
+        code_digest.note(folder, now, own, begun)
         if choice.trained:
             images = open_split(study, root, "train")
             if choice.perceptual_weight and choice.perceptual == "lpips" and lpips is None:
@@ -82,6 +86,7 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
         parameters = sum(p.numel() for p in tokenizer.parameters())
         net = {k: v for k, v in getattr(tokenizer.net, "config", {}).items() if not k.startswith("_")}
         record = TokenizerRecord(kind=tokenizer.kind, parameters=parameters, net=net, provenance=provenance())
+        code_digest.note(folder, now, own)  # what was imported on the way
         write(config, record)
         shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)  # two checkpoints, each with weights and moments
 

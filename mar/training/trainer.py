@@ -23,7 +23,7 @@ from mar.data.tokens import TokenSet, as_tokens
 from mar.models.model import build_model
 from mar.models.multiscale import load_quantizer
 from mar.models.order import draw_order, mask_ratio, num_masked
-from mar.runtime import checkpoint, devices, distributed, precision, runlog, stop_signals
+from mar.runtime import checkpoint, code_digest, devices, distributed, precision, runlog, stop_signals
 from mar.runtime.distributed import ALONE, World
 from mar.runtime.files import atomic, read, sha256, write
 from mar.runtime.folders import lock
@@ -81,10 +81,25 @@ def train(
                 path.unlink(missing_ok=True)
             return not wrong and weights.exists() and run.checkpoint == sha256(weights)
 
-        twin = layout.twin(study, root, folder)
-        if world.first(lambda: unfinished(report, sound, recipe, twin, said="trained already")):
+        twin, own = layout.twin(study, root, folder), layout.own_code(root)
+        now: dict[str, str] = {}
+
+        def left() -> bool:
+            if not unfinished(report, sound, recipe, twin, said="trained already"):
+                return False
+            now.update(code_digest.today(own))
+            code_digest.guard(folder, now, begun())
+            return True
+
+        def begun() -> bool:
+            return bool(checkpoint.checkpoints(folder / layout.CHECKPOINTS))
+
+        if world.first(left):
             with precision.deterministic(world.device):
-                Trainer(study, variant, seed, tokens, folder, world=world).run(operations)
+                trainer = Trainer(study, variant, seed, tokens, folder, world=world)
+                world.first(lambda: code_digest.note(folder, now, own, begun()))
+                trainer.run(operations)
+                world.first(lambda: code_digest.note(folder, now, own))  # what was imported on the way
 
 
 class MicroBatch(NamedTuple):

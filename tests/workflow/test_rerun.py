@@ -178,8 +178,9 @@ def test_editing_the_claims_judges_again(finished: Any) -> None:
     assert set(plan) == {"claims", "report", "track"}
 
 
-def test_editing_the_training_code_reruns_nothing(finished: Any) -> None:
-    assert edit_and_plan(finished, "mar/training/trainer.py") == {}
+def test_editing_the_training_code_draws_the_report_that_tells_it_and_nothing_else(finished: Any) -> None:
+    assert set(edit_and_plan(finished, "mar/training/trainer.py")) == {"report"}
+    assert edit_and_plan(finished, "mar/runtime/checkpoint.py") == {}
 
 
 def edit_and_plan(project: Any, name: str) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from mar.features import given as given_sets
 from mar.paper import numbers
 from mar.planning import drill_shapes
 from mar.report.tables.inputs import inputs as inputs_of_table
+from mar.runtime import code_digest
 from mar.runtime.files import read
 from mar.study import commands, layout, products, reading, real_sets, sizes, stage_keys
 from mar.study.records import ImportRecord
@@ -64,8 +65,12 @@ def here(path):
 
 def code(*packages):
     """The source files of packages of `mar`: inputs of a rule whose product is made anew when they change."""
-    folders = [Path(mar.__file__).parent / package for package in packages]
-    files = (path for folder in folders for path in folder.rglob("*"))
+    places = [Path(mar.__file__).parent / package for package in packages]
+    files = (
+        path
+        for place in places
+        for path in (place.rglob("*") if place.is_dir() else [place])
+    )
     return sorted(
         here(path) for path in files if path.suffix in (".py", ".html", ".css")
     )

@@ -127,7 +127,8 @@ rule report:
         data=rules.prepare.output.manifest,
         tracked=layout.tracked(ROOT),
         paper=PAPER,
-        code=code("analysis", "paper", "report"),
+        # The page tells what was made by other code than today's, so it is drawn anew when that changes.
+        code=code("analysis", "paper", "report", *code_digest.MAKES),
     output:
         page=report(
             str(layout.report(ROOT)), caption="../report/report.rst", category="Report"
