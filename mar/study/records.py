@@ -8,7 +8,8 @@ default, so that finished results stay readable; unknown keys, which a newer ver
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -68,8 +69,9 @@ class Range(Part):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+        slack = 1e-9 * max(abs(self.low), abs(self.high), abs(self.value))  # sums in another order differ by rounding
+        if not self.low - slack <= self.value <= self.high + slack:
+            raise ValueError(f"value {self.value:g} is outside of its interval, low {self.low:g} to high {self.high:g}")
         return self
 
 
@@ -87,6 +89,24 @@ class Metric(Range):
     bootstrap: NonNegativeInt
     seed: int
     higher_is_better: bool | None
+
+
+# The least and the largest value of a metric that images can have, by its name, and how far rounding may miss them.
+_SHARE, _FROM_ONE, _DISTANCE, _ANY = (0.0, 1.0, 1e-6), (1.0, 1e9, 1e-6), (0.0, 1e9, 0.1), (-1e9, 1e9, 0.0)
+_POSSIBLE = {
+    **dict.fromkeys(("precision", "recall", "agreement", "codebook_usage"), _SHARE),
+    **dict.fromkeys(("inception_score", "perplexity"), _FROM_ONE),
+    **dict.fromkeys(("rfid", "floor", "sfid"), _DISTANCE),
+    **dict.fromkeys(("kid", "fid_infinity"), _ANY),  # unbiased estimates, which may be below 0
+}
+
+
+def _check_possible(metrics: Mapping[str, Metric | None]) -> None:
+    """Refuse values that no images can have, such as a share above 1 or a Frechet distance below 0."""
+    for name, metric in metrics.items():
+        least, largest, slack = _POSSIBLE.get(name, _DISTANCE if name.startswith("fid") else _ANY)
+        if metric is not None and not least - slack <= metric.value <= largest + slack:
+            raise ValueError(f"{name}: found {metric.value:g}; accepted: {least:g} to {largest:g}")
 
 
 class RealSide(Part):
@@ -331,6 +351,27 @@ class TokenManifest(Tokens):
             raise ValueError(f"found kind {self.kind} without {', '.join(missing)}")
         return self
 
+    @model_validator(mode="after")
+    def _numbers_agree(self) -> Self:
+        length = sum(side**2 for side in self.scales or (self.grid,))
+        channels, rest = divmod(self.token_dim, self.group**2)
+        if self.tokens != length:
+            raise ValueError(f"tokens: found {self.tokens}; accepted: {length}, as its grid or its scales have")
+        if self.scales and self.scales[-1] != self.grid:
+            raise ValueError(f"grid: found {self.grid}; accepted: {self.scales[-1]}, the last of its scales")
+        if self.kind != "ids" and (rest or not channels):
+            raise ValueError(
+                f"token_dim: found {self.token_dim}; accepted: a multiple of {self.group**2}, group squared"
+            )
+        if self.views > 2:
+            raise ValueError(f"views: found {self.views}; accepted: 1, or 2 with mirror images")
+        if len(self.class_names) != self.classes:
+            raise ValueError(f"classes: found {self.classes}; accepted: {len(self.class_names)}, as class_names has")
+        if len(set(piece.file for piece in self.shards)) != len(self.shards):
+            raise ValueError("shards: found a file twice; accepted: each once")
+        _check_count(self.count, self.shards)
+        return self
+
 
 class RunRecord(Record):
     """runs/<variant>/seed<k>/run.json: a finished training, or imported weights in its place (`pretrained`).
@@ -350,6 +391,7 @@ class RunRecord(Record):
         tokens: checksum of the manifest of its tokens.
     """
 
+    place: ClassVar[str] = r"runs/(?P<variant>[^/]+)/seed(?P<seed>\d+)/run\.json"
     variant: str
     seed: int
     parameters: PositiveInt
@@ -385,6 +427,11 @@ class LearningPoint(Part):
     fid: Metric | None = None
     inception_score: Metric | None = None
     error: str = ""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _check_possible({"fid": self.fid, "inception_score": self.inception_score})
+        return self
 
 
 class Fall(Part):
@@ -422,6 +469,7 @@ class LearningRecord(Record):
         fall: change of FID in the last quarter; None without samples there.
     """
 
+    place: ClassVar[str] = r"runs/(?P<variant>[^/]+)/seed(?P<seed>\d+)/learning\.json"
     variant: str
     seed: int
     split: str
@@ -494,6 +542,7 @@ class Rebuilt(Part):
     def _has_rfid(self) -> Self:
         if "rfid" not in self.metrics:
             raise ValueError(f"metrics: rfid is missing; found {', '.join(self.metrics) or 'none'}")
+        _check_possible(self.metrics)
         return self
 
 
@@ -581,6 +630,8 @@ class SweepNumbers(Part):
     def _one_of_both(self) -> Self:
         if (self.fid is None) == (self.error is None):
             raise ValueError("found neither fid nor error, or both; accepted: one of them")
+        names = ("fid", "inception_score", "precision", "recall")
+        _check_possible({name: getattr(self, name) for name in names})
         return self
 
 
@@ -622,6 +673,7 @@ class SweepRecord(Record):
         within: points whose FID is at most one standard error above it, among which the rule chooses.
     """
 
+    place: ClassVar[str] = r"sweeps/(?P<variant>[^/]+)/(?P<setting>[^/]+)\.json"
     variant: str
     setting: str
     seed: int
@@ -664,6 +716,7 @@ class SampleManifest(Manifest):
         seconds: time of drawing in all.
     """
 
+    place: ClassVar[str] = r"samples/(?P<variant>[^/]+)/seed(?P<seed>\d+)/(?P<setting>[^/]+)/manifest\.json"
     variant: str
     seed: int
     setting: str
@@ -733,6 +786,7 @@ class MetricsFile(Record):
         recipe: what the numbers depend on.
     """
 
+    place: ClassVar[str] = r"metrics/(?P<variant>[^/]+)/seed(?P<seed>\d+)/(?P<setting>[^/]+)\.json"
     variant: str = ""
     seed: int = 0
     setting: str = ""
@@ -748,6 +802,13 @@ class MetricsFile(Record):
     inputs: dict[str, str]
     recipe: MetricsRecipe
     provenance: Provenance
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _check_possible(self.metrics)
+        if self.extractor not in self.extractors:
+            raise ValueError(f"extractor: found {self.extractor!r}; accepted: one of `extractors`")
+        return self
 
 
 class Timing(Part):
@@ -775,8 +836,9 @@ class Timing(Part):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if not 0 < self.low <= self.high or self.seconds_per_image <= 0:
-            raise ValueError("found seconds that are not positive, or low above high")
+        if not 0 < self.low <= self.seconds_per_image <= self.high:
+            found = f"{self.seconds_per_image:g} with low {self.low:g} and high {self.high:g}"
+            raise ValueError(f"found seconds {found}; accepted: positive ones, low <= seconds <= high")
         return self
 
 
@@ -828,6 +890,7 @@ class SpeedRecord(Record):
         yardsticks: seconds of a fixed piece of work that was timed in each round of batches; empty in older files.
     """
 
+    place: ClassVar[str] = r"speed/(?P<variant>[^/]+)\.json"
     variant: str
     protocol: TimingProtocol
     yardsticks: tuple[FiniteFloat, ...] = ()
@@ -1098,6 +1161,7 @@ class StageCost(Part):
 class ShapeRecord(Record):
     """drill/shapes/<shape>.json: one shape of a study, run once at its true size."""
 
+    place: ClassVar[str] = r"drill/shapes/(?P<shape>[^/]+)\.json"
     shape: str
     covers: tuple[str, ...]  # names of the tokenizers or variants of this shape
     parameters: NonNegativeInt
