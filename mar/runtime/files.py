@@ -33,9 +33,9 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-
 
 
 class Part(BaseModel):
-    """A part of a record. It never changes after reading, and no type is converted: "1" is no number."""
+    """A part of a record. It never changes after reading, and no type is converted: "1" is no number, nor is NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
 
 class Record(Part):

@@ -33,6 +33,8 @@ from mar.study.parts import Sampling
 Weights = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64}|random)$")]
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # finite, not negative
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # of what was timed
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 # Whether images are generated ones or the real ones that they are compared with.
 Role = Annotated[str, StringConstraints(pattern=r"^(generated|real)$")]
@@ -273,7 +275,7 @@ class FileLists(Record):
 class ClassifierRecord(Record):
     """classifier/classifier.json: the finished classifier, whose accuracy is that on `count` images of `split`."""
 
-    accuracy: FiniteFloat
+    accuracy: Fraction
     split: str
     count: PositiveInt
     classes: tuple[str, ...]
@@ -397,7 +399,7 @@ class RunRecord(Record):
     parameters: PositiveInt
     head_parameters: NonNegativeInt | None = None
     images: NonNegativeInt
-    seconds: FiniteFloat
+    seconds: Amount
     restarts: NonNegativeInt
     final_loss: FiniteFloat | None = None
     processes: PositiveInt = 1
@@ -728,7 +730,7 @@ class SampleManifest(Manifest):
     checkpoint: Sha256
     tokenizer: Sha256
     sampling: Sampling
-    seconds: FiniteFloat
+    seconds: Amount
     provenance: Provenance
 
     @model_validator(mode="after")
@@ -827,7 +829,7 @@ class Timing(Part):
     head_share: Range | None = None
     steps: PositiveInt
     drawn_at_once: PositiveInt | None = None
-    batches: tuple[FiniteFloat, ...] = ()
+    batches: tuple[Seconds, ...] = ()
 
     @property
     def seconds(self) -> Range:
@@ -893,7 +895,7 @@ class SpeedRecord(Record):
     place: ClassVar[str] = r"speed/(?P<variant>[^/]+)\.json"
     variant: str
     protocol: TimingProtocol
-    yardsticks: tuple[FiniteFloat, ...] = ()
+    yardsticks: tuple[Seconds, ...] = ()
     points: dict[str, Timing]
     checkpoint: Sha256
     recipe: SpeedRecipe
@@ -969,6 +971,12 @@ class Verdict(Part):
     extractors: tuple[UnderExtractor, ...] = ()
     evidence: tuple[Evidence, ...] = ()
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+        return self
+
     @property
     def shown(self) -> str:
         """The verdict as it is printed: what is missing where it is undecided, and who disagrees."""
@@ -1036,7 +1044,7 @@ class JudgeCosts(Part):
     """A network that judges: operations for one image, and how many numbers of each kind it keeps of it."""
 
     parameters: NonNegativeInt
-    forward: FiniteFloat
+    forward: Amount
     features: PositiveInt
     logits: NonNegativeInt = 0
     spatial: NonNegativeInt = 0
@@ -1046,17 +1054,17 @@ class TokenizerCosts(Part):
     """Operations of a tokenizer for one image: to encode it, to decode it, and with it in training."""
 
     parameters: NonNegativeInt
-    encode: FiniteFloat
-    decode: FiniteFloat
-    training: FiniteFloat
+    encode: Amount
+    decode: Amount
+    training: Amount
 
 
 class VariantCosts(Part):
     """Operations of a variant for one image: in training, and to draw its tokens at each setting."""
 
     parameters: PositiveInt
-    training: FiniteFloat
-    sampling: dict[str, FiniteFloat]
+    training: Amount
+    sampling: dict[str, Amount]
 
 
 class GpuCheckRecord(Record):
@@ -1068,7 +1076,7 @@ class GpuCheckRecord(Record):
     """
 
     versions: dict[str, str]
-    training: dict[str, float]
+    training: dict[str, PositiveFloat]
 
 
 class PlanRecord(Record):
@@ -1112,7 +1120,7 @@ class TimesRecord(Record):
     key: Sha256
     host: str
     rates: Rates
-    seconds: dict[str, float]
+    seconds: dict[str, Amount]
 
 
 class StepsRecord(Record):
