@@ -354,7 +354,12 @@ class Files:
     @cached_property
     def _reference(self) -> MetricsFile | None:
         """The metrics of the held-out real images; None in a study without images."""
-        return None if self.study.data.kind == "none" else self._metrics(layout.reference_metrics(self.root))
+        if self.study.data.kind == "none":
+            return None
+        record = self._metrics(path := layout.reference_metrics(self.root))
+        if record.variant or record.given is not None:
+            raise ValueError(f"{path}: found metrics of a sample set; accepted: those of `mar reference`; run it again")
+        return record
 
     def _timing(self, variant: str, setting: str, key: str) -> Estimate | None:
         """A number of a timed setting; None if the variant is not trained, or setting or number not measured."""

@@ -67,20 +67,19 @@ def read(path: Path, dimensions: int) -> tuple[np.ndarray, str]:
         with open(path, "rb") as plain:
             gzipped = plain.read(2) == b"\x1f\x8b"
         with gzip.open(path) if gzipped else open(path, "rb") as file:
-            content = file.read(LARGEST + 1)
+            content = file.read(start := 4 + 4 * dimensions)
+            sizes = [int.from_bytes(content[i : i + 4]) for i in range(4, start, 4)]
+            content += file.read(min(math.prod(sizes), LARGEST) + 1)  # a packed file may be far larger than it looks
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error}); accepted: an idx file, or one packed by gzip") from None
-    start = 4 + 4 * dimensions
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < start:
         raise ValueError(
             f"{path}: begins with {content[:4].hex()}; accepted: an idx file of bytes with {dimensions} dimensions, "
             f"{bytes((0, 0, 8, dimensions)).hex()}"
         )
-    sizes = [int.from_bytes(content[i : i + 4]) for i in range(4, start, 4)]
     if len(content) - start != math.prod(sizes):
-        raise ValueError(
-            f"{path}: holds {len(content) - start} values after sizes {sizes}; accepted: {math.prod(sizes)}"
-        )
+        found = f"more than {math.prod(sizes)}" if len(content) - start > math.prod(sizes) else len(content) - start
+        raise ValueError(f"{path}: holds {found} values after sizes {sizes}; accepted: {math.prod(sizes)}")
     values = np.frombuffer(content, np.uint8, offset=start).reshape(sizes)
     return values, hashlib.sha256(content).hexdigest()
 

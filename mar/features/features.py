@@ -35,7 +35,7 @@ from mar.runtime.shards import Recipe, Share, fill, finish, stage
 from mar.study import at_once, layout
 from mar.study.compatibility import known
 from mar.study.limits import LOOKED_AT
-from mar.study.real_sets import COMPARED, SETS, scored
+from mar.study.real_sets import COMPARED, SETS, described, scored
 from mar.study.records import FeaturesManifest, Judge, Piece
 from mar.study.stage_keys import features_key
 from mar.study.study import Study
@@ -136,14 +136,26 @@ def read(root: Path, extractor: str, set_name: str, role: str) -> Features:
         role: `generated` or `real`.
 
     Raises:
-        ValueError: the features are missing, or are of images of the other role.
+        ValueError: the features are missing, are of images of the other role or of another split, or are by another
+            network.
     """
     folder = layout.features(root, extractor, set_name)
     manifest = files.read(folder / layout.MANIFEST, FeaturesManifest)
+    if manifest.extractor.name != extractor:
+        raise ValueError(
+            f"{folder / layout.MANIFEST}: extractor.name: found {manifest.extractor.name!r}; accepted: {extractor}; "
+            f"delete {folder} and run `mar features` again"
+        )
     if manifest.role != role:
         raise ValueError(
             f"{folder / 'manifest.json'}: holds features of {manifest.role} images; accepted here: {role} ones. "
             "Swapping both sides of a comparison swaps precision and recall"
+        )
+    others = [described(name) for name in SETS if name not in (set_name, "reference")]
+    if manifest.source is not None and manifest.source.kind == "split" and manifest.source.name in others:
+        raise ValueError(
+            f"{folder / layout.MANIFEST}: source.name: found {manifest.source.name!r}; accepted: images of {set_name}; "
+            f"delete {folder} and run `mar features` again"
         )
     return Features(folder, manifest)
 

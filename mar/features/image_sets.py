@@ -22,7 +22,7 @@ from mar.runtime import npz
 from mar.runtime.files import load_array, parse, read, sha256
 from mar.runtime.text import one_line
 from mar.study import layout
-from mar.study.real_sets import PARTS
+from mar.study.real_sets import PARTS, described
 from mar.study.records import DataManifest, ImageSource, Piece, RunRecord, SampleManifest
 from mar.study.study import Study
 
@@ -241,12 +241,11 @@ def of_split(study: Study, root: Path, split: str) -> Images:
         pieces = [range(len(images))[start : start + PIECE] for start in range(0, len(images), PIECE)]
         return read_ahead(images.arrays, pieces[first::step], workers if study.data.kind == "imagefolder" else 0)
 
-    digest, name = sha256(layout.data_manifest(root)), f"{split} split"
+    digest = sha256(layout.data_manifest(root))
     if split in PARTS:
         rows = rows_of(open_split(study, root, "heldout").labels, split)
         digest = hashlib.sha256(f"{digest} {split} {rows.tolist()}".encode()).hexdigest()
-        name = f"the {split.removeprefix('heldout-')} part of the held-out images"
-    return Images(name, "split", "real", digest, len(images), images.labels, images.classes, PIECE, stream)
+    return Images(described(split), "split", "real", digest, len(images), images.labels, images.classes, PIECE, stream)
 
 
 def of_reference(reference: references.Reference) -> Images:

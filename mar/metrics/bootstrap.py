@@ -154,6 +154,7 @@ class Bootstrap:
     def _metric(self, value: float, resampled: Any, higher_is_better: bool | None) -> Metric:
         resampled = np.asarray(resampled)
         low, high = value + np.percentile(resampled, [2.5, 97.5]) - resampled.mean()
+        low, high = min(low, value), max(high, value)  # of values that are nearly all alike the mean may lie outside
         return Metric(
             value=float(value),
             low=float(low),

@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
@@ -33,9 +33,9 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-
 
 
 class Part(BaseModel):
-    """A part of a record. It never changes after reading, and no type is converted: "1" is no number."""
+    """A part of a record. It never changes after reading, and no type is converted: "1" is no number, nor is NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
 
 class Record(Part):
@@ -43,8 +43,13 @@ class Record(Part):
 
     A key that is added to a record later has a default, so that older files stay readable. Unknown keys, which a newer
     version may have written, are ignored. `format` becomes 2 when an old reader would misread a new file.
+
+    Attributes:
+        place: the end of the path of its file, as a regular expression; a group is the key of the same name. A file
+            there whose keys say something else was copied from another place, and is refused.
     """
 
+    place: ClassVar[str] = ""
     format: Literal[1] = 1
 
 
@@ -191,17 +196,32 @@ def read(path: str | Path, record: type[R]) -> R:
     """Read a record.
 
     Raises:
-        ValueError: the file is missing or is not such a record; the message names file, key, what was found and what is
-            accepted.
+        ValueError: the file is missing, is not such a record, or is one of another place; the message names file, key,
+            what was found and what is accepted.
     """
     try:
-        return parse(path, a_file(path).read_bytes(), record)
+        content = a_file(path).read_bytes()
     except FileNotFoundError:
         raise ValueError(
             f"{path}: missing; the stage that writes it has not run; accepted: a {record.__name__}"
         ) from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}; accepted: a {record.__name__}") from None
+    found = parse(path, content, record)
+    if isinstance(found, Record):
+        _check_place(path, found)
+    return found
+
+
+def _check_place(path: str | Path, record: Record) -> None:
+    """Refuse a record that was copied from the place of another variant, seed or setting."""
+    place = re.search(f"(^|/){record.place}$", Path(path).as_posix()) if record.place else None
+    for key, accepted in place.groupdict().items() if place else ():
+        if str(found := getattr(record, key)) != accepted:
+            raise ValueError(
+                f"{path}: {key}: found {found!r}; accepted: {accepted}, as its path says; delete it, as it belongs "
+                "to another place, and run the same command again"
+            )
 
 
 def parse(where: str | Path, text: str | bytes, record: type[R]) -> R:

@@ -15,7 +15,7 @@ from mar.data.latents import unpatchify
 from mar.features.networks.extractors import Extractor
 from mar.models.order import draw_order
 from mar.runtime import devices
-from mar.runtime.files import read
+from mar.runtime.files import read, sha256
 from mar.runtime.noise import Noise
 from mar.runtime.precision import autocast, tf32
 from mar.sampling.generate import Kept, generate
@@ -47,6 +47,12 @@ class Sampler:
         self.manifest = read(layout.token_manifest(root, name), TokenManifest)
         self.model, self.checkpoint = load_trained(study, root, variant, seed, self.manifest, images)
         self.device = next(self.model.parameters()).device
+        weights = layout.tokenizer_weights(root, name)
+        if weights.exists() and sha256(weights) != self.manifest.tokenizer:
+            raise ValueError(
+                f"{weights}: not the weights that encoded {layout.token_manifest(root, name)}; accepted: those; run "
+                "`mar encode`, `mar train` and `mar sample` again"
+            )
         self.tokenizer = autoencoder.load(root, name, study).to(self.device)
         self.ready_to_compile = False
 

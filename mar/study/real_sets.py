@@ -19,6 +19,11 @@ COMPARED = ("train", "reference", REFERENCE)  # sets that others are compared wi
 SETS = ("train", "heldout", "reference", *PARTS)
 
 
+def described(split: str) -> str:
+    """A split of the data, or a part of the held-out one, in words: the name by which features know their images."""
+    return f"the {split.removeprefix('heldout-')} part of the held-out images" if split in PARTS else f"{split} split"
+
+
 def real_side(study: Study, extractor: str) -> str:
     """The set that an extractor compares with: by `metrics.real`, or Inception's reference."""
     if study.metrics.reference and extractor == "inception":

@@ -8,7 +8,8 @@ default, so that finished results stay readable; unknown keys, which a newer ver
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -32,6 +33,8 @@ from mar.study.parts import Sampling
 Weights = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64}|random)$")]
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # finite, not negative
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # of what was timed
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 # Whether images are generated ones or the real ones that they are compared with.
 Role = Annotated[str, StringConstraints(pattern=r"^(generated|real)$")]
@@ -68,8 +71,9 @@ class Range(Part):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+        slack = 1e-9 * max(abs(self.low), abs(self.high), abs(self.value))  # sums in another order differ by rounding
+        if not self.low - slack <= self.value <= self.high + slack:
+            raise ValueError(f"value {self.value:g} is outside of its interval, low {self.low:g} to high {self.high:g}")
         return self
 
 
@@ -87,6 +91,24 @@ class Metric(Range):
     bootstrap: NonNegativeInt
     seed: int
     higher_is_better: bool | None
+
+
+# The least and the largest value of a metric that images can have, by its name, and how far rounding may miss them.
+_SHARE, _FROM_ONE, _DISTANCE, _ANY = (0.0, 1.0, 1e-6), (1.0, 1e9, 1e-6), (0.0, 1e9, 0.1), (-1e9, 1e9, 0.0)
+_POSSIBLE = {
+    **dict.fromkeys(("precision", "recall", "agreement", "codebook_usage"), _SHARE),
+    **dict.fromkeys(("inception_score", "perplexity"), _FROM_ONE),
+    **dict.fromkeys(("rfid", "floor", "sfid"), _DISTANCE),
+    **dict.fromkeys(("kid", "fid_infinity"), _ANY),  # unbiased estimates, which may be below 0
+}
+
+
+def _check_possible(metrics: Mapping[str, Metric | None]) -> None:
+    """Refuse values that no images can have, such as a share above 1 or a Frechet distance below 0."""
+    for name, metric in metrics.items():
+        least, largest, slack = _POSSIBLE.get(name, _DISTANCE if name.startswith("fid") else _ANY)
+        if metric is not None and not least - slack <= metric.value <= largest + slack:
+            raise ValueError(f"{name}: found {metric.value:g}; accepted: {least:g} to {largest:g}")
 
 
 class RealSide(Part):
@@ -253,7 +275,7 @@ class FileLists(Record):
 class ClassifierRecord(Record):
     """classifier/classifier.json: the finished classifier, whose accuracy is that on `count` images of `split`."""
 
-    accuracy: FiniteFloat
+    accuracy: Fraction
     split: str
     count: PositiveInt
     classes: tuple[str, ...]
@@ -331,6 +353,27 @@ class TokenManifest(Tokens):
             raise ValueError(f"found kind {self.kind} without {', '.join(missing)}")
         return self
 
+    @model_validator(mode="after")
+    def _numbers_agree(self) -> Self:
+        length = sum(side**2 for side in self.scales or (self.grid,))
+        channels, rest = divmod(self.token_dim, self.group**2)
+        if self.tokens != length:
+            raise ValueError(f"tokens: found {self.tokens}; accepted: {length}, as its grid or its scales have")
+        if self.scales and self.scales[-1] != self.grid:
+            raise ValueError(f"grid: found {self.grid}; accepted: {self.scales[-1]}, the last of its scales")
+        if self.kind != "ids" and (rest or not channels):
+            raise ValueError(
+                f"token_dim: found {self.token_dim}; accepted: a multiple of {self.group**2}, group squared"
+            )
+        if self.views > 2:
+            raise ValueError(f"views: found {self.views}; accepted: 1, or 2 with mirror images")
+        if len(self.class_names) != self.classes:
+            raise ValueError(f"classes: found {self.classes}; accepted: {len(self.class_names)}, as class_names has")
+        if len(set(piece.file for piece in self.shards)) != len(self.shards):
+            raise ValueError("shards: found a file twice; accepted: each once")
+        _check_count(self.count, self.shards)
+        return self
+
 
 class RunRecord(Record):
     """runs/<variant>/seed<k>/run.json: a finished training, or imported weights in its place (`pretrained`).
@@ -350,12 +393,13 @@ class RunRecord(Record):
         tokens: checksum of the manifest of its tokens.
     """
 
+    place: ClassVar[str] = r"runs/(?P<variant>[^/]+)/seed(?P<seed>\d+)/run\.json"
     variant: str
     seed: int
     parameters: PositiveInt
     head_parameters: NonNegativeInt | None = None
     images: NonNegativeInt
-    seconds: FiniteFloat
+    seconds: Amount
     restarts: NonNegativeInt
     final_loss: FiniteFloat | None = None
     processes: PositiveInt = 1
@@ -388,6 +432,11 @@ class LearningPoint(Part):
     inception_score: Metric | None = None
     error: str = ""
     scales: dict[str, Metric] = Field({})
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _check_possible({"fid": self.fid, "inception_score": self.inception_score})
+        return self
 
 
 class Fall(Part):
@@ -425,6 +474,7 @@ class LearningRecord(Record):
         fall: change of FID in the last quarter; None without samples there.
     """
 
+    place: ClassVar[str] = r"runs/(?P<variant>[^/]+)/seed(?P<seed>\d+)/learning\.json"
     variant: str
     seed: int
     split: str
@@ -497,6 +547,7 @@ class Rebuilt(Part):
     def _has_rfid(self) -> Self:
         if "rfid" not in self.metrics:
             raise ValueError(f"metrics: rfid is missing; found {', '.join(self.metrics) or 'none'}")
+        _check_possible(self.metrics)
         return self
 
 
@@ -584,6 +635,8 @@ class SweepNumbers(Part):
     def _one_of_both(self) -> Self:
         if (self.fid is None) == (self.error is None):
             raise ValueError("found neither fid nor error, or both; accepted: one of them")
+        names = ("fid", "inception_score", "precision", "recall")
+        _check_possible({name: getattr(self, name) for name in names})
         return self
 
 
@@ -625,6 +678,7 @@ class SweepRecord(Record):
         within: points whose FID is at most one standard error above it, among which the rule chooses.
     """
 
+    place: ClassVar[str] = r"sweeps/(?P<variant>[^/]+)/(?P<setting>[^/]+)\.json"
     variant: str
     setting: str
     seed: int
@@ -667,6 +721,7 @@ class SampleManifest(Manifest):
         seconds: time of drawing in all.
     """
 
+    place: ClassVar[str] = r"samples/(?P<variant>[^/]+)/seed(?P<seed>\d+)/(?P<setting>[^/]+)/manifest\.json"
     variant: str
     seed: int
     setting: str
@@ -678,7 +733,7 @@ class SampleManifest(Manifest):
     checkpoint: Sha256
     tokenizer: Sha256
     sampling: Sampling
-    seconds: FiniteFloat
+    seconds: Amount
     provenance: Provenance
 
     @model_validator(mode="after")
@@ -736,6 +791,7 @@ class MetricsFile(Record):
         recipe: what the numbers depend on.
     """
 
+    place: ClassVar[str] = r"metrics/(?P<variant>[^/]+)/seed(?P<seed>\d+)/(?P<setting>[^/]+)\.json"
     variant: str = ""
     seed: int = 0
     setting: str = ""
@@ -751,6 +807,13 @@ class MetricsFile(Record):
     inputs: dict[str, str]
     recipe: MetricsRecipe
     provenance: Provenance
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _check_possible(self.metrics)
+        if self.extractor not in self.extractors:
+            raise ValueError(f"extractor: found {self.extractor!r}; accepted: one of `extractors`")
+        return self
 
 
 class Timing(Part):
@@ -769,7 +832,7 @@ class Timing(Part):
     head_share: Range | None = None
     steps: PositiveInt
     drawn_at_once: PositiveInt | None = None
-    batches: tuple[FiniteFloat, ...] = ()
+    batches: tuple[Seconds, ...] = ()
 
     @property
     def seconds(self) -> Range:
@@ -778,8 +841,9 @@ class Timing(Part):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if not 0 < self.low <= self.high or self.seconds_per_image <= 0:
-            raise ValueError("found seconds that are not positive, or low above high")
+        if not 0 < self.low <= self.seconds_per_image <= self.high:
+            found = f"{self.seconds_per_image:g} with low {self.low:g} and high {self.high:g}"
+            raise ValueError(f"found seconds {found}; accepted: positive ones, low <= seconds <= high")
         return self
 
 
@@ -831,9 +895,10 @@ class SpeedRecord(Record):
         yardsticks: seconds of a fixed piece of work that was timed in each round of batches; empty in older files.
     """
 
+    place: ClassVar[str] = r"speed/(?P<variant>[^/]+)\.json"
     variant: str
     protocol: TimingProtocol
-    yardsticks: tuple[FiniteFloat, ...] = ()
+    yardsticks: tuple[Seconds, ...] = ()
     points: dict[str, Timing]
     checkpoint: Sha256
     recipe: SpeedRecipe
@@ -908,6 +973,12 @@ class Verdict(Part):
     missing: Missing | None = None
     extractors: tuple[UnderExtractor, ...] = ()
     evidence: tuple[Evidence, ...] = ()
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+        return self
 
     @property
     def shown(self) -> str:
@@ -993,7 +1064,7 @@ class JudgeCosts(Part):
     """A network that judges: operations for one image, and how many numbers of each kind it keeps of it."""
 
     parameters: NonNegativeInt
-    forward: FiniteFloat
+    forward: Amount
     features: PositiveInt
     logits: NonNegativeInt = 0
     spatial: NonNegativeInt = 0
@@ -1003,17 +1074,17 @@ class TokenizerCosts(Part):
     """Operations of a tokenizer for one image: to encode it, to decode it, and with it in training."""
 
     parameters: NonNegativeInt
-    encode: FiniteFloat
-    decode: FiniteFloat
-    training: FiniteFloat
+    encode: Amount
+    decode: Amount
+    training: Amount
 
 
 class VariantCosts(Part):
     """Operations of a variant for one image: in training, and to draw its tokens at each setting."""
 
     parameters: PositiveInt
-    training: FiniteFloat
-    sampling: dict[str, FiniteFloat]
+    training: Amount
+    sampling: dict[str, Amount]
 
 
 class GpuCheckRecord(Record):
@@ -1025,7 +1096,7 @@ class GpuCheckRecord(Record):
     """
 
     versions: dict[str, str]
-    training: dict[str, float]
+    training: dict[str, PositiveFloat]
 
 
 class PlanRecord(Record):
@@ -1069,7 +1140,7 @@ class TimesRecord(Record):
     key: Sha256
     host: str
     rates: Rates
-    seconds: dict[str, float]
+    seconds: dict[str, Amount]
 
 
 class StepsRecord(Record):
@@ -1118,6 +1189,7 @@ class StageCost(Part):
 class ShapeRecord(Record):
     """drill/shapes/<shape>.json: one shape of a study, run once at its true size."""
 
+    place: ClassVar[str] = r"drill/shapes/(?P<shape>[^/]+)\.json"
     shape: str
     covers: tuple[str, ...]  # names of the tokenizers or variants of this shape
     parameters: NonNegativeInt

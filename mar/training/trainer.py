@@ -471,6 +471,9 @@ class Trainer:
                 raise ValueError(f"found images {state['images']!r}; accepted: whole batches of the recipe")
             if state["images"] and not self.optimizer.state:
                 raise ValueError("found no moments of the optimiser; accepted: those of the steps before it")
+            for name, tensors in {"model": state["model"], "ema": state["ema"], **state["optimizer"]["state"]}.items():
+                if bad := [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+                    raise ValueError(f"found numbers in {name} {bad[0]} that are not finite; accepted: finite ones")
             self.images, self.seconds, self.restarts = state["images"], state["seconds"], state["restarts"] + 1
         print(f"{self.folder}: going on after {self.images} images", flush=True)
 

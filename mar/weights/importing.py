@@ -48,6 +48,7 @@ HOLDERS = {
 PREFIXES = ("module.", "_orig_mod.")  # that DDP and torch.compile put before the names of a model, one or both
 SHOWN = 10  # tensors that one message names
 NESTED = 3  # zips in each other, at most
+PACKED = 100  # bytes of a checkpoint for each byte of it in a zip, at most
 ARCHIVES = (".ckpt", ".pt", ".pth", ".safetensors")  # endings of the checkpoint inside a plain zip
 
 # Packages whose objects published checkpoints carry beside tensors: parsed arguments, callbacks of Lightning,
@@ -170,7 +171,9 @@ def opened(file: Path, scratch: Path, depth: int = NESTED, named: Path | None = 
     Messages name the file `named`, by default `file`; `depth` zips may be in each other.
 
     Raises:
-        ValueError: a TorchScript archive, a damaged zip, or one with none or several checkpoints.
+        ValueError: a TorchScript archive, a damaged zip, one with none or several checkpoints, or with one that is far
+            larger than the zip, or larger than the room on the disk.
+        OSError: it cannot be unpacked.
     """
     named = named or file
     if file.suffix == ".safetensors" or not zipfile.is_zipfile(file):
@@ -195,6 +198,17 @@ def opened(file: Path, scratch: Path, depth: int = NESTED, named: Path | None = 
         checkpoints = [m for m in members if m.endswith(ARCHIVES)]
         if len(checkpoints) != 1:
             raise ValueError(f"{named}: found {members[:SHOWN]}; accepted: a zip with one of {', '.join(ARCHIVES)}")
+        member = archive.getinfo(checkpoints[0])
+        if member.file_size > PACKED * max(member.compress_size, 1 << 20):
+            raise ValueError(
+                f"{named}: {member.filename} has {member.file_size:,} bytes, {member.compress_size:,} in the zip; "
+                f"accepted: at most {PACKED} times as many, as weights hardly compress"
+            )
+        if member.file_size > (free := shutil.disk_usage(scratch).free):
+            raise ValueError(
+                f"{named}: {member.filename} has {member.file_size:,} bytes; accepted: at most {free:,}, which the "
+                f"disk of {scratch} has left; make room"
+            )
         with tempfile.TemporaryDirectory(dir=scratch, prefix=".unzip-") as temporary:
             inner = Path(temporary) / Path(checkpoints[0]).name
             try:
@@ -202,6 +216,8 @@ def opened(file: Path, scratch: Path, depth: int = NESTED, named: Path | None = 
                     shutil.copyfileobj(source, target, 1 << 20)
             except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
                 raise ValueError(f"{named}: {error}; accepted: a whole zip without a password") from None
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(named)) from None
             with opened(inner, scratch, depth - 1, named) as path:
                 yield path
 

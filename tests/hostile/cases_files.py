@@ -280,7 +280,148 @@ def cases() -> Iterator[Case]:
     yield from checkpoints()
     yield from numbers()
     yield from records()
+    yield from swapped()
     yield from logs_and_links()
+
+
+def swapped() -> Iterator[Case]:
+    """Files that are whole, in the place of others: as after a copy by hand, or of another run of the same study."""
+    import shutil
+
+    other, best = "mar-diffloss/seed0/mar-diff-4-cfg-best", ROOT / f"samples/{SET}-cfg-best"
+
+    def instead(source: Path, target: Path, *made: Path) -> Callable[[], object]:
+        def make() -> None:
+            remove(*made, target)
+            shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+
+        return make
+
+    yield Case("files: samples of another setting in their place", instead(best, SAMPLES), EVALUATE, ("manifest",))
+    yield Case(
+        "files: features of another setting in their place",
+        instead(FEATURES / other, FEATURES / SET, METRICS),
+        EVALUATE,
+        ("mar-diff-4",),
+    )
+    yield Case(
+        "files: statistics of another setting in their place",
+        instead(STATISTICS / f"{other}.npz", STATISTICS / f"{SET}.npz", METRICS),
+        EVALUATE,
+        (r"mar-diff-4\.npz",),
+    )
+    yield Case(
+        "files: metrics of another setting in their place",
+        instead(ROOT / f"metrics/{other}.json", METRICS),
+        TABLE,
+        (r"mar-diff-4\.json", "setting"),
+    )
+    yield Case(
+        "files: metrics of samples in the place of the real ones",
+        instead(METRICS, ROOT / "metrics/reference.json"),
+        TABLE,
+        (r"reference\.json",),
+    )
+    yield Case(
+        "files: metrics of the real ones in the place of samples",
+        instead(ROOT / "metrics/reference.json", METRICS),
+        TABLE,
+        (r"mar-diff-4\.json",),
+    )
+    yield Case(
+        "files: features and statistics of the held-out images in the place of the real side",
+        lambda: (
+            instead(FEATURES / "heldout", FEATURES / "train", METRICS)(),
+            instead(STATISTICS / "heldout.npz", STATISTICS / "train.npz")(),
+        ),
+        EVALUATE,
+        ("train",),
+    )
+    yield Case(
+        "files: features of the held-out images in the place of samples",
+        instead(FEATURES / "heldout", FEATURES / SET, METRICS),
+        EVALUATE,
+        ("mar-diff-4",),
+    )
+    yield Case(
+        "files: tokens of the held-out images in the place of those to train on",
+        instead(ROOT / "tokens/kl/heldout", ROOT / "tokens/kl/train", RUN),
+        TRAIN,
+        ("tokens",),
+    )
+    yield Case(
+        "files: a later tokenizer beside the tokens",
+        lambda: (
+            remove(SAMPLES),
+            safetensors(
+                ROOT / "tokenizers/kl/model.safetensors",
+                Path("nothere"),
+                "",
+                lambda t: {k: v + 1 for k, v in t.items()},
+            )(),
+        ),
+        SAMPLE,
+        (r"model\.safetensors",),
+    )
+    yield Case(
+        "files: a later classifier beside the features",
+        lambda: (
+            remove(FEATURES / "mar-diffloss", METRICS),
+            safetensors(
+                ROOT / "classifier/model.safetensors", Path("nothere"), "", lambda t: {k: v + 1 for k, v in t.items()}
+            )(),
+        ),
+        ("bash", "-c", f"{' '.join(FEATURE)} && {' '.join(MEANS)} && {' '.join(EVALUATE)}"),
+        ("classifier",),
+        seconds=300,
+    )
+    yield Case(
+        "files: data manifest of another image size",
+        again(ROOT / "tokens/kl")(change(ROOT / "data/manifest.json", image_size=16)),
+        ENCODE,
+        ("manifest",),
+    )
+    yield Case(
+        "files: data manifest of another kind",
+        again(ROOT / "tokens/kl")(change(ROOT / "data/manifest.json", kind="imagefolder")),
+        ENCODE,
+        ("manifest",),
+    )
+    yield Case(
+        "files: data manifest of other counts",
+        again(ROOT / "tokens/kl")(
+            lambda: edit(ROOT / "data/manifest.json", lambda m: m["splits"]["train"].update(count=5))
+        ),
+        ENCODE,
+        ("manifest",),
+    )
+    yield Case(
+        "files: data manifest of other classes",
+        again(ROOT / "tokens/kl")(change(ROOT / "data/manifest.json", classes=["a", "b"])),
+        ENCODE,
+        ("manifest",),
+    )
+    yield Case(
+        "files: classifier accuracy above 1",
+        again(FEATURES / "mar-diffloss")(change(ROOT / "classifier/classifier.json", accuracy=1.5)),
+        FEATURE,
+        ("accuracy",),
+    )
+    speed = ROOT / "speed/mar-diffloss.json"
+    for what, alter in (
+        (
+            "batches of negative seconds",
+            lambda v: [p.update(batches=[-1.0, 1.0]) for p in v["points"].values()] and None,
+        ),
+        (
+            "seconds outside their interval",
+            lambda v: [p.update(seconds_per_image=1e9) for p in v["points"].values()] and None,
+        ),
+        ("yardsticks of zero", lambda v: v.update(yardsticks=[0.0])),
+    ):
+        yield Case(
+            f"files: speed {what}: figure", lambda alter=alter: edit(speed, alter), TRADEOFF, (r"mar-diffloss\.json",)
+        )
 
 
 def tokens() -> Iterator[Case]:
@@ -377,11 +518,11 @@ def weights() -> Iterator[Case]:
     yield Case("files: tokenizer weights NaN", encode(fault), ENCODE, ("model.safetensors|kl",))
     fault = safetensors(kl / "model.safetensors", Path("nothere"), "", lambda t: {k: v.double() for k, v in t.items()})
     yield Case("files: tokenizer weights float64", encode(fault), ENCODE, ("model.safetensors",))
-    yield Case(
+    yield Case(  # the network is built from the study; its configuration is noted for others
         "files: tokenizer record with a net of nothing",
         encode(change(kl / "config.json", net={})),
         ENCODE,
-        ("kl|config.json",),
+        right="works",
     )
     yield Case(
         "files: tokenizer record of another kind",
@@ -525,13 +666,11 @@ def numbers() -> Iterator[Case]:
         ("of another setting", lambda v: v.update(setting="other")),
         ("of an unknown sampling key", lambda v: v["sampling"].update(nothere=1)),
     ):
-        right = "works" if "setting" in what else "refused"
         yield Case(
             f"files: sample manifest {what}",
             feature(lambda alter=alter: edit(manifest, alter)),
             FEATURE,
             ("manifest|chunk",),
-            right,
         )
     means, parts = again(STATISTICS / "mar-diffloss"), FEATURES / SET / "manifest.json"
 

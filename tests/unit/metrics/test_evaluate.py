@@ -267,6 +267,17 @@ def test_swapped_sides(place: tuple[Study, Path]) -> None:
         evaluate.reference(study, root)
 
 
+def test_another_split_in_the_place_of_the_real_side(place: tuple[Study, Path]) -> None:
+    kept = place[1] / "features/classifier"
+    shutil.rmtree(kept / "train")
+    shutil.copytree(kept / "heldout", kept / "train")
+    refused(place, r"train/manifest\.json: source\.name: found 'heldout split'; accepted: images of train; delete")
+    edit(
+        kept / WHERE / "manifest.json", extractor=read_json(kept / WHERE / "manifest.json")["extractor"] | {"name": "x"}
+    )
+    refused(place, r"plain/manifest\.json: extractor\.name: found 'x'; accepted: classifier; delete")
+
+
 def test_features_of_other_weights(place: tuple[Study, Path]) -> None:
     root = place[1]
     again = pipeline.study(seed=1)

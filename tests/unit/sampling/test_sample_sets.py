@@ -223,6 +223,15 @@ def test_a_set_without_a_chunk_takes_the_number_that_the_study_says_now(trained,
     assert json.loads((chunks(root)[1] / "manifest.json").read_text())["drawn_at_once"] == 3
 
 
+def test_another_tokenizer_than_that_of_the_tokens_is_refused_before_images_are_drawn(trained, tmp_path):
+    root = copy(trained, tmp_path)
+    weights = root / "tokenizers/kl/model.safetensors"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    weights.write_bytes(b"of a later training")
+    with pytest.raises(ValueError, match=r"model\.safetensors: not the weights that encoded .*kl/train/manifest\.json"):
+        sample_sets.sample(tiny.study(), root, "mar-diff", 0, "diff")
+
+
 def test_untrained_checkpoint_is_refused(tmp_path):
     root = tiny.make_root(tmp_path)
     with pytest.raises(ValueError, match=r"runs/mar-diff/seed0/run\.json: missing"):

@@ -58,6 +58,7 @@ ORIGIN = {"format": "official-mar", "source": SOURCE, "asset": None, "licence": 
 TOKENS = {"count": 3, "classes": 1, "class_names": ["a"], "views": 1, "grid": 4, "tokens": 16, "group": 1}
 TOKENS |= {"tokenizer": "1" * 64, "data": "d" * 64}
 FILES = {"labels_sha256": "2" * 64, "shards": [{"file": "shard-00000.npy", "count": 3, "sha256": "3" * 64}]}
+METRIC = {"n": 40, "bootstrap": 20, "seed": 0, "higher_is_better": None}
 IDS = {"kind": "ids", **TOKENS, "codebook_size": 16, **FILES}
 
 # As versions before the records wrote them: without `format`, keys in this order.
@@ -230,7 +231,26 @@ def refused(caught: pytest.ExceptionInfo[ValueError], path: Path, kind: type[Bas
 @pytest.mark.parametrize(
     ("name", "place", "new", "said"),
     [
-        ("metrics/diff/seed0/s4.json", ("metrics", "fid", "low"), 30.0, r"metrics\.fid: low 30 is above high"),
+        (
+            "metrics/diff/seed0/s4.json",
+            ("metrics", "fid", "low"),
+            30.0,
+            r"metrics\.fid: value 20 is outside of its interval, low 30",
+        ),
+        ("metrics/diff/seed0/s4.json", ("metrics", "fid", "value"), 1e6, r"metrics\.fid: value 1e\+06 is outside"),
+        *(
+            ("metrics/diff/seed0/s4.json", ("metrics", name), {**METRIC, "value": new, "low": new, "high": new}, said)
+            for name, new, said in (
+                ("precision", 7.0, "precision: found 7; accepted: 0 to 1"),
+                ("recall", -0.5, "recall: found -0.5; accepted: 0 to 1"),
+                ("agreement", 1.5, "agreement: found 1.5; accepted: 0 to 1"),
+                ("inception_score", 0.1, "inception_score: found 0.1; accepted: 1 to"),
+                ("fid", -3.0, "fid: found -3; accepted: 0 to"),
+                ("fid", 1e300, r"fid: found 1e\+300; accepted: 0 to 1e\+09"),
+                ("fid_dinov2", -3.0, "fid_dinov2: found -3; accepted: 0 to"),
+            )
+        ),
+        ("metrics/diff/seed0/s4.json", ("extractor",), "dinov2", "extractor: found 'dinov2'; accepted: one of"),
         ("metrics/diff/seed0/s4.json", ("recipe",), {}, r"recipe\.slice: Field required"),
         ("metrics/diff/seed0/s4.json", ("inputs",), ..., r"inputs: Field required"),
         ("samples/diff/seed0/s4/manifest.json", ("count",), 50, "count: found 50; accepted: 40, as its pieces hold"),
@@ -241,8 +261,10 @@ def refused(caught: pytest.ExceptionInfo[ValueError], path: Path, kind: type[Bas
             r"chunks\.0\.file: .*/x\.npy",
         ),
         ("samples/diff/seed0/s4/manifest.json", ("checkpoint",), "e", "checkpoint: .*found 'e'"),
-        ("speed/diff.json", ("points", "s4", "seconds_per_image"), -1.0, r"points\.s4: found seconds that are not pos"),
+        ("speed/diff.json", ("points", "s4", "seconds_per_image"), -1.0, r"points\.s4: found seconds -1 with low"),
         ("sweeps/diff/s4-cfg.json", ("best", "guidance"), 99.0, "best: guidance 99, temperature 0.95 is no point of"),
+        ("speed/diff.json", ("points", "s4", "seconds_per_image"), 1e9, r"points\.s4: found seconds 1e\+09 with low"),
+        ("sweeps/diff/s4-cfg.json", ("grid", 0, "fid", "value"), 1e6, r"grid\.0\.fid: value 1e\+06 is outside"),
         ("sweeps/diff/s4-cfg.json", ("grid", 0, "error"), "e", r"grid\.0: found neither fid nor error, or both"),
         ("tokenizers/kl/rfid.json", ("metrics", "rfid"), ..., "metrics: rfid is missing; found psnr"),
         ("claims.json", (0, "verdict"), "certain", r"0\.verdict: .*found 'certain'"),
@@ -254,6 +276,11 @@ def refused(caught: pytest.ExceptionInfo[ValueError], path: Path, kind: type[Bas
         ("TokenManifest.json", ("shards", 0, "file"), "../../x.npy", r"shards\.0\.file: "),
         ("TokenManifest.json", ("kind",), "ids", "found kind ids without codebook_size"),
         ("TokenManifest.json", ("scales",), [1, 2], "found kind moments without code_width, quantizer_sha256"),
+        ("TokenManifest.json", ("tokens",), 9, "tokens: found 9; accepted: "),
+        ("TokenManifest.json", ("views",), 3, "views: found 3; accepted: 1, or 2"),
+        ("TokenManifest.json", ("classes",), 99, "classes: found 99; accepted: "),
+        ("TokenManifest.json", ("group",), 3, "token_dim: found .*accepted: a multiple of 9"),
+        ("TokenManifest.json", ("count",), 5, "count: found 5; accepted: "),
         ("TokenManifest.json", ("scale",), -1.0, "scale: .*greater than or equal to 0"),
     ],
 )
@@ -264,6 +291,32 @@ def test_what_cannot_be_is_refused(
     path.write_text(json.dumps(changed(read_json(finished[1] / name), place, new)))
     with pytest.raises(ValueError, match=rf"damaged\.json: {said}"):
         read(path, FILES[name][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "elsewhere", "key"),
+    [
+        ("metrics/diff/seed0/s4.json", "metrics/diff/seed0/s4-cfg.json", "setting"),
+        ("metrics/diff/seed0/s4.json", "metrics/diff/seed7/s4.json", "seed"),
+        ("metrics/diff/seed0/s4.json", "metrics/other/seed0/s4.json", "variant"),
+        ("metrics/reference.json", "metrics/diff/seed0/s4.json", "variant"),
+        ("samples/diff/seed0/s4/manifest.json", "samples/diff/seed0/s4-cfg/manifest.json", "setting"),
+        ("speed/diff.json", "speed/other.json", "variant"),
+        ("sweeps/diff/s4-cfg.json", "sweeps/diff/s8-cfg.json", "setting"),
+        ("RunRecord.json", "runs/mar/seed1/run.json", "seed"),
+        ("drill/shapes/metrics.json", "drill/shapes/data.json", "shape"),
+    ],
+)
+def test_a_record_copied_to_the_place_of_another_is_refused(
+    finished: tuple[Study, Path], tmp_path: Path, name: str, elsewhere: str, key: str
+) -> None:
+    path, content, kind = tmp_path / elsewhere, (finished[1] / name).read_bytes(), FILES[name][0]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{path.name}: {key}: found .*; accepted: .*, as its path says; delete it"):
+        read(path, kind)
+    (tmp_path / "elsewhere.json").write_bytes(content)  # as of a folder that somebody sent
+    read(tmp_path / "elsewhere.json", kind)
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,26 @@ def test_corrupt_checkpoint_is_named_and_passed_over(tmp_path, capsys):
         trainer(root)
 
 
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        (lambda state: state["model"], "head.net.final_layer.linear.bias"),
+        (lambda state: state["ema"], "head.net.final_layer.linear.bias"),
+        (lambda state: state["optimizer"]["state"][0], "exp_avg"),
+    ],
+)
+def test_a_checkpoint_that_is_not_finite_is_no_start(tmp_path, part, name):
+    root = tiny.make_root(tmp_path)
+    run = trainer(root)
+    run.step(1e-3)
+    run.images = 8
+    state = run.state()
+    part(state)[name].view(-1)[0] = float("inf")
+    checkpoint.save(run.folder / "checkpoints", 8, state)
+    with pytest.raises(ValueError, match=r"0{9}8\.pt: .*found numbers in .* that are not finite; accepted"):
+        trainer(root)
+
+
 def test_old_checkpoints_go(tmp_path):
     for images in (1, 2, 3, 4):
         checkpoint.save(tmp_path, images, {"images": images})

@@ -3,6 +3,8 @@
 import os
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import published
 import pytest
@@ -77,6 +79,21 @@ def test_zips_in_zips_end(tmp_path: Path) -> None:
             archive.writestr("a.pth", content)
         content = (tmp_path / "x.pth").read_bytes()
     with pytest.raises(ValueError, match=r"x\.pth: holds zips in zips; accepted: at most 3 in each other"):
+        import_weights("official-mar", tmp_path / "x.pth", "x", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "x.pth"]
+
+
+def test_a_zip_that_unpacks_to_far_more_than_it_is_is_not_unpacked(tmp_path: Path, monkeypatch: Any) -> None:
+    with zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.pth", bytes(3 << 20))
+    monkeypatch.setattr(importing, "PACKED", 2)
+    with pytest.raises(
+        ValueError, match=r"x\.pth: a\.pth has 3,145,728 bytes, .* in the zip; accepted: at most 2 times"
+    ):
+        import_weights("official-mar", tmp_path / "x.pth", "x", tmp_path)
+    monkeypatch.setattr(importing, "PACKED", 100)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    with pytest.raises(ValueError, match=r"x\.pth: a\.pth has 3,145,728 bytes; accepted: at most 1,048,576, which the"):
         import_weights("official-mar", tmp_path / "x.pth", "x", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "x.pth"]
 
