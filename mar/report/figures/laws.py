@@ -59,7 +59,7 @@ def laws(study: Study, root: Path) -> tuple[Figure, Rows]:
         axes.xaxis.set_major_formatter(form)
         axes.xaxis.set_minor_formatter("")
         if raw := made.get("raw"):
-            place_of = {"ha": "right", "va": "top", "transform": axes.transAxes, "fontsize": SMALL}
+            place_of: dict[str, Any] = {"ha": "right", "va": "top", "transform": axes.transAxes, "fontsize": SMALL}
             axes.text(0.99, 0.99, f"exponent {raw.alpha:.3f}", **place_of)
         rows += _rows(name, found, over, made.get("raw"))
     legend(figure, [*drawn.values()], [*drawn])
