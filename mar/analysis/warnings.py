@@ -148,7 +148,8 @@ def _tokenizers(results: Results) -> list[Warning]:
         cells = [cell for cell in results.cells if study.variants[cell[0]].tokenizer == tokenizer]
         best = min(e.value for cell in cells if (e := results.cell(*cell, "fid")) is not None)
         mean, floor = (fmean(metrics[key].value for metrics in lost) for key in ("rfid", "floor"))
-        rfid, room = mean - floor, best - results.floor("fid").value
+        real = results.floor("fid")  # of fewer images than a sample set has it is too high to be taken off
+        rfid, room = mean - floor, best - (real.value if real.n >= study.metrics.samples else 0.0)
         if rfid > TOKENIZER_SHARE * max(room, 0.0):
             found.append(
                 f"Tokenizer {tokenizer} has an rFID of {short(mean)}, and the best FID with it is "

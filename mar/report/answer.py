@@ -117,6 +117,7 @@ class Answer:
         guided: whether FID is that with guidance, because the study has none without.
         rows: the lines.
         floor: FID of held-out real images.
+        few: whether these are fewer than the images of a sample set, so that their FID is higher than it would be.
         hours: time in which something was trained or sampled.
         machine: what on, such as `2 CPU cores`.
     """
@@ -127,6 +128,7 @@ class Answer:
     guided: bool
     rows: tuple[Row, ...]
     floor: Estimate
+    few: bool
     hours: float
     machine: str
 
@@ -161,7 +163,9 @@ def answer(study: Study, root: Path, results: Results, verdicts: Sequence[Verdic
     question, reply = QUESTIONS.get(table, ("", ""))
     hours, machine = spent(study, root, results)
     shown = rows if paired else _singles(results, guided)
-    return Answer(question, reply, paired, guided, tuple(shown), results.floor("fid"), hours, machine)
+    floor = results.floor("fid")
+    few = floor.n < study.metrics.samples
+    return Answer(question, reply, paired, guided, tuple(shown), floor, few, hours, machine)
 
 
 def _rows(study: Study) -> list[TableRow]:

@@ -56,7 +56,8 @@ def grids(study: Study, root: Path, results: Results) -> list[dict[str, Any]]:
     found = []
     try:
         images = Image.fromarray(grid(*real(study, root, classes), classes))
-        floor = f"FID {short(results.floor('fid').value)}"
+        held = results.floor("fid")
+        floor = f"FID {short(held.value)}" + (f" of {held.n:,} images" if held.n < study.metrics.samples else "")
         line: dict[str, Any] = {"label": "real, held out", "data": _picture(images), "numbers": floor, "flaws": []}
         found.append(line | {"href": "#floor"})
     except (OSError, ValueError):

@@ -100,7 +100,8 @@ def _table(found: Answer, width: int) -> list[Line]:
         if (hidden := len(found.rows) - ROWS) > 0:
             lines.append((f"  and {hidden} more rows: see the report", "dim"))
     head = f"  {'real images, held out':<{_wide(found, width) - 2}}"
-    lines.append((f"{head}{short(found.floor.value):<9}(as good as it gets)", ""))
+    means = f"({found.floor.n:,} images: too few to compare)" if found.few else "(as good as it gets)"
+    lines.append((f"{head}{short(found.floor.value):<9}{means}", ""))
     for flaw in found.notes:
         text = f"{FLAWS[flaw.kind]} {flaw.kind}: {flaw.text}"
         lines += [(line, "yellow") for line in _wrapped(text, width, "  ", "    ")]

@@ -181,6 +181,17 @@ def test_curves_of_shipped_studies_begin_with_their_model() -> None:
             assert curve.label.startswith(model), (path.name, curve.label)
 
 
+def test_a_floor_of_few_images_is_not_as_good_as_it_gets(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of fewer images than a sample set FID is higher, whatever they are."""
+    study, path = made(small(), root), layout.reference_metrics(root)
+    values = read_json(path)
+    values["metrics"]["fid"]["n"] = study.metrics.samples - 4
+    write(path, values)
+    assert f"  real images, held out   10.0     ({study.metrics.samples - 4} images: too few to compare)" in said(
+        capsys, study, root
+    )
+
+
 def test_a_verdict_of_before_has_no_numbers_of_seeds(root: Path) -> None:
     made(small(), root)
     values = read_json(layout.claims(root))
