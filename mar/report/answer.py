@@ -317,7 +317,7 @@ def unasked(study: Study, verdicts: Sequence[Verdict]) -> list[str]:
 def sentences(study: Study, root: Path, found: Answer) -> list[tuple[str, str]]:
     """The answer in words, each sentence behind the verdict that it tells: of the pairs, else of the rows."""
     images = read(layout.data_manifest(root), DataManifest).splits["train"].count
-    where = f"On {images:,} images of {study.data.title} "
+    where = f"On {images:,} images of {study.data.title.removeprefix('the images of ')} "
     said: list[tuple[str, str]] = []
     groups: dict[tuple[str, str], list[str]] = {}
     for row in found.rows:
