@@ -16,7 +16,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 def pins() -> dict[str, tuple[str, set[str]]]:
     """Version and checksums by name."""
     text = (PROJECT / "requirements.lock").read_text().replace("\\\n", " ")
-    found = {}
+    found: dict[str, tuple[str, set[str]]] = {}
     for line in filter(None, re.sub("(?m)^#.*", "", text).splitlines()):
         words, *hashes = re.split(r"\s+--hash=", line.strip())
         requirement = Requirement(words)
