@@ -20,7 +20,7 @@ install: .venv/.installed ## make .venv with the versions of requirements.lock a
 	@echo "installing requirements.lock into .venv (several GB, minutes)"
 	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || \
 		{ echo "'$(PYTHON)' can make no environment with pip; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 

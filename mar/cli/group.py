@@ -170,7 +170,7 @@ def open_study(
         extractor: name of an extractor, or empty.
 
     Raises:
-        ValueError: the study has no such name, or another stage key than `recipe`.
+        ValueError: the study has no such name, another stage key than `recipe`, or lies in the folder of another one.
     """
     from mar.study import stage_keys
     from mar.study.compatibility import known
@@ -179,7 +179,14 @@ def open_study(
 
     path = find_study(given)
     study = load(path)
-    root = path.parent if path.name == layout.study(Path()).name else layout.RESULTS / study.study
+    root = layout.RESULTS / study.study
+    if path.name == layout.study(Path()).name:
+        root = path.parent
+        if study.study != (folder := path.absolute().parent.name):
+            raise ValueError(
+                f"{path}: study: found {study.study!r}; accepted: {folder}, the name of its folder, which holds the "
+                "results of no other study; run the workflow again"
+            )
     if variant:
         known("--variant", variant, study.variants)
     if setting:

@@ -14,7 +14,7 @@ from mar.data.latents import patchify, sample_posterior
 from mar.runtime.files import load_array, read, sha256
 from mar.runtime.noise import Noise
 from mar.study import layout
-from mar.study.records import TokenManifest, Tokens
+from mar.study.records import DataManifest, TokenManifest, Tokens
 
 QUANTIZER = "quantizer.safetensors"  # beside the shards of a multi-scale tokenizer
 
@@ -69,9 +69,6 @@ class TokenSet:
             )
         shape, dtype = shard_shape(manifest), shard_dtype(manifest)
         shards = [_load(folder / s.file, (s.count, *shape), dtype, s.sha256 * verify, again) for s in manifest.shards]
-        count = sum(len(shard) for shard in shards)
-        if count != manifest.count:
-            raise ValueError(f"{file}: the shards hold {count} images, count says {manifest.count}; {again}")
         check_quantizer(folder, manifest)
         return cls(manifest, sha256(file), np.array(labels), shards, folder)
 
@@ -109,6 +106,25 @@ class TokenSet:
             start = offset + place * size
             page = start - start % mmap.PAGESIZE
             mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+
+
+def check_split(tokens: TokenSet, root: Path, split: str) -> None:
+    """Refuse tokens of other images than those of a split, such as the held-out ones in the place of the others.
+
+    Imported tokens may have no images beside them, and then nothing is compared.
+
+    Raises:
+        ValueError: the numbers of images of each class differ from those of the data that they were made of.
+    """
+    file = layout.data_manifest(root)
+    if not file.exists() or sha256(file) != tokens.manifest.data:
+        return
+    wanted = read(file, DataManifest).splits[split].per_class
+    if (found := tuple(torch.bincount(tokens.labels, minlength=len(wanted)).tolist())) != wanted:
+        raise ValueError(
+            f"{tokens.folder}: holds {sum(found)} images, {found[:10]} of the first classes; accepted: the {split} "
+            f"split of {file}, {sum(wanted)}, {wanted[:10]}; delete {tokens.folder} and run `mar encode` again"
+        )
 
 
 def as_tokens(stored: torch.Tensor, manifest: TokenManifest, noise: Noise) -> torch.Tensor:

@@ -69,7 +69,8 @@ class Bootstrap:
         far FID moves with the images, so sets of equal n can be compared, but not with FID at infinitely many images.
         """
         value, moves = jackknife.fid(features, real)
-        return self._metric(value, self.counts @ moves / self.n, higher_is_better=False)
+        # A distance is not below 0, but its sum of four terms may be, by rounding, for the reference's own images.
+        return self._metric(max(0.0, value), self.counts @ moves / self.n, higher_is_better=False)
 
     def fid_infinity(self, features: np.ndarray, real: Statistics) -> Metric | None:
         """FID extrapolated to infinitely many images; None with fewer than `fid_infinity.LEAST` images per feature.

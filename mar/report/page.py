@@ -21,7 +21,8 @@ from mar.report.evidence import file, given_id, server_of, set_id
 from mar.report.figures.curves import ANCHORS
 from mar.report.page_sections import JUDGES
 from mar.report.tables.paper_tables import NONE, cell_text, frame, given_label, given_text, note, other, remarks, shown
-from mar.runtime.files import read, write_text
+from mar.runtime.files import a_file, read, write_text
+from mar.runtime.text import one_line
 from mar.study import labels, layout
 from mar.study.products import figure_names
 from mar.study.records import UnderExtractor, Verdict, Verdicts
@@ -245,16 +246,20 @@ def _figure(root: Path, figures: Path, name: str) -> dict[str, Any]:
     path = figures / f"{name}.png"
     if not path.exists():
         raise ValueError(f"{path}: missing; draw it with `mar figure`")
-    with Image.open(path) as image:
-        # At 1.25 times its printed size (96 CSS pixels per inch), text of 8 points is as large as the page's.
-        width = round(1.25 * 96 * image.width / image.info.get("dpi", (150,))[0])
-        height = round(image.height * width / image.width)
-        if image.width > WIDTH or path.stat().st_size > LARGE:  # the page links the file itself
-            smaller = image.convert("RGB")
-            smaller.thumbnail((WIDTH, 16_000))  # WebP allows 16,383 pixels of height
-            data = evidence.embed(smaller, "WEBP", quality=90)
-        else:
-            data = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    try:
+        with Image.open(a_file(path), formats=("PNG",)) as image:
+            image.load()
+            # At 1.25 times its printed size (96 CSS pixels per inch), text of 8 points is as large as the page's.
+            width = round(1.25 * 96 * image.width / image.info.get("dpi", (150,))[0])
+            height = round(image.height * width / image.width)
+            if image.width > WIDTH or path.stat().st_size > LARGE:  # the page links the file itself
+                smaller = image.convert("RGB")
+                smaller.thumbnail((WIDTH, 16_000))  # WebP allows 16,383 pixels of height
+                data = evidence.embed(smaller, "WEBP", quality=90)
+            else:
+                data = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    except Exception as error:  # of Pillow, which raises for damaged files whatever it meets
+        raise ValueError(f"{path}: no PNG ({one_line(str(error))}); delete it and run `mar figure` again") from None
     files = [file(root, figures / f"{name}.{suffix}", suffix) for suffix in layout.FIGURE_FORMATS]
     caption = CAPTIONS.get(name, "") + _printed(name)
     return {"name": name, "caption": caption, "data": data, "width": width, "height": height, "files": files}

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mar.data.tokens import TokenSet, as_tokens
+from mar.data.tokens import TokenSet, as_tokens, check_split
 from mar.models.model import build_model
 from mar.models.multiscale import load_quantizer
 from mar.models.order import draw_order, mask_ratio, num_masked
@@ -64,6 +64,7 @@ def train(
     folder = layout.run(root, variant, seed)
     with distributed.join() as world, lock(folder) if world.rank == 0 else nullcontext():
         tokens = TokenSet.open(layout.tokens(root, study.tokenizer_of(variant, seed)), verify=world.rank == 0)
+        check_split(tokens, root, "train")
         key = {"train": train_key(study, variant, seed), "tokens": tokens.sha256}
         of = study.recipes[study.variants[variant].recipe]
 

@@ -76,8 +76,8 @@ rule features_given:
     shell:
         launch(
             "features",
-            extractor="{wildcards.extractor}",
-            set=layout.given_set("{wildcards.given}"),
+            extractor="{wildcards.extractor:q}",
+            set=layout.given_set("{wildcards.given:q}"),
         )
 
 
@@ -161,4 +161,4 @@ rule evaluate_given:
         job=job("evaluate", GIVEN_SET),
         recipe=stage_keys.metrics_key(STUDY),
     shell:
-        launch("evaluate", given="{wildcards.given}")
+        launch("evaluate", given="{wildcards.given:q}")

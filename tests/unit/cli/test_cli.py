@@ -146,6 +146,13 @@ def test_a_table_row_that_the_paper_lacks_is_refused_by_the_plan(values: dict[st
     )
 
 
+def test_a_study_in_the_folder_of_another_is_refused(resolved: str) -> None:
+    Path(resolved).write_text(Path(resolved).read_text().replace('"study": "tiny"', '"study": "other"'))
+    result = run("claims", "--study", resolved)
+    assert result.exit_code == 1
+    assert f"Error: {resolved}: study: found 'other'; accepted: tiny, the name of its folder" in result.stderr
+
+
 def test_a_job_planned_with_another_recipe_is_refused(resolved: str, study_file: Path, tmp_path: Path) -> None:
     """A dry run of an edited study rewrites study.json under the jobs of a running one."""
     planned = stage_keys.train_key(studies.load(study_file), "mar", 0)

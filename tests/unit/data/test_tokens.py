@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mar.data.latents import patchify, sample_posterior, unpatchify
-from mar.data.tokens import TokenSet
+from mar.data.tokens import TokenSet, check_split
 from mar.runtime.files import sha256
 
 
@@ -89,8 +89,23 @@ def test_counts_must_agree(tmp_path: Path) -> None:
     manifest = write(tmp_path / "t")
     manifest["shards"].pop()
     (tmp_path / "t" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"the shards hold 4 images, count says 7"):
+    with pytest.raises(ValueError, match=r"manifest\.json: count: found 7; accepted: 4, as its pieces hold"):
         TokenSet.open(tmp_path / "t")
+
+
+def test_tokens_of_another_split_are_refused_where_their_data_are_known(tmp_path: Path) -> None:
+    data = tmp_path / "data" / "manifest.json"
+    data.parent.mkdir()
+    splits = {"train": {"count": 7, "per_class": [1] * 7}, "heldout": {"count": 7, "per_class": [7, *[0] * 6]}}
+    about = {"kind": "x", "classes": list("0123456"), "splits": splits, "files": "f" * 64, "skipped": []}
+    data.write_text(json.dumps(about | {"image_size": 8, "flip": True, "listing": "l"}))
+    manifest = write(tmp_path / "t")
+    check_split(TokenSet.open(tmp_path / "t"), tmp_path, "heldout")  # of other data: nothing is known of their images
+    (tmp_path / "t" / "manifest.json").write_text(json.dumps(manifest | {"data": sha256(data)}))
+    tokens = TokenSet.open(tmp_path / "t")
+    check_split(tokens, tmp_path, "train")
+    with pytest.raises(ValueError, match=r"t: holds 7 images, \(1, .*accepted: the heldout split of .*, 7, \(7, 0"):
+        check_split(tokens, tmp_path, "heldout")
 
 
 def test_missing_manifest(tmp_path: Path) -> None:

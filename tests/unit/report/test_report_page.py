@@ -302,6 +302,13 @@ def test_missing_figure_is_named(root: Path) -> None:
         report(study, root, root)
 
 
+def test_a_figure_that_is_no_picture_is_named(root: Path) -> None:
+    study = build(root)
+    (root / "losses.png").write_bytes((root / "losses.png").read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"losses\.png: no PNG \(.*\); delete it and run `mar figure` again"):
+        report(study, root, root)
+
+
 def test_deviations_are_those_of_trained_variants() -> None:
     found = {(d["where"], d["key"]): d for d in deviations(small({"ce": (), "ar": ()}))}
     clamp = found["sampling: s2, s4, s4-cfg", "clamp"]
