@@ -106,7 +106,7 @@ def _of_file(file: Path, _time: int, _size: int) -> str:
 
 def changed(record: CodeRecord, now: Digests) -> list[str]:
     """The modules that worked in a folder last and are other ones now, or gone."""
-    return [name for name, digest in record.states[-1].modules.items() if now.get(name) != digest]
+    return sorted(name for name, digest in record.states[-1].modules.items() if now.get(name) != digest)
 
 
 def of_folder(folder: Path) -> CodeRecord | None:
