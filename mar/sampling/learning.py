@@ -139,7 +139,7 @@ def judge_of(study: Study, root: Path, real: Features) -> tuple[Extractor, Stati
 def losses(sampler: Sampler, tokens: TokenSet, rows: np.ndarray | None = None) -> dict[str, Metric]:
     """Loss on a split, or on some rows of it, by mask ratio, with intervals over the images."""
     study, variant = sampler.study, sampler.study.variants[sampler.variant]
-    masked = study.backbones[variant.backbone].kind == "masked"
+    masked = study.backbones[variant.backbone].masks
     found = held_out.losses(sampler.model, tokens, variant.order, masked, study.seed, rows)
     count = min(len(tokens) if rows is None else len(rows), held_out.LEARNED)
     draw = Bootstrap(np.zeros(len(next(iter(found.values()))), np.int64), study.metrics.bootstrap, study.seed)

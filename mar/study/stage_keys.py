@@ -20,7 +20,8 @@ from mar.study.study import Study
 
 def _images(study: Study) -> Data:
     """The section `data` without its path and `expect`: `prepare` hashes the images themselves, wherever they are."""
-    return study.data.model_copy(update={"path": None, "expect": None})
+    places: dict[str, Any] = {key: None for key in ("path", "expect") if key in type(study.data).model_fields}
+    return study.data.model_copy(update=places)
 
 
 def data_key(study: Study) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mar.models.blocks import NORM_EPS
 from mar.models.diffusion import gaussian, solvers
 from mar.runtime.noise import Noise
-from mar.study.parts import Head, Sampling
+from mar.study.parts import DiffusionHead, Sampling
 
 FREQUENCIES = 256  # size of the sinusoidal timestep features
 # Matrix products of fewer rows than this cost more time per row: with a small batch, the modulations of several
@@ -143,12 +143,17 @@ class Denoiser(nn.Module):
 class DiffusionLoss(nn.Module):
     """p(token given z) as a diffusion process on the token's D numbers (section 3.2)."""
 
-    def __init__(self, config: Head, width: int, token_dim: int) -> None:
+    undecayed: tuple[str, ...] = ("net.",)  # as published for Diffusion Loss
+
+    def __init__(self, config: DiffusionHead, width: int, token_dim: int) -> None:
         super().__init__()
-        assert config.width and config.depth and config.noise_draws  # checked when the study was read
         self.net = Denoiser(token_dim, width, config.width, config.depth)
         self.draws, self.token_dim = config.noise_draws, token_dim
         self.train_process = gaussian.cosine_schedule()
+
+    def compiled(self) -> list[nn.Module]:
+        """The denoiser."""
+        return [self.net]
 
     def draw(self, count: int, rows: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Timesteps (k, n) and noise (k, n, D) for the loss: k independent draws for each of n tokens.

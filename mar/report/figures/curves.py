@@ -163,7 +163,7 @@ def _numbers(metric: str, estimate: Estimate) -> dict[str, Any]:
 def _steps(study: Study, curve: Curve, setting: str) -> int:
     """The steps that label a point of the trade-off: autoregressive ones, for DiT those of the reverse process."""
     sampling = study.sampling[setting]
-    joint = study.backbones[study.variants[curve.variant].backbone].kind == "dit"
+    joint = study.backbones[study.variants[curve.variant].backbone].joint
     return (sampling.diffusion_steps or 1) if joint else sampling.steps
 
 
@@ -264,7 +264,7 @@ def _protocol(results: Results, absent: list[str]) -> str:
             f"{'decoding included' if p.decode else 'without decoding'}\n"
             f"{p.dtype} on {p.device}{threads}, {p.machine}, torch {p.torch}"
         )
-    joint = any(study.backbones[study.variants[c.variant].backbone].kind == "dit" for c in study.tradeoff)
+    joint = any(study.backbones[study.variants[c.variant].backbone].joint for c in study.tradeoff)
     steps = "labels: autoregressive steps" + (" (DiT: diffusion steps)" if joint else "")
     lines = [*dict.fromkeys(texts), f"{steps}; bars: 95% intervals of FID, and of the median of seconds"]
     return "\n".join(lines + ([f"not run: {', '.join(dict.fromkeys(absent))}"] if absent else []))
