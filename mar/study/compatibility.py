@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mar.study.kinds import imported
 from mar.study.parts import HONOURED, Backbone, Head, Sampling
 
 
@@ -48,7 +49,8 @@ def check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, 
             f"{tokens // 2}; accepted: at most as many steps for each"
         )
     try:
-        head.drawing(sampling)
+        if isinstance(known_head := imported(head), Head):  # else it was checked when the YAML was read
+            known_head.drawing(sampling)
     except ValueError as error:
         raise ValueError(f"{at}.{error}") from None
     for key, idle in HONOURED.items():

@@ -242,6 +242,7 @@ def _keep(family: type[Kind], kind: str, values: dict[str, Any]) -> Any:
         raise MistakesError([Mistake(("kind",), str(error), ("kind",))]) from None
     options = made.model_validate(values)
     plain = options.model_dump(mode="json", exclude_defaults=True)
+    plain = plain if isinstance(plain, dict) else {"kind": plain}  # an order without options
     for name, field in family.model_fields.items():  # known to all readers, whatever the class has as default
         if (value := getattr(options, name)) != field.default:
             plain[name] = value
@@ -268,6 +269,12 @@ def opened(part: Kind) -> Kind:
         return made
     except ValidationError as error:
         raise ValueError(f"{part.kind}: {'; '.join(map(str, of_validation(error, values)))}") from None
+
+
+def imported(part: Kind) -> Kind | None:
+    """The opened part, where its class is imported already: while the YAML is read, not where results are read."""
+    own = getattr(part, "own", None)
+    return opened(part) if own is None or own_code.imported(part.kind, own.code) else None
 
 
 def implementation(part: Kind) -> Any:

@@ -42,7 +42,7 @@ def model(study: Study, variant: str) -> str:
     """The model of a variant without its head, as `AR`, `MAR`, `DiT`."""
     v = study.variants[variant]
     backbone = study.backbones[v.backbone]
-    plain = f"{backbone.label or backbone.kind}, {v.order.label or v.order.kind} order"
+    plain = f"{backbone.label or backbone.kind} in {v.order.label or v.order.kind} order"
     return backbone.labels.get(v.order.kind, plain)
 
 

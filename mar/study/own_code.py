@@ -107,6 +107,12 @@ def load(kind: str, digest: str) -> Any:
     return _attribute(_module(digest, place), name, kind)
 
 
+def imported(kind: str, digest: str) -> bool:
+    """Whether this process has imported the class of an own kind."""
+    place = kind.partition(":")[0]
+    return (digest, place) in _modules if digest else place in sys.modules
+
+
 def implementation(text: str, of: type, kind: str) -> Any:
     """What a class names as its implementation: `module:name`, or a name in the file of an own class.
 

@@ -580,6 +580,7 @@ class CausalBackbone(Backbone):
     """A GPT on the tokens in generation order."""
 
     implementation: ClassVar[str] = "mar.models.causal:Causal"
+    label: ClassVar[str] = "AR"
     labels: ClassVar[dict[str, str]] = {"raster": "AR", "random": "causal MAR"}
     caches: ClassVar[bool] = True
     single: ClassVar[bool] = True
@@ -596,6 +597,7 @@ class MaskedBackbone(Backbone):
     """An encoder on known tokens, and a decoder with mask tokens."""
 
     implementation: ClassVar[str] = "mar.models.masked:Masked"
+    label: ClassVar[str] = "MAR"
     labels: ClassVar[dict[str, str]] = {"random": "MAR", "raster": "MAR in raster order"}
     masks: ClassVar[bool] = True
 
