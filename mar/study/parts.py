@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, assert_never
 
 from pydantic import (
     AfterValidator,
@@ -712,6 +712,10 @@ class Head(Kind):
         except ValidationError as error:
             raise ValueError("; ".join(f"head: {mistake}" for mistake in of_validation(error, values))) from None
 
+    def evaluations(self, settings: Sampling) -> int | None:
+        """Evaluations of its network that a token takes at a setting; None where it has no such number."""
+        return None
+
     @property
     def denoiser(self) -> int:
         """Parameters of most of it, by its width and depth; the exact number takes torch (`mar plan`)."""
@@ -753,10 +757,68 @@ class DiffusionHead(Head):
     depth: Depth = Field(description="residual blocks of the denoising MLP")
     noise_draws: Size = Field(description="(t, noise) draws per token and step")
 
+    def evaluations(self, settings: Sampling) -> int | None:
+        """One a step, by every solver."""
+        return settings.diffusion_steps
+
     @property
     def denoiser(self) -> int:
         """Parameters of the denoising MLP: of a block two matrices, and three of modulation."""
         return 5 * self.width**2 * self.depth  # of a block: two matrices, and three of modulation
+
+
+class FlowSampling(Section):
+    """How a flow is followed: settings `head` of sampling."""
+
+    evaluations: Annotated[int, Field(ge=1, le=50)] = Field(
+        description="evaluations of the MLP a token; euler takes one a step, heun two"
+    )
+    method: Literal["euler", "heun"] = "euler"
+
+    @model_validator(mode="after")
+    def _check(self) -> FlowSampling:
+        if self.evaluations % self.each:
+            raise ValueError(f"evaluations {self.evaluations} with method heun, two a step; accepted: an even number")
+        return self
+
+    @property
+    def each(self) -> int:
+        """Evaluations of a step."""
+        match self.method:
+            case "euler":
+                return 1
+            case "heun":
+                return 2
+            case _:
+                assert_never(self.method)
+
+    @property
+    def steps(self) -> int:
+        """Steps from noise to token."""
+        return self.evaluations // self.each
+
+
+class FlowHead(Head):
+    """Flow matching: the MLP of Diffusion Loss predicts a velocity."""
+
+    implementation: ClassVar[str] = "mar.models.heads.flow:Flow"
+    label: ClassVar[str] = "flow matching"
+    loss: ClassVar[str] = "flow matching (squared error of the velocity)"
+    sampling: ClassVar[type[Section] | None] = FlowSampling
+
+    kind: Literal["flow"]
+    width: Size = Field(description="width of the MLP")
+    depth: Depth = Field(description="residual blocks of the MLP")
+    noise_draws: Size = Field(description="(t, noise) draws per token and step")
+
+    @property
+    def denoiser(self) -> int:
+        """Parameters of the MLP: of a block two matrices, and three of modulation."""
+        return 5 * self.width**2 * self.depth
+
+    def evaluations(self, settings: Sampling) -> int | None:
+        """Evaluations of the MLP."""
+        return int(self.drawing(settings).evaluations)
 
 
 class MseHead(Head):

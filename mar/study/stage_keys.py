@@ -183,7 +183,7 @@ def figure_key(study: Study, figure: str) -> str:
 def claims_key(study: Study) -> str:
     """What the verdicts depend on beside metric and speed files: the tables and curves that claims look up."""
     curves: dict[str, Any] = {"curves": study.tradeoff}
-    curves |= {k: getattr(study, k) for k in ("diffusion_steps", "temperature") if getattr(study, k)}
+    curves |= {k: getattr(study, k) for k in ("diffusion_steps", "evaluations", "temperature") if getattr(study, k)}
     return canonical({"tables": study.tables, **curves, "seeds": _seeds(study)})
 
 

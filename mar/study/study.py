@@ -105,6 +105,9 @@ class Study(Section):
     tables: dict[Name, Table] = Field({}, description="tables of the paper and our rows for them")
     tradeoff: tuple[Curve, ...] = Field((), description="curves of figures/tradeoff (Figure 6)")
     diffusion_steps: tuple[Curve, ...] = Field((), description="curves of figures/diffusion_steps (Figure 4)")
+    evaluations: tuple[Curve, ...] = Field(
+        (), description="curves of figures/evaluations: FID over the evaluations of the head's network a token"
+    )
     temperature: tuple[Curve, ...] = Field((), description="curves of figures/temperature (Figure 5)")
     fast: Modes | None = Field(None, description="fast sampling modes to accept or refuse: the table `fast`")
     shipped: bool = Field(True, description="take finished tokenizers and classifiers of equal recipe that ship")
@@ -176,7 +179,7 @@ class Study(Section):
             for i, row in enumerate(table.rows):
                 with mistakes.at("tables", table_name, "rows", i):
                     self._check_row(f"tables.{table_name}.rows[{i}]", row)
-        for figure in ("tradeoff", "diffusion_steps", "temperature"):
+        for figure in ("tradeoff", "diffusion_steps", "evaluations", "temperature"):
             for i, curve in enumerate(getattr(self, figure)):
                 with mistakes.at(figure, i):
                     self._check_curve(figure, i, curve)
@@ -228,6 +231,13 @@ class Study(Section):
 
     def _check_curve(self, figure: str, i: int, curve: Curve) -> None:
         self._check_settings(f"{figure}[{i}]", curve.variant, curve.sampling)
+        head = self.heads.get(self.variants[curve.variant].head)
+        for setting in curve.sampling if figure == "evaluations" and head else ():
+            if head and head.evaluations(self.sampling[setting]) is None:
+                raise ValueError(
+                    f"{figure}[{i}]: variant {curve.variant} has a {head.kind} head, whose network is not evaluated "
+                    "several times; accepted: a variant with kind diffusion or flow"
+                )
         for setting in curve.sampling if figure == "temperature" else ():
             if self.sampling[setting].sweep:
                 raise ValueError(

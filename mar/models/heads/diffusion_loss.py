@@ -84,13 +84,14 @@ class FinalLayer(nn.Module):
 class Denoiser(nn.Module):
     """The denoising MLP epsilon(x_t | t, z): residual blocks modulated by time embedding + projected z."""
 
-    def __init__(self, token_dim: int, z_width: int, width: int, depth: int) -> None:
+    def __init__(self, token_dim: int, z_width: int, width: int, depth: int, outputs: int = 2) -> None:
+        """Its output has `outputs` D numbers: epsilon and the values of the variance, or a velocity alone."""
         super().__init__()
         self.time_embed = TimeEmbedding(width)
         self.cond_embed = nn.Linear(z_width, width)
         self.input_proj = nn.Linear(token_dim, width)
         self.res_blocks = nn.ModuleList(ResBlock(width) for _ in range(depth))
-        self.final_layer = FinalLayer(width, 2 * token_dim)
+        self.final_layer = FinalLayer(width, outputs * token_dim)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -112,7 +113,7 @@ class Denoiser(nn.Module):
         return (*self.res_blocks, self.final_layer)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Noisy tokens x (n, D) and conditions y = time_embed(t) + cond_embed(z) (n, width) -> (n, 2 D)."""
+        """Noisy tokens x (n, D) and conditions y = time_embed(t) + cond_embed(z) (n, width) -> (n, 2 D), or (n, D)."""
         y = F.silu(y)  # the first operation of every layer's modulation, done once for all of them
         x = self.input_proj(x)
         for layer in self.layers:

@@ -81,6 +81,11 @@ def diffusion_steps(study: Study, root: Path) -> tuple[Figure, Rows]:
     return _against(study, root, "diffusion_steps", "diffusion steps (log scale)")
 
 
+def evaluations(study: Study, root: Path) -> tuple[Figure, Rows]:
+    """FID and Inception Score against how often the network of the head is evaluated for a token."""
+    return _against(study, root, "evaluations", "evaluations of the head a token (log scale)")
+
+
 def temperature(study: Study, root: Path) -> tuple[Figure, Rows]:
     """FID and Inception Score against the temperature, one curve per guidance scale (the paper's Figure 5)."""
     return _against(study, root, "temperature", "temperature")
@@ -125,7 +130,7 @@ def _against(study: Study, root: Path, name: str, label: str) -> tuple[Figure, R
         floors |= _numbers(metric, floor) | {"n": floor.n}
         handles |= {label: handle for handle, label in drawn}
         values = sorted({x for _, _, points in drawn_curves for x, _ in points})
-        if name == "diffusion_steps":
+        if name in ("diffusion_steps", "evaluations"):
             axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(values))
         axes.xaxis.set_minor_locator(NullLocator())
