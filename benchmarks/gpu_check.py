@@ -173,8 +173,8 @@ def parity_of_mar(check: Check) -> None:
 
     golden = {k: v.to(check.device) for k, v in load_file(GOLDEN / "mar_tiny.safetensors").items()}
     shape = tokens_of(tokens=64, token_dim=4, grid=8, classes=10)
-    backbone = Backbone(kind="masked", width=32, depth=2, heads=4, buffer=8, dropout=0.0)
-    model: Any = build(backbone, Head(kind="diffusion", width=32, depth=2, noise_draws=2), shape)
+    backbone = Backbone.of(kind="masked", width=32, depth=2, heads=4, buffer=8, dropout=0.0)
+    model: Any = build(backbone, Head.of(kind="diffusion", width=32, depth=2, noise_draws=2), shape)
     names = {k[3:]: v for k, v in golden.items() if k.startswith("sd.")}
     ours = {
         k.replace("diffloss.", "head.") if k.startswith("diffloss.") else f"backbone.{k}": v for k, v in names.items()
@@ -207,7 +207,7 @@ def parity_of_dit(check: Check) -> None:
         check.add("parity", "DiT", "left out", "", f"no package {error.name}")
         return
     golden = {k: v.to(check.device) for k, v in load_file(GOLDEN / "dit_tiny.safetensors").items()}
-    dit = DiT(Backbone(kind="dit", width=48, depth=2, heads=4, patch=2), side=8, channels=4, classes=10)
+    dit = DiT(Backbone.of(kind="dit", width=48, depth=2, heads=4, patch=2), side=8, channels=4, classes=10)
     dit.load_state_dict(from_official({k[3:]: v for k, v in golden.items() if k.startswith("sd.")}))
     dit = dit.to(check.device).eval()
     labels = torch.where(golden["in.y"] == 10, -1, golden["in.y"]).long()
@@ -334,8 +334,12 @@ def model_in(check: Check, name: str, tokens: SimpleNamespace) -> Any:
     if check.tiny:
         kind = "scales" if tokens.scales else "masked"
         more: dict[str, Any] = {"gate_init": 0.1} if tokens.scales else {"buffer": 2}
-        backbone = Backbone(kind=kind, width=16, depth=1, heads=2, **more)
-        head = Head(kind="categorical") if tokens.scales else Head(kind="diffusion", width=16, depth=1, noise_draws=2)
+        backbone = Backbone.of(kind=kind, width=16, depth=1, heads=2, **more)
+        head = (
+            Head.of(kind="categorical")
+            if tokens.scales
+            else Head.of(kind="diffusion", width=16, depth=1, noise_draws=2)
+        )
     else:
         from mar.study.reading import load
 
@@ -442,7 +446,7 @@ def autoencoder(check: Check) -> None:
     channels, size, batch = ([128, 128, 256, 256, 512], 256, 32)
     if check.tiny:
         channels, size, batch = [8, 8, 8], 16, 2
-    config = Tokenizer(
+    config = Tokenizer.of(
         kind="kl", stride=2 ** (len(channels) - 1), channels=channels, layers=1 if check.tiny else 2,
         attention="encoder", latent_channels=16, kl_weight=1e-6, images=1, learning_rate=1e-4,
     )  # fmt: skip

@@ -19,10 +19,10 @@ from mar.study.parts import Backbone, Head
 
 TOKENS, TOKEN_DIM, CLASSES, WIDTH = 256, 16, 100, 256
 BACKBONES = {
-    "masked": Backbone(kind="masked", width=WIDTH, depth=4, heads=4, buffer=16, dropout=0.0),
-    "causal": Backbone(kind="causal", width=WIDTH, depth=4, heads=4, dropout=0.0),
+    "masked": Backbone.of(kind="masked", width=WIDTH, depth=4, heads=4, buffer=16, dropout=0.0),
+    "causal": Backbone.of(kind="causal", width=WIDTH, depth=4, heads=4, dropout=0.0),
 }
-HEAD = Head(kind="diffusion", width=WIDTH, depth=3, noise_draws=4)
+HEAD = Head.of(kind="diffusion", width=WIDTH, depth=3, noise_draws=4)
 
 
 def build(kind: str) -> Model:

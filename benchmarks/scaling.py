@@ -87,8 +87,8 @@ def fitted(sizes: list[int], values: list[float]) -> tuple[float, float]:
 
 def model(tokens: int, width: int) -> Model:
     """A masked backbone with Diffusion Loss."""
-    backbone = Backbone(kind="masked", width=width, depth=2, heads=4, buffer=64, dropout=0.0)
-    head = Head(kind="diffusion", width=width, depth=2, noise_draws=1)
+    backbone = Backbone.of(kind="masked", width=width, depth=2, heads=4, buffer=64, dropout=0.0)
+    head = Head.of(kind="diffusion", width=width, depth=2, noise_draws=1)
     return Model(Masked(backbone, nn.Linear(DIM, width), tokens, CLASSES), build_head(head, width, DIM))
 
 

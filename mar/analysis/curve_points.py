@@ -11,7 +11,7 @@ def along(results: Results, figure: str, curve: Curve) -> list[tuple[float, str]
 
     Args:
         results: numbers of the study.
-        figure: the figure, which is also the key of the sampling settings that it varies.
+        figure: the figure, which is also what its sampling settings vary: a key, or the evaluations of the head.
         curve: the curve.
 
     Returns:
@@ -22,7 +22,9 @@ def along(results: Results, figure: str, curve: Curve) -> list[tuple[float, str]
     """
     points = []
     for setting in curve.sampling:
-        x = getattr(results.sampling(curve.variant, setting), figure)
+        used = results.sampling(curve.variant, setting)
+        head = results.study.heads[results.study.variants[curve.variant].head]
+        x = head.evaluations(used) if figure == "evaluations" else getattr(used, figure)
         if x is None:
             raise ValueError(f"{figure}: curve {curve.label!r}: sampling.{setting} has no {figure}; accepted: a number")
         points.append((x, setting))

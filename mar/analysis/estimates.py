@@ -372,7 +372,7 @@ class Results(Files):
 
     def _pooled(self, variant: str, paired: bool) -> list[str]:
         """Settings whose spread stands for a variant's: distinct ones, without those of figures where it has others."""
-        curves = (*self.study.diffusion_steps, *self.study.temperature)
+        curves = (*self.study.diffusion_steps, *self.study.evaluations, *self.study.temperature)
         drawn = {setting for curve in curves if curve.variant == variant for setting in curve.sampling}
         rows = [row for table in self.study.tables.values() for row in table.rows if row.variant == variant]
         drawn -= {setting for row in rows for setting in (row.without, row.guided) if setting}

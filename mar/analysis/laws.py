@@ -37,7 +37,7 @@ from mar.analysis.paper_columns import NOT_RUN
 from mar.analysis.result_files import short
 from mar.paper.claims import Law
 from mar.paper.numbers import paper_rows
-from mar.study.parts import Backbone
+from mar.study.parts import ScalesBackbone
 from mar.study.records import LearningRecord, Missing
 
 TABLE = "var_laws"  # of the paper's numbers
@@ -101,7 +101,7 @@ class Fit:
         return self.irreducible + (self.beta * np.asarray(x)) ** self.alpha
 
 
-def size(backbone: Backbone) -> int:
+def size(backbone: ScalesBackbone) -> int:
     """Parameters of the blocks of a scales backbone: 18 d w^2 as in the paper, 73,728 d^3 for widths of 64 d.
 
     Attention has 4 w^2, the two layers behind it 8 w^2 (mlp_ratio 4), AdaLN 6 w^2, once where all blocks share it.
@@ -119,7 +119,9 @@ def points(results: Results, quantity: str, tokens: str, over: str) -> list[Poin
     """
     study, found = results.study, []
     for variant in study.laws.variants if study.laws else ():
-        n = size(study.backbones[study.variants[variant].backbone]) / BILLION
+        backbone = study.backbones[study.variants[variant].backbone]
+        assert isinstance(backbone, ScalesBackbone)  # checked where the study is read
+        n = size(backbone) / BILLION
         curves = records(results, variant)
         for index, place in enumerate(curves[0].points):
             if over == "parameters" and index < len(curves[0].points) - 1:

@@ -187,7 +187,7 @@ class Files:
     def head_parameters(self, variant: str) -> Estimate | None:
         """Number of parameters of a variant's head; None for DiT, which has no head."""
         v = self.study.variants[variant]
-        if self.study.heads[v.head].kind == "joint":
+        if self.study.heads[v.head].joint:
             return None
         weights = layout.run(self.root, variant, v.seeds[0]) / layout.AVERAGE
         count = self.run(variant, v.seeds[0]).head_parameters or _head_in(weights)
@@ -300,7 +300,7 @@ class Files:
     def incomparable(self) -> str:
         """What keeps our numbers off the paper's scale, in words; empty where nothing does."""
         study, reasons = self.study, []
-        if study.data.expect != "imagenet" and study.data.kind != "none":  # of the latter the reference tells
+        if study.data.totals != "imagenet" and not study.data.unread:  # of the latter the reference tells
             reasons.append("other images than ImageNet's")
         if self.extractor != "inception":
             reasons.append(
@@ -354,7 +354,7 @@ class Files:
     @cached_property
     def _reference(self) -> MetricsFile | None:
         """The metrics of the held-out real images; None in a study without images."""
-        if self.study.data.kind == "none":
+        if self.study.data.unread:
             return None
         record = self._metrics(path := layout.reference_metrics(self.root))
         if record.variant or record.given is not None:

@@ -43,7 +43,7 @@ def open_samples(source: str, study: Study | None, root: Path | None) -> Images:
     if images.role == "real" or images.sha256 in real:
         what = real.get(images.sha256, "real images")
         raise ValueError(f"--samples {source}: holds {what}; accepted: generated images. {SWAPPED}")
-    if study and study.data.path and path.resolve().is_relative_to(Path(study.data.path).resolve()):
+    if study and study.data.folder and path.resolve().is_relative_to(Path(study.data.folder).resolve()):
         raise ValueError(f"--samples {source}: is in the study's data; accepted: generated images. {SWAPPED}")
     return images
 

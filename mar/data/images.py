@@ -18,6 +18,7 @@ from mar.runtime.files import read, sha256
 from mar.runtime.folders import recipe_of
 from mar.runtime.text import one_line
 from mar.study import layout
+from mar.study.parts import Digits, FashionMnist, Idx
 from mar.study.real_sets import PARTS
 from mar.study.records import DataManifest, Entry, FileLists
 from mar.study.stage_keys import data_key
@@ -75,18 +76,19 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
     classes = list(read(folder / layout.MANIFEST, DataManifest).classes)
     if recipe_of(folder) != {"data": data_key(study)}:
         raise ValueError(f"{folder}: was made for another data section of the study; run `mar prepare` again")
-    if study.data.kind == "none":
+    if study.data.unread:
         return ImageSet([], classes, lambda i: np.empty(0))
-    if study.data.kind == "digits":
-        images, labels = (npz.read(folder / layout.DIGITS, f"{split}_{part}") for part in ("images", "labels"))
+    if isinstance(study.data, Digits) or getattr(study.data, "own", None):
+        file = folder / (layout.DIGITS if isinstance(study.data, Digits) else layout.ARRAYS)
+        images, labels = (npz.read(file, f"{split}_{part}") for part in ("images", "labels"))
         return ImageSet(labels, classes, lambda i: images[i])
-    if study.data.kind in ("idx", "fashion-mnist"):
+    if isinstance(study.data, Idx | FashionMnist):
         grey, labels = (npz.read(folder / layout.IDX, f"{split}_{part}") for part in ("images", "labels"))
         return ImageSet(labels, classes, lambda i: np.repeat(grey[i][..., None], 3, axis=-1))
 
     lists = read(folder / layout.FILES, FileLists)
     files: tuple[Entry, ...] = lists.train if split == "train" else lists.heldout
-    base = Path(str(study.data.path))
+    base = Path(str(study.data.folder))
 
     def read_image(i: int) -> np.ndarray:
         try:

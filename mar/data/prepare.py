@@ -31,6 +31,7 @@ from mar.runtime.progress import Progress
 from mar.runtime.shards import unfinished
 from mar.runtime.text import one_line
 from mar.study import layout
+from mar.study.kinds import implementation, opened
 from mar.study.records import DataManifest, Entry, FileLists, Skipped, Split
 from mar.study.stage_keys import data_key
 from mar.study.study import Study
@@ -58,36 +59,81 @@ def prepare(study: Study, root: str | Path) -> None:
         if not unfinished(manifest, sound, recipe, layout.twin(study, root, folder)):
             return
         manifest.unlink(missing_ok=True)
-        state = sources.stamp(Path(study.data.path)) if study.data.kind == "imagefolder" and study.data.path else ""
+        state = sources.stamp(Path(study.data.folder)) if study.data.decoded and study.data.folder else ""
         write_text(folder / layout.LISTING, "".join(f"{line}\n" for line in (listing, state) if line))
         record = make(folder)
         write(manifest, record)
         counts = {split: value.count for split, value in record.splits.items()}
         print(f"{manifest}: {len(record.classes)} classes, images {counts}, skipped {len(record.skipped)}", flush=True)
-        if study.data.kind != "none":
+        if not study.data.unread:
             preview.write(folder / layout.PREVIEW, open_split(study, root, "train"))
             print(f"{folder / layout.PREVIEW}: some images of each class, as the models see them", flush=True)
 
 
-def _source(study: Study, assets: Path) -> tuple[str, Callable[[Path], DataManifest]]:
-    """A checksum that identifies the images of the study, and the function that prepares them in a folder."""
-    path = Path(study.data.path) if study.data.path else None
-    if study.data.kind == "none":
-        classes = [str(label) for label in range(study.data.num_classes or 0)]
-        empty: dict[str, list[int]] = {split: [] for split in SPLITS}
-        return "none", lambda _: _record(study, "none", classes, empty, [], [])
-    if study.data.kind == "digits":
-        return "sklearn", lambda folder: _prepare_digits(study, folder, "sklearn")
-    if study.data.kind == "fashion-mnist" or study.data.kind == "idx":
-        fashion = study.data.kind == "fashion-mnist"
-        splits = idx.fashion_mnist(path, assets) if fashion else idx.load(Path(str(path)))
-        listing = _hash([[name, split.sha256] for name, split in splits.items()])
-        return listing, lambda folder: _prepare_idx(study, folder, splits, listing, idx.FASHION if fashion else None)
-    found = sources.scan(Path(str(path)))
-    if study.data.expect == "imagenet":
-        imagenet.check(Path(str(path)), found.found)
+# A checksum that identifies the images of a study, and the function that prepares them in a folder.
+Source = tuple[str, Callable[[Path], DataManifest]]
+
+
+def _source(study: Study, assets: Path) -> Source:
+    """Where the images of a study are from, by the kind of its data."""
+    if getattr(study.data, "own", None):
+        return _of_own(study)
+    source: Source = implementation(study.data)(study, assets)
+    return source
+
+
+def of_nothing(study: Study, assets: Path) -> Source:
+    """A study without images."""
+    classes = [str(label) for label in range(study.data.classes or 0)]
+    empty: dict[str, list[int]] = {split: [] for split in SPLITS}
+    return "none", lambda _: _record(study, "none", classes, empty, [], [])
+
+
+def of_digits(study: Study, assets: Path) -> Source:
+    """The digits of scikit-learn."""
+    return "sklearn", lambda folder: _prepare_digits(study, folder, "sklearn")
+
+
+def of_fashion_mnist(study: Study, assets: Path) -> Source:
+    """Fashion-MNIST, from the user's folder or fetched."""
+    splits = idx.fashion_mnist(Path(study.data.folder) if study.data.folder else None, assets)
+    return _of_labelled(study, splits, idx.FASHION)
+
+
+def of_idx(study: Study, assets: Path) -> Source:
+    """The user's idx files."""
+    return _of_labelled(study, idx.load(Path(str(study.data.folder))), None)
+
+
+def _of_labelled(study: Study, splits: dict[str, idx.Labelled], names: tuple[str, ...] | None) -> Source:
+    listing = _hash([[name, split.sha256] for name, split in splits.items()])
+    return listing, lambda folder: _prepare_idx(study, folder, splits, listing, names)
+
+
+def of_files(study: Study, assets: Path) -> Source:
+    """The user's image files."""
+    found = sources.scan(Path(str(study.data.folder)))
+    if study.data.totals == "imagenet":
+        imagenet.check(Path(str(study.data.folder)), found.found)
     listing = image_files.checksum(found.found)
     return listing, lambda folder: _prepare_files(study, folder, found, listing)
+
+
+def _of_own(study: Study) -> Source:
+    """Images of a data source of the user's: uint8 (N, H, W, 3) with their classes (N,), held out as ours are."""
+    config, size = opened(study.data), study.data.image_size
+    images, labels, names = implementation(config)(config)
+    shape, fits = np.shape(images), np.asarray(images).dtype == np.uint8
+    if not fits or shape[1:] != (size, size, 3) or np.shape(labels) != shape[:1]:
+        raise ValueError(
+            f"data.kind {study.data.kind}: gave images {np.asarray(images).dtype} {shape} and labels "
+            f"{np.shape(labels)}; accepted: uint8 (N, {size}, {size}, 3) and (N,)"
+        )
+    labels, classes = np.asarray(labels, np.int64), [str(name) for name in names]
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+        raise ValueError(f"data.kind {study.data.kind}: gave labels {labels.min()} to {labels.max()} of {len(classes)}")
+    listing = _hash([[_digest(image), int(label)] for image, label in zip(images, labels, strict=True)])
+    return listing, lambda folder: _prepare_arrays(study, folder, np.asarray(images), labels, classes, listing)
 
 
 def _prepare_digits(study: Study, folder: Path, listing: str) -> DataManifest:
@@ -98,23 +144,41 @@ def _prepare_digits(study: Study, folder: Path, listing: str) -> DataManifest:
     size = (study.data.image_size, study.data.image_size)
     large = np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in grey])
     images = np.repeat(large[..., None], 3, axis=-1)  # (N, H, W, 3)
-    labels = digits.target.astype(np.int64)
+    labels, names = digits.target.astype(np.int64), [str(name) for name in digits.target_names]
+    rows = _split(study, labels, names)
+    _write_arrays(folder / layout.DIGITS, images, labels, rows)
+    entries = [(split, hashlib.sha256(grey[i]).hexdigest()) for split in SPLITS for i in sorted(rows[split])]
+    return _record(study, listing, names, {s: [int(labels[i]) for i in rows[s]] for s in SPLITS}, entries, [])
+
+
+def _split(study: Study, labels: np.ndarray, names: list[str]) -> dict[str, list[int]]:
+    """Indices of the images of each split: a share of each class is held out, and what is set aside."""
     rows: dict[str, list[int]] = {split: [] for split in SPLITS}
-    for label in range(10):
-        train, heldout = _hold_out(np.flatnonzero(labels == label), study.data.holdout, str(label))
+    for label, name in enumerate(names):
+        train, heldout = _hold_out(np.flatnonzero(labels == label), study.data.holdout, name)
         rows["train"] += train
         rows["heldout"] += heldout
-    aside = _set_aside(study, labels[rows["train"]], [str(label) for label in range(10)])
+    aside = _set_aside(study, labels[rows["train"]], names)
     rows["heldout"] += [i for i, out in zip(rows["train"], aside, strict=True) if out]
     rows["train"] = [i for i, out in zip(rows["train"], aside, strict=True) if not out]
+    return rows
+
+
+def _write_arrays(path: Path, images: np.ndarray, labels: np.ndarray, rows: dict[str, list[int]]) -> None:
+    """Write images (N, H, W, 3) and labels (N,) of each split."""
     arrays: dict[str, np.ndarray] = {}
     for split, indices in rows.items():
         arrays[f"{split}_images"], arrays[f"{split}_labels"] = images[sorted(indices)], labels[sorted(indices)]
-    with atomic(folder / layout.DIGITS) as temporary, open(temporary, "wb") as file:
+    with atomic(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-    names = [str(name) for name in digits.target_names]
-    entries = [(split, hashlib.sha256(grey[i]).hexdigest()) for split in SPLITS for i in sorted(rows[split])]
-    return _record(study, listing, names, {s: [int(labels[i]) for i in rows[s]] for s in SPLITS}, entries, [])
+
+
+def _prepare_arrays(
+    study: Study, folder: Path, images: np.ndarray, labels: np.ndarray, names: list[str], listing: str
+) -> DataManifest:
+    rows = _split(study, labels, names)
+    _write_arrays(folder / layout.ARRAYS, images, labels, rows)
+    return _record(study, listing, names, {s: [int(labels[i]) for i in rows[s]] for s in SPLITS}, [listing], [])
 
 
 def _prepare_idx(
@@ -154,7 +218,7 @@ def _prepare_idx(
         arrays[f"train_{key}"] = whole[~aside]
     for name in SPLITS:
         if missing := sorted(set(range(len(classes))) - set(arrays[f"{name}_labels"].tolist())):
-            raise ValueError(f"data.path {study.data.path}: class {classes[missing[0]]!r} has no image ({name})")
+            raise ValueError(f"data.path {study.data.folder}: class {classes[missing[0]]!r} has no image ({name})")
     with atomic(folder / layout.IDX) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     labels_of = {split: arrays[f"{split}_labels"].tolist() for split in SPLITS}
@@ -185,7 +249,7 @@ class _Looked:
 
 
 def _prepare_files(study: Study, folder: Path, scan: Scan, listing: str) -> DataManifest:
-    base, found = Path(str(study.data.path)), scan.found
+    base, found = Path(str(study.data.folder)), scan.found
     classes = found["train"]["classes"]
     if "val" in found and found["val"]["classes"] != classes:
         differing = sorted(set(classes) ^ set(found["val"]["classes"]))
@@ -212,9 +276,9 @@ def _prepare_files(study: Study, folder: Path, scan: Scan, listing: str) -> Data
                     readable[split].append(entry)
                     looked[entry[0]] = look
                 progress.update(1)
-    if study.data.expect and skipped:
+    if study.data.totals and skipped:
         raise ValueError(
-            f"data.path {base} with expect: {study.data.expect}: {len(skipped)} images cannot be read: "
+            f"data.path {base} with expect: {study.data.totals}: {len(skipped)} images cannot be read: "
             f"{imagenet.first([entry.file for entry in skipped])}; get them anew"
         )
     for split, entries in readable.items():
@@ -326,7 +390,7 @@ def _set_aside(study: Study, labels: np.ndarray, classes: list[str]) -> np.ndarr
 
 def _look(study: Study, folder: Path, scan: Scan, entry: Entry) -> _Looked:
     """Decode an image file completely, since a truncated one has an intact header."""
-    base, (name, _, size) = Path(str(study.data.path)), entry
+    base, (name, _, size) = Path(str(study.data.folder)), entry
     path = base / name
     try:
         if scan.places:

@@ -286,7 +286,7 @@ def _seen(study: Study, root: Path) -> Seen | None:
 
     from mar.features.neighbours import Searched, Seen
 
-    if study.data.kind == "none":
+    if study.data.unread:
         return None
 
     def searched(split: str) -> Searched | None:

@@ -239,7 +239,7 @@ def of_split(study: Study, root: Path, split: str) -> Images:
 
     def stream(first: int, step: int, workers: int) -> Iterator[np.ndarray]:
         pieces = [range(len(images))[start : start + PIECE] for start in range(0, len(images), PIECE)]
-        return read_ahead(images.arrays, pieces[first::step], workers if study.data.kind == "imagefolder" else 0)
+        return read_ahead(images.arrays, pieces[first::step], workers if study.data.decoded else 0)
 
     digest = sha256(layout.data_manifest(root))
     if split in PARTS:

@@ -11,15 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from mar.models.blocks import NORM_EPS, Block, KVCache, initialise, rows_of, run_block
-from mar.study.parts import Backbone
+from mar.study.parts import CausalBackbone
 
 
 class Causal(nn.Module):
     """Predicts the condition z of one token at a time from the tokens before it in the order."""
 
     checkpointing = False  # True: activations inside blocks are computed again in the backward pass
+    bidirectional = False
+    sizes: tuple[int, ...] = ()
+    undecayed: tuple[str, ...] = ()
 
-    def __init__(self, config: Backbone, z_proj: nn.Module, tokens: int, classes: int) -> None:
+    def __init__(self, config: CausalBackbone, z_proj: nn.Module, tokens: int, classes: int) -> None:
         """`z_proj` turns tokens (B, n, D) or ids (B, n) into (B, n, W)."""
         super().__init__()
         width, self.heads, self.tokens = config.width, config.heads, tokens
@@ -37,6 +40,10 @@ class Causal(nn.Module):
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.diffusion_pos_embed_learned = nn.Parameter(torch.empty(1, tokens, width))
         initialise(self)
+
+    def layers(self) -> list[nn.Module]:
+        """The transformer blocks, in the order in which they compute."""
+        return list(self.blocks)
 
     def condition(self, labels: Tensor) -> Tensor:
         """Class embedding (B, W); label -1 stands for the null condition."""
@@ -83,6 +90,10 @@ class Causal(nn.Module):
         """An empty cache for a batch of sequences."""
         width = self.norm.weight.shape[0]
         return KVCache(len(self.blocks), batch, self.heads, self.tokens, width // self.heads, self.norm.weight)
+
+    def null_start(self, tokens: Tensor, order: Tensor, stop: int) -> Tensor:
+        """Not of this backbone: the null condition runs beside the conditional one."""
+        raise NotImplementedError
 
     def predict(
         self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: KVCache | None = None

@@ -18,7 +18,7 @@ from mar.data.latents import patchify, unpatchify
 from mar.models.blocks import NORM_EPS
 from mar.models.diffusion import gaussian
 from mar.runtime.noise import Noise
-from mar.study.parts import Backbone, Sampling
+from mar.study.parts import DitBackbone, Sampling
 
 
 class DiT(nn.Module):
@@ -26,14 +26,13 @@ class DiT(nn.Module):
 
     joint: Literal[True] = True  # all tokens are drawn together, see mar.sampling.generate
 
-    def __init__(self, config: Backbone, side: int, channels: int, classes: int) -> None:
+    def __init__(self, config: DitBackbone, side: int, channels: int, classes: int) -> None:
         """A network on latents of `side` x `side` positions with `channels` numbers each.
 
         Raises:
             ValueError: an mlp_ratio other than 4, or a patch that does not divide the side.
         """
         super().__init__()
-        assert config.patch  # checked when the study was read
         if config.mlp_ratio != 4.0:
             raise ValueError(f"mlp_ratio {config.mlp_ratio} with a dit backbone; accepted: 4.0")
         if side % config.patch:

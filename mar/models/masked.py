@@ -9,15 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from mar.models.blocks import NORM_EPS, Block, gather, initialise, rows_of, run_block
-from mar.study.parts import Backbone
+from mar.study.parts import MaskedBackbone
 
 
 class Masked(nn.Module):
     """Predicts a condition z for every token from the tokens known so far, in any order, many at a time."""
 
     checkpointing = False  # True: activations inside blocks are computed again in the backward pass
+    bidirectional = True
+    sizes: tuple[int, ...] = ()
+    undecayed: tuple[str, ...] = ()
 
-    def __init__(self, config: Backbone, z_proj: nn.Module, tokens: int, classes: int) -> None:
+    def __init__(self, config: MaskedBackbone, z_proj: nn.Module, tokens: int, classes: int) -> None:
         """`z_proj` turns tokens (B, n, D) or ids (B, n) into (B, n, W)."""
         super().__init__()
         width, self.buffer, self.tokens = config.width, config.buffer, tokens
@@ -37,6 +40,10 @@ class Masked(nn.Module):
         self.decoder_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.diffusion_pos_embed_learned = nn.Parameter(torch.empty(1, tokens, width))
         initialise(self)
+
+    def layers(self) -> list[nn.Module]:
+        """The transformer blocks, in the order in which they compute."""
+        return [*self.encoder_blocks, *self.decoder_blocks]
 
     def condition(self, labels: Tensor) -> Tensor:
         """Class embedding (B, W); label -1 stands for the null condition."""

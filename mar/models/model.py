@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from mar.models.blocks import Block
-from mar.models.causal import Causal
-from mar.models.heads.diffusion_loss import Denoiser
-from mar.models.heads.head import build_head
-from mar.models.masked import Masked
+from mar.models.blocks import KVCache
+from mar.models.heads.head import build_head, check_complete
 from mar.models.multiscale import MultiScaleQuantizer
-from mar.models.scales import AdaLNBlock, NextScale, PlainBlock, Scales
+from mar.models.scales import NextScale
 from mar.runtime.noise import Noise
-from mar.study.parts import Backbone, Head
+from mar.study.kinds import implementation, opened
+from mar.study.parts import Backbone as BackboneConfig
+from mar.study.parts import Head as HeadConfig
+from mar.study.parts import Sampling
 from mar.study.study import Study
 
 if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
@@ -27,14 +27,73 @@ if TYPE_CHECKING:  # diffusers takes seconds to import and only DiT needs it
 GRAPHS = 64
 
 
+class Backbone(Protocol):
+    """What a model asks of its backbone: the condition z of each token to be generated.
+
+    Attributes:
+        checkpointing: whether activations inside blocks are computed again in the backward pass.
+        bidirectional: whether tokens that are known attend to all others, so that those in front of the order may be
+            given all at once. Such a backbone has `null_start`.
+        sizes: numbers of tokens of its own steps; empty: the schedule of sampling says how many.
+        undecayed: names of its parameters, or how they begin, that have no weight decay.
+    """
+
+    checkpointing: bool
+    bidirectional: bool
+    sizes: tuple[int, ...]
+    undecayed: tuple[str, ...]
+
+    def __call__(self, tokens: Tensor, labels: Tensor, order: Tensor, known: int) -> tuple[Tensor, Tensor]:
+        """Conditions z (B, n, W) of the tokens of a training step, and the positions (B, n) of its rows."""
+
+    def layers(self) -> list[nn.Module]:
+        """The transformer blocks, in the order in which they compute."""
+
+    def start(self, batch: int) -> KVCache | None:
+        """An empty cache of keys and values, where it has any."""
+
+    def predict(
+        self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: Any = None
+    ) -> Tensor:
+        """z (B, stop - start, W) of the tokens at `order[:, start:stop]`, given those before."""
+
+    def null_start(self, tokens: Tensor, order: Tensor, stop: int) -> Tensor:
+        """z (B, stop, W) under the null condition before any token is known; of bidirectional backbones alone."""
+
+
+class Head(Protocol):
+    """What a model asks of its head: p(token given z).
+
+    Attributes:
+        undecayed: names of its parameters, or how they begin, that have no weight decay.
+    """
+
+    undecayed: tuple[str, ...]
+
+    def draw(self, count: int, rows: Tensor, noise: Noise) -> Any:
+        """The random numbers of the loss of the tokens `rows` (n,) of the `count` tokens of a batch."""
+
+    def loss(self, z: Tensor, target: Tensor, noise: Any = None) -> Tensor:
+        """Loss of targets (n, D) or ids (n,) given z (n, W), with what `draw` gave."""
+
+    def sample(
+        self, z: Tensor, z_null: Tensor | None, settings: Sampling, scale: float, noise: Noise
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tokens (n, D) or ids (n,), and their log probabilities (n,) where the head says them."""
+
+    def compiled(self) -> list[nn.Module]:
+        """Its parts that torch.compile takes."""
+
+
 class Model(nn.Module):
     """A variant: tokens -> backbone -> z -> head. Neither part knows which other one it has."""
 
     joint: Literal[False] = False  # True in DiT, which draws all tokens in one diffusion process
-    backbone: Any  # gives the condition z of each token; methods as in Masked: forward, start, predict
-    head: Any  # p(token given z); methods as in DiffusionLoss: draw, loss, sample
+    backbone: Backbone
+    head: Head
 
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+    def __init__(self, backbone: Any, head: Any) -> None:
+        """A model of a `Backbone` and a `Head`, which are modules."""
         super().__init__()
         self.backbone, self.head = backbone, head
 
@@ -44,7 +103,7 @@ class Model(nn.Module):
 
     def blocks(self) -> list[nn.Module]:
         """The transformer blocks, in the order in which they compute."""
-        return [part for part in self.backbone.modules() if isinstance(part, Block | AdaLNBlock | PlainBlock)]
+        return self.backbone.layers()
 
     def compile_blocks(self) -> None:
         """Compile the blocks and the denoiser when they are first used; parameters keep their names.
@@ -53,7 +112,7 @@ class Model(nn.Module):
         its shapes depend on the mask ratio.
         """
         torch._dynamo.config.recompile_limit = GRAPHS
-        for part in (*self.blocks(), *(part for part in self.head.modules() if isinstance(part, Denoiser))):
+        for part in (*self.blocks(), *self.head.compiled()):
             part.compile()
 
     def loss(self, tokens: Tensor, labels: Tensor, order: Tensor, known: int, noise: Noise) -> Tensor:
@@ -122,7 +181,7 @@ def build_model(
 
 
 def build(
-    config: Backbone, head: Head, tokens: TokenShape, quantizer: MultiScaleQuantizer | None = None
+    config: BackboneConfig, head: HeadConfig, tokens: TokenShape, quantizer: MultiScaleQuantizer | None = None
 ) -> Model | DiT:
     """An untrained model.
 
@@ -132,20 +191,23 @@ def build(
         tokens: kind, number and shape of its tokens.
         quantizer: of the multi-scale tokenizer, which makes the input of a scales backbone from ids. Without one such
             a model can be built and counted but not run.
-    """
-    if config.kind == "dit":
-        from mar.models.dit import DiT
 
-        return DiT(config, tokens.grid, tokens.token_dim, tokens.classes)
-    backbone: nn.Module
-    if config.kind == "scales":
-        next_scale = NextScale(quantizer, tokens.code_width, config.width)
-        backbone = Scales(config, next_scale, tokens.scales, tokens.classes)
+    Raises:
+        ValueError: a part of an own kind lacks what a model asks of it.
+    """
+    part: Any = opened(config)
+    made = implementation(part)
+    if config.joint:
+        dit: DiT = made(part, tokens.grid, tokens.token_dim, tokens.classes)
+        return dit
+    if config.by_scale:
+        backbone = made(part, NextScale(quantizer, tokens.code_width, config.width), tokens.scales, tokens.classes)
     else:
         if tokens.kind == "ids":
             z_proj: nn.Module = nn.Embedding(tokens.codebook_size, config.width)
         else:
             z_proj = nn.Linear(tokens.token_dim, config.width)
-        kind = {"causal": Causal, "masked": Masked}[config.kind]
-        backbone = kind(config, z_proj, tokens.tokens, tokens.classes)
+        backbone = made(part, z_proj, tokens.tokens, tokens.classes)
+    asked = ("checkpointing", "bidirectional", "sizes", "undecayed", "layers", "start", "predict")
+    check_complete(backbone, config.kind, asked)
     return Model(backbone, build_head(head, config.width, tokens.token_dim, tokens.codebook_size))

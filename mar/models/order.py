@@ -11,7 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, assert_never
+
+from mar.study.kinds import implementation, opened
+from mar.study.parts import Order
 
 if TYPE_CHECKING:  # the plan of a study reads the schedule without waiting for torch
     from torch import Tensor
@@ -19,17 +22,45 @@ if TYPE_CHECKING:  # the plan of a study reads the schedule without waiting for 
     from mar.runtime.noise import Noise
 
 
-def draw_order(kind: str, rows: int, length: int, noise: Noise) -> Tensor:
-    """Orders of a batch: one random permutation per image, or (raster, scales, joint) positions as they are stored.
+def draw_order(order: Order | str, rows: int, length: int, noise: Noise) -> Tensor:
+    """Orders of a batch, by the kind of the order or by its name.
 
     Returns:
         (B, L) int64.
+
+    Raises:
+        ValueError: an order of the user's is no permutation of the positions of each image.
     """
+    kept = Order.model_validate(order)
+    kind = opened(kept)
+    drawn: Tensor = implementation(kind)(kind, rows, length, noise)
+    if kind is not kept:
+        _check_permutations(drawn, kind.kind, rows, length)
+    return drawn
+
+
+def as_stored(order: Order, rows: int, length: int, noise: Noise) -> Tensor:
+    """Positions as they are stored: raster order, scale by scale, or all at once."""
     import torch
 
-    if kind != "random":
-        return torch.arange(length, device=noise.device).expand(rows, length)
+    return torch.arange(length, device=noise.device).expand(rows, length)
+
+
+def permuted(order: Order, rows: int, length: int, noise: Noise) -> Tensor:
+    """One random permutation per image."""
     return noise.permutations(rows, length)
+
+
+def _check_permutations(drawn: Tensor, kind: str, rows: int, length: int) -> None:
+    import torch
+
+    if drawn.shape != (rows, length) or drawn.dtype != torch.int64:
+        raise ValueError(f"order {kind}: gave {drawn.dtype} {tuple(drawn.shape)}; accepted: int64 {(rows, length)}")
+    if (
+        drawn.device.type != "meta"
+        and not (drawn.sort(dim=1).values == torch.arange(length, device=drawn.device)).all()
+    ):
+        raise ValueError(f"order {kind}: a position comes twice or never; accepted: each of {length} positions once")
 
 
 def mask_ratio(u: float, low: float = 0.7, law: str = "normal") -> float:
@@ -121,15 +152,19 @@ def by_confidence(log_p: Tensor, noise_scale: float, remaining: float, noise: No
     return confidence.argsort(dim=1, descending=True, stable=True)
 
 
-def guidance_at(scale: float, kind: str, stop: int, length: int) -> float:
+def guidance_at(scale: float, kind: Literal["linear", "constant"], stop: int, length: int) -> float:
     """Guidance scale of the step after which `stop` of `length` tokens are known.
 
     Constant: `scale`. Linear: 1 + (scale - 1) (L - m)/L, where m tokens are masked after the step. The published code
     has m at least 1, also after the last step, so the full scale is never quite reached.
     """
-    if kind == "constant":
-        return scale
-    return 1 + (scale - 1) * min(stop, length - 1) / length
+    match kind:
+        case "constant":
+            return scale
+        case "linear":
+            return 1 + (scale - 1) * min(stop, length - 1) / length
+        case _:
+            assert_never(kind)
 
 
 def guidance_at_scale(scale: float, kind: str, k: int, scales: int) -> float:

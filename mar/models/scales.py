@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mar.models.blocks import NORM_EPS, KVCache, full_precision, run_block
 from mar.models.multiscale import MultiScaleQuantizer
-from mar.study.parts import Backbone
+from mar.study.parts import ScalesBackbone
 
 MAX_LOG_SCALE = math.log(100)  # limit of the learned logarithm of the attention scale
 PLAIN_SCALE = 0.25  # of attention without the norm of queries and keys, over sqrt(size of a head), as published
@@ -100,7 +100,7 @@ class AdaLNBlock(nn.Module):
     They come from a linear layer of the block, or with `shared_aln` from one layer for all blocks plus an offset.
     """
 
-    def __init__(self, config: Backbone, drop: float) -> None:
+    def __init__(self, config: ScalesBackbone, drop: float) -> None:
         super().__init__()
         width, shared_aln = config.width, config.shared_aln
         self.width, self.drop = width, drop
@@ -138,7 +138,7 @@ class AdaLNBlock(nn.Module):
 class PlainBlock(nn.Module):
     """Transformer block without AdaLN, as GPT-2's: norms with weights of their own, and no gates."""
 
-    def __init__(self, config: Backbone, drop: float) -> None:
+    def __init__(self, config: ScalesBackbone, drop: float) -> None:
         super().__init__()
         self.drop = drop
         self.norm1, self.norm2 = (nn.LayerNorm(config.width, eps=NORM_EPS) for _ in range(2))
@@ -200,8 +200,10 @@ class Scales(nn.Module):
     """Predicts the conditions z of all tokens of one scale from the scales before it."""
 
     checkpointing = False  # True: activations inside blocks are computed again in the backward pass
+    bidirectional = False
+    undecayed: tuple[str, ...] = ("pos_start", "pos_1LC", "lvl_embed.")
 
-    def __init__(self, config: Backbone, z_proj: nn.Module, scales: tuple[int, ...], classes: int) -> None:
+    def __init__(self, config: ScalesBackbone, z_proj: nn.Module, scales: tuple[int, ...], classes: int) -> None:
         """`z_proj` turns ids (B, n) of the first scales into the inputs (B, m, W) of those after the first."""
         super().__init__()
         width, self.heads, self.classes = config.width, config.heads, classes
@@ -247,6 +249,10 @@ class Scales(nn.Module):
             for block in self.blocks:
                 assert isinstance(block, AdaLNBlock | PlainBlock)
                 block.shrink(len(self.blocks), gates)
+
+    def layers(self) -> list[nn.Module]:
+        """The transformer blocks, in the order in which they compute."""
+        return list(self.blocks)
 
     def condition(self, labels: Tensor) -> Tensor:
         """Class embedding (B, W); label -1 stands for the null condition."""
@@ -294,6 +300,10 @@ class Scales(nn.Module):
         """An empty cache for a batch of images."""
         size = self.pos_1LC.shape[2] // self.heads
         return KVCache(len(self.blocks), batch, self.heads, self.tokens, size, self.pos_1LC)
+
+    def null_start(self, tokens: Tensor, order: Tensor, stop: int) -> Tensor:
+        """Not of this backbone: the null condition runs beside the conditional one."""
+        raise NotImplementedError
 
     def predict(
         self, tokens: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, cache: KVCache | None = None

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from mar.paper.numbers import paper_rows
+from mar.study.kinds import Section
 from mar.study.mistakes import describe
-from mar.study.parts import Name, Section
+from mar.study.parts import Name
 from mar.study.reading import MISTAKES, read
 
 Metric = Literal["fid", "inception_score", "precision", "recall", "agreement"]

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from mar.paper.numbers import paper_lines
+from mar.study.parts import DiffusionHead
 from mar.study.study import Study
 
 WHY = {  # reasons for departures from the published recipe
@@ -32,7 +33,7 @@ WHY = {  # reasons for departures from the published recipe
 def deviations(study: Study) -> list[dict[str, str]]:
     """Departures of MAR and AR variants from config/paper/mar_recipe.csv: where, key, ours, published, source, why."""
     departures = []
-    if study.data.expect != "imagenet":
+    if study.data.totals != "imagenet":
         departures.append(_departure("data", "data set", study.data.title, "ImageNet", "MAR paper", ""))
     if (extractor := study.metrics.extractors[0]) != "inception":
         ours = "the study's own classifier" if extractor == "classifier" else extractor
@@ -79,14 +80,14 @@ def _used(study: Study) -> dict[str, Mapping[str, BaseModel]]:
     run = [
         v
         for name, v in study.variants.items()
-        if v.seeds and name not in var and study.backbones[v.backbone].kind not in ("dit", "scales")
+        if v.seeds and name not in var and not study.backbones[v.backbone].published
     ]
     trained = [v for v in run if not v.pretrained]
     return {
         "data": {"": study.data},
         "tokenizers": {v.tokenizer: study.tokenizers[v.tokenizer] for v in run},
         "backbones": {v.backbone: study.backbones[v.backbone] for v in run},
-        "heads": {v.head: study.heads[v.head] for v in run if study.heads[v.head].kind == "diffusion"},
+        "heads": {v.head: study.heads[v.head] for v in run if isinstance(study.heads[v.head], DiffusionHead)},
         "recipes": {v.recipe: study.recipes[v.recipe] for v in trained},
         "sampling": {s: study.sampling[s] for v in run for s in v.sampling},
         "metrics": {"": study.metrics},
@@ -103,7 +104,7 @@ def _tabled(study: Study) -> list[str]:
 
 def _plain(part: BaseModel, key: str) -> str | None:
     """The value of a key as the published recipe writes it; None where it does not apply, or is off as published."""
-    value = getattr(part, key)
+    value = getattr(part, key, None)
     if value is None:
         return None
     return (

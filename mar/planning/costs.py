@@ -32,14 +32,13 @@ from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import mask_ratio, num_masked
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
-from mar.study.parts import Backbone, Head, Recipe, Sampling, Tokenizer
+from mar.study.parts import Backbone, CategoricalHead, Head, MseHead, Recipe, Sampling, Tokenizer
 from mar.study.records import JudgeCosts, PlanRecord, TokenizerCosts, VariantCosts
 from mar.study.sections import Classifier as ClassifierConfig
 from mar.study.study import Study
 from mar.tokenizers import autoencoder
 from mar.tokenizers.discriminator import adaptive_weight, discriminator, hinge
 from mar.tokenizers.perceptual import OwnNetworks
-from mar.tokenizers.train import last_layer
 
 Calls = tuple[tuple[int, int], ...]  # numbers of rows, and how often each
 META = torch.device("meta")
@@ -71,7 +70,7 @@ class Tokens(NamedTuple):
     def of(cls, study: Study, tokenizer: str, classes: int) -> Tokens:
         """The tokens of a tokenizer of the study."""
         config, count = study.tokenizers[tokenizer], study.tokens(tokenizer)
-        scales = config.scales or ()
+        scales = config.sides
         return cls(
             kind="ids" if config.ids else "latents",
             tokens=count,
@@ -79,7 +78,7 @@ class Tokens(NamedTuple):
             grid=scales[-1] if scales else math.isqrt(count),
             classes=classes,
             group=config.group,
-            codebook_size=(config.codebook_size or 0) if config.ids else 0,
+            codebook_size=config.codes if config.ids else 0,
             scales=scales,
             code_width=config.latent_channels if scales else 0,
         )
@@ -140,7 +139,7 @@ def training(backbone: Backbone, head: Head, tokens: Tokens, recipe: Recipe) -> 
     def at(known: int) -> float:
         return linear(backbone.depth, partial(step, known)) / batch
 
-    if backbone.kind != "masked":
+    if not backbone.masks:
         return at(0)
     quantiles = [(i + 0.5) / QUANTILES for i in range(QUANTILES)]
     ratios = [mask_ratio(u, recipe.mask_ratio_min, recipe.mask_ratio) for u in quantiles]
@@ -153,7 +152,7 @@ def sampling(backbone: Backbone, head: Head, tokens: Tokens, settings: Sampling,
     """Operations of one image's tokens where `batch` are drawn together: in the backbone, and in the head."""
     steps, guidance = settings.diffusion_steps or 1, 1.0 if settings.guidance == 1.0 else GUIDED
     alike = settings.model_copy(update={**IDLE, "guidance": guidance, "diffusion_steps": 1})
-    if backbone.kind == "dit":
+    if backbone.joint:
         return linear(steps, partial(_dit, backbone, head, tokens, alike, batch)) / batch, 0.0
     loop, calls = _loop(backbone, tokens, alike, batch)
 
@@ -161,6 +160,11 @@ def sampling(backbone: Backbone, head: Head, tokens: Tokens, settings: Sampling,
         return linear(steps, partial(_drawn, head, backbone.width, tokens, alike, rows))
 
     return loop / batch, sum(often * linear(rows, drawn) for rows, often in calls) / batch
+
+
+def _plain_head(tokens: Tokens) -> Head:
+    """The smallest head of tokens of this kind, where the backbone alone is counted."""
+    return CategoricalHead(kind="categorical") if tokens.kind == "ids" else MseHead(kind="mse")
 
 
 @cache
@@ -179,7 +183,7 @@ def _dit(backbone: Backbone, head: Head, tokens: Tokens, settings: Sampling, bat
 @cache
 def _loop(backbone: Backbone, tokens: Tokens, settings: Sampling, batch: int) -> tuple[float, Calls]:
     """Operations of a backbone in the real loop of a batch; for how many rows it calls the head, and how often."""
-    head, noise = Head(kind="categorical" if tokens.kind == "ids" else "mse"), Noise("costs", device=META)
+    head, noise = _plain_head(tokens), Noise("costs", device=META)
     inputs = *_labels_and_orders(tokens, batch), tokens.blank(), settings, noise
     rows, known = list[int](), list[int]()
 
@@ -210,7 +214,7 @@ def step(backbone: Backbone, tokens: Tokens, start: int, stop: int, cached: bool
     Those of a masked or causal backbone are, after the first step, quadratic in the tokens that are known and linear in
     those that are predicted.
     """
-    if start == 0 or backbone.kind == "scales":
+    if start == 0 or backbone.by_scale:
         return predict(backbone, tokens, start, stop, cached)
     more = predict(backbone, tokens, 1, 3, cached) - predict(backbone, tokens, 1, 2, cached) if stop > start + 1 else 0
     return round(_one(backbone, tokens, cached)(start)) + (stop - start - 1) * more
@@ -228,7 +232,7 @@ def predict(backbone: Backbone, tokens: Tokens, start: int, stop: int, cached: b
     """Operations of one image's forward pass that predicts the tokens from `start` to `stop` of the order."""
 
     def run(depth: int) -> int:
-        part: Any = model_of(backbone, Head(kind="mse"), tokens, depth).backbone.eval()
+        part: Any = model_of(backbone, _plain_head(tokens), tokens, depth).backbone.eval()
         cache = part.start(1) if cached else None
         if cache is not None:
             cache.length = start
@@ -263,7 +267,9 @@ def tokenizer(config: Tokenizer, image_size: int) -> TokenizerCosts:
     with torch.no_grad():
         tokens = net.encode(images)
         encode = operations(lambda: net.encode(images))
-        if config.kind == "consistency":  # its schedule asks for numbers: the network of its two steps alone
+        if isinstance(
+            net, autoencoder.Consistency
+        ):  # its schedule asks for numbers: the network of its two steps alone
             noisy = torch.empty(1, 3 + config.latent_channels, image_size, image_size, device=META)
             decode = 2 * operations(lambda: net.net.decoder_unet(noisy, torch.empty(1, dtype=torch.long, device=META)))
         else:
@@ -281,18 +287,14 @@ def _tokenizer_training(net: autoencoder.Tokenizer, config: Tokenizer, image_siz
         own = OwnNetworks(1, 10)
 
     def step() -> None:
-        if config.kind == "kl":
-            rebuilt = net.decode(net.encode(images))
-        else:  # the gradient passes by the quantiser
-            quantised, _, _ = net.net.quantize(net.encode_latents(images))
-            rebuilt = net.decode_codes(quantised)
+        rebuilt = net.rebuilt(images)
         loss = (rebuilt - images).abs().mean()
         if config.perceptual_weight:
             network = own if config.perceptual == "own" else lambda a, b: lpips(a) - lpips(b)
             loss = loss + network(rebuilt, images).square().mean()
         if config.adversarial_weight:
             adversarial = critic.requires_grad_(False)(rebuilt).mean()
-            loss = loss + adaptive_weight(loss, adversarial, last_layer(net)) * adversarial
+            loss = loss + adaptive_weight(loss, adversarial, net.last_layer()) * adversarial
         loss.backward()
         if config.adversarial_weight:
             critic.requires_grad_(True)

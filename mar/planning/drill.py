@@ -294,7 +294,7 @@ def run_variant(study: Study, root: Path, name: str, stages: Stages) -> int:
     del trainer
     gc.collect()
     shutil.rmtree(average)
-    causal = study.backbones[study.variants[name].backbone].kind == "causal"
+    causal = study.backbones[study.variants[name].backbone].single
     with stages.stage("sample", f"{study.tokens(study.variants[name].tokenizer)} steps: one a token" if causal else ""):
         sample(study, root, name, 0, "drill")
     return parameters

@@ -87,15 +87,14 @@ def variant_shape(study: Study, name: str) -> str:
     """What decides about the memory and time of a variant, as text: backbone, head, arithmetic, form of its tokens."""
     v = study.variants[name]
     tok, recipe = study.tokenizers[v.tokenizer], study.recipes[v.recipe]
-    kind = "latents" if tok.continuous or tok.kind == "pixels" else "ids" if tok.ids else "moments"
     tokens: dict[str, Any] = {
-        "kind": kind,
-        "codes": tok.codebook_size if tok.ids else None,
+        "kind": tok.stored,
+        "codes": tok.codes if tok.ids else None,
         "dim": tok.token_dim,
         "group": tok.group,
     }
-    if tok.scales:
-        tokens["scales"] = list(tok.scales)
+    if tok.sides:
+        tokens["scales"] = list(tok.sides)
     arithmetic = {"dtype": recipe.dtype, "gradient_checkpointing": recipe.gradient_checkpointing}
     values = {"backbone": study.backbones[v.backbone], "head": study.heads[v.head], "tokens": tokens, **arithmetic}
     return canonical(values | {"count": study.tokens(v.tokenizer), "classes": count_images(study).classes})
@@ -178,13 +177,13 @@ def _setting(study: Study, variant: str) -> dict[str, Any]:
     Causal and scales backbones take all their steps, of one token or one scale: that is what their kv-cache is for.
     """
     v = study.variants[variant]
-    kind, head = study.backbones[v.backbone].kind, study.heads[v.head].kind
+    backbone, head = study.backbones[v.backbone], study.heads[v.head]
     settings = [study.sampling[s].points[-1] for s in v.sampling]  # of a sweep one point
     chosen = max(settings, key=lambda s: (s.guidance != 1.0, s.kv_cache), default=None)
     values = (_plain(chosen) if chosen else {"steps": 1}) | {"compile": False}
-    tokens, scales = study.tokens(v.tokenizer), study.tokenizers[v.tokenizer].scales or ()
-    values["steps"] = {"causal": tokens, "dit": 1, "scales": len(scales)}.get(kind, min(STEPS, tokens))
-    return values | ({"diffusion_steps": STEPS} if head in ("diffusion", "joint") else {})
+    tokens, sides = study.tokens(v.tokenizer), study.tokenizers[v.tokenizer].sides
+    values["steps"] = tokens if backbone.single else 1 if backbone.joint else len(sides) or min(STEPS, tokens)
+    return values | dict.fromkeys(head.needed, STEPS)
 
 
 def gather(study: Study, root: Path) -> str:

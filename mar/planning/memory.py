@@ -29,7 +29,6 @@ from mar.data.latents import unpatchify
 from mar.features.networks import dinov2, inception
 from mar.features.networks.classifier import Classifier
 from mar.models.order import by_scale, schedule
-from mar.models.scales import Scales
 from mar.planning.costs import GUIDED, IDLE, META, VGG, Tokens, model_of, parts
 from mar.runtime.noise import Noise
 from mar.runtime.precision import autocast
@@ -164,7 +163,7 @@ def training(backbone: Backbone, head: Head, tokens: Tokens, recipe: Recipe) -> 
     still collects weights and has gradients of two blocks, the one that computes and the one before or after it, and
     of all that is in no block (`mar/training/sharding.py`).
     """
-    lowest = tokens.tokens - max(1, round(tokens.tokens * recipe.mask_ratio_min)) if backbone.kind == "masked" else 0
+    lowest = tokens.tokens - max(1, round(tokens.tokens * recipe.mask_ratio_min)) if backbone.masks else 0
 
     def make(blocks: int, known: int) -> tuple[nn.Module, Prepare]:
         model = model_of(backbone, head, tokens, blocks).train()
@@ -209,7 +208,7 @@ def drawing(backbone: Backbone, head: Head, tokens: Tokens, settings: Sampling, 
     kept = {key: getattr(settings, key) for key in ("dtype", "head_dtype", "top_k", "top_p")}
     few = min(settings.diffusion_steps, 2) if settings.diffusion_steps else None
     alike = settings.model_copy(update={**IDLE, **kept, "guidance": guidance, "diffusion_steps": few})
-    if backbone.kind == "masked" and not (settings.token_cache or settings.condition_cache):
+    if backbone.masks and not (settings.token_cache or settings.condition_cache):
         # Fewer steps draw more tokens at once, which are a small share: all that have more count as so many.
         alike = alike.model_copy(update={"steps": min(settings.steps, FEW), "late_steps": None})
     return _drawing(backbone, head, tokens, alike, images)
@@ -238,8 +237,8 @@ def _drawing(backbone: Backbone, head: Head, tokens: Tokens, settings: Sampling,
 
 def _run_few_steps(model: Any, tokens: Tokens, settings: Sampling) -> None:
     """Let a model compute the first, the last and the widest step alone; the others give tensors of the right shape."""
-    scales = isinstance(model.backbone, Scales)
-    steps = list(by_scale(model.backbone.sizes) if scales else schedule(tokens.tokens, settings.steps))
+    sizes = model.backbone.sizes
+    steps = list(by_scale(sizes) if sizes else schedule(tokens.tokens, settings.steps))
     if settings.order == "confidence":
         steps = [(start, tokens.tokens) for start, _ in steps]
     widest = max(steps, key=lambda step: step[1] - step[0])
@@ -308,7 +307,7 @@ def decoding(config: Tokenizer, tokens: Tokens, image_size: int, dtype: str, ima
                 if tokens.kind == "ids":
                     return to_uint8(net.decode_ids(drawn).float())
                 latents = unpatchify(drawn, config.group, config.latent_channels)
-                if config.kind == "consistency":  # the network of each of its two steps, beside x_t
+                if isinstance(net, autoencoder.Consistency):  # the network of each of its two steps, beside x_t
                     noisy = torch.empty(number, 3 + config.latent_channels, image_size, image_size, device=META)
                     return net.net.decoder_unet(noisy, torch.empty(1, dtype=torch.long, device=META)).sample
                 return to_uint8(net.decode_latents(latents).float())
@@ -383,10 +382,7 @@ def learning(config: Tokenizer, image_size: int) -> Peak:
         kept, batch = _moments(all_of), torch.empty(number, 3, image_size, image_size, device=META)
 
         def step() -> object:
-            if config.kind == "kl":
-                rebuilt = net.decode(net.encode(batch))
-            else:  # the gradient passes by the quantiser
-                rebuilt = net.decode_codes(net.net.quantize(net.encode_latents(batch))[0])
+            rebuilt = net.rebuilt(batch)
             loss = (rebuilt - batch).abs().mean()
             if config.perceptual_weight:
                 apart = judges(rebuilt, batch) if config.perceptual == "own" else judges(rebuilt) - judges(batch)

@@ -71,7 +71,7 @@ def steps(study: Study, root: Path, found: list[Job], images: Images, counts: Pl
     """
     rates = _rates(study, root, images, counts)
     drawn = {"table": table_names(study)}
-    if study.data.kind != "none":  # such a study has tables alone
+    if not study.data.unread:  # such a study has tables alone
         drawn |= {"figure": figure_names(study), "claims": [""], "report": [""], "track": [""]}
     named = [(job, job.stage, job.name) for job in found]
     named += [(Job(stage, name, 0), stage, name) for stage, names in drawn.items() for name in names]

@@ -25,7 +25,7 @@ from mar.sampling.sweep import most
 from mar.study import layout, lengths
 from mar.study.compatibility import known
 from mar.study.limits import AXES, LEARNED, LOOKED_AT, REAL
-from mar.study.parts import Recipe, Sampling
+from mar.study.parts import Digits, FashionMnist, Recipe, Sampling
 from mar.study.products import learning_setting, speed_settings, used_tokenizers
 from mar.study.real_sets import COMPARED, FLOOR, real_side, scored
 from mar.study.records import DataManifest, GpuCheckRecord, PlanRecord, VariantCosts
@@ -97,25 +97,25 @@ def count_images(study: Study, root: Path | None = None) -> Images:
         found = read(manifest, DataManifest)
         return Images(found.splits["train"].count, found.splits["heldout"].count, classes=len(found.classes))
     aside = study.data.set_aside or 0
-    if study.data.expect == "imagenet":
+    if study.data.totals == "imagenet":
         return Images(imagenet.TOTALS["train"][0] - aside, imagenet.TOTALS["val"][0] + aside, imagenet.CLASSES)
-    if study.data.kind == "none":
-        return Images(0, 0, study.data.num_classes or 0)
-    if study.data.kind == "digits":
+    if study.data.unread:
+        return Images(0, 0, study.data.classes or 0)
+    if isinstance(study.data, Digits):
         heldout = round(DIGITS[0] * study.data.holdout) + aside
         return Images(DIGITS[0] - heldout, heldout, DIGITS[1])
-    if study.data.kind == "fashion-mnist":
+    if isinstance(study.data, FashionMnist):
         train, heldout, classes = FASHION_MNIST
         return Images(train - aside, heldout + aside, classes)
-    if root and study.data.kind == "imagefolder" and (listed := _listed(study)):
+    if root and study.data.decoded and (listed := _listed(study)):
         return listed
-    return Images(0, 0, imagenet.CLASSES, known=False)
+    return Images(0, 0, study.data.classes or imagenet.CLASSES, known=False)
 
 
 def _listed(study: Study) -> Images | None:
     """Images of a user by their names; None where they are not there, or not as `prepare` takes them."""
     try:
-        found = sources.scan(Path(str(study.data.path))).found
+        found = sources.scan(Path(str(study.data.folder))).found
     except ValueError:
         return None
     share = 0.0 if "val" in found else study.data.holdout
@@ -161,9 +161,9 @@ def _judge_jobs(study: Study, images: Images, costs: PlanRecord) -> Iterator[Job
         side = real_side(study, name)
         real = {"train": images.train, "reference": REAL}.get(side, images.heldout // 2)  # ADM's batch has as many
         yield from _features_jobs(study, name, side, real, images, costs)
-        if study.data.kind != "none":
+        if not study.data.unread:
             yield _features_job(study, name, scored(study), floor, images, costs)  # whose statistics nobody asks for
-    if study.data.kind != "none":
+    if not study.data.unread:
         judged = min(study.metrics.samples, floor)
         yield Job("reference", "", judged, flops=_distances(judged, costs.judges[main].features))
     n = study.metrics.samples
@@ -216,7 +216,7 @@ def _tokenizer_jobs(study: Study, name: str, images: Images, costs: PlanRecord) 
     flops = rebuilt * (cost.encode + cost.decode + 2 * judge)  # the images themselves are judged too
     yield Job("rfid", name, rebuilt, count, flops, "tf32")
     views = (images.train + images.heldout) * (2 if study.data.flip else 1)
-    numbers = config.token_dim * (2 if config.kind in ("kl", "consistency") else 1)  # mean and log variance
+    numbers = config.token_dim * (2 if config.stored == "moments" else 1)  # mean and log variance
     stored = views * 4.0 * study.tokens(section) * (1 if config.ids else numbers)
     yield Job("encode", name, views, count, views * cost.encode, "tf32", tokens=stored)
 
@@ -263,7 +263,7 @@ def _learning_job(study: Study, name: str, run: str, images: Images, cost: Varia
     """
     v = study.variants[name]
     recipe = study.recipes[v.recipe]
-    ratios = 4 if study.backbones[v.backbone].kind == "masked" else 1
+    ratios = 4 if study.backbones[v.backbone].masks else 1
     looked = ratios * (min(images.train, LEARNED) + min(images.heldout, LEARNED))
     flops = looked * cost.training / recipe.masks_per_image / 3
     samples = 0

@@ -148,7 +148,7 @@ def _training(study: Study, name: str, counts: PlanRecord, classes: int) -> Trie
         return name, operations, None
     model, tokens = _model(study, name, classes)
     batch, known = _batch(operations, recipe.micro_batch or recipe.batch), 0
-    if study.backbones[study.variants[name].backbone].kind == "masked":
+    if study.backbones[study.variants[name].backbone].masks:
         known = tokens.tokens - num_masked(mask_ratio(0.5, recipe.mask_ratio_min, recipe.mask_ratio), tokens.tokens)
     blank, labels, order = _inputs(study, name, tokens, batch)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)

@@ -24,6 +24,7 @@ from mar.paper.claims import COLUMN
 from mar.planning import kept_costs, plan
 from mar.runtime.files import write_text
 from mar.study import layout
+from mar.study.parts import NoImages
 from mar.study.reading import load, resolve
 from mar.study.sections import TableRow
 from mar.study.study import Study
@@ -82,7 +83,7 @@ def find(cell: str, file: Path | None) -> Cell:
     found = [
         Cell(paper, row, columns, study, entry)
         for study in map(load, files)
-        if file or study.data.expect == "imagenet"
+        if file or study.data.totals == "imagenet"
         for name in study.tables
         if study.tables[name].paper == paper
         for entry in study.tables[name].rows
@@ -101,8 +102,8 @@ def reduced(cell: Cell) -> dict[str, Any]:
     tok = study.tokenizers[variant.tokenizer]
     settings = list(dict.fromkeys(cell.settings.values()))
     images = study.data
-    if variant.pretrained and study.metrics.reference and (tok.ids or tok.scale) and study.data.expect == "imagenet":
-        images = type(images)(kind="none", image_size=images.image_size, num_classes=imagenet.CLASSES)
+    if variant.pretrained and study.metrics.reference and (tok.ids or tok.scale) and study.data.totals == "imagenet":
+        images = NoImages(kind="none", image_size=images.image_size, num_classes=imagenet.CLASSES)
     judged = {"extractors": ("inception",)} if "inception" in study.metrics.extractors else {}
     parts: dict[str, Any] = {
         "data": images,
@@ -157,8 +158,8 @@ def price(study: Study, root: Path) -> str:
         there = there or layout.import_weights(layout.ASSETS, asset.name).exists()
         size = f"{asset.size / 1e9:.2f} GB" if asset.size else asset.note
         lines.append(f"  {asset.name}: {'there already' if there else asset.url}; {size}; licence: {asset.licence}")
-    if study.data.kind == "imagefolder":
-        lines.append(f"  {study.data.path}: images of your own, which this row needs")
+    if study.data.decoded:
+        lines.append(f"  {study.data.folder}: images of your own, which this row needs")
     return "\n".join(lines)
 
 

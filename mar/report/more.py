@@ -55,8 +55,8 @@ def next_study(study: Study) -> Path | None:
         except StudyError:
             continue  # config/ holds other files too
         theirs = _trained(other)
-        same = (study.data.kind, study.data.path, study.data.image_size)
-        if other.study == study.study or (other.data.kind, other.data.path, other.data.image_size) != same:
+        same = (study.data.kind, study.data.folder, study.data.image_size)
+        if other.study == study.study or (other.data.kind, other.data.folder, other.data.image_size) != same:
             continue
         wider = all(theirs.get(row, 0) >= seeds for row, seeds in ours.items()) and theirs != ours
         if (wider and ours) or other.reuse == study.study:

@@ -37,6 +37,8 @@ CAPTIONS = {
     "tradeoff": "FID against measured seconds per image. The paper's Figure 6 is this plot on ImageNet with one A100.",
     "diffusion_steps": "FID and Inception Score against the steps of the reverse process. The paper's Figure 4 is this "
     "plot on ImageNet.",
+    "evaluations": "FID and Inception Score against how often the network of the head is evaluated for a token. Heun's "
+    "method takes two a step, the others one.",
     "temperature": "FID and Inception Score against the temperature of the head. The paper's Figure 5 is this plot on "
     "ImageNet.",
     "sweep": "FID on the grid of guidance scale and temperature that a swept setting is chosen from.",

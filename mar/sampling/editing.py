@@ -31,6 +31,7 @@ from mar.runtime.noise import Noise
 from mar.sampling.generate import Kept
 from mar.sampling.sampler import Sampler
 from mar.study.chosen_settings import resolved
+from mar.study.parts import Random
 from mar.study.study import Study
 
 PROTOCOLS = ("fair", "published")
@@ -70,7 +71,7 @@ def edit(
         ValueError: the image or the mask cannot be read, there is no such class, or the setting does not fit.
     """
     settings = resolved(study, root, variant, setting)
-    if (order := study.variants[variant].order) == "joint":
+    if (order := study.variants[variant].order).joint:
         raise ValueError(f"{variant}: a DiT draws all tokens at once; accepted: a variant with an order of tokens")
     if settings.token_cache or settings.condition_cache:
         raise ValueError(f"sampling.{setting}: token_cache or condition_cache; accepted: a setting without them")
@@ -82,7 +83,7 @@ def edit(
         raise ValueError(f"class {label}; accepted: 0 to {sampler.manifest.classes - 1}, or -1 for none")
     noise = Noise("edit", study.seed, seed, device=sampler.device)
     pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
-    kept = keep(sampler, pixels.to(sampler.device), masked.to(sampler.device), protocol, order == "random")
+    kept = keep(sampler, pixels.to(sampler.device), masked.to(sampler.device), protocol, isinstance(order, Random))
     kept = Kept(kept.tokens.expand(count, *kept.tokens.shape[1:]), kept.mask, kept.first)
     drawn = sampler.draw(settings, torch.full((count,), label), noise, kept).permute(0, 2, 3, 1).cpu().numpy()
     hidden = np.where(masked.numpy()[:, :, None], GREY, picture).astype(np.uint8)

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from mar.models.blocks import KVCache
-from mar.models.masked import Masked
-from mar.models.model import Model
+from mar.models.model import Backbone, Model
 from mar.models.order import by_confidence, by_scale, checkerboard, guidance_at, guidance_at_scale, kept_first, schedule
-from mar.models.scales import Scales
 from mar.runtime.noise import Noise
 from mar.runtime.precision import autocast
 from mar.sampling.token_cache import Reuse
@@ -68,10 +66,10 @@ def generate(
         if kept.first:
             order = kept_first(order, kept.mask)
             # A causal backbone walks through them, so that its cache has them.
-            known = int(kept.mask.sum()) if isinstance(model.backbone, Masked) else 0
+            known = int(kept.mask.sum()) if model.backbone.bidirectional else 0
     if known == length:
         return tokens
-    sizes = model.backbone.sizes if isinstance(model.backbone, Scales) else None
+    sizes = model.backbone.sizes
     count = min(settings.steps, length - known)  # at least a token a step
     late = settings.late_steps if count == settings.steps else None
     steps = by_scale(sizes) if sizes else schedule(length - known, count, late)
@@ -94,8 +92,12 @@ def generate(
         rows = z.flatten(0, 1), z_null.flatten(0, 1) if z_null is not None else None  # (B n, W)
         with precision():
             drawn, log_p = model.head.sample(*rows, settings, scale, noise)
+        if drawn.shape != (len(rows[0]), *blank.shape[1:]):
+            found = f"tokens {tuple(drawn.shape)}; accepted: {(len(rows[0]), *blank.shape[1:])}"
+            raise ValueError(f"{type(model.head).__name__}: sample gave {found}")
         drawn = drawn.view(batch, end - start, *blank.shape[1:]).to(tokens.dtype)
         if settings.confidence_noise is not None:
+            assert log_p is not None  # only heads that say it have this order
             remaining = 1 - (k + 1) / settings.steps  # share of the steps
             surest = by_confidence(log_p.view(batch, -1), settings.confidence_noise, remaining, noise)
             order = torch.cat([order[:, :start], where.gather(1, surest)], 1)
@@ -132,7 +134,7 @@ class Kept:
 
 
 def conditions(
-    backbone: Any,
+    backbone: Backbone,
     tokens: Tensor,
     labels: Tensor,
     order: Tensor,
@@ -144,7 +146,7 @@ def conditions(
     """The conditions z and, with guidance, z_null of the n tokens at `order[:, start:stop]`, (B, n, W) each."""
     if not guided:
         return backbone.predict(tokens, labels, order, start, stop, cache), None
-    if start == 0 and isinstance(backbone, Masked):
+    if start == 0 and backbone.bidirectional:
         return backbone.predict(tokens, labels, order, 0, stop), backbone.null_start(tokens, order, stop)
     twice = torch.cat([tokens, tokens]), torch.cat([labels, torch.full_like(labels, -1)]), torch.cat([order, order])
     z, z_null = backbone.predict(*twice, start, stop, cache).chunk(2)

@@ -80,7 +80,7 @@ def learning(study: Study, root: Path, variant: str, seed: int, operations: floa
         for images in points:
             sampler = Sampler(study, root, variant, seed, images)
             numbers: dict[str, Any] = {name: losses(sampler, split, rows.get(name)) for name, split in splits.items()}
-            if study.variants[variant].order == "scales":
+            if study.variants[variant].order.by_scale:
                 numbers["scales"] = by_scale(sampler, splits["heldout"], rows["heldout"])
             if used and judge:
                 try:
@@ -141,7 +141,7 @@ def judge_of(study: Study, root: Path, real: Features) -> tuple[Extractor, Stati
 def losses(sampler: Sampler, tokens: TokenSet, rows: np.ndarray | None = None) -> dict[str, Metric]:
     """Loss on a split, or on some rows of it, by mask ratio, with intervals over the images."""
     study, variant = sampler.study, sampler.study.variants[sampler.variant]
-    masked = study.backbones[variant.backbone].kind == "masked"
+    masked = study.backbones[variant.backbone].masks
     found = held_out.losses(sampler.model, tokens, variant.order, masked, study.seed, rows)
     return _means(sampler, found, tokens, rows)
 

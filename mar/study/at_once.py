@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from mar.study.parts import Sampling, Tokenizer
+from mar.study.parts import Network, Sampling, Tokenizer
 from mar.study.study import Study
 
 BATCH = 250  # images that are encoded, or rebuilt for rFID, from one batch
@@ -35,8 +35,7 @@ def drawn(study: Study, variant: str, settings: Sampling, count: int) -> int:
     backbone, tokens = study.backbones[study.variants[variant].backbone], study.variants[variant].tokenizer
     most = study.memory.sampling
     if most is None and settings.kv_cache:
-        blocks = backbone.depth * (2 if backbone.kind == "causal" else 1)
-        numbers = 2 * blocks * study.tokens(tokens) * backbone.width * (1 if settings.guidance == 1.0 else 2)
+        numbers = 2 * backbone.blocks * study.tokens(tokens) * backbone.width * (1 if settings.guidance == 1.0 else 2)
         most = max(1, CACHE // (numbers * (4 if settings.dtype == "fp32" else 2)))
     return groups(count, most or count)
 
@@ -58,9 +57,8 @@ def judged(study: Study | None, extractor: str) -> int:
 
 def _most(config: Tokenizer, study: Study) -> int:
     """Images of which the widest layer, at the resolution of the images after the stem, has no more than WIDEST."""
-    # The consistency decoder is a U-Net, which keeps three layers of that size for its way back.
-    channels = {"pixels": 3, "consistency": 3 * 320}.get(config.kind) or config.channels[0]
-    return max(1, WIDEST // (channels * (study.data.image_size // config.stem) ** 2))
+    stem = config.stem if isinstance(config, Network) else 1
+    return max(1, WIDEST // (config.widest * (study.data.image_size // stem) ** 2))
 
 
 def of_samples(study: Study, variant: str, settings: Sampling) -> dict[str, int]:

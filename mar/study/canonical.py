@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from mar.study.kinds import KEY
+
 
 def canonical(value: Any) -> str:
     """Sorted JSON without default values: equal text means the same question."""
@@ -15,7 +17,7 @@ def canonical(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", exclude_defaults=True)
+        return value.model_dump(mode="json", exclude_defaults=True, context=KEY)
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mar.study.parts import Backbone, Head, Sampling
+from mar.study.kinds import imported
+from mar.study.parts import HONOURED, Backbone, Head, Sampling
 
 
 def check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, name: str, tokens: int) -> None:
@@ -21,19 +22,21 @@ def check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, 
     Raises:
         ValueError: the setting does not fit.
     """
-    if sampling.kv_cache and backbone.kind not in ("causal", "scales"):
+    if sampling.kv_cache and not backbone.caches:
         raise ValueError(f"{at}.kv_cache true with a {backbone.kind} backbone: attends both ways; accepted: false")
-    if backbone.kind == "causal" and sampling.steps != tokens:
-        raise ValueError(f"{at}.steps {sampling.steps}: a causal backbone takes one token a step; accepted: {tokens}")
+    if backbone.single and sampling.steps != tokens:
+        raise ValueError(
+            f"{at}.steps {sampling.steps}: a {backbone.kind} backbone takes one token a step; accepted: {tokens}"
+        )
     if sampling.steps > tokens:
         raise ValueError(f"{at}.steps {sampling.steps}: {tokens} tokens; accepted: 1 to {tokens}")
-    if sampling.order == "confidence" and (head.kind, backbone.kind) != ("categorical", "masked"):
+    if sampling.order == "confidence" and not (head.sure and backbone.masks):
         raise ValueError(
             f"{at}.order confidence with a {head.kind} head on a {backbone.kind} backbone: only a categorical head "
             "says how sure it is, and only a masked backbone takes any order; accepted: none"
         )
     for key in ("order", "late_steps", "token_cache", "condition_cache"):
-        if backbone.kind != "masked" and (value := getattr(sampling, key)) is not None:
+        if not backbone.masks and (value := getattr(sampling, key)) is not None:
             raise ValueError(f"{at}.{key} {value} with a {backbone.kind} backbone: belongs to masked; accepted: none")
     if sampling.condition_cache and sampling.guidance == 1.0:
         raise ValueError(
@@ -45,24 +48,23 @@ def check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, 
             f"{at}.late_steps {sampling.late_steps} of steps {sampling.steps}: each half of {tokens} tokens has "
             f"{tokens // 2}; accepted: at most as many steps for each"
         )
-    if sampling.solver != "ancestral" and head.kind != "diffusion":
-        raise ValueError(
-            f"{at}.solver {sampling.solver} with a {head.kind} head: belongs to diffusion; accepted: ancestral"
-        )
-    for key, kinds in (
-        ("diffusion_steps", ("diffusion", "joint")),
-        ("clamp", ("diffusion",)),
-        ("top_k", ("categorical",)),
-        ("top_p", ("categorical",)),
-        ("guidance_channels", ("joint",)),
-    ):
-        if head.kind not in kinds and getattr(sampling, key) is not None:
-            raise ValueError(f"{at}.{key} {getattr(sampling, key)} with a {head.kind} head; accepted: none")
-    if head.kind in ("diffusion", "joint") and sampling.diffusion_steps is None:
-        raise ValueError(f"{at}.diffusion_steps is needed by head {name}; published: 100, DiT 250")
-    if head.kind == "mse" and sampling.temperature != 1.0:
-        raise ValueError(f"{at}.temperature {sampling.temperature} with a mse head: it draws nothing; accepted: 1.0")
-    if head.kind == "joint" and sampling.guidance_schedule != "constant" and sampling.guidance != 1.0:
+    try:
+        if isinstance(known_head := imported(head), Head):  # else it was checked when the YAML was read
+            known_head.drawing(sampling)
+    except ValueError as error:
+        raise ValueError(f"{at}.{error}") from None
+    for key, idle in HONOURED.items():
+        if key not in head.honours and (value := getattr(sampling, key)) != idle:
+            kinds: dict[str, Any] = dict(Head.kinds)
+            others = ", ".join(name for name, kind in kinds.items() if key in kind.honours)
+            raise ValueError(
+                f"{at}.{key} {value} with a {head.kind} head: belongs to {others}; accepted: "
+                f"{'none' if idle is None else idle}"
+            )
+    for key in head.needed:
+        if getattr(sampling, key) is None:
+            raise ValueError(f"{at}.{key} is needed by head {name}; published: 100, DiT 250")
+    if head.joint and sampling.guidance_schedule != "constant" and sampling.guidance != 1.0:
         raise ValueError(f"{at}.guidance_schedule {sampling.guidance_schedule} with DiT: one step; accepted: constant")
 
 

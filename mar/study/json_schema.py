@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from mar.study.kinds import Kind
+from mar.study.parts import Backbone, Data, Head, Order, Tokenizer
 from mar.study.shorthand import STEPS, VARYING
 from mar.study.study import FACTORS, Study
 
@@ -16,6 +18,8 @@ def json_schema() -> str:
     key of the base away. Completeness, names and combinations are checked when the whole study is read.
     """
     schema = Study.model_json_schema()
+    for family in (Data, Tokenizer, Order, Backbone, Head):
+        _write_kinds(schema["$defs"], family)
     curve, keys = schema["$defs"]["Curve"], [key for key in schema["$defs"]["Sampling"]["properties"] if key != "sweep"]
     steps = schema["$defs"]["Sampling"]["properties"]["steps"]
     number = {key: steps.pop(key) for key in ("type", "exclusiveMinimum")}
@@ -34,7 +38,9 @@ def json_schema() -> str:
     curve["required"] = ["label", "variant"]
     curve["oneOf"] = [{"required": ["sampling"]}, {"required": list(VARYING)}]
     for name, section in {"Study": schema, **schema["$defs"]}.items():
-        if name not in ("TableRow", "Curve"):  # items of lists, which are replaced and never merged
+        if (
+            name not in ("TableRow", "Curve") and "properties" in section
+        ):  # items of lists, which are replaced and never merged
             section.pop("required", None)
             section["properties"] = {key: _or_null(rule) for key, rule in section["properties"].items()}
     variant = {key: rule for key, rule in schema["$defs"]["Variant"]["properties"].items() if key not in FACTORS}
@@ -65,6 +71,35 @@ def json_schema() -> str:
     }
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Study file"}
     return json.dumps({**head, **{k: v for k, v in schema.items() if k != "title"}}, indent=1) + "\n"
+
+
+def _write_kinds(definitions: dict[str, Any], family: type[Kind]) -> None:
+    """Write a family of parts: the keys are those of the kind that is said, any of an own kind.
+
+    A file that extends another may leave `kind` out: then those of some kind.
+    """
+    names, refs = list(family.kinds), list[dict[str, Any]]()
+    for kind in family.kinds.values():
+        one = kind.model_json_schema()
+        definitions |= one.pop("$defs", {})
+        definitions[kind.__name__] = one
+        refs.append({"$ref": f"#/$defs/{kind.__name__}"})
+    said: dict[str, Any] = {"anyOf": [{"enum": names}, {"type": "string", "pattern": ":"}]}
+    described = {"description": family.model_fields["kind"].description}
+    part: dict[str, Any] = {
+        "type": "object",
+        "properties": {"kind": said | described},
+        "allOf": [
+            *(
+                {"if": {"properties": {"kind": {"const": name}}, "required": ["kind"]}, "then": ref}
+                for name, ref in zip(names, refs, strict=True)
+            ),
+            {"if": {"not": {"required": ["kind"]}}, "then": {"anyOf": refs}},
+        ],
+    }
+    if family is Order:
+        part = {"anyOf": [*said["anyOf"], part]}
+    definitions[family.__name__] = {"description": (family.__doc__ or "").partition("\n")[0], **part}
 
 
 def _or_list(rule: str) -> dict[str, Any]:

@@ -11,24 +11,7 @@ from collections import Counter
 from mar.study.parts import Sampling
 from mar.study.study import Study
 
-MODELS = {  # by the kind of the backbone and the order; the backbone alone where the order is no choice
-    ("causal", "raster"): "AR",
-    ("causal", "random"): "causal MAR",
-    ("masked", "random"): "MAR",
-    ("masked", "raster"): "MAR in raster order",
-    ("scales", "scales"): "VAR",
-    ("dit", "joint"): "DiT",
-}
-HEADS = {
-    "categorical": "cross-entropy",
-    "diffusion": "Diffusion Loss",
-    "mse": "L2 loss",
-    "mixture": "normal mixture",
-}
 OTHERS = ("top_k", "top_p", "late_steps", "token_cache", "condition_cache")  # settings that few studies have
-
-PLAIN = ("VAR", "DiT")  # models whose published head goes without saying
-PUBLISHED_HEADS = ("categorical", "joint")
 
 
 def label(study: Study, variant: str) -> str:
@@ -58,13 +41,15 @@ def given(study: Study, name: str) -> str:
 def model(study: Study, variant: str) -> str:
     """The model of a variant without its head, as `AR`, `MAR`, `DiT`."""
     v = study.variants[variant]
-    kind = study.backbones[v.backbone].kind
-    return MODELS.get((kind, v.order), f"{kind}, {v.order} order")
+    backbone = study.backbones[v.backbone]
+    plain = f"{backbone.label or backbone.kind} in {v.order.label or v.order.kind} order"
+    return backbone.labels.get(v.order.kind, plain)
 
 
 def _label(study: Study, variant: str) -> str:
-    name, kind = model(study, variant), study.heads[study.variants[variant].head].kind
-    return name if name in PLAIN and kind in PUBLISHED_HEADS else f"{name}, {HEADS.get(kind, kind)}"
+    v = study.variants[variant]
+    name, head = model(study, variant), study.heads[v.head]
+    return name if study.backbones[v.backbone].published and head.published else f"{name}, {head.label or head.kind}"
 
 
 def _setting(s: Sampling) -> str:
@@ -77,6 +62,7 @@ def _setting(s: Sampling) -> str:
         ["swept"] if s.sweep else [f"{key} {x:g}" for key in ("guidance", "temperature") if (x := getattr(s, key)) != 1]
     )
     parts += [f"{key.replace('_', ' ')} {value}" for key in OTHERS if (value := getattr(s, key)) is not None]
+    parts += [f"{key.replace('_', ' ')} {value}" for key, value in s.head.values.items()]
     parts += [s.dtype] if s.dtype != "fp32" else []
     parts += [f"sampling seed {s.seed}"] if s.seed else []
     return ", ".join(parts)

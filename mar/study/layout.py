@@ -36,6 +36,7 @@ DIGITS = "digits.npz"  # the images of scikit-learn's digits
 LISTING = "listing.txt"  # checksum of the names and sizes of images when they were prepared; state of their archives
 UNPACKED = "unpacked.bin"  # images of compressed tars and Parquet files, one behind the other
 PREVIEW = "preview.png"  # some images of each class as they were prepared
+ARRAYS = "images.npz"  # the images of a data source of the user's
 IDX = "idx.npz"  # the images of idx files
 QUANTIZER = "quantizer.safetensors"  # codebook of a multi-scale tokenizer, beside the ids that it made
 
@@ -316,6 +317,11 @@ def downloads(assets: Path) -> Path:
 def twin(study: Study, root: Path, folder: Path) -> Path | None:
     """The folder of the study to `reuse` that corresponds to `folder` of this study; None where none is reused."""
     return root.parent / study.reuse / folder.relative_to(root) if study.reuse else None
+
+
+def code(root: Path) -> Path:
+    """Folder of the code of own kinds, by digest."""
+    return root / "code"
 
 
 def shipped(*names: str) -> Path:

@@ -1,30 +1,32 @@
-"""The factors of the paper as pydantic models: data, tokenizer, backbone, head, recipe, sampling.
+"""The factors of the paper as pydantic models: data, tokenizer, order, backbone, head, recipe, sampling.
 
 Each is one section of a study file and checks its own values; whether the parts of a variant fit together is checked
-in `mar/study/study.py`.
+in `mar/study/study.py`. Of data, tokenizers, orders, backbones and heads there are kinds (`mar/study/kinds.py`): what
+the rest of the package wants to know of one, it asks its class here, which names its implementation as text. A kind of
+the user's derives from the family and answers the same questions.
 """
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, assert_never
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
 from mar.runtime.text import printable
-from mar.study.mistakes import MISSING, Mistake, MistakesError, of_validation
+from mar.study.kinds import Kind, Section
+from mar.study.mistakes import of_validation
 
 Text = Annotated[str, AfterValidator(printable)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=100)]  # names files and folders
@@ -39,71 +41,32 @@ Epochs = Annotated[float, Field(gt=0.0, le=1e9)]
 Temperature = Annotated[float, Field(ge=1e-3, le=1e3)]
 Rate = Annotated[float, Field(gt=0.0, le=100.0)]  # learning rates
 POINTS = 10_000  # of the grid of one sweep, at most
+Codes = Annotated[int, Field(gt=0, le=10**7)]
+Folder = Annotated[str, AfterValidator(os.path.expanduser)]
 IMAGES = "images seen in training"
 EPOCHS = "passes over the train split; beside images: the shorter of both counts"
 
 
-class Section(BaseModel):
-    """A part of a study. Unknown keys are refused, and values never change after reading."""
+class Data(Kind):
+    """The images of the study and how they become square RGB arrays.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    Attributes:
+        folder: the user's files, where there are any.
+        classes: number of classes where the study knows it; None for folders and files of the user.
+        title: name of the images for texts.
+        unread: whether there are no images at all.
+        decoded: whether image files are decoded when they are read, which processes do ahead.
+        totals: what `expect` says.
+    """
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _refuse_unknown_keys(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        """Refuse unknown keys, together with the mistakes of the others."""
-        mistakes, said = list[Mistake](), dict[str, Any]()
-        for key, value in values.items() if isinstance(values, dict) else ():
-            if key not in cls.model_fields:
-                near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
-                hint = f" (did you mean {near[0]!r}?)" if near else ""
-                text = f"unknown key {key!r}{hint}; accepted: {', '.join(sorted(cls.model_fields))}"
-                mistakes.append(Mistake((), text, (key,)))
-                said |= dict.fromkeys(near)
-            elif isinstance(value, bool) and cls.model_fields[key].annotation is not bool:
-                # Python counts True as 1, and so would pydantic.
-                text = f"found {str(value).lower()}; accepted: anything but true and false"
-                mistakes.append(Mistake((key,), text, (key,)))
-                said[key] = None
-        if not mistakes:
-            return validate(values)
-        wrong = {mistake.place[0] for mistake in mistakes}
-        try:
-            validate({key: value for key, value in values.items() if key not in wrong})
-        except ValidationError as error:
-            mistakes += [m for m in of_validation(error, values) if m.text != MISSING or m.place[0] not in said]
-        raise MistakesError(mistakes)
+    part: ClassVar[str] = "data"
+    tells: ClassVar[tuple[str, ...]] = ("label", "classes")
+    unread: ClassVar[bool] = False
+    decoded: ClassVar[bool] = False
 
-    def _belongs(self, key: str, kinds: str, needed: bool = True) -> None:
-        """Refuse `key` where `kind` is none of `kinds` (separated by spaces), or its absence where it is one."""
-        kind, present = self.kind, getattr(self, key) is not None  # type: ignore[attr-defined]
-        if kind in kinds.split() and needed and not present:
-            raise ValueError(f"{key} belongs to kind {kinds.replace(' ', ', ')} and is needed there: kind {kind}")
-        if kind not in kinds.split() and present:
-            raise ValueError(f"{key} belongs to kind {kinds.replace(' ', ', ')}: kind {kind}")
-
-    def _has_length(self) -> None:
-        """Refuse a training without a length."""
-        if not (self.images or self.epochs):  # type: ignore[attr-defined]
-            raise ValueError("images: is missing; accepted: images, epochs, or both, of which the shorter counts")
-
-
-class Data(Section):
-    """The images of the study and how they become square RGB arrays."""
-
-    kind: Literal["digits", "fashion-mnist", "idx", "imagefolder", "none"] = Field(
-        description="digits: shipped with scikit-learn; fashion-mnist: 70,000 photographs, from Debian's package or "
-        "fetched; idx: MNIST's format, yours; imagefolder: yours; none: no images, published weights are sampled alone"
-    )
-    path: Annotated[str, AfterValidator(os.path.expanduser)] | None = Field(
-        None,
-        description="imagefolder: root of <class>/<image>, or of train/ and val/ with those; idx and fashion-mnist: "
-        "folder of train-images-idx3-ubyte[.gz] and its labels",
-    )
     image_size: Size = Field(
         description="side in pixels after the ADM centre crop (digits: after resizing; idx: padded, not resized)"
     )
-    num_classes: Images | None = Field(None, description="none: classes of the published weights")
     flip: bool = Field(False, description="encode mirror images too and pick one of both in training")
     holdout: float = Field(
         0.2, gt=0.0, lt=1.0, description="share of each class held out where the data have no val/ or test set"
@@ -111,64 +74,139 @@ class Data(Section):
     set_aside: Images | None = Field(
         None, description="images of the train split, equally of each class, that are held out too"
     )
-    expect: Literal["imagenet"] | None = Field(
-        None, description="imagefolder: totals to check, ImageNet-1k's 1,000 classes, 1,281,167 and 50,000 images"
-    )
 
-    @model_validator(mode="after")
-    def _check(self) -> Data:
-        needed, accepted = self.kind in ("imagefolder", "idx"), self.kind not in ("digits", "none")
-        if (needed and self.path is None) or (self.path is not None and not accepted):
-            raise ValueError(
-                "path belongs to kind imagefolder and idx and is needed there, and accepted by fashion-mnist: kind "
-                f"{self.kind}, path {self.path}"
-            )
-        if self.kind == "digits" and self.flip:
-            raise ValueError("flip: true with kind digits: a mirrored 2 is no 2; accepted: false")
-        self._belongs("expect", "imagefolder", needed=False)
-        self._belongs("num_classes", "none")
+    def _with_path(self) -> Self:
+        if self.folder is None:
+            raise ValueError(f"path belongs to kind {self.kind} and is needed there; found path None")
         return self
 
     @property
+    def folder(self) -> str | None:
+        """The user's files, where there are any."""
+        return getattr(self, "path", None)
+
+    @property
     def classes(self) -> int | None:
-        """Number of classes where the study knows it; None for folders and files of the user."""
-        return 10 if self.kind in ("digits", "fashion-mnist") else self.num_classes
+        """Number of classes, where the study knows it."""
+        return None
 
     @property
     def title(self) -> str:
         """Name of the images for texts."""
-        known = {"digits": "scikit-learn's handwritten digits", "fashion-mnist": "Fashion-MNIST", "none": "no images"}
-        return known.get(self.kind, f"the images of {self.path}")
+        return self.label or f"the images of {self.folder}"
+
+    @property
+    def totals(self) -> str | None:
+        """What `expect` says."""
+        return getattr(self, "expect", None)
 
 
-class Tokenizer(Section):
-    """What turns images into tokens and back: an autoencoder, trained or imported, or none for pixels (Table 2)."""
+class Digits(Data):
+    """The handwritten digits that ship with scikit-learn."""
 
-    kind: Literal["kl", "vq", "msvq", "consistency", "pixels"] = Field(
-        description="msvq: ids of several scales, of which each adds to those before (VAR); "
-        "consistency: Stable Diffusion's KL-8 encoder with the consistency decoder; pixels: patches"
+    implementation: ClassVar[str] = "mar.data.prepare:of_digits"
+    label: ClassVar[str] = "scikit-learn's handwritten digits"
+
+    kind: Literal["digits"]
+
+    @model_validator(mode="after")
+    def _check(self) -> Digits:
+        if self.flip:
+            raise ValueError("flip: true with kind digits: a mirrored 2 is no 2; accepted: false")
+        return self
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, where the study knows it."""
+        return 10
+
+
+class FashionMnist(Data):
+    """70,000 photographs, from Debian's package or fetched."""
+
+    implementation: ClassVar[str] = "mar.data.prepare:of_fashion_mnist"
+    label: ClassVar[str] = "Fashion-MNIST"
+
+    kind: Literal["fashion-mnist"]
+    path: Folder | None = Field(None, description="folder of train-images-idx3-ubyte[.gz] and its labels")
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, where the study knows it."""
+        return 10
+
+
+class Idx(Data):
+    """Your files in MNIST's format."""
+
+    implementation: ClassVar[str] = "mar.data.prepare:of_idx"
+
+    kind: Literal["idx"]
+    path: Folder | None = Field(None, description="folder of train-images-idx3-ubyte[.gz] and its labels")
+
+    @model_validator(mode="after")
+    def _check(self) -> Idx:
+        return self._with_path()
+
+
+class ImageFolder(Data):
+    """Your image files."""
+
+    implementation: ClassVar[str] = "mar.data.prepare:of_files"
+    decoded: ClassVar[bool] = True
+
+    kind: Literal["imagefolder"]
+    path: Folder | None = Field(None, description="root of <class>/<image>, or of train/ and val/ with those")
+    expect: Literal["imagenet"] | None = Field(
+        None, description="totals to check, ImageNet-1k's 1,000 classes, 1,281,167 and 50,000 images"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> ImageFolder:
+        return self._with_path()
+
+
+class NoImages(Data):
+    """No images: published weights are sampled alone."""
+
+    implementation: ClassVar[str] = "mar.data.prepare:of_nothing"
+    label: ClassVar[str] = "no images"
+    unread: ClassVar[bool] = True
+
+    kind: Literal["none"]
+    num_classes: Images = Field(description="classes of the published weights")
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, where the study knows it."""
+        return self.num_classes
+
+
+class Tokenizer(Kind):
+    """What turns images into tokens and back: an autoencoder, trained or imported, or none for pixels (Table 2).
+
+    Attributes:
+        label: what tables call it before its stride.
+        stored: what is stored of an image: ids, latents, or moments of a posterior from which latents are drawn.
+        ids: whether its tokens are ids of a codebook, for cross-entropy; otherwise they are vectors.
+        codes: number of ids; 0 for vectors.
+        sides: sides of the scales of a multi-scale tokenizer, else empty.
+        token_dim: length D of the vector of one continuous token.
+        trained: whether this project trains it.
+        unscaled: whether its latents are numbers near one as they are, so that their deviation is not measured.
+        widest: numbers of its widest layer, of one image by position after the stem.
+    """
+
+    part: ClassVar[str] = "tokenizer"
+    tells: ClassVar[tuple[str, ...]] = ("label", "stored", "codes", "trained")
+    unscaled: ClassVar[bool] = False
+
     stride: Size = Field(description="pixels per latent position and axis, a power of two; pixels: 1")
-    stem: Size = Field(1, description="stem x stem pixels become channels in front of the first level")
-    channels: tuple[Size, ...] = Field((), description="width of each resolution level: log2(stride / stem) + 1")
-    layers: Depth = Field(1, description="residual blocks per level")
-    attention: Literal["middle", "encoder", "both"] = Field(
-        "middle", description="self-attention: in the middle blocks; also at the encoder's last level (MAR's KL-16); "
-        "or at that of the decoder too (LDM's KL-16 and VQ-16)"
-    )  # fmt: skip
-    latent_channels: Size = Field(description="kl: numbers per latent position; vq, msvq: width of a code; pixels: 3")
+    latent_channels: Size = Field(1, description="numbers per latent position, where tokens are no ids")
     group: Size = Field(1, description="group x group latent positions make one token (2: Table 2's KL-8)")
-    codebook_size: Annotated[int, Field(gt=0, le=10**7)] | None = Field(
-        None, description="vq and msvq: number of codes"
-    )
-    scales: tuple[Size, ...] | None = Field(
-        None, min_length=2, description="msvq only: sides of the scales, ascending to that of the latents"
-    )
-    continuous: bool = Field(False, description="vq only: tokens are the latents before the quantiser, not ids")
     scale: PositiveFloat | None = Field(None, description="factor on latents; default: 1/std over the train split")
     pretrained: bool = Field(False, description="weights are imported (`mar import`), not trained")
     weights: Name | None = Field(None, description="pretrained: name of the import; default: the tokenizer's")
-    kl_weight: PositiveFloat | None = Field(None, description="kl only: weight of the KL term (LDM: 1e-6)")
     perceptual_weight: float = Field(0.0, ge=0.0, description="weight of the perceptual term (LDM: 1); 0 leaves it out")
     perceptual: Literal["lpips", "own"] = Field(
         "lpips",
@@ -187,43 +225,16 @@ class Tokenizer(Section):
     )
 
     @model_validator(mode="after")
-    def _check(self) -> Tokenizer:
+    def _check_training(self) -> Tokenizer:
         if self.stride & (self.stride - 1):
             raise ValueError(f"stride {self.stride}: a power of two is accepted")
-        if self.stem & (self.stem - 1) or self.stem > self.stride:
-            raise ValueError(f"stem {self.stem}: a power of two up to the stride, {self.stride}, is accepted")
-        if self.stem > 1 and not self.trained:
-            raise ValueError(f"stem {self.stem}: belongs to tokenizers that are trained here; accepted: 1")
-        levels = 0 if self.kind in ("pixels", "consistency") else (self.stride // self.stem).bit_length()
-        if len(self.channels) != levels:
-            stem = f", stem {self.stem}" if self.stem > 1 else ""
-            raise ValueError(
-                f"channels {list(self.channels)}: kind {self.kind} with stride {self.stride}{stem} has {levels} levels"
-            )
         own = self.perceptual == "own"
         if own and not (self.trained and self.perceptual_weight):
             raise ValueError("perceptual own: belongs to a tokenizer that is trained, with a perceptual_weight above 0")
         if own != (self.perceptual_images is not None):
             raise ValueError(f"perceptual_images belongs to perceptual own and is needed there: {self.perceptual}")
-        self._belongs("codebook_size", "vq msvq")
-        self._belongs("scales", "msvq")
-        if self.scales and list(self.scales) != sorted(set(self.scales)):
-            raise ValueError(f"scales {list(self.scales)}: accepted: ascending, each once")
-        self._belongs("kl_weight", "kl", needed=self.trained)
-        if self.kind == "pixels" and (self.stride, self.latent_channels) != (1, 3):
-            raise ValueError(f"stride {self.stride}, latent_channels {self.latent_channels}: pixels have 1 and 3")
-        if self.kind == "consistency" and (self.stride, self.latent_channels) != (8, 4):
-            raise ValueError(
-                f"stride {self.stride}, latent_channels {self.latent_channels}: the consistency decoder has 8 and 4"
-            )
-        if self.kind == "consistency" and not self.pretrained:
-            raise ValueError("pretrained: false with kind consistency: it is not trained here; accepted: true")
-        if self.pretrained and self.kind == "pixels":
-            raise ValueError("pretrained: true with kind pixels: there are no weights; accepted: false")
         if self.weights and not self.pretrained:
             raise ValueError(f"weights {self.weights}: belongs to pretrained: true")
-        if self.continuous and self.kind != "vq":
-            raise ValueError(f"continuous: true with kind {self.kind}: accepted with vq; the others always are")
         if self.ids and self.group != 1:
             raise ValueError(f"group {self.group} with kind {self.kind}: an id cannot be grouped; accepted: 1")
         lengths = {"images or epochs": self.images or self.epochs, "learning_rate": self.learning_rate}
@@ -239,25 +250,304 @@ class Tokenizer(Section):
         return self
 
     @property
-    def trained(self) -> bool:
-        """Whether this project trains it."""
-        return not self.pretrained and self.kind != "pixels"
+    def stored(self) -> str:
+        """What is stored of an image."""
+        return "latents"
 
     @property
     def ids(self) -> bool:
-        """Whether its tokens are ids of a codebook, for cross-entropy; otherwise they are vectors."""
-        return self.kind == "msvq" or (self.kind == "vq" and not self.continuous)
+        """Whether its tokens are ids."""
+        return self.stored == "ids"
+
+    @property
+    def codes(self) -> int:
+        """Number of ids."""
+        return 0
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Sides of the scales."""
+        return ()
 
     @property
     def token_dim(self) -> int:
         """Length D of the vector of one continuous token."""
         return self.latent_channels * self.group**2
 
+    @property
+    def trained(self) -> bool:
+        """Whether this project trains it."""
+        return not self.pretrained
 
-class Backbone(Section):
-    """The transformer that turns the known tokens into a condition z for each token to be generated; or a DiT."""
+    @property
+    def widest(self) -> int:
+        """Numbers of its widest layer, by position after the stem."""
+        return 3
 
-    kind: Literal["causal", "masked", "scales", "dit"]
+
+class Network(Tokenizer):
+    """What the kinds of this project have in common."""
+
+    implementation: ClassVar[str] = "mar.tokenizers.autoencoder:network"
+
+    stem: Size = Field(1, description="stem x stem pixels become channels in front of the first level")
+    channels: tuple[Size, ...] = Field((), description="width of each resolution level: log2(stride / stem) + 1")
+    layers: Depth = Field(1, description="residual blocks per level")
+    attention: Literal["middle", "encoder", "both"] = Field(
+        "middle", description="self-attention: in the middle blocks; also at the encoder's last level (MAR's KL-16); "
+        "or at that of the decoder too (LDM's KL-16 and VQ-16)"
+    )  # fmt: skip
+    latent_channels: Size = Field(description="kl: numbers per latent position; vq, msvq: width of a code; pixels: 3")
+
+    @model_validator(mode="after")
+    def _check_levels(self) -> Network:
+        if self.stem & (self.stem - 1) or self.stem > self.stride:
+            raise ValueError(f"stem {self.stem}: a power of two up to the stride, {self.stride}, is accepted")
+        if self.stem > 1 and not self.trained:
+            raise ValueError(f"stem {self.stem}: belongs to tokenizers that are trained here; accepted: 1")
+        if len(self.channels) != self._levels:
+            stem = f", stem {self.stem}" if self.stem > 1 else ""
+            raise ValueError(
+                f"channels {list(self.channels)}: kind {self.kind} with stride {self.stride}{stem} has {self._levels} "
+                "levels"
+            )
+        return self
+
+    @property
+    def _levels(self) -> int:
+        return (self.stride // self.stem).bit_length()
+
+    @property
+    def widest(self) -> int:
+        """Numbers of its widest layer, by position after the stem."""
+        return self.channels[0]
+
+
+class Kl(Network):
+    """An autoencoder whose latents have a normal posterior."""
+
+    label: ClassVar[str] = "KL"
+
+    kind: Literal["kl"]
+    kl_weight: PositiveFloat | None = Field(None, description="weight of the KL term (LDM: 1e-6)")
+
+    @model_validator(mode="after")
+    def _check(self) -> Kl:
+        if self.trained and self.kl_weight is None:
+            raise ValueError("kl_weight belongs to kind kl and is needed there: kind kl")
+        return self
+
+    @property
+    def stored(self) -> str:
+        """What is stored of an image."""
+        return "moments"
+
+
+class Vq(Network):
+    """An autoencoder with one codebook."""
+
+    label: ClassVar[str] = "VQ"
+
+    kind: Literal["vq"]
+    codebook_size: Codes = Field(description="number of codes")
+    continuous: bool = Field(False, description="tokens are the latents before the quantiser, not ids")
+
+    @property
+    def stored(self) -> str:
+        """What is stored of an image."""
+        return "latents" if self.continuous else "ids"
+
+    @property
+    def codes(self) -> int:
+        """Number of ids."""
+        return self.codebook_size
+
+
+class MsVq(Network):
+    """Ids of several scales, of which each adds to those before (VAR)."""
+
+    label: ClassVar[str] = "MSVQ"
+
+    kind: Literal["msvq"]
+    codebook_size: Codes = Field(description="number of codes")
+    scales: tuple[Size, ...] = Field(min_length=2, description="sides of the scales, ascending to that of the latents")
+
+    @model_validator(mode="after")
+    def _check(self) -> MsVq:
+        if list(self.scales) != sorted(set(self.scales)):
+            raise ValueError(f"scales {list(self.scales)}: accepted: ascending, each once")
+        return self
+
+    @property
+    def stored(self) -> str:
+        """What is stored of an image."""
+        return "ids"
+
+    @property
+    def codes(self) -> int:
+        """Number of ids."""
+        return self.codebook_size
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Sides of the scales."""
+        return self.scales
+
+
+class Consistency(Network):
+    """Stable Diffusion's KL-8 encoder with the consistency decoder."""
+
+    label: ClassVar[str] = "CONSISTENCY"
+
+    kind: Literal["consistency"]
+
+    @model_validator(mode="after")
+    def _check(self) -> Consistency:
+        if (self.stride, self.latent_channels) != (8, 4):
+            raise ValueError(
+                f"stride {self.stride}, latent_channels {self.latent_channels}: the consistency decoder has 8 and 4"
+            )
+        if not self.pretrained:
+            raise ValueError("pretrained: false with kind consistency: it is not trained here; accepted: true")
+        return self
+
+    @property
+    def stored(self) -> str:
+        """What is stored of an image."""
+        return "moments"
+
+    @property
+    def _levels(self) -> int:
+        return 0
+
+    @property
+    def widest(self) -> int:
+        """Numbers of its widest layer, by position after the stem."""
+        return 3 * 320  # a U-Net, which keeps three layers of that size for its way back
+
+
+class Pixels(Network):
+    """Patches of pixels, without a network."""
+
+    label: ClassVar[str] = "PIXELS"
+    unscaled: ClassVar[bool] = True
+
+    kind: Literal["pixels"]
+
+    @model_validator(mode="after")
+    def _check(self) -> Pixels:
+        if (self.stride, self.latent_channels) != (1, 3):
+            raise ValueError(f"stride {self.stride}, latent_channels {self.latent_channels}: pixels have 1 and 3")
+        if self.pretrained:
+            raise ValueError("pretrained: true with kind pixels: there are no weights; accepted: false")
+        return self
+
+    @property
+    def trained(self) -> bool:
+        """Whether this project trains it."""
+        return False
+
+    @property
+    def _levels(self) -> int:
+        return 0
+
+    @property
+    def widest(self) -> int:
+        """Numbers of its widest layer, by position after the stem."""
+        return 3
+
+
+class Order(Kind):
+    """Which token is generated when.
+
+    In a file it is the name of its kind, or for an own kind with options a mapping.
+
+    Attributes:
+        fixed: whether a model that is trained on it knows no other order, which sampling could choose.
+        joint: whether all tokens are drawn at once.
+        by_scale: whether the tokens of a scale are drawn together.
+        label: what a masked backbone and a causal one are called with it, after their own names.
+    """
+
+    part: ClassVar[str] = "order"
+    tells: ClassVar[tuple[str, ...]] = ("label", "fixed")
+    fixed: ClassVar[bool] = True
+    joint: ClassVar[bool] = False
+    by_scale: ClassVar[bool] = False
+
+    @classmethod
+    def _spelled(cls, values: Any) -> Any:
+        return {"kind": values} if isinstance(values, str) else values
+
+    @model_serializer(mode="wrap")
+    def _name(self, write: SerializerFunctionWrapHandler) -> Any:
+        values = write(self)
+        return values["kind"] if list(values) == ["kind"] else values
+
+
+class Raster(Order):
+    """Row by row."""
+
+    implementation: ClassVar[str] = "mar.models.order:as_stored"
+
+    kind: Literal["raster"]
+
+
+class Random(Order):
+    """A random permutation of each image."""
+
+    implementation: ClassVar[str] = "mar.models.order:permuted"
+    fixed: ClassVar[bool] = False
+
+    kind: Literal["random"]
+
+
+class ByScale(Order):
+    """From coarse to fine, VAR only."""
+
+    implementation: ClassVar[str] = "mar.models.order:as_stored"
+    fixed: ClassVar[bool] = False
+    by_scale: ClassVar[bool] = True
+
+    kind: Literal["scales"]
+
+
+class JointOrder(Order):
+    """All tokens at once, DiT only."""
+
+    implementation: ClassVar[str] = "mar.models.order:as_stored"
+    fixed: ClassVar[bool] = False
+    joint: ClassVar[bool] = True
+
+    kind: Literal["joint"]
+
+
+class Backbone(Kind):
+    """The transformer that turns the known tokens into a condition z for each token to be generated; or a DiT.
+
+    Attributes:
+        label: what texts call a model with it; by the kind of its order where that makes a difference.
+        labels: the same by the kind of the order.
+        masks: whether it predicts any tokens from any others, and is trained on masks of a random ratio.
+        caches: whether it can keep keys and values between steps.
+        single: whether it predicts one token a step.
+        by_scale: whether it predicts the tokens of a scale together.
+        joint: whether it is the whole model, which draws all tokens at once.
+        blocks: number of its transformer blocks.
+        modulated: whether its blocks have modulations of their own.
+        published: whether it goes with one published head, which texts leave out.
+    """
+
+    part: ClassVar[str] = "backbone"
+    tells: ClassVar[tuple[str, ...]] = ("label", "masks", "caches", "single")
+    labels: ClassVar[dict[str, str]] = {}
+    masks: ClassVar[bool] = False
+    caches: ClassVar[bool] = False
+    single: ClassVar[bool] = False
+    by_scale: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
+    published: ClassVar[bool] = False
+
     width: Size
     depth: Depth = Field(
         description="masked: blocks of the encoder and again of the decoder; causal: twice this; scales: blocks"
@@ -268,30 +558,77 @@ class Backbone(Section):
     dropout: Decay = Field(
         0.1, description="attention and projection dropout; scales: stochastic depth of the last block; DiT has none"
     )
-    patch: Size | None = Field(None, description="dit only: patch x patch latent positions make one token")
-    gate_init: PositiveFloat | None = Field(
-        None, description="scales only: factor on the first gates of the blocks (VAR: 1e-3 to 5e-6, less for deeper)"
-    )
-    shared_aln: bool = Field(False, description="scales only: one layer makes the modulations of all blocks (VAR-d36)")
-    adaln: bool = Field(
-        True, description="scales only: the class modulates each block; false: it is the first token alone"
-    )
-    attention_norm: bool = Field(
-        True, description="scales only: queries and keys are unit vectors; false: plain attention"
-    )
 
     @model_validator(mode="after")
-    def _check(self) -> Backbone:
+    def _check_heads(self) -> Backbone:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}; accepted: one")
-        self._belongs("patch", "dit")
-        self._belongs("gate_init", "scales", needed=False)
-        if self.kind != "scales":
-            for key, usual in (("shared_aln", False), ("adaln", True), ("attention_norm", True)):
-                if (value := getattr(self, key)) != usual:
-                    said, accepted = str(value).lower(), str(usual).lower()
-                    raise ValueError(f"{key}: {said} with kind {self.kind}: belongs to scales; accepted: {accepted}")
-        elif not self.adaln:
+        return self
+
+    @property
+    def blocks(self) -> int:
+        """Number of its transformer blocks."""
+        return self.depth
+
+    @property
+    def modulated(self) -> bool:
+        """Whether its blocks have modulations of their own."""
+        return False
+
+
+class CausalBackbone(Backbone):
+    """A GPT on the tokens in generation order."""
+
+    implementation: ClassVar[str] = "mar.models.causal:Causal"
+    label: ClassVar[str] = "AR"
+    labels: ClassVar[dict[str, str]] = {"raster": "AR", "random": "causal MAR"}
+    caches: ClassVar[bool] = True
+    single: ClassVar[bool] = True
+
+    kind: Literal["causal"]
+
+    @property
+    def blocks(self) -> int:
+        """Number of its transformer blocks."""
+        return 2 * self.depth
+
+
+class MaskedBackbone(Backbone):
+    """An encoder on known tokens, and a decoder with mask tokens."""
+
+    implementation: ClassVar[str] = "mar.models.masked:Masked"
+    label: ClassVar[str] = "MAR"
+    labels: ClassVar[dict[str, str]] = {"random": "MAR", "raster": "MAR in raster order"}
+    masks: ClassVar[bool] = True
+
+    kind: Literal["masked"]
+
+    @property
+    def blocks(self) -> int:
+        """Number of its transformer blocks."""
+        return 2 * self.depth
+
+
+class ScalesBackbone(Backbone):
+    """VAR: all tokens of one scale at once."""
+
+    implementation: ClassVar[str] = "mar.models.scales:Scales"
+    labels: ClassVar[dict[str, str]] = {"scales": "VAR"}
+    caches: ClassVar[bool] = True
+    by_scale: ClassVar[bool] = True
+    published: ClassVar[bool] = True
+
+    kind: Literal["scales"]
+    gate_init: PositiveFloat | None = Field(
+        None, description="factor on the first gates of the blocks (VAR: 1e-3 to 5e-6, less for deeper)"
+    )
+    shared_aln: bool = Field(False, description="one layer makes the modulations of all blocks (VAR-d36)")
+    adaln: bool = Field(True, description="the class modulates each block; false: it is the first token alone")
+    attention_norm: bool = Field(True, description="queries and keys are unit vectors; false: plain attention")
+
+    @model_validator(mode="after")
+    def _check(self) -> ScalesBackbone:
+        if not self.adaln:
             if self.gate_init is not None or self.shared_aln:
                 said = "shared_aln: true" if self.shared_aln else f"gate_init {self.gate_init:g}"
                 raise ValueError(f"{said} with adaln: false: belongs to AdaLN; accepted: none")
@@ -299,22 +636,224 @@ class Backbone(Section):
             raise ValueError("gate_init belongs to kind scales and is needed there: kind scales")
         return self
 
+    @property
+    def modulated(self) -> bool:
+        """Whether its blocks have modulations of their own."""
+        return not self.shared_aln
 
-class Head(Section):
-    """The distribution p(x | z) of one token x; `joint` is DiT's diffusion process over all tokens of an image."""
 
-    kind: Literal["categorical", "diffusion", "mse", "mixture", "joint"]
-    width: Size | None = Field(None, description="diffusion only: width of the denoising MLP")
-    depth: Depth | None = Field(None, description="diffusion only: residual blocks of the denoising MLP")
-    noise_draws: Size | None = Field(None, description="diffusion only: (t, noise) draws per token and step")
-    components: Size | None = Field(None, description="mixture only: normal distributions per token (GIVT: 16)")
+class DitBackbone(Backbone):
+    """DiT: a diffusion process over all tokens of an image."""
+
+    implementation: ClassVar[str] = "mar.models.dit:DiT"
+    labels: ClassVar[dict[str, str]] = {"joint": "DiT"}
+    joint: ClassVar[bool] = True
+    published: ClassVar[bool] = True
+
+    kind: Literal["dit"]
+    patch: Size = Field(description="patch x patch latent positions make one token")
+
+    @property
+    def modulated(self) -> bool:
+        """Whether its blocks have modulations of their own."""
+        return True
+
+
+class Options(Section):
+    """Settings of sampling that only one kind of head knows: `head` of a sampling setting, checked by that kind."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Them by name."""
+        return dict(self.model_extra or {})
+
+
+class Head(Kind):
+    """The distribution p(x | z) of one token x; `joint` is DiT's diffusion process over all tokens of an image.
+
+    Attributes:
+        label: what texts call it.
+        loss: what its loss is called above a figure.
+        ids: whether its tokens are ids; otherwise they are vectors.
+        honours: settings of sampling that have an effect on it, of HONOURED.
+        needed: of these, those that it cannot do without.
+        sure: whether it says how likely the drawn token is.
+        joint: whether it draws all tokens of an image at once.
+        sampling: its own settings of sampling, the model of a setting's `head`; None: it has none.
+        published: whether it goes without saying with a published model.
+    """
+
+    part: ClassVar[str] = "head"
+    tells: ClassVar[tuple[str, ...]] = ("label", "loss", "ids", "honours")
+    loss: ClassVar[str] = ""
+    ids: ClassVar[bool] = False
+    honours: ClassVar[tuple[str, ...]] = ("temperature", "guidance")
+    needed: ClassVar[tuple[str, ...]] = ()
+    sure: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
+    sampling: ClassVar[type[Section] | None] = None
+    published: ClassVar[bool] = False
+
+    def drawing(self, settings: Sampling) -> Any:
+        """This head's own settings of sampling, an instance of its `sampling`.
+
+        Raises:
+            ValueError: a setting is not accepted.
+        """
+        values = settings.head.values
+        if self.sampling is None:
+            if values:
+                raise ValueError(f"head {values}: a {self.kind} head has no settings of its own; accepted: none")
+            return None
+        try:
+            return self.sampling.model_validate(values)
+        except ValidationError as error:
+            raise ValueError("; ".join(f"head: {mistake}" for mistake in of_validation(error, values))) from None
+
+    def evaluations(self, settings: Sampling) -> int | None:
+        """Evaluations of its network that a token takes at a setting; None where it has no such number."""
+        return None
+
+    @property
+    def denoiser(self) -> int:
+        """Parameters of most of it, by its width and depth; the exact number takes torch (`mar plan`)."""
+        return 0
+
+
+# Settings of sampling that a head honours or not; what each is without effect.
+HONOURED: dict[str, Any] = {
+    **{"solver": "ancestral", "diffusion_steps": None, "clamp": None, "top_k": None, "top_p": None},
+    **{"guidance_channels": None, "temperature": 1.0, "guidance": 1.0},
+}
+
+
+class CategoricalHead(Head):
+    """Cross-entropy on token ids."""
+
+    implementation: ClassVar[str] = "mar.models.heads.categorical:Categorical"
+    label: ClassVar[str] = "cross-entropy"
+    loss: ClassVar[str] = "cross-entropy (nats a token)"
+    ids: ClassVar[bool] = True
+    honours: ClassVar[tuple[str, ...]] = ("temperature", "guidance", "top_k", "top_p")
+    sure: ClassVar[bool] = True
+    published: ClassVar[bool] = True
+
+    kind: Literal["categorical"]
+
+
+class DiffusionHead(Head):
+    """Diffusion Loss."""
+
+    implementation: ClassVar[str] = "mar.models.heads.diffusion_loss:DiffusionLoss"
+    label: ClassVar[str] = "Diffusion Loss"
+    loss: ClassVar[str] = "Diffusion Loss"
+    honours: ClassVar[tuple[str, ...]] = ("temperature", "guidance", "diffusion_steps", "solver", "clamp")
+    needed: ClassVar[tuple[str, ...]] = ("diffusion_steps",)
+
+    kind: Literal["diffusion"]
+    width: Size = Field(description="width of the denoising MLP")
+    depth: Depth = Field(description="residual blocks of the denoising MLP")
+    noise_draws: Size = Field(description="(t, noise) draws per token and step")
+
+    def evaluations(self, settings: Sampling) -> int | None:
+        """One a step, by every solver."""
+        return settings.diffusion_steps
+
+    @property
+    def denoiser(self) -> int:
+        """Parameters of the denoising MLP: of a block two matrices, and three of modulation."""
+        return 5 * self.width**2 * self.depth  # of a block: two matrices, and three of modulation
+
+
+class FlowSampling(Section):
+    """How a flow is followed: settings `head` of sampling."""
+
+    evaluations: Annotated[int, Field(ge=1, le=50)] = Field(
+        description="evaluations of the MLP a token; euler takes one a step, heun two"
+    )
+    method: Literal["euler", "heun"] = "euler"
 
     @model_validator(mode="after")
-    def _check(self) -> Head:
-        for key in ("width", "depth", "noise_draws"):
-            self._belongs(key, "diffusion")
-        self._belongs("components", "mixture")
+    def _check(self) -> FlowSampling:
+        if self.evaluations % self.each:
+            raise ValueError(f"evaluations {self.evaluations} with method heun, two a step; accepted: an even number")
         return self
+
+    @property
+    def each(self) -> int:
+        """Evaluations of a step."""
+        match self.method:
+            case "euler":
+                return 1
+            case "heun":
+                return 2
+            case _:
+                assert_never(self.method)
+
+    @property
+    def steps(self) -> int:
+        """Steps from noise to token."""
+        return self.evaluations // self.each
+
+
+class FlowHead(Head):
+    """Flow matching: the MLP of Diffusion Loss predicts a velocity."""
+
+    implementation: ClassVar[str] = "mar.models.heads.flow:Flow"
+    label: ClassVar[str] = "flow matching"
+    loss: ClassVar[str] = "flow matching (squared error of the velocity)"
+    sampling: ClassVar[type[Section] | None] = FlowSampling
+
+    kind: Literal["flow"]
+    width: Size = Field(description="width of the MLP")
+    depth: Depth = Field(description="residual blocks of the MLP")
+    noise_draws: Size = Field(description="(t, noise) draws per token and step")
+
+    @property
+    def denoiser(self) -> int:
+        """Parameters of the MLP: of a block two matrices, and three of modulation."""
+        return 5 * self.width**2 * self.depth
+
+    def evaluations(self, settings: Sampling) -> int | None:
+        """Evaluations of the MLP."""
+        return int(self.drawing(settings).evaluations)
+
+
+class MseHead(Head):
+    """L2: the mean of the token."""
+
+    implementation: ClassVar[str] = "mar.models.heads.mean_squared_error:MeanSquaredError"
+    label: ClassVar[str] = "L2 loss"
+    loss: ClassVar[str] = "mean squared error"
+    honours: ClassVar[tuple[str, ...]] = ("guidance",)
+
+    kind: Literal["mse"]
+
+
+class MixtureHead(Head):
+    """A mixture of normals (GIVT)."""
+
+    implementation: ClassVar[str] = "mar.models.heads.mixture:Mixture"
+    label: ClassVar[str] = "normal mixture"
+    loss: ClassVar[str] = "normal mixture (nats a token)"
+
+    kind: Literal["mixture"]
+    components: Size = Field(description="normal distributions per token (GIVT: 16)")
+
+
+class JointHead(Head):
+    """DiT's own diffusion process."""
+
+    label: ClassVar[str] = "joint"
+    loss: ClassVar[str] = "DiT's diffusion loss"
+    honours: ClassVar[tuple[str, ...]] = ("temperature", "guidance", "diffusion_steps", "guidance_channels")
+    needed: ClassVar[tuple[str, ...]] = ("diffusion_steps",)
+    joint: ClassVar[bool] = True
+    published: ClassVar[bool] = True
+
+    kind: Literal["joint"]
 
 
 class Recipe(Section):
@@ -422,6 +961,9 @@ class Sweep(Section):
         return self
 
 
+LIFTED = ("diffusion_steps", "solver", "eta", "clamp", "top_k", "top_p", "guidance_channels")
+
+
 class Sampling(Section):
     """One way to draw images from a trained variant. Defaults are the published ones."""
 
@@ -461,6 +1003,11 @@ class Sampling(Section):
         None,
         description="diffusion heads only: predicted x0 is held within this many standard deviations; not published",
     )
+    head: Options = Field(
+        Options(),
+        description="settings that only the head of the variant knows; those above may stand here too ("
+        "diffusion_steps, solver, eta, clamp, top_k, top_p, guidance_channels)",
+    )
     kv_cache: bool = Field(False, description="causal and scales backbones only")
     token_cache: int | None = Field(
         None, ge=2, description="masked backbones: all tokens anew in each n-th step only (LazyMAR); not published"
@@ -476,6 +1023,17 @@ class Sampling(Section):
     compile: bool = Field(False, description="torch.compile the blocks and the denoiser; needs a C++ compiler")
     seed: Seed = Field(0, description="sampling seed: another one draws other images with the same weights")
     sweep: Sweep | None = Field(None, description="guidance and temperature are the best of this grid, for each model")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lift(cls, values: Any) -> Any:
+        """Settings of our heads have a key of their own: they mean the same here and in `head`."""
+        head = values.get("head") if isinstance(values, dict) else None
+        if not isinstance(head, dict) or not (lifted := {key: head[key] for key in LIFTED if key in head}):
+            return values
+        if twice := [key for key in lifted if key in values]:
+            raise ValueError(f"head.{twice[0]}: {twice[0]} stands beside it too; accepted: one of both")
+        return {**values, **lifted, "head": {key: value for key, value in head.items() if key not in lifted}}
 
     @model_validator(mode="before")
     @classmethod

@@ -7,7 +7,7 @@ from typing import Any
 from mar.study.canonical import canonical
 from mar.study.study import Study
 
-CURVES = ("tradeoff", "diffusion_steps", "temperature")  # figures whose curves a study lists
+CURVES = ("tradeoff", "diffusion_steps", "evaluations", "temperature")  # figures whose curves a study lists
 
 
 def used_tokenizers(study: Study) -> list[str]:

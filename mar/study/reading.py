@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from mar.runtime.files import write_if_changed
-from mar.study import layout
+from mar.study import kinds, layout, own_code
 from mar.study.mistakes import Mistake, MistakesError, line_of, of_validation
 from mar.study.shorthand import write_out, write_out_nothing, write_out_steps
 from mar.study.study import FACTORS, Study
@@ -39,6 +39,8 @@ def load(path: str | Path) -> Study:
         StudyError: the file is missing, is no YAML mapping, or says something that is not accepted.
     """
     path = Path(path)
+    if path.name == layout.study(Path()).name:
+        own_code.add_copies(layout.code(path.parent))
     return resolve(read(path), path)
 
 
@@ -48,7 +50,14 @@ def resolve(values: dict[str, Any], source: str | Path) -> Study:
     A file that extends another has a name of its own, since the other's results would be written over, and a title of
     its own or none.
     """
-    source, own = Path(source), values
+    source = Path(source)
+    folders = [file.parent for file, _ in _files(source)] or [source.parent]
+    with own_code.beside(folders):
+        return _resolved(values, source)
+
+
+def _resolved(values: dict[str, Any], source: Path) -> Study:
+    own = values
     values = _write_out(_expand_matrix(_extend(own, source), source), source)
     try:
         values = write_out_steps(write_out_nothing(values))
@@ -285,5 +294,7 @@ def _expanded(values: dict[str, Any]) -> dict[str, Any]:
 def write_resolved(study: Study, results: Path = layout.RESULTS) -> Path:
     """Write results/<study>/study.json when it differs: what every command of `mar` reads."""
     path = layout.study(results / study.study)
+    for digest in sorted(kinds.digests(study)):
+        own_code.store(digest, layout.code(path.parent))
     write_if_changed(path, study.model_dump_json(indent=1, exclude_defaults=True) + "\n")
     return path

@@ -7,9 +7,10 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
+from mar.study.kinds import Section
 from mar.study.limits import REBUILT
 from mar.study.mistakes import SHA256
-from mar.study.parts import EPOCHS, IMAGES, Epochs, Images, Name, Rate, Section, Size, Text
+from mar.study.parts import EPOCHS, IMAGES, Epochs, Images, Name, Rate, Size, Text
 
 
 class Resources(Section):

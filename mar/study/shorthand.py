@@ -89,7 +89,7 @@ def _tokens(values: dict[str, Any], setting: str) -> set[int]:
     for variant in users or variants:
         tok = Tokenizer.model_validate(values["tokenizers"][variant["tokenizer"]])
         side = int(values["data"]["image_size"]) // (tok.stride * tok.group)
-        counts.add(sum(n**2 for n in tok.scales) if tok.scales else side**2)
+        counts.add(sum(n**2 for n in tok.sides) if tok.sides else side**2)
     return counts
 
 

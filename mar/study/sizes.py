@@ -13,12 +13,10 @@ DISK = 300e6  # bytes a second of a slow shared file system
 def parameters(study: Study, variant: str) -> int:
     """Parameters of a variant's blocks and denoiser, most of the model; the exact number takes torch (`mar plan`)."""
     backbone, head = study.backbones[study.variants[variant].backbone], study.heads[study.variants[variant].head]
-    blocks = backbone.depth * (1 if backbone.kind in ("scales", "dit") else 2)  # others: encoder and decoder, or twice
     matrices = 4 + 2 * backbone.mlp_ratio  # of width x width: attention, and the MLP's two
-    if backbone.kind == "dit" or (backbone.kind == "scales" and not backbone.shared_aln):
-        matrices += 6  # modulation
-    denoiser = 5 * (head.width or 0) ** 2 * (head.depth or 0)  # of a block: two, and three of modulation
-    return round(blocks * matrices * backbone.width**2) + denoiser
+    if backbone.modulated:
+        matrices += 6
+    return round(backbone.blocks * matrices * backbone.width**2) + head.denoiser
 
 
 def warning(study: Study, variant: str) -> int:

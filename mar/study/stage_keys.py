@@ -20,7 +20,8 @@ from mar.study.study import Study
 
 def _images(study: Study) -> Data:
     """The section `data` without its path and `expect`: `prepare` hashes the images themselves, wherever they are."""
-    return study.data.model_copy(update={"path": None, "expect": None})
+    places: dict[str, Any] = {key: None for key in ("path", "expect") if key in type(study.data).model_fields}
+    return study.data.model_copy(update=places)
 
 
 def data_key(study: Study) -> str:
@@ -185,7 +186,7 @@ def figure_key(study: Study, figure: str) -> str:
 def claims_key(study: Study) -> str:
     """What the verdicts depend on beside metric and speed files: the tables and curves that claims look up."""
     curves: dict[str, Any] = {"curves": study.tradeoff}
-    curves |= {k: getattr(study, k) for k in ("diffusion_steps", "temperature") if getattr(study, k)}
+    curves |= {k: getattr(study, k) for k in ("diffusion_steps", "evaluations", "temperature") if getattr(study, k)}
     curves |= {"laws": study.laws} if study.laws else {}
     return canonical({"tables": study.tables, **curves, "seeds": _seeds(study)})
 

@@ -8,14 +8,15 @@ independent in a study as they are in the code. `mar/study/reading.py` reads the
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from mar.study import layout
 from mar.study.compatibility import check_sampling, known
+from mar.study.kinds import Section
 from mar.study.mistakes import Mistake, Mistakes, MistakesError
-from mar.study.parts import Backbone, Data, Head, Name, Recipe, Sampling, Section, Seed, Text, Tokenizer
+from mar.study.parts import Backbone, Data, DitBackbone, Head, Name, Order, Recipe, Sampling, Seed, Text, Tokenizer
 from mar.study.sections import (
     Budget,
     Classifier,
@@ -40,7 +41,7 @@ class Variant(Section):
     """One choice of each factor of the paper, by name."""
 
     tokenizer: Name
-    order: Literal["raster", "random", "scales", "joint"] = Field(
+    order: SerializeAsAny[Order] = Field(
         description="scales: from coarse to fine, VAR only; joint: all tokens at once, DiT only"
     )
     backbone: Name
@@ -90,10 +91,10 @@ class Study(Section):
     study: Name
     title: Text = ""
     seed: Seed = 0
-    data: Data
-    tokenizers: dict[Name, Tokenizer]
-    backbones: dict[Name, Backbone]
-    heads: dict[Name, Head]
+    data: SerializeAsAny[Data]
+    tokenizers: dict[Name, SerializeAsAny[Tokenizer]]
+    backbones: dict[Name, SerializeAsAny[Backbone]]
+    heads: dict[Name, SerializeAsAny[Head]]
     recipes: dict[Name, Recipe]
     sampling: dict[Name, Sampling]
     variants: dict[Name, Variant]
@@ -106,6 +107,9 @@ class Study(Section):
     tables: dict[Name, Table] = Field({}, description="tables of the paper and our rows for them")
     tradeoff: tuple[Curve, ...] = Field((), description="curves of figures/tradeoff (Figure 6)")
     diffusion_steps: tuple[Curve, ...] = Field((), description="curves of figures/diffusion_steps (Figure 4)")
+    evaluations: tuple[Curve, ...] = Field(
+        (), description="curves of figures/evaluations: FID over the evaluations of the head's network a token"
+    )
     temperature: tuple[Curve, ...] = Field((), description="curves of figures/temperature (Figure 5)")
     fast: Modes | None = Field(None, description="fast sampling modes to accept or refuse: the table `fast`")
     shipped: bool = Field(True, description="take finished tokenizers and classifiers of equal recipe that ship")
@@ -138,8 +142,8 @@ class Study(Section):
     def tokens(self, tokenizer: str) -> int:
         """Number of tokens of one image under a section of `tokenizers`."""
         tok = self.tokenizers[tokenizer]
-        if tok.scales:
-            return sum(side**2 for side in tok.scales)
+        if tok.sides:
+            return sum(side**2 for side in tok.sides)
         return (self.data.image_size // (tok.stride * tok.group)) ** 2
 
     @model_validator(mode="after")
@@ -168,7 +172,7 @@ class Study(Section):
             with mistakes.at("tokenizers"):
                 self._check_instances()
             with mistakes.at("data"):
-                if self.data.kind == "none":
+                if self.data.unread:
                     self._check_without_images()
         for table_name, table in self.tables.items():
             with mistakes.at("tables", table_name):
@@ -177,7 +181,7 @@ class Study(Section):
             for i, row in enumerate(table.rows):
                 with mistakes.at("tables", table_name, "rows", i):
                     self._check_row(f"tables.{table_name}.rows[{i}]", row)
-        for figure in ("tradeoff", "diffusion_steps", "temperature"):
+        for figure in ("tradeoff", "diffusion_steps", "evaluations", "temperature"):
             for i, curve in enumerate(getattr(self, figure)):
                 with mistakes.at(figure, i):
                     self._check_curve(figure, i, curve)
@@ -215,9 +219,9 @@ class Study(Section):
                 f"data.image_size {self.data.image_size}; accepted: one that does"
             )
         side = self.data.image_size // step
-        if tok.scales and tok.scales[-1] != side:
+        if tok.sides and tok.sides[-1] != side:
             raise ValueError(
-                f"tokenizers.{name}: scales {list(tok.scales)} end at {tok.scales[-1]}, and image_size "
+                f"tokenizers.{name}: scales {list(tok.sides)} end at {tok.sides[-1]}, and image_size "
                 f"{self.data.image_size} with stride {tok.stride} has {side} x {side} latents; accepted: {side}"
             )
 
@@ -232,6 +236,13 @@ class Study(Section):
 
     def _check_curve(self, figure: str, i: int, curve: Curve) -> None:
         self._check_settings(f"{figure}[{i}]", curve.variant, curve.sampling)
+        head = self.heads.get(self.variants[curve.variant].head)
+        for setting in curve.sampling if figure == "evaluations" and head else ():
+            if head and head.evaluations(self.sampling[setting]) is None:
+                raise ValueError(
+                    f"{figure}[{i}]: variant {curve.variant} has a {head.kind} head, whose network is not evaluated "
+                    "several times; accepted: a variant with kind diffusion or flow"
+                )
         for setting in curve.sampling if figure == "temperature" else ():
             if self.sampling[setting].sweep:
                 raise ValueError(
@@ -246,7 +257,7 @@ class Study(Section):
             tok = self.tokenizers[name]
             if tok.trained:
                 faults.append(f"tokenizers.{name}: is trained")
-            elif not tok.ids and tok.kind != "pixels" and tok.scale is None:
+            elif not tok.ids and not tok.unscaled and tok.scale is None:
                 faults.append(f"tokenizers.{name}.scale: is measured on the images unless it is said")
         if self.metrics.extractors != ("inception",) or self.metrics.reference is None:
             faults.append("metrics: accepted: extractors [inception] with a reference")
@@ -281,7 +292,7 @@ class Study(Section):
         for name in laws.variants:
             variant = known("laws.variants", name, self.variants)
             faults = {
-                f"order {variant.order}": variant.order != "scales",
+                f"order {variant.order.kind}": not variant.order.by_scale,
                 "published weights": variant.pretrained,
                 "no seeds": not variant.seeds,
                 f"recipe {variant.recipe} without evaluate_at": not self.recipes[variant.recipe].points,
@@ -325,23 +336,19 @@ class Study(Section):
     def _check_parts(self, name: str, variant: Variant) -> None:
         where, tok = f"variants.{name}", self.tokenizers[variant.tokenizer]
         backbone, head = self.backbones[variant.backbone], self.heads[variant.head]
-        if tok.ids != (head.kind == "categorical"):
+        if tok.ids != head.ids:
             raise ValueError(
                 f"{where}: head {variant.head} ({head.kind}) on tokenizer {variant.tokenizer} ({tok.kind}): "
-                f"{head.kind} takes {'ids' if head.kind == 'categorical' else 'continuous tokens'}; accepted: "
-                + (
-                    "kind vq, not continuous, or msvq"
-                    if head.kind == "categorical"
-                    else "kl, pixels, consistency, continuous vq"
-                )
+                f"{head.kind} takes {'ids' if head.ids else 'continuous tokens'}; accepted: "
+                + ("kind vq, not continuous, or msvq" if head.ids else "kl, pixels, consistency, continuous vq")
             )
-        joint = {f"backbone {variant.backbone} dit": backbone.kind == "dit"}
-        joint |= {f"head {variant.head} joint": head.kind == "joint", "order joint": variant.order == "joint"}
+        joint = {f"backbone {variant.backbone} dit": backbone.joint}
+        joint |= {f"head {variant.head} joint": head.joint, "order joint": variant.order.joint}
         if len(set(joint.values())) > 1:
             said = ", ".join(f"{what}: {'yes' if value else 'no'}" for what, value in joint.items())
             raise ValueError(f"{where}: DiT is backbone, head and order together; found {said}; accepted: all or none")
-        scales = {f"tokenizer {variant.tokenizer} msvq": tok.kind == "msvq", "order scales": variant.order == "scales"}
-        scales |= {f"backbone {variant.backbone} scales": backbone.kind == "scales"}
+        scales = {f"tokenizer {variant.tokenizer} msvq": bool(tok.sides), "order scales": variant.order.by_scale}
+        scales |= {f"backbone {variant.backbone} scales": backbone.by_scale}
         if len(set(scales.values())) > 1:
             said = ", ".join(f"{what}: {'yes' if value else 'no'}" for what, value in scales.items())
             raise ValueError(
@@ -355,14 +362,14 @@ class Study(Section):
                 f"micro-batches of a step (recipe {variant.recipe}: batch {recipe.batch}); accepted: nodes x "
                 f"gpus_per_node = {', '.join(str(n) for n in range(1, micro_batches + 1) if micro_batches % n == 0)}"
             )
-        if recipe.masks_per_image > 1 and backbone.kind != "masked":
+        if recipe.masks_per_image > 1 and not backbone.masks:
             raise ValueError(
                 f"{where}: recipes.{variant.recipe}.masks_per_image {recipe.masks_per_image} with a {backbone.kind} "
                 "backbone: belongs to masked; accepted: 1"
             )
-        if backbone.kind == "dit":
+        if isinstance(backbone, DitBackbone):
             side = self.data.image_size // tok.stride
-            if tok.group != 1 or side % (backbone.patch or 1):
+            if tok.group != 1 or side % backbone.patch:
                 raise ValueError(
                     f"{where}: dit groups by its own patch {backbone.patch}, on {side} x {side} latents; accepted: a "
                     f"tokenizer with group 1 and a patch that divides {side}; found group {tok.group}"
@@ -380,15 +387,17 @@ class Study(Section):
             raise ValueError(f"{where}.sampling: found {setting!r}; accepted: {accepted}")
         sampling = self.sampling[setting]
         at, tokens = f"{where}: sampling.{setting}", self.tokens(variant.tokenizer)
-        if sampling.order and variant.order == "raster":
-            raise ValueError(f"{at}.order {sampling.order} with order raster of the variant; accepted: none")
-        if tok.scales and sampling.steps != len(tok.scales):
+        if sampling.order and variant.order.fixed:
+            raise ValueError(
+                f"{at}.order {sampling.order} with order {variant.order.kind} of the variant; accepted: none"
+            )
+        if tok.sides and sampling.steps != len(tok.sides):
             raise ValueError(
                 f"{at}.steps {sampling.steps}: a step draws a scale, and tokenizer {variant.tokenizer} has "
-                f"{len(tok.scales)}; accepted: {len(tok.scales)}"
+                f"{len(tok.sides)}; accepted: {len(tok.sides)}"
             )
         for point in sampling.points:
-            check_sampling(at, point, backbone, head, variant.head, 1 if backbone.kind == "dit" else tokens)
+            check_sampling(at, point, backbone, head, variant.head, 1 if backbone.joint else tokens)
         guided = any(point.guidance > 1.0 for point in sampling.points)
         if guided and recipe.label_drop in (0.0, 1.0) and not variant.pretrained:
             text = (

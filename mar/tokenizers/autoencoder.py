@@ -17,12 +17,16 @@ import torch
 from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from mar.models.heads.head import check_complete
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.runtime.checkpoint import load_weights
 from mar.runtime.files import read
 from mar.runtime.folders import recipe_of
 from mar.runtime.noise import Noise
 from mar.study import at_once, layout
+from mar.study.kinds import implementation, opened
+from mar.study.parts import Consistency as ConsistencyConfig
+from mar.study.parts import Kl, MsVq, Network, Pixels, Vq
 from mar.study.parts import Tokenizer as TokenizerConfig
 from mar.study.records import TokenizerRecord
 from mar.study.stage_keys import tokenizer_key
@@ -30,13 +34,13 @@ from mar.study.study import Study
 
 
 class Tokenizer(nn.Module):
-    """One interface to every kind of tokenizer: encode, decode.
+    """One interface to every kind of tokenizer: encode, decode, and what its training asks.
 
     Attributes:
-        kind: "kl", "vq", "msvq", "consistency" or "pixels".
+        kind: of its section in the study.
         tokens: what `encode` returns: "ids" (B, L), where L is h*w or the sum over all scales; "moments" (B, 2C, h, w),
             mean and log variance of a posterior; or "latents" (B, C, h, w), which are deterministic.
-        net: diffusers' AutoencoderKL, VQModel or ConsistencyDecoderVAE; pixels: an empty module.
+        net: diffusers' AutoencoderKL, VQModel or ConsistencyDecoderVAE; pixels: an empty module; or the user's module.
         stem: stem x stem pixels are folded into channels in front of `net`, and unfolded behind it.
         encoded: gives the number of images that are encoded at once, of so many.
         decoded: the same for decoding.
@@ -44,41 +48,21 @@ class Tokenizer(nn.Module):
 
     net: Any
 
-    def __init__(self, kind: str, net: Any, continuous: bool = False, stem: int = 1) -> None:
+    def __init__(self, kind: str, net: Any, tokens: str, stem: int = 1) -> None:
         super().__init__()
-        self.kind = kind
-        self.net = net
-        self.stem = stem
-        ids = "latents" if continuous else "ids"
+        self.kind, self.net, self.tokens, self.stem = kind, net, tokens, stem
         self.encoded: Callable[[int], int] = _all
         self.decoded: Callable[[int], int] = _all
-        self.tokens = {"vq": ids, "msvq": ids, "pixels": "latents"}.get(kind, "moments")
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, H, W) in [-1, 1] to ids, moments or latents, see `tokens`.
 
         Ids are int64 in raster order; those of a multi-scale tokenizer scale by scale, each in raster order.
         """
-        if self.kind == "pixels":
-            return images
         return torch.cat([self._encode(part) for part in images.split(self.encoded(len(images)))])
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
-        if self.tokens == "moments":
-            moments: torch.Tensor = self.net.encode(self._fold(images)).latent_dist.parameters
-            return moments
-        latents = self.encode_latents(images)
-        return self.nearest(latents) if self.tokens == "ids" else latents
-
-    def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, H, W) to the latents (B, C, h, w) of a vq or msvq tokenizer before its quantiser."""
-        latents: torch.Tensor = self.net.encode(self._fold(images)).latents
-        return latents
-
-    def nearest(self, latents: torch.Tensor) -> torch.Tensor:
-        """Ids (B, L) of the codes that are nearest to the latents (B, C, h, w) of a vq or msvq tokenizer."""
-        _, _, (_, _, ids) = self.net.quantize(latents)  # (B*L,) or (B, L)
-        return ids.view(len(latents), -1)
+        raise NotImplementedError
 
     def decode_latents(self, latents: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
         """Unscaled latents (B, C, h, w) to images (B, 3, H, W), roughly in [-1, 1].
@@ -86,50 +70,26 @@ class Tokenizer(nn.Module):
         Continuous latents of a vq tokenizer are quantised first, as in LDM. The consistency decoder draws the noise of
         its two steps from `noise`; the other decoders are deterministic.
         """
-        if self.kind == "pixels":
-            return latents
-        if self.kind == "vq":
-            return self.decode_ids(self.nearest(latents))
-        if self.kind == "consistency":
-            return self._denoise(latents, noise.generator if noise else None)
-        parts = latents.split(self.decoded(len(latents)))
-        return self._unfold(torch.cat([self.net.decode(part).sample for part in parts]))
-
-    def _denoise(self, latents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """The consistency decoder: noise for all latents (B, 4, h, w) together, its network on some at once."""
-        unet, size = self.net.decoder_unet, self.decoded(len(latents))
-
-        def in_parts(x: torch.Tensor, t: torch.Tensor) -> Any:
-            return SimpleNamespace(sample=torch.cat([forward(part, t).sample for part in x.split(size)]))
-
-        forward = unet.forward
-        unet.forward = in_parts
-        try:
-            images: torch.Tensor = self.net.decode(latents, generator=generator).sample
-        finally:
-            del unet.forward  # the attribute of this instance that hides the method of its class
-        return images
+        raise NotImplementedError
 
     def decode_ids(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids (B, L), ordered as `encode` returns them, to images (B, 3, H, W), roughly in [-1, 1]."""
-        if self.kind == "msvq":
-            latents = self.net.quantize.latents(ids)
-        else:
-            side = round(ids.shape[1] ** 0.5)
-            codes = self.net.quantize.embedding(ids)  # (B, L, C)
-            latents = codes.transpose(1, 2).reshape(len(ids), -1, side, side)
-        return self.decode_codes(latents)
-
-    def decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (B, C, h, w) of a vq or msvq tokenizer, as its quantiser gives them, to images (B, 3, H, W)."""
-        parts = codes.split(self.decoded(len(codes)))
-        return self._unfold(torch.cat([self.net.decode(part, force_not_quantize=True).sample for part in parts]))
+        raise NotImplementedError
 
     def decode(self, tokens: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
         """Reconstruction (B, 3, H, W) from what `encode` returned; moments are decoded from their mean."""
         if self.tokens == "ids":
             return self.decode_ids(tokens)
         return self.decode_latents(tokens.chunk(2, dim=1)[0] if self.tokens == "moments" else tokens, noise)
+
+    def rebuilt(self, images: torch.Tensor) -> torch.Tensor:
+        """Reconstruction (B, 3, H, W) by the networks of its training, where operations and memory are counted."""
+        return self.decode(self.encode(images))
+
+    def last_layer(self) -> torch.Tensor:
+        """Weights of the decoder's last layer, where `adaptive_weight` of the discriminator compares gradients."""
+        weights: torch.Tensor = self.net.decoder.conv_out.weight
+        return weights
 
     def _fold(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, H, W) to what the first level sees, (B, 3 stem^2, H/stem, W/stem)."""
@@ -140,18 +100,184 @@ class Tokenizer(nn.Module):
         return folded if self.stem == 1 else pixel_shuffle(folded, self.stem)
 
 
+class Untrained(Tokenizer):
+    """Pixels: nothing is done to them."""
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """The images."""
+        return images
+
+    def decode_latents(self, latents: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
+        """The images."""
+        return latents
+
+
+class Posterior(Tokenizer):
+    """kl: moments of a posterior."""
+
+    def _encode(self, images: torch.Tensor) -> torch.Tensor:
+        moments: torch.Tensor = self.net.encode(self._fold(images)).latent_dist.parameters
+        return moments
+
+    def decode_latents(self, latents: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
+        """Latents to images; deterministic."""
+        parts = latents.split(self.decoded(len(latents)))
+        return self._unfold(torch.cat([self.net.decode(part).sample for part in parts]))
+
+
+class Consistency(Posterior):
+    """The encoder of a kl tokenizer with the consistency decoder."""
+
+    def decode_latents(self, latents: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
+        """Noise for all latents (B, 4, h, w) together, its network on some at once."""
+        unet, size = self.net.decoder_unet, self.decoded(len(latents))
+
+        def in_parts(x: torch.Tensor, t: torch.Tensor) -> Any:
+            return SimpleNamespace(sample=torch.cat([forward(part, t).sample for part in x.split(size)]))
+
+        forward = unet.forward
+        unet.forward = in_parts
+        try:
+            images: torch.Tensor = self.net.decode(latents, generator=noise.generator if noise else None).sample
+        finally:
+            del unet.forward  # the attribute of this instance that hides the method of its class
+        return images
+
+
+class Quantised(Tokenizer):
+    """vq: ids of one codebook, or the latents before the quantiser."""
+
+    def _encode(self, images: torch.Tensor) -> torch.Tensor:
+        latents = self.encode_latents(images)
+        return self.nearest(latents) if self.tokens == "ids" else latents
+
+    def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) to the latents (B, C, h, w) before the quantiser."""
+        latents: torch.Tensor = self.net.encode(self._fold(images)).latents
+        return latents
+
+    def nearest(self, latents: torch.Tensor) -> torch.Tensor:
+        """Ids (B, L) of the codes that are nearest to the latents (B, C, h, w)."""
+        _, _, (_, _, ids) = self.net.quantize(latents)  # (B*L,) or (B, L)
+        return ids.view(len(latents), -1)
+
+    def decode_latents(self, latents: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
+        """Latents are quantised first, as in LDM."""
+        return self.decode_ids(self.nearest(latents))
+
+    def decode_ids(self, ids: torch.Tensor) -> torch.Tensor:
+        """Ids (B, L) in raster order to images."""
+        return self.decode_codes(self.codes(ids))
+
+    def codes(self, ids: torch.Tensor) -> torch.Tensor:
+        """Codes (B, C, h, w) of ids (B, L)."""
+        side = round(ids.shape[1] ** 0.5)
+        codes = self.net.quantize.embedding(ids)  # (B, L, C)
+        latents: torch.Tensor = codes.transpose(1, 2).reshape(len(ids), -1, side, side)
+        return latents
+
+    def decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (B, C, h, w), as the quantiser gives them, to images (B, 3, H, W)."""
+        parts = codes.split(self.decoded(len(codes)))
+        return self._unfold(torch.cat([self.net.decode(part, force_not_quantize=True).sample for part in parts]))
+
+    def rebuilt(self, images: torch.Tensor) -> torch.Tensor:
+        """The gradient passes by the quantiser."""
+        return self.decode_codes(self.net.quantize(self.encode_latents(images))[0])
+
+    def candidates(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (B, C, h, w) as rows (B*h*w, C) that unused codes may move to."""
+        return latents.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+class MultiScale(Quantised):
+    """msvq: ids of several scales."""
+
+    def codes(self, ids: torch.Tensor) -> torch.Tensor:
+        """The sum (B, C, h, w) of the codes of all scales."""
+        latents: torch.Tensor = self.net.quantize.latents(ids)
+        return latents
+
+    def candidates(self, latents: torch.Tensor) -> torch.Tensor:
+        """Residuals (B*L, C) of all scales."""
+        rows: torch.Tensor = self.net.quantize.residuals(latents)
+        return rows
+
+
+class OwnTokenizer(Tokenizer):
+    """A tokenizer of the user's: `net` encodes, decodes and has a loss."""
+
+    def __init__(self, config: TokenizerConfig, net: Any, image_size: int) -> None:
+        super().__init__(config.kind, net, config.stored)
+        check_complete(net, config.kind, ("encode", "decode", "loss"))
+        side = image_size // config.stride
+        channels = config.latent_channels * (2 if config.stored == "moments" else 1)
+        ids = config.stored == "ids"
+        self.shape, self.codes = ((side // config.group) ** 2,) if ids else (channels, side, side), config.codes
+
+    def _encode(self, images: torch.Tensor) -> torch.Tensor:
+        tokens: torch.Tensor = self.net.encode(images)
+        ids = self.tokens == "ids"
+        if tokens.shape != (len(images), *self.shape) or (tokens.dtype == torch.int64) != ids:
+            accepted = f"{'int64' if ids else 'float'} {(len(images), *self.shape)}"
+            raise ValueError(f"{self.kind}: encode gave {tokens.dtype} {tuple(tokens.shape)}; accepted: {accepted}")
+        if ids and tokens.device.type != "meta" and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.codes:
+            found = f"ids {int(tokens.min())} to {int(tokens.max())}"
+            raise ValueError(f"{self.kind}: encode gave {found}; accepted: 0 to codes - 1, {self.codes - 1}")
+        return tokens
+
+    def _decode(self, tokens: torch.Tensor) -> torch.Tensor:
+        images: torch.Tensor = torch.cat([self.net.decode(part) for part in tokens.split(self.decoded(len(tokens)))])
+        return images
+
+    def decode_latents(self, latents: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
+        """Latents (B, C, h, w) to images."""
+        return self._decode(latents)
+
+    def decode_ids(self, ids: torch.Tensor) -> torch.Tensor:
+        """Ids (B, L) to images."""
+        return self._decode(ids)
+
+    def rebuilt(self, images: torch.Tensor) -> torch.Tensor:
+        """By its loss."""
+        return self.learned(images, None)[0]
+
+    def learned(
+        self, images: torch.Tensor, generator: torch.Generator | None
+    ) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """Reconstruction (B, 3, H, W) in training, and what its loss adds to that of the reconstruction."""
+        rebuilt, penalty = self.net.loss(images, generator)
+        if rebuilt.shape != images.shape:
+            found = f"a reconstruction {tuple(rebuilt.shape)}; accepted: {tuple(images.shape)}"
+            raise ValueError(f"{self.kind}: loss gave {found}, and a penalty")
+        return rebuilt, penalty
+
+    def last_layer(self) -> torch.Tensor:
+        """Not known of a network of the user's."""
+        raise ValueError(f"{self.kind}: adversarial_weight belongs to the tokenizers of this project; accepted: 0")
+
+
 def _all(count: int) -> int:
     return count
 
 
 def build(config: TokenizerConfig, image_size: int) -> Tokenizer:
     """An untrained tokenizer; torch's global generator draws its initial weights."""
-    if config.kind == "pixels":
-        return Tokenizer("pixels", nn.Module())
+    part: Any = opened(config)
+    if part is not config:
+        return OwnTokenizer(config, implementation(part)(part, image_size), image_size)
+    made: Tokenizer = implementation(part)(part, image_size)
+    return made
+
+
+def network(config: Network, image_size: int) -> Tokenizer:
+    """A tokenizer of this project's kinds."""
+    if isinstance(config, Pixels):
+        return Untrained(config.kind, nn.Module(), config.stored)
     from diffusers import AutoencoderKL, ConsistencyDecoderVAE, VQModel  # takes 3.5 CPU-seconds to import
 
-    if config.kind == "consistency":
-        return Tokenizer("consistency", ConsistencyDecoderVAE())  # its defaults are the published architecture
+    if isinstance(config, ConsistencyConfig):  # its defaults are the published architecture
+        return Consistency(config.kind, ConsistencyDecoderVAE(), config.stored)
     plain = len(config.channels) - 1
     in_encoder, in_decoder = config.attention != "middle", config.attention == "both"
     numbers = 3 * config.stem**2  # of a position after the stem
@@ -169,19 +295,20 @@ def build(config: TokenizerConfig, image_size: int) -> Tokenizer:
         "norm_num_groups": 32 if config.pretrained else norm_groups(config.channels),
         "sample_size": image_size // config.stem,
     }
-    if config.kind == "kl":
-        return Tokenizer("kl", AutoencoderKL(**body, scaling_factor=1.0), stem=config.stem)
+    if isinstance(config, Kl):
+        return Posterior(config.kind, AutoencoderKL(**body, scaling_factor=1.0), config.stored, config.stem)
+    assert isinstance(config, Vq | MsVq)
     net: Any = VQModel(**body, num_vq_embeddings=config.codebook_size, vq_embed_dim=config.latent_channels)
-    if config.scales:
+    if isinstance(config, MsVq):
         width = config.latent_channels
-        net.quantize = MultiScaleQuantizer(config.codebook_size or 0, width, config.scales)
+        net.quantize = MultiScaleQuantizer(config.codebook_size, width, config.scales)
         # VAR publishes 3 x 3 convolutions around the quantiser; LDM has 1 x 1
         net.quant_conv, net.post_quant_conv = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-        return Tokenizer("msvq", net, stem=config.stem)
+        return MultiScale(config.kind, net, config.stored, config.stem)
     # By default diffusers repeats an old mistake: the weight 0.25 is on the codebook term. Here it is on the commitment
     # term, as in van den Oord et al. 2017, equation 3. It changes the training loss only.
     net.quantize.legacy = False
-    return Tokenizer("vq", net, config.continuous, config.stem)
+    return Quantised(config.kind, net, config.stored, config.stem)
 
 
 def norm_groups(channels: tuple[int, ...]) -> int:

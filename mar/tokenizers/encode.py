@@ -101,7 +101,7 @@ def _encode_split(
         _write_manifest(folder, tokens, images, tokenizer(), study, name)
         print(f"{report}: complete", flush=True)
 
-    workers = torch.get_num_threads() if study.data.kind == "imagefolder" else 0
+    workers = torch.get_num_threads() if study.data.decoded else 0
     make = partial(_encode, shards, range(share[0], len(files), share[1]), tokens, images, tokenizer(), workers)
     fill(folder, recipe, files, share, is_complete, make)
     # The worker that completes the train split goes on to the held-out split, so that one is finished too.
@@ -125,7 +125,7 @@ def _write_manifest(
     shards = _shards(folder, len(images))
     values["shards"] = tuple(Piece(file=path.name, count=len(rows), sha256=sha256(path)) for path, rows in shards)
     if tokens.kind != "ids":
-        values["scale"] = study.instances[name].config.scale or (1.0 if tokenizer.kind == "pixels" else None)
+        values["scale"] = study.instances[name].config.scale or (1.0 if study.instances[name].config.unscaled else None)
         if not values["scale"] and folder.name != "train":
             values["scale"] = read(folder.with_name("train") / layout.MANIFEST, TokenManifest).scale
         values["scale"] = values["scale"] or _scale([path for path, _ in shards], tokens.kind == "moments", study.seed)
@@ -155,20 +155,20 @@ def _sound(folder: Path) -> bool:
 
 def _describe(study: Study, name: str, recipe: Recipe, images: ImageSet, kind: Any) -> Tokens:
     section, config, _ = study.instances[name]
-    values: dict[str, Any] = {"codebook_size": config.codebook_size}
+    values: dict[str, Any] = {"codebook_size": config.codes}
     if at_once.ENCODED in recipe:
         values["encoded_at_once"] = recipe[at_once.ENCODED]
     if kind != "ids":
         values = {"token_dim": config.token_dim}
-    if config.scales:
-        values |= {"scales": config.scales, "code_width": config.latent_channels}
+    if config.sides:
+        values |= {"scales": config.sides, "code_width": config.latent_channels}
     return Tokens(
         kind=kind,
         count=len(images),
         classes=len(images.classes),
         class_names=tuple(images.classes),
         views=2 if study.data.flip else 1,
-        grid=config.scales[-1] if config.scales else math.isqrt(study.tokens(section)),
+        grid=config.sides[-1] if config.sides else math.isqrt(study.tokens(section)),
         tokens=study.tokens(section),
         group=config.group,
         tokenizer=str(recipe["tokenizer"]),

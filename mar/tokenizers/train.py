@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 
 from mar.data.images import ImageSet, draw_indices, open_split, sha256_of_data, to_float
 from mar.data.latents import sample_posterior
-from mar.models.multiscale import MultiScaleQuantizer
 from mar.runtime import checkpoint, code_digest, devices, runlog
 from mar.runtime.files import atomic, write
 from mar.runtime.progress import Progress
@@ -26,12 +25,13 @@ from mar.runtime.provenance import provenance
 from mar.runtime.shards import stage
 from mar.study import layout
 from mar.study.compatibility import known
+from mar.study.parts import Kl
 from mar.study.parts import Tokenizer as TokenizerConfig
 from mar.study.records import TokenizerRecord
 from mar.study.stage_keys import tokenizer_key
 from mar.study.study import Study
 from mar.tokenizers import perceptual
-from mar.tokenizers.autoencoder import Tokenizer, build
+from mar.tokenizers.autoencoder import OwnTokenizer, Quantised, Tokenizer, build
 from mar.tokenizers.discriminator import BETAS, Adversary
 from mar.tokenizers.perceptual import OwnNetworks
 
@@ -126,7 +126,7 @@ def fit(
     betas = BETAS if config.adversarial_weight else (0.9, 0.99)
     peak = float(config.learning_rate or 0.0)
     optimizer = torch.optim.Adam(tokenizer.parameters(), lr=peak, betas=betas)
-    codebook = Codebook(tokenizer) if tokenizer.kind in ("vq", "msvq") else None
+    codebook = Codebook(tokenizer) if isinstance(tokenizer, Quantised) else None
     adversary = _adversary(config, study, device) if config.adversarial_weight else None
     parts = {"net": tokenizer.net, "optimizer": optimizer, "codebook": codebook, "adversary": adversary}
     own = None
@@ -166,7 +166,11 @@ def fit(
             if step % RENEW_EVERY == 0 and step < RENEW_UNTIL * steps:
                 codebook.renew(batch, generator)
             rebuilt, penalty = codebook.forward(batch)
+        elif isinstance(tokenizer, OwnTokenizer):
+            rebuilt, added = tokenizer.learned(batch, generator)
+            penalty = torch.as_tensor(added)
         else:
+            assert isinstance(config, Kl)  # the other kinds are not trained here
             rebuilt, penalty = _forward_kl(tokenizer, batch, float(config.kl_weight or 0.0), generator)
         distance = reconstruction = (rebuilt - batch).abs().mean()
         logged: dict[str, float] = {}
@@ -177,7 +181,7 @@ def fit(
         loss = reconstruction + penalty
         adversarial = adversary is not None and progress.done >= config.adversarial_start
         if adversary is not None and adversarial:
-            term, logged["adaptive_weight"] = adversary.generator_loss(rebuilt, reconstruction, last_layer(tokenizer))
+            term, logged["adaptive_weight"] = adversary.generator_loss(rebuilt, reconstruction, tokenizer.last_layer())
             loss = loss + term
         if not torch.isfinite(loss):
             raise ValueError(f"{log}: loss {loss.item()} at image {progress.done}; a lower learning_rate may help")
@@ -201,14 +205,8 @@ def fit(
     tokenizer.to(memory_format=torch.contiguous_format)
 
 
-def last_layer(tokenizer: Tokenizer) -> torch.Tensor:
-    """Weights of the decoder's last layer, where `adaptive_weight` compares gradients."""
-    weights: torch.Tensor = tokenizer.net.decoder.conv_out.weight
-    return weights
-
-
 def _adversary(config: TokenizerConfig, study: Study, device: torch.device) -> Adversary:
-    numbers = 3 * study.data.image_size**2 if config.kind == "kl" else 1
+    numbers = 3 * study.data.image_size**2 if isinstance(config, Kl) else 1
     start = config.adversarial_start
     return Adversary(config.adversarial_weight, start, study.seed, study.data.image_size, numbers, device)
 
@@ -238,7 +236,7 @@ class Codebook:
     that they settle.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Quantised) -> None:
         self.tokenizer = tokenizer
         self.net = tokenizer.net
         self.used = torch.zeros(self.net.quantize.n_e, dtype=torch.bool)
@@ -253,10 +251,7 @@ class Codebook:
     def renew(self, batch: torch.Tensor, generator: torch.Generator) -> None:
         """Move the codes that were not chosen since the last call onto latents of this batch (B, 3, H, W)."""
         latents = self.tokenizer.encode_latents(batch)
-        if isinstance(self.net.quantize, MultiScaleQuantizer):
-            latents = self.net.quantize.residuals(latents)  # (B*L, C)
-        else:
-            latents = latents.permute(0, 2, 3, 1).flatten(0, 2)  # (B*h*w, C)
+        latents = self.tokenizer.candidates(latents)  # (n, C)
         dead = (~self.used).nonzero()[:, 0]
         chosen = torch.randint(len(latents), (len(dead),), generator=generator)
         codes = self.net.quantize.embedding.weight

@@ -22,7 +22,8 @@ from mar.runtime.files import Record, read, sha256, write
 from mar.runtime.folders import RECIPE, lock, recipe_of
 from mar.runtime.provenance import Provenance, git_commit
 from mar.study import layout
-from mar.study.parts import Backbone, Data, Head, Recipe, Section, Tokenizer
+from mar.study.kinds import Section
+from mar.study.parts import Backbone, Data, Head, Recipe, Tokenizer
 from mar.study.records import (
     ClassifierRecord,
     DataManifest,

@@ -18,6 +18,7 @@ from mar.data.tokens import TokenSet, as_tokens
 from mar.models.order import draw_order, num_masked
 from mar.runtime.noise import Noise
 from mar.study.limits import LEARNED
+from mar.study.parts import Order
 
 RATIOS = (0.25, 0.5, 0.75, 1.0)  # shares of masked tokens at which the loss of a masked backbone is measured
 GROUP = 10  # images whose loss is computed together: the unit of the intervals
@@ -25,7 +26,7 @@ GROUP = 10  # images whose loss is computed together: the unit of the intervals
 
 @torch.no_grad()
 def losses(
-    model: Any, tokens: TokenSet, order: str, masked: bool, seed: int, rows: np.ndarray | None = None
+    model: Any, tokens: TokenSet, order: Order, masked: bool, seed: int, rows: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Mean loss of each group of GROUP images, float64 (G,), by mask ratio, or `all` for models without masks.
 

@@ -506,11 +506,12 @@ def start_average(model: nn.Module, folder: Path | None) -> dict[str, Tensor]:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The published parameter groups: weight decay for some parameters, none for the others.
 
-    Parameters of one dimension and all of Diffusion Loss have no decay. Position tables, mask token and embeddings have
-    two or more dimensions and are decayed, except for those of VAR. DiT is published with weight decay 0, so the groups
-    make no difference to it.
+    Parameters of one dimension and those that their head or backbone names have no decay. Position tables, mask token
+    and embeddings have two or more dimensions and are decayed, except for those of VAR. DiT is published with weight
+    decay 0, so the groups make no difference to it.
     """
-    undecayed = ("head.net.", *(f"backbone.{part}" for part in ("pos_start", "pos_1LC", "lvl_embed.")))
+    parts = {name: getattr(model, name, None) for name in ("head", "backbone")}
+    undecayed = tuple(f"{name}.{part}" for name, module in parts.items() for part in getattr(module, "undecayed", ()))
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
     for name, parameter in model.named_parameters():

@@ -121,11 +121,11 @@ def _wanted(study: Study, variant: str, tokens: Tokens) -> dict[str, tuple[str, 
     backbone, head = study.backbones[v.backbone], study.heads[v.head]
     at, tok = f"backbones.{v.backbone}", f"tokenizers.{v.tokenizer}"
     keys = ("kind", "width", "depth", "mlp_ratio", "buffer", "shared_aln")
-    wanted = {key: (f"{at}.{key}", getattr(backbone, key)) for key in keys}
+    wanted = {key: (f"{at}.{key}", getattr(backbone, key, None)) for key in keys}
     for key in ("adaln", "attention_norm"):
-        if not getattr(backbone, key):
+        if not getattr(backbone, key, True):
             raise ValueError(f"{at}.{key} false: all published weights of VAR have it; accepted: true")
-    if backbone.kind == "scales":  # VAR has a learned scale per attention head, so here a tensor tells the number
+    if backbone.by_scale:  # VAR has a learned scale per attention head, so here a tensor tells the number
         wanted["heads"] = (f"{at}.heads", backbone.heads)
     published = HEADS.get(backbone.kind, {}).get(backbone.width, backbone.heads)
     if backbone.heads != published:
@@ -133,9 +133,9 @@ def _wanted(study: Study, variant: str, tokens: Tokens) -> dict[str, tuple[str, 
             f"{at}.heads {backbone.heads}: the published models of width {backbone.width} have {published}"
         )
     return wanted | {
-        "patch": (f"{at}.patch", backbone.patch),
-        "head_width": (f"heads.{v.head}.width", head.width),
-        "head_depth": (f"heads.{v.head}.depth", head.depth),
+        "patch": (f"{at}.patch", getattr(backbone, "patch", None)),
+        "head_width": (f"heads.{v.head}.width", getattr(head, "width", None)),
+        "head_depth": (f"heads.{v.head}.depth", getattr(head, "depth", None)),
         "tokens": (f"data.image_size and {tok}.stride, group: tokens", tokens.tokens),
         "grid": (f"data.image_size and {tok}.stride: side of the latents", tokens.grid),
         "token_dim": (f"{tok}.latent_channels and group: numbers per token", tokens.token_dim or "ids"),

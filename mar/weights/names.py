@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mar.study.parts import Backbone, Head
+from mar.study.parts import CategoricalHead, DiffusionHead, DitBackbone, MaskedBackbone, ScalesBackbone
 from mar.study.parts import Tokenizer as TokenizerConfig
 
 Architecture = dict[str, Any]
@@ -222,10 +222,10 @@ def masked_model(sizes: Architecture) -> nn.Module:
     from mar.models.masked import Masked
     from mar.models.model import Model
 
-    backbone = Backbone(
+    backbone = MaskedBackbone(
         kind="masked", heads=1, dropout=0.0, **{k: sizes[k] for k in ("width", "depth", "mlp_ratio", "buffer")}
     )
-    head = Head(kind="diffusion", width=sizes["head_width"], depth=sizes["head_depth"], noise_draws=1)
+    head = DiffusionHead(kind="diffusion", width=sizes["head_width"], depth=sizes["head_depth"], noise_draws=1)
     with torch.device("meta"):
         z_proj = nn.Linear(sizes["token_dim"], sizes["width"])
         body = Masked(backbone, z_proj, sizes["tokens"], sizes["classes"])
@@ -252,7 +252,7 @@ def dit_model(sizes: Architecture) -> nn.Module:
     """Our model of these sizes on the meta device: shapes without numbers."""
     from mar.models.dit import DiT
 
-    config = Backbone(kind="dit", heads=1, **{k: sizes[k] for k in ("width", "depth", "patch")})
+    config = DitBackbone(kind="dit", heads=1, **{k: sizes[k] for k in ("width", "depth", "patch")})
     with torch.device("meta"):
         return DiT(config, sizes["grid"], sizes["token_dim"], sizes["classes"])
 
@@ -284,11 +284,13 @@ def scales_model(sizes: Architecture) -> nn.Module:
     from mar.models.scales import NextScale, Scales
 
     keys = ("width", "depth", "heads", "mlp_ratio", "shared_aln")
-    config = Backbone(kind="scales", dropout=0.0, gate_init=1.0, **{k: sizes[k] for k in keys})
+    config = ScalesBackbone(kind="scales", dropout=0.0, gate_init=1.0, **{k: sizes[k] for k in keys})
     with torch.device("meta"):
         z_proj = NextScale(None, sizes["code_width"], sizes["width"])
         body = Scales(config, z_proj, tuple(sizes["scales"]), sizes["classes"])
-        return Model(body, build_head(Head(kind="categorical"), sizes["width"], codebook_size=sizes["codebook_size"]))
+        return Model(
+            body, build_head(CategoricalHead(kind="categorical"), sizes["width"], codebook_size=sizes["codebook_size"])
+        )
 
 
 def autoencoder_architecture(mapped: Mapped) -> Architecture:
@@ -322,7 +324,7 @@ def tokenizer_model(sizes: Architecture) -> nn.Module:
 
     scales = {"scales": (1, 2)} if sizes["kind"] == "msvq" else {}  # no tensor depends on them
     with torch.device("meta"):
-        net: nn.Module = build(TokenizerConfig(pretrained=True, **sizes, **scales), SIDE).net
+        net: nn.Module = build(TokenizerConfig.of(pretrained=True, **sizes, **scales), SIDE).net
     return net
 
 

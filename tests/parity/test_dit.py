@@ -24,7 +24,7 @@ def golden():
 
 @pytest.fixture(scope="module")
 def model(golden):
-    model = DiT(Backbone(kind="dit", width=48, depth=2, heads=4, patch=2), side=8, channels=4, classes=10)
+    model = DiT(Backbone.of(kind="dit", width=48, depth=2, heads=4, patch=2), side=8, channels=4, classes=10)
     official = {k.removeprefix("sd."): v for k, v in golden.items() if k.startswith("sd.")}
     model.load_state_dict(from_official(official), strict=True)
     return model.eval()
@@ -96,7 +96,7 @@ def test_trajectory(golden, model, key):
 def test_parameters_of_xl_2():
     """675M as published: one timestep and one label embedder (as diffusers ships it: 749.8M)."""
     with torch.device("meta"):
-        model = DiT(Backbone(kind="dit", width=1152, depth=28, heads=16, patch=2), side=32, channels=4, classes=1000)
+        model = DiT(Backbone.of(kind="dit", width=1152, depth=28, heads=16, patch=2), side=32, channels=4, classes=1000)
     w = 1152
     block = (w + 1) * 6 * w + (w + 1) * 3 * w + (w + 1) * w + (w + 1) * 4 * w + (4 * w + 1) * w  # adaLN, attention, MLP
     embedders = (256 + 1) * w + (w + 1) * w + 1001 * w + (4 * 2 * 2 + 1) * w  # timestep, label and null, patches

@@ -31,7 +31,7 @@ def imported(golden, tmp_path_factory):
     file = folder / "kl16.ckpt"
     torch.save({"model": {k.removeprefix("sd."): v for k, v in weights.items() if k.startswith("sd.")}}, file)
     report = import_weights("ldm-kl", file, "tiny", folder)
-    tokenizer = build(TokenizerConfig(pretrained=True, **report.architecture), 64)
+    tokenizer = build(TokenizerConfig.of(pretrained=True, **report.architecture), 64)
     tokenizer.net.load_state_dict(load_file(folder / "tiny.safetensors"), strict=True)
     return report, tokenizer.eval().requires_grad_(False)
 
@@ -97,5 +97,5 @@ def test_published_size_has_as_many_parameters():
     sizes = {"kind": "kl", "stride": 16, "layers": config["num_res_blocks"], "attention": "encoder"}
     channels = [config["ch"] * m for m in config["ch_mult"]]
     with torch.device("meta"):
-        net = build(TokenizerConfig(pretrained=True, channels=channels, latent_channels=16, **sizes), 256).net
+        net = build(TokenizerConfig.of(pretrained=True, channels=channels, latent_channels=16, **sizes), 256).net
     assert sum(p.numel() for p in net.parameters()) == config["parameters"]

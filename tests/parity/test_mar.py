@@ -23,8 +23,8 @@ TRAJECTORIES = {t["key"]: t for t in INDEX["trajectories"]}
 
 
 def build(width, depth, heads, tokens, classes, token_dim, buffer, head_width, head_depth, draws):
-    backbone = Backbone(kind="masked", width=width, depth=depth, heads=heads, buffer=buffer, dropout=0.0)
-    head = Head(kind="diffusion", width=head_width, depth=head_depth, noise_draws=draws)
+    backbone = Backbone.of(kind="masked", width=width, depth=depth, heads=heads, buffer=buffer, dropout=0.0)
+    head = Head.of(kind="diffusion", width=head_width, depth=head_depth, noise_draws=draws)
     z_proj = torch.nn.Linear(token_dim, width)
     return Model(Masked(backbone, z_proj, tokens, classes), build_head(head, width, token_dim))
 

@@ -34,7 +34,7 @@ def golden():
 @pytest.fixture(scope="module")
 def tokenizer():
     weights = {k.removeprefix("vqvae."): v for k, v in load_file(GOLDEN / "var_tiny_vqvae.safetensors").items()}
-    config = TokenizerConfig(
+    config = TokenizerConfig.of(
         kind="msvq", stride=4, channels=[32, 64, 32], attention="both", latent_channels=8, codebook_size=V,
         scales=SIDES, pretrained=True,
     )  # fmt: skip
@@ -52,12 +52,12 @@ def official(golden):
 
 @pytest.fixture()
 def model(golden, tokenizer):
-    backbone = Backbone(
+    backbone = Backbone.of(
         kind="scales", width=CONFIG["embed_dim"], depth=CONFIG["depth"], heads=CONFIG["num_heads"], dropout=0.0,
         gate_init=1.0,
     )  # fmt: skip
     z_proj = NextScale(tokenizer.net.quantize, 8, CONFIG["embed_dim"])
-    head = build_head(Head(kind="categorical"), CONFIG["embed_dim"], codebook_size=V)
+    head = build_head(Head.of(kind="categorical"), CONFIG["embed_dim"], codebook_size=V)
     model = Model(Scales(backbone, z_proj, SIDES, CONFIG["num_classes"]), head)
     model.load_state_dict(from_var(official(golden)).tensors, strict=True)
     return model.eval()

@@ -29,7 +29,7 @@ def imported(tmp_path_factory):
     weights = load_file(GOLDEN / "var_tiny_vqvae.safetensors")
     torch.save({k.removeprefix("vqvae."): v for k, v in weights.items()}, folder / "vae.pth")
     report = import_weights("var-msvq", folder / "vae.pth", "tiny", folder)
-    tokenizer = build(TokenizerConfig(pretrained=True, scales=SCALES, **report.architecture), 16)
+    tokenizer = build(TokenizerConfig.of(pretrained=True, scales=SCALES, **report.architecture), 16)
     tokenizer.net.load_state_dict(load_file(folder / "tiny.safetensors"), strict=True)
     return report, tokenizer.eval()
 

@@ -12,16 +12,16 @@ from mar.study.parts import Backbone, Head, Sampling
 
 B, L, D, V, CLASSES = 3, 9, 4, 11, 5
 HEADS = {
-    "categorical": Head(kind="categorical"),
-    "diffusion": Head(kind="diffusion", width=8, depth=1, noise_draws=2),
-    "mse": Head(kind="mse"),
-    "mixture": Head(kind="mixture", components=3),
+    "categorical": Head.of(kind="categorical"),
+    "diffusion": Head.of(kind="diffusion", width=8, depth=1, noise_draws=2),
+    "mse": Head.of(kind="mse"),
+    "mixture": Head.of(kind="mixture", components=3),
 }
 
 
 def build(kind, head, dropout=0.0):
     torch.manual_seed(0)
-    backbone = Backbone(kind=kind, width=16, depth=1, heads=2, buffer=3, dropout=dropout)
+    backbone = Backbone.of(kind=kind, width=16, depth=1, heads=2, buffer=3, dropout=dropout)
     z_proj = torch.nn.Embedding(V, 16) if head == "categorical" else torch.nn.Linear(D, 16)
     built = {"causal": Causal, "masked": Masked}[kind](backbone, z_proj, L, CLASSES)
     model = Model(built, build_head(HEADS[head], 16, D, V))

@@ -144,7 +144,7 @@ TABLES = [
 ]
 # Without images of its own a study has tables alone: no floor, and no figures and report, whose samples stand beside
 # real images.
-IMAGES = STUDY.data.kind != "none"
+IMAGES = not STUDY.data.unread
 FLOOR = [layout.reference_metrics(ROOT)] if IMAGES else []
 FIGURES = [
     str(layout.figure(ROOT, name, suffix))
@@ -189,7 +189,7 @@ def study_resources(variant):
 
 def asked(job_of, variant=None):
     """Every resource of a job of a rule that is launched, of a training by its variant."""
-    if job_of == "encode" and STUDY.data.kind == "none":
+    if job_of == "encode" and STUDY.data.unread:
         return machine.UNSET  # it writes what tokens are like, and no tokens
     study = study_resources(variant) if variant else {}
     return machine.asked(job_of, MACHINE, BY_RULE, study, LIMITS)

@@ -5,13 +5,13 @@ from mar.data import sources
 
 # Image files that were added, removed or changed in size since `mar prepare` listed them run it again.
 IMAGE_LIST, IMAGES_CHANGED = (
-    sources.changed_since(layout.data_manifest(ROOT), Path(STUDY.data.path))
-    if STUDY.data.kind == "imagefolder"
+    sources.changed_since(layout.data_manifest(ROOT), Path(STUDY.data.folder))
+    if STUDY.data.decoded
     else ("", False)
 )
 if IMAGES_CHANGED:
     print(
-        f"{STUDY.data.path}: image files were added, removed or changed in size since `mar prepare` listed them. It "
+        f"{STUDY.data.folder}: image files were added, removed or changed in size since `mar prepare` listed them. It "
         "runs again, and after it all that is made from these images: tokenizers that are trained, tokens, trainings, "
         "samples and their numbers. To keep what is finished, make the images what they were.",
         file=sys.stderr,

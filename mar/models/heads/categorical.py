@@ -7,17 +7,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mar.runtime.noise import Noise
-from mar.study.parts import Head, Sampling
+from mar.study.parts import CategoricalHead, Sampling
 
 
 class Categorical(nn.Module):
     """p(id given z) as a softmax over the codebook."""
 
-    def __init__(self, config: Head, width: int, codebook_size: int) -> None:
+    undecayed: tuple[str, ...] = ()
+
+    def __init__(self, config: CategoricalHead, width: int, codebook_size: int) -> None:
         super().__init__()
         self.logits = nn.Linear(width, codebook_size)
         nn.init.xavier_uniform_(self.logits.weight)
         nn.init.zeros_(self.logits.bias)
+
+    def compiled(self) -> list[nn.Module]:
+        """Nothing is large enough."""
+        return []
 
     def draw(self, count: int, rows: Tensor, noise: Noise) -> None:
         """Cross-entropy needs no random numbers."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mar.models.blocks import NORM_EPS
 from mar.models.diffusion import gaussian, solvers
 from mar.runtime.noise import Noise
-from mar.study.parts import Head, Sampling
+from mar.study.parts import DiffusionHead, Sampling
 
 FREQUENCIES = 256  # size of the sinusoidal timestep features
 # Matrix products of fewer rows than this cost more time per row: with a small batch, the modulations of several
@@ -84,13 +84,14 @@ class FinalLayer(nn.Module):
 class Denoiser(nn.Module):
     """The denoising MLP epsilon(x_t | t, z): residual blocks modulated by time embedding + projected z."""
 
-    def __init__(self, token_dim: int, z_width: int, width: int, depth: int) -> None:
+    def __init__(self, token_dim: int, z_width: int, width: int, depth: int, outputs: int = 2) -> None:
+        """Its output has `outputs` D numbers: epsilon and the values of the variance, or a velocity alone."""
         super().__init__()
         self.time_embed = TimeEmbedding(width)
         self.cond_embed = nn.Linear(z_width, width)
         self.input_proj = nn.Linear(token_dim, width)
         self.res_blocks = nn.ModuleList(ResBlock(width) for _ in range(depth))
-        self.final_layer = FinalLayer(width, 2 * token_dim)
+        self.final_layer = FinalLayer(width, outputs * token_dim)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -112,7 +113,7 @@ class Denoiser(nn.Module):
         return (*self.res_blocks, self.final_layer)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Noisy tokens x (n, D) and conditions y = time_embed(t) + cond_embed(z) (n, width) -> (n, 2 D)."""
+        """Noisy tokens x (n, D) and conditions y = time_embed(t) + cond_embed(z) (n, width) -> (n, 2 D), or (n, D)."""
         y = F.silu(y)  # the first operation of every layer's modulation, done once for all of them
         x = self.input_proj(x)
         for layer in self.layers:
@@ -143,12 +144,17 @@ class Denoiser(nn.Module):
 class DiffusionLoss(nn.Module):
     """p(token given z) as a diffusion process on the token's D numbers (section 3.2)."""
 
-    def __init__(self, config: Head, width: int, token_dim: int) -> None:
+    undecayed: tuple[str, ...] = ("net.",)  # as published for Diffusion Loss
+
+    def __init__(self, config: DiffusionHead, width: int, token_dim: int) -> None:
         super().__init__()
-        assert config.width and config.depth and config.noise_draws  # checked when the study was read
         self.net = Denoiser(token_dim, width, config.width, config.depth)
         self.draws, self.token_dim = config.noise_draws, token_dim
         self.train_process = gaussian.cosine_schedule()
+
+    def compiled(self) -> list[nn.Module]:
+        """The denoiser."""
+        return [self.net]
 
     def draw(self, count: int, rows: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Timesteps (k, n) and noise (k, n, D) for the loss: k independent draws for each of n tokens.

@@ -1,26 +1,43 @@
-"""Heads: the distribution of one token given its condition z. One interface: draw, loss, sample."""
+"""Heads: the distribution of one token given its condition z, built by their kind."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import nn
 
-from mar.models.heads.categorical import Categorical
-from mar.models.heads.diffusion_loss import DiffusionLoss
-from mar.models.heads.mean_squared_error import MeanSquaredError
-from mar.models.heads.mixture import Mixture
+from mar.study.kinds import implementation, opened
 from mar.study.parts import Head
 
+ASKED = ("draw", "loss", "sample", "compiled", "undecayed")  # of a head by the model
 
-def build_head(config: Head, width: int, token_dim: int = 0, codebook_size: int = 0) -> nn.Module:
-    """The head of a variant.
+
+def build_head(config: Head, width: int, token_dim: int = 0, codebook_size: int = 0) -> Any:
+    """The head of a variant, a `mar.models.model.Head`.
 
     Args:
         config: its section of the study.
         width: width W of the backbone, that is of z.
         token_dim: numbers in a token, for heads on continuous tokens.
-        codebook_size: number of ids, for the categorical head.
+        codebook_size: number of ids, for heads on ids.
+
+    Raises:
+        ValueError: a head of the user's lacks what a model asks of it.
     """
-    if config.kind == "categorical":
-        return Categorical(config, width, codebook_size)
-    continuous = {"diffusion": DiffusionLoss, "mse": MeanSquaredError, "mixture": Mixture}
-    return continuous[config.kind](config, width, token_dim)
+    part: Any = opened(config)
+    head = implementation(part)(part, width, codebook_size if config.ids else token_dim)
+    check_complete(head, config.kind, ASKED)
+    return head
+
+
+def check_complete(part: Any, kind: str, asked: Sequence[str]) -> None:
+    """Refuse a part that lacks what a model asks of it.
+
+    Raises:
+        ValueError: it is no module, or has not all of these names.
+    """
+    if not isinstance(part, nn.Module):
+        raise ValueError(f"{kind}: its implementation gave {type(part).__name__}; accepted: a torch.nn.Module")
+    if missing := [name for name in asked if not hasattr(part, name)]:
+        raise ValueError(f"{kind}: {type(part).__name__} has no {', '.join(missing)}; accepted: {', '.join(asked)}")

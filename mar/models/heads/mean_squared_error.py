@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mar.runtime.noise import Noise
-from mar.study.parts import Head, Sampling
+from mar.study.parts import MseHead, Sampling
 
 
 class MeanSquaredError(nn.Module):
@@ -16,11 +16,17 @@ class MeanSquaredError(nn.Module):
     reading, and the head of the cross-entropy baseline has the same form.
     """
 
-    def __init__(self, config: Head, width: int, token_dim: int) -> None:
+    undecayed: tuple[str, ...] = ()
+
+    def __init__(self, config: MseHead, width: int, token_dim: int) -> None:
         super().__init__()
         self.mean = nn.Linear(width, token_dim)
         nn.init.xavier_uniform_(self.mean.weight)
         nn.init.zeros_(self.mean.bias)
+
+    def compiled(self) -> list[nn.Module]:
+        """Nothing is large enough."""
+        return []
 
     def draw(self, count: int, rows: Tensor, noise: Noise) -> None:
         """The squared error needs no random numbers."""

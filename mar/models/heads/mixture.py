@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mar.models.blocks import full_precision
 from mar.models.heads.categorical import draw_index
 from mar.runtime.noise import Noise
-from mar.study.parts import Head, Sampling
+from mar.study.parts import MixtureHead, Sampling
 
 # Least standard deviation. Tokens have a standard deviation near 1, so a decoder hardly shows a deviation this small.
 # Without a floor, a number that never varies (of a white border) would drive the likelihood to infinity.
@@ -33,9 +33,10 @@ Density = tuple[Tensor, Tensor, Tensor]  # log weights (n, K), means (n, K, D), 
 class Mixture(nn.Module):
     """p(token given z) as a mixture of normals."""
 
-    def __init__(self, config: Head, width: int, token_dim: int) -> None:
+    undecayed: tuple[str, ...] = ()
+
+    def __init__(self, config: MixtureHead, width: int, token_dim: int) -> None:
         super().__init__()
-        assert config.components  # checked when the study was read
         self.components, self.token_dim = config.components, token_dim
         self.linear = nn.Linear(width, self.components * (1 + 2 * token_dim))
         # Near N(0, 1) at the start, whatever the width; exact zeros would keep the components equal for ever.
@@ -49,6 +50,10 @@ class Mixture(nn.Module):
         log_weights = F.log_softmax(out[:, : self.components], dim=1)
         means, raw = out[:, self.components :].view(len(z), 2, self.components, self.token_dim).unbind(1)
         return log_weights, means, (F.softplus(raw + SHIFT) + FLOOR) * temperature
+
+    def compiled(self) -> list[nn.Module]:
+        """Nothing is large enough."""
+        return []
 
     def draw(self, count: int, rows: Tensor, noise: Noise) -> None:
         """The likelihood needs no random numbers."""

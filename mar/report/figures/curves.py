@@ -81,6 +81,11 @@ def diffusion_steps(study: Study, root: Path) -> tuple[Figure, Rows]:
     return _against(study, root, "diffusion_steps", "diffusion steps (log scale)")
 
 
+def evaluations(study: Study, root: Path) -> tuple[Figure, Rows]:
+    """FID and Inception Score against how often the network of the head is evaluated for a token."""
+    return _against(study, root, "evaluations", "evaluations of the head a token (log scale)")
+
+
 def temperature(study: Study, root: Path) -> tuple[Figure, Rows]:
     """FID and Inception Score against the temperature, one curve per guidance scale (the paper's Figure 5)."""
     return _against(study, root, "temperature", "temperature")
@@ -125,7 +130,7 @@ def _against(study: Study, root: Path, name: str, label: str) -> tuple[Figure, R
         floors |= _numbers(metric, floor) | {"n": floor.n}
         handles |= {label: handle for handle, label in drawn}
         values = sorted({x for _, _, points in drawn_curves for x, _ in points})
-        if name == "diffusion_steps":
+        if name in ("diffusion_steps", "evaluations"):
             axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(values))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -163,7 +168,7 @@ def _numbers(metric: str, estimate: Estimate) -> dict[str, Any]:
 def _steps(study: Study, curve: Curve, setting: str) -> int:
     """The steps that label a point of the trade-off: autoregressive ones, for DiT those of the reverse process."""
     sampling = study.sampling[setting]
-    joint = study.backbones[study.variants[curve.variant].backbone].kind == "dit"
+    joint = study.backbones[study.variants[curve.variant].backbone].joint
     return (sampling.diffusion_steps or 1) if joint else sampling.steps
 
 
@@ -264,7 +269,7 @@ def _protocol(results: Results, absent: list[str]) -> str:
             f"{'decoding included' if p.decode else 'without decoding'}\n"
             f"{p.dtype} on {p.device}{threads}, {p.machine}, torch {p.torch}"
         )
-    joint = any(study.backbones[study.variants[c.variant].backbone].kind == "dit" for c in study.tradeoff)
+    joint = any(study.backbones[study.variants[c.variant].backbone].joint for c in study.tradeoff)
     steps = "labels: autoregressive steps" + (" (DiT: diffusion steps)" if joint else "")
     lines = [*dict.fromkeys(texts), f"{steps}; bars: 95% intervals of FID, and of the median of seconds"]
     return "\n".join(lines + ([f"not run: {', '.join(dict.fromkeys(absent))}"] if absent else []))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mar.report.figures.claims import claims
-from mar.report.figures.curves import diffusion_steps, temperature, tradeoff
+from mar.report.figures.curves import diffusion_steps, evaluations, temperature, tradeoff
 from mar.report.figures.guidance import guidance
 from mar.report.figures.laws import laws
 from mar.report.figures.learning import fid_images, fid_operations, heldout_loss
@@ -31,7 +31,7 @@ def draw(study: Study, root: Path, name: str, out: Path) -> None:
     Args:
         study: the study.
         root: its results folder.
-        name: claims, tradeoff, diffusion_steps, temperature, sweep, guidance, heldout_loss, fid_images,
+        name: claims, tradeoff, diffusion_steps, evaluations, temperature, sweep, guidance, heldout_loss, fid_images,
             fid_operations, laws, samples or losses.
         out: folder of the figure files.
 
@@ -42,6 +42,7 @@ def draw(study: Study, root: Path, name: str, out: Path) -> None:
         "claims": claims,
         "tradeoff": tradeoff,
         "diffusion_steps": diffusion_steps,
+        "evaluations": evaluations,
         "temperature": temperature,
         "sweep": sweep,
         "guidance": guidance,

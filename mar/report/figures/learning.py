@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from mar.analysis.estimates import Results
 from mar.analysis.learning_curves import along, records
-from mar.report.figures.losses import LOSSES
 from mar.report.figures.style import COLUMN, WIDTH, Rows, caption, columns, legend, log_axis, look, thousands
 from mar.study.labels import label
 from mar.study.products import learned, learning_setting
@@ -39,21 +38,22 @@ def heldout_loss(study: Study, root: Path) -> tuple[Figure, Rows]:
 
     results = Results(study, root)
     variants = list(dict.fromkeys(name for name, _ in learned(study)))
-    kinds = sorted({study.heads[study.variants[name].head].kind for name in variants})
+    heads = {name: study.heads[study.variants[name].head] for name in variants}
+    kinds = {head.kind: head.loss or head.kind for _, head in sorted(heads.items(), key=lambda one: one[1].kind)}
     across = columns(len(kinds), 3)
     down = -(-len(kinds) // across) or 1
     figure, rows = Figure(figsize=(WIDTH if across > 1 else COLUMN, 2.3 * down + 0.7), layout="constrained"), []
     drawn: dict[str, Any] = {}
     for panel, kind in enumerate(kinds):
         axes: Axes = figure.add_subplot(down, across, panel + 1)
-        for name in (n for n in variants if study.heads[study.variants[n].head].kind == kind):
+        for name in (name for name, head in heads.items() if head.kind == kind):
             found = records(results, name)
             for split in ("train", "heldout"):
                 curve = [(float(images), number) for images, number in along(found, split)]
                 style = look(study, name) | ({"markerfacecolor": "white", "alpha": 0.75} if split == "train" else {})
                 drawn[label(study, name)] = _line(axes, curve, style, best=split == "heldout")
             rows += [row for record in found for row in _loss_rows(record, kind)]
-        axes.set_title(LOSSES[kind], loc="left")
+        axes.set_title(kinds[kind], loc="left")
         axes.set_xlabel("images seen")
         axes.set_ylabel("loss" if panel % across == 0 else "")
         axes.xaxis.set_major_formatter(thousands)

@@ -19,29 +19,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-LOSSES = {
-    "categorical": "cross-entropy (nats a token)",
-    "diffusion": "Diffusion Loss",
-    "mse": "mean squared error",
-    "mixture": "normal mixture (nats a token)",
-    "joint": "DiT's diffusion loss",
-}
-
-
 def losses(study: Study, root: Path) -> tuple[Figure, Rows]:
     """Smoothed training loss, one line per variant and seed, one panel per head: their losses do not compare."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     trained = [(v, s) for v, variant in study.variants.items() for s in variant.seeds if not variant.pretrained]
-    kinds = sorted({study.heads[study.variants[v].head].kind for v, _ in trained})
+    heads = {v: study.heads[study.variants[v].head] for v, _ in trained}
+    kinds = {head.kind: head.loss or head.kind for _, head in sorted(heads.items(), key=lambda one: one[1].kind)}
     across = columns(len(kinds), 3)
     down = -(-len(kinds) // across) or 1
     figure, rows = Figure(figsize=(WIDTH if across > 1 else COLUMN, 2.3 * down + 0.5), layout="constrained"), []
     drawn: dict[str, Any] = {}
     for panel, kind in enumerate(kinds):
         axes: Axes = figure.add_subplot(down, across, panel + 1)
-        variants = list(dict.fromkeys(v for v, _ in trained if study.heads[study.variants[v].head].kind == kind))
+        variants = [v for v, head in heads.items() if head.kind == kind]
         for variant in variants:
             for j, seed in enumerate(study.variants[variant].seeds):
                 path = layout.run(root, variant, seed) / layout.LOG
@@ -56,7 +48,7 @@ def losses(study: Study, root: Path) -> tuple[Figure, Rows]:
                 head = {"variant": variant, "seed": seed}
                 for line, value in zip(lines, curve, strict=True):
                     rows.append(head | {"images": line["images"], "loss": line["loss"], "smoothed": value})
-        axes.set_title(LOSSES[kind], loc="left")
+        axes.set_title(kinds[kind], loc="left")
         axes.set_xlabel("images seen")
         axes.set_ylabel("training loss" if panel % across == 0 else "")
         axes.xaxis.set_major_formatter(thousands)

@@ -277,7 +277,7 @@ def other(study: Study, row: Any, key: str) -> str:
     ours = ""
     if key == "tokenizer":
         tokenizer = study.tokenizers[variant.tokenizer]
-        ours = f"{tokenizer.kind.upper()}-{tokenizer.stride}"
+        ours = f"{tokenizer.label or tokenizer.kind}-{tokenizer.stride}"
     if key == "preds_per_step" and row[key] != "1":
         setting = row["setting"] if row["setting"] in study.sampling else row["setting_guided"]
         ours = f"{study.sampling[setting].steps} steps of {study.tokens(variant.tokenizer)} tokens"

@@ -19,6 +19,7 @@ from mar.paper.numbers import paper_rows
 from mar.report.figures import draw
 from mar.report.tables import laws as table
 from mar.study import layout
+from mar.study.parts import ScalesBackbone
 from mar.study.products import figure_names, learned, table_names
 from mar.study.study import Study
 
@@ -107,7 +108,9 @@ def study_of(sizes: tuple[int, ...] = (8, 16, 24, 32), **more: Any) -> Study:
 def curves(study: Study, root: Path, exponent: float) -> None:
     """Learning of every training: loss and error follow a power law of the parameters, times 1.2 half way."""
     for variant, seed in learned(study):
-        n = laws.size(study.backbones[study.variants[variant].backbone]) / 1e9
+        backbone = study.backbones[study.variants[variant].backbone]
+        assert isinstance(backbone, ScalesBackbone)
+        n = laws.size(backbone) / 1e9
         points = []
         for k, images in enumerate(study.recipes[study.variants[variant].recipe].points):
             value = (n * 1e6) ** exponent * (1.2 - 0.2 * k) * (1 + 0.001 * seed)
@@ -156,12 +159,10 @@ def test_figure_and_table(tmp_path: Path) -> None:
 
 
 def test_a_size_as_the_paper_counts_it() -> None:
-    from mar.study.parts import Backbone
-
     for depth, parameters in ((16, 310e6), (20, 600e6), (24, 1.0e9), (30, 2.0e9)):
-        backbone = Backbone(kind="scales", width=64 * depth, depth=depth, heads=depth, gate_init=1e-3)
+        backbone = ScalesBackbone(kind="scales", width=64 * depth, depth=depth, heads=depth, gate_init=1e-3)
         assert laws.size(backbone) == 73728 * depth**3 and laws.size(backbone) == pytest.approx(parameters, rel=0.05)
-    shared = Backbone(kind="scales", width=2304, depth=36, heads=36, shared_aln=True, gate_init=1e-5)
+    shared = ScalesBackbone(kind="scales", width=2304, depth=36, heads=36, shared_aln=True, gate_init=1e-5)
     assert laws.size(shared) == 12 * 36 * 2304**2 + 6 * 2304**2
 
 

@@ -21,7 +21,7 @@ SIDE, CHANNELS, CLASSES = 4, 3, 5
 
 def build(initial=False):
     torch.manual_seed(0)
-    model = DiT(Backbone(kind="dit", width=16, depth=2, heads=2, patch=2), SIDE, CHANNELS, CLASSES)
+    model = DiT(Backbone.of(kind="dit", width=16, depth=2, heads=2, patch=2), SIDE, CHANNELS, CLASSES)
     for parameter in [] if initial else model.parameters():  # adaLN-zero would hide mistakes
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
@@ -92,9 +92,9 @@ def test_refusals():
     with pytest.raises(ValueError, match="guidance_channels 9; accepted: 1 to 3"):
         draw(build(), [0], settings(guidance=2.0, guidance_channels=9))
     with pytest.raises(ValueError, match=r"mlp_ratio 2\.0 with a dit backbone; accepted: 4\.0"):
-        DiT(Backbone(kind="dit", width=16, depth=1, heads=2, patch=2, mlp_ratio=2.0), 4, 3, 5)
+        DiT(Backbone.of(kind="dit", width=16, depth=1, heads=2, patch=2, mlp_ratio=2.0), 4, 3, 5)
     with pytest.raises(ValueError, match="patch 3 with 4 x 4 latents"):
-        DiT(Backbone(kind="dit", width=16, depth=1, heads=2, patch=3), 4, 3, 5)
+        DiT(Backbone.of(kind="dit", width=16, depth=1, heads=2, patch=3), 4, 3, 5)
 
 
 def test_train_resume_and_load(tmp_path):

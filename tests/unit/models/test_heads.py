@@ -14,13 +14,13 @@ WIDTH, CODES, DIM = 8, 6, 3
 @pytest.fixture()
 def categorical():
     torch.manual_seed(0)
-    return build_head(Head(kind="categorical"), WIDTH, codebook_size=CODES).eval()
+    return build_head(Head.of(kind="categorical"), WIDTH, codebook_size=CODES).eval()
 
 
 @pytest.fixture()
 def denoiser():
     torch.manual_seed(0)
-    head = build_head(Head(kind="diffusion", width=16, depth=1, noise_draws=3), WIDTH, DIM).eval()
+    head = build_head(Head.of(kind="diffusion", width=16, depth=1, noise_draws=3), WIDTH, DIM).eval()
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return head
@@ -55,7 +55,7 @@ def test_categorical_loss_is_the_mean_cross_entropy(categorical):
 @pytest.fixture()
 def mse():
     torch.manual_seed(0)
-    return build_head(Head(kind="mse"), WIDTH, DIM)
+    return build_head(Head.of(kind="mse"), WIDTH, DIM)
 
 
 def test_mse_is_the_squared_error(mse):

@@ -16,7 +16,7 @@ WIDTH, DIM, K = 8, 3, 4
 
 def build(components=K, dim=DIM, std=0.4):
     torch.manual_seed(0)
-    head = build_head(Head(kind="mixture", components=components), WIDTH, dim)
+    head = build_head(Head.of(kind="mixture", components=components), WIDTH, dim)
     if std:
         for parameter in head.parameters():
             torch.nn.init.normal_(parameter, std=std)

@@ -38,7 +38,7 @@ def build(dropout=0.0, sides=SIDES, **kind):
     values = {"kind": "scales", "width": 16, "depth": 3, "heads": 2, "dropout": dropout, "gate_init": 1.0}
     backbone = Backbone.model_validate(values | kind)
     built = Scales(backbone, NextScale(quantizer.requires_grad_(False), C, 16), sides, CLASSES)
-    model = Model(built, build_head(Head(kind="categorical"), 16, codebook_size=V))
+    model = Model(built, build_head(Head.of(kind="categorical"), 16, codebook_size=V))
     for parameter in model.parameters():  # small gates would hide mistakes
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
@@ -166,7 +166,7 @@ def test_sizes_of_the_ablation(adaln, millions):
     sides = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
     with torch.device("meta"):
         backbone = Scales(config, NextScale(None, 32, 1024), sides, 1000)
-        model = Model(backbone, build_head(Head(kind="categorical"), 1024, codebook_size=4096))
+        model = Model(backbone, build_head(Head.of(kind="categorical"), 1024, codebook_size=4096))
     assert round(sum(p.numel() for p in model.parameters()) / 1e6) == pytest.approx(millions, abs=1)
 
 
@@ -185,7 +185,7 @@ def test_gradient_checkpointing_changes_nothing():
 
 def test_published_start():
     torch.manual_seed(0)
-    config = Backbone(kind="scales", width=64, depth=4, heads=4, gate_init=1e-3)
+    config = Backbone.of(kind="scales", width=64, depth=4, heads=4, gate_init=1e-3)
     backbone = Scales(config, NextScale(None, C, 64), SIDES, CLASSES)
     std = (1 / 3 / 64) ** 0.5
     for weight, factor in (
@@ -201,7 +201,9 @@ def test_published_start():
         assert weight.std().item() == pytest.approx(std * factor, rel=0.1)
     assert backbone.blocks[0].attn.scale_mul_1H11.exp().mean().item() == pytest.approx(4.0)
     assert [block.drop for block in backbone.blocks] == pytest.approx([0.0, 0.1 / 3, 0.2 / 3, 0.1])
-    plain = Scales(Backbone(kind="scales", width=64, depth=4, heads=4, adaln=False), NextScale(None, C, 64), SIDES, 5)
+    plain = Scales(
+        Backbone.of(kind="scales", width=64, depth=4, heads=4, adaln=False), NextScale(None, C, 64), SIDES, 5
+    )
     assert plain.blocks[3].ffn.fc2.weight.std().item() == pytest.approx(std * 8**-0.5, rel=0.1)
     assert (plain.blocks[0].norm1.weight == 1).all() and (plain.head_nm.bias == 0).all()
 
@@ -250,7 +252,7 @@ def test_top_k_and_top_p():
 
 
 def test_only_kept_ids_are_drawn():
-    head = build_head(Head(kind="categorical"), 4, codebook_size=V)
+    head = build_head(Head.of(kind="categorical"), 4, codebook_size=V)
     z = torch.randn(500, 4)
     settings = Sampling(steps=1, top_k=3, top_p=0.8, temperature=0.7)
     ids, log_p = head.sample(z, None, settings, 1.0, Noise("draw"))

@@ -66,7 +66,7 @@ def test_the_small_study_keeps_every_size(tmp_path):
     causal = small_study(base, "variant-ar-ce", tmp_path)
     assert causal.sampling["drill"].steps == 16  # as many as tokens
     scales = small_study(base, "variant-var", tmp_path)
-    assert scales.sampling["drill"].steps == 3 and scales.tokenizers["msvq"].scales == (1, 2, 4)
+    assert scales.sampling["drill"].steps == 3 and scales.tokenizers["msvq"].sides == (1, 2, 4)
 
 
 def test_an_imported_variant_is_trained_for_a_step(tmp_path):

@@ -12,9 +12,9 @@ from mar.study.parts import Backbone, Head, Recipe, Sampling
 
 META = torch.device("meta")
 TOKENS = costs.Tokens("latents", tokens=16, token_dim=8, grid=4, classes=10)
-MASKED = Backbone(kind="masked", width=64, depth=5, heads=4, buffer=4)
-CAUSAL = Backbone(kind="causal", width=64, depth=2, heads=4)
-MSE = Head(kind="mse")
+MASKED = Backbone.of(kind="masked", width=64, depth=5, heads=4, buffer=4)
+CAUSAL = Backbone.of(kind="causal", width=64, depth=2, heads=4)
+MSE = Head.of(kind="mse")
 RECIPE = Recipe(images=64, batch=64, micro_batch=32, checkpoint_images=64, log_images=64)
 
 

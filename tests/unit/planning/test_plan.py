@@ -29,24 +29,24 @@ from mar.study.records import DataManifest, JudgeCosts, PlanRecord, Split
 from mar.tokenizers import autoencoder
 from mar.tokenizers.discriminator import discriminator
 
-KL = Tokenizer(kind="kl", stride=4, channels=[8, 16, 24], layers=2, latent_channels=6, pretrained=True, group=2)
-VQ = Tokenizer(kind="vq", stride=2, channels=[8, 16], latent_channels=4, codebook_size=20, pretrained=True)
+KL = Tokenizer.of(kind="kl", stride=4, channels=[8, 16, 24], layers=2, latent_channels=6, pretrained=True, group=2)
+VQ = Tokenizer.of(kind="vq", stride=2, channels=[8, 16], latent_channels=4, codebook_size=20, pretrained=True)
 MSVQ = VQ.model_copy(update={"kind": "msvq", "scales": (1, 2, 3, 8, 16)})
 BACKBONES = {
-    "masked": Backbone(kind="masked", width=48, depth=3, heads=4, buffer=5, mlp_ratio=3.0),
-    "causal": Backbone(kind="causal", width=48, depth=3, heads=4),
-    "scales": Backbone(kind="scales", width=48, depth=3, heads=4, gate_init=0.1),
-    "scales-shared": Backbone(kind="scales", width=48, depth=3, heads=4, gate_init=0.1, shared_aln=True),
+    "masked": Backbone.of(kind="masked", width=48, depth=3, heads=4, buffer=5, mlp_ratio=3.0),
+    "causal": Backbone.of(kind="causal", width=48, depth=3, heads=4),
+    "scales": Backbone.of(kind="scales", width=48, depth=3, heads=4, gate_init=0.1),
+    "scales-shared": Backbone.of(kind="scales", width=48, depth=3, heads=4, gate_init=0.1, shared_aln=True),
 }
 HEADS = {
-    "diffusion": Head(kind="diffusion", width=40, depth=2, noise_draws=3),
-    "mse": Head(kind="mse"),
-    "mixture": Head(kind="mixture", components=3),
-    "categorical": Head(kind="categorical"),
+    "diffusion": Head.of(kind="diffusion", width=40, depth=2, noise_draws=3),
+    "mse": Head.of(kind="mse"),
+    "mixture": Head.of(kind="mixture", components=3),
+    "categorical": Head.of(kind="categorical"),
 }
 PAIRS = [(b, h) for b in BACKBONES for h in HEADS if b in ("masked", "causal")] + [("dit", "joint")]
 PAIRS += [("scales", "categorical"), ("scales-shared", "categorical")]
-DIT, JOINT = Backbone(kind="dit", width=48, depth=3, heads=4, patch=2, dropout=0.0), Head(kind="joint")
+DIT, JOINT = Backbone.of(kind="dit", width=48, depth=3, heads=4, patch=2, dropout=0.0), Head.of(kind="joint")
 
 
 def tokens_of(tok, size):
@@ -149,8 +149,8 @@ SIZES |= {"h": ("huge", 1280, 20, 16, 1536, 12, 943)}
 @pytest.mark.parametrize(("size", "width", "depth", "heads", "head_width", "head_depth", "millions"), SIZES.values())
 def test_published_parameters(size, width, depth, heads, head_width, head_depth, millions):
     published = json.loads((Path(__file__).parents[2] / "parity" / "golden" / "mar_param_counts.json").read_text())
-    backbone = Backbone(kind="masked", width=width, depth=depth, heads=heads)
-    head = Head(kind="diffusion", width=head_width, depth=head_depth, noise_draws=4)
+    backbone = Backbone.of(kind="masked", width=width, depth=depth, heads=heads)
+    head = Head.of(kind="diffusion", width=head_width, depth=head_depth, noise_draws=4)
     count = costs.count_parameters(costs.model_of(backbone, head, LATENTS))
     assert count == published["counts"][f"mar_{size}"][f"d{head_depth}_w{head_width}"]["total"]
     assert count / 1e6 == pytest.approx(millions, abs=1)  # the paper
@@ -158,7 +158,7 @@ def test_published_parameters(size, width, depth, heads, head_width, head_depth,
 
 def test_a_forward_pass_of_mar_b():
     """By hand: linear layers 2 i o a row, attention 4 n^2 W; 64 of 256 tokens known, z of the 192 others."""
-    backbone, w = Backbone(kind="masked", width=768, depth=12, heads=12), 768
+    backbone, w = Backbone.of(kind="masked", width=768, depth=12, heads=12), 768
 
     def block(queries, keys):
         return 2 * (2 * keys * w**2 + queries * 10 * w**2) + 4 * queries * keys * w
@@ -172,7 +172,7 @@ LATENTS = costs.Tokens("latents", 256, 16, 16, 1000)
 
 
 def test_dit_has_its_published_parameters():
-    dit = Backbone(kind="dit", width=1152, depth=28, heads=16, patch=2)
+    dit = Backbone.of(kind="dit", width=1152, depth=28, heads=16, patch=2)
     count = costs.count_parameters(costs.model_of(dit, JOINT, costs.Tokens("latents", 1024, 4, 32, 1000)))
     assert count / 1e6 == pytest.approx(674.8, abs=0.1)
 
@@ -213,10 +213,10 @@ def test_training_a_tokenizer_asks_for_every_network_that_takes_part():
 
 
 def test_consistency_decoder():
-    cost = costs.tokenizer(Tokenizer(kind="consistency", stride=8, latent_channels=4, pretrained=True), 64)
+    cost = costs.tokenizer(Tokenizer.of(kind="consistency", stride=8, latent_channels=4, pretrained=True), 64)
     assert cost.parameters == 655_441_366 and cost.training == 0
     assert cost.decode == pytest.approx(2 * 128.3e6 * 64**2, rel=0.01)  # two steps of its network, for each pixel
-    kl8 = Tokenizer(kind="kl", stride=8, channels=[128, 256, 512, 512], layers=2, latent_channels=4, pretrained=True)
+    kl8 = Tokenizer.of(kind="kl", stride=8, channels=[128, 256, 512, 512], layers=2, latent_channels=4, pretrained=True)
     assert cost.encode == costs.tokenizer(kl8, 64).encode
 
 

@@ -183,7 +183,7 @@ class TestMatrix:
         variants = resolve(crossed, "a.yaml").variants
         assert sorted(variants) == ["causal-random", "causal-raster", "masked-random", "masked-raster"]
         one = variants["masked-raster"]
-        assert (one.tokenizer, one.order, one.backbone, one.head) == ("kl", "raster", "masked", "diffloss")
+        assert (one.tokenizer, one.order.kind, one.backbone, one.head) == ("kl", "raster", "masked", "diffloss")
 
     def test_exclude_drops_what_agrees_with_a_rule(self, crossed: dict[str, Any]) -> None:
         crossed["matrix"]["exclude"] = [{"backbone": "masked", "order": "raster"}]
@@ -204,7 +204,7 @@ class TestMatrix:
         variants = resolve(crossed, "a.yaml").variants
         assert sorted(variants) == ["causal-random", "causal-raster", "masked-random", "mine"]
         assert variants["causal-raster"].seeds == (7,)
-        assert variants["causal-raster"].order == "raster"
+        assert variants["causal-raster"].order.kind == "raster"
 
     def test_no_variants_key_is_needed(self, crossed: dict[str, Any]) -> None:
         del crossed["variants"]

@@ -9,7 +9,7 @@ from torch import nn
 from mar.runtime.noise import Noise
 from mar.study.at_once import groups
 from mar.study.parts import Tokenizer as Config
-from mar.tokenizers.autoencoder import Tokenizer, build
+from mar.tokenizers.autoencoder import Consistency, build
 
 SHAPE = {"stride": 2, "channels": [8, 8], "pretrained": True, "latent_channels": 4}
 KINDS = [
@@ -34,7 +34,7 @@ def test_parts_are_encoded_and_decoded_like_all_together(config):
     """Up to the rounding of convolutions of other shapes; ids are equal, where no code is as near as another."""
     torch.manual_seed(0)
     shape = SHAPE | {"channels": [32, 32]}  # published norms have 32 groups
-    net, images = build(Config(**shape, **config), 8).eval(), torch.randn(5, 3, 8, 8)
+    net, images = build(Config.of(**shape, **config), 8).eval(), torch.randn(5, 3, 8, 8)
     tokens = net.encode(images)
     whole = net.decode(tokens)
     seen = in_parts(net, 2)
@@ -80,7 +80,7 @@ def test_the_noise_of_the_consistency_decoder_is_that_of_all_images():
     drawn = []
     for size in (5, 2):
         decoder = TwoSteps()
-        net = Tokenizer("consistency", decoder)
+        net = Consistency("consistency", decoder, "moments")
         net.decoded = lambda count, size=size: groups(count, size)
         drawn.append(net.decode_latents(latents, Noise("decode")))
         assert decoder.decoder_unet.seen == ([5, 5] if size == 5 else [2, 2, 1] * 2)

@@ -19,7 +19,7 @@ from mar.runtime.noise import Noise
 from mar.sampling.sampler import Sampler
 from mar.study.parts import Tokenizer as Config
 from mar.tokenizers import autoencoder
-from mar.tokenizers.autoencoder import Tokenizer, build
+from mar.tokenizers.autoencoder import Consistency, Tokenizer, build
 from mar.tokenizers.encode import encode
 from mar.tokenizers.train import train
 from mar.training.trainer import Trainer
@@ -44,7 +44,7 @@ def consistency() -> Tokenizer:
     narrow = {"encoder_block_out_channels": (8, 8, 8, 8), "encoder_layers_per_block": 1, "encoder_norm_num_groups": 4}
     narrow |= {"decoder_block_out_channels": (8, 8, 8, 8), "decoder_layers_per_block": 1, "decoder_norm_num_groups": 4}
     torch.manual_seed(0)
-    return Tokenizer("consistency", ConsistencyDecoderVAE(**narrow)).eval().requires_grad_(False)
+    return Consistency("consistency", ConsistencyDecoderVAE(**narrow), "moments").eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def consistency() -> Tokenizer:
 )
 @torch.no_grad()
 def test_there_and_back(images: torch.Tensor, config: dict[str, Any], tokens: str, shape: tuple[int, ...]) -> None:
-    tokenizer = build(Config(**config), 16).eval()
+    tokenizer = build(Config.of(**config), 16).eval()
     found = tokenizer.encode(images)
     assert tokenizer.tokens == tokens and found.shape == shape
     assert tokenizer.decode(found).shape == images.shape
@@ -69,8 +69,8 @@ def test_there_and_back(images: torch.Tensor, config: dict[str, Any], tokens: st
 @torch.no_grad()
 def test_continuous_latents_pass_the_quantiser(images: torch.Tensor) -> None:
     torch.manual_seed(0)
-    ids = build(Config(**VQ), 16).eval()
-    latents = build(Config(**VQ, continuous=True), 16).eval()
+    ids = build(Config.of(**VQ), 16).eval()
+    latents = build(Config.of(**VQ, continuous=True), 16).eval()
     latents.load_state_dict(ids.state_dict())
     found = latents.encode(images)
     assert (latents.decode_latents(found) == ids.decode_ids(ids.encode(images))).all()
@@ -82,7 +82,7 @@ def test_continuous_latents_pass_the_quantiser(images: torch.Tensor) -> None:
 @torch.no_grad()
 def test_scales_are_residuals_of_those_before(images: torch.Tensor) -> None:
     torch.manual_seed(0)
-    tokenizer = build(Config(**MSVQ), 16).eval()
+    tokenizer = build(Config.of(**MSVQ), 16).eval()
     quantizer, latents = tokenizer.net.quantize, tokenizer.net.encode(images).latents
     quantizer.embedding.weight.normal_()
     ids = tokenizer.encode(images)
@@ -108,7 +108,7 @@ def test_scales_are_residuals_of_those_before(images: torch.Tensor) -> None:
 
 
 def test_pixels_are_exact() -> None:
-    config = Config(**PIXELS)
+    config = Config.of(**PIXELS)
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(1, 3, 1, 1)
     pixels[:, 1], pixels[:, 2] = pixels[:, 0].mT, 255 - pixels[:, 0]
     tokenizer = build(config, 16)
@@ -123,7 +123,7 @@ def test_parameters_of_published_sizes() -> None:
         kl8 = {"kind": "kl", "stride": 8, "channels": [128, 256, 512, 512], "layers": 2, "latent_channels": 4}
         assert parameters({**kl8, "kl_weight": 1e-6, "images": 64, "learning_rate": 1e-4}) == 83_653_863
         published = {"kind": "consistency", "stride": 8, "latent_channels": 4, "pretrained": True}
-        tokenizer = build(Config(**published), 256)
+        tokenizer = build(Config.of(**published), 256)
     attention = 4 * (512**2 + 512) + 2 * 512
     assert counts["encoder"] == 66_456_019  # MAR's KL-16
     assert counts["middle"] == counts["encoder"] - 2 * attention  # after each of two blocks
@@ -133,13 +133,13 @@ def test_parameters_of_published_sizes() -> None:
 
 
 def parameters(config: dict[str, Any]) -> int:
-    return sum(p.numel() for p in build(Config(**config), 256).parameters())
+    return sum(p.numel() for p in build(Config.of(**config), 256).parameters())
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("values", [pipeline.VALUES["tokenizers"]["kl"], VQ, MSVQ], ids=["kl", "vq", "msvq"])
 def test_attention_in_both_halves_runs(images: torch.Tensor, values: dict[str, Any]) -> None:
-    config = Config(**{**values, "attention": "both"})
+    config = Config.of(**{**values, "attention": "both"})
     tokenizer = build(config, 16).eval()
     assert tokenizer.net.encoder.down_blocks[-1].attentions and tokenizer.net.decoder.up_blocks[0].attentions
     assert tokenizer.decode(tokenizer.encode(images)).shape == images.shape
@@ -170,7 +170,7 @@ def test_the_consistency_decoder_draws_from_the_named_stream(images: torch.Tenso
 
 def test_a_consistency_decoder_of_another_size_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"stride 16, latent_channels 4: the consistency decoder has 8 and 4"):
-        Config(kind="consistency", stride=16, latent_channels=4, pretrained=True)
+        Config.of(kind="consistency", stride=16, latent_channels=4, pretrained=True)
 
 
 @pytest.mark.parametrize(("name", "token_dim"), [("pixels", 48), ("continuous", 16)])

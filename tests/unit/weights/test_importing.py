@@ -88,7 +88,7 @@ def test_a_zip_with_one_checkpoint_is_unpacked_for_the_import_only(tmp_path):
 def test_vq_goes_into_diffusers_class_with_attention_where_it_was(tmp_path, attention):
     config = {"kind": "vq", "stride": 4, "channels": [32, 32, 64], "layers": 2, "latent_channels": 8}
     config |= {"codebook_size": 24, "attention": attention}
-    tokenizer = build(TokenizerConfig(pretrained=True, **config), 32).eval()
+    tokenizer = build(TokenizerConfig.of(pretrained=True, **config), 32).eval()
     file = published.lightning_checkpoint(tmp_path / "vq.ckpt", published.ldm_names(tokenizer.net.state_dict(), 3))
     report = import_weights("ldm-vq", file, "vq", tmp_path)
     assert report.architecture == config
@@ -134,7 +134,7 @@ def test_old_attention_names_of_diffusers():
 
 def test_diffusers_kl_in_half_precision_becomes_float32(tmp_path):
     config = {"kind": "kl", "stride": 2, "channels": [32, 32], "layers": 1, "latent_channels": 4}
-    net = build(TokenizerConfig(pretrained=True, **config), 8).net
+    net = build(TokenizerConfig.of(pretrained=True, **config), 8).net
     save_file({k: v.half() for k, v in net.state_dict().items()}, tmp_path / "vae.safetensors")
     (tmp_path / "out").mkdir()
     report = import_weights("diffusers-kl", tmp_path / "vae.safetensors", "vae", tmp_path / "out")
