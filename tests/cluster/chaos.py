@@ -218,6 +218,13 @@ class Case:
             "error": error, "seconds": round(time.monotonic() - start),
         }  # fmt: skip
 
+    def accounted(self) -> bool:
+        """Whether the accounting has the end of the last job; it is late, and has no comment before that."""
+        command = ["sacct", "-X", "-n", "-P", "-o", "End,Comment", "-j", self.record()["jobs"][-1]]
+        lines = subprocess.run(command, capture_output=True, text=True).stdout.split()
+        ends = [line.split("|", 1) for line in lines]
+        return bool(ends) and all(end != "Unknown" and comment for end, comment in ends)
+
     def submissions(self) -> dict:
         """How many submissions, and how many of them while an earlier one worked or after one had done it all."""
         fields = "JobID,Submit,End,Comment"
@@ -627,7 +634,8 @@ def main() -> int:
         folder = work / re.sub(r"[^\w.=-]+", "-", case.title)  # PYTHONPATH is cut at colons
         shutil.rmtree(folder, ignore_errors=True)
         row = case.run(folder, prepared, reference[case.stage])
-        time.sleep(5)  # the accounting is late
+        with contextlib.suppress(TimeoutError):  # then too few submissions are counted, and the case fails
+            case.until(case.accounted, 120)
         row |= case.submissions()
         row["ok"] = bool(row["ok"] and row["jobs"] and not row["submitted twice"])
         print(json.dumps({**row, "log": str(folder / "log.txt")}), flush=True)
