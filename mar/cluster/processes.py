@@ -33,7 +33,7 @@ def print_lines(path: Path, position: int, last: bool, prefix: str = "") -> int:
 
     An unfinished line is printed only if it is the `last` call; each line begins with `prefix`.
     """
-    if not path.exists():
+    if not path.is_file():
         return position
     with open(path, "rb") as file:
         file.seek(position)

@@ -25,13 +25,13 @@ from PIL import Image
 from mar.data import archives, idx, image_files, imagenet, preview, sources
 from mar.data.image_files import Scan
 from mar.data.images import SPLITS, open_split
-from mar.runtime.files import atomic, read, write, write_text
+from mar.runtime.files import atomic, read, sha256, write, write_text
 from mar.runtime.folders import lock
 from mar.runtime.progress import Progress
 from mar.runtime.shards import unfinished
 from mar.runtime.text import one_line
 from mar.study import layout
-from mar.study.records import DataManifest, Entry, FileLists, Skipped, Split
+from mar.study.records import ArraysRecord, DataManifest, Entry, FileLists, Skipped, Split
 from mar.study.stage_keys import data_key
 from mar.study.study import Study
 
@@ -110,11 +110,17 @@ def _prepare_digits(study: Study, folder: Path, listing: str) -> DataManifest:
     arrays: dict[str, np.ndarray] = {}
     for split, indices in rows.items():
         arrays[f"{split}_images"], arrays[f"{split}_labels"] = images[sorted(indices)], labels[sorted(indices)]
-    with atomic(folder / layout.DIGITS) as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    _save(folder / layout.DIGITS, arrays)
     names = [str(name) for name in digits.target_names]
     entries = [(split, hashlib.sha256(grey[i]).hexdigest()) for split in SPLITS for i in sorted(rows[split])]
     return _record(study, listing, names, {s: [int(labels[i]) for i in rows[s]] for s in SPLITS}, entries, [])
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write the images and labels of both splits, and the checksum by which `open_split` knows them."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    write(path.with_name(layout.ARRAYS), ArraysRecord(sha256=sha256(path)))
 
 
 def _prepare_idx(
@@ -155,8 +161,7 @@ def _prepare_idx(
     for name in SPLITS:
         if missing := sorted(set(range(len(classes))) - set(arrays[f"{name}_labels"].tolist())):
             raise ValueError(f"data.path {study.data.path}: class {classes[missing[0]]!r} has no image ({name})")
-    with atomic(folder / layout.IDX) as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    _save(folder / layout.IDX, arrays)
     labels_of = {split: arrays[f"{split}_labels"].tolist() for split in SPLITS}
     pixels = None
     if names is None:  # Fashion-MNIST is known

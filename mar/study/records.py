@@ -272,6 +272,12 @@ class FileLists(Record):
     places: dict[str, tuple[Place, ...]] = Field({})
 
 
+class ArraysRecord(Record):
+    """data/arrays.json: the checksum of digits.npz or idx.npz; missing in folders of older versions."""
+
+    sha256: Sha256
+
+
 class ClassifierRecord(Record):
     """classifier/classifier.json: the finished classifier, whose accuracy is that on `count` images of `split`."""
 
