@@ -31,6 +31,7 @@ from mar.runtime.progress import Progress
 from mar.runtime.shards import unfinished
 from mar.runtime.text import one_line
 from mar.study import layout
+from mar.study.lengths import check_images
 from mar.study.records import ArraysRecord, DataManifest, Entry, FileLists, Skipped, Split
 from mar.study.stage_keys import data_key
 from mar.study.study import Study
@@ -43,8 +44,8 @@ def prepare(study: Study, root: str | Path) -> None:
     """Decode every image and write data/manifest.json (counts, skipped files, hash of the file list).
 
     Raises:
-        ValueError: the path is missing, a class has no readable image, train/ and val/ have different classes, or the
-            data are not what `expect` says.
+        ValueError: the path is missing, a class has no readable image, train/ and val/ have different classes, the
+            data are not what `expect` says, or the study asks for fewer images than they have classes.
     """
     root = Path(root)
     folder = layout.data(root)
@@ -61,6 +62,8 @@ def prepare(study: Study, root: str | Path) -> None:
         state = sources.stamp(Path(study.data.path)) if study.data.kind == "imagefolder" and study.data.path else ""
         write_text(folder / layout.LISTING, "".join(f"{line}\n" for line in (listing, state) if line))
         record = make(folder)
+        if study.data.kind != "none":
+            check_images(study, len(record.classes), record.splits["train"].count)
         write(manifest, record)
         counts = {split: value.count for split, value in record.splits.items()}
         print(f"{manifest}: {len(record.classes)} classes, images {counts}, skipped {len(record.skipped)}", flush=True)

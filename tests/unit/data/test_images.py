@@ -21,7 +21,9 @@ from mar.study.study import Study
 
 
 def folder_study(path: Path, **over: object) -> Study:
-    return pipeline.study(data={"kind": "imagefolder", "path": str(path), "image_size": 16, "holdout": 0.25, **over})
+    few = {"samples": 60, "chunk": 30, "bootstrap": 10, "neighbours": 1}
+    data = {"kind": "imagefolder", "path": str(path), "image_size": 16, "holdout": 0.25, **over}
+    return pipeline.study(data=data, metrics=few)
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (20, 24)) -> None:
