@@ -162,7 +162,7 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
     from mar.planning import kept_costs, minutes, slots
     from mar.planning import plan as plans
     from mar.runtime.files import write_text
-    from mar.study.lengths import count
+    from mar.study.lengths import check_images, count
     from mar.study.reading import blame, load
 
     if utilisation and measured:
@@ -179,6 +179,10 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
     share = plans.utilisation_of(loaded, measured) if measured else utilisation or plans.UTILISATION
     images = plans.count_images(loaded, root)
     if images.known:
+        try:
+            check_images(loaded, images.classes, images.train)
+        except ValueError as error:
+            raise blame(error, path) from None
         loaded = count(loaded, images.train)
     counts = kept_costs.count(loaded, root, images.classes)
     jobs = plans.jobs(loaded, images, counts)

@@ -74,7 +74,7 @@ def why(folder: Path, job: str, state: State, lines: int = 12) -> str:
 
 def _tail(path: Path, size: int = 100_000) -> str:
     """The end of a file, or nothing."""
-    if not path.exists():
+    if not path.is_file():
         return ""
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - size))

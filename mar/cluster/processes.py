@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from mar.cluster.records import LocalJob
+from mar.runtime.text import printable
 
 
 def started(pid: int) -> int | None:
@@ -33,7 +34,7 @@ def print_lines(path: Path, position: int, last: bool, prefix: str = "") -> int:
 
     An unfinished line is printed only if it is the `last` call; each line begins with `prefix`.
     """
-    if not path.exists():
+    if not path.is_file():
         return position
     with open(path, "rb") as file:
         file.seek(position)
@@ -56,10 +57,15 @@ def stop(job: LocalJob) -> None:
     """End a job and wait for its end. Stages write by atomic renames, so an end at any moment is safe.
 
     Raises:
-        ValueError: it does not end.
+        ValueError: it does not end, or is no process of ours, whatever its record says.
     """
     if job.pid == os.getpid():
         return
+    if why := _foreign(job.pid):
+        raise ValueError(
+            f"launch: job {job.job}: process {job.pid} {why}; accepted: a process that `mar launch` of this user "
+            "started; end it by hand, and delete job.json"
+        )
     for _ in range(3):  # a job that is just starting may ignore the first SIGTERM
         with contextlib.suppress(ProcessLookupError):
             os.kill(job.pid, signal.SIGTERM)
@@ -69,3 +75,16 @@ def stop(job: LocalJob) -> None:
                 return
             time.sleep(0.05)
     raise ValueError(f"launch: job {job.job} does not end at SIGTERM; end process {job.pid} by hand")
+
+
+def _foreign(pid: int) -> str:
+    """Why a process is none that `mar launch` of this user started; empty if it is, or if it has ended."""
+    place = Path(f"/proc/{pid}")
+    try:
+        owner, words = place.stat().st_uid, place.joinpath("cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    if owner != os.geteuid():
+        return f"is of user {owner}"
+    ours = any(word.startswith(b"submitit.") or word == b"launch" for word in words)  # the latter computes in itself
+    return "" if ours else f"is {printable(words[0].decode(errors='replace'))!r}"

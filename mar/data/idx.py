@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from mar.data import published
+from mar.runtime.files import a_file
 
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 # SHA-256 of the content of the four files of Fashion-MNIST; gzip of the same content differs between packers.
@@ -64,7 +65,7 @@ def read(path: Path, dimensions: int) -> tuple[np.ndarray, str]:
             values than its sizes say.
     """
     try:
-        with open(path, "rb") as plain:
+        with open(a_file(path), "rb") as plain:
             gzipped = plain.read(2) == b"\x1f\x8b"
         with gzip.open(path) if gzipped else open(path, "rb") as file:
             content = file.read(start := 4 + 4 * dimensions)

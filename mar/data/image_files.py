@@ -109,6 +109,13 @@ def halves_of(tops: set[str]) -> tuple[dict[str, str], str]:
     return halves, left and f"{left} left out: the images are those of {' and '.join(halves.values())}/"
 
 
+def class_folders(base: Path) -> list[str]:
+    """Names of the class folders of base/, or of base/train/, in the order of their labels; none are looked into."""
+    tops = {entry.name for entry in os.scandir(base) if entry.is_dir() and _is_class(entry.name)}
+    top = base / halves_of(tops)[0].get("train", "")
+    return sorted(entry.name for entry in os.scandir(top) if entry.is_dir() and _is_class(entry.name))
+
+
 def _is_class(name: str) -> bool:
     return not name.startswith(".") and name not in IGNORED
 

@@ -20,7 +20,7 @@ from mar.runtime.text import one_line
 from mar.study import layout
 from mar.study.parts import Digits, FashionMnist, Idx
 from mar.study.real_sets import PARTS
-from mar.study.records import DataManifest, Entry, FileLists
+from mar.study.records import ArraysRecord, DataManifest, Entry, FileLists
 from mar.study.stage_keys import data_key
 from mar.study.study import Study
 
@@ -63,8 +63,8 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
     """The images of a split, "train" or "heldout", as `prepare` recorded them, or of a part of the held-out ones.
 
     Raises:
-        ValueError: `prepare` has not run for this data section, or a part has no image of some class. When an image is
-            read: it can be read no longer.
+        ValueError: `prepare` has not run for this data section, its manifest is of other images, or a part has no image
+            of some class. When an image is read: it can be read no longer.
     """
     if split in PARTS:
         whole = open_split(study, root, "heldout")
@@ -73,18 +73,38 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
     if split not in SPLITS:
         raise ValueError(f"split {split!r}; accepted: {', '.join((*SPLITS, *PARTS))}")
     folder, size = layout.data(Path(root)), study.data.image_size
-    classes = list(read(folder / layout.MANIFEST, DataManifest).classes)
+    manifest = read(file := folder / layout.MANIFEST, DataManifest)
     if recipe_of(folder) != {"data": data_key(study)}:
         raise ValueError(f"{folder}: was made for another data section of the study; run `mar prepare` again")
+    for key in ("kind", "image_size"):
+        if (found := getattr(manifest, key)) != (accepted := getattr(study.data, key)):
+            raise ValueError(
+                f"{file}: {key}: found {found!r}; accepted: {accepted}; delete it and run `mar prepare` again"
+            )
+    classes = list(manifest.classes)
+
+    def listed(labels: Sequence[int] | np.ndarray, read_image: Callable[[int], np.ndarray]) -> ImageSet:
+        """The images, if they are those that the manifest counts."""
+        array, split_of = np.asarray(labels, np.int64), manifest.splits[split]
+        found = np.bincount(array[array >= 0], minlength=len(classes)).tolist()
+        if found != list(split_of.per_class) or split_of.count != len(array) or len(found) > len(classes):
+            counted = f"{split_of.count}, {list(split_of.per_class)[:10]} of the first of {len(classes)} classes"
+            raise ValueError(
+                f"{file}: splits.{split}: found {counted}; accepted: {len(array)}, {found[:10]}, as {folder} holds; "
+                "delete it and run `mar prepare` again"
+            )
+        return ImageSet(labels, classes, read_image)
+
     if study.data.unread:
         return ImageSet([], classes, lambda i: np.empty(0))
     if isinstance(study.data, Digits) or getattr(study.data, "own", None):
-        file = folder / (layout.DIGITS if isinstance(study.data, Digits) else layout.ARRAYS)
-        images, labels = (npz.read(file, f"{split}_{part}") for part in ("images", "labels"))
-        return ImageSet(labels, classes, lambda i: images[i])
+        images, labels = _arrays(
+            folder / (layout.DIGITS if isinstance(study.data, Digits) else layout.OWN_IMAGES), split
+        )
+        return listed(labels, lambda i: images[i])
     if isinstance(study.data, Idx | FashionMnist):
-        grey, labels = (npz.read(folder / layout.IDX, f"{split}_{part}") for part in ("images", "labels"))
-        return ImageSet(labels, classes, lambda i: np.repeat(grey[i][..., None], 3, axis=-1))
+        grey, labels = _arrays(folder / layout.IDX, split)
+        return listed(labels, lambda i: np.repeat(grey[i][..., None], 3, axis=-1))
 
     lists = read(folder / layout.FILES, FileLists)
     files: tuple[Entry, ...] = lists.train if split == "train" else lists.heldout
@@ -98,7 +118,18 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
             why = one_line(f"{base / from_json(files[i][0])}: cannot be read any more ({error})")
             raise ValueError(f"{why}; run `mar prepare` again") from error
 
-    return ImageSet([label for _, label, _ in files], classes, read_image)
+    return listed([label for _, label, _ in files], read_image)
+
+
+def _arrays(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of a split in the file that `prepare` wrote; older versions recorded no checksum of it."""
+    record = path.with_name(layout.ARRAYS)
+    if record.exists() and path.exists() and sha256(path) != read(record, ArraysRecord).sha256:
+        raise ValueError(
+            f"{path}: differs from its checksum in {record.name}; accepted: the file that `mar prepare` wrote; delete "
+            f"{layout.MANIFEST} beside it and run `mar prepare` again"
+        )
+    return npz.read(path, f"{split}_images"), npz.read(path, f"{split}_labels")
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:

@@ -25,14 +25,15 @@ from PIL import Image
 from mar.data import archives, idx, image_files, imagenet, preview, sources
 from mar.data.image_files import Scan
 from mar.data.images import SPLITS, open_split
-from mar.runtime.files import atomic, read, write, write_text
+from mar.runtime.files import atomic, read, sha256, write, write_text
 from mar.runtime.folders import lock
 from mar.runtime.progress import Progress
 from mar.runtime.shards import unfinished
 from mar.runtime.text import one_line
 from mar.study import layout
 from mar.study.kinds import implementation, opened
-from mar.study.records import DataManifest, Entry, FileLists, Skipped, Split
+from mar.study.lengths import check_images
+from mar.study.records import ArraysRecord, DataManifest, Entry, FileLists, Skipped, Split
 from mar.study.stage_keys import data_key
 from mar.study.study import Study
 
@@ -44,8 +45,8 @@ def prepare(study: Study, root: str | Path) -> None:
     """Decode every image and write data/manifest.json (counts, skipped files, hash of the file list).
 
     Raises:
-        ValueError: the path is missing, a class has no readable image, train/ and val/ have different classes, or the
-            data are not what `expect` says.
+        ValueError: the path is missing, a class has no readable image, train/ and val/ have different classes, the
+            data are not what `expect` says, or the study asks for fewer images than they have classes.
     """
     root = Path(root)
     folder = layout.data(root)
@@ -62,6 +63,8 @@ def prepare(study: Study, root: str | Path) -> None:
         state = sources.stamp(Path(study.data.folder)) if study.data.decoded and study.data.folder else ""
         write_text(folder / layout.LISTING, "".join(f"{line}\n" for line in (listing, state) if line))
         record = make(folder)
+        if not study.data.unread:
+            check_images(study, len(record.classes), record.splits["train"].count)
         write(manifest, record)
         counts = {split: value.count for split, value in record.splits.items()}
         print(f"{manifest}: {len(record.classes)} classes, images {counts}, skipped {len(record.skipped)}", flush=True)
@@ -169,16 +172,22 @@ def _write_arrays(path: Path, images: np.ndarray, labels: np.ndarray, rows: dict
     arrays: dict[str, np.ndarray] = {}
     for split, indices in rows.items():
         arrays[f"{split}_images"], arrays[f"{split}_labels"] = images[sorted(indices)], labels[sorted(indices)]
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    _save(path, arrays)
 
 
 def _prepare_arrays(
     study: Study, folder: Path, images: np.ndarray, labels: np.ndarray, names: list[str], listing: str
 ) -> DataManifest:
     rows = _split(study, labels, names)
-    _write_arrays(folder / layout.ARRAYS, images, labels, rows)
+    _write_arrays(folder / layout.OWN_IMAGES, images, labels, rows)
     return _record(study, listing, names, {s: [int(labels[i]) for i in rows[s]] for s in SPLITS}, [listing], [])
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write the images and labels of both splits, and the checksum by which `open_split` knows them."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    write(path.with_name(layout.ARRAYS), ArraysRecord(sha256=sha256(path)))
 
 
 def _prepare_idx(
@@ -219,8 +228,7 @@ def _prepare_idx(
     for name in SPLITS:
         if missing := sorted(set(range(len(classes))) - set(arrays[f"{name}_labels"].tolist())):
             raise ValueError(f"data.path {study.data.folder}: class {classes[missing[0]]!r} has no image ({name})")
-    with atomic(folder / layout.IDX) as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    _save(folder / layout.IDX, arrays)
     labels_of = {split: arrays[f"{split}_labels"].tolist() for split in SPLITS}
     pixels = None
     if names is None:  # Fashion-MNIST is known

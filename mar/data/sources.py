@@ -90,6 +90,16 @@ def changed_since(manifest: Path, base: Path) -> tuple[str, bool]:
     return present if watched or changed else "", changed
 
 
+def classes_of(manifest: Path, base: Path) -> int | None:
+    """Number of classes: those that `mar prepare` found, else those of a folder of images; None where not known."""
+    try:
+        if manifest.exists():
+            return len(read_record(manifest, DataManifest).classes)
+        return len(image_files.class_folders(base)) if base.is_dir() and not archives.files_of(base) else None
+    except (OSError, ValueError):  # `mar prepare` says what is wrong
+        return None
+
+
 def _listing(base: Path, noted: Path) -> str:
     """Checksum of what `scan` finds, from the file that `mar prepare` noted it in where no archive has changed."""
     now = stamp(base)

@@ -268,8 +268,12 @@ def link(source: str | Path, path: str | Path) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
-    with open(path, "rb") as file:
+    """SHA-256 of a file's bytes, as hex.
+
+    Raises:
+        ValueError: it is a pipe or a device, whose bytes might never end.
+    """
+    with open(a_file(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Lengths in epochs, written in images once the training images are counted.
+"""What a study asks for of images that are counted after it is read: lengths in epochs, and enough of each class.
 
 A study is read before `mar prepare` has counted its images, so `epochs` stays in the study and in the stage keys by
 which the workflow plans. Every command counts when it opens the study: a recipe.json has the number of images, and so
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from mar.runtime.files import read
 from mar.study import layout
-from mar.study.mistakes import of_validation
+from mar.study.mistakes import Mistake, MistakesError, of_validation
 from mar.study.parts import Recipe, Tokenizer
 from mar.study.records import DataManifest
 from mar.study.sections import Classifier
@@ -57,6 +57,33 @@ def count_prepared(study: Study, root: Path) -> Study:
     if not has_epochs(study) or not manifest.exists():
         return study
     return count(study, read(manifest, DataManifest).splits["train"].count)
+
+
+def check_images(study: Study, classes: int, train: int | None = None) -> None:
+    """Refuse what a study asks for of more images, or of fewer classes, than there are.
+
+    Args:
+        study: the study.
+        classes: number of classes of its images.
+        train: number of training images; None where they are not counted yet.
+
+    Raises:
+        ValueError: image i of a set has class i mod classes, and some class would have none; or a training image has
+            fewer neighbours than precision and recall look at.
+    """
+    asked: dict[tuple[str, ...], int] = {("metrics", "samples"): study.metrics.samples}
+    if study.learning:
+        asked["learning", "samples"] = study.learning.samples
+    for name in dict.fromkeys(name for variant in study.variants.values() for name in variant.sampling):
+        if sweep := study.sampling[name].sweep:
+            asked["sampling", name, "sweep", "samples"] = sweep.samples
+    said = f"fewer images than the {classes} classes of the data; accepted: at least {classes}"
+    wrong = [Mistake((), f"{'.'.join(key)} {n}: {said}", key) for key, n in asked.items() if 0 < n < classes]
+    if train is not None and 0 < train <= (k := study.metrics.neighbours):
+        text = f"metrics.neighbours: found {k} of {train} training images; accepted: fewer than there are images"
+        wrong.append(Mistake((), text, ("metrics", "neighbours")))
+    if wrong:
+        raise MistakesError(wrong)
 
 
 def _count(where: str, section: S, train: int) -> S:

@@ -103,12 +103,15 @@ _POSSIBLE = {
 }
 
 
-def _check_possible(metrics: Mapping[str, Metric | None]) -> None:
-    """Refuse values that no images can have, such as a share above 1 or a Frechet distance below 0."""
+def _check_possible(metrics: Mapping[str, Metric | None], within: str = "") -> None:
+    """Refuse values that no images can have, such as a share above 1 or a Frechet distance below 0.
+
+    `within` is the beginning of the key that a message names.
+    """
     for name, metric in metrics.items():
         least, largest, slack = _POSSIBLE.get(name, _DISTANCE if name.startswith("fid") else _ANY)
         if metric is not None and not least - slack <= metric.value <= largest + slack:
-            raise ValueError(f"{name}: found {metric.value:g}; accepted: {least:g} to {largest:g}")
+            raise ValueError(f"{within}{name}: found {metric.value:g}; accepted: {least:g} to {largest:g}")
 
 
 class RealSide(Part):
@@ -270,6 +273,12 @@ class FileLists(Record):
     crc: dict[str, tuple[NonNegativeInt, ...]] = Field({})
     archives: tuple[str, ...] = ()
     places: dict[str, tuple[Place, ...]] = Field({})
+
+
+class ArraysRecord(Record):
+    """data/arrays.json: the checksum of digits.npz or idx.npz; missing in folders of older versions."""
+
+    sha256: Sha256
 
 
 class ClassifierRecord(Record):
@@ -547,7 +556,7 @@ class Rebuilt(Part):
     def _has_rfid(self) -> Self:
         if "rfid" not in self.metrics:
             raise ValueError(f"metrics: rfid is missing; found {', '.join(self.metrics) or 'none'}")
-        _check_possible(self.metrics)
+        _check_possible(self.metrics, "metrics.")
         return self
 
 
@@ -810,7 +819,7 @@ class MetricsFile(Record):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        _check_possible(self.metrics)
+        _check_possible(self.metrics, "metrics.")
         if self.extractor not in self.extractors:
             raise ValueError(f"extractor: found {self.extractor!r}; accepted: one of `extractors`")
         return self

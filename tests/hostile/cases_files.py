@@ -919,7 +919,9 @@ def logs_and_links() -> Iterator[Case]:
     )
     yield Case(
         "files: digits.npz pickled: encode",
-        again(ROOT / "tokens/kl")(lambda: data_npz(lambda v: v.update(train=np.array([Payload()], dtype=object)))),
+        again(ROOT / "tokens/kl")(
+            lambda: data_npz(lambda v: v.update({k: np.array([Payload()], dtype=object) for k in v}))
+        ),
         ENCODE,
         (r"\.npz",),
     )

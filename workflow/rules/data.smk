@@ -1,7 +1,20 @@
 # The images, and the study's own classifier, whose features judge them.
 import sys
 
+from snakemake.exceptions import WorkflowError
+
 from mar.data import sources
+from mar.study import lengths, reading
+
+if STUDY.data.kind == "imagefolder" and (
+    IMAGE_CLASSES := sources.classes_of(
+        layout.data_manifest(ROOT), Path(STUDY.data.path)
+    )
+):
+    try:
+        lengths.check_images(STUDY, IMAGE_CLASSES)
+    except ValueError as error:
+        raise WorkflowError(str(reading.blame(error, Path(CONFIGFILES[-1]))))
 
 # Image files that were added, removed or changed in size since `mar prepare` listed them run it again.
 IMAGE_LIST, IMAGES_CHANGED = (

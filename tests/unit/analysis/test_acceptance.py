@@ -138,9 +138,10 @@ def test_other_metrics_have_to_lie_inside_the_defaults_interval(
     tmp_path: Path, metric: str, said: str, value: float, side: str
 ) -> None:
     found = made(tmp_path, {})
-    set_metric(tmp_path, "s4", metric, value=0.5, low=0.4, high=0.6)
-    set_metric(tmp_path, "s2", metric, value=value, low=value, high=value)
-    set_metric(tmp_path, "s4-cfg", metric, value=0.55, low=0.1, high=0.9)
+    least = 1 if metric == "inception_score" else 0
+    set_metric(tmp_path, "s4", metric, value=least + 0.5, low=least + 0.4, high=least + 0.6)
+    set_metric(tmp_path, "s2", metric, **dict.fromkeys(("value", "low", "high"), least + value))
+    set_metric(tmp_path, "s4-cfg", metric, value=least + 0.55, low=least + 0.1, high=least + 0.9)
     mode = judged(found, tmp_path)
     assert mode["s2"].refused == (f"{said} {side} the default's interval",)
     assert mode["s4-cfg"].refused == ()

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 
 from mar.cluster import failures, jobs, queue, slurm_launch
 from mar.cluster.launch import launch
+from mar.cluster.processes import alive, started, stop
 from mar.cluster.records import LocalJob, Outcome, SlurmJob, outcome_file, read_job, read_outcome, write_job
 from mar.runtime.files import write
 
@@ -190,3 +195,25 @@ def test_a_damaged_outcome_is_one_message(tmp_path: Path) -> None:
     outcome_file(tmp_path, "12").write_text('{"status": "0"}')
     with pytest.raises(ValueError, match=r"12_0_outcome\.json: status: .*integer; found '0'; accepted: an? Outcome"):
         read_outcome(tmp_path, "12")
+
+
+@pytest.mark.parametrize(("words", "ours"), [(["-m", "submitit.core._submit"], True), (["notebook"], False)])
+def test_only_a_process_that_mar_launched_is_ended(words: list[str], ours: bool) -> None:
+    code = "import time; print('up', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"up\n"
+        about = {"state": "running", "host": socket.gethostname(), "pid": process.pid, "started": started(process.pid)}
+        job = LocalJob(**LOCAL | about)
+        assert alive(job)
+        try:
+            if ours:
+                stop(job)
+                assert process.wait(10) == -signal.SIGTERM
+            else:
+                with pytest.raises(
+                    ValueError, match=rf"job 3768: process {process.pid} is '.*'; accepted: a process that"
+                ):
+                    stop(job)
+                assert process.poll() is None
+        finally:
+            process.kill()

@@ -82,6 +82,9 @@ def test_the_table_of_a_sample_set(court: Callable[..., Result], root: Path, sam
     real = RealSide(name="train split", sha256="a" * 64)
     inputs = {"samples": sha256(samples / "manifest.json")}
     record = MetricsFile(
+        variant="mar",
+        seed=0,
+        setting="plain",
         samples=60,
         extractor="classifier",
         extractors={"classifier": JudgedBy(weights="0" * 64, note="", reference=real)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from mar.study.study import Study
 
 
 def folder_study(path: Path, **over: object) -> Study:
-    return pipeline.study(data={"kind": "imagefolder", "path": str(path), "image_size": 16, "holdout": 0.25, **over})
+    few = {"samples": 60, "chunk": 30, "bootstrap": 10, "neighbours": 1}
+    data = {"kind": "imagefolder", "path": str(path), "image_size": 16, "holdout": 0.25, **over}
+    return pipeline.study(data=data, metrics=few)
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (20, 24)) -> None:
@@ -273,6 +276,44 @@ def test_open_split_refuses_what_was_not_prepared(tmp_path: Path) -> None:
     other = other.model_copy(update={"data": other.data.model_copy(update={"image_size": 24})})
     with pytest.raises(ValueError, match=r"another data section"):
         open_split(other, root, "train")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("kind", "imagefolder", "kind: found 'imagefolder'; accepted: digits"),
+        ("image_size", 24, "image_size: found 24; accepted: "),
+        ("classes", ["a", "b"], r"splits\.train: found .* of the first of 2 classes; accepted: "),
+        (
+            "splits",
+            {"train": {"count": 2, "per_class": [2]}},
+            r"splits\.train: found 2, \[2\] of the first of 10 classes",
+        ),
+    ],
+)
+def test_open_split_refuses_a_manifest_of_other_images(tmp_path: Path, key: str, value: Any, said: str) -> None:
+    study = pipeline.study()
+    root = pipeline.root(tmp_path, study)
+    prepare(study, root)
+    manifest = root / "data" / "manifest.json"
+    manifest.write_text(json.dumps(read_json(manifest) | {key: value}))
+    with pytest.raises(ValueError, match=rf"manifest\.json: {said}"):
+        open_split(study, root, "train")
+
+
+def test_images_that_were_changed_after_prepare_are_refused(tmp_path: Path) -> None:
+    study = pipeline.study()
+    root = pipeline.root(tmp_path, study)
+    prepare(study, root)
+    path = root / "data" / "digits.npz"
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    arrays["train_images"] = 255 - arrays["train_images"]
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=r"digits\.npz: differs from its checksum in arrays\.json; accepted: the file"):
+        open_split(study, root, "train")
+    (root / "data" / "arrays.json").unlink()  # as in a folder of an older version
+    assert len(open_split(study, root, "train")) == 1438
 
 
 def test_levels() -> None:

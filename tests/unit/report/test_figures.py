@@ -101,7 +101,7 @@ def test_panels_show_the_numbers_on_a_fitting_scale(curved: Study, tmp_path: Pat
     assert (fid.get_xscale(), fid.get_yscale(), score.get_yscale()) == ("log", "linear", "linear")
     assert fid.lines[0].get_ydata() == pytest.approx([10 + 200 / n for n in STEPS])
     assert list(score.lines[0].get_xdata()) == list(STEPS)
-    fabricate(curved, tmp_path, lambda v, s, k: 2000.0 if s.startswith("d10") else 10.0)
+    fabricate(curved, tmp_path, lambda v, s, k: 700.0 if s.startswith("d10") else 10.0)
     assert draw.diffusion_steps(curved, tmp_path)[0].axes[0].get_yscale() == "log"
     assert draw.temperature(curved, tmp_path)[0].axes[0].get_xscale() == "linear"
 

@@ -93,6 +93,12 @@ def test_sha256(tmp_path: Path) -> None:
     assert files.sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 1000).hexdigest()
 
 
+def test_a_pipe_has_no_checksum(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe: found a pipe or device; accepted: a file"):
+        files.sha256(tmp_path / "pipe")
+
+
 def holder(folder: Path) -> subprocess.Popen[str]:
     """A process that holds the lock until it is killed; returns once it has it."""
     code = f"""

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from mar.cli.group import open_study
+from mar.data.sources import classes_of
 from mar.study import layout, stage_keys
-from mar.study.lengths import count, has_epochs
+from mar.study.lengths import check_images, count, has_epochs
 from mar.study.reading import StudyError, load, write_resolved
 from mar.study.study import Study
 
@@ -122,3 +123,25 @@ def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", "/home/somebody")
     assert mine(tmp_path, data={"path": "~/photos"}).data.path == "/home/somebody/photos"
     assert mine(tmp_path, data={"path": "photos~"}).data.path == "photos~"
+
+
+def test_fewer_images_than_classes_are_refused_once_the_classes_are_counted(tmp_path: Path) -> None:
+    study = mine(tmp_path)
+    least = min(s for s in (study.metrics.samples, *(x.sweep.samples for x in study.sampling.values() if x.sweep)))
+    check_images(study, least, 1000)
+    with pytest.raises(ValueError, match=rf"samples {least}: fewer images than the {least + 1} classes of the data"):
+        check_images(study, least + 1)
+    with pytest.raises(ValueError, match=r"metrics\.neighbours: found 3 of 3 training images; accepted: fewer than"):
+        check_images(study, 2, 3)
+
+
+def test_classes_of_a_folder_are_known_before_its_images_are_read(tmp_path: Path) -> None:
+    photos, manifest = tmp_path / "photos", tmp_path / "manifest.json"
+    assert classes_of(manifest, photos) is None
+    for name in ("a", "b", ".hidden", "train"):
+        (photos / name / "inside").mkdir(parents=True)
+    assert classes_of(manifest, photos) == 1, "train/ has the classes where it is there"
+    (photos / "train").rename(photos / "c")
+    assert classes_of(manifest, photos) == 3
+    manifest.write_text("[]")
+    assert classes_of(manifest, photos) is None

@@ -84,6 +84,9 @@ def root(tmp_path_factory):
 def test_installed_weights_draw_images_without_training(root, capsys, variant, setting, seen):
     assets, folder = root.parent / "assets", root / "runs" / variant / "seed0"
     install_tokenizer(study(), root, "kl")
+    tokens = read(root / "tokens/kl/train/manifest.json", TokenManifest)  # as `mar encode` writes it by this tokenizer
+    weights = sha256(root / "tokenizers/kl/model.safetensors")
+    write(root / "tokens/kl/train/manifest.json", tokens.model_copy(update={"tokenizer": weights}))
     install_run(study(), root, variant, 0)
     run = json.loads((folder / "run.json").read_text())
     report = json.loads((assets / f"{seen}.json").read_text())
