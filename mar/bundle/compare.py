@@ -60,7 +60,10 @@ def side(place: str | Path, root: Path | None = None) -> Side:
     """
     path = Path(place)
     if root is None:
-        root = path / layout.RESULTS / record.read(path).study
+        said = record.read(path)
+        if own := record.own_kinds(path, said):
+            raise ValueError(f"{path}: its study needs code of its own, {own[0]}; accepted: a bundle without")
+        root = path / layout.RESULTS / said.study
         path = layout.study(root)
     study = load(path)
     return Side(str(place), study, root, Results(study, root))

@@ -70,6 +70,8 @@ def join(parts: list[Path], out: Path, dry_run: bool = False) -> None:
     for part, said in records.items():
         if wrong := next(record.damage(part, said), None):
             raise ValueError(f"{part}: damaged: {wrong[0]}: {wrong[1]}; accepted: a bundle as it was made")
+        if own := record.own_kinds(part, said):
+            raise ValueError(f"{part}: its study needs code of its own, {own[0]}; accepted: a study without")
         first = records[parts[0]]
         if said.study != first.study:
             raise ValueError(f"{part}: is of study {said.study}, {parts[0]} of {first.study}; accepted: one study")
