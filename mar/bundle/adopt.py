@@ -208,7 +208,12 @@ def _from_data(study: Study, root: Path) -> Iterator[Step]:
             needs = (f"tokenizers/{name}", sides[0])
             yield Step(f"rfid of {name}", (layout.rfid(root, name),), needs, partial(_rfid, study, root, name))
     if study.gate:
-        yield Step("gate", (layout.gate(root),), (), lambda: str(read(layout.gate(root), GateRecord) and ""))
+        yield Step("gate", (layout.gate(root),), (), partial(_gate, root))
+
+
+def _gate(root: Path) -> str:
+    read(layout.gate(root), GateRecord)
+    return ""
 
 
 def _published(root: Path, extractor: str) -> str:
@@ -289,7 +294,6 @@ def _rfid(study: Study, root: Path, name: str) -> str:
     return ""
 
 
-@cache
 def _source(root: Path, name: str) -> str:
     """Checksum that names a set of images in the recipe of its features; empty where only its images tell it."""
     if name in ("train", "heldout"):

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, NonNegativeInt
 
 from mar.runtime.files import Part, Record, Sha256, a_file, parse, read_json, sha256, write_text
+from mar.study import layout
 
 BUNDLE = "bundle.json"
 OWN = re.compile(r"[A-Za-z_][\w./-]*:[A-Za-z_]\w*")  # a class of a file or module
@@ -156,9 +157,10 @@ def own_kinds(folder: Path, record: BundleRecord) -> list[str]:
     To read such a study would import that code, and nothing in a bundle is executed: so whoever reads one asks here
     first.
     """
-    root = folder / "results" / record.study
-    found = {held.file for held in record.files if held.file.startswith(f"results/{record.study}/code/")}
-    return sorted(found | set(_kinds(read_json(root / "study.json"))))
+    root = layout.RESULTS / record.study
+    code = f"{layout.own_code(root).as_posix()}/"
+    found = {held.file for held in record.files if held.file.startswith(code)}
+    return sorted(found | set(_kinds(read_json(folder / layout.study(root)))))
 
 
 def _kinds(values: Any) -> Iterator[str]:
