@@ -4,5 +4,5 @@ record: what a bundle says of itself. contents: which files it holds. write: mak
 describes it to others. checks: compute its numbers again. adopt: accept results of another machine. compare: two
 studies or bundles cell by cell.
 
-May import: all packages but planning, tracking and cli.
+May import: all packages but tracking and cli.
 """

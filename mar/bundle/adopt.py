@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mar.analysis import code_changes
 from mar.bundle import contents, products
+from mar.data import published
 from mar.features import given as given_sets
 from mar.metrics import evaluate, statistics
 from mar.runtime import folders
@@ -181,6 +182,8 @@ def _from_data(study: Study, root: Path) -> Iterator[Step]:
 
     yield Step("data", (layout.data_manifest(root),), (), data)
     extractors, judged = study.metrics.extractors, study.data.kind != "none"
+    for network in (name for name in extractors if name != "classifier"):
+        yield Step(f"weights of {network}", (), (), partial(_published, root, network))
     if "classifier" in extractors:
         folder = layout.classifier(root)
         outputs = (folder / layout.WEIGHTS, folder / layout.CLASSIFIER)
@@ -205,7 +208,21 @@ def _from_data(study: Study, root: Path) -> Iterator[Step]:
             needs = (f"tokenizers/{name}", sides[0])
             yield Step(f"rfid of {name}", (layout.rfid(root, name),), needs, partial(_rfid, study, root, name))
     if study.gate:
-        yield Step("gate", (layout.gate(root),), (), lambda: str(read(layout.gate(root), GateRecord) and ""))
+        yield Step("gate", (layout.gate(root),), (), partial(_gate, root))
+
+
+def _gate(root: Path) -> str:
+    read(layout.gate(root), GateRecord)
+    return ""
+
+
+def _published(root: Path, extractor: str) -> str:
+    """Refuse nothing, but say where published weights are missing: the workflow would fetch them and judge again."""
+    row = published.table(published.TABLE)[published.WEIGHTS[extractor]]
+    places = published.places(row, layout.assets(root))
+    if any(place.exists() for place in places):
+        return ""
+    return f"{places[0]} is missing; copy {layout.assets(root)} too, or the workflow fetches it and judges again"
 
 
 def _classifier(study: Study, root: Path) -> str:
@@ -277,7 +294,6 @@ def _rfid(study: Study, root: Path, name: str) -> str:
     return ""
 
 
-@cache
 def _source(root: Path, name: str) -> str:
     """Checksum that names a set of images in the recipe of its features; empty where only its images tell it."""
     if name in ("train", "heldout"):

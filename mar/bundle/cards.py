@@ -41,15 +41,19 @@ def model(study: Study, root: Path) -> str:
                 for setting in variant.sampling
                 if (file := layout.metrics(root, layout.sample_set(name, seed, setting))).exists()
             ]
-            best = f"{min(fids):.4g} to {max(fids):.4g}" if fids else ""
+            best = " to ".join(dict.fromkeys(f"{value:.4g}" for value in (min(fids), max(fids)))) if fids else ""
             lines.append(
                 f"| {labels.label(study, name)} | {seed} | {run.parameters:,} | {run.images:,} | "
                 f"{run.checkpoint[:16]} | {source} | {best} |"
             )
-    lines += ["", "The weights themselves are not in the bundle. FID is over all sampling settings of the model, by"]
-    lines += [f"{', '.join(study.metrics.extractors)}: `tables/metrics.md` has every number with its interval.", ""]
-    lines += ["Meant for: comparing methods of image generation. Not meant for: making pictures that are taken for", ""]
-    lines[-1] = "photographs; the models repeat what their images show, with its gaps and its bias."
+    lines += [
+        "",
+        "The weights themselves are not in the bundle. FID is over all sampling settings of the model, by "
+        f"{', '.join(study.metrics.extractors)}: `tables/metrics.md` has every number with its interval.",
+        "",
+        "Meant for comparing methods of image generation; not for making pictures that are taken for photographs. The "
+        "models repeat what their images show, with its gaps and its bias.",
+    ]
     if licences:
         lines += ["", "Licences of published weights:", ""]
         lines += [f"- {source}: {licence}" for source, licence in licences.items()]

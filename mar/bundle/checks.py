@@ -98,6 +98,12 @@ def _told(found: list[Check]) -> list[str]:
 def checks(folder: Path, said: BundleRecord) -> Iterator[Check]:
     """Every number and product of a sound bundle, computed again."""
     root = folder / layout.RESULTS / said.study
+    if own := record.own_kinds(folder, said):
+        why = f"the study needs code of its own, {', '.join(own[:3])}, and nothing in a bundle is executed"
+        yield from (
+            Check(one.file, "", NOT, why) for one in said.files if one.kind in ("statistics", "metrics", "product")
+        )
+        return
     study = load(layout.study(root))
     held = {one.file for one in said.files}
     yield from _chain(study, root)

@@ -60,7 +60,10 @@ def side(place: str | Path, root: Path | None = None) -> Side:
     """
     path = Path(place)
     if root is None:
-        root = path / layout.RESULTS / record.read(path).study
+        said = record.read(path)
+        if own := record.own_kinds(path, said):
+            raise ValueError(f"{path}: its study needs code of its own, {own[0]}; accepted: a bundle without")
+        root = path / layout.RESULTS / said.study
         path = layout.study(root)
     study = load(path)
     return Side(str(place), study, root, Results(study, root))
@@ -71,17 +74,19 @@ def compare(a: Side, b: Side) -> list[str]:
     cells = [cell for cell in a.results.cells if cell in b.results.cells]
     alone = [(one, [cell for cell in one.results.cells if cell not in cells]) for one in (a, b)]
     lines = [f"A: {a.name}", f"B: {b.name}"]
-    differences = {cell: differs(a, b, *cell) for cell in cells}
+    differences = dict[tuple[str, str], dict[str, str]]()
     found, silent = list[Moved](), list[str]()
     for cell in cells:
         try:
-            found += _moved(a, b, cell, tuple(differences[cell]))
-        except ValueError as error:
+            said = differs(a, b, *cell)
+            found += _moved(a, b, cell, tuple(said))
+            differences[cell] = said
+        except ValueError as error:  # one side has not measured it yet
             silent.append(str(error))
     moved = [one for one in found if one.moved]
     equal = sum(one.a.value == one.b.value for one in found)
     lines.append(
-        f"{len(found)} numbers of {len(cells)} cells are in both: {len(moved)} moved beyond their intervals, "
+        f"{len(found)} numbers of {len(differences)} cells are in both: {len(moved)} moved beyond their intervals, "
         f"{len(found) - len(moved) - equal} differ within them, {equal} are the same"
     )
     lines += [f"{len(only)} cells are in {where.name} alone" for where, only in alone if only]

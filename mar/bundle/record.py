@@ -12,13 +12,15 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, NonNegativeInt
 
-from mar.runtime.files import Part, Record, Sha256, a_file, parse, sha256, write_text
+from mar.runtime.files import Part, Record, Sha256, a_file, parse, read_json, sha256, write_text
+from mar.study import layout
 
 BUNDLE = "bundle.json"
+OWN = re.compile(r"[A-Za-z_][\w./-]*:[A-Za-z_]\w*")  # a class of a file or module
 NAMES = re.compile(r"[^/\\\x00-\x1f]+(/[^/\\\x00-\x1f]+)*")
 
 
@@ -147,6 +149,31 @@ def damage(folder: Path, record: BundleRecord) -> Iterator[tuple[str, str]]:
             yield name, f"has {size} bytes, bundle.json says {held.size}"
         elif sha256(path) != held.sha256:
             yield name, "differs from its checksum in bundle.json"
+
+
+def own_kinds(folder: Path, record: BundleRecord) -> list[str]:
+    """What the study of a bundle says that stands for code of its own, as `my_head.py:Head` or `package.module:Head`.
+
+    To read such a study would import that code, and nothing in a bundle is executed: so whoever reads one asks here
+    first.
+    """
+    root = layout.RESULTS / record.study
+    code = f"{layout.own_code(root).as_posix()}/"
+    found = {held.file for held in record.files if held.file.startswith(code)}
+    return sorted(found | set(_kinds(read_json(folder / layout.study(root)))))
+
+
+def _kinds(values: Any) -> Iterator[str]:
+    """Texts in a study, but titles and labels, that name a class of a module."""
+    if isinstance(values, str) and OWN.fullmatch(values):
+        yield values
+    elif isinstance(values, list):
+        for value in values:
+            yield from _kinds(value)
+    elif isinstance(values, dict):
+        for key, value in values.items():
+            if key not in ("title", "label"):
+                yield from _kinds(value)
 
 
 def _walk(folder: Path) -> Iterator[Path]:

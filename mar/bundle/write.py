@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -14,7 +15,8 @@ from pathlib import Path
 from mar import __version__
 from mar.bundle import cards, contents, crate, record
 from mar.bundle.contents import KINDS, Contents
-from mar.bundle.record import BUNDLE, BundleRecord, Cut, Held, Joined
+from mar.bundle.record import BundleRecord, Cut, Held, Joined
+from mar.planning.disk import size
 from mar.runtime.files import read, sha256
 from mar.runtime.provenance import git_commit
 from mar.study import layout
@@ -54,7 +56,7 @@ def bundle(study: Study, root: Path, out: Path, patterns: tuple[str, ...], dry_r
             _copy(path, folder / name)
         cut = [*found.cut, *_grids(study, root, folder, kinds)]
         _finish(study, folder, kinds, patterns, cut, found.missing, ())
-    print(f"{out}: written, {_size(_bytes(out))}; digest {record.read(out).digest}", flush=True)
+    print(f"{out}: written, {size(_bytes(out))}; digest {record.read(out).digest}", flush=True)
 
 
 def join(parts: list[Path], out: Path, dry_run: bool = False) -> None:
@@ -70,6 +72,8 @@ def join(parts: list[Path], out: Path, dry_run: bool = False) -> None:
     for part, said in records.items():
         if wrong := next(record.damage(part, said), None):
             raise ValueError(f"{part}: damaged: {wrong[0]}: {wrong[1]}; accepted: a bundle as it was made")
+        if own := record.own_kinds(part, said):
+            raise ValueError(f"{part}: its study needs code of its own, {own[0]}; accepted: a study without")
         first = records[parts[0]]
         if said.study != first.study:
             raise ValueError(f"{part}: is of study {said.study}, {parts[0]} of {first.study}; accepted: one study")
@@ -84,7 +88,7 @@ def join(parts: list[Path], out: Path, dry_run: bool = False) -> None:
                 )
     study_file = (layout.RESULTS / records[parts[0]].study / layout.study(Path()).name).as_posix()
     sizes = sum(held.size for _, held in files.values())
-    print(f"{out}: {len(files)} files, {_size(sizes)}, and what is drawn from them", flush=True)
+    print(f"{out}: {len(files)} files, {size(sizes)}, and what is drawn from them", flush=True)
     if dry_run:
         return
     with _new(out) as folder:
@@ -110,7 +114,7 @@ def join(parts: list[Path], out: Path, dry_run: bool = False) -> None:
         patterns = tuple(dict.fromkeys(pattern for said in records.values() for pattern in said.sets))
         joined = tuple(Joined(digest=said.digest, time=said.time) for said in records.values())
         _finish(study, folder, kinds, patterns, left, missing, joined)
-    print(f"{out}: joined from {len(parts)}, {_size(_bytes(out))}; digest {record.read(out).digest}", flush=True)
+    print(f"{out}: joined from {len(parts)}, {size(_bytes(out))}; digest {record.read(out).digest}", flush=True)
 
 
 def stated(found: Contents, out: Path) -> list[str]:
@@ -118,23 +122,13 @@ def stated(found: Contents, out: Path) -> list[str]:
     sizes: dict[str, list[int]] = {kind: [] for kind in KINDS}
     for path, kind in found.files.values():
         sizes[kind].append(path.stat().st_size)
-    lines = [f"{out}: {sum(map(len, sizes.values()))} files, {_size(sum(map(sum, sizes.values())))}"]
-    lines += [
-        f"  {kind:<10} {len(of):>6} files {_size(sum(of)):>10}  {KINDS[kind]}" for kind, of in sizes.items() if of
-    ]
-    lines += [f"  left out: {cut.what}, {cut.files} files, {_size(cut.size)}: {cut.why}" for cut in found.cut]
+    lines = [f"{out}: {sum(map(len, sizes.values()))} files, {size(sum(map(sum, sizes.values())))}"]
+    lines += [f"  {kind:<10} {len(of):>6} files {size(sum(of)):>10}  {KINDS[kind]}" for kind, of in sizes.items() if of]
+    lines += [f"  left out: {cut.what}, {cut.files} files, {size(cut.size)}: {cut.why}" for cut in found.cut]
     if found.missing:
         more = f" and {len(found.missing) - 5} more" if len(found.missing) > 5 else ""
         lines.append(f"  not made yet: {', '.join(found.missing[:5])}{more}")
     return lines
-
-
-def _size(count: int) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count = count / 1000  # type: ignore[assignment]
-    raise AssertionError
 
 
 def _bytes(folder: Path) -> int:
@@ -232,13 +226,10 @@ def _finish(
         for name in sorted(kinds)
     ]
     record.write(folder, record.sealed(said.model_copy(update={"files": tuple(files)})))
-    assert (folder / BUNDLE).exists()
 
 
 def versions() -> dict[str, str]:
     """Versions of what computes and draws, and a checksum of the claims and numbers of the paper."""
-    import hashlib
-
     digest = hashlib.sha256()
     for path in (layout.shipped("claims.yaml"), *sorted(layout.shipped("paper").glob("*.csv"))):
         digest.update(path.read_bytes())

@@ -199,7 +199,7 @@ def _job_code(root: Path) -> Iterator[Removable]:
         words = {word.split()[-1] for word in jobs.state(folder, record, states).split(", ")}
         if not isinstance(record, LocalJob) and not words <= ended:
             return  # which copy it runs is known to the queue alone
-    for path in sorted(home.iterdir()):
+    for path in sorted(path for path in home.iterdir() if path.is_dir()):
         yield Removable(path, "no job runs it any more", None, _taken(path))
 
 

@@ -98,7 +98,8 @@ def train(
         if world.first(left):
             with precision.deterministic(world.device):
                 trainer = Trainer(study, variant, seed, tokens, folder, world=world)
-                world.first(lambda: code_digest.note(folder, now, own, begun()))
+                # What --from begins with is not this training's own work: recipe.json tells of it.
+                world.first(lambda: code_digest.note(folder, now, own, begun() and "from" not in recipe))
                 trainer.run(operations)
                 world.first(lambda: code_digest.note(folder, now, own))  # what was imported on the way
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricate import cell, fabricate, small
+from fabricate import PROVENANCE, cell, fabricate, small
 
 from mar.analysis.estimates import Results
 from mar.analysis.verdicts import decide
 from mar.analysis.warnings import warnings
 from mar.report.terminal import summary
+from mar.runtime import code_digest
 from mar.study import layout
 
 
@@ -95,3 +96,31 @@ def test_the_summary_begins_with_them(root: Path, capfd: pytest.CaptureFixture[s
     capfd.readouterr()
     summary(small(), root)
     assert capfd.readouterr().out.startswith("Warning: The classifier, which judges, names 50% of 504 held-out images")
+
+
+def test_cells_of_a_table_that_were_made_under_different_versions(root: Path) -> None:
+    metrics = layout.metrics(root, "diff/seed1/s4-cfg")
+    change(metrics, provenance=json.loads(metrics.read_text())["provenance"] | {"torch": "9.9"})
+    change(layout.metrics(root, "diff/seed0/s2"), provenance=PROVENANCE | {"device": "A100"})  # in no table
+    (found,) = poor(root)
+    assert found == (
+        "versions: The cells of table table1 were measured under different versions or on different devices: "
+        "Python 3.11.7, torch 2.0, cpu; Python 3.11.7, torch 9.9, cpu."
+    )
+    change(layout.run_record(root, "ar", 1), provenance=PROVENANCE | {"device": "A100"})
+    assert len(poor(root)) == 2 and "were trained under" in poor(root)[0] and "A100" in poor(root)[0]
+
+
+def test_what_other_code_made(root: Path) -> None:
+    today = code_digest.today(layout.own_code(root))
+    state = {"time": "now", "git_commit": "c0ffee", "modules": {"mar.models.order": today["mar.models.order"]}}
+    for seed in (0, 1):
+        folder = layout.run(root, "diff", seed)
+        (folder / code_digest.CODE).write_text(json.dumps({"format": 1, "states": [state]}))
+    assert poor(root) == []
+    other = state | {"modules": {"mar.models.order": "0" * 64, "mar.models.gone": "1" * 64}}
+    for seed in (0, 1):
+        folder = layout.run(root, "diff", seed)
+        (folder / code_digest.CODE).write_text(json.dumps({"format": 1, "states": [other]}))
+    said = "made by other code than today's mar.models.gone, mar.models.order"
+    assert poor(root) == [f"code: Of runs/diff/seed0, runs/diff/seed1: {said} (`mar status` lists all)."]

@@ -325,3 +325,31 @@ def test_checks_see_statistics_of_other_features(here):
     root = folder / ROOT
     done = list(checks._statistics(load(layout.study(root)), root))
     assert outcomes(done, f"statistics/classifier/{SET}.npz") == {"mu": checks.DIFFERENT, "sigma": checks.SAME}
+
+
+def test_nothing_in_a_bundle_is_executed(here):
+    folder = here / "sound"
+    study, code = folder / layout.study(ROOT), folder / ROOT / "code/0123456789abcdef/evil.py"
+    values = json.loads(study.read_text())
+    values["heads"]["diffloss"] = {"kind": "evil.py:Evil"}
+    study.write_text(json.dumps(values))
+    code.parent.mkdir(parents=True)
+    code.write_text("open('executed', 'w').write('x')\n")
+    said = record.read(folder)
+    new = Held(file=code.relative_to(folder).as_posix(), kind="study", size=0, sha256="0" * 64)
+    record.write(folder, record.sealed(said.model_copy(update={"files": (*said.files, new)})))
+    reseal(folder)
+    lines, _ = checks.verify(folder)
+    assert "the study needs code of its own, evil.py:Evil, results/pipeline/code/0123456789abcdef/evil.py" in "\n".join(
+        lines
+    )
+    assert {check.outcome for check in checked(folder)} == {checks.NOT}
+    for read in (lambda: compare.side(folder), lambda: write.join([folder, folder], here / "joined")):
+        with pytest.raises(ValueError, match=r"its study needs code of its own, evil\.py:Evil"):
+            read()
+    assert not list(here.rglob("executed"))
+
+
+def test_the_names_of_shipped_studies_are_no_code_of_their_own():
+    for path in layout.shipped().glob("*.yaml"):
+        assert path.stem == "claims" or list(record._kinds(json.loads(load(path).model_dump_json()))) == [], path

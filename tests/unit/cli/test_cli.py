@@ -49,6 +49,7 @@ VERBS |= {
     "edit",
 }
 VERBS |= {"export-adm", "schema"}
+VERBS |= {"accept-code", "restart", "bundle", "verify", "adopt", "disk", "clean", "compare", "doctor"}
 
 
 def run(*arguments: str) -> Result:
