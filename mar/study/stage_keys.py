@@ -184,7 +184,8 @@ def claims_key(study: Study) -> str:
     """What the verdicts depend on beside metric and speed files: the tables and curves that claims look up."""
     curves: dict[str, Any] = {"curves": study.tradeoff}
     curves |= {k: getattr(study, k) for k in ("diffusion_steps", "evaluations", "temperature") if getattr(study, k)}
-    return canonical({"tables": study.tables, **curves, "seeds": _seeds(study)})
+    own = {"claims": study.claims} if study.claims else {}
+    return canonical({"tables": study.tables, **curves, **own, "seeds": _seeds(study)})
 
 
 def report_key(study: Study) -> str:
