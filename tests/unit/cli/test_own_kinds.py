@@ -82,6 +82,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name, variant in study.variants.items():
             for setting in variant.sampling:
                 run("evaluate", *given, "--variant", name, "--seed", 0, "--setting", setting)
+        run("rfid", *given, "--tokenizer", "fsq")
         run("reference", *given)
         run("table", *given, "--name", "ideas")
         run("figure", *given, "--name", "losses", "--out", "figures")
