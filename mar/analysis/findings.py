@@ -37,16 +37,16 @@ def verdict_of(holds: bool, fails: bool) -> str:
 
 
 def cell_of(results: Results, paper: str, row: str, guided: bool, imported: bool = False) -> Cell | None:
-    """The study's cell for a row of a table of the paper.
+    """The study's cell for a row of a table of the paper, or of its own.
 
     A table may have the row with a training of our own and another one with published weights. Of those that the study
     runs the former comes first, or the latter where a claim is about published weights (`imported`).
     """
     found = []
-    for table in results.study.tables.values():
+    for name, table in results.study.tables.items():
         for entry in table.rows:
             setting = entry.guided if guided else entry.without
-            if table.paper == paper and entry.paper == row and entry.variant and setting:
+            if (table.paper or name) == paper and entry.key == row and entry.variant and setting:
                 found.append((entry.variant, setting))
     variants = results.study.variants
     found.sort(key=lambda cell: (not variants[cell[0]].seeds, variants[cell[0]].pretrained != imported))
@@ -55,7 +55,7 @@ def cell_of(results: Results, paper: str, row: str, guided: bool, imported: bool
 
 def variant_of(results: Results, paper: str, row: str) -> str | None:
     """The study's variant for a row of a table of the paper."""
-    tables = (table for table in results.study.tables.values() if table.paper == paper)
+    tables = (table for name, table in results.study.tables.items() if (table.paper or name) == paper)
     rows = (entry for table in tables for entry in table.rows)
-    named = [entry.variant for entry in rows if entry.paper == row and entry.variant]
+    named = [entry.variant for entry in rows if entry.key == row and entry.variant]
     return next((name for name in named if results.study.variants[name].seeds), named[0] if named else None)

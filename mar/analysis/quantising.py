@@ -27,7 +27,7 @@ from mar.analysis.findings import Finding, cell_of, variant_of, verdict_of
 from mar.analysis.paper_columns import NOT_RUN, printed
 from mar.analysis.result_files import Estimate, short
 from mar.paper.claims import Recovers, Rfid
-from mar.paper.numbers import paper_rows
+from mar.paper.numbers import paper_rows, printed_rows
 
 
 def lost(results: Results, variant: str) -> Estimate | None:
@@ -90,6 +90,8 @@ def recovers(check: Recovers, results: Results) -> Finding:
 
 def _printed(check: Rfid | Recovers) -> str:
     """The paper's own numbers in words."""
+    if not {check.a, check.b} <= printed_rows(check.table).keys():
+        return ""
     tokenizers = {row["tokenizer"]: row["rfid"] for row in paper_rows("mar_table2").values()}
     rows = [paper_rows(check.table)[row] for row in (check.a, check.b)]
     a, b = (tokenizers[row["tokenizer"]] for row in rows)

@@ -14,7 +14,7 @@ from mar.analysis.metric_kinds import by_ratio
 from mar.analysis.paper_columns import NOT_RUN
 from mar.analysis.result_files import Estimate, short
 from mar.paper.claims import TOLERANCE, Parameters, Published, Target
-from mar.paper.numbers import paper_rows
+from mar.paper.numbers import printed_rows
 from mar.study.records import Missing
 
 
@@ -96,7 +96,7 @@ def parameters(check: Parameters, results: Results) -> Finding:
     if head is None:
         return Finding(NOT_RUN, None, "this row has no head")
     share = head.value / (whole.value - head.value)
-    printed = paper_rows(check.table)[check.row].get("head_params", "")
+    printed = printed_rows(check.table).get(check.row, {}).get("head_params", "")
     reason = f"the head has {head.value:,.0f} parameters, {share:.1%} of the other {whole.value - head.value:,.0f}"
     reason += f"; asked for less than {check.below:.1%}" + (f"; the paper: {printed}" if printed else "")
     return Finding(verdict_of(share < check.below, share >= check.below), None, reason, (whole,))

@@ -41,6 +41,7 @@ from mar.paper.claims import (
     Share,
     Target,
     load,
+    own,
 )
 from mar.runtime.files import write
 from mar.study import layout
@@ -58,7 +59,7 @@ def decide(study: Study, root: Path, claims_file: str | Path) -> tuple[Verdict, 
         ValueError: the claims file is not accepted, or a metric or speed file of a trained variant is missing.
     """
     results = Results(study, root)
-    claims = load(claims_file)
+    claims = (*load(claims_file), *own(study))
     single = {claim.id: _decide(claim, results) for claim in claims if not isinstance(claim.check, All)}
     verdicts = tuple(single[c.id] if c.id in single else _conjunction(c, single) for c in claims)
     write(layout.claims(Path(root)), Verdicts(verdicts))

@@ -10,7 +10,7 @@ from mar.analysis.estimates import Comparison
 from mar.analysis.paper_columns import COLUMNS, printed
 from mar.analysis.result_files import duration, short
 from mar.paper.claims import Better, Check, Close, Guidance, Ordered
-from mar.paper.numbers import paper_rows
+from mar.paper.numbers import printed_rows
 from mar.study.records import Lack, Missing, UnderExtractor, Verdict
 
 
@@ -111,7 +111,7 @@ def published_numbers(check: Check) -> list[str]:
         cells = [(check.a, check.guided), (check.b, check.guided)]
     else:
         return []
-    rows = paper_rows(check.table)
+    rows = printed_rows(check.table)
     column = {(c.metric, c.guided): c.paper for c in COLUMNS}
-    values = [printed(rows[row].get(column.get((check.metric, g), ""), ""), check.metric) for row, g in cells]
+    values = [printed(rows.get(row, {}).get(column.get((check.metric, g), ""), ""), check.metric) for row, g in cells]
     return values if all(values) else []

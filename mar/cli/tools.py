@@ -158,7 +158,7 @@ def court(
 @click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write the jobs there too.")
 def plan(study: str, each: bool, utilisation: float | None, measured: str | None, file: Path | None) -> None:
     """Show how long a study takes on this machine and what is done, or what it costs on A100s."""
-    from mar.paper.numbers import check_rows
+    from mar.paper.claims import check
     from mar.planning import kept_costs, minutes, slots
     from mar.planning import plan as plans
     from mar.runtime.files import write_text
@@ -172,7 +172,7 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
     path = find_study(study, results=False)
     loaded = load(path)
     try:
-        check_rows(loaded)
+        check(loaded)
     except ValueError as error:
         raise blame(error, path) from None
     root = path.parent if path.name == layout.study(Path()).name else layout.RESULTS / loaded.study

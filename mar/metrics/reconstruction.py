@@ -103,7 +103,7 @@ def measure(
     if len(chosen) > study.metrics.rebuilt:
         chosen = np.sort(np.random.default_rng(study.seed).choice(len(chosen), study.metrics.rebuilt, replace=False))
     errors: list[torch.Tensor] = []
-    used = torch.zeros(tokenizer.net.quantize.n_e if tokenizer.tokens == "ids" else 0, dtype=torch.float64)
+    used = torch.zeros(tokenizer.vocabulary if tokenizer.tokens == "ids" else 0, dtype=torch.float64)
     rebuilt = _rebuild(tokenizer, study, images, chosen, split, device, errors, used)
     rebuilt_features = _features(network, rebuilt)
     originals = _features(network, (images.batch(chosen[i : i + BATCH]) for i in range(0, len(chosen), BATCH)))

@@ -10,11 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from mar.paper.numbers import paper_rows
+from mar.paper.numbers import check_rows, paper_rows
+from mar.study import layout
+from mar.study.compatibility import known
 from mar.study.kinds import Section
-from mar.study.mistakes import describe
+from mar.study.mistakes import Mistakes, describe
 from mar.study.parts import Name
 from mar.study.reading import MISTAKES, read
+from mar.study.study import Study
 
 Metric = Literal["fid", "inception_score", "precision", "recall", "agreement"]
 
@@ -331,24 +334,78 @@ def load(path: str | Path) -> tuple[Claim, ...]:
     for claim in claims:
         table = getattr(claim.check, "table", None)
         rows = paper_rows(table, f"{path}: claim {claim.id}: check.table: ") if table else {}
-        named = {key: getattr(claim.check, key, None) for key in ("a", "b", "row")}
-        if named["a"] is not None and named["a"] == named["b"]:
-            raise ValueError(
-                f"{path}: claim {claim.id}: check.b: found {named['b']!r}, which is a too; accepted: another"
-            )
-        for many in ("rows", "of"):
-            if len(set(several := getattr(claim.check, many, ()))) < len(several):
-                raise ValueError(f"{path}: claim {claim.id}: check.{many}: found {list(several)}; accepted: each once")
-            named |= {f"{many}[{i}]": row for i, row in enumerate(getattr(claim.check, many, ()))}
-        for key, row in named.items():
-            if table and row is not None and row not in rows:
-                raise ValueError(f"{path}: claim {claim.id}: check.{key}: found {row!r}; accepted: {', '.join(rows)}")
-        if isinstance(claim.check, Target | Published):
-            try:
-                _ = claim.check.printed
-            except ValueError as error:
-                raise ValueError(f"{path}: claim {claim.id}: check: {error}") from None
+        _check_rows(claim, list(rows), f"{path}: claim {claim.id}: ")
     return claims
+
+
+def own(study: Study) -> tuple[Claim, ...]:
+    """The claims of a study's own.
+
+    Raises:
+        MistakesError: a key of one is not accepted, or it names a row or curve that the study does not have.
+    """
+    mistakes, found = Mistakes(), list[Claim]()
+    taken = {claim.id for claim in load(layout.shipped("claims.yaml"))} if study.claims else set()
+    for i, said in enumerate(study.claims):
+        with mistakes.at("claims", i):
+            if said.id in taken:
+                raise ValueError(f"claims[{i}].id: found {said.id!r}, a claim of the paper or above; accepted: another")
+            taken.add(said.id)
+            try:
+                claim = Claim.model_validate(said.model_dump())
+            except ValidationError as error:
+                where = [(".".join(str(p) for p in e["loc"] if p != said.check.get("kind")), e) for e in error.errors()]
+                raise ValueError("; ".join(f"claims[{i}].{at}: {describe(e)}" for at, e in where)) from None
+            _check_own(claim, study, f"claims[{i}].")
+            found.append(claim)
+    mistakes.refuse()
+    return tuple(found)
+
+
+def _check_own(claim: Claim, study: Study, where: str) -> None:
+    """Refuse a claim on what the study does not have."""
+    if isinstance(claim.check, All):
+        raise ValueError(f"{where}check.kind: found 'all'; accepted: a predicate on rows or curves")
+    if table := getattr(claim.check, "table", None):
+        tables = {of.paper or name: of for name, of in study.tables.items()}
+        known(f"{where}check.table", table, tables)
+        rows = [r.key for name, of in study.tables.items() if (of.paper or name) == table for r in of.rows]
+        _check_rows(claim, rows, where)
+    for key in ("curve", "a", "b") if table is None else ():
+        if (label := getattr(claim.check, key, None)) is not None:
+            figures = {Saturates: study.diffusion_steps, Optimum: study.temperature}
+            curves = figures.get(type(claim.check), study.tradeoff)
+            known(f"{where}check.{key}", label, [curve.label for curve in curves])
+
+
+def check(study: Study) -> None:
+    """Refuse a study whose tables or own claims name what is not there.
+
+    Raises:
+        MistakesError: the message has the key of the study.
+    """
+    check_rows(study)
+    own(study)
+
+
+def _check_rows(claim: Claim, rows: list[str], where: str) -> None:
+    """Refuse a claim that names a row which its table does not have."""
+    table = getattr(claim.check, "table", None)
+    named = {key: getattr(claim.check, key, None) for key in ("a", "b", "row")}
+    if named["a"] is not None and named["a"] == named["b"]:
+        raise ValueError(f"{where}check.b: found {named['b']!r}, which is a too; accepted: another")
+    for many in ("rows", "of"):
+        if len(set(several := getattr(claim.check, many, ()))) < len(several):
+            raise ValueError(f"{where}check.{many}: found {list(several)}; accepted: each once")
+        named |= {f"{many}[{i}]": row for i, row in enumerate(getattr(claim.check, many, ()))}
+    for key, row in named.items():
+        if table and row is not None and row not in rows:
+            raise ValueError(f"{where}check.{key}: found {row!r}; accepted: {', '.join(rows)}")
+    if isinstance(claim.check, Target | Published):
+        try:
+            _ = claim.check.printed
+        except ValueError as error:
+            raise ValueError(f"{where}check: {error}") from None
 
 
 def _describe(path: Path, values: Any, error: Any) -> str:

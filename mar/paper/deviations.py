@@ -74,8 +74,8 @@ def _used(study: Study) -> dict[str, Mapping[str, BaseModel]]:
     DiT and what stands in tables of VAR's paper alone are left out: they have other recipes.
     """
     rows = [(row.variant, table.paper) for table in study.tables.values() for row in table.rows]
-    var = {name for name, paper in rows if paper.startswith("var_")} - {
-        name for name, paper in rows if not paper.startswith("var_")
+    var = {name for name, paper in rows if (paper or "").startswith("var_")} - {
+        name for name, paper in rows if not (paper or "").startswith("var_")
     }
     run = [
         v

@@ -7,6 +7,7 @@ import csv
 from mar.study import layout
 from mar.study.compatibility import known
 from mar.study.mistakes import Mistakes
+from mar.study.sections import Table
 from mar.study.study import Study
 
 FOLDER = layout.shipped("paper")
@@ -41,6 +42,33 @@ def paper_rows(name: str, where: str = "") -> dict[str, dict[str, str]]:
     return {line["row"]: line for line in lines}
 
 
+def table_rows(table: Table, where: str = "") -> dict[str, dict[str, str]]:
+    """The rows of the paper that a table of a study may show, and those of its own, of which the paper prints nothing.
+
+    Raises:
+        ValueError: as `paper_rows`.
+    """
+    rows = paper_rows(table.paper, where) if table.paper else {}
+    blank = dict.fromkeys(next(iter(rows.values()), {"row": "", "model": "", **dict.fromkeys(_columns(table), "")}), "")
+    described = next(key for key in blank if key != "row")
+    own = {row.key: blank | {"row": row.key, described: row.label or row.key} for row in table.rows if row.row}
+    if twice := own.keys() & rows.keys():
+        raise ValueError(f"{where}row {min(twice)}: the paper's table has a row of this key; accepted: another")
+    return rows | own
+
+
+def _columns(table: Table) -> tuple[str, ...]:
+    """The columns of a table of the study's own."""
+    plain = ("fid_nocfg", "is_nocfg") if any(row.without for row in table.rows) else ()
+    guided = ("fid_cfg", "is_cfg") if any(row.guided for row in table.rows) else ()
+    return ("params", *plain, *guided, *(("seconds_per_image",) if table.timed else ()))
+
+
+def printed_rows(table: str) -> dict[str, dict[str, str]]:
+    """Rows of a table that a claim names: none of one that is the study's own."""
+    return paper_rows(table) if (FOLDER / f"{table}.csv").exists() else {}
+
+
 def check_rows(study: Study) -> None:
     """Refuse a table of a study with a row that the table of the paper does not have.
 
@@ -50,10 +78,10 @@ def check_rows(study: Study) -> None:
     mistakes = Mistakes()
     for name, table in study.tables.items():
         with mistakes.at("tables", name, "paper"):
-            rows = paper_rows(table.paper, f"tables.{name}.paper: ")
+            rows = table_rows(table, f"tables.{name}.paper: ")
             for i, row in enumerate(table.rows):
                 with mistakes.at("tables", name, "rows", i, "paper"):
-                    known(f"tables.{name}.rows[{i}].paper", row.paper, rows)
+                    known(f"tables.{name}.rows[{i}].paper", row.key, rows)
     mistakes.refuse()
 
 

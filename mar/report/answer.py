@@ -22,7 +22,7 @@ from mar.analysis.result_files import Estimate, short
 from mar.analysis.tally import RULINGS
 from mar.analysis.wording import effect
 from mar.paper.claims import Better, load
-from mar.paper.numbers import paper_rows
+from mar.paper.numbers import paper_rows, table_rows
 from mar.runtime.files import read
 from mar.study import labels, layout
 from mar.study.records import DataManifest, Missing, SampleManifest, Verdict
@@ -159,7 +159,7 @@ def answer(study: Study, root: Path, results: Results, verdicts: Sequence[Verdic
     guided = not any(row.without for row in _rows(study)) and any(row.guided for row in _rows(study))
     rows = _pairs(results, verdicts, guided)
     paired = bool(rows)
-    table = PAIRED if paired else next((table.paper for table in study.tables.values()), "")
+    table = PAIRED if paired else next((table.paper or "" for table in study.tables.values()), "")
     question, reply = QUESTIONS.get(table, ("", ""))
     hours, machine = spent(study, root, results)
     shown = rows if paired else _singles(results, guided)
@@ -235,12 +235,12 @@ def _singles(results: Results, guided: bool) -> list[Row]:
     study = results.study
     sides: dict[Cell, Side] = {}
     for table in study.tables.values():
-        paper = paper_rows(table.paper)
+        paper = table_rows(table)
         for row in table.rows:
             setting = row.guided if guided else row.without
             if row.variant and setting and study.variants[row.variant].seeds:
                 cell = (row.variant, setting)
-                published = printed(paper[row.paper].get("fid_cfg" if guided else "fid_nocfg", ""), "fid")
+                published = printed(paper[row.key].get("fid_cfg" if guided else "fid_nocfg", ""), "fid")
                 sides.setdefault(cell, Side(cell, results.cell(*cell, "fid"), published, flaws(results, cell)))
     if not sides:
         firsts = [next(cells) for _, cells in itertools.groupby(results.cells, key=lambda cell: cell[0])]

@@ -69,6 +69,6 @@ def _trained(study: Study) -> dict[tuple[str, str], int]:
     rows: dict[tuple[str, str], int] = {}
     for table in study.tables.values():
         for row in table.rows:
-            if row.variant and (seeds := len(study.variants[row.variant].seeds)):
+            if table.paper and row.paper and row.variant and (seeds := len(study.variants[row.variant].seeds)):
                 rows[table.paper, row.paper] = max(seeds, rows.get((table.paper, row.paper), 0))
     return rows

@@ -15,7 +15,7 @@ from mar.analysis.tally import RULINGS, tally
 from mar.analysis.warnings import warnings
 from mar.analysis.wording import effect
 from mar.paper.deviations import deviations
-from mar.paper.numbers import paper_lines, paper_rows
+from mar.paper.numbers import paper_lines, table_rows
 from mar.report import evidence, first_screen, page_sections
 from mar.report.evidence import file, given_id, server_of, set_id
 from mar.report.figures.curves import ANCHORS
@@ -178,8 +178,15 @@ def _warnings(results: Results, variants: list[dict[str, Any]]) -> list[str]:
 
 def _table(study: Study, root: Path, name: str, values: pd.DataFrame) -> dict[str, Any]:
     """A table of the paper: each cell has our number, its interval and place on the page, the paper's, and the gap."""
-    columns, keys = shown(values, infinite=True), describing(paper_rows(study.tables[name].paper))
-    heads = [{"title": c.heading, "paper": c.paper, "gap": f"{c.name}_minus_paper" in values.columns} for c in columns]
+    columns, keys = shown(values, infinite=True), describing(table_rows(study.tables[name]))
+    heads = [
+        {
+            "title": c.heading,
+            "paper": c.paper if study.tables[name].paper else "",
+            "gap": f"{c.name}_minus_paper" in values.columns,
+        }
+        for c in columns
+    ]
     rows = []
     for _, row in values.iterrows():
         cells = [

@@ -80,9 +80,11 @@ def find(kind: str) -> tuple[str, Any]:
         ValueError: there is no such file or class, or it cannot be imported.
     """
     place, _, name = kind.partition(":")
+    folders = _beside.get()
+    if not folders:  # no study file is read: nothing is imported
+        raise ValueError(f"found {kind!r}; accepted outside of a study file: a kind of this project")
     if not place.endswith(".py"):
         return "", _attribute(_package(place), name, kind)
-    folders = _beside.get()
     if not FILE.fullmatch(place):
         raise ValueError(f"found {kind!r}; accepted: a name of letters, digits and _ as my_file.py, beside the study")
     folder = next((folder for folder in folders if (folder / place).is_file()), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -152,9 +152,11 @@ class Memory(Section):
 
 
 class TableRow(Section):
-    """One row of a table: the paper's row and the sample sets that replicate it, if the study has any."""
+    """One row of a table: the paper's row and the sets that replicate it, if any, or a row of the study's own."""
 
-    paper: Name = Field(description="key of the row in config/paper/<table>.csv")
+    paper: Name | None = Field(None, description="key of the row in config/paper/<table>.csv")
+    row: Name | None = Field(None, description="in place of paper: key of a row that the paper does not have")
+    label: Text = Field("", description="with row: what the row is called; default: its key")
     variant: Name | None = Field(
         None, description="ours; without one the row shows sets of `given`, or the paper's numbers alone"
     )
@@ -167,9 +169,21 @@ class TableRow(Section):
 
     @model_validator(mode="after")
     def _check(self) -> TableRow:
+        if (self.paper is None) == (self.row is None):
+            found = "both" if self.row else "neither"
+            raise ValueError(f"found {found} of paper and row; accepted: one, paper for a row of the paper's table")
+        if self.label and not self.row:
+            raise ValueError(f"label {self.label!r}: belongs to row; accepted: none, the paper describes its rows")
+        if self.row and not self.variant and not self.sets:
+            raise ValueError(f"row {self.row}: shows nothing; accepted: a variant, or a set of `given`")
         if self.variant and not self.sets:
-            raise ValueError(f"row {self.paper}: variant and one of without and guided belong together")
+            raise ValueError(f"row {self.key}: variant and one of without and guided belong together")
         return self
+
+    @property
+    def key(self) -> str:
+        """Its key in the paper's table or in the study's own."""
+        return str(self.paper or self.row)
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -178,12 +192,33 @@ class TableRow(Section):
 
 
 class Table(Section):
-    """A table of the paper and our rows for it."""
+    """A table of the paper and our rows for it, or a table of the study's own."""
 
-    paper: Name = Field(description="config/paper/<paper>.csv")
+    paper: Name | None = Field(None, description="config/paper/<paper>.csv; none: a table of the study's own rows")
     title: Text
     timed: bool = Field(False, description="measure the seconds per image of its rows, as of the trade-off's points")
     rows: tuple[TableRow, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Table:
+        for row in self.rows:
+            if row.paper and self.paper is None:
+                raise ValueError(f"row {row.paper}: paper, in a table without paper; accepted: row, a key of your own")
+        own = [row.row for row in self.rows if row.row]
+        if len(set(own)) < len(own):
+            raise ValueError(f"rows {', '.join(own)}: accepted: each key once")
+        return self
+
+
+class OwnClaim(Section):
+    """A claim of the study's own, decided like the paper's."""
+
+    id: Name
+    text: Text
+    source: Text = Field("this study", description="who says so")
+    check: dict[str, Any] = Field(
+        description="the predicate, as in config/claims.yaml; `table` is one of the paper, or of this study"
+    )
 
 
 class Curve(Section):

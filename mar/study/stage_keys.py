@@ -188,7 +188,8 @@ def claims_key(study: Study) -> str:
     curves: dict[str, Any] = {"curves": study.tradeoff}
     curves |= {k: getattr(study, k) for k in ("diffusion_steps", "evaluations", "temperature") if getattr(study, k)}
     curves |= {"laws": study.laws} if study.laws else {}
-    return canonical({"tables": study.tables, **curves, "seeds": _seeds(study)})
+    own = {"claims": study.claims} if study.claims else {}
+    return canonical({"tables": study.tables, **curves, **own, "seeds": _seeds(study)})
 
 
 def report_key(study: Study) -> str:

@@ -28,6 +28,7 @@ from mar.study.sections import (
     Memory,
     Metrics,
     Modes,
+    OwnClaim,
     Resources,
     Speed,
     Table,
@@ -105,6 +106,7 @@ class Study(Section):
     laws: Laws | None = Field(None, description="models of VAR of growing size, to which power laws are fitted")
     given: dict[Name, Given] = Field({}, description="sample sets that others drew, judged beside the study's own")
     tables: dict[Name, Table] = Field({}, description="tables of the paper and our rows for them")
+    claims: tuple[OwnClaim, ...] = Field((), description="claims of the study's own, judged like the paper's")
     tradeoff: tuple[Curve, ...] = Field((), description="curves of figures/tradeoff (Figure 6)")
     diffusion_steps: tuple[Curve, ...] = Field((), description="curves of figures/diffusion_steps (Figure 4)")
     evaluations: tuple[Curve, ...] = Field(

@@ -44,9 +44,11 @@ class Tokenizer(nn.Module):
         stem: stem x stem pixels are folded into channels in front of `net`, and unfolded behind it.
         encoded: gives the number of images that are encoded at once, of so many.
         decoded: the same for decoding.
+        vocabulary: number of ids; 0 for vectors.
     """
 
     net: Any
+    vocabulary: int = 0
 
     def __init__(self, kind: str, net: Any, tokens: str, stem: int = 1) -> None:
         super().__init__()
@@ -213,7 +215,7 @@ class OwnTokenizer(Tokenizer):
         side = image_size // config.stride
         channels = config.latent_channels * (2 if config.stored == "moments" else 1)
         ids = config.stored == "ids"
-        self.shape, self.codes = ((side // config.group) ** 2,) if ids else (channels, side, side), config.codes
+        self.shape = ((side // config.group) ** 2,) if ids else (channels, side, side)
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
         tokens: torch.Tensor = self.net.encode(images)
@@ -221,9 +223,9 @@ class OwnTokenizer(Tokenizer):
         if tokens.shape != (len(images), *self.shape) or (tokens.dtype == torch.int64) != ids:
             accepted = f"{'int64' if ids else 'float'} {(len(images), *self.shape)}"
             raise ValueError(f"{self.kind}: encode gave {tokens.dtype} {tuple(tokens.shape)}; accepted: {accepted}")
-        if ids and tokens.device.type != "meta" and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.codes:
+        if ids and tokens.device.type != "meta" and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocabulary:
             found = f"ids {int(tokens.min())} to {int(tokens.max())}"
-            raise ValueError(f"{self.kind}: encode gave {found}; accepted: 0 to codes - 1, {self.codes - 1}")
+            raise ValueError(f"{self.kind}: encode gave {found}; accepted: 0 to codes - 1, {self.vocabulary - 1}")
         return tokens
 
     def _decode(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -264,9 +266,12 @@ def _all(count: int) -> int:
 def build(config: TokenizerConfig, image_size: int) -> Tokenizer:
     """An untrained tokenizer; torch's global generator draws its initial weights."""
     part: Any = opened(config)
+    made: Tokenizer
     if part is not config:
-        return OwnTokenizer(config, implementation(part)(part, image_size), image_size)
-    made: Tokenizer = implementation(part)(part, image_size)
+        made = OwnTokenizer(config, implementation(part)(part, image_size), image_size)
+    else:
+        made = implementation(part)(part, image_size)
+    made.vocabulary = config.codes
     return made
 
 

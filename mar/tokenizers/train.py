@@ -84,7 +84,8 @@ def train(study: Study, root: str | Path, name: str, lpips: Any = None) -> None:
         with atomic(weights) as temporary:
             save_file({k: v.cpu().contiguous() for k, v in tokenizer.net.state_dict().items()}, temporary)
         parameters = sum(p.numel() for p in tokenizer.parameters())
-        net = {k: v for k, v in getattr(tokenizer.net, "config", {}).items() if not k.startswith("_")}
+        said = {} if isinstance(tokenizer, OwnTokenizer) else getattr(tokenizer.net, "config", {})  # diffusers' own
+        net = {k: v for k, v in said.items() if not k.startswith("_")}
         record = TokenizerRecord(kind=tokenizer.kind, parameters=parameters, net=net, provenance=provenance())
         code_digest.note(folder, now, own)  # what was imported on the way
         write(config, record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import assert_never
 
 from mar.study.parts import Recipe
 
@@ -21,7 +22,12 @@ def learning_rate(recipe: Recipe, images: int) -> float:
     if recipe.schedule == "constant":
         return recipe.learning_rate
     done = (images - recipe.warmup_images) / (recipe.images - recipe.warmup_images)
-    if recipe.final_rate is not None:
-        height = min(1.0, (1 - done) / (1 - FLAT))  # 1 at the peak, 0 at the end
-        return recipe.learning_rate * (recipe.final_rate + (1 - recipe.final_rate) * height)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    match recipe.schedule:
+        case "linear":
+            assert recipe.final_rate is not None  # checked when the study was read
+            height = min(1.0, (1 - done) / (1 - FLAT))  # 1 at the peak, 0 at the end
+            return recipe.learning_rate * (recipe.final_rate + (1 - recipe.final_rate) * height)
+        case "cosine":
+            return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        case _:
+            assert_never(recipe.schedule)

@@ -10,7 +10,7 @@ from mar.cluster import gpus
 from mar.cluster import resources as machine
 from mar.data import published
 from mar.features import given as given_sets
-from mar.paper import numbers
+from mar.paper import claims as paper_claims
 from mar.planning import drill_shapes
 from mar.report.tables.inputs import inputs as inputs_of_table
 from mar.runtime import code_digest
@@ -34,7 +34,7 @@ try:
         # Snakemake's reader keeps the last of two equal keys; this one refuses them.
         reading.read(Path(file))
     STUDY = reading.resolve(config, Path(CONFIGFILES[-1]))
-    numbers.check_rows(STUDY)
+    paper_claims.check(STUDY)
 except reading.StudyError as error:
     raise WorkflowError(str(error))
 except ValueError as error:
@@ -383,7 +383,7 @@ def learning_inputs(wildcards):
 def table_paper(wildcards):
     """File of the paper's numbers for a table; none for `metrics`, `variance` and `fast`."""
     table = STUDY.tables.get(wildcards.table)
-    return here(layout.shipped("paper", f"{table.paper}.csv")) if table else []
+    return here(layout.shipped("paper", f"{table.paper}.csv")) if table and table.paper else []
 
 
 def table_inputs(wildcards):

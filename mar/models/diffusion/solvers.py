@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import assert_never
 
 from torch import Tensor
 
@@ -65,10 +66,15 @@ def solve(denoise: Denoise, process: Schedule, x: Tensor, settings: Sampling, no
     for step in reversed(range(1, len(process))):
         x0 = clean(x, step)
         step_noise = settings.temperature * noise.normal(*x.shape).to(x.dtype) if settings.eta else None
-        if settings.solver == "dpm" and x0_before is not None:
-            extrapolated = x0 + _ratio(process, step) / 2 * (x0 - x0_before)
-        else:
-            extrapolated = x0
+        match settings.solver:
+            case "dpm" if x0_before is not None:
+                extrapolated = x0 + _ratio(process, step) / 2 * (x0 - x0_before)
+            case "dpm" | "ddim":
+                extrapolated = x0
+            case "ancestral":
+                raise ValueError("solver ancestral follows no grid; accepted: ddim, dpm")
+            case _:
+                assert_never(settings.solver)
         x, x0_before = ddim_step(process, x, extrapolated, step, settings.eta, step_noise), x0
     return clean(x, 0)
 

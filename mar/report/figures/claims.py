@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mar.analysis.wording import published_numbers
-from mar.paper.claims import Claim, Ordered, load
+from mar.paper.claims import Claim, Ordered, load, own
 from mar.report.figures.style import SMALL, VERDICTS, WIDTH, Rows, caption, legend, log_axis
 from mar.runtime.files import read
 from mar.study import layout
@@ -42,7 +42,7 @@ def claims(study: Study, root: Path) -> tuple[Figure, Rows]:
     from matplotlib.figure import Figure
 
     verdicts = [v for v in read(layout.claims(root), Verdicts).root if v.effect is not None and v.verdict in LOOKS]
-    stated = {claim.id: claim for claim in load(layout.shipped("claims.yaml"))}
+    stated = {claim.id: claim for claim in (*load(layout.shipped("claims.yaml")), *own(study))}
     drawn = [verdict for verdict in verdicts if verdict.scale == "log ratio"]
     figure = Figure(figsize=(WIDTH, sum(map(_height, drawn)) + 1.1), layout="constrained")
     handles = _panel(figure.add_subplot(), drawn, stated) if drawn else {}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mar.analysis.acceptance import section_of
 from mar.analysis.paper_columns import columns_of
-from mar.paper.numbers import paper_rows
+from mar.paper.numbers import table_rows
 from mar.report.tables import fast_modes, laws, learning
 from mar.report.tables.paper_tables import table_of
 from mar.study import layout
@@ -23,7 +23,7 @@ def inputs(study: Study, root: Path, name: str) -> list[Path]:
             made = [layout.learning(root, variant, seed) for variant, seed in learned(study)]
         return [*made, *(layout.sweep(root, variant, setting) for variant, setting in swept(study))]
     table = table_of(study, name)
-    asked = {column.name for column in columns_of(paper_rows(table.paper, f"tables.{name}.paper: "))}
+    asked = {column.name for column in columns_of(table_rows(table, f"tables.{name}.paper: "))}
     trained = [row.variant for row in table.rows if row.variant and study.variants[row.variant].seeds]
     # rFID with `per_seed` has an interval from the spread over all such tokenizers
     spread = [name for name in used_tokenizers(study) if study.instances[name].config.per_seed]

@@ -26,7 +26,7 @@ from mar.analysis.paper_columns import (
 from mar.analysis.result_files import Estimate, duration, short
 from mar.analysis.seed_variance import decompose
 from mar.metrics.evaluate import ONE_CLASS
-from mar.paper.numbers import paper_rows, paper_samples
+from mar.paper.numbers import paper_samples, table_rows
 from mar.report.tables import formats
 from mar.runtime.files import write_text
 from mar.study import labels, layout
@@ -64,17 +64,17 @@ def frame(study: Study, root: Path, name: str, results: Results | None = None) -
 
     table = table_of(study, name)
     results = results or Results(study, root)
-    paper = paper_rows(table.paper, f"tables.{name}.paper: ")
+    paper = table_rows(table, f"tables.{name}.paper: ")
     columns, describe = columns_of(paper), describing(paper)
     extra = [c for c in COLUMNS if not c.paper and c.metric in results.names]
     with_fid = {c.guided for c in columns if c.metric == "fid"}
     columns = [c for c in COLUMNS if c in columns or (c in extra and c.guided in with_fid)]
     lines: list[dict[str, Any]] = []
     for i, row in enumerate(table.rows):
-        if row.paper not in paper:
-            raise ValueError(f"tables.{name}.rows[{i}].paper: found {row.paper!r}; accepted: {', '.join(paper)}")
-        published_row = paper[row.paper]
-        line: dict[str, Any] = {"row": row.paper, **{key: published_row[key] for key in describe}}
+        if row.key not in paper:
+            raise ValueError(f"tables.{name}.rows[{i}].paper: found {row.key!r}; accepted: {', '.join(paper)}")
+        published_row = paper[row.key]
+        line: dict[str, Any] = {"row": row.key, **{key: published_row[key] for key in describe}}
         whose = row.variant or (layout.GIVEN if row.sets else NONE)
         line |= {"ours": whose, "setting": row.without or NONE, "setting_guided": row.guided or NONE}
         line |= _used(results, row)
@@ -217,12 +217,13 @@ def table(study: Study, root: Path, name: str) -> None:
     """Write tables/<name>.{csv,md,tex}. Reads every metric file of the study: the seed spread is pooled over it."""
     results = Results(study, root)
     values = frame(study, root, name, results)
-    title = table_of(study, name).title
+    title, of_paper = table_of(study, name).title, table_of(study, name).paper is not None
     sets = (entry for row in table_of(study, name).rows if not row.variant for entry in row.sets)
     text = " ".join(filter(None, (note(study, results), given_text(results, sets), _chosen(study, name))))
     floor = values["row"].iloc[-1] == FLOOR
     parts = [
-        (texts(study, values, c), f"{text} {remarks(c)}".strip()) for c in (shown(values, infinite=True), shown(values))
+        (texts(study, values, c, of_paper), f"{text} {remarks(c)}".strip())
+        for c in (shown(values, infinite=True), shown(values))
     ]
     narrow = next((part for part in parts if formats.width(part[0]) <= formats.SIDEWAYS), parts[-1])
     write_text(layout.table(root, name, "tex"), formats.latex(title, *narrow, floor))
@@ -237,13 +238,13 @@ def shown(values: pd.DataFrame, infinite: bool = False) -> list[Column]:
     return [c for c in COLUMNS if f"paper_{c.name}" in values.columns or (c.name in ours and c.name in values.columns)]
 
 
-def texts(study: Study, values: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+def texts(study: Study, values: pd.DataFrame, columns: Sequence[Column], of_paper: bool = True) -> pd.DataFrame:
     """The table for readers: the row's description, our numbers with intervals and the paper's, guidance, seeds."""
     describe = _description(values)
     heads = [("", name, "l") for name in headings(describe)]
     for column in columns:
         if column.paper:
-            heads += [(column.heading, "ours", "r"), (column.heading, "paper", "r")]
+            heads += [(column.heading, "ours", "r"), *([(column.heading, "paper", "r")] if of_paper else [])]
         else:
             heads.append((heads[-1][0], "FID∞", "r"))  # beside the FID that it extrapolates
     used = ("guidance", "temperature") if any(column.metric in SAMPLED for column in columns) else ()
@@ -253,7 +254,7 @@ def texts(study: Study, values: pd.DataFrame, columns: Sequence[Column]) -> pd.D
         words = ["; ours ".join(filter(None, (str(row[key]), other(study, row, key)))) for key in describe]
         cells = words if row["row"] != FLOOR else [FLOOR, *[""] * (len(describe) - 1)]
         for column in columns:
-            cells += [cell_text(row, column), *([paper_text(row, column)] if column.paper else [])]
+            cells += [cell_text(row, column), *([paper_text(row, column)] if column.paper and of_paper else [])]
         for key in used:
             cells.append(" / ".join(f"{row[k]:g}" for k in (key, f"{key}_guided") if isinstance(row[k], float)))
         rows.append([*cells, given_label(study, row) or str(row["seeds"])])
@@ -304,7 +305,7 @@ def paper_text(row: Any, column: Column) -> str:
 
 def _chosen(study: Study, name: str) -> str:
     """A sentence that explains the columns of guidance and temperature; empty where the table has none."""
-    if not any(column.metric in SAMPLED for column in columns_of(paper_rows(study.tables[name].paper))):
+    if not any(column.metric in SAMPLED for column in columns_of(table_rows(study.tables[name]))):
         return ""
     rows = [row for row in study.tables[name].rows if row.variant and study.variants[row.variant].seeds]
     settings = [s for row in rows for s in (row.without, row.guided) if s]

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from mar.study import parts, sections, study
+from mar.study.kinds import Kind
 
 DOCUMENTS = sorted(
     [*Path().glob("*.md"), *Path("docs").glob("*.md"), Path("results/README.md"), Path("figures/README.md")]
@@ -37,7 +38,26 @@ def test_every_key_is_described(title: str) -> None:
     section = text.split(f"\n### {title}\n", 1)[1].split("\n##", 1)[0]
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     described = {key for cell in cells for key in re.findall(r"`([a-z_0-9]+)`", cell)}
-    assert described - {"extends", "matrix"} == set(model.model_fields)
+    kinds = model.kinds.values() if issubclass(model, Kind) else ()
+    assert described - {"extends", "matrix"} == {key for part in (model, *kinds) for key in part.model_fields}
+
+
+FAMILIES = {"data": parts.Data, "tokenizers": parts.Tokenizer, "backbones": parts.Backbone, "heads": parts.Head}
+
+
+@pytest.mark.parametrize("title", [*FAMILIES, "variants"])
+def test_every_kind_is_described(title: str) -> None:
+    family: type[Kind] = FAMILIES.get(title, parts.Order)
+    text = Path("docs/studies.md").read_text()
+    section = text.split(f"\n### {title}\n", 1)[1].split("\n##", 1)[0]
+    assert [kind for kind in family.kinds if f"`{kind}`" not in section] == []
+
+
+def test_the_examples_are_those_of_the_folder() -> None:
+    text = Path("docs/extending.md").read_text()
+    assert sorted(re.findall(r"\(examples/(\w+\.\w+)\)", text)) == sorted(
+        p.name for p in Path("docs/examples").iterdir()
+    )
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=str)

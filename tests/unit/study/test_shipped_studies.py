@@ -15,7 +15,7 @@ import torch
 from mar.analysis.paper_columns import COLUMNS, COUNTED
 from mar.models.model import build_model
 from mar.paper import claims
-from mar.paper.numbers import paper_rows
+from mar.paper.numbers import paper_rows, table_rows
 from mar.study.products import speed_settings
 from mar.study.reading import load
 from mar.study.records import Tokens
@@ -48,8 +48,8 @@ def test_its_rows_are_rows_of_the_paper(name: str) -> None:
     found = study(name)
     assert found.study == name
     for table in found.tables.values():
-        rows = [row.paper for row in table.rows]
-        assert set(rows) <= set(paper_rows(table.paper)) and len(set(rows)) == len(rows)
+        rows = [row.key for row in table.rows]
+        assert set(rows) <= set(table_rows(table)) and len(set(rows)) == len(rows)
 
 
 @pytest.mark.parametrize("path", sorted((CONFIG / "paper").glob("*.csv")), ids=lambda path: path.stem)
