@@ -97,7 +97,7 @@ def _fid(study: Study, root: Path, operations: bool) -> tuple[Figure, Rows]:
     if operations:
         log_axis(axes.xaxis)
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e+", "e"))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.2g}".replace("e+", "e"))
         axes.set_xlabel("operations of the training, without tokenizer")
     else:
         axes.xaxis.set_major_formatter(thousands)
