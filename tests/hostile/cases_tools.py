@@ -567,7 +567,11 @@ def texts() -> Iterator[Case]:
             ("class name, figure", renamed(text), samples),
             ("study title, report", change(ROOT / "study.json", title=text), REPORT),
         ):
-            yield Case(f"texts: {what} as {place}", make, command, right="works", check=clean)
+            # A class is never called by bytes: `mar prepare` writes them out. Such a manifest is no JSON.
+            right = "refused" if "byte" in what and "class" in place else "works"
+            yield Case(
+                f"texts: {what} as {place}", make, command, ("manifest",) if right == "refused" else (), right, clean
+            )
     verdict = lambda v: [c.update(reason="[/red]\x1b[31m", text="<b>[/]") for c in v] and v  # noqa: E731
     yield Case(
         "texts: rich markup in claims.json, summary",

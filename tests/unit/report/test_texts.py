@@ -150,3 +150,6 @@ def test_page_and_terminal(study: Study, tmp_path: Path, capsys: pytest.CaptureF
     summary(study, tmp_path)
     out = capsys.readouterr().out
     assert out.count("[b](c) [/red] <i>d</i> =1+1 _e_ :smile: &lt; 5%") >= len(study.tables) and "\x1b" not in out
+    summary(study, tmp_path, all_claims=True)
+    out = capsys.readouterr().out
+    assert "[b](c) [/red] <i>d</i>" in out and "\x1b" not in out
