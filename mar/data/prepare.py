@@ -227,7 +227,9 @@ def _prepare_idx(
         arrays[f"train_{key}"] = whole[~aside]
     for name in SPLITS:
         if missing := sorted(set(range(len(classes))) - set(arrays[f"{name}_labels"].tolist())):
-            raise ValueError(f"data.path {study.data.folder}: class {classes[missing[0]]!r} has no image ({name})")
+            raise ValueError(
+                f"data.path {study.data.folder}: class {classes[missing[0]]!r} has no image ({name}); accepted: one"
+            )
     _save(folder / layout.IDX, arrays)
     labels_of = {split: arrays[f"{split}_labels"].tolist() for split in SPLITS}
     pixels = None
@@ -293,8 +295,8 @@ def _prepare_files(study: Study, folder: Path, scan: Scan, listing: str) -> Data
         counts = np.bincount([label for _, label, _ in entries], minlength=len(classes))
         for label in np.flatnonzero(counts == 0):
             raise ValueError(
-                f"data.path {base}: class {classes[label]!r} has no readable image ({split}; "
-                f"{len(skipped)} files skipped)"
+                f"data.path {base}: class {classes[label]!r} has no readable image ({split}; {len(skipped)} files "
+                "skipped); accepted: at least one in each class; add some, or remove its folder"
             )
     print(_said(study.data.image_size, looked, len(skipped)), flush=True)
     files = {"train": readable["train"], "heldout": readable.get("val", [])}

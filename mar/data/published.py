@@ -183,7 +183,7 @@ def locate(name: str, file: Path, folder: Path) -> tuple[Path, str]:
             return path, _check(asset, path, folder)
     raise ValueError(
         f"{searched[0]}: missing, and {searched[1]} too; run `mar fetch {name}` where there is a network, or put "
-        f"{asset.url} at either place"
+        f"{without_password(asset.url)} at either place"
     )
 
 

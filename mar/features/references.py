@@ -145,9 +145,11 @@ def _statistic(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
         )
     value = value.astype(np.float64)
     if not np.isfinite(value).all():
-        raise ValueError(f"{path}: {name} holds numbers that are not finite")
+        raise ValueError(f"{path}: {name} holds numbers that are not finite; accepted: finite ones")
     if value.ndim == 2 and not is_covariance(value):
-        raise ValueError(f"{path}: {name} is no covariance: not symmetric, or not positive semi-definite")
+        raise ValueError(
+            f"{path}: {name} is no covariance: not symmetric, or not positive semi-definite; accepted: one"
+        )
     return value
 
 

@@ -160,23 +160,28 @@ def import_libraries(study: Study) -> None:
 
 
 def draw_images(folder: Path, classes: int, study: Study, root: Path) -> None:
-    """A tree with one generated picture in train/ and val/, prepared; the record says the true number of classes.
+    """A tree with two generated pictures in train/ and one in val/, prepared; the record has the true number of classes.
 
-    The pictures are smooth waves of colour, a function of the split alone.
+    The pictures are smooth waves of colour, a function of the split alone. Two, since each has to have a neighbour.
     """
-    for split in ("train", "val"):
+    for split, number in (("train", 2), ("val", 1)):
         rng = np.random.default_rng(seed_of("drill", split))
         size = 2 * study.data.image_size
         y, x = np.mgrid[:size, : size + size // 4] / size  # wider than high, so that the crop has something to cut
-        waves = [np.sin(6.3 * (a * x + b * y + c)) for a, b, c in rng.uniform(-3, 3, (3, 3))]
-        pixels = np.rint(127.5 * (np.stack(waves, axis=-1) + 1)).astype(np.uint8)
-        path = folder / split / "0000" / "picture.png"
-        path.parent.mkdir(parents=True)
-        Image.fromarray(pixels).save(path)
+        (folder / split / "0000").mkdir(parents=True)
+        for i in range(number):
+            waves = [np.sin(6.3 * (a * x + b * y + c)) for a, b, c in rng.uniform(-3, 3, (3, 3))]
+            pixels = np.rint(127.5 * (np.stack(waves, axis=-1) + 1)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / split / "0000" / f"picture{i}.png")
     prepare(study, root)
     manifest = read(layout.data_manifest(root), DataManifest)
     more = tuple(f"{i:04d}" for i in range(1, classes))
-    write(layout.data_manifest(root), manifest.model_copy(update={"classes": manifest.classes + more}))
+    splits = {
+        name: split.model_copy(update={"per_class": (*split.per_class, *(0 for _ in more))})
+        for name, split in manifest.splits.items()
+    }
+    record = manifest.model_copy(update={"classes": manifest.classes + more, "splits": splits})
+    write(layout.data_manifest(root), record)
 
 
 def run_tokenizer(study: Study, root: Path, name: str, stages: Stages) -> int:

@@ -16,6 +16,7 @@ from mar.report import more
 from mar.report.answer import Answer, Row, Side, answer, decided, lacks, time_text, unasked
 from mar.report.evidence import runs_address, server_of
 from mar.report.page import by_extractor, claims
+from mar.runtime.text import printable
 from mar.study import layout
 from mar.study.records import Verdict
 from mar.study.study import Study
@@ -58,7 +59,7 @@ def summary(study: Study, root: Path, all_claims: bool = False) -> None:
 
 def _print(console: Console, lines: Iterable[Line]) -> None:
     for text, style in lines:
-        console.print(text, style=style or None, soft_wrap=True)
+        console.print(printable(text), style=style or None, soft_wrap=True)
 
 
 def _wrapped(text: str, width: int, first: str = "", later: str = "") -> list[str]:

@@ -84,11 +84,30 @@ def atomic(path: str | Path) -> Iterator[Path]:
     except Exception as error:
         if path.parent.exists() and os.statvfs(path.parent).f_bavail == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if not (isinstance(error, OSError) and error.errno):
+            error = _why_not(temporary) or error
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _why_not(path: Path) -> OSError | None:
+    """Why nothing more can be written to a file, as at a quota or a limit; None if something can, or it is not there.
+
+    torch and numpy tell that a file was not written, and not why.
+    """
+    if not path.exists():
+        return None
+    try:
+        with open(path, "ab", buffering=0) as file:
+            file.write(bytes(1 << 16))
+            file.write(bytes(1 << 16))  # the first may have been written in part
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return None
 
 
 def remove_abandoned(folder: Path, pattern: str = "**/.*.tmp") -> None:

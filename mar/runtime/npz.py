@@ -31,7 +31,7 @@ def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
             if entry.endswith(".npy"):
                 name = entry.removesuffix(".npy")
                 with archive.open(entry) as member:
-                    shape, dtype, _ = _header(path, name, member)
+                    shape, dtype, _ = _header(path, name, member, archive.getinfo(entry).file_size)
                     members[name] = (shape, dtype)
     if not members:
         raise ValueError(f"{path}: holds no arrays; accepted: an .npz")
@@ -45,7 +45,7 @@ def read(path: Path, name: str) -> np.ndarray:
         ValueError: the file is damaged, or has no such member.
     """
     with _archive(path) as archive, _open(path, archive, name) as member:
-        _header(path, name, member)
+        _header(path, name, member, archive.getinfo(f"{name}.npy").file_size)
         member.seek(0)
         try:
             return np.lib.format.read_array(member, allow_pickle=False)
@@ -60,7 +60,7 @@ def stream(path: Path, name: str, rows: int) -> Iterator[np.ndarray]:
         ValueError: the file is damaged, has no such member, or the member is stored column by column.
     """
     with _archive(path) as archive, _open(path, archive, name) as member:
-        shape, dtype, by_column = _header(path, name, member)
+        shape, dtype, by_column = _header(path, name, member, archive.getinfo(f"{name}.npy").file_size)
         if by_column:
             raise ValueError(f"{path}: {name} is stored column by column; accepted: row by row (numpy's order C)")
         size = dtype.itemsize * int(np.prod(shape[1:]))  # bytes in each row
@@ -81,7 +81,7 @@ def mapped(path: Path, name: str) -> np.ndarray | None:
         ValueError: as `stream`.
     """
     with _archive(path) as archive, _open(path, archive, name) as member:
-        shape, dtype, by_column = _header(path, name, member)
+        shape, dtype, by_column = _header(path, name, member, archive.getinfo(f"{name}.npy").file_size)
         if by_column:
             raise ValueError(f"{path}: {name} is stored column by column; accepted: row by row (numpy's order C)")
         entry, header = archive.getinfo(f"{name}.npy"), member.tell()
@@ -115,8 +115,12 @@ def _open(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]
         yield member
 
 
-def _header(path: Path, name: str, member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, bool]:
-    """Shape, type, and whether the data are stored column by column; leaves `member` at the first byte of its data."""
+def _header(path: Path, name: str, member: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype, bool]:
+    """Shape, type, and whether the data are stored column by column; leaves `member` at the first byte of its data.
+
+    `size` is the number of bytes of the member, which has to hold what its header says: else rows without end would be
+    waited for.
+    """
     try:
         version = np.lib.format.read_magic(member)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
@@ -127,4 +131,6 @@ def _header(path: Path, name: str, member: IO[bytes]) -> tuple[tuple[int, ...], 
         raise ValueError(f"{path}: {name} is no array: {error}; accepted: numpy's format 1.0 or 2.0") from None
     if dtype.hasobject:
         raise ValueError(f"{path}: {name} holds Python objects, which are not unpickled here; accepted: numbers")
+    if (found := size - member.tell()) < (wanted := dtype.itemsize * math.prod(shape)):
+        raise ValueError(f"{path}: {name} is cut off: {found:,} bytes of data for {shape}; accepted: {wanted:,}")
     return shape, dtype, by_column and len(shape) > 1

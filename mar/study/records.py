@@ -1169,12 +1169,17 @@ def without_password(text: str) -> str:
     return re.sub(r"(?<=://)\S*@", "", text)
 
 
+def without_secrets(server: str) -> str:
+    """The address of a server without user and password, nor a query, in which a token may stand."""
+    return re.sub(r"(?s)[?#].*", "", without_password(server))
+
+
 class TrackedRuns(Record):
     """mlflow.json: the id of the run of MLflow for each result, by its path below the results folder."""
 
     experiment: str  # its id in MLflow; empty where MLflow failed before there was one
     runs: dict[str, str]  # ids by folder; without those that MLflow failed to take
-    server: Annotated[str, AfterValidator(without_password)] = ""  # URI; empty where a file holds the runs
+    server: Annotated[str, AfterValidator(without_secrets)] = ""  # URI; empty where a file holds the runs
 
 
 class StageCost(Part):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -34,6 +35,7 @@ from mar.study.records import (
     SampleManifest,
     TrackedRuns,
     without_password,
+    without_secrets,
 )
 from mar.study.sections import Classifier
 from mar.study.study import Study
@@ -68,7 +70,7 @@ def sync(study: Study, root: Path, db: Path, server: str = "") -> None:
     """
     root, db = Path(root), Path(db)
     sources, earlier = list(_sources(study, root)), _optional(layout.tracked(root), TrackedRuns)
-    store, experiment, runs = without_password(server) or str(db), "", {}
+    store, experiment, runs = without_secrets(server) or str(db), "", {}
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a study sends nobody word that it runs
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # MLflow's default of 7 takes minutes
     artifacts = layout.mlflow_artifacts(db.resolve())
@@ -83,18 +85,26 @@ def sync(study: Study, root: Path, db: Path, server: str = "") -> None:
             for source in sources:
                 runs[source.key] = _sync_run(client, experiment, study, source)
     except Exception as error:  # of MLflow, its server, its database, or its version
-        reason = next(iter(without_password(str(error)).splitlines()), "") or type(error).__name__
+        reason = next(iter(_told(error, server).splitlines()), "") or type(error).__name__
         print(
             f"{store}: MLflow fails ({reason[:200]}); the results and the report are complete without it, and "
             f"`mar track --study {layout.study(root)}` goes on with what it lacks"
             + (f". Without MLFLOW_TRACKING_URI the runs go to {db}" if server else ""),
             flush=True,
         )
-        if earlier and earlier.server == without_password(server):
+        if earlier and earlier.server == without_secrets(server):
             experiment, runs = experiment or earlier.experiment, earlier.runs | runs
     else:
         print(f"{store}: experiment {study.study}, {len(runs)} runs", flush=True)
     write(layout.tracked(root), TrackedRuns(experiment=experiment, runs=runs, server=server))
+
+
+def _told(error: Exception, server: str) -> str:
+    """The message of an error without the secrets in the address of the server, which MLflow prints in parts."""
+    text, parts = without_password(str(error)), urlsplit(server)
+    for secret in (parts.query, parts.fragment, parts.password):
+        text = text.replace(secret, "...") if secret else text
+    return text
 
 
 def _experiment(client: Any, name: str, db: Path | None) -> str:

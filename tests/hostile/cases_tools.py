@@ -567,7 +567,11 @@ def texts() -> Iterator[Case]:
             ("class name, figure", renamed(text), samples),
             ("study title, report", change(ROOT / "study.json", title=text), REPORT),
         ):
-            yield Case(f"texts: {what} as {place}", make, command, right="works", check=clean)
+            # A class is never called by bytes: `mar prepare` writes them out. Such a manifest is no JSON.
+            right = "refused" if "byte" in what and "class" in place else "works"
+            yield Case(
+                f"texts: {what} as {place}", make, command, ("manifest",) if right == "refused" else (), right, clean
+            )
     verdict = lambda v: [c.update(reason="[/red]\x1b[31m", text="<b>[/]") for c in v] and v  # noqa: E731
     yield Case(
         "texts: rich markup in claims.json, summary",
@@ -840,7 +844,8 @@ def system() -> Iterator[Case]:
         ("features", ROOT / "features/classifier/mar-diffloss", FEATURE),
         ("report", ROOT / "report.html", REPORT),
     ):
-        yield Case(f"system: no file may be larger than 20 kB: {what}", limit(big, made), command, ("large",))
+        right = "works" if what == "features" else "refused"  # theirs are smaller
+        yield Case(f"system: no file may be larger than 20 kB: {what}", limit(big, made), command, ("large",), right)
     for what, made, command in (
         ("prepare", ROOT / "data", PREPARE),
         ("train", ROOT / "runs/mar-diffloss", TRAIN),
@@ -856,7 +861,7 @@ def system() -> Iterator[Case]:
         yield Case(f"system: a file or folder in the way: {what}", blocked, command, (made.name,))
     yield Case(
         "system: too few open files: train",
-        lambda: (remove(RUN), resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))),
+        lambda: (remove(RUN), resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5))),
         TRAIN,
         ("open files",),
     )

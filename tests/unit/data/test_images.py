@@ -204,7 +204,7 @@ def test_a_class_without_images_is_refused(tree: Path, tmp_path: Path) -> None:
     (tree / "bee").mkdir()
     (tree / "bee" / "readme.txt").write_text("none yet")
     study = folder_study(tree)
-    with pytest.raises(ValueError, match=r"class 'bee' has no readable image"):
+    with pytest.raises(ValueError, match=r"class 'bee' has no readable image .*; accepted: at least one in each class"):
         prepare(study, pipeline.root(tmp_path, study))
 
 

@@ -181,6 +181,17 @@ def test_an_npz_is_streamed_and_never_unpickled(tmp_path):
     assert np.array_equal(npz.read(tmp_path / "columns.npz", "arr_0"), IMAGES)
 
 
+def test_a_header_that_says_more_than_the_file_holds_is_not_believed(tmp_path):
+    header = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d, 8, 8, 3), }" % 10**18
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("arr_0.npy", header.ljust(127) + b"\n" + bytes(1000))
+    for read in (npz.headers, lambda path: npz.read(path, "arr_0"), lambda path: list(npz.stream(path, "arr_0", 2))):
+        with pytest.raises(
+            ValueError, match=r"x\.npz: arr_0 is cut off: 1,000 bytes of data for \(1000000000000000000, "
+        ):
+            read(tmp_path / "x.npz")
+
+
 def test_damaged_files_are_named(tmp_path, batch):
     (tmp_path / "cut.npz").write_bytes(batch.read_bytes()[:-1000])
     (tmp_path / "text.npz").write_text("<html>")

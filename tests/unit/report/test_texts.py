@@ -150,3 +150,8 @@ def test_page_and_terminal(study: Study, tmp_path: Path, capsys: pytest.CaptureF
     summary(study, tmp_path)
     out = capsys.readouterr().out
     assert out.count("[b](c) [/red] <i>d</i> =1+1 _e_ :smile: &lt; 5%") >= len(study.tables) and "\x1b" not in out
+    others = {"verdict": "undecided", "reason": "\x1b[31mred\x1b]0;title\x07", "seeds": [1, 1]}  # claims.json of others
+    write_json(layout.claims(tmp_path), [claim | nothing | others])
+    summary(study, tmp_path, all_claims=True)
+    out = capsys.readouterr().out
+    assert "\\x1b[31mred" in out and "\x1b" not in out and "\x07" not in out

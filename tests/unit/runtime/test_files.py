@@ -68,6 +68,26 @@ class TestAtomic:
         assert path.stat().st_mtime > 1
 
 
+@pytest.mark.parametrize("raised", [RuntimeError("unexpected pos 64 vs 0"), OSError("92160 requested and 100 written")])
+def test_why_a_file_was_not_written_is_told_where_torch_and_numpy_do_not(tmp_path: Path, raised: Exception) -> None:
+    code = f"""
+import resource
+from mar.runtime.files import atomic
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    with atomic("weights") as temporary:
+        open(temporary, "wb", buffering=0).write(bytes(2000))
+        raise {raised!r}
+except OSError as error:
+    print(error)
+"""
+    told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert told.stdout == "[Errno 27] File too large: 'weights'\n"
+    with pytest.raises(type(raised), match=str(raised)), files.atomic(tmp_path / "weights") as temporary:
+        temporary.write_bytes(b"x")  # there is room: the error is another one
+        raise raised
+
+
 class TestJson:
     def test_round_trip_keeps_the_order_of_keys(self, tmp_path: Path) -> None:
         files.write_json(tmp_path / "a.json", {"b": [1, 2.5, None], "a": "é"})

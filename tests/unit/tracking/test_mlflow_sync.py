@@ -17,8 +17,8 @@ from fabricate import fabricate, small
 from mar.runtime.files import read as read_record
 from mar.runtime.files import write
 from mar.runtime.runlog import append, read
-from mar.study.records import TrackedRuns
-from mar.tracking.mlflow_sync import _flatten, sync
+from mar.study.records import TrackedRuns, without_secrets
+from mar.tracking.mlflow_sync import _flatten, _told, sync
 from mar.tracking.watch import _clock, _measured, _rate, watch
 
 
@@ -164,6 +164,14 @@ def test_a_dead_server_is_told_in_one_line_without_its_password(
     assert read_record(root / "mlflow.json", TrackedRuns) == known
     sync(study, root, db, "http://127.0.0.1:19")
     assert not read_record(root / "mlflow.json", TrackedRuns).runs, "runs of another server are not runs of this one"
+
+
+def test_a_token_in_the_address_of_a_server_is_told_nowhere() -> None:
+    server = "https://me:word@host/mlflow?token=s3cret#s3cret"
+    assert without_secrets(server) == "https://host/mlflow"
+    assert TrackedRuns(experiment="", runs={}, server=server).server == "https://host/mlflow"
+    told = _told(OSError("Max retries exceeded with url: /mlflow?token=s3cret#s3cret/api; word"), server)
+    assert "s3cret" not in told and "word" not in told and told.startswith("Max retries")
 
 
 def test_a_deleted_experiment_and_a_moved_checkout(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
