@@ -74,7 +74,7 @@ class BundleRecord(Record):
         digest: checksum of all of this.
     """
 
-    study: str
+    study: Below
     title: str
     time: str
     versions: dict[str, str]

@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 
 from mar.bundle import adopt, checks, compare, contents, crate, record, write
-from mar.bundle.record import Held
+from mar.bundle.record import BundleRecord, Held
 from mar.features.features import features
 from mar.metrics import evaluate, reconstruction
 from mar.metrics.statistics import statistics
@@ -153,6 +153,8 @@ def test_files_that_are_added_removed_or_linked_are_named(here):
 def test_a_path_out_of_the_bundle_is_refused(name):
     with pytest.raises(ValidationError, match="accepted: the path of a file in the bundle"):
         Held(file=name, kind="card", size=0, sha256="0" * 64)
+    with pytest.raises(ValidationError, match="accepted: the path of a file in the bundle"):
+        BundleRecord(study=name, title="", time="", versions={}, files=(), digest="0" * 64)
 
 
 def test_a_number_that_does_not_follow_is_found_though_all_checksums_agree(here):
