@@ -176,8 +176,11 @@ def _from_data(study: Study, root: Path) -> Iterator[Step]:
     """Images, judge, real side, tokenizers and tokens."""
 
     def data() -> str:
-        _recipe(layout.data(root), {"data": stage_keys.data_key(study)})
-        read(layout.data_manifest(root), DataManifest)
+        try:
+            _recipe(layout.data(root), {"data": stage_keys.data_key(study)})
+            read(layout.data_manifest(root), DataManifest)
+        except ValueError as error:  # it is made from nothing that could be newer
+            raise ValueError(f"{error}; delete {layout.data(root)}, so that the workflow makes it") from None
         return ""
 
     yield Step("data", (layout.data_manifest(root),), (), data)
@@ -231,7 +234,21 @@ def _classifier(study: Study, root: Path) -> str:
     _recipe(folder, {"slice": stage_keys.classifier_key(study), "data": data})
     read(folder / layout.CLASSIFIER, ClassifierRecord)
     _shipped(folder)
+    judged = layout.features_manifest(root, "classifier", real_side(study, "classifier"))
+    if judged.exists():
+        _used(folder, read(judged, FeaturesManifest).extractor.weights, "the network that judged the real images")
     return ""
+
+
+def _used(folder: Path, digest: str, what: str) -> None:
+    """Refuse weights that are not those that the results after them were made with: nothing else knows their checksum.
+
+    Their stage would keep them, since it finds them there; so a user has to decide.
+    """
+    if checksum(folder / layout.WEIGHTS) != digest:
+        raise ValueError(
+            f"{layout.WEIGHTS} is not {what}: it is damaged, or of another training; copy it again, or delete {folder}"
+        )
 
 
 def _shipped(folder: Path) -> None:
@@ -251,6 +268,8 @@ def _tokenizer(study: Study, root: Path, name: str) -> str:
     data = checksum(layout.data_manifest(root))
     _recipe(folder, {"slice": stage_keys.tokenizer_key(study, name), "data": data})
     _shipped(folder)
+    if (tokens := layout.token_manifest(root, name)).exists():
+        _used(folder, read(tokens, TokenManifest).tokenizer, "the tokenizer that made the tokens")
     return ""
 
 

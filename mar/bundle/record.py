@@ -74,7 +74,7 @@ class BundleRecord(Record):
         digest: checksum of all of this.
     """
 
-    study: str
+    study: Below
     title: str
     time: str
     versions: dict[str, str]
@@ -135,15 +135,13 @@ def read(folder: Path) -> BundleRecord:
 def damage(folder: Path, record: BundleRecord) -> Iterator[tuple[str, str]]:
     """Every file of a bundle that is not as it was made, and what is wrong with it."""
     expected = {held.file: held for held in record.files}
-    for path in sorted(_walk(folder)):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or not path.is_file():
-            yield name, "a link, pipe or device, which no bundle holds"
-        elif name != BUNDLE and name not in expected:
-            yield name, "bundle.json does not name it"
+    names = sorted(path.relative_to(folder).as_posix() for path in _walk(folder))
+    yield from ((name, "bundle.json does not name it") for name in names if name not in {BUNDLE, *expected})
     for name, held in expected.items():
         path = folder / name
-        if path.is_symlink() or not path.is_file():
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            yield name, "a link, folder or device, which is no file of a bundle"
+        elif not path.exists():
             yield name, "missing"
         elif (size := path.stat().st_size) != held.size:
             yield name, f"has {size} bytes, bundle.json says {held.size}"
