@@ -137,7 +137,9 @@ def _number(side: Side) -> str:
 
 def _counts(study: Study, verdicts: Sequence[Verdict], width: int) -> list[Line]:
     """How many claims came out which way, and why: decided ones in words, of the others what they lack."""
-    lines: list[Line] = [(f"{len(verdicts)} claims of the paper", "bold")]
+    own = len(study.claims)
+    head_line = f"{len(verdicts) - own} claims of the paper" + f", {own} of the study's own" * bool(own)
+    lines: list[Line] = [(head_line, "bold")]
     for ruling, mark in MARKS.items():
         of = [verdict for verdict in verdicts if verdict.verdict == ruling]
         head = f"  {mark} {len(of):>2} {ruling:<15} "

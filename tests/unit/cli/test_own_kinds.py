@@ -13,11 +13,14 @@ from typing import Any
 
 import click
 import jsonschema
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from mar.cli.__main__ import main
+from mar.data.images import open_split
+from mar.data.prepare import prepare
 from mar.models.model import build
 from mar.models.order import draw_order
 from mar.paper import claims
@@ -309,3 +312,55 @@ def test_a_copy_that_was_edited_is_refused(file: Path, monkeypatch: pytest.Monke
     edit(place.parent / "code" / study.heads["laplace"].own.code / "laplace.py", "0.01", "0.02")
     with pytest.raises(ValueError, match="differs from its digest; accepted: the copy as it was made"):
         opened(study.heads["laplace"])
+
+
+STRIPES = """
+from typing import ClassVar
+
+import numpy as np
+
+from mar.study.parts import Data
+
+
+class Stripes(Data):
+    implementation: ClassVar[str] = "stripes"
+    label: ClassVar[str] = "stripes"
+
+    count: int = 20
+
+    @property
+    def classes(self):
+        return 2
+
+
+def stripes(config):
+    labels = np.arange(config.count) % 2
+    images = np.zeros((config.count, config.image_size, config.image_size, 3), np.uint8)
+    images[labels == 1, ::2] = 255
+    return images, labels, ["plain", "striped"]
+"""
+
+
+def with_stripes(file: Path) -> Study:
+    file.with_name("stripes.py").write_text(STRIPES)
+    edit(file, "{kind: digits, image_size: 16}", '{kind: "stripes.py:Stripes", image_size: 16}')
+    return load(file)
+
+
+def test_images_of_a_source_of_ones_own(file: Path) -> None:
+    study = with_stripes(file)
+    root = write_resolved(study, file.parent / "results").parent
+    prepare(load(root / "study.json"), root)
+    train, heldout = (open_split(study, root, split) for split in ("train", "heldout"))
+    assert (len(train.labels), len(heldout.labels)) == (16, 4) and train.classes == ["plain", "striped"]
+    striped = int(np.flatnonzero(np.asarray(train.labels) == 1)[0])
+    assert train.arrays([striped])[0, :2, 0].tolist() == [[255] * 3, [0] * 3]
+    assert study.data.title == "stripes" and '"count"' not in stage_keys.data_key(study)
+
+
+def test_images_of_a_wrong_size_are_refused(file: Path) -> None:
+    with_stripes(file)
+    edit(file.with_name("stripes.py"), "config.image_size, config.image_size, 3", "8, 8, 3")
+    study = load(file)
+    with pytest.raises(ValueError, match=r"gave images uint8 \(20, 8, 8, 3\) .*; accepted: uint8 \(N, 16, 16, 3\)"):
+        prepare(study, write_resolved(study, file.parent / "results").parent)
