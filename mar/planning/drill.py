@@ -160,7 +160,7 @@ def import_libraries(study: Study) -> None:
 
 
 def draw_images(folder: Path, classes: int, study: Study, root: Path) -> None:
-    """A tree with two generated pictures in train/ and one in val/, prepared; the record has the true number of classes.
+    """Two generated pictures in train/ and one in val/, prepared; the record has the true number of classes.
 
     The pictures are smooth waves of colour, a function of the split alone. Two, since each has to have a neighbour.
     """

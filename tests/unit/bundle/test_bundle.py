@@ -318,6 +318,8 @@ def test_seeds_and_sections_of_the_study_are_kinds_of_difference(here):
     assert list(compare._changed(*found)) == ["training.recipe.ema None and 0.5"]
     shutil.copytree(ROOT / "runs/mar/seed0", ROOT / "runs/mar/seed1")
     shutil.copytree(ROOT / "metrics/mar/seed0", ROOT / "metrics/mar/seed1")
+    for file in (ROOT / "runs/mar/seed1/run.json", *(ROOT / "metrics/mar/seed1").glob("*.json")):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"seed": 1}))
     said = compare.differs(ours, theirs, "mar", "plain")
     assert said == {"study": "training.recipe.ema None and 0.5", "seeds": "training seeds (0,) and (0, 1)"}
 

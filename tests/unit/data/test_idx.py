@@ -72,7 +72,7 @@ BAD = {
         lambda b: gzip.compress(gzip.decompress(b)[:-1]),
         r"holds 23519 values after sizes \[30, 28, 28\]",
     ),
-    "a value too many": (lambda b: gzip.compress(gzip.decompress(b) + b"x"), "holds 23521 values"),
+    "a value too many": (lambda b: gzip.compress(gzip.decompress(b) + b"x"), "holds more than 23520 values"),
     "empty": (lambda b: b"", "begins with ; accepted"),
 }
 

@@ -18,7 +18,7 @@ STEPS = 4
 class Hand:
     """Backbone and head at once: log p of every position is given, and an id says when and where it was drawn."""
 
-    joint = False
+    joint, sizes, bidirectional = False, (), True
 
     def __init__(self, log_p):
         self.log_p, self.seen, self.backbone, self.head = log_p, [], self, self

@@ -83,7 +83,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "unknown choice": (
         {"heads.crossent.kind": "l1"},
-        ["heads.crossent.kind: ", "'categorical', 'diffusion', 'mse', 'mixture' or 'joint'", "found 'l1'"],
+        ["heads.crossent.kind: ", "'categorical', 'diffusion', 'flow', 'mse', 'mixture' or 'joint'", "found 'l1'"],
     ),
     "unknown order": (
         {"variants.mar.order": "spiral"},

@@ -1,6 +1,8 @@
 """An edit in the middle of a training, a tokenizer or a sample set: it stops, names the module, and says what helps."""
 
+import itertools
 import json
+import time
 
 import pipeline
 import pytest
@@ -114,10 +116,16 @@ def test_a_tokenizer_stops_under_an_edited_autoencoder(tmp_path, monkeypatch, ed
     root = pipeline.root(tmp_path, study)
     prepare(study, root)
     monkeypatch.setattr(tokenizers, "CHECKPOINT_IMAGES", 32)
-    finite = tokenizers.torch.isfinite
+    finite, steps, written = tokenizers.torch.isfinite, itertools.count(), root / "tokenizers/vq/checkpoints/index.json"
 
     def failing(values):
-        return finite(values) & ((root / "tokenizers/vq/checkpoints/index.json").exists() is False)
+        """The second loss is not finite, once the thread that writes checkpoints has written one."""
+        if next(steps) < 1:
+            return finite(values)
+        deadline = time.monotonic() + 60
+        while not written.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return ~finite(values)
 
     with monkeypatch.context() as patch, pytest.raises(ValueError, match="a lower learning_rate"):
         patch.setattr(tokenizers.torch, "isfinite", failing)
