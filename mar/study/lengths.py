@@ -71,7 +71,7 @@ def check_images(study: Study, classes: int, train: int | None = None) -> None:
         ValueError: image i of a set has class i mod classes, and some class would have none; or a training image has
             fewer neighbours than precision and recall look at.
     """
-    asked = {("metrics", "samples"): study.metrics.samples}
+    asked: dict[tuple[str, ...], int] = {("metrics", "samples"): study.metrics.samples}
     if study.learning:
         asked["learning", "samples"] = study.learning.samples
     for name in dict.fromkeys(name for variant in study.variants.values() for name in variant.sampling):
