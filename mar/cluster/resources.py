@@ -15,6 +15,7 @@ the table as slurm/README.md has it.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -43,6 +44,8 @@ LAUNCH: dict[str, tuple[str, str | int]] = {
 # Snakemake's own, and how many jobs wait at once: trainings, and others.
 OTHERS = {"cluster_jobs", "cluster_trainings", "mem", "mem_mib", "disk", "disk_mb", "disk_mib", "tmpdir"}
 UNSET = {name: unset for name, (_, unset) in LAUNCH.items()}
+LAUNCHERS = ("local", "debug", "slurm")  # values of `launcher`
+WORDS = frozenset({"slurm_partition", "slurm_account", "qos", "constraint", "slurm_gres"})
 NUMBERS = frozenset(name for name, unset in UNSET.items() if isinstance(unset, int))
 
 
@@ -205,6 +208,14 @@ def options() -> str:
     )
 
 
+def _check_word(where: str, name: str, value: str) -> None:
+    """Refuse what would be refused when the first job starts, which may be hours later."""
+    if name == "launcher" and value not in LAUNCHERS:
+        raise ValueError(f"{where}: found {value!r}; accepted: {', '.join(LAUNCHERS)}")
+    if name in WORDS and not re.fullmatch(r"[^\s'\"`$\\;<>]*", value):
+        raise ValueError(f"{where}: found {value!r}; accepted: a word without blanks, quotes and signs of the shell")
+
+
 def check(defaults: Mapping[str, Any], by_rule: Mapping[str, Iterable[str]]) -> None:
     """Refuse settings that would have no effect.
 
@@ -213,7 +224,8 @@ def check(defaults: Mapping[str, Any], by_rule: Mapping[str, Iterable[str]]) -> 
         by_rule: names of the resources that `set-resources` gives each rule.
 
     Raises:
-        ValueError: a name that nothing reads, or settings of Slurm where the launcher is another.
+        ValueError: a name that nothing reads, a launcher that there is not, a word for Slurm that is none, or settings
+            of Slurm where the launcher is another.
     """
     for place, names in [
         ("default-resources", defaults),
@@ -221,6 +233,8 @@ def check(defaults: Mapping[str, Any], by_rule: Mapping[str, Iterable[str]]) -> 
     ]:
         for name in names:
             known(place, name, {*LAUNCH, *OTHERS})
+            if isinstance(names, Mapping) and (value := names[name]) is not None:
+                _check_word(f"{place}: {name}", name, str(value).strip("'\""))
     if "gpu" in defaults:
         raise ValueError(
             "default-resources: gpu: each rule takes the GPUs that it needs; accepted: `resources: {gpu: N}` "

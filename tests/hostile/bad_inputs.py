@@ -38,7 +38,9 @@ PATIENCE = float(os.environ.get("PATIENCE", "1"))  # factor on all time limits, 
 MEMORY = 12 << 30  # bytes of address space of a command, at most
 # What a message says besides "accepted": how to make the file again, or what to do about the machine.
 REMEDY = re.compile(
-    r"accepted|again|is missing|run `mar|draw it with|make room|raise the limit|check the disk|is needed|Try 'mar", re.I
+    r"accepted|not a positive integer|again|"
+    r"is missing|run `mar|draw it with|make room|raise the limit|check the disk|is needed|Try 'mar",
+    re.I,
 )
 GOOD = ("refused", "works")
 OUTCOMES = (*GOOD, "traceback", "accepted wrongly", "unclear", "executed", "leak", "lost", "hang", "not tried")

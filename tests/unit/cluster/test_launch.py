@@ -248,6 +248,13 @@ def test_settings_that_would_have_no_effect_are_refused() -> None:
         resources.check({"launcher": "slurm", "slurm_partitoin": "gpu"}, {})
     with pytest.raises(ValueError, match=r"set-resources: train: unknown name 'node' \(did you mean 'nodes'\?\)"):
         resources.check({"launcher": "slurm"}, {"train": ["node"]})
+    with pytest.raises(ValueError, match="default-resources: launcher: found 'pbs'; accepted: local, debug, slurm"):
+        resources.check({"launcher": "pbs"}, {})
+    with pytest.raises(ValueError, match="set-resources: train: launcher: found 'sge'; accepted: local"):
+        resources.check({"launcher": "slurm"}, {"train": {"launcher": "sge"}})
+    with pytest.raises(ValueError, match="slurm_partition: found 'a b'; accepted: a word"):
+        resources.check({"launcher": "slurm", "slurm_partition": "'a b'"}, {})
+    resources.check({"launcher": "slurm", "constraint": "[a100*2&h100*2]", "slurm_gres": "gpu:a100"}, {})
     with pytest.raises(
         ValueError, match=r"found slurm_partition, nodes with launcher 'local'.*repeat `launcher: slurm`"
     ):
