@@ -11,7 +11,7 @@ from mar.analysis import confounds, wording
 from mar.analysis.estimates import Comparison
 from mar.analysis.learning_curves import along, mean, optimum, still_learning, trend
 from mar.analysis.result_files import Estimate
-from mar.study.parts import Recipe
+from mar.study.parts import Backbone, Head, Order, Recipe
 from mar.study.records import Missing, Range
 
 
@@ -31,9 +31,12 @@ def record(effect=-0.3, error=0.1, seed=0, fids=(9.0, 5.0, 6.0)):
 def results(**records):
     """Results of a study whose variants have these records, one seed each, and samples along the training."""
     recipe = Recipe(images=64, batch=8, checkpoint_images=64, log_images=64, evaluate_at=(0.5,))
-    factors = {"recipe": "r", "backbone": "b", "head": "h", "order": "random"}
+    factors = {"recipe": "r", "backbone": "b", "head": "h", "order": Order.of(kind="random")}
     variants = {n: SimpleNamespace(pretrained=False, seeds=(0,), sampling=("s",), **factors) for n in records}
-    parts = {"backbones": {"b": SimpleNamespace(kind="masked")}, "heads": {"h": SimpleNamespace(kind="diffusion")}}
+    parts = {
+        "backbones": {"b": Backbone.of(kind="masked", width=8, depth=1, heads=1, buffer=1)},
+        "heads": {"h": Head.of(kind="diffusion", width=8, depth=1, noise_draws=1)},
+    }
     study = SimpleNamespace(variants=variants, recipes={"r": recipe}, learning=SimpleNamespace(setting={}), **parts)
     return SimpleNamespace(study=study, names=["fid"], learning=lambda name, seed: records[name])
 

@@ -33,5 +33,5 @@ def test_three_lines_are_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     study, root = open_study(str(path))
     assert study.recipes["causal"].images == study.recipes["masked"].images == 80 * 48
     assert open_split(study, root, "train").arrays([0]).shape == (1, 32, 32, 3)
-    corners = {(v.order, v.head): len(v.seeds) for v in study.variants.values()}
+    corners = {(v.order.kind, v.head): len(v.seeds) for v in study.variants.values()}
     assert corners == {(order, head): 2 for order in ("raster", "random") for head in ("crossent", "diffloss")}

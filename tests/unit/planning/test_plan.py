@@ -31,7 +31,7 @@ from mar.tokenizers.discriminator import discriminator
 
 KL = Tokenizer.of(kind="kl", stride=4, channels=[8, 16, 24], layers=2, latent_channels=6, pretrained=True, group=2)
 VQ = Tokenizer.of(kind="vq", stride=2, channels=[8, 16], latent_channels=4, codebook_size=20, pretrained=True)
-MSVQ = VQ.model_copy(update={"kind": "msvq", "scales": (1, 2, 3, 8, 16)})
+MSVQ = Tokenizer.of(**VQ.model_dump(exclude_unset=True) | {"kind": "msvq", "scales": (1, 2, 3, 8, 16)})
 BACKBONES = {
     "masked": Backbone.of(kind="masked", width=48, depth=3, heads=4, buffer=5, mlp_ratio=3.0),
     "causal": Backbone.of(kind="causal", width=48, depth=3, heads=4),

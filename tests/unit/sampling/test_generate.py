@@ -23,7 +23,7 @@ class Hand:
     def __init__(self, log_p):
         self.log_p, self.seen, self.backbone, self.head = log_p, [], self, self
 
-    def predict(self, tokens, labels, order, start, stop, cache):
+    def predict(self, tokens, labels, order, start, stop, cache=None):
         self.seen.append((tokens.clone(), order.clone(), start))
         where = order[:, start:stop]
         ids = 100 * len(self.seen) + where

@@ -207,7 +207,8 @@ STUDIES = sorted(path for path in Path("config").glob("*.yaml") if path.stem != 
 def test_rows_of_shipped_studies_are_in_the_paper(path: Path) -> None:
     study = load(path)
     check_rows(study)
-    assert all(row.paper in paper_rows(table.paper) for table in study.tables.values() for row in table.rows)
+    printed = [table for table in study.tables.values() if table.paper]
+    assert all(row.paper in paper_rows(str(table.paper)) for table in printed for row in table.rows)
 
 
 NUMBERS = [
