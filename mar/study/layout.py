@@ -55,7 +55,7 @@ def study(root: Path) -> Path:
 
 
 def own_code(root: Path) -> Path:
-    """Folder of the study's own modules, as it copied them."""
+    """Folder of the code of own kinds, by digest."""
     return root / "code"
 
 
@@ -318,11 +318,6 @@ def downloads(assets: Path) -> Path:
 def twin(study: Study, root: Path, folder: Path) -> Path | None:
     """The folder of the study to `reuse` that corresponds to `folder` of this study; None where none is reused."""
     return root.parent / study.reuse / folder.relative_to(root) if study.reuse else None
-
-
-def code(root: Path) -> Path:
-    """Folder of the code of own kinds, by digest."""
-    return root / "code"
 
 
 def shipped(*names: str) -> Path:

@@ -40,7 +40,7 @@ def load(path: str | Path) -> Study:
     """
     path = Path(path)
     if path.name == layout.study(Path()).name:
-        own_code.add_copies(layout.code(path.parent))
+        own_code.add_copies(layout.own_code(path.parent))
     return resolve(read(path), path)
 
 
@@ -295,6 +295,6 @@ def write_resolved(study: Study, results: Path = layout.RESULTS) -> Path:
     """Write results/<study>/study.json when it differs: what every command of `mar` reads."""
     path = layout.study(results / study.study)
     for digest in sorted(kinds.digests(study)):
-        own_code.store(digest, layout.code(path.parent))
+        own_code.store(digest, layout.own_code(path.parent))
     write_if_changed(path, study.model_dump_json(indent=1, exclude_defaults=True) + "\n")
     return path

@@ -18,12 +18,12 @@ STEPS = 4
 class Hand:
     """Backbone and head at once: log p of every position is given, and an id says when and where it was drawn."""
 
-    joint, sizes, bidirectional = False, (), True
+    joint, sizes, bidirectional = False, (), False
 
     def __init__(self, log_p):
         self.log_p, self.seen, self.backbone, self.head = log_p, [], self, self
 
-    def predict(self, tokens, labels, order, start, stop, cache=None):
+    def predict(self, tokens, labels, order, start, stop, cache):
         self.seen.append((tokens.clone(), order.clone(), start))
         where = order[:, start:stop]
         ids = 100 * len(self.seen) + where
