@@ -383,7 +383,11 @@ def learning_inputs(wildcards):
 def table_paper(wildcards):
     """File of the paper's numbers for a table; none for `metrics`, `variance` and `fast`."""
     table = STUDY.tables.get(wildcards.table)
-    return here(layout.shipped("paper", f"{table.paper}.csv")) if table and table.paper else []
+    return (
+        here(layout.shipped("paper", f"{table.paper}.csv"))
+        if table and table.paper
+        else []
+    )
 
 
 def table_inputs(wildcards):
