@@ -84,15 +84,22 @@ def verify(folder: Path) -> tuple[list[str], bool]:
 
 
 def _told(found: list[Check]) -> list[str]:
-    """A line for each file and outcome."""
+    """A line for each file and outcome; one for all files that cannot be recomputed for the same reason."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for check in found:
-        groups.setdefault((check.file, check.outcome, check.why), []).append(check.number)
+        whole = check.outcome == NOT and not check.number
+        key = ("" if whole else check.file, check.outcome, check.why)
+        groups.setdefault(key, []).append(check.file if whole else check.number)
     lines = []
-    for (file, outcome, why), numbers in groups.items():
-        named = f": {', '.join(numbers)}" if any(numbers) else ""
-        lines.append(f"  {outcome:<20} {file}{named}{f' ({why})' if why else ''}")
+    for (file, outcome, why), names in groups.items():
+        named = ", ".join(filter(None, names))
+        said = f"{file}: {named}" if file and named else file or _some(names)
+        lines.append(f"  {outcome:<20} {said}{f' ({why})' if why else ''}")
     return lines
+
+
+def _some(files: list[str]) -> str:
+    return files[0] if len(files) == 1 else f"{len(files)} files, as {files[0]}"
 
 
 def checks(folder: Path, said: BundleRecord) -> Iterator[Check]:
