@@ -132,6 +132,7 @@ def _against(study: Study, root: Path, name: str, label: str) -> tuple[Figure, R
         values = sorted({x for _, _, points in drawn_curves for x, _ in points})
         if name in ("diffusion_steps", "evaluations"):
             axes.set_xscale("log")
+            values = _apart(values)
         axes.xaxis.set_major_locator(FixedLocator(values))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.2f}" if name == "temperature" else f"{value:g}")
@@ -176,6 +177,15 @@ def _looks(study: Study, curves: Sequence[Curve]) -> list[dict[str, Any]]:
     """How each curve looks: as its model does in all figures; several of one model differ in marker and line."""
     variants = [curve.variant for curve in curves]
     return [look(study, variant, variants[:i].count(variant)) for i, variant in enumerate(variants)]
+
+
+def _apart(values: list[float]) -> list[float]:
+    """Of ascending places on a log axis those whose labels do not cover each other; the last one stays."""
+    kept: list[float] = []
+    for value in reversed(values):
+        if not kept or kept[-1] >= 1.12 * value:
+            kept.append(value)
+    return kept[::-1]
 
 
 def _line(axes: Axes, style: dict[str, Any], x: Sequence[Estimate], y: Sequence[Estimate], aside: float = 0.0) -> Any:

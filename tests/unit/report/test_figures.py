@@ -18,7 +18,7 @@ from PIL import Image
 from mar.analysis import curve_points
 from mar.analysis.estimates import Results
 from mar.analysis.verdicts import decide
-from mar.report.figures import draw, losses, samples, style
+from mar.report.figures import curves, draw, losses, samples, style
 from mar.study import labels, layout
 from mar.study.reading import load, resolve
 from mar.study.sections import Curve
@@ -332,3 +332,8 @@ def test_unknown_figure(study: Study, tmp_path: Path) -> None:
         match=r"figure 'nope': accepted: claims, tradeoff, diffusion_steps, .*, samples, losses",
     ):
         draw.draw(study, tmp_path, "nope", tmp_path)
+
+
+def test_labels_of_a_log_axis_stand_apart() -> None:
+    assert curves._apart([1, 2, 4, 5, 10, 24, 25]) == [1, 2, 4, 5, 10, 25]
+    assert curves._apart([5.0]) == [5.0] and curves._apart([]) == []
