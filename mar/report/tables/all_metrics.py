@@ -12,7 +12,6 @@ from mar.analysis.paper_columns import FLOOR
 from mar.analysis.result_files import Estimate, short
 from mar.report.tables import formats
 from mar.report.tables.paper_tables import given_text, note
-from mar.runtime.files import write_text
 from mar.study import labels, layout
 from mar.study.records import FeatureSpread, Metric
 from mar.study.study import Study
@@ -30,9 +29,7 @@ def table(study: Study, root: Path) -> None:
     values = texts(results)
     floor = bool(results.measured)
     text = " ".join(filter(None, (note(study, results), given_text(results, study.given), remarks(results))))
-    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, values, text, floor=floor))
-    write_text(layout.table(root, NAME, "md"), formats.markdown(TITLE, values, text))
-    write_text(layout.table(root, NAME, "csv"), frame(results).to_csv(index=False, lineterminator="\n"))
+    formats.write(root, NAME, TITLE, values, text, frame(results), floor)
     print(f"{layout.table(root, NAME, 'csv')}, .md, .tex: {len(values) - floor} variants and settings", flush=True)
 
 

@@ -10,7 +10,6 @@ from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
 from mar.analysis.result_files import short
 from mar.report.tables import formats
-from mar.runtime.files import write_text
 from mar.study import layout
 from mar.study.study import Study
 
@@ -79,9 +78,7 @@ def table(study: Study, root: Path) -> None:
     """Write tables/fast.{csv,md,tex}."""
     results = Results(study, root)
     measured = modes(results)
-    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, texts(measured), note(results, measured)))
-    write_text(layout.table(root, NAME, "md"), formats.markdown(TITLE, texts(measured), note(results, measured)))
-    write_text(layout.table(root, NAME, "csv"), frame(measured).to_csv(index=False, lineterminator="\n"))
+    formats.write(root, NAME, TITLE, texts(measured), note(results, measured), frame(measured))
     accepted = sum(mode.difference is not None and not mode.refused for mode in measured)
     print(
         f"{layout.table(root, NAME, 'csv')}, .md, .tex: {accepted} of {max(0, len(measured) - 1)} modes accepted",

@@ -10,7 +10,11 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mar.runtime.files import write_text
+from mar.study import layout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +39,18 @@ def texts(heads: Iterable[tuple[str, str, str]], rows: Sequence[Sequence[str]]) 
     import pandas as pd
 
     return pd.DataFrame(rows, columns=pd.MultiIndex.from_tuples(heads, names=("group", "heading", "align")))
+
+
+def write(
+    root: Path, name: str, title: str, values: pd.DataFrame, note: str, frame: pd.DataFrame, floor: bool = False
+) -> None:
+    """Write tables/<name>.{csv,md,tex}: the numbers of `frame`, and the texts `values` with their note.
+
+    `floor`: whether the last row is the floor.
+    """
+    write_text(layout.table(root, name, "tex"), latex(title, values, note, floor))
+    write_text(layout.table(root, name, "md"), markdown(title, values, note))
+    write_text(layout.table(root, name, "csv"), frame.to_csv(index=False, lineterminator="\n"))
 
 
 def markdown(title: str, values: pd.DataFrame, note: str) -> str:

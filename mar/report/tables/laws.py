@@ -10,7 +10,6 @@ from mar.analysis.laws import TABLE, fits, points
 from mar.analysis.result_files import short
 from mar.paper.numbers import paper_rows
 from mar.report.tables import formats
-from mar.runtime.files import write_text
 from mar.study import layout
 from mar.study.study import Study
 
@@ -83,7 +82,5 @@ def table(study: Study, root: Path) -> None:
     """Write tables/laws.{csv,md,tex}."""
     results = Results(study, root)
     values = texts(results)
-    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, values, NOTE))
-    write_text(layout.table(root, NAME, "md"), formats.markdown(TITLE, values, NOTE))
-    write_text(layout.table(root, NAME, "csv"), frame(results).to_csv(index=False, lineterminator="\n"))
+    formats.write(root, NAME, TITLE, values, NOTE, frame(results))
     print(f"{layout.table(root, NAME, 'csv')}, .md, .tex: {len(values)} fits", flush=True)

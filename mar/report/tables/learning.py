@@ -9,7 +9,6 @@ from mar.analysis.estimates import Results
 from mar.analysis.learning_curves import along, optimum, records, trend
 from mar.analysis.result_files import short
 from mar.report.tables import formats
-from mar.runtime.files import write_text
 from mar.study import layout
 from mar.study.products import learned
 from mar.study.records import Range
@@ -97,7 +96,5 @@ def table(study: Study, root: Path) -> None:
     """Write tables/learning.{csv,md,tex}."""
     results = Results(study, root)
     values = texts(results)
-    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, values, NOTE))
-    write_text(layout.table(root, NAME, "md"), formats.markdown(TITLE, values, NOTE))
-    write_text(layout.table(root, NAME, "csv"), frame(results).to_csv(index=False, lineterminator="\n"))
+    formats.write(root, NAME, TITLE, values, NOTE, frame(results))
     print(f"{layout.table(root, NAME, 'csv')}, .md, .tex: {len(values)} variants", flush=True)

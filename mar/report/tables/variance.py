@@ -12,7 +12,6 @@ from mar.analysis.metric_kinds import title
 from mar.analysis.result_files import short
 from mar.analysis.seed_variance import Parts, decompose
 from mar.report.tables import formats
-from mar.runtime.files import write_text
 from mar.study import layout
 from mar.study.study import Study
 
@@ -90,7 +89,5 @@ def table(study: Study, root: Path) -> None:
     """Write tables/variance.{csv,md,tex}."""
     results = Results(study, root)
     values = texts(results)
-    write_text(layout.table(root, NAME, "tex"), formats.latex(TITLE, values, note(results)))
-    write_text(layout.table(root, NAME, "md"), formats.markdown(TITLE, values, note(results)))
-    write_text(layout.table(root, NAME, "csv"), frame(results).to_csv(index=False, lineterminator="\n"))
+    formats.write(root, NAME, TITLE, values, note(results), frame(results))
     print(f"{layout.table(root, NAME, 'csv')}, .md, .tex: {len(values)} metrics", flush=True)
