@@ -500,7 +500,7 @@ def _drawn(study: Study, root: Path) -> Iterator[Step]:
     for name in table_names(study):
         files = tuple(layout.table(root, name, suffix) for suffix in layout.TABLE_FORMATS)
         yield Step(f"tables/{name}", files, needs, partial(matches, *files))
-    if study.data.kind == "none":
+    if study.data.unread:
         return
     yield Step("claims", (layout.claims(root),), needs, partial(matches, layout.claims(root)))
     for name in figure_names(study):

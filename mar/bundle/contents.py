@@ -148,7 +148,7 @@ def _products(study: Study, root: Path) -> Iterator[tuple[Path, str, bool]]:
     """Tables, and of a study with images its figures, verdicts and report."""
     for name in table_names(study):
         yield from ((layout.table(root, name, suffix), "product", True) for suffix in layout.TABLE_FORMATS)
-    if study.data.kind == "none":
+    if study.data.unread:
         return
     for name in figure_names(study):
         yield from ((layout.figure(root, name, suffix), "product", True) for suffix in layout.FIGURE_FORMATS)

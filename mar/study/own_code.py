@@ -158,7 +158,7 @@ def blame(error: BaseException) -> str | None:
 def _package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except Exception as error:  # a module of the user's may raise anything
         raise ValueError(f"{name}: cannot be imported ({type(error).__name__}: {error}); accepted: a module") from error
 
 
@@ -254,7 +254,7 @@ def _module(digest: str, place: str) -> ModuleType:
     sys.meta_path.insert(0, finder)
     try:
         finder.exec_module(module)
-    except Exception as error:
+    except Exception as error:  # a file of the user's may raise anything
         del sys.modules[spec.name]
         raise ValueError(f"{blame(error) or error}; accepted: a file that Python can import") from error
     finally:
