@@ -201,7 +201,8 @@ def test_options_that_would_hide_the_job_are_refused(settings: dict[str, Any], m
 def test_the_copy_of_a_job_has_the_files_of_config_that_stages_read(tmp_path: Path) -> None:
     copy = snapshot(tmp_path / "results" / "demo" / "jobs" / "features")
     ask = (
-        "from mar.data import published; from mar.weights import shipped; from mar.runtime.provenance import git_commit;"
+        "from mar.data import published; from mar.weights import shipped;"
+        "from mar.runtime.provenance import git_commit;"
         "print(published.find('inception', published.TABLE).name, shipped.STORE.is_dir(), shipped.STORE, git_commit())"
     )
     environment = {**os.environ, "PYTHONPATH": str(copy), "MAR_GIT_COMMIT": "0123"}
