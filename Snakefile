@@ -1,4 +1,4 @@
-# The door to workflow/Snakefile, which other workflows use as a module: docs/module.md.
+# The door to workflow/Snakefile, which other workflows use as a module: config/README.md.
 #   snakemake all                                    config/digits.yaml
 #   snakemake all --configfile config/demo.yaml      another study
 #   snakemake figures/tradeoff.pdf --configfile config/demo.yaml      one product

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from mar.runtime.files import write_if_changed
 from mar.study import kinds, layout, own_code
 from mar.study.mistakes import Mistake, MistakesError, line_of, of_validation
+from mar.study.renamed import new_names
 from mar.study.shorthand import write_out, write_out_nothing, write_out_steps
 from mar.study.study import FACTORS, Study
 
@@ -220,7 +221,10 @@ def _parse(path: Path, accepted: str = MAPPING) -> tuple[dict[str, Any], yaml.No
 
 
 def _extend(values: dict[str, Any], source: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    values = dict(values)
+    try:
+        values = new_names(values, source)
+    except ValueError as error:
+        raise blame(error, source) from None
     if "extends" not in values:
         return _write_out(values, source)
     name = values.pop("extends")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def test_a_study_is_planned_from_it_in_an_empty_folder(wheel: Path, tmp_path: Pa
     told = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr + told.stdout
     assert told.stdout.startswith("mar 0.1.0, commit 0123\nwork: ")
-    assert "train                7" in told.stdout
+    assert re.search("^train +7$", told.stdout, re.MULTILINE)
     work = tmp_path / "there" / "work"
     assert (work / "results" / "smoke" / "study.json").exists()
     assert (work / "config" / "smoke.yaml").read_bytes() == (SOURCE / "config" / "smoke.yaml").read_bytes()
