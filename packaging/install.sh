@@ -2,8 +2,8 @@
 # Installs mar-replication on Debian 12 as root, for Dockerfile and apptainer.def. The folder above this one is the source.
 #   install.sh packages cpu|cuda    Python of Debian, and requirements.lock by its checksums, in /opt/mar/venv
 #   install.sh project              the package itself, into the same environment
-# On x86-64 both have torch's CUDA libraries, which the torch of PyPI needs even to start on a CPU; `cuda` adds what
-# torch.compile needs on a GPU, a C compiler and the headers of Python. On other processors torch runs on the CPU.
+# Both have torch's CUDA libraries, which the torch of PyPI needs even to start on a CPU; `cuda` adds what torch.compile
+# needs on a GPU: a C compiler and the headers of Python.
 set -eu
 source=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 venv=/opt/mar/venv
