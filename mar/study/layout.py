@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mar.runtime import project
+
 if TYPE_CHECKING:
     from mar.study.study import Study
 
@@ -322,4 +324,4 @@ def twin(study: Study, root: Path, folder: Path) -> Path | None:
 
 def shipped(*names: str) -> Path:
     """A file or folder of config/ that ships with the package, such as `claims.yaml`, in any working directory."""
-    return Path(__file__).resolve().parents[2].joinpath("config", *names)
+    return project.path("config", *names)

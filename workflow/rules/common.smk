@@ -24,28 +24,25 @@ for folder in (workflow.basedir, os.getcwd()):
             f"{folder}: found braces in the path, which Snakemake takes for wildcards; accepted: a folder without"
         )
 
-CONFIGFILES = workflow.overwrite_configfiles or workflow.configfiles
 try:
-    if not CONFIGFILES:
-        raise reading.StudyError(
-            "no study file; accepted: --configfile config/<study>.yaml"
-        )
-    for file in CONFIGFILES:
-        # Snakemake's reader keeps the last of two equal keys; this one refuses them.
-        reading.read(Path(file))
-    STUDY = reading.resolve(config, Path(CONFIGFILES[-1]))
-    paper_claims.check(STUDY)
+    STUDY, SOURCE = reading.of_config(
+        config, workflow.overwrite_configfiles or workflow.configfiles
+    )
 except reading.StudyError as error:
     raise WorkflowError(str(error))
+try:
+    paper_claims.check(STUDY)
 except ValueError as error:
-    raise WorkflowError(str(reading.blame(error, Path(CONFIGFILES[-1]))))
+    raise WorkflowError(str(reading.blame(error, SOURCE)))
+# What the captions of Snakemake's report say: a study that extends another has not all of it in `config`.
+config["titles"] = {name: table.title for name, table in STUDY.tables.items()}
 
 if STUDY.reuse and not (
     (layout.RESULTS / STUDY.reuse).is_dir()
     or layout.shipped(f"{STUDY.reuse}.yaml").exists()
 ):
     raise WorkflowError(
-        f"{CONFIGFILES[-1]}: reuse: found {STUDY.reuse!r}; accepted: a study that has results, or one that ships"
+        f"{SOURCE}: reuse: found {STUDY.reuse!r}; accepted: a study that has results, or one that ships"
     )
 
 # The commands read the resolved study. It is no input of the rules, since `params` hold what each result depends on.
@@ -54,7 +51,7 @@ ROOT = layout.RESULTS / STUDY.study
 try:
     given_sets.check(STUDY, ROOT)
 except ValueError as error:
-    raise WorkflowError(str(reading.blame(error, Path(CONFIGFILES[-1]))))
+    raise WorkflowError(str(reading.blame(error, SOURCE)))
 given_sets.note_states(STUDY, ROOT)
 
 
@@ -485,7 +482,7 @@ def reference_file():
         return []
     if reference.file not in PUBLISHED and not Path(reference.file).is_file():
         raise WorkflowError(
-            f"{CONFIGFILES[-1]}: metrics.reference.file: found {reference.file!r}; accepted: a name in"
+            f"{SOURCE}: metrics.reference.file: found {reference.file!r}; accepted: a name in"
             " config/assets.csv, a file, or a folder"
         )
     return [fetched(reference.file) if reference.file in PUBLISHED else reference.file]

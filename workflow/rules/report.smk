@@ -13,14 +13,12 @@ rule table:
             str(layout.table(ROOT, "{table}", "csv")),
             caption="../report/table.rst",
             category="Tables",
-            labels={"table": "{table}"},
+            labels={"study": STUDY.study, "table": "{table}"},
         ),
         md=layout.table(ROOT, "{table}", "md"),
         tex=layout.table(ROOT, "{table}", "tex"),
     log:
         layout.log(ROOT, "table", "{table}"),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -41,13 +39,11 @@ rule figure:
             str(layout.figure(ROOT, "{figure}", "png")),
             caption="../report/figure.rst",
             category="Figures",
-            labels={"figure": "{figure}"},
+            labels={"study": STUDY.study, "figure": "{figure}"},
         ),
         csv=layout.figure(ROOT, "{figure}", "csv"),
     log:
         layout.log(ROOT, "figure", "{figure}"),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -71,8 +67,6 @@ rule alias:
         csv=layout.FIGURES / "{figure}.csv",
     log:
         layout.log(ROOT, "alias", "{figure}"),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -98,8 +92,6 @@ rule claims:
         claims=layout.claims(ROOT),
     log:
         layout.log(ROOT, "claims"),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -131,12 +123,13 @@ rule report:
         code=code("analysis", "paper", "report", *code_digest.MAKES),
     output:
         page=report(
-            str(layout.report(ROOT)), caption="../report/report.rst", category="Report"
+            str(layout.report(ROOT)),
+            caption="../report/report.rst",
+            category="Report",
+            labels={"study": STUDY.study},
         ),
     log:
         layout.log(ROOT, "report"),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -160,8 +153,6 @@ rule track:
         runs=layout.tracked(ROOT),
     log:
         layout.log(ROOT, "track"),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,

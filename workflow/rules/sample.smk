@@ -13,8 +13,6 @@ rule sweep:
     log:
         layout.log(ROOT, "sweep", "{variant}", "{setting}"),
     priority: published_first
-    conda:
-        "../../environment.yml"
     threads: waiting("sweep")
     resources:
         **launched("sweep"),
@@ -39,8 +37,6 @@ rule sample:
     log:
         layout.log(ROOT, "sample", SET),
     priority: published_first
-    conda:
-        "../../environment.yml"
     threads: waiting("sample")
     resources:
         **launched("sample"),
@@ -61,8 +57,6 @@ rule learning:
         record=layout.learning(ROOT, "{variant}", "{seed}"),
     log:
         layout.log(ROOT, "learning", layout.run_name("{variant}", "{seed}")),
-    conda:
-        "../../environment.yml"
     threads: waiting("learning")
     resources:
         **launched("learning"),
@@ -84,8 +78,6 @@ rule speed:
     log:
         layout.log(ROOT, "speed", "{variant}"),
     priority: published_first
-    conda:
-        "../../environment.yml"
     threads: waiting("speed", workflow.cores or 1)  # all threads, so that nothing else runs during the timing
     resources:
         **launched("speed"),
