@@ -134,6 +134,7 @@ def files(study: Study, root: Path) -> Iterator[tuple[Path, str, bool]]:
         if variant.seeds and speed_settings(study, name):
             yield layout.speed(root, name), "metrics", True
     yield from ((layout.learning(root, *run), "metrics", True) for run in learned(study))
+    yield from ((layout.pictures(root, *run), "metrics", False) for run in learned(study))
     yield from ((layout.sweep(root, *cell), "metrics", True) for cell in swept(study))
     yield from ((layout.metrics(root, name), "metrics", True) for name in sample_sets(study))
     if images:

@@ -214,6 +214,9 @@ def _tokenizer_jobs(study: Study, name: str, images: Images, costs: PlanRecord) 
     rebuilt = min(images.train, study.metrics.rebuilt) + min(images.heldout, study.metrics.rebuilt)
     judge = costs.judges[study.metrics.extractors[0]].forward
     flops = rebuilt * (cost.encode + cost.decode + 2 * judge)  # the images themselves are judged too
+    if config.sides:  # held-out images are rebuilt from each number of first scales too
+        heldout = min(images.heldout, study.metrics.rebuilt)
+        flops += heldout * (cost.encode + (len(config.sides) - 1) * (cost.decode + judge))
     yield Job("rfid", name, rebuilt, count, flops, "tf32")
     views = (images.train + images.heldout) * (2 if study.data.flip else 1)
     numbers = config.token_dim * (2 if config.stored == "moments" else 1)  # mean and log variance
@@ -259,7 +262,7 @@ def _variant_jobs(study: Study, name: str, images: Images, costs: PlanRecord) ->
 def _learning_job(study: Study, name: str, run: str, images: Images, cost: VariantCosts, judged: float) -> Job:
     """Losses of a training at its points, a third of training's operations, and images drawn and judged there.
 
-    A masked backbone is measured at four mask ratios.
+    A masked backbone is measured at four mask ratios. The ten images of a picture are not counted.
     """
     v = study.variants[name]
     recipe = study.recipes[v.recipe]

@@ -46,6 +46,9 @@ CAPTIONS = {
     "heldout_loss": "Loss on held-out and on training images along each training. Losses of different heads share no "
     "scale and are no signal of how good samples are.",
     "laws": "Loss and token error of VAR over parameters and over training compute, with the fitted power laws.",
+    "laws_samples": "What VAR of growing size draws along its training, always with the same random numbers. The "
+    "paper's Figure 7 is this grid on ImageNet.",
+    "tokenizers": "How the tokenizers learned, and what is lost where an image is rebuilt from the first scales alone.",
     "fid_images": "FID against held-out images along each training, over images seen: a diagnosis, used by no claim.",
     "fid_operations": "The same over the operations of the training.",
     "samples": "Samples of the first seed, one row per class, in the guided setting; held-out real images first.",

@@ -28,6 +28,7 @@ LOG = "metrics.jsonl"  # log of a variant, a tokenizer or a classifier in traini
 CHECKPOINTS = "checkpoints"  # folder of the states that a training resumes from
 AVERAGE = "ema.safetensors"  # exponential moving average of the weights of a training
 LEARNING = "learning.json"  # what the averages that a training kept have learned
+PICTURES = "learning.png"  # images that they draw
 WEIGHTS = "model.safetensors"  # weights of a tokenizer or of the classifier
 TOKENIZER = "config.json"  # describes a finished tokenizer
 RFID = "rfid.json"  # rFID and PSNR of the reconstructions of a tokenizer
@@ -159,6 +160,11 @@ def kept_average(folder: Path, images: int) -> Path:
 def learning(root: Path, variant: Name, seed: Name) -> Path:
     """File of the losses, and where asked the FID, of the averages that a training kept on its way."""
     return run(root, variant, seed) / LEARNING
+
+
+def pictures(root: Path, variant: Name, seed: Name) -> Path:
+    """Images drawn with each of these averages, a row for each; of models to which power laws are fitted."""
+    return run(root, variant, seed) / PICTURES
 
 
 def sweep(root: Path, variant: Name, setting: Name) -> Path:

@@ -371,6 +371,9 @@ class MsVq(Network):
     kind: Literal["msvq"]
     codebook_size: Codes = Field(description="number of codes")
     scales: tuple[Size, ...] = Field(min_length=2, description="sides of the scales, ascending to that of the latents")
+    phis: Annotated[int, Field(ge=1, le=100)] = Field(
+        4, description="convolutions behind the codes, each for neighbouring scales (published: share_quant_resi)"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> MsVq:
@@ -725,7 +728,7 @@ class Head(Kind):
 # Settings of sampling that a head honours or not; what each is without effect.
 HONOURED: dict[str, Any] = {
     **{"solver": "ancestral", "diffusion_steps": None, "clamp": None, "top_k": None, "top_p": None},
-    **{"guidance_channels": None, "temperature": 1.0, "guidance": 1.0},
+    **{"guidance_channels": None, "temperature": 1.0, "guidance": 1.0, "more_smooth": False},
 }
 
 
@@ -736,7 +739,7 @@ class CategoricalHead(Head):
     label: ClassVar[str] = "cross-entropy"
     loss: ClassVar[str] = "cross-entropy (nats a token)"
     ids: ClassVar[bool] = True
-    honours: ClassVar[tuple[str, ...]] = ("temperature", "guidance", "top_k", "top_p")
+    honours: ClassVar[tuple[str, ...]] = ("temperature", "guidance", "top_k", "top_p", "more_smooth")
     sure: ClassVar[bool] = True
     published: ClassVar[bool] = True
 
@@ -991,6 +994,9 @@ class Sampling(Section):
     )
     top_p: Fraction | None = Field(
         None, gt=0.0, description="categorical heads: of these, only the likeliest that have this probability together"
+    )
+    more_smooth: bool = Field(
+        False, description="scales: mixtures of codes by Gumbel softmax in place of drawn ids (VAR: for pictures only)"
     )
     diffusion_steps: PositiveInt | None = Field(
         None, le=1000, description="diffusion and joint heads, respaced from 1000"

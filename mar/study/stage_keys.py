@@ -12,7 +12,7 @@ from typing import Any
 from mar.study.canonical import canonical
 from mar.study.limits import OWN_NETWORKS, REBUILT
 from mar.study.parts import Data, Sampling
-from mar.study.products import CURVES, learning_setting, speed_settings, swept
+from mar.study.products import CURVES, learning_setting, pictured_setting, speed_settings, swept
 from mar.study.real_sets import real_side, scored
 from mar.study.sections import Memory
 from mar.study.study import Study
@@ -128,6 +128,8 @@ def learning_key(study: Study, variant: str) -> str:
     if study.learning and (setting := learning_setting(study, variant)):
         values |= {"sampling": study.sampling[setting], "samples": study.learning.samples}
         values |= {"chunk": study.metrics.chunk, "extractor": study.metrics.extractors[0]}
+    if pictured := pictured_setting(study, variant):
+        values["pictures"] = study.sampling[pictured]
     return canonical(values | ({"real": study.metrics.real} if study.metrics.real != "train" else {}))
 
 
@@ -176,7 +178,7 @@ def figure_key(study: Study, figure: str) -> str:
         shown["sweeps"] = [[variant, setting, sweep_key(study, variant, setting)] for variant, setting in swept(study)]
     if figure in ("heldout_loss", "fid_images", "fid_operations"):
         shown["learning"] = study.learning
-    if figure == "laws":
+    if figure in ("laws", "laws_samples"):
         shown["laws"] = study.laws
     if figure == "samples":
         shown["sampling"] = {name: variant.sampling for name, variant in study.variants.items()}

@@ -364,16 +364,25 @@ def learning_inputs(wildcards):
     tokenizer = tokenizer_of(wildcards)
     tokens = layout.token_manifest(ROOT, tokenizer, "heldout")
     setting = products.learning_setting(STUDY, wildcards.variant)
+    pictured = products.pictured_setting(STUDY, wildcards.variant)
+    chosen_by = [
+        path
+        for name in filter(None, (setting, pictured))
+        if (path := str(layout.sweep(ROOT, wildcards.variant, name))) in SWEEPS
+    ]
     if setting is None:
-        return [tokens]
+        return [
+            tokens,
+            *([layout.tokenizer_weights(ROOT, tokenizer)] if pictured else []),
+            *chosen_by,
+        ]
     judge = STUDY.metrics.extractors[0]
-    sweep = str(layout.sweep(ROOT, wildcards.variant, setting))
     return [
         tokens,
         layout.tokenizer_weights(ROOT, tokenizer),
         *extractor_weights(judge),
         layout.features_manifest(ROOT, judge, real_sets.validation(STUDY)),
-        *([sweep] if sweep in SWEEPS else []),
+        *dict.fromkeys(chosen_by),
     ]
 
 
@@ -406,8 +415,11 @@ def figure_inputs(wildcards):
         return [layout.claims(ROOT), here(layout.shipped("claims.yaml")), *PAPER]
     if wildcards.figure in ("sweep", "guidance"):
         return SWEEPS
-    if wildcards.figure in ("heldout_loss", "fid_images", "fid_operations", "laws"):
+    along = ("heldout_loss", "fid_images", "fid_operations", "laws", "laws_samples")
+    if wildcards.figure in along:
         return LEARNING
+    if wildcards.figure == "tokenizers":
+        return [layout.rfid(ROOT, name) for name in TOKENIZERS]
     if wildcards.figure == "samples":
         return [
             layout.data_manifest(ROOT),

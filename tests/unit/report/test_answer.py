@@ -199,7 +199,7 @@ def test_a_verdict_of_before_has_no_numbers_of_seeds(root: Path) -> None:
         if value["missing"]:
             value["missing"] = {key: value["missing"][key] for key in ("kind", "text")}
     write(layout.claims(root), values)
-    assert len(read(layout.claims(root), Verdicts).root) == 105
+    assert len(read(layout.claims(root), Verdicts).root) == len(values) > 100
     assert answer(small(), root, Results(small(), root), claims(root)).paired
 
 
