@@ -47,7 +47,7 @@ QUANTILES = 1000  # of the mask ratio, over which a training is averaged
 VGG = 30  # layers of VGG-16 that LPIPS looks through
 # Settings of sampling that change no number of operations, and one value of each.
 IDLE: dict[str, Any] = {
-    **{"temperature": 1.0, "top_k": None, "top_p": None, "eta": 0.0, "clamp": None, "solver": "ancestral"},
+    **{"temperature": 1.0, "top_k": None, "top_p": None, "clamp": None},
     **{"guidance_schedule": "linear", "guidance_channels": None, "seed": 0},
     **{"dtype": "fp32", "head_dtype": None, "tf32": False, "compile": False},
 }
