@@ -106,6 +106,7 @@ class Kind(Section):
         implementation: what the part is built with, as `module:name`; of an own class also a name in its own file.
             It is imported where it is built.
         label: what texts call it.
+        short: of a family, whether a name alone is a part without options, see `shortest`.
     """
 
     kinds: ClassVar[dict[str, type[Kind]]] = {}
@@ -113,6 +114,7 @@ class Kind(Section):
     tells: ClassVar[tuple[str, ...]] = ("label",)
     implementation: ClassVar[str] = ""
     label: ClassVar[str] = ""
+    short: ClassVar[bool] = False
 
     kind: str = Field(
         description="required where the part is defined; a file that extends another may leave it out. Also an own "
@@ -153,7 +155,7 @@ class Kind(Section):
     @classmethod
     def _spelled(cls, values: Any) -> Any:
         """Values as a mapping, where a family has a shorter spelling."""
-        return values
+        return {"kind": values} if cls.short and isinstance(values, str) else values
 
     @classmethod
     def _of_its_kind(cls, values: dict[str, Any]) -> Any:
@@ -249,6 +251,11 @@ def _keep(family: type[Kind], kind: str, values: dict[str, Any]) -> Any:
     told = {name: getattr(options, name) for name in family.tells}
     own = Own(code=code, told=told).model_dump(mode="json")
     return kept_class(family, json.dumps(own, sort_keys=True)).model_validate(plain | {"own": own})
+
+
+def shortest(values: dict[str, Any]) -> dict[str, Any] | str:
+    """A part without options as the name of its kind; for the serializers of families that are read so too."""
+    return str(values["kind"]) if list(values) == ["kind"] else values
 
 
 def _place(made: type) -> str:

@@ -57,7 +57,7 @@ def _setting(s: Sampling) -> str:
     parts = [f"{s.steps} step{'s' * (s.steps > 1)}"]
     parts += [s.order] if s.order else []
     parts += [f"{s.diffusion_steps} diffusion steps"] if s.diffusion_steps else []
-    parts += [s.solver] if s.solver != "ancestral" else []
+    parts += [str(s.solver)] if s.solver else []
     parts += (
         ["swept"] if s.sweep else [f"{key} {x:g}" for key in ("guidance", "temperature") if (x := getattr(s, key)) != 1]
     )
