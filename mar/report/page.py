@@ -46,6 +46,7 @@ CAPTIONS = {
     "heldout_loss": "Loss on held-out and on training images along each training. Losses of different heads share no "
     "scale and are no signal of how good samples are.",
     "laws": "Loss and token error of VAR over parameters and over training compute, with the fitted power laws.",
+    "tasks": "Held-out images, what is kept of each, and four draws of each model, of which the first is measured.",
     "fid_images": "FID against held-out images along each training, over images seen: a diagnosis, used by no claim.",
     "fid_operations": "The same over the operations of the training.",
     "samples": "Samples of the first seed, one row per class, in the guided setting; held-out real images first.",
@@ -54,6 +55,7 @@ CAPTIONS = {
 LISTED = (
     page_sections.learned,
     page_sections.power_laws,
+    page_sections.tasks_done,
     page_sections.fast,
     page_sections.sources,
 )  # tables without rows of the paper

@@ -26,6 +26,8 @@ LOG = "metrics.jsonl"  # log of a variant, a tokenizer or a classifier in traini
 CHECKPOINTS = "checkpoints"  # folder of the states that a training resumes from
 AVERAGE = "ema.safetensors"  # exponential moving average of the weights of a training
 LEARNING = "learning.json"  # what the averages that a training kept have learned
+TASKS = "tasks.json"  # what a model did in zero-shot tasks, and how well
+MEASURES = "measures.npz"  # beside it: the same of each image
 WEIGHTS = "model.safetensors"  # weights of a tokenizer or of the classifier
 TOKENIZER = "config.json"  # describes a finished tokenizer
 RFID = "rfid.json"  # rFID and PSNR of the reconstructions of a tokenizer
@@ -157,6 +159,11 @@ def kept_average(folder: Path, images: int) -> Path:
 def learning(root: Path, variant: Name, seed: Name) -> Path:
     """File of the losses, and where asked the FID, of the averages that a training kept on its way."""
     return run(root, variant, seed) / LEARNING
+
+
+def tasks(root: Path, variant: Name, seed: Name) -> Path:
+    """File of the zero-shot tasks of a model; the images that it drew are beside it."""
+    return root / "tasks" / run_name(variant, seed) / TASKS
 
 
 def sweep(root: Path, variant: Name, setting: Name) -> Path:
