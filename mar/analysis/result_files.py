@@ -26,6 +26,7 @@ from mar.study.records import (
     RfidRecord,
     RunRecord,
     SpeedRecord,
+    TasksRecord,
     TimingProtocol,
 )
 from mar.study.study import Study
@@ -145,6 +146,10 @@ class Files:
     def learning(self, variant: str, seed: int) -> LearningRecord:
         """Losses, and where asked FID, along a training."""
         return self._record(layout.learning(self.root, variant, seed), LearningRecord)
+
+    def tasks(self, variant: str, seed: int) -> TasksRecord:
+        """What a model did in the zero-shot tasks."""
+        return self._record(layout.tasks(self.root, variant, seed), TasksRecord)
 
     def speed(self, variant: str) -> SpeedRecord:
         """Timings of a variant."""

@@ -26,7 +26,7 @@ from mar.runtime.files import sha256 as checksum
 from mar.runtime.folders import recipe_of
 from mar.study import at_once, layout, stage_keys
 from mar.study.chosen_settings import resolved
-from mar.study.products import figure_names, learned, speed_settings, swept, table_names, used_tokenizers
+from mar.study.products import edited, figure_names, learned, speed_settings, swept, table_names, used_tokenizers
 from mar.study.real_sets import PARTS, real_side, scored
 from mar.study.records import (
     ClassifierRecord,
@@ -43,6 +43,7 @@ from mar.study.records import (
     ShippedRecord,
     SpeedRecord,
     SweepRecord,
+    TasksRecord,
     TokenizerRecord,
     TokenManifest,
 )
@@ -130,6 +131,10 @@ def steps(study: Study, root: Path) -> Iterator[Step]:
     for name, seed in learned(study):
         file, run = layout.learning(root, name, seed), f"runs/{layout.run_name(name, seed)}"
         yield Step(f"learning of {run}", (file,), (run,), partial(_learning, study, root, name, seed))
+    for name, seed in edited(study):
+        file, run = layout.tasks(root, name, seed), f"runs/{layout.run_name(name, seed)}"
+        outputs = (file, file.with_name(layout.MEASURES))
+        yield Step(f"tasks of {run}", outputs, (run,), partial(_tasks, study, root, name, seed))
     for name, setting in swept(study):
         first = f"runs/{layout.run_name(name, study.variants[name].seeds[0])}"
         judge = _statistics_name(study.metrics.extractors[0], real_side(study, study.metrics.extractors[0]))
@@ -405,6 +410,18 @@ def _learning(study: Study, root: Path, variant: str, seed: int) -> str:
         raise ValueError("its recipe is another one than the study's")
     if recipe.inputs.get("checkpoint") != read(layout.run_record(root, variant, seed), RunRecord).checkpoint:
         raise ValueError("it was measured with other weights")
+    return ""
+
+
+def _tasks(study: Study, root: Path, variant: str, seed: int) -> str:
+    file = layout.tasks(root, variant, seed)
+    record = read(file, TasksRecord)
+    if record.slice != stage_keys.tasks_key(study, variant):
+        raise ValueError("its recipe is another one than the study's")
+    if recipe_of(file.parent).get("checkpoint") != read(layout.run_record(root, variant, seed), RunRecord).checkpoint:
+        raise ValueError("it was drawn with other weights")
+    if record.measures != checksum(file.with_name(layout.MEASURES)):
+        raise ValueError(f"{layout.MEASURES} differs from its checksum in {layout.TASKS}")
     return ""
 
 

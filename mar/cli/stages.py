@@ -188,6 +188,18 @@ def learning(study: str, variant: str, seed: int, recipe: str) -> None:
 @main.command()
 @study_option
 @variant_option
+@seed_option
+@recipe_option
+def tasks(study: str, variant: str, seed: int, recipe: str) -> None:
+    """In-painting, out-painting and class change of held-out images, measured; the same command resumes."""
+    from mar.sampling.tasks import tasks
+
+    tasks(*open_study(study, variant, recipe=recipe, stage="tasks", seed=seed), variant, seed)
+
+
+@main.command()
+@study_option
+@variant_option
 @setting_option
 @recipe_option
 @shard_option

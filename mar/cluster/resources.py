@@ -78,6 +78,7 @@ STAGES: dict[str, Ask] = {
     "sweep": Ask(gpus=1, hours=24, cores=8, memory=64),
     "sample": Ask(gpus=1, hours=24, cores=8, memory=32),
     "learning": Ask(gpus=1, hours=24, cores=8, memory=64),
+    "tasks": Ask(gpus=1, hours=24, cores=8, memory=64),
     "features": Ask(gpus=1, hours=8, cores=8, memory=32),
     "reference": Ask(gpus=0, hours=8, cores=8, memory=64),
     "evaluate": Ask(gpus=0, hours=8, cores=8, memory=64),

@@ -28,6 +28,7 @@ PLACES = {
     "runs": "weights and logs of trainings",
     "sweeps": "sweeps",
     "samples": "samples",
+    "tasks": "pictures of zero-shot tasks",
     "features": "features",
     "statistics": "statistics",
     "jobs": "records and output of jobs",

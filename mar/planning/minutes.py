@@ -29,6 +29,7 @@ from mar.weights import shipped
 START = {
     **{"prepare": 0.8, "classifier": 1.5, "tokenizer": 2.0, "encode": 2.2, "train": 1.4, "sweep": 2.2, "sample": 2.1},
     **{"features": 1.1, "statistics": 0.3, "reference": 1.5, "rfid": 2.2, "evaluate": 1.5, "learning": 2.2},
+    "tasks": 2.5,
     **{"speed": 2.2, "table": 0.8, "figure": 1.0, "claims": 0.8, "report": 1.5, "track": 2.0},
 }
 STATISTICS = 7e9  # operations a second of distances and covariances, and of what resamples them, by numpy
@@ -111,7 +112,7 @@ def _seconds(study: Study, root: Path, job: Job, rates: Rates) -> float:
         rate = rates.tokenizers[study.instances[first].section]
     elif job.stage in ("train", "learning"):
         rate = rates.training[first]
-    elif job.stage in ("sweep", "sample", "speed"):
+    elif job.stage in ("sweep", "sample", "tasks", "speed"):
         rate = rates.sampling[first]
     else:
         rate = STATISTICS
@@ -185,6 +186,7 @@ OUTPUTS: dict[str, Callable[[Path, str], Path]] = {
     "rfid": layout.rfid,
     "evaluate": layout.metrics,
     "learning": _of_run(layout.learning),
+    "tasks": _of_run(layout.tasks),
     "speed": layout.speed,
     "table": lambda root, name: layout.table(root, name, "csv"),
     "figure": lambda root, name: layout.figure(root, name, "csv"),

@@ -29,7 +29,7 @@ from mar.study.parts import Digits, FashionMnist, Recipe, Sampling
 from mar.study.products import learning_setting, speed_settings, used_tokenizers
 from mar.study.real_sets import COMPARED, FLOOR, real_side, scored
 from mar.study.records import DataManifest, GpuCheckRecord, PlanRecord, VariantCosts
-from mar.study.sections import Budget
+from mar.study.sections import TASKS, Budget
 from mar.study.study import Study
 
 # A100 SXM, dense, operations a second: tensor cores in bf16; convolutions in fp32 (TF32, torch's default for them);
@@ -140,7 +140,7 @@ def jobs(study: Study, images: Images, costs: PlanRecord) -> list[Job]:
         found += _tokenizer_jobs(study, name, images, costs)
     order = (
         *("prepare", "classifier", "tokenizer", "encode", "train", "sweep", "sample", "features", "statistics"),
-        *("reference", "rfid", "evaluate", "learning", "speed"),
+        *("reference", "rfid", "evaluate", "learning", "tasks", "speed"),
     )
     for name in trained:
         found += _variant_jobs(study, name, images, costs)
@@ -253,6 +253,11 @@ def _variant_jobs(study: Study, name: str, images: Images, costs: PlanRecord) ->
             for extractor in metrics.extractors:
                 yield from _features_jobs(study, extractor, f"{run}/{setting}", n, images, costs)
             yield Job("evaluate", f"{run}/{setting}", n, flops=_distances(n, judge.features))
+    if (section := study.tasks) and v.seeds and name in section.models:
+        tok, stored = costs.tokenizers[v.tokenizer], 3.0 * study.data.image_size**2
+        each = tok.encode + drawn[section.models[name]] + decode + 3 * judge.forward  # the drawn, exchanged and rebuilt
+        n, dtype = len(TASKS) * section.samples, _arithmetic(study.sampling[section.models[name]])
+        yield Job("tasks", f"{name}/seed{v.seeds[0]}", n, count, n * each, dtype, samples=n * stored)
     if v.seeds and (timed := speed_settings(study, name)):
         n = study.speed.batch * (study.speed.batches + 1)
         flops = n * sum(drawn[s] + decode for s in timed)

@@ -49,6 +49,7 @@ CAPTIONS = {
     "laws_samples": "What VAR of growing size draws along its training, always with the same random numbers. The "
     "paper's Figure 7 is this grid on ImageNet.",
     "tokenizers": "How the tokenizers learned, and what is lost where an image is rebuilt from the first scales alone.",
+    "tasks": "Held-out images, what is kept of each, and four draws of each model, of which the first is measured.",
     "fid_images": "FID against held-out images along each training, over images seen: a diagnosis, used by no claim.",
     "fid_operations": "The same over the operations of the training.",
     "samples": "Samples of the first seed, one row per class, in the guided setting; held-out real images first.",
@@ -57,6 +58,7 @@ CAPTIONS = {
 LISTED = (
     page_sections.learned,
     page_sections.power_laws,
+    page_sections.tasks_done,
     page_sections.fast,
     page_sections.sources,
 )  # tables without rows of the paper

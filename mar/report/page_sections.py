@@ -13,7 +13,7 @@ from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
 from mar.analysis.result_files import Estimate, duration
 from mar.report.evidence import commit, file, given_id, interval, set_id
-from mar.report.tables import fast_modes, laws, learning, variance
+from mar.report.tables import fast_modes, laws, learning, tasks, variance
 from mar.report.tables.all_metrics import spread_text
 from mar.runtime.files import read
 from mar.runtime.provenance import Provenance
@@ -128,6 +128,14 @@ def power_laws(study: Study, root: Path, results: Results) -> dict[str, Any] | N
         return None
     about = "How loss and token error fall with model size and training compute, beside the exponents of the paper."
     return _made(root, laws.NAME, laws.TITLE, about, laws.texts(results), laws.NOTE)
+
+
+def tasks_done(study: Study, root: Path, results: Results) -> dict[str, Any] | None:
+    """In-painting, out-painting and class change; None where the study asks for none."""
+    if tasks.NAME not in table_names(study):
+        return None
+    about = "What each model makes of the same held-out images when a part is drawn anew, without training for it."
+    return _made(root, tasks.NAME, tasks.TITLE, about, tasks.texts(results), tasks.note(study))
 
 
 def _made(root: Path, name: str, title: str, about: str, values: pd.DataFrame, note: str) -> dict[str, Any]:

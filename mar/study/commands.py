@@ -12,6 +12,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "gate": (),
     "train": ("variant", "seed"),
     "learning": ("variant", "seed"),
+    "tasks": ("variant", "seed"),
     "sweep": ("variant", "setting"),
     "sample": ("variant", "seed", "setting"),
     "features": ("extractor", "set"),

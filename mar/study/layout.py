@@ -29,6 +29,8 @@ CHECKPOINTS = "checkpoints"  # folder of the states that a training resumes from
 AVERAGE = "ema.safetensors"  # exponential moving average of the weights of a training
 LEARNING = "learning.json"  # what the averages that a training kept have learned
 PICTURES = "learning.png"  # images that they draw
+TASKS = "tasks.json"  # what a model did in zero-shot tasks, and how well
+MEASURES = "measures.npz"  # beside it: the same of each image
 WEIGHTS = "model.safetensors"  # weights of a tokenizer or of the classifier
 TOKENIZER = "config.json"  # describes a finished tokenizer
 RFID = "rfid.json"  # rFID and PSNR of the reconstructions of a tokenizer
@@ -165,6 +167,11 @@ def learning(root: Path, variant: Name, seed: Name) -> Path:
 def pictures(root: Path, variant: Name, seed: Name) -> Path:
     """Images drawn with each of these averages, a row for each; of models to which power laws are fitted."""
     return run(root, variant, seed) / PICTURES
+
+
+def tasks(root: Path, variant: Name, seed: Name) -> Path:
+    """File of the zero-shot tasks of a model; the images that it drew are beside it."""
+    return root / "tasks" / run_name(variant, seed) / TASKS
 
 
 def sweep(root: Path, variant: Name, setting: Name) -> Path:

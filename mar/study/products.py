@@ -57,6 +57,11 @@ def shown_setting(study: Study, variant: str) -> str:
     return (guided or list(settings))[-1]
 
 
+def edited(study: Study) -> list[tuple[str, int]]:
+    """Pairs (variant, seed) of the models that do the zero-shot tasks: of each variant the first seed, as timings."""
+    return [(name, study.variants[name].seeds[0]) for name in study.tasks.models] if study.tasks else []
+
+
 def replicas(study: Study, variant: str) -> list[list[str]]:
     """Groups of the sampling settings of a variant that differ in the sampling seed alone, in the study's order."""
     groups: dict[str, dict[int, str]] = {}
@@ -67,11 +72,12 @@ def replicas(study: Study, variant: str) -> list[list[str]]:
 
 
 def table_names(study: Study) -> list[str]:
-    """Names of the tables: the study's own, `metrics`, and `variance`, `fast`, `learning`, `laws` where asked."""
+    """Names of the tables: the study's own, `metrics`, and those of what else the study asks for."""
     trained = [name for name, variant in study.variants.items() if variant.seeds]
     seeds = any(len(study.variants[name].seeds) > 1 for name in trained)
     several = seeds or any(len(group) > 1 for name in trained for group in replicas(study, name))
-    more = {"variance": several, "fast": study.fast, "learning": learned(study), "laws": study.laws}
+    more: dict[str, Any] = {"variance": several, "fast": study.fast, "learning": learned(study)}
+    more |= {"laws": study.laws, "tasks": study.tasks}
     return [*study.tables, "metrics", *(name for name, asked in more.items() if asked)]
 
 
@@ -80,14 +86,14 @@ def figure_names(study: Study) -> list[str]:
 
     `guidance` shows sweeps along the guidance scale, `heldout_loss` the losses along the trainings, `fid_images` and
     `fid_operations` the FID along them, `laws` the power laws of VAR, `laws_samples` what its models draw on the way,
-    `tokenizers` what the scales of a multi-scale tokenizer add.
+    `tasks` what zero-shot tasks draw, `tokenizers` what the scales of a multi-scale tokenizer add.
     """
     curves = [name for name in CURVES if getattr(study, name)]
     sweeps = [study.sampling[setting].sweep for _, setting in swept(study)]
     more: dict[str, Any] = {"sweep": sweeps, "guidance": any(grid and len(grid.guidance) > 1 for grid in sweeps)}
     more["heldout_loss"] = runs = learned(study)
     more["fid_images"] = more["fid_operations"] = any(learning_setting(study, variant) for variant, _ in runs)
-    more["laws"] = study.laws
+    more["laws"], more["tasks"] = study.laws, study.tasks
     more["laws_samples"] = study.laws and all(pictured_setting(study, name) for name in study.laws.variants)
     more["tokenizers"] = any(study.instances[name].config.sides for name in used_tokenizers(study))
     return ["claims", *curves, *(name for name, asked in more.items() if asked), "samples", "losses"]

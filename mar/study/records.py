@@ -501,6 +501,70 @@ class LearningRecord(Record):
     provenance: Provenance
 
 
+class Change(Part):
+    """A log ratio of two FIDs of as many images, and its standard error by the images."""
+
+    effect: FiniteFloat
+    error: Amount
+
+
+class TaskDone(Part):
+    """One zero-shot task on held-out images, by one model (`mar/sampling/tasks.py` says what is measured).
+
+    Attributes:
+        drawn: share of the tokens, of VAR those of its last scale, that are drawn.
+        fits: log(FID / FID with what was drawn for other images); below 0 where the drawn part fits its surroundings.
+    """
+
+    task: str
+    drawn: Fraction
+    metrics: dict[str, Metric]
+    fits: Change
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _check_possible(self.metrics, "metrics.")
+        return self
+
+
+class TasksRecord(Record):
+    """tasks/<variant>/seed<k>/tasks.json: what a model did in the zero-shot tasks, and how well.
+
+    Attributes:
+        seed: training seed.
+        setting: sampling setting.
+        sampling: the setting, with the guidance scale and temperature that were used.
+        protocol: which tokens stay (`mar/sampling/editing.py`).
+        split: the held-out images.
+        count: number of images, the same of each task.
+        box: x0, y0, x1, y1 in shares of width and height.
+        extractor: network that judges.
+        reference: the real images that FID compares with.
+        files: the pictures.
+        measures: checksum of the numbers of each image.
+        slice: stage key.
+        inputs: checksums of real images and judge.
+    """
+
+    place: ClassVar[str] = r"tasks/(?P<variant>[^/]+)/seed(?P<seed>\d+)/tasks\.json"
+    variant: str
+    seed: int
+    setting: str
+    sampling: Sampling
+    protocol: str
+    split: str
+    count: PositiveInt
+    box: tuple[Fraction, Fraction, Fraction, Fraction]
+    extractor: Judge
+    reference: RealSide
+    tasks: tuple[TaskDone, ...]
+    files: tuple[Piece, ...]
+    measures: Sha256
+    slice: str
+    inputs: dict[str, str]
+    provenance: Provenance
+
+
 class FeaturesManifest(Manifest):
     """features/<extractor>/<set>/manifest.json: the features of a set of images by one network.
 

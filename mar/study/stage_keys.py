@@ -133,6 +133,21 @@ def learning_key(study: Study, variant: str) -> str:
     return canonical(values | ({"real": study.metrics.real} if study.metrics.real != "train" else {}))
 
 
+def tasks_key(study: Study, variant: str) -> str:
+    """What the zero-shot tasks of a model depend on beside its weights, tokenizer, judge and the images."""
+    values: dict[str, Any] = {"edits": edits_key(study, variant), "bootstrap": study.metrics.bootstrap}
+    return canonical(values | {"extractor": study.metrics.extractors[0], "real": study.metrics.real})
+
+
+def edits_key(study: Study, variant: str) -> str:
+    """What the pictures of the zero-shot tasks depend on."""
+    tasks = study.tasks
+    assert tasks is not None  # whoever asks has tasks
+    values: dict[str, Any] = {"samples": tasks.samples, "box": tasks.box, "order": study.variants[variant].order}
+    values |= {"sampling": study.sampling[tasks.models[variant]], "chunk": study.metrics.chunk, "seed": study.seed}
+    return canonical(values | {"images": scored(study)})
+
+
 def metrics_key(study: Study) -> str:
     """What a metric file depends on beside samples and features."""
     return canonical(_judged(study))
@@ -166,6 +181,7 @@ def table_key(study: Study, table: str) -> str:
     modes: dict[str, Any] = {"fast": study.fast} if table == "fast" else {}
     modes |= {"given": study.given} if table == "metrics" and study.given else {}
     modes |= {"laws": study.laws} if table == "laws" else {}
+    modes |= {"tasks": study.tasks} if table == "tasks" else {}
     return canonical({"table": table, "seeds": _seeds(study), "variants": _sampled(study), **modes})
 
 
@@ -180,6 +196,8 @@ def figure_key(study: Study, figure: str) -> str:
         shown["learning"] = study.learning
     if figure in ("laws", "laws_samples"):
         shown["laws"] = study.laws
+    if figure == "tasks":
+        shown["tasks"] = study.tasks
     if figure == "samples":
         shown["sampling"] = {name: variant.sampling for name, variant in study.variants.items()}
     return canonical(shown)
@@ -190,6 +208,7 @@ def claims_key(study: Study) -> str:
     curves: dict[str, Any] = {"curves": study.tradeoff}
     curves |= {k: getattr(study, k) for k in ("diffusion_steps", "evaluations", "temperature") if getattr(study, k)}
     curves |= {"laws": study.laws} if study.laws else {}
+    curves |= {"tasks": study.tasks} if study.tasks else {}
     own = {"claims": study.claims} if study.claims else {}
     return canonical({"tables": study.tables, **curves, **own, "seeds": _seeds(study)})
 

@@ -134,6 +134,9 @@ LEARNING = [
     str(layout.learning(ROOT, variant, seed))
     for variant, seed in products.learned(STUDY)
 ]
+TASKS = [
+    str(layout.tasks(ROOT, variant, seed)) for variant, seed in products.edited(STUDY)
+]
 TABLES = [
     str(layout.table(ROOT, name, suffix))
     for name in products.table_names(STUDY)
@@ -301,6 +304,10 @@ def learning_recipe(wildcards):
     return stage_keys.learning_key(STUDY, wildcards.variant)
 
 
+def tasks_recipe(wildcards):
+    return stage_keys.tasks_key(STUDY, wildcards.variant)
+
+
 def speed_recipe(wildcards):
     return stage_keys.speed_key(STUDY, wildcards.variant)
 
@@ -349,6 +356,13 @@ def timed_run(wildcards):
 def chosen(wildcards):
     """The sweep that chooses guidance and temperature of a sample set, if there is one."""
     path = str(layout.sweep(ROOT, wildcards.variant, wildcards.setting))
+    return [path] if path in SWEEPS else []
+
+
+def task_chosen(wildcards):
+    """The sweep that chooses guidance and temperature of the setting of a model's zero-shot tasks, if there is one."""
+    setting = STUDY.tasks.models[wildcards.variant] if STUDY.tasks else ""
+    path = str(layout.sweep(ROOT, wildcards.variant, setting))
     return [path] if path in SWEEPS else []
 
 
@@ -420,6 +434,8 @@ def figure_inputs(wildcards):
         return LEARNING
     if wildcards.figure == "tokenizers":
         return [layout.rfid(ROOT, name) for name in TOKENIZERS]
+    if wildcards.figure == "tasks":
+        return [layout.data_manifest(ROOT), *TASKS]
     if wildcards.figure == "samples":
         return [
             layout.data_manifest(ROOT),
@@ -538,6 +554,12 @@ def given_statistics(wildcards):
 
 # Weights of the first extractor, whose metrics tables, figures and claims show, and the real images of each extractor.
 JUDGE = extractor_weights(STUDY.metrics.extractors[0])
+# LPIPS, where no classifier of the study's own measures distances of the zero-shot tasks.
+DISTANCE = (
+    []
+    if "classifier" == STUDY.metrics.extractors[0] or not STUDY.tasks
+    else [fetched(name) for name in published.LPIPS]
+)
 CLASSIFIER = (
     [layout.classifier(ROOT) / layout.CLASSIFIER]
     if "classifier" in STUDY.metrics.extractors

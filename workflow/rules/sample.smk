@@ -68,6 +68,34 @@ rule learning:
         launch("learning", variant="{wildcards.variant:q}", seed="{wildcards.seed:q}")
 
 
+# Pictures are no outputs but the record that lists them, so that a stopped job resumes from them.
+rule tasks:
+    input:
+        record=layout.run_record(ROOT, "{variant}", "{seed}"),
+        tokenizer=variant_tokenizer,
+        chosen=task_chosen,
+        data=rules.prepare.output.manifest,
+        judge=JUDGE,
+        real=REAL[0],
+        distance=DISTANCE,
+    output:
+        record=layout.tasks(ROOT, "{variant}", "{seed}"),
+    log:
+        layout.log(ROOT, "tasks", layout.run_name("{variant}", "{seed}")),
+    priority: published_first
+    conda:
+        "../../environment.yml"
+    threads: waiting("tasks")
+    resources:
+        **launched("tasks"),
+    params:
+        study=STUDY_FILE,
+        job=job("tasks", layout.run_name("{variant}", "{seed}")),
+        recipe=tasks_recipe,
+    shell:
+        launch("tasks", variant="{wildcards.variant:q}", seed="{wildcards.seed:q}")
+
+
 rule speed:
     input:
         record=timed_run,

@@ -18,6 +18,7 @@ from mar.report.figures.losses import losses
 from mar.report.figures.samples import samples
 from mar.report.figures.style import STYLE, Rows
 from mar.report.figures.sweeps import sweep
+from mar.report.figures.tasks import tasks
 from mar.report.figures.tokenizers import tokenizers
 from mar.runtime.files import atomic, write_text
 from mar.study.study import Study
@@ -33,7 +34,7 @@ def draw(study: Study, root: Path, name: str, out: Path) -> None:
         study: the study.
         root: its results folder.
         name: claims, tradeoff, diffusion_steps, evaluations, temperature, sweep, guidance, heldout_loss, fid_images,
-            fid_operations, laws, laws_samples, tokenizers, samples or losses.
+            fid_operations, laws, laws_samples, tasks, tokenizers, samples or losses.
         out: folder of the figure files.
 
     Raises:
@@ -53,6 +54,7 @@ def draw(study: Study, root: Path, name: str, out: Path) -> None:
         "laws": laws,
         "laws_samples": laws_samples,
         "tokenizers": tokenizers,
+        "tasks": tasks,
         "samples": samples,
         "losses": losses,
     }

@@ -7,10 +7,10 @@ from pathlib import Path
 from mar.analysis.acceptance import section_of
 from mar.analysis.paper_columns import columns_of
 from mar.paper.numbers import table_rows
-from mar.report.tables import fast_modes, laws, learning
+from mar.report.tables import fast_modes, laws, learning, tasks
 from mar.report.tables.paper_tables import table_of
 from mar.study import layout
-from mar.study.products import learned, speed_settings, swept, table_names, used_tokenizers
+from mar.study.products import edited, learned, speed_settings, swept, table_names, used_tokenizers
 from mar.study.real_sets import real_side
 from mar.study.study import Study
 
@@ -21,6 +21,8 @@ def inputs(study: Study, root: Path, name: str) -> list[Path]:
         made = _fast_inputs(study, root) if name == fast_modes.NAME else []
         if name in (learning.NAME, laws.NAME):
             made = [layout.learning(root, variant, seed) for variant, seed in learned(study)]
+        if name == tasks.NAME:
+            made = [layout.tasks(root, variant, seed) for variant, seed in edited(study)]
         return [*made, *(layout.sweep(root, variant, setting) for variant, setting in swept(study))]
     table = table_of(study, name)
     asked = {column.name for column in columns_of(table_rows(table, f"tables.{name}.paper: "))}

@@ -27,6 +27,7 @@ SECTIONS = {
     "metrics": sections.Metrics,
     "speed": sections.Speed,
     "laws": sections.Laws,
+    "tasks": sections.Tasks,
     "given": sections.Given,
 }
 
