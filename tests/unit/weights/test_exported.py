@@ -24,10 +24,11 @@ from mar.cli.__main__ import main
 from mar.data.prepare import prepare
 from mar.sampling.drawing import tiled
 from mar.study import layout
-from mar.study.reading import write_resolved
+from mar.study.reading import resolve, write_resolved
 from mar.tokenizers import encode, train
 from mar.training import trainer
 from mar.weights.importing import import_weights
+from mar.weights.install import install_run, install_tokenizer
 
 MSVQ = {"kind": "msvq", "codebook_size": 16, "scales": [1, 2, 4], **pipeline.TOKENIZER}
 VALUES_HERE = {
@@ -107,6 +108,31 @@ def test_an_exported_model_draws_the_same_images_elsewhere(root: Path, tmp_path:
     assert refused("draw", "--import", "mine", "--class", "10", "--assets", assets).startswith(
         "Error: --class: found 10;"
     )
+
+
+def test_a_study_takes_what_was_exported(root: Path, tmp_path: Path) -> None:
+    """With images, to sample and judge; another architecture is refused, in what no tensor shows too."""
+    file, assets = tmp_path / "mine.safetensors", tmp_path / "results" / "assets"
+    mar("export", "--study", root / "study.json", "--variant", "mar", "--out", file)
+    mar("import", "exported", file, "--assets", assets)
+    values = {"extends": str(assets / "mine.yaml"), "study": "judged", "classifier": {"images": 64}}
+    values |= {"data": {"kind": "digits", "image_size": 16, "num_classes": None}}
+    values |= {"metrics": {"extractors": ["classifier"], "samples": 20}, "variants": {"mar": {"sampling": ["guided"]}}}
+    study = resolve(values, tmp_path / "judged.yaml")
+    there = pipeline.root(tmp_path / "results", study)
+    prepare(study, there)
+    install_tokenizer(study, there, "kl")
+    encode.encode(study, there, "kl")
+    install_run(study, there, "mar", 0)
+    words = ("--variant", "mar", "--class", "4", "-n", "2", "--out")
+    mar("draw", "--study", root / "study.json", *words, tmp_path / "here.png")
+    mar("draw", "--study", there / "study.json", *words, tmp_path / "there.png")
+    assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
+    for section, name, key, value in (("backbones", "masked", "heads", 4), ("tokenizers", "kl", "norm_groups", 1)):
+        other = resolve(values | {section: {name: {key: value}}}, tmp_path / "judged.yaml")
+        with pytest.raises(ValueError, match=rf"not the architecture of the study\n  {section}.{name}"):
+            install_tokenizer(other, there, "kl")
+            install_run(other, there, "mar", 0)
 
 
 def test_images_depend_on_every_weight(root: Path, tmp_path: Path) -> None:
