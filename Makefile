@@ -8,7 +8,7 @@ QUIET := --quiet progress rules reason host
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-weights smoke wheel smoke-wheel release test fuzz test-browser test-slurm gpu-check bench \
-	lint lint-forge format schema third-party clean clean-venv
+	lint lint-forge format schema third-party docs clean clean-venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,9 +101,18 @@ schema: install ## write workflow/schemas/study.schema.json after a change of ma
 third-party: install ## the licence of every package of requirements.lock
 	@$(RUN) python packaging/third_party.py requirements.lock
 
+# in an environment of its own, which needs no torch; NO_MKDOCS_2_WARNING: its authors' advertisement
+docs: .venv-docs/.installed ## the site, into site/; its search works on a server: python -m http.server -d site
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+
+.venv-docs/.installed: docs/requirements.lock
+	$(PYTHON) -m venv --clear .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.lock
+	@touch $@
+
 clean: ## delete results/ and figures/, trained models too, but for their READMEs
 	find results/ figures/ -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
-	rm -rf .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf site .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 clean-venv: ## delete .venv
-	rm -rf .venv
+	rm -rf .venv .venv-docs

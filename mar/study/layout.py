@@ -325,6 +325,11 @@ def import_record(assets: Path, name: Name) -> Path:
     return assets / f"{name}.json"
 
 
+def import_study(assets: Path, name: Name) -> Path:
+    """The study of an import that has brought its own: of a file of `mar export`."""
+    return assets / f"{name}.yaml"
+
+
 def downloads(assets: Path) -> Path:
     """Folder of published files as they were downloaded."""
     return assets / "downloads"

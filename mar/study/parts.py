@@ -299,14 +299,19 @@ class Network(Tokenizer):
         "middle", description="self-attention: in the middle blocks; also at the encoder's last level (MAR's KL-16); "
         "or at that of the decoder too (LDM's KL-16 and VQ-16)"
     )  # fmt: skip
+    norm_groups: Size | None = Field(
+        None,
+        description="groups of the group norms, which no tensor of the weights shows; default: 32 with pretrained (as "
+        "published), else the most, up to 32, with four channels in each",
+    )
     latent_channels: Size = Field(description="kl: numbers per latent position; vq, msvq: width of a code; pixels: 3")
 
     @model_validator(mode="after")
     def _check_levels(self) -> Network:
         if self.stem & (self.stem - 1) or self.stem > self.stride:
             raise ValueError(f"stem {self.stem}: a power of two up to the stride, {self.stride}, is accepted")
-        if self.stem > 1 and not self.trained:
-            raise ValueError(f"stem {self.stem}: belongs to tokenizers that are trained here; accepted: 1")
+        if self.norm_groups and any(width % self.norm_groups for width in self.channels):
+            raise ValueError(f"norm_groups {self.norm_groups}: accepted: what divides each of {list(self.channels)}")
         if len(self.channels) != self._levels:
             stem = f", stem {self.stem}" if self.stem > 1 else ""
             raise ValueError(

@@ -51,8 +51,11 @@ def pictured_setting(study: Study, variant: str) -> str | None:
 
 
 def shown_setting(study: Study, variant: str) -> str:
-    """The setting whose samples stand for a variant: its last guided one, else its last."""
-    settings = study.variants[variant].sampling
+    """The setting whose samples stand for a variant: its last guided one, else its last.
+
+    A variant that names none has all of the study.
+    """
+    settings = study.variants[variant].sampling or tuple(study.sampling)
     guided = [s for s in settings if study.sampling[s].points[-1].guidance > 1]
     return (guided or list(settings))[-1]
 

@@ -297,7 +297,7 @@ def network(config: Network, image_size: int) -> Tokenizer:
         "layers_per_block": config.layers,
         "latent_channels": config.latent_channels,
         # Published autoencoders have 32 groups at any width; no tensor of the weights shows the number.
-        "norm_num_groups": 32 if config.pretrained else norm_groups(config.channels),
+        "norm_num_groups": config.norm_groups or (32 if config.pretrained else norm_groups(config.channels)),
         "sample_size": image_size // config.stem,
     }
     if isinstance(config, Kl):

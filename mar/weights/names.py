@@ -18,6 +18,7 @@ from mar.study.parts import Tokenizer as TokenizerConfig
 
 Architecture = dict[str, Any]
 
+EXPORTED = "exported"  # format of `mar export`, whose tensors have our names already (mar/weights/exported.py)
 SIDE = 256  # pixels; diffusers wants the side of images, on which no weight of a convolution depends
 
 

@@ -268,10 +268,10 @@ def waiting(job_of, here=1):
     return 0 if asked(job_of)["launcher"] == "slurm" else here
 
 
-def line(stage, **values):
-    """The shell line that runs a command of `mar`."""
+def line(stage, tee="tee", **values):
+    """The shell line that runs a command of `mar`; with `tee -a` it goes on in the log of another one."""
     command = commands.command(stage, "{params.study:q}", **values)
-    return f"mar --threads {{threads}} {command} 2>&1 | tee {{log:q}}"
+    return f"mar --threads {{threads}} {command} 2>&1 | {tee} {{log:q}}"
 
 
 def launch(stage, **values):

@@ -140,7 +140,10 @@ rule report:
         figures=subpath(input.samples, parent=True),
         recipe=stage_keys.report_key(STUDY),
     shell:
+        # The page links to the runs of MLflow, and MLflow keeps the page.
         line("report", figures="{params.figures:q}")
+        + " && "
+        + line("track", tee="tee -a")
 
 
 # The output is the list of the study's runs, not the database: that holds other studies, and Snakemake deletes outputs.
@@ -150,6 +153,8 @@ rule track:
         rfid=expand(rules.rfid.output.rfid, tokenizer=TOKENIZERS),
         metrics=METRICS,
         figures=FIGURES,
+        tables=TABLES,
+        claims=rules.claims.output.claims,
         code=code("tracking", "report/figures"),
     output:
         runs=layout.tracked(ROOT),

@@ -59,6 +59,8 @@ VERBS |= {
     "court",
     "status",
     "edit",
+    "draw",
+    "export",
 }
 VERBS |= {"export-adm", "schema"}
 VERBS |= {"accept-code", "restart", "bundle", "verify", "adopt", "disk", "clean", "compare", "doctor"}
