@@ -54,7 +54,7 @@ def init(folder: Path) -> list[Path]:
         raise ValueError(f"{folder}: found files; accepted: a new or an empty folder")
     config = layout.shipped()
     files = [file for file in config.rglob("*.yaml") if file.parts[len(config.parts)] not in ("claims.yaml", "golden")]
-    files.append(config / "README.md")
+    files += [config / "README.md", project.path("workflow", "schemas", "study.schema.json")]
     files += [file for name in ("profiles", "slurm") for file in project.path(name).rglob("*") if file.is_file()]
     texts = {str(file.relative_to(project.ROOT)): file.read_text(encoding="utf-8") for file in files}
     texts |= {"Snakefile": SNAKEFILE, "README.md": README}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from jinja2 import Environment, StrictUndefined
 
+from mar.study import layout
 from mar.study.products import figure_names, table_names
 from mar.study.reading import StudyError, load, of_config
 
+SOURCE = Path(__file__).parents[2]
 OTHER = """
 module {name}:
     snakefile: {snakefile!r}
@@ -69,6 +73,27 @@ def test_a_study_by_its_file_in_the_place_of_the_default_one(fresh: Any) -> None
     (fresh.folder / "config" / "named.yaml").write_text("extends: smoke.yaml\nstudy: named\n")
     plan = fresh.plan("all", "--config", "study_file=config/named.yaml")
     assert len(plan["train"]) == 7 and (fresh.folder / "results" / "named" / "study.json").exists()
+
+
+def caption(kind: str, name: str, titles: dict[str, str]) -> str:
+    """What Snakemake's report says of a table or figure, as it renders the template."""
+    text = (SOURCE / "workflow" / "report" / f"{kind}.rst").read_text()
+    job = SimpleNamespace(wildcards=SimpleNamespace(**{kind: name}), config={"titles": titles})
+    return " ".join(Environment(undefined=StrictUndefined).from_string(text).render(snakemake=job).split())
+
+
+def test_every_table_and_figure_of_a_shipped_study_has_a_caption() -> None:
+    studies = [load(path) for path in layout.shipped().glob("*.yaml") if "study:" in path.read_text()]
+    assert len(studies) > 10
+    for study in studies:
+        titles = {name: table.title for name, table in study.tables.items()}
+        for name in table_names(study):
+            assert not caption("table", name, titles).startswith(f"{name}: our numbers"), (study.study, name)
+        for name in figure_names(study):
+            assert caption("figure", name, {}) != name, (study.study, name)
+    assert caption("table", "table1", {"table1": "Table 1"}) == (
+        "Table 1: our numbers with intervals beside the paper's."
+    )
 
 
 def test_the_report_of_snakemake_has_every_table_and_figure(finished: Any) -> None:
