@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import (
@@ -293,19 +294,29 @@ def implementation(part: Kind) -> Any:
     return own_code.implementation(part.implementation, type(part), part.kind)
 
 
+def own_parts(study: BaseModel) -> Iterator[tuple[str, Own]]:
+    """The own kinds of a study: each part's kind, and what is kept of its class."""
+    for name in type(study).model_fields:
+        yield from _own_parts(getattr(study, name))
+
+
+def _own_parts(value: Any) -> Iterator[tuple[str, Own]]:
+    if isinstance(value, BaseModel):
+        if isinstance(own := getattr(value, "own", None), Own):
+            yield str(getattr(value, "kind", "")), own
+        yield from own_parts(value)
+    elif isinstance(value, dict):
+        for entry in value.values():
+            yield from _own_parts(entry)
+
+
 def digests(study: BaseModel) -> set[str]:
     """Digests of the code of all own kinds of a study."""
-    found = set[str]()
+    return {own.code for _, own in own_parts(study) if own.code}
 
-    def look(value: Any) -> None:
-        if isinstance(value, BaseModel):
-            if isinstance(own := getattr(value, "own", None), Own) and own.code:
-                found.add(own.code)
-            for name in type(value).model_fields:
-                look(getattr(value, name))
-        elif isinstance(value, dict):
-            for entry in value.values():
-                look(entry)
 
-    look(study)
-    return found
+def told(study: BaseModel) -> list[Any]:
+    """What the own kinds of a study say of themselves, which those who show results read: labels and the like."""
+    return [
+        list(one) for one in sorted({(kind, json.dumps(own.told, sort_keys=True)) for kind, own in own_parts(study)})
+    ]

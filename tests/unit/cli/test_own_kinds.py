@@ -216,6 +216,25 @@ def test_an_edit_of_the_code_changes_its_digest_and_nothing_else(file: Path) -> 
     assert again.heads["mse"] == after.heads["mse"] and "helper" not in sys.modules
 
 
+def test_a_changed_label_draws_anew_what_shows_it_and_trains_nothing(file: Path) -> None:
+    def shown(study: Study) -> list[str]:
+        figures = [stage_keys.figure_key(study, name) for name in ("losses", "samples")]
+        return [
+            *figures,
+            stage_keys.table_key(study, "ideas"),
+            stage_keys.claims_key(study),
+            stage_keys.report_key(study),
+        ]
+
+    before = load(file)
+    edit(file.with_name("laplace.py"), '= "Laplace"', '= "Laplace distribution"')
+    after = load(file)
+    assert keys(before) == keys(after)
+    assert not set(shown(before)) & set(shown(after))
+    edit(file.with_name("laplace.py"), "import torch\n", "import torch\n\nUNUSED = 1\n")
+    assert shown(load(file)) == shown(after)
+
+
 def test_the_schema_takes_them(file: Path) -> None:
     jsonschema.Draft202012Validator(json.loads(json_schema.json_schema())).validate(yaml.safe_load(file.read_text()))
 
