@@ -47,6 +47,7 @@ CAPTIONS = {
     "scale and are no signal of how good samples are.",
     "laws": "Loss and token error of VAR over parameters and over training compute, with the fitted power laws.",
     "tasks": "Held-out images, what is kept of each, and four draws of each model, of which the first is measured.",
+    "rejection": "FID over the share of the drawn images that a second classifier, which is not the judge, accepted.",
     "fid_images": "FID against held-out images along each training, over images seen: a diagnosis, used by no claim.",
     "fid_operations": "The same over the operations of the training.",
     "samples": "Samples of the first seed, one row per class, in the guided setting; held-out real images first.",
