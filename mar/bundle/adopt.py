@@ -457,8 +457,12 @@ def _sample_set(study: Study, root: Path, variant: str, seed: int, setting: str)
             "checkpoint": read(layout.run_record(root, variant, seed), RunRecord).checkpoint,
             "tokens": checksum(layout.token_manifest(root, tokenizer)),
         }
-        _recipe(folder, expected)
         manifest = read(folder / layout.MANIFEST, SampleManifest)
+        if used.reject and study.rejecter and not study.rejecter.weights:
+            expected["rejecter"] = checksum(layout.rejecter(root) / layout.WEIGHTS)
+        elif manifest.rejection:
+            expected["rejecter"] = manifest.rejection.weights
+        _recipe(folder, expected)
         if manifest.tokenizer != checksum(layout.tokenizer_weights(root, tokenizer)):
             raise ValueError("it was decoded by another tokenizer")
         labels = folder / layout.LABELS

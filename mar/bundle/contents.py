@@ -117,6 +117,9 @@ def files(study: Study, root: Path) -> Iterator[tuple[Path, str, bool]]:
     if "classifier" in study.metrics.extractors:
         yield from made_by(layout.classifier(root), layout.CLASSIFIER)
         yield layout.classifier(root) / layout.LOG, "log", False
+    if study.rejecter and not study.rejecter.weights:
+        yield from made_by(layout.rejecter(root), layout.CLASSIFIER)
+        yield layout.rejecter(root) / layout.LOG, "log", False
     for name in used_tokenizers(study):
         yield from made_by(layout.tokenizer(root, name), layout.TOKENIZER)
         yield layout.tokenizer(root, name) / layout.LOG, "log", False

@@ -44,6 +44,16 @@ def classifier(study: str, recipe: str) -> None:
     train(loaded, root)
 
 
+@main.command()
+@study_option
+@recipe_option
+def rejecter(study: str, recipe: str) -> None:
+    """Train the second classifier, by which settings with `reject` accept drawn images."""
+    from mar.features.networks.rejecter import train
+
+    train(*open_study(study, recipe=recipe, stage="rejecter"))
+
+
 extractor_option = click.option("--extractor", required=True, help="Network that judges, of metrics.extractors.")
 
 set_option = click.option(

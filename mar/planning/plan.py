@@ -139,8 +139,8 @@ def jobs(study: Study, images: Images, costs: PlanRecord) -> list[Job]:
     for name in sorted(used_tokenizers(study)):
         found += _tokenizer_jobs(study, name, images, costs)
     order = (
-        *("prepare", "classifier", "tokenizer", "encode", "train", "sweep", "sample", "features", "statistics"),
-        *("reference", "rfid", "evaluate", "learning", "tasks", "speed"),
+        *("prepare", "classifier", "rejecter", "tokenizer", "encode", "train", "sweep", "sample", "features"),
+        *("statistics", "reference", "rfid", "evaluate", "learning", "tasks", "speed"),
     )
     for name in trained:
         found += _variant_jobs(study, name, images, costs)
@@ -157,6 +157,9 @@ def _judge_jobs(study: Study, images: Images, costs: PlanRecord) -> Iterator[Job
         judge, seen = costs.judges["classifier"], study.classifier.images
         flops = 3 * seen * judge.forward  # backward included
         yield Job("classifier", "", seen, judge.parameters, flops, weights=4.0 * judge.parameters)
+    if study.rejecter and costs.rejecter and study.rejecter.images:
+        own, seen = costs.rejecter, study.rejecter.images
+        yield Job("rejecter", "", seen, own.parameters, 3 * seen * own.forward, weights=4.0 * own.parameters)
     for name in study.metrics.extractors:
         side = real_side(study, name)
         real = {"train": images.train, "reference": REAL}.get(side, images.heldout // 2)  # ADM's batch has as many
@@ -248,7 +251,8 @@ def _variant_jobs(study: Study, name: str, images: Images, costs: PlanRecord) ->
         for setting in v.sampling:
             n = metrics.samples
             stored = 3.0 * n * study.data.image_size**2
-            flops, dtype = n * (drawn[setting] + decode), _arithmetic(study.sampling[setting])
+            flops = n * _kept(study, setting, drawn[setting] + decode, costs)
+            dtype = _arithmetic(study.sampling[setting])
             yield Job("sample", f"{run}/{setting}", n, count, flops, dtype, samples=stored)
             for extractor in metrics.extractors:
                 yield from _features_jobs(study, extractor, f"{run}/{setting}", n, images, costs)
@@ -260,8 +264,19 @@ def _variant_jobs(study: Study, name: str, images: Images, costs: PlanRecord) ->
         yield Job("tasks", f"{name}/seed{v.seeds[0]}", n, count, n * each, dtype, samples=n * stored)
     if v.seeds and (timed := speed_settings(study, name)):
         n = study.speed.batch * (study.speed.batches + 1)
-        flops = n * sum(drawn[s] + decode for s in timed)
+        flops = n * sum(_kept(study, s, drawn[s] + decode, costs) for s in timed)
         yield Job("speed", name, n * len(timed), count, flops, _arithmetic(study.sampling[timed[0]]))
+
+
+def _kept(study: Study, setting: str, drawn: float, costs: PlanRecord) -> float:
+    """Operations of an image of a sample set, where an image that is drawn once takes `drawn`.
+
+    A setting that rejects counts with all its tries, since nobody knows before how many images are accepted.
+    """
+    reject = study.sampling[setting].reject
+    if reject is None or costs.rejecter is None:
+        return drawn
+    return reject.tries * (drawn + costs.rejecter.forward)
 
 
 def _learning_job(study: Study, name: str, run: str, images: Images, cost: VariantCosts, judged: float) -> Job:

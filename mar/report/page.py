@@ -50,6 +50,7 @@ CAPTIONS = {
     "paper's Figure 7 is this grid on ImageNet.",
     "tokenizers": "How the tokenizers learned, and what is lost where an image is rebuilt from the first scales alone.",
     "tasks": "Held-out images, what is kept of each, and four draws of each model, of which the first is measured.",
+    "rejection": "FID over the share of the drawn images that a second classifier, which is not the judge, accepted.",
     "fid_images": "FID against held-out images along each training, over images seen: a diagnosis, used by no claim.",
     "fid_operations": "The same over the operations of the training.",
     "samples": "Samples of the first seed, one row per class, in the guided setting; held-out real images first.",

@@ -6,6 +6,7 @@ from __future__ import annotations
 OPTIONS: dict[str, tuple[str, ...]] = {
     "prepare": (),
     "classifier": (),
+    "rejecter": (),
     "tokenizer": ("tokenizer",),
     "encode": ("tokenizer",),
     "rfid": ("tokenizer",),

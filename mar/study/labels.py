@@ -66,4 +66,5 @@ def _setting(s: Sampling) -> str:
     parts += [f"{key.replace('_', ' ')} {value}" for key, value in s.head.values.items()]
     parts += [s.dtype] if s.dtype != "fp32" else []
     parts += [f"sampling seed {s.seed}"] if s.seed else []
+    parts += [f"accepted at {s.reject.threshold:g}"] if s.reject else []
     return ", ".join(parts)

@@ -104,6 +104,11 @@ def classifier(root: Path) -> Path:
     return root / "classifier"
 
 
+def rejecter(root: Path) -> Path:
+    """Folder of the study's own network that accepts or rejects drawn images."""
+    return root / "rejecter"
+
+
 def of_seed(tokenizer: Name, seed: Name) -> str:
     """Name on disk of the tokenizer of one training seed, where a section has one for each (`per_seed`)."""
     return f"{tokenizer}-seed{seed}"

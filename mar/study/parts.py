@@ -1100,6 +1100,15 @@ class Sweep(Section):
         return self
 
 
+class Reject(Section):
+    """An image is drawn again until the study's rejecter is sure enough of its class. The threshold is ours."""
+
+    threshold: float = Field(gt=0.0, lt=1.0, description="least probability of the class asked for")
+    tries: int = Field(
+        10, ge=2, le=100, description="draws of an image at most; if none is accepted, the most probable stays"
+    )
+
+
 LIFTED = ("diffusion_steps", "solver", "eta", "clamp", "top_k", "top_p", "guidance_channels")
 
 
@@ -1164,6 +1173,7 @@ class Sampling(Section):
     tf32: bool = Field(False, description="fp32 products in TF32, on GPUs that have it (DiT, as published)")
     compile: bool = Field(False, description="torch.compile the blocks and the denoiser; needs a C++ compiler")
     seed: Seed = Field(0, description="sampling seed: another one draws other images with the same weights")
+    reject: Reject | None = Field(None, description="draw again what the study's rejecter does not accept")
     sweep: Sweep | None = Field(None, description="guidance and temperature are the best of this grid, for each model")
 
     @classmethod
@@ -1182,6 +1192,8 @@ class Sampling(Section):
     def _check(self) -> Sampling:
         if self.dtype == "fp32" and self.head_dtype is not None:
             raise ValueError(f"head_dtype {self.head_dtype} with dtype fp32: belongs to fp16 and bf16; accepted: none")
+        if self.sweep and self.reject:
+            raise ValueError("reject with a sweep, whose points are drawn without it; accepted: one of both")
         if self.sweep:
             for key in ("guidance", "temperature"):
                 if key in self.model_fields_set and getattr(self, key) != 1.0:

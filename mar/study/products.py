@@ -65,6 +65,18 @@ def edited(study: Study) -> list[tuple[str, int]]:
     return [(name, study.variants[name].seeds[0]) for name in study.tasks.models] if study.tasks else []
 
 
+def rejections(study: Study) -> dict[str, list[list[str]]]:
+    """Groups of the settings of a trained variant that differ in `reject` alone, where one of them rejects."""
+    found: dict[str, list[list[str]]] = {}
+    for name, variant in study.variants.items():
+        groups: dict[str, list[str]] = {}
+        for s in variant.sampling if variant.seeds else ():
+            groups.setdefault(canonical(study.sampling[s].model_copy(update={"reject": None})), []).append(s)
+        if several := [group for group in groups.values() if any(study.sampling[s].reject for s in group)]:
+            found[name] = several
+    return found
+
+
 def replicas(study: Study, variant: str) -> list[list[str]]:
     """Groups of the sampling settings of a variant that differ in the sampling seed alone, in the study's order."""
     groups: dict[str, dict[int, str]] = {}
@@ -89,7 +101,8 @@ def figure_names(study: Study) -> list[str]:
 
     `guidance` shows sweeps along the guidance scale, `heldout_loss` the losses along the trainings, `fid_images` and
     `fid_operations` the FID along them, `laws` the power laws of VAR, `laws_samples` what its models draw on the way,
-    `tasks` what zero-shot tasks draw, `tokenizers` what the scales of a multi-scale tokenizer add.
+    `tasks` what zero-shot tasks draw, `tokenizers` what the scales of a multi-scale tokenizer add, `rejection` FID over
+    the acceptance rate.
     """
     curves = [name for name in CURVES if getattr(study, name)]
     sweeps = [study.sampling[setting].sweep for _, setting in swept(study)]
@@ -99,4 +112,5 @@ def figure_names(study: Study) -> list[str]:
     more["laws"], more["tasks"] = study.laws, study.tasks
     more["laws_samples"] = study.laws and all(pictured_setting(study, name) for name in study.laws.variants)
     more["tokenizers"] = any(study.instances[name].config.sides for name in used_tokenizers(study))
+    more["rejection"] = rejections(study)
     return ["claims", *curves, *(name for name, asked in more.items() if asked), "samples", "losses"]

@@ -292,6 +292,22 @@ class ClassifierRecord(Record):
     provenance: Provenance
 
 
+class RejecterRecord(Record):
+    """rejecter/classifier.json: the network that rejects drawn images; its accuracy is that on `count` of `split`.
+
+    Attributes:
+        learned_from: the held-out images that it is trained on.
+    """
+
+    accuracy: Fraction
+    split: str
+    count: PositiveInt
+    learned_from: str
+    classes: tuple[str, ...]
+    parameters: PositiveInt
+    provenance: Provenance
+
+
 class TokenizerRecord(Record):
     """tokenizers/<name>/config.json: a finished tokenizer."""
 
@@ -794,6 +810,27 @@ class SweepRecord(Record):
         return self
 
 
+class Rejection(Part):
+    """What a sample set cost that accepts images (`mar/sampling/rejection.py`).
+
+    Attributes:
+        rejecter: name of the network.
+        weights: checksum of its weights.
+        drawn: images drawn in all.
+        accepted: images of the set that were accepted; the others are the best of their tries.
+    """
+
+    rejecter: str
+    weights: Weights
+    drawn: PositiveInt
+    accepted: NonNegativeInt
+
+    @property
+    def rate(self) -> float:
+        """Share of the drawn images that were accepted."""
+        return self.accepted / self.drawn
+
+
 class SampleManifest(Manifest):
     """samples/<variant>/seed<k>/<setting>/manifest.json: a complete sample set.
 
@@ -808,6 +845,7 @@ class SampleManifest(Manifest):
         drawn_at_once: images of a chunk whose tokens were drawn at once; None in older files, where it is all of them.
         decoded_at_once: the same for decoding.
         seconds: time of drawing in all.
+        rejection: what was drawn and accepted; None where the setting accepts all.
     """
 
     place: ClassVar[str] = r"samples/(?P<variant>[^/]+)/seed(?P<seed>\d+)/(?P<setting>[^/]+)/manifest\.json"
@@ -823,6 +861,7 @@ class SampleManifest(Manifest):
     tokenizer: Sha256
     sampling: Sampling
     seconds: Amount
+    rejection: Rejection | None = None
     provenance: Provenance
 
     @model_validator(mode="after")
@@ -1193,6 +1232,7 @@ class PlanRecord(Record):
 
     key: Sha256
     judges: dict[str, JudgeCosts]
+    rejecter: JudgeCosts | None = None
     tokenizers: dict[str, TokenizerCosts]
     variants: dict[str, VariantCosts]
     memory: Peaks | None = None

@@ -49,6 +49,33 @@ class Classifier(Section):
         return self
 
 
+class Rejecter(Section):
+    """The network by which settings with `reject` accept drawn images: never the one that judges.
+
+    One of the study's own is a second classifier, of another seed and trained on held-out images.
+    """
+
+    channels: tuple[Size, ...] = Field((24, 48, 96), min_length=1)
+    features: Size = Field(64, description="width of the layer before the logits")
+    images: int = Field(0, ge=0, le=10**12, description=IMAGES)
+    batch: Images = 64
+    learning_rate: Rate = 2e-3
+    weights: Literal["resnet50"] | None = Field(
+        None, description="in place of a training: published weights of config/assets.csv, for ImageNet's 1,000 classes"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Rejecter:
+        if bool(self.images) == bool(self.weights):
+            raise ValueError(f"found images {self.images} and weights {self.weights}; accepted: one of both")
+        return self
+
+    @property
+    def classifier(self) -> Classifier:
+        """The network and its training."""
+        return Classifier(**self.model_dump(exclude={"weights"}))
+
+
 Extractor = Literal["classifier", "inception", "dinov2", "clean"]
 EXTRACTORS: tuple[str, ...] = get_args(Extractor)
 

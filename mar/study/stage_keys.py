@@ -7,14 +7,15 @@ that guards every folder that can be resumed. So the two cannot disagree.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from mar.study.canonical import canonical
 from mar.study.kinds import told
 from mar.study.limits import OWN_NETWORKS, REBUILT
 from mar.study.parts import Data, Sampling
-from mar.study.products import CURVES, learning_setting, pictured_setting, speed_settings, swept
-from mar.study.real_sets import real_side, scored
+from mar.study.products import CURVES, learning_setting, pictured_setting, rejections, speed_settings, swept
+from mar.study.real_sets import real_side, scored, validation
 from mar.study.sections import Memory
 from mar.study.study import Study
 
@@ -48,6 +49,19 @@ def gate_key(study: Study) -> str:
 def classifier_key(study: Study) -> str:
     """What the feature extractor depends on."""
     return canonical({"data": _images(study), "classifier": study.classifier, "seed": study.seed})
+
+
+def rejecter_key(study: Study) -> str:
+    """What the network that accepts or rejects drawn images depends on; published weights on their name."""
+    rejecter = study.rejecter
+    if rejecter is None or rejecter.weights:
+        return canonical({"rejecter": rejecter})
+    return canonical({"data": _images(study), "rejecter": rejecter, "seed": study.seed, "split": validation(study)})
+
+
+def _rejecting(study: Study, settings: Iterable[Sampling]) -> dict[str, Any]:
+    """What settings that reject depend on, beside the weights of the rejecter; nothing of others."""
+    return {"rejecter": rejecter_key(study)} if any(one.reject for one in settings) else {}
 
 
 def features_key(study: Study, extractor: str) -> str:
@@ -95,6 +109,7 @@ def sample_key(study: Study, variant: str, setting: str, used: Sampling | None =
             "samples": metrics.samples,
             "chunk": metrics.chunk,
             "seed": study.seed,
+            **_rejecting(study, [study.sampling[setting]]),
         }
     )
 
@@ -169,8 +184,8 @@ def _judged(study: Study) -> dict[str, Any]:
 
 def speed_key(study: Study, variant: str) -> str:
     """What the timing of a variant depends on."""
-    settings = speed_settings(study, variant)
-    return canonical({"speed": study.speed, "sampling": {s: study.sampling[s] for s in settings}})
+    settings = {s: study.sampling[s] for s in speed_settings(study, variant)}
+    return canonical({"speed": study.speed, "sampling": settings, **_rejecting(study, settings.values())})
 
 
 def table_key(study: Study, table: str) -> str:
@@ -197,6 +212,8 @@ def figure_key(study: Study, figure: str) -> str:
         shown["learning"] = study.learning
     if figure in ("laws", "laws_samples"):
         shown["laws"] = study.laws
+    if figure == "rejection":
+        shown["rejection"] = rejections(study)
     if figure == "tasks":
         shown["tasks"] = study.tasks
     if figure == "samples":

@@ -29,6 +29,7 @@ from mar.study.sections import (
     Metrics,
     Modes,
     OwnClaim,
+    Rejecter,
     Resources,
     Speed,
     Table,
@@ -101,6 +102,7 @@ class Study(Section):
     sampling: dict[Name, Sampling]
     variants: dict[Name, Variant]
     classifier: Classifier | None = Field(None, description="needed where metrics.extractors has `classifier`")
+    rejecter: Rejecter | None = Field(None, description="network by which settings with `reject` accept images")
     metrics: Metrics
     speed: Speed
     learning: Learning | None = Field(None, description="samples and FID along the trainings, beside the losses")
@@ -206,6 +208,8 @@ class Study(Section):
         if self.laws and not mistakes.found:
             with mistakes.at("laws"):
                 self._check_laws(self.laws)
+        if not mistakes.found:
+            self._check_rejection(mistakes)
         if self.tasks and not mistakes.found:
             with mistakes.at("tasks"):
                 self._check_tasks(self.tasks)
@@ -315,6 +319,33 @@ class Study(Section):
                 raise ValueError(f"laws.variants: {other} and {name} have one size; accepted: each another")
         if len(tokenizers := {self.variants[name].tokenizer for name in laws.variants}) > 1:
             raise ValueError(f"laws.variants: tokenizers {', '.join(sorted(tokenizers))}; accepted: one")
+
+    def _check_rejection(self, mistakes: Mistakes) -> None:
+        rejecting = {s: name for name, v in self.variants.items() for s in v.sampling if self.sampling[s].reject}
+        for setting, name in rejecting.items():
+            with mistakes.at("sampling", setting, "reject"):
+                if self.rejecter is None:
+                    raise ValueError(
+                        f"sampling.{setting}.reject: variants.{name} draws with it, and the study has no rejecter; "
+                        "accepted: a section `rejecter`"
+                    )
+        if rejecting and self.rejecter:
+            with mistakes.at("rejecter"):
+                classes = 1000 if self.data.totals == "imagenet" else self.data.classes
+                if self.rejecter.weights and classes != 1000:
+                    raise ValueError(
+                        f"rejecter.weights {self.rejecter.weights}: knows ImageNet's 1,000 classes; found "
+                        f"{classes or 'a number that the study does not know'}; accepted: images, for one of its own"
+                    )
+                if self.data.unread and not self.rejecter.weights:
+                    raise ValueError("rejecter.images: data.kind none has no images; accepted: weights")
+        along = self.learning.setting if self.learning else {}
+        first = {n: v.sampling[0] for n, v in self.variants.items() if v.sampling and self.recipes[v.recipe].points}
+        drawn = {"learning.setting": first | along if self.learning else {}}
+        for key, settings in (drawn | {"tasks.models": self.tasks.models if self.tasks else {}}).items():
+            with mistakes.at(*key.split(".")):
+                if found := next((s for s in settings.values() if s in rejecting), None):
+                    raise ValueError(f"{key}: sampling.{found} has reject; accepted: a setting that draws once")
 
     def _check_tasks(self, tasks: Tasks) -> None:
         self._check_classes("tasks.samples", tasks.samples // 2)  # two of each class at least

@@ -65,6 +65,7 @@ def test_every_stage_of_the_paper_asks_for_what_it_needs(
     study = load(Path("config/imagenet256.yaml"))
     assert {verb for verb, _, _ in found} == set(resources.STAGES) - {
         "classifier",
+        "rejecter",
         "tokenizer",
         "features_real",
         "learning",

@@ -359,6 +359,25 @@ def chosen(wildcards):
     return [path] if path in SWEEPS else []
 
 
+def rejecting(settings):
+    """Weights of the network that accepts images, where one of these settings rejects."""
+    if not any(STUDY.sampling[name].reject for name in settings):
+        return []
+    if STUDY.rejecter.weights:
+        return [fetched(STUDY.rejecter.weights)]
+    return [layout.rejecter(ROOT) / layout.WEIGHTS]
+
+
+def sample_rejecter(wildcards):
+    """What accepts the images of a sample set."""
+    return rejecting([wildcards.setting])
+
+
+def timed_rejecter(wildcards):
+    """What accepts the images of the settings of a variant that are timed."""
+    return rejecting(products.speed_settings(STUDY, wildcards.variant))
+
+
 def task_chosen(wildcards):
     """The sweep that chooses guidance and temperature of the setting of a model's zero-shot tasks, if there is one."""
     setting = STUDY.tasks.models[wildcards.variant] if STUDY.tasks else ""
@@ -434,6 +453,13 @@ def figure_inputs(wildcards):
         return LEARNING
     if wildcards.figure == "tokenizers":
         return [layout.rfid(ROOT, name) for name in TOKENIZERS]
+    if wildcards.figure == "rejection":
+        groups = [(v, s) for v, of in products.rejections(STUDY).items() for s in sum(of, [])]
+        seeds = [(v, k, s) for v, s in groups for k in STUDY.variants[v].seeds]
+        drawn = [
+            layout.sample_manifest(ROOT, layout.sample_set(*name)) for name in seeds
+        ]
+        return [*METRICS, layout.reference_metrics(ROOT), *SWEEPS, *drawn]
     if wildcards.figure == "tasks":
         return [layout.data_manifest(ROOT), *TASKS]
     if wildcards.figure == "samples":

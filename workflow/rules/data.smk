@@ -63,3 +63,25 @@ rule classifier:
         recipe=stage_keys.classifier_key(STUDY) if CLASSIFIER else "",
     shell:
         launch("classifier")
+
+
+# The network by which settings with `reject` accept images.
+rule rejecter:
+    input:
+        data=rules.prepare.output.manifest,
+    output:
+        weights=layout.rejecter(ROOT) / layout.WEIGHTS,
+        record=layout.rejecter(ROOT) / layout.CLASSIFIER,
+    log:
+        layout.log(ROOT, "rejecter"),
+    conda:
+        "../../environment.yml"
+    threads: waiting("rejecter")
+    resources:
+        **launched("rejecter"),
+    params:
+        study=STUDY_FILE,
+        job=job("rejecter"),
+        recipe=stage_keys.rejecter_key(STUDY),
+    shell:
+        launch("rejecter")

@@ -32,6 +32,7 @@ rule sample:
         record=layout.run_record(ROOT, "{variant}", "{seed}"),
         tokenizer=variant_tokenizer,
         chosen=chosen,
+        rejecter=sample_rejecter,
     output:
         manifest=layout.sample_manifest(ROOT, SET),
     log:
@@ -101,6 +102,7 @@ rule speed:
         record=timed_run,
         tokenizer=variant_tokenizer,
         chosen=timed_chosen,
+        rejecter=timed_rejecter,
     output:
         speed=layout.speed(ROOT, "{variant}"),
     log:

@@ -43,6 +43,12 @@ def inputs(study: Study, root: Path, name: str) -> list[Path]:
             files.append(layout.speed(root, variant))
     for row in table.rows:
         used = [s for s in (row.without, row.guided) if s and row.variant in trained]
+        files += [
+            layout.sample_manifest(root, layout.sample_set(row.variant, seed, s))
+            for s in used
+            if row.variant and study.sampling[s].reject
+            for seed in study.variants[row.variant].seeds
+        ]
         files += [layout.sweep(root, row.variant, s) for s in used if row.variant and study.sampling[s].sweep]
     return list(dict.fromkeys(files))
 

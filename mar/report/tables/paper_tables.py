@@ -79,6 +79,8 @@ def frame(study: Study, root: Path, name: str, results: Results | None = None) -
         whose = row.variant or (layout.GIVEN if row.sets else NONE)
         line |= {"ours": whose, "setting": row.without or NONE, "setting_guided": row.guided or NONE}
         line |= _used(results, row)
+        if _rejects(table, study):
+            line |= _accepted(results, row)
         seeds = " ".join(map(str, study.variants[row.variant].seeds)) if row.variant else whose
         judged = seeds not in ("", NONE)
         line |= {"seeds": seeds or NOT_RUN, "n": study.metrics.samples if judged else NOT_RUN if row.variant else NONE}
@@ -114,6 +116,24 @@ def _used(results: Results, row: TableRow) -> dict[str, Any]:
         used |= {f"guidance{suffix}": s.guidance if s else NONE, f"temperature{suffix}": s.temperature if s else NONE}
         swept += [setting] if s and setting and results.study.sampling[setting].sweep else []
     return used | {"swept": " ".join(swept) or NONE}
+
+
+def _rejects(table: Table, study: Study) -> bool:
+    """Whether images of a row are accepted or rejected."""
+    settings = [s for row in table.rows if row.variant for s in row.sets]
+    return any(study.sampling[s].reject for s in settings)
+
+
+def _accepted(results: Results, row: TableRow) -> dict[str, Any]:
+    """Share of the drawn images that were accepted, and draws an image, of a row's samples; nothing where all are."""
+    trained = row.variant and results.study.variants[row.variant].seeds
+    found = [s for s in (row.guided, row.without) if s and trained and results.study.sampling[s].reject]
+    if not row.variant or not found:
+        return {"accepted": NONE, "draws_an_image": NONE}
+    return {
+        "accepted": results.accepted(row.variant, found[0]),
+        "draws_an_image": results.draws(row.variant, found[0]),
+    }
 
 
 def _ours(results: Results, row: TableRow, column: Column) -> Estimate | str:
@@ -241,7 +261,8 @@ def table(study: Study, root: Path, name: str) -> None:
     values = frame(study, root, name, results)
     title, of_paper = table_of(study, name).title, table_of(study, name).paper is not None
     sets = (entry for row in table_of(study, name).rows if not row.variant for entry in row.sets)
-    text = " ".join(filter(None, (note(study, results), given_text(results, sets), _chosen(study, name))))
+    said = (note(study, results), given_text(results, sets), _chosen(study, name), _rejected(study, name))
+    text = " ".join(filter(None, said))
     floor = values["row"].iloc[-1] == FLOOR
     parts = [
         (texts(study, values, c, of_paper), f"{text} {remarks(c)}".strip())
@@ -270,6 +291,8 @@ def texts(study: Study, values: pd.DataFrame, columns: Sequence[Column], of_pape
         else:
             heads.append((heads[-1][0], "FID∞", "r"))  # beside the FID that it extrapolates
     used = ("guidance", "temperature") if any(column.metric in SAMPLED for column in columns) else ()
+    rejects = ("accepted", "draws_an_image") if "accepted" in values.columns else ()
+    heads += [("", key.replace("_", " "), "r") for key in rejects]
     heads += [("", key, "l") for key in (*used, "seeds")]
     rows = []
     for _, row in values.iterrows():
@@ -277,6 +300,7 @@ def texts(study: Study, values: pd.DataFrame, columns: Sequence[Column], of_pape
         cells = words if row["row"] != FLOOR else [FLOOR, *[""] * (len(describe) - 1)]
         for column in columns:
             cells += [cell_text(row, column), *([paper_text(row, column)] if column.paper and of_paper else [])]
+        cells += [short(row[key]) if isinstance(row[key], float) else "" for key in rejects]
         for key in used:
             cells.append(" / ".join(f"{row[k]:g}" for k in (key, f"{key}_guided") if isinstance(row[k], float)))
         rows.append([*cells, given_label(study, row) or str(row["seeds"])])
@@ -337,6 +361,17 @@ def _chosen(study: Study, name: str) -> str:
         return f"{sentence}."
     counts = ", ".join(f"{n:,}" for n in sorted({sweep.samples for sweep in sweeps}))
     return f"{sentence}, chosen for each model by FID on {counts} other samples where the study has a sweep."
+
+
+def _rejected(study: Study, name: str) -> str:
+    """A sentence that explains the columns of rejection; empty where the table has none."""
+    if not _rejects(study.tables[name], study) or study.rejecter is None:
+        return ""
+    who = study.rejecter.weights or "a second classifier, of another seed and trained on held-out images"
+    return (
+        f"Accepted: share of the drawn images to which {who} gives the class asked for at least the threshold of the "
+        "setting, which is ours; it never judges. Draws an image: the cost."
+    )
 
 
 def _description(values: pd.DataFrame) -> list[str]:

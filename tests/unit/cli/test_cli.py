@@ -22,6 +22,7 @@ from mar.study import reading as studies
 VERBS = {
     "prepare",
     "classifier",
+    "rejecter",
     "reference",
     "tokenizer",
     "rfid",

@@ -24,6 +24,7 @@ SECTIONS = {
     "sampling": parts.Sampling,
     "variants": study.Variant,
     "classifier": sections.Classifier,
+    "rejecter": sections.Rejecter,
     "metrics": sections.Metrics,
     "speed": sections.Speed,
     "laws": sections.Laws,
