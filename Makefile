@@ -63,8 +63,8 @@ gpu-check: ## ten minutes on one GPU: right, repeatable, how fast; a table and g
 	@status=0; $(RUN) $$($(RUN) command -v python || echo python3) -m benchmarks.gpu_check --json gpu-check.json || \
 		status=$$?; if [ $$status = 77 ]; then exit 0; fi; exit $$status
 
-bench: install ## speed against the published algorithm: tables in Markdown, minutes on two cores
-	$(RUN) python -m benchmarks
+bench: install ## speed against the published algorithm: tables, and bench.json for `python -m benchmarks compare`; minutes
+	$(RUN) python -m benchmarks --json bench.json
 
 lint: install ## style, types, layers of the package, workflow, drift of the JSON schema
 	$(RUN) ruff check .

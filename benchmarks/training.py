@@ -8,7 +8,8 @@ import torch
 
 from benchmarks import baseline
 from benchmarks.models import TOKENS, build, inputs
-from benchmarks.paired import operations, paired, table
+from benchmarks.paired import operations, paired
+from benchmarks.tables import Pairs, Parts
 from mar.runtime.noise import Noise
 from mar.training.trainer import parameter_groups, start_average
 
@@ -16,12 +17,12 @@ BATCH, PAIRS, RATE = 8, 5, 1e-4
 KNOWN = 38  # of 256 tokens: the mean mask ratio of training, 0.85
 
 
-def report() -> str:
+def report() -> Parts:
     """The table of the training step, and the counted operations."""
     published, ours = published_step(), our_step()
     rows = [paired("step: loss, gradients, AdamW, weight average", published, ours, PAIRS)]
     what = f"{BATCH} images, {TOKENS} tokens of which {KNOWN} are known, 4 noise draws a token."
-    return f"{what}\n\n{table(rows)}\n\n{operations(published, ours)}."
+    return [what, Pairs(rows=rows), f"{operations(published, ours)}."]
 
 
 def published_step() -> Callable[[], None]:
