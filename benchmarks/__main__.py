@@ -37,6 +37,7 @@ NAMES = (
     "launch",
 )
 OTHERS = {"compare": compare.main, "pages": pages.main}
+ASKED = ("published",)  # not among all: it needs a checkout of others
 
 
 @click.command(help=__doc__)
@@ -44,13 +45,16 @@ OTHERS = {"compare": compare.main, "pages": pages.main}
 @click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Keep the numbers in this file.")
 def main(names: tuple[str, ...], file: Path | None) -> None:
     """Print one section per benchmark."""
-    if unknown := set(names) - {*NAMES}:
-        accepted = ", ".join((*NAMES, *OTHERS))
+    if unknown := set(names) - {*NAMES, *ASKED}:
+        accepted = ", ".join((*NAMES, *ASKED, *OTHERS))
         raise SystemExit(f"no benchmark {', '.join(sorted(unknown))}; accepted: {accepted}")
     print(f"{processor()}, load {busy()}\n", flush=True)
     for name in names or NAMES:
         module, start, load = importlib.import_module(f"benchmarks.{name}"), time.monotonic(), busy()
-        section = Section.of(module.report(), load, time.monotonic() - start)
+        try:
+            section = Section.of(module.report(), load, time.monotonic() - start)
+        except ValueError as error:
+            raise SystemExit(f"{name}: {error}") from None
         print(f"### {name}\n\n{(module.__doc__ or '').strip()}\n\n{section.markdown()}", flush=True)
         print(f"\n({section.seconds:.0f} s)\n", flush=True)
         if file:

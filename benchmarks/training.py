@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
 
 from benchmarks import baseline
 from benchmarks.models import TOKENS, build, inputs
@@ -26,13 +27,24 @@ def report() -> Parts:
 
 
 def published_step() -> Callable[[], None]:
-    """A step as in the published code: every parameter is updated and averaged by itself."""
+    """A step as in the published code."""
     model, batch = build("masked").train(), inputs(BATCH)
+    return step_by_parameter(model, lambda: baseline.loss(model, *batch, KNOWN, Noise("loss")))
+
+
+def our_step() -> Callable[[], None]:
+    """A step as `mar.training.trainer.Trainer` does it."""
+    model, batch = build("masked").train(), inputs(BATCH)
+    return step_at_once(model, lambda: model.loss(*batch, KNOWN, Noise("loss")))
+
+
+def step_by_parameter(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """A step that updates and averages every parameter by itself."""
     average = start_average(model, None)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.02), lr=RATE, betas=(0.9, 0.95))
 
     def step() -> None:
-        baseline.loss(model, *batch, KNOWN, Noise("loss")).backward()
+        loss().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 3.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -41,14 +53,13 @@ def published_step() -> Callable[[], None]:
     return step
 
 
-def our_step() -> Callable[[], None]:
-    """A step as `mar.training.trainer.Trainer` does it."""
-    model, batch = build("masked").train(), inputs(BATCH)
+def step_at_once(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """A step that updates and averages all parameters together."""
     average = list(start_average(model, None).values())
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.02), lr=RATE, betas=(0.9, 0.95), fused=True)
 
     def step() -> None:
-        model.loss(*batch, KNOWN, Noise("loss")).backward()
+        loss().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 3.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
