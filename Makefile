@@ -15,14 +15,23 @@ help: ## this list
 
 install: .venv/.installed ## make .venv with the versions of requirements.lock and the command `mar`
 
-.venv/.installed: requirements.lock pyproject.toml
+# uv installs several times as fast as pip, but reads no settings of pip: where these name an index of their own or a
+# folder of wheels, pip installs, and so it does where uv fails
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
+UV := .venv/bin/uv pip install --quiet --python .venv/bin/python --system-certs
+
+.venv/.installed: requirements.lock installer.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed and '$(PYTHON)' is not one; name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "installing requirements.lock into .venv (several GB, minutes)"
 	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || \
 		{ echo "'$(PYTHON)' can make no environment with pip; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@if .venv/bin/python -m pip config list | grep -qE 'find-links|index'; \
+	then echo "pip has settings of where packages are, which uv does not read: pip installs"; \
+	else $(PIP) --require-hashes -r installer.lock && $(UV) --require-hashes -r requirements.lock && exit; \
+	echo "uv could not install, as said above: pip installs"; fi; \
+	$(PIP) --require-hashes -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 # where Fashion-MNIST can be neither found nor fetched, the digits that ship with scikit-learn are used, and that is said
@@ -75,8 +84,8 @@ gpu-check: ## ten minutes on one GPU: right, repeatable, how fast; a table and g
 	@status=0; $(RUN) $$($(RUN) command -v python || echo python3) -m benchmarks.gpu_check --json gpu-check.json || \
 		status=$$?; if [ $$status = 77 ]; then exit 0; fi; exit $$status
 
-bench: install ## speed against the published algorithm: tables in Markdown, minutes on two cores
-	$(RUN) python -m benchmarks
+bench: install ## speed against the published algorithm: tables, and bench.json for `python -m benchmarks compare`; minutes
+	$(RUN) python -m benchmarks --json bench.json
 
 lint: install ## style, types, layers of the package, workflow, drift of the JSON schema
 	$(RUN) ruff check .

@@ -30,6 +30,7 @@ onstart:
     # A second call would delete outputs of the first, which it takes for its own to make.
     try:
         folders.hold(layout.workflow_lock(ROOT), "snakemake")
+        plan.check(STUDY, ROOT)
     except (ValueError, OSError) as error:
         raise WorkflowError(str(error))
     make_room()

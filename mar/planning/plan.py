@@ -344,18 +344,29 @@ def utilisation_of(study: Study, probe: str) -> float:
     return per_second * costs.training(backbone, head, tokens, recipe) / PEAK[_arithmetic(recipe)]
 
 
-def check(study: Study, root: Path, utilisation: float = UTILISATION) -> None:
+def check(study: Study, root: Path, utilisation: float = UTILISATION, count: bool = True) -> bool:
     """Refuse a study that costs more than its budget, or that does not fit the GPU that it names.
+
+    Args:
+        study: the study.
+        root: its results.
+        utilisation: share of a GPU's peak that its work reaches.
+        count: count what it needs where no counts are kept, which takes a minute at the sizes of ImageNet.
+
+    Returns:
+        Whether that is known: False where no counts are kept and none are to be made.
 
     Raises:
         ValueError: with the estimate, the cap and its key, and of a GPU with what would fit; or `mar plan` failed.
     """
     budget, gib = study.budget or Budget(), study.memory.gpu_gib
     if study.budget is None and gib is None:
-        return
+        return True
     images = count_images(study, root)
     study = lengths.count(study, images.train) if images.known else study
     costs = kept_costs.find(study, root, images.classes)
+    if costs is None and not count:
+        return False
     if costs is None:
         command = [sys.executable, "-m", "mar.cli", "plan", "--study", str(layout.study(root))]
         told = subprocess.run(command, capture_output=True, text=True)
@@ -377,6 +388,7 @@ def check(study: Study, root: Path, utilisation: float = UTILISATION) -> None:
                 f"study {study.study}: budget.{key} {cap:,g}: the estimate is {need:,.0f} {unit} (`mar plan --study "
                 f"{study.study}` shows each job); accepted: a budget above it, or a smaller study"
             )
+    return True
 
 
 def rows(found: list[Job], utilisation: float) -> list[dict[str, float | int | str]]:

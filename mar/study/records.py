@@ -900,6 +900,10 @@ class MetricsRecipe(Part):
     inputs: dict[str, str]  # checksum of each input, by its name
 
 
+# The note of a metric file whose set has no labels.
+ONE_CLASS = "the classes of the images are not known: they are resampled as one class, and agreement is left out"
+
+
 class MetricsFile(Record):
     """metrics/<set>.json: all metrics of a sample set, of ours or given, or of `reference`, the held-out images.
 

@@ -454,7 +454,9 @@ def figure_inputs(wildcards):
     if wildcards.figure == "tokenizers":
         return [layout.rfid(ROOT, name) for name in TOKENIZERS]
     if wildcards.figure == "rejection":
-        groups = [(v, s) for v, of in products.rejections(STUDY).items() for s in sum(of, [])]
+        groups = [
+            (v, s) for v, of in products.rejections(STUDY).items() for s in sum(of, [])
+        ]
         seeds = [(v, k, s) for v, s in groups for k in STUDY.variants[v].seeds]
         drawn = [
             layout.sample_manifest(ROOT, layout.sample_set(*name)) for name in seeds

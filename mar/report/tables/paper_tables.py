@@ -26,12 +26,12 @@ from mar.analysis.paper_columns import (
 )
 from mar.analysis.result_files import Estimate, duration, short
 from mar.analysis.seed_variance import decompose
-from mar.metrics.evaluate import ONE_CLASS
 from mar.paper.numbers import paper_samples, table_rows
 from mar.report.tables import formats
 from mar.runtime.files import write_text
 from mar.study import labels, layout
 from mar.study.products import table_names
+from mar.study.records import ONE_CLASS
 from mar.study.sections import Table, TableRow
 from mar.study.study import Study
 
