@@ -19,13 +19,19 @@ from mar.cli.__main__ import main
 from mar.runtime.files import Record
 from mar.study import records
 from mar.study.json_schema import json_schema
+from mar.study.kinds import Section
 
 NEEDED = " !"
 
 
-def lines(schema: dict[str, Any]) -> list[str]:
-    """The keys and words of a JSON schema: `recipes.*.batch`, `tokenizers.*.kind = kl`."""
-    return sorted(set(_lines(schema, schema, "", ())))
+def lines(schema: dict[str, Any], closed: tuple[str, ...] = ()) -> list[str]:
+    """The keys and words of a JSON schema: `recipes.*.batch`, `tokenizers.*.kind = kl`.
+
+    Args:
+        schema: the schema.
+        closed: names of definitions whose keys are left out.
+    """
+    return sorted(set(_lines(schema, schema, "", tuple(f"#/$defs/{name}" for name in closed))))
 
 
 def _lines(schema: Any, whole: dict[str, Any], at: str, seen: tuple[str, ...]) -> Iterator[str]:
@@ -60,10 +66,18 @@ def options() -> Iterator[str]:
                 yield from (f"{name} {option.opts[-1]} = {word}" for word in option.type.choices)
 
 
+def _below(kind: type) -> set[type]:
+    """A class and all that derive from it."""
+    return {kind}.union(*map(_below, kind.__subclasses__()))
+
+
 def today() -> dict[str, Any]:
     """What this version promises."""
     kinds = {name: kind for name, kind in inspect.getmembers(records, inspect.isclass) if issubclass(kind, Record)}
-    files = [f"{name} {line}" for name, kind in sorted(kinds.items()) for line in lines(kind.model_json_schema())]
+    # Records quote sections of their study, whose keys are those of study files, with their shorter spellings.
+    quoted = tuple(kind.__name__ for kind in _below(Section))
+    schemas = {name: kind.model_json_schema() for name, kind in sorted(kinds.items())}
+    files = [f"{name} {line}" for name, schema in schemas.items() for line in lines(schema, quoted)]
     study = lines(json.loads(json_schema()))
     return {"version": mar.__version__, "study": study, "commands": sorted(options()), "files": files}
 
