@@ -46,6 +46,11 @@ CAPTIONS = {
     "heldout_loss": "Loss on held-out and on training images along each training. Losses of different heads share no "
     "scale and are no signal of how good samples are.",
     "laws": "Loss and token error of VAR over parameters and over training compute, with the fitted power laws.",
+    "laws_samples": "What VAR of growing size draws along its training, always with the same random numbers. The "
+    "paper's Figure 7 is this grid on ImageNet.",
+    "tokenizers": "How the tokenizers learned, and what is lost where an image is rebuilt from the first scales alone.",
+    "tasks": "Held-out images, what is kept of each, and four draws of each model, of which the first is measured.",
+    "rejection": "FID over the share of the drawn images that a second classifier, which is not the judge, accepted.",
     "fid_images": "FID against held-out images along each training, over images seen: a diagnosis, used by no claim.",
     "fid_operations": "The same over the operations of the training.",
     "samples": "Samples of the first seed, one row per class, in the guided setting; held-out real images first.",
@@ -54,6 +59,7 @@ CAPTIONS = {
 LISTED = (
     page_sections.learned,
     page_sections.power_laws,
+    page_sections.tasks_done,
     page_sections.fast,
     page_sections.sources,
 )  # tables without rows of the paper

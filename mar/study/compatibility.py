@@ -38,6 +38,8 @@ def check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, 
     for key in ("order", "late_steps", "token_cache", "condition_cache"):
         if not backbone.masks and (value := getattr(sampling, key)) is not None:
             raise ValueError(f"{at}.{key} {value} with a {backbone.kind} backbone: belongs to masked; accepted: none")
+    if sampling.more_smooth and not backbone.by_scale:
+        raise ValueError(f"{at}.more_smooth true with a {backbone.kind} backbone: belongs to scales; accepted: false")
     if sampling.condition_cache and sampling.guidance == 1.0:
         raise ValueError(
             f"{at}.condition_cache {sampling.condition_cache} without guidance: there is no null condition; "

@@ -299,14 +299,19 @@ class Network(Tokenizer):
         "middle", description="self-attention: in the middle blocks; also at the encoder's last level (MAR's KL-16); "
         "or at that of the decoder too (LDM's KL-16 and VQ-16)"
     )  # fmt: skip
+    norm_groups: Size | None = Field(
+        None,
+        description="groups of the group norms, which no tensor of the weights shows; default: 32 with pretrained (as "
+        "published), else the most, up to 32, with four channels in each",
+    )
     latent_channels: Size = Field(description="kl: numbers per latent position; vq, msvq: width of a code; pixels: 3")
 
     @model_validator(mode="after")
     def _check_levels(self) -> Network:
         if self.stem & (self.stem - 1) or self.stem > self.stride:
             raise ValueError(f"stem {self.stem}: a power of two up to the stride, {self.stride}, is accepted")
-        if self.stem > 1 and not self.trained:
-            raise ValueError(f"stem {self.stem}: belongs to tokenizers that are trained here; accepted: 1")
+        if self.norm_groups and any(width % self.norm_groups for width in self.channels):
+            raise ValueError(f"norm_groups {self.norm_groups}: accepted: what divides each of {list(self.channels)}")
         if len(self.channels) != self._levels:
             stem = f", stem {self.stem}" if self.stem > 1 else ""
             raise ValueError(
@@ -373,6 +378,9 @@ class MsVq(Network):
     kind: Literal["msvq"]
     codebook_size: Codes = Field(description="number of codes")
     scales: tuple[Size, ...] = Field(min_length=2, description="sides of the scales, ascending to that of the latents")
+    phis: Annotated[int, Field(ge=1, le=100)] = Field(
+        4, description="convolutions behind the codes, each for neighbouring scales (published: share_quant_resi)"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> MsVq:
@@ -852,7 +860,7 @@ class Head(Kind):
 # Settings of sampling that a head honours or not; what each is without effect.
 HONOURED: dict[str, Any] = {
     **{"solver": None, "diffusion_steps": None, "clamp": None, "top_k": None, "top_p": None},
-    **{"guidance_channels": None, "temperature": 1.0, "guidance": 1.0},
+    **{"guidance_channels": None, "temperature": 1.0, "guidance": 1.0, "more_smooth": False},
 }
 
 
@@ -863,7 +871,7 @@ class CategoricalHead(Head):
     label: ClassVar[str] = "cross-entropy"
     loss: ClassVar[str] = "cross-entropy (nats a token)"
     ids: ClassVar[bool] = True
-    honours: ClassVar[tuple[str, ...]] = ("temperature", "guidance", "top_k", "top_p")
+    honours: ClassVar[tuple[str, ...]] = ("temperature", "guidance", "top_k", "top_p", "more_smooth")
     sure: ClassVar[bool] = True
     published: ClassVar[bool] = True
 
@@ -1092,6 +1100,15 @@ class Sweep(Section):
         return self
 
 
+class Reject(Section):
+    """An image is drawn again until the study's rejecter is sure enough of its class. The threshold is ours."""
+
+    threshold: float = Field(gt=0.0, lt=1.0, description="least probability of the class asked for")
+    tries: int = Field(
+        10, ge=2, le=100, description="draws of an image at most; if none is accepted, the most probable stays"
+    )
+
+
 LIFTED = ("diffusion_steps", "solver", "eta", "clamp", "top_k", "top_p", "guidance_channels")
 
 
@@ -1123,6 +1140,9 @@ class Sampling(Section):
     top_p: Fraction | None = Field(
         None, gt=0.0, description="categorical heads: of these, only the likeliest that have this probability together"
     )
+    more_smooth: bool = Field(
+        False, description="scales: mixtures of codes by Gumbel softmax in place of drawn ids (VAR: for pictures only)"
+    )
     diffusion_steps: PositiveInt | None = Field(
         None, le=1000, description="diffusion and joint heads, respaced from 1000"
     )
@@ -1153,6 +1173,7 @@ class Sampling(Section):
     tf32: bool = Field(False, description="fp32 products in TF32, on GPUs that have it (DiT, as published)")
     compile: bool = Field(False, description="torch.compile the blocks and the denoiser; needs a C++ compiler")
     seed: Seed = Field(0, description="sampling seed: another one draws other images with the same weights")
+    reject: Reject | None = Field(None, description="draw again what the study's rejecter does not accept")
     sweep: Sweep | None = Field(None, description="guidance and temperature are the best of this grid, for each model")
 
     @classmethod
@@ -1171,6 +1192,8 @@ class Sampling(Section):
     def _check(self) -> Sampling:
         if self.dtype == "fp32" and self.head_dtype is not None:
             raise ValueError(f"head_dtype {self.head_dtype} with dtype fp32: belongs to fp16 and bf16; accepted: none")
+        if self.sweep and self.reject:
+            raise ValueError("reject with a sweep, whose points are drawn without it; accepted: one of both")
         if self.sweep:
             for key in ("guidance", "temperature"):
                 if key in self.model_fields_set and getattr(self, key) != 1.0:

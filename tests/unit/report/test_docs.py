@@ -24,9 +24,11 @@ SECTIONS = {
     "sampling": parts.Sampling,
     "variants": study.Variant,
     "classifier": sections.Classifier,
+    "rejecter": sections.Rejecter,
     "metrics": sections.Metrics,
     "speed": sections.Speed,
     "laws": sections.Laws,
+    "tasks": sections.Tasks,
     "given": sections.Given,
 }
 

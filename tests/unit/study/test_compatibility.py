@@ -439,6 +439,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"sampling.mar.top_k": 5},
         ["variants.mar: sampling.mar.top_k 5 with a diffusion head: belongs to categorical; accepted: none"],
     ),
+    "more_smooth of another order": (
+        {"sampling.mar.more_smooth": True},
+        ["variants.mar: sampling.mar.more_smooth true with a masked backbone: belongs to scales; accepted: false"],
+    ),
     "top-p of nothing": ({"sampling.ar.top_p": 0.0}, ["sampling.ar.top_p: found 0.0; accepted: above 0.0"]),
     "a final rate of a constant one": (
         {"recipes.short.final_rate": 0.1},
@@ -504,7 +508,9 @@ def test_each_mistake_has_its_line(values: dict[str, Any]) -> None:
 
 
 def test_var_is_accepted(values: dict[str, Any]) -> None:
-    for path, value in (VAR | {"sampling.ar.top_k": 9, "sampling.ar.top_p": 0.9}).items():
+    for path, value in (
+        VAR | {"sampling.ar.top_k": 9, "sampling.ar.top_p": 0.9, "sampling.ar.more_smooth": True}
+    ).items():
         put(values, path, value)
     study = studies.resolve(values, "tiny.yaml")
     assert study.tokens("vq") == 21 and study.tokenizers["vq"].ids and study.tokens("kl") == 16
