@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mar.data import published
-from mar.data.published import WEIGHTS
+from mar.data.published import LPIPS, WEIGHTS
 from mar.study.products import edited, figure_names, rejections, speed_settings, table_names
 from mar.study.reading import load
 from mar.study.real_sets import real_side, scored, validation
@@ -42,6 +42,10 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
     parts += [(variant.weights or name, variant.pretrained) for name, variant in trained.items()]
     judges, sides = study.metrics.extractors, {name: real_side(study, name) for name in study.metrics.extractors}
     files = {WEIGHTS[name] for name in judges if name in WEIGHTS}
+    if study.tasks and judges[0] != "classifier":
+        files |= set(LPIPS)
+    if rejections(study) and study.rejecter.weights:
+        files.add(study.rejecter.weights)
     if study.metrics.reference:
         files.add(study.metrics.reference.file)
     learned = [name for name in tokenizers if study.instances[name].config.trained]

@@ -219,6 +219,8 @@ def decidable(claim: claims.Claim, found: Study) -> bool:
     check = claim.check
     if isinstance(check, claims.Law):
         return found.laws is not None
+    if isinstance(check, claims.Fits):
+        return found.tasks is not None
     if isinstance(check, claims.OfCurves):
         figure = {"saturates": "diffusion_steps", "optimum": "temperature"}.get(check.kind, "tradeoff")
         drawn = {c.label for c in getattr(found, figure) if found.variants[c.variant].seeds}
