@@ -201,7 +201,7 @@ def open_study(
         known("--extractor", extractor, study.metrics.extractors)
     names: dict[str, tuple[str | int | None, ...]] = {"tokenizer": (tokenizer,), "train": (variant, seed)}
     names |= {"sample": (variant, setting), "speed": (variant,), "features": (extractor,), "sweep": (variant, setting)}
-    names |= {"learning": (variant,)}
+    names |= {"learning": (variant,), "tasks": (variant,)}
     if recipe and recipe != (now := getattr(stage_keys, f"{stage}_key")(study, *names.get(stage, ()))):
         raise ValueError(
             f"{path}: changed since this job was planned; run the workflow again. Planned {recipe}, now {now}"

@@ -14,7 +14,7 @@ from mar.study.products import figure_names, table_names
 
 @main.command()
 @study_option
-@click.option("--name", required=True, help="Name of a table of the study, metrics, variance, fast, learning or laws.")
+@click.option("--name", required=True, help="A table of the study, metrics, variance, fast, learning, laws or tasks.")
 def table(study: str, name: str) -> None:
     """Write a table as CSV, Markdown and LaTeX: one of the study's, or one that every study has, such as metrics."""
     from mar.report.tables.write import table

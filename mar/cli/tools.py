@@ -1,4 +1,4 @@
-"""The commands outside the workflow: import, fetch, ship, export, plan, drill, comparison of evaluators, schema."""
+"""The commands outside the workflow: init, import, fetch, ship, export, plan, drill, comparison, schema."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ assets_option = click.option(
 table_option = click.option(
     "--table", default=layout.shipped("assets.csv"), type=click.Path(path_type=Path), help="Table of published files."
 )
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def init(folder: Path) -> None:
+    """Make a folder to work in without a checkout: studies, profiles, the door to the workflow, a README."""
+    from mar.study.working_folder import init
+
+    print(f"{folder}: {len(init(folder))} files; its README.md says how to go on")
 
 
 @main.command("import")

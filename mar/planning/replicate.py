@@ -181,7 +181,7 @@ def replicate(cell: str, file: Path | None, dry_run: bool, yes: bool, more: Sequ
     if dry_run or not pretrained:
         return 0
     if not Path("Snakefile").exists():
-        raise ValueError("Snakefile: none here; accepted: the folder of the project as the working directory")
+        raise ValueError("Snakefile: none here; accepted: a checkout, or a folder that `mar init` made")
     for asset in assets(study):
         if (
             "NC" in asset.licence

@@ -167,7 +167,7 @@ class _Source:
 
 def _sources(study: Study, root: Path) -> Iterator[_Source]:
     """All trainings of the study that have begun."""
-    from mar.report.figures.samples import shown_setting
+    from mar.study.products import shown_setting
 
     folder = layout.classifier(root)
     if study.classifier and (folder / RECIPE).exists():

@@ -19,7 +19,20 @@ from mar.runtime.provenance import git_commit
 from mar.study import layout, stage_keys
 from mar.study import reading as studies
 
-VERBS = {"prepare", "classifier", "reference", "tokenizer", "rfid", "encode", "gate", "train", "learning", "sample"}
+VERBS = {
+    "prepare",
+    "classifier",
+    "rejecter",
+    "reference",
+    "tokenizer",
+    "rfid",
+    "encode",
+    "gate",
+    "train",
+    "learning",
+    "tasks",
+    "sample",
+}
 VERBS |= {
     "features",
     "statistics",
