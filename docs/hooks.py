@@ -19,7 +19,8 @@ MORE, REFERENCE = "More", "Reference"  # sections of the menu
 def on_config(config: Any) -> Any:
     """Add the reference to the menu, and every page of docs/ that it lacks."""
     named = set(re.findall(r"[\w/.-]+\.md", str(config["nav"])))
-    others = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in named)
+    pages = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "results").glob("*/README.md"))]
+    others = [name for page in pages if (name := page.relative_to(ROOT / "docs").as_posix()) not in named]
     rooms = [f"reference/{path.parent.name}.md" for path in _rooms()]
     config["nav"].append({REFERENCE: ["reference/index.md", *rooms]})
     if others:

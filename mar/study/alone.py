@@ -17,15 +17,17 @@ def alone(study: Study, variant: str, settings: Iterable[str], drawn: bool = Tru
         study: the study.
         variant: the variant, which gets one seed.
         settings: its sampling settings.
-        drawn: whether sample sets are drawn with these settings; else the study has them for `mar draw` alone.
+        drawn: whether sample sets are drawn with these settings; else the study has them for `mar draw` alone, which
+            rejects no image.
     """
     v, settings = study.variants[variant], tuple(settings)
+    change = {} if drawn else {"reject": None}
     parts: dict[str, dict[str, BaseModel]] = {
         "tokenizers": {v.tokenizer: study.tokenizers[v.tokenizer]},
         "backbones": {v.backbone: study.backbones[v.backbone]},
         "heads": {v.head: study.heads[v.head]},
         "recipes": {v.recipe: study.recipes[v.recipe]},
-        "sampling": {name: study.sampling[name] for name in settings},
+        "sampling": {name: study.sampling[name].model_copy(update=change) for name in settings},
         "variants": {variant: v.model_copy(update={"sampling": settings if drawn else (), "seeds": (0,)})},
     }
     seed = {"seed": study.seed} if study.seed else {}

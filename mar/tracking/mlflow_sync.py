@@ -269,10 +269,12 @@ def _sync_study(client: Any, experiment: str, study: Study, root: Path) -> str:
 
 
 def _verdicts(claims: Verdicts) -> str:
-    """The verdicts of a study as CSV, which MLflow shows as a table."""
+    """The verdicts of a study as CSV, which MLflow shows as a table: decided ones first, then open ones."""
     import pandas as pd
 
-    rows = [{"claim": c.id, "verdict": c.shown, "reason": c.reason, "text": c.text} for c in claims.root]
+    first = {"replicated": 0, "not replicated": 0, "undecided": 1}
+    found = sorted(claims.root, key=lambda claim: first.get(claim.verdict, 2))
+    rows = [{"verdict": c.shown, "claim": c.text, "reason": c.reason, "id": c.id} for c in found]
     return pd.DataFrame(rows).to_csv(index=False)
 
 

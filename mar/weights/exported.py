@@ -9,6 +9,7 @@ refused.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from mar.runtime.provenance import git_commit
 from mar.study import layout
 from mar.study.alone import alone, plain
 from mar.study.chosen_settings import resolved
+from mar.study.kinds import Kind
 from mar.study.mistakes import MistakesError, of_validation
 from mar.study.records import ImportedFile, Origin, TokenizerRecord, Tokens
 from mar.study.study import Study
@@ -62,12 +64,13 @@ def export(study: Study, root: Path, variant: str, seed: int, out: Path) -> None
     v, name = study.variants[variant], study.tokenizer_of(variant, seed)
     if v.pretrained:
         raise ValueError(f"variants.{variant}: has published weights; accepted: a variant that is trained here")
-    parts = {
+    parts: dict[str, Kind] = {
         f"variants.{variant}.order": v.order,
         f"backbones.{v.backbone}": study.backbones[v.backbone],
         f"heads.{v.head}": study.heads[v.head],
         f"tokenizers.{v.tokenizer}": study.tokenizers[v.tokenizer],
     }
+    parts |= {f"sampling.{s}.solver": x for s in v.sampling if (x := study.sampling[s].solver) is not None}
     if own := [f"{key}: {part.kind}" for key, part in parts.items() if hasattr(part, "own")]:
         raise ValueError(f"{'; '.join(own)}: of your own code, which no file of weights carries; accepted: our kinds")
     manifest = files.read(layout.token_manifest(root, name), TokenManifest)
@@ -189,17 +192,15 @@ def _read_study(file: Path, metadata: dict[str, str], name: str) -> Study:
         values = json.loads(metadata["study"])
         (of_variant,) = values["variants"].values()
         tok = values["tokenizers"][of_variant["tokenizer"]]
-        kinds = [part["kind"] for key in ("backbones", "heads", "tokenizers") for part in values[key].values()]
-        kinds += [order["kind"] if isinstance(order := of_variant["order"], dict) else order]
         none = values["data"]["kind"] == "none"
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file}: study: found {type(error).__name__}: {error}; accepted: that of one variant"
-        ) from None
-    if not none or any(":" in str(kind) for kind in kinds):  # before it is read, which would import an own kind
-        raise ValueError(
-            f"{file}: study: found kinds {', '.join(map(str, kinds))}; accepted: our kinds, data.kind none"
-        )
+        found = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{file}: study: found {found}; accepted: that of one variant") from None
+    # Before it is read, since a kind of somebody's own names code; that is imported for a study in a file alone.
+    if own := list(_own(values)):
+        raise ValueError(f"{file}: study: found {', '.join(own)}; accepted: our kinds")
+    if not none:
+        raise ValueError(f"{file}: study: found data.kind {values['data']['kind']!r}; accepted: none")
     values["study"] = of_import(name)
     of_variant["weights"] = name
     if tok.get("pretrained"):
@@ -208,3 +209,17 @@ def _read_study(file: Path, metadata: dict[str, str], name: str) -> Study:
         return Study.model_validate(values)
     except ValidationError as error:
         raise ValueError(f"{file}: study: {MistakesError(of_validation(error, values))}; accepted: our kinds") from None
+
+
+def _own(values: Any, key: str = "") -> Iterator[str]:
+    """What in the mapping of a study names code: kinds with a colon, and what a study keeps of their classes."""
+    if isinstance(values, dict):
+        if "own" in values:
+            yield f"{key} {values.get('kind')!r}"
+        for name, part in values.items():
+            yield from _own(part, name)
+    elif isinstance(values, list):
+        for part in values:
+            yield from _own(part, key)
+    elif key in ("kind", "order", "solver") and ":" in str(values):
+        yield f"{key} {values!r}"

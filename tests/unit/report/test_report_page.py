@@ -229,7 +229,9 @@ def test_runs_on_a_tracking_server_are_linked_there(root: Path, capsys: pytest.C
     (root / "mlflow.json").write_text(json.dumps(tracked))
     report(study, root, root)
     html = (root / "report.html").read_text()
-    assert f'href="{server}/#/experiments/1/runs/{run}"' in html and "mlflow ui" not in html
+    assert (
+        f'href="{server}/#/experiments/1/runs/{run}?workflowType=machine_learning"' in html and "mlflow ui" not in html
+    )
     summary(study, root)
     assert f"Runs          {server}/#/experiments/1?workflowType=machine_learning" in capsys.readouterr().out
     # a password that an earlier version wrote is not shown, and only http addresses are links

@@ -181,7 +181,7 @@ def test_a_study_groups_its_trainings_and_has_its_products(
     parent = client.get_run(parent.info.run_id)
     assert parent.data.metrics == {"claims/replicated": 1} and parent.info.status == "FINISHED"
     verdicts = Path(client.download_artifacts(parent.info.run_id, "verdicts.csv")).read_text()
-    assert verdicts.splitlines()[1].startswith("c1,replicated,")
+    assert verdicts.splitlines()[1] == "replicated,t,r,c1"
 
     runs = [run for run in client.search_runs([experiment]) if run.info.run_id != parent.info.run_id]
     assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent.info.run_id}
