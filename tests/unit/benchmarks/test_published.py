@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import published
+from benchmarks.tables import Row
 
 # The restated algorithm of benchmarks/baseline.py under the published names of module, class, methods and weights.
 STAND_IN = """
@@ -69,13 +71,19 @@ class Learning:
 """
 
 
+def once(name: str, baseline: Callable[[], object], ours: Callable[[], object], pairs: int) -> Row:
+    """Call both; how fast they are is no matter here."""
+    baseline(), ours()
+    return Row(name=name, cpu=[(2.0, 1.0)], wall=[(2.0, 1.0)])
+
+
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with models/mar.py, named by MAR_PUBLISHED; draws few and short batches."""
     (tmp_path / "models").mkdir()
     monkeypatch.setenv("MAR_PUBLISHED", str(tmp_path))
     monkeypatch.setattr(published, "SETTINGS", published.SETTINGS.model_copy(update={"steps": 2, "diffusion_steps": 3}))
-    monkeypatch.setattr(published, "PAIRS", 1)
+    monkeypatch.setattr(published, "paired", once)
     monkeypatch.setattr(published.training, "BATCH", 1)
     for name in ("models", "models.mar"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -93,7 +101,6 @@ def test_both_draw_and_learn_the_same(checkout: Path):
         "sampling, guidance 1.0",
         "training step: loss, gradients, AdamW, weight average",
     ]
-    assert all(len(row.cpu) == len(row.wall) == 1 for row in pairs.rows)
     assert apart.count(" by ") == 3
     assert torch.Tensor.cuda is cuda and str(checkout) not in sys.path
 
