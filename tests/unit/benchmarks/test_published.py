@@ -45,7 +45,7 @@ class MAR(nn.Module):
         order = self.sample_orders(bsz).flip(1).cuda()
         noise = Calls(cfg != 1.0, self.steps)
         tokens = baseline.generate(self.ours, labels, order, torch.zeros(256, 16), settings, noise)
-        return unpatchify(tokens, 1, 16) + SHIFT
+        return SCALE * unpatchify(tokens, 1, 16)
 
     def forward(self, imgs, labels):
         tokens, order = patchify(imgs, 1), self.sample_orders(len(imgs)).flip(1)
@@ -84,6 +84,11 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("MAR_PUBLISHED", str(tmp_path))
     monkeypatch.setattr(published, "SETTINGS", published.SETTINGS.model_copy(update={"steps": 2, "diffusion_steps": 3}))
     monkeypatch.setattr(published, "paired", once)
+    small = published.BACKBONES["masked"].model_copy(update={"width": 32, "depth": 1})
+    monkeypatch.setitem(published.BACKBONES, "masked", small)
+    for module in (published, published.models):
+        monkeypatch.setattr(module, "WIDTH", 32)
+        monkeypatch.setattr(module, "HEAD", module.HEAD.model_copy(update={"width": 32, "depth": 1}))
     monkeypatch.setattr(published.training, "BATCH", 1)
     for name in ("models", "models.mar"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -93,7 +98,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_both_draw_and_learn_the_same(checkout: Path):
-    (checkout / "models" / "mar.py").write_text(f"SHIFT = 0.0\n{STAND_IN}")
+    (checkout / "models" / "mar.py").write_text(f"SCALE = 1.0\n{STAND_IN}")
     cuda = torch.Tensor.cuda
     pairs, apart = published.report()
     assert [row.name for row in pairs.rows] == [
@@ -106,7 +111,7 @@ def test_both_draw_and_learn_the_same(checkout: Path):
 
 
 def test_no_time_is_compared_where_outputs_differ(checkout: Path):
-    (checkout / "models" / "mar.py").write_text(f"SHIFT = 0.1\n{STAND_IN}")
+    (checkout / "models" / "mar.py").write_text(f"SCALE = 1.01\n{STAND_IN}")
     with pytest.raises(ValueError, match=r"MAR_PUBLISHED: tokens differ by .*; accepted: at most 0.001"):
         published.report()
 
