@@ -61,7 +61,7 @@ release: wheel ## the wheel and dist/notes.md, if all files agree: make release 
 
 # the files of tests are shared among the cores, each process of them with one thread and about 2 GB
 test: install ## the tests
-	$(RUN) pytest -n logical --maxprocesses 8 --dist loadfile
+	$(RUN) pytest -n logical --maxprocesses 8 --dist loadfile --durations 15
 
 test-browser: install ## the report in a headless Chromium; installs it (root, Debian or Ubuntu) or says why not
 	@status=0; tests/browser/chromium.sh install || status=$$?; \
