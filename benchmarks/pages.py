@@ -1,8 +1,9 @@
 """Write the numbers of docs/performance.md anew: `python -m benchmarks pages`.
 
 They stand between `<!-- bench: sampling.2 -->`, which names the second part of a section in the file of results, and
-`<!-- end -->`. Several names are tables of pairs that become one; `machine` says where and when all was measured.
-The figure of distances to the bound is drawn too, beside the page.
+`<!-- end -->`. Several names are tables of pairs that become one; `machine` says where and when all was measured. What
+belongs to a section that the file lacks stays as it is: the numbers of an earlier call. The figure of distances to the
+bound is drawn too, beside the page.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import re
 import statistics
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -35,14 +37,24 @@ def rewritten(page: str, results: Results) -> str:
     Raises:
         ValueError: a mark names what the results do not have.
     """
-    return MARKED.sub(lambda found: f"{found[1]}\n{part(found[2].split(), results)}\n\n{found[3]}", page)
+
+    def filled(found: re.Match[str]) -> str:
+        text = part(found[2].split(), results)
+        return found[0] if text is None else f"{found[1]}\n{text}\n\n{found[3]}"
+
+    return MARKED.sub(filled, page)
 
 
-def part(names: list[str], results: Results) -> str:
-    """What stands at a mark."""
+def part(names: list[str], results: Results) -> str | None:
+    """What stands at a mark; None where a section was not measured."""
     if names == ["machine"]:
         return measured(results)
     found = []
+    for section in (name.partition(".")[0] for name in names):
+        if section not in results.sections:
+            if find_spec(f"benchmarks.{section}") is None:
+                raise ValueError(f"mark {' '.join(names)!r}: there is no benchmark {section}")
+            return None
     for name in names:
         section, _, number = name.partition(".")
         try:
@@ -117,7 +129,8 @@ def main() -> None:
     except ValueError as error:
         raise SystemExit(f"{PAGE}: {error}") from None
     write_if_changed(PAGE, page)
-    table = share_table(results)
-    if not FIGURE.exists() or drawn_from(FIGURE) != digest(table):
-        draw(table, FIGURE)
-    print(f"{PAGE.relative_to(HERE)} and {FIGURE.relative_to(HERE)} say what {RESULTS.relative_to(HERE)} holds")
+    if "bound" in results.sections:
+        table = share_table(results)
+        if not FIGURE.exists() or drawn_from(FIGURE) != digest(table):
+            draw(table, FIGURE)
+    print(f"{PAGE.relative_to(HERE)} says what {RESULTS.relative_to(HERE)} holds: {', '.join(results.sections)}")

@@ -130,6 +130,10 @@ def test_marks_are_filled_and_stay_filled():
     assert pages.rewritten(once, found) == once
     both = pages.rewritten("<!-- bench: sampling.1 sampling.1 -->\n<!-- end -->", found)
     assert both.count("| draw |") == 2 and both.count("pairs |") == 1
+    other = "<!-- bench: training.2 -->\nan earlier call\n<!-- end -->"
+    assert pages.rewritten(other, found) == other  # not measured
+    with pytest.raises(ValueError, match=r"mark 'trainig.2': there is no benchmark trainig"):
+        pages.rewritten("<!-- bench: trainig.2 -->\n<!-- end -->", found)
     with pytest.raises(ValueError, match=r"mark 'sampling.2': not in the results; accepted: machine, sampling.1 to"):
         pages.rewritten("<!-- bench: sampling.2 -->\n<!-- end -->", found)
 
