@@ -71,7 +71,7 @@ def sync(study: Study, root: Path, db: Path, server: str = "", register: bool = 
     """
     root, db = Path(root), Path(db)
     sources, earlier = list(_sources(study, root)), _optional(layout.tracked(root), TrackedRuns)
-    store, experiment, runs = without_secrets(server) or str(db), "", {}
+    store, experiment, runs, fails = without_secrets(server) or str(db), "", {}, False
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a study sends nobody word that it runs
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # MLflow's default of 7 takes minutes
     artifacts = layout.mlflow_artifacts(db.resolve())
@@ -89,6 +89,7 @@ def sync(study: Study, root: Path, db: Path, server: str = "", register: bool = 
                 if register and source.run is not None:
                     _register(client, study, root, runs[source.key], *source.run)
     except Exception as error:  # of MLflow, its server, its database, or its version
+        fails = True
         reason = next(iter(_told(error, server).splitlines()), "") or type(error).__name__
         print(
             f"{store}: MLflow fails ({reason[:200]}); the results and the report are complete without it, and "
@@ -101,7 +102,7 @@ def sync(study: Study, root: Path, db: Path, server: str = "", register: bool = 
     tracked = TrackedRuns(experiment=experiment, runs=runs, server=server)
     if tracked != earlier:  # the report is older than its links where this is written again
         write(layout.tracked(root), tracked)
-    if STUDY in runs:
+    if not fails:
         from mar.report.evidence import runs_address
 
         opened = f"mlflow ui --backend-store-uri sqlite:///{db}, then " if not server else ""

@@ -34,6 +34,7 @@ VERBS = {
     "sample",
 }
 VERBS |= {
+    "init",
     "features",
     "statistics",
     "sweep",

@@ -115,8 +115,8 @@ def test_each_idea_stands_in_the_table_beside_what_it_is_compared_with(made: Pat
 
 def test_a_solver_of_ones_own_stands_in_the_figure_of_evaluations(made: Path) -> None:
     with open(made.parents[1] / "figures" / "evaluations.csv", newline="") as file:
-        points = [(row["curve"], row["evaluations"]) for row in csv.DictReader(file)]
-    assert set(points) == {("flow matching, Heun", "4"), ("flow matching, midpoint", "4")}
+        points = {(row["curve"], row["evaluations"]) for row in csv.DictReader(file)}
+    assert points == {("flow matching, Heun", "4"), ("flow matching, midpoint", "4"), ("real versus real", "")}
 
 
 def test_images_of_ones_own_source_from_the_data_to_the_table(
@@ -133,7 +133,8 @@ def test_images_of_ones_own_source_from_the_data_to_the_table(
     with open(root / "tables" / "ideas.csv", newline="") as file:
         assert [row["row"] for row in csv.DictReader(file)] == ["halton", "real versus real"]
     assert json.loads((root / "data" / "manifest.json").read_text())["classes"] == ["disc", "ring"]
-    assert sorted(p.name for p in (root / "code").glob("*/*.py")) == ["halton.py", "rings.py"]
+    of_study = ["fsq.py", "gru.py", "halton.py", "laplace.py", "midpoint.py", "rings.py"]
+    assert sorted(p.name for p in (root / "code").glob("*/*.py")) == of_study
 
 
 def test_a_claim_of_ones_own_is_judged_like_the_papers(made: Path) -> None:
