@@ -75,7 +75,8 @@ def today() -> dict[str, Any]:
     """What this version promises."""
     kinds = {name: kind for name, kind in inspect.getmembers(records, inspect.isclass) if issubclass(kind, Record)}
     # Records quote sections of their study, whose keys are those of study files, with their shorter spellings.
-    quoted = tuple(kind.__name__ for kind in _below(Section))
+    # Claims are sections too, and some have the name of a record's part.
+    quoted = tuple(kind.__name__ for kind in _below(Section) if kind.__module__.startswith("mar.study."))
     schemas = {name: kind.model_json_schema() for name, kind in sorted(kinds.items())}
     files = [f"{name} {line}" for name, schema in schemas.items() for line in lines(schema, quoted)]
     study = lines(json.loads(json_schema()))
