@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.models import TOKEN_DIM, TOKENS, build, inputs
-from benchmarks.paired import paired, table
+from benchmarks.paired import paired
+from benchmarks.tables import Pairs, Parts
 from mar.models.model import Model
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
@@ -20,7 +21,7 @@ from mar.study.parts import Sampling
 BATCH, PAIRS = 4, 2
 
 
-def report() -> str:
+def report() -> Parts:
     """The table of the two loops, and the time of a token early and late in the sequence."""
     model, (_, labels, order) = build("causal").eval(), inputs(BATCH)
     blank = torch.zeros(TOKENS, TOKEN_DIM)
@@ -29,13 +30,14 @@ def report() -> str:
         settings = Sampling(steps=TOKENS, diffusion_steps=25, guidance=1.0, kv_cache=cached)
         generate(model, labels, order, blank, settings, Noise("draw"))
 
-    rows = [paired("without cache, with cache", lambda: draw(False), lambda: draw(True), PAIRS)]
+    rows = [paired("AR, without and with key-value cache", lambda: draw(False), lambda: draw(True), PAIRS)]
     first, last = quarters(model, lambda: draw(True))
-    return (
-        f"{BATCH} images, {TOKENS} tokens, one a step, 25 diffusion steps.\n\n{table(rows)}\n\n"
+    return [
+        f"{BATCH} images, {TOKENS} tokens, one a step, 25 diffusion steps.",
+        Pairs(rows=rows),
         f"With the cache the backbone takes {first:.2f} ms a token in the first quarter and {last:.2f} in the last "
-        f"({last / first:.2f} times; CPU, one thread, median)."
-    )
+        f"({last / first:.2f} times; CPU, one thread, median).",
+    ]
 
 
 def quarters(model: Model, draw: Callable[[], object]) -> tuple[float, float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from benchmarks import baseline
-from benchmarks.paired import paired, table
+from benchmarks.paired import paired
+from benchmarks.tables import Pairs, Parts
 from mar.models.model import build_model
 from mar.models.order import draw_order
 from mar.runtime.noise import Noise
@@ -17,7 +18,7 @@ BATCH, PAIRS = 16, 2
 FAST = ("mar-16-dpm10", "mar-64-dpm10-kept4")
 
 
-def report() -> str:
+def report() -> Parts:
     """The table of the default and the fast modes."""
     study = studies.load("config/digits-fast.yaml")
     assert study.fast is not None
@@ -34,5 +35,5 @@ def report() -> str:
             lambda draw=draw, s=study.sampling[setting]: draw(model, labels, order, blank, s, Noise("draw"))
             for draw, setting in ((baseline.generate, study.fast.default), (generate, name))
         )
-        rows.append(paired(name, published, ours, PAIRS))
-    return f"{BATCH} images, {length} tokens; baseline: {study.fast.default}.\n\n{table(rows)}"
+        rows.append(paired(f"digits-fast, `{name}`", published, ours, PAIRS))
+    return [f"{BATCH} images, {length} tokens; baseline: {study.fast.default}.", Pairs(rows=rows)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from torch.nn import functional
 from torch_fidelity import calculate_metrics, register_feature_extractor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
+from benchmarks.tables import Pairs, Parts, Row, Table
 from mar.data.prepare import prepare
 from mar.features import features, image_sets
 from mar.features.networks import extractors, inception
@@ -101,7 +101,7 @@ def judge(weights: Path) -> Extractor:
     return extractors._extractor("inception", "random", "", extractors._network("inception", weights), CPU)
 
 
-def report() -> str:
+def report() -> Parts:
     """Seconds of both, of encoding, and memory as images grow in number."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -121,36 +121,27 @@ def report() -> str:
         ]
         wall, cpu = seconds(lambda: encoded(more[0]))
         memory = [peak(of) for of in more]
-    head = "| | CPU s: baseline | ours | ratio | wall s: baseline | ours | ratio | pairs |\n" + "|---" * 8 + "|"
-    told = "\n".join(f"| {n:,} | {own:.0f} | {worker:.0f} |" for n, (own, worker) in zip(GROWTH, memory, strict=True))
-    return "\n".join(
-        [
-            head,
-            *rows,
-            "",
-            f"Encoding {GROWTH[0]} images by a KL tokenizer of 8 to 16 channels while a worker process reads: "
-            f"{wall:.1f} s, {cpu:.1f} CPU s of all processes, {cpu / wall:.2f} cores busy.",
-            "",
-            "| images | peak memory of the process MB | of its largest worker MB |",
-            "|---|---|---|",
-            told,
-        ]
+    held = Table(
+        head=["images", "peak memory of the process MB", "of its largest worker MB"],
+        form=[",.0f", ".0f", ".0f"],
+        rows=[[n, own, worker] for n, (own, worker) in zip(GROWTH, memory, strict=True)],
     )
+    return [
+        Pairs(rows=rows, cpu="CPU s", wall="wall s"),
+        f"Encoding {GROWTH[0]} images by a KL tokenizer of 8 to 16 channels while a worker process reads: "
+        f"{wall:.1f} s, {cpu:.1f} CPU s of all processes, {cpu / wall:.2f} cores busy.",
+        held,
+    ]
 
 
-def pairs(name: str, baseline: Callable[[], object], ours: Callable[[], object]) -> str:
-    """A row of the table: medians of pairs, whose order changes, and the range of their ratios."""
+def pairs(name: str, baseline: Callable[[], object], ours: Callable[[], object]) -> Row:
+    """A row of the table: pairs whose order changes, with CPU seconds of all processes and wall seconds."""
     found = []
     for number in range(PAIRS):
         both = [(baseline, 0), (ours, 1)][:: 1 if number % 2 == 0 else -1]
         found.append([took for _, took in sorted((place, seconds(action)) for action, place in both)])
-    cells = []
-    for clock in (1, 0):
-        ratios = [pair[0][clock] / pair[1][clock] for pair in found]
-        middle = [statistics.median(pair[side][clock] for pair in found) for side in (0, 1)]
-        ratio = f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"
-        cells.append(f"{middle[0]:.1f} | {middle[1]:.1f} | {ratio}")
-    return f"| {name} | {' | '.join(cells)} | {PAIRS} |"
+    wall, cpu = ([(base[clock], our[clock]) for base, our in found] for clock in (0, 1))
+    return Row(name=name, cpu=cpu, wall=wall)
 
 
 def seconds(action: Callable[[], object]) -> tuple[float, float]:

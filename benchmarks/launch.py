@@ -15,11 +15,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.tables import Parts, Table
+
 REPEATS = 10
 
 
-def report() -> str:
-    """The table in Markdown."""
+def report() -> Parts:
+    """The table of the launchers."""
     ways = ["local", "debug", *(["slurm"] if answers() else [])]
     with tempfile.TemporaryDirectory(prefix="mar-launch-", dir=Path.cwd()) as folder:
         # The ways take turns, so that other load on the machine falls on all of them.
@@ -28,14 +30,22 @@ def report() -> str:
             for way in seconds:
                 seconds[way][number] = measure(way, Path(folder))
     without_launcher = statistics.median(seconds["without"])
-    lines = ["| launcher | n | median s | min to max s | over the bare command, s |", "|---|---|---|---|---|"]
-    for way, measured in seconds.items():
-        median, overhead = statistics.median(measured), statistics.median(measured) - without_launcher
-        cell = "" if way == "without" else f"{overhead:.2f}"
-        lines.append(f"| {way} | {REPEATS} | {median:.2f} | {min(measured):.2f} to {max(measured):.2f} | {cell} |")
-    if "slurm" not in ways:
-        lines.append("\nslurm: not measured, none answers here (tests/cluster/slurm.sh starts one for tests)")
-    return "\n".join(lines)
+    found = Table(
+        head=["launcher", "n", "median s", "min to max s", "over the bare command, s"],
+        form=["", ".0f", ".2f", "", ".2f"],
+        rows=[
+            [
+                way,
+                REPEATS,
+                measured,
+                f"{min(measured):.2f} to {max(measured):.2f}",
+                statistics.median(measured) - without_launcher if way != "without" else "",
+            ]
+            for way, measured in seconds.items()
+        ],
+    )
+    missing = "slurm: not measured, none answers here (tests/cluster/slurm.sh starts one for tests)"
+    return [found, *([missing] if "slurm" not in ways else [])]
 
 
 def answers() -> bool:

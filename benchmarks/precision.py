@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
-from benchmarks.paired import paired, table
+from benchmarks.paired import paired
+from benchmarks.tables import Pairs, Parts
 from mar.metrics import formulas
 from mar.metrics.bootstrap import Bootstrap
 from mar.study.limits import REAL
@@ -21,7 +22,7 @@ from mar.study.limits import REAL
 COUNT, PAIRS, FEATURES, CLASSES = 3000, 2, 2048, 1000
 
 
-def report() -> str:
+def report() -> Parts:
     """The table of both functions on sets of equal size."""
     drawn, real = features(COUNT, 0), features(COUNT, 1)
     tensors = torch.from_numpy(drawn), torch.from_numpy(real)
@@ -31,7 +32,7 @@ def report() -> str:
         lambda: formulas.precision_recall(drawn, real, 3),
         PAIRS,
     )
-    return table([row])
+    return [Pairs(rows=[row])]
 
 
 def features(count: int, seed: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from benchmarks.tables import Parts, Table
 from mar.models.order import schedule
 from mar.planning import costs
 from mar.study.parts import Backbone, Head, Sampling
@@ -26,31 +27,38 @@ MODELS, STEPS = ("mar-b", "mar-l", "mar-h"), (8, 16, 32, 64, 128, 256)
 Bound = tuple[float, float, str]  # operations an image, least seconds an image, and what bounds them
 
 
-def report() -> str:
+def report() -> Parts:
     """The three models at 64 steps, their trade-off curves, and what the paper measured."""
     study = load("config/imagenet256.yaml")
     parts = {name: costs.parts(study, name, CLASSES) for name in MODELS}
-    lines = ["| 64 steps | part | TFLOP an image | bound s an image | by |", "|---|---|---|---|---|"]
-    curves = ["| bound s an image | " + " | ".join(f"{steps} steps" for steps in STEPS) + " |"]
-    curves.append("|---|" + "---|" * len(STEPS))
+    drawn = Table(
+        head=["64 steps", "part", "TFLOP an image", "bound s an image", "by"], form=["", "", ".1f", ".4f", ""], rows=[]
+    )
+    curves = Table(
+        head=["bound s an image", *(f"{steps} steps" for steps in STEPS)], form=["", *[".3f"] * len(STEPS)], rows=[]
+    )
     for name, (backbone, head, _, tokens) in parts.items():
         for part, (work, seconds, cause) in zip(
             ("backbone", "head"), bounds(backbone, head, tokens, DRAW.steps), strict=True
         ):
-            lines.append(f"| {name} | {part} | {work / 1e12:.1f} | {seconds:.4f} | {cause} |")
+            drawn.rows.append([name, part, work / 1e12, seconds, cause])
         sums = (sum(bound[1] for bound in bounds(backbone, head, tokens, steps)) for steps in STEPS)
-        curves.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in sums) + " |")
+        curves.rows.append([name, *sums])
     backbone, _, _, tokens = parts["mar-l"]
-    table = ["| Table 3: MAR-L with head | paper s an image | bound: backbone | head | head by | paper / bound |"]
-    table.append("|---|---|---|---|---|---|")
+    heads = Table(
+        head=["Table 3: MAR-L with head", "paper s an image", "bound: backbone", "head", "head by", "paper / bound"],
+        form=["", "", ".4f", ".4f", "", ".1f"],
+        rows=[],
+    )
     for row in paper():
         name = f"{row['mlp_blocks']}x{row['mlp_width']}"
-        found = bounds(backbone, study.heads[f"diffloss-{name}"], tokens, DRAW.steps)
-        (_, seconds, _), (_, head_seconds, cause) = found
-        measured = float(row["seconds_per_image"])
-        ratio = measured / (seconds + head_seconds)
-        table.append(f"| {name} | {measured} | {seconds:.4f} | {head_seconds:.4f} | {cause} | {ratio:.1f} |")
-    return "\n".join([*lines, "", *curves, "", *table])
+        (_, seconds, _), (_, head_seconds, cause) = bounds(
+            backbone, study.heads[f"diffloss-{name}"], tokens, DRAW.steps
+        )
+        measured = row["seconds_per_image"]
+        ratio = float(measured) / (seconds + head_seconds)
+        heads.rows.append([name, measured, seconds, head_seconds, cause, ratio])
+    return [drawn, curves, heads]
 
 
 def bounds(backbone: Backbone, head: Head, tokens: costs.Tokens, steps: int) -> tuple[Bound, Bound]:

@@ -6,7 +6,8 @@ import torch
 
 from benchmarks import baseline
 from benchmarks.models import TOKEN_DIM, TOKENS, build, inputs
-from benchmarks.paired import operations, paired, table
+from benchmarks.paired import operations, paired
+from benchmarks.tables import Pairs, Parts
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
 from mar.study.parts import Sampling
@@ -14,7 +15,7 @@ from mar.study.parts import Sampling
 BATCH, PAIRS = 2, 5
 
 
-def report() -> str:
+def report() -> Parts:
     """The table of both guidance scales, and the counted operations."""
     model, (_, labels, order) = build("masked").eval(), inputs(BATCH)
     blank, rows, counts = torch.zeros(TOKENS, TOKEN_DIM), [], []
@@ -24,7 +25,7 @@ def report() -> str:
             lambda draw=draw, settings=settings: draw(model, labels, order, blank, settings, Noise("draw"))
             for draw in (baseline.generate, generate)
         )
-        rows.append(paired(f"guidance {guidance}", published, ours, PAIRS))
+        rows.append(paired(f"sampling, guidance {guidance}", published, ours, PAIRS))
         counts.append(f"Guidance {guidance}: {operations(published, ours)}.")
-    counted = "\n".join(counts)
-    return f"{BATCH} images, {TOKENS} tokens, 16 AR steps, 25 diffusion steps.\n\n{table(rows)}\n\n{counted}"
+    what = f"{BATCH} images, {TOKENS} tokens, 16 autoregressive steps, 25 diffusion steps."
+    return [what, Pairs(rows=rows), "\n".join(counts)]

@@ -7,6 +7,7 @@ Where a size is small, costs that do not grow (64 buffer tokens, calls of functi
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +18,7 @@ from scipy.stats import linregress
 from scipy.stats import t as student
 from torch import nn
 
+from benchmarks.tables import Parts, Table
 from mar.metrics import formulas
 from mar.metrics.moments import Moments
 from mar.models.heads.head import build_head
@@ -40,7 +42,7 @@ SETTINGS = Sampling(steps=8, diffusion_steps=4, guidance=1.0)
 Point = tuple[int, Callable[[], object], float]  # size, what is timed, its operations
 
 
-def report() -> str:
+def report() -> Parts:
     """Exponents, measured and counted, and seconds of the smallest and the largest size."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -53,30 +55,31 @@ def report() -> str:
             "mean and covariance: images": [moments(count) for count in IMAGES],
             "precision and recall: images": [neighbours(count) for count in IMAGES[:3]],
         }
-        lines = ["| | sizes | CPU s: smallest | largest | exponent measured | of the operations |", "|---" * 6 + "|"]
+        head = ["", "sizes", "CPU s: smallest", "largest", "exponent measured", "of the operations"]
+        found = Table(head=head, form=["", "", ".4f", ".4f", "", ".2f"], rows=[])
         for name, points in axes.items():
             sizes, seconds = [size for size, _, _ in points], timed([action for _, action, _ in points])
-            slope, half = fitted(sizes, seconds)
+            slope, half = fitted(sizes, [statistics.median(walks) for walks in seconds])
             counted = fitted(sizes, [operations for _, _, operations in points])[0]
-            lines.append(
-                f"| {name} | {sizes[0]:,} to {sizes[-1]:,} | {seconds[0]:.4f} | {seconds[-1]:.4f} "
-                f"| **{slope:.2f}** ({slope - half:.2f} to {slope + half:.2f}) | {counted:.2f} |"
+            measured = f"**{slope:.2f}** ({slope - half:.2f} to {slope + half:.2f})"
+            found.rows.append(
+                [name, f"{sizes[0]:,} to {sizes[-1]:,}", seconds[0], seconds[-1], measured, counted],
             )
-        return "\n".join(lines)
+        return [found]
     finally:
         torch.set_num_threads(threads)
 
 
-def timed(actions: list[Callable[[], object]]) -> list[float]:
-    """Median CPU seconds of each, over walks through all of them, after one that is not counted."""
-    walks = []
+def timed(actions: list[Callable[[], object]]) -> list[list[float]]:
+    """CPU seconds of each in every walk through all of them, after one that is not counted."""
+    walks: list[list[float]] = []
     for _ in range(WALKS + 1):
         walks.append([])
         for action in actions:
             start = time.process_time()
             action()
             walks[-1].append(time.process_time() - start)
-    return [float(value) for value in np.median(walks[1:], axis=0)]
+    return [list(of) for of in zip(*walks[1:], strict=True)]
 
 
 def fitted(sizes: list[int], values: list[float]) -> tuple[float, float]:

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.paired import Row, paired, table
+from benchmarks.paired import paired
+from benchmarks.tables import Pairs, Parts, Ratio, Row, Table
 from mar.data.tokens import TokenSet
 from mar.runtime.files import write
 from mar.study.records import Piece, TokenManifest
@@ -37,7 +38,7 @@ print(*(line.split()[1] for line in Path("/proc/self/status").read_text().splitl
 """
 
 
-def report() -> str:
+def report() -> Parts:
     """Seconds of both, images a second, and the memory of a process that reads more and more data."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -57,15 +58,20 @@ def report() -> str:
                 tokens.batch(some, torch.full_like(some, view))
         rows.append(compare("page cache, again", tokens, files, 1280, 5))
         memory = [memory_of(folder / f"first{count}", folder / "shards", count) for count in GROWTH]
-    lines = "\n".join(
-        f"| {count * SHARD:,} | {count * SHARD * 65536 / 1e9:.2f} | {own:.0f} | {mapped:.0f} |"
-        for count, (own, mapped) in zip(GROWTH, memory, strict=True)
+    held = Table(
+        head=[
+            "images",
+            "on disk GB",
+            "own memory of the process MB",
+            "mapped pages MB, which the system may take back",
+        ],
+        form=[",.0f", ".2f", ".0f", ".0f"],
+        rows=[
+            [count * SHARD, count * SHARD * 65536 / 1e9, own, mapped]
+            for count, (own, mapped) in zip(GROWTH, memory, strict=True)
+        ],
     )
-    return (
-        f"{table(rows)}\n\n{rates(rows)}\n\nFrom the disk while cold: {read_megabytes:.0f} MB.\n\n"
-        f"| images | on disk GB | own memory of the process MB | mapped pages MB, which the system may take back |\n"
-        f"|---|---|---|---|\n{lines}"
-    )
+    return [Pairs(rows=rows), rates(rows), f"From the disk while cold: {read_megabytes:.0f} MB.", held]
 
 
 def compare(state: str, tokens: TokenSet, files: list[Path], count: int, pairs: int) -> Row:
@@ -75,15 +81,18 @@ def compare(state: str, tokens: TokenSet, files: list[Path], count: int, pairs: 
     return paired(name, lambda: read_files(files, next(theirs)), lambda: read(tokens, next(ours)), pairs)
 
 
-def rates(rows: list[Row]) -> str:
+def rates(rows: list[Row]) -> Table:
     """Images a second of the rows."""
-    lines = ["| images a second | .npz, CPU | shards, CPU | .npz, wall | shards, wall |", "|---|---|---|---|---|"]
+    found = Table(
+        head=["images a second", ".npz, CPU", "shards, CPU", ".npz, wall", "shards, wall"],
+        form=["", *[",.0f"] * 4],
+        rows=[],
+    )
     for row in rows:
         count, state = row.name.split(" images, ", 1)
-        seconds = (row.cpu.baseline, row.cpu.ours, row.wall.baseline, row.wall.ours)
-        cells = " | ".join(f"{int(count.replace(',', '')) / value:,.0f}" for value in seconds)
-        lines.append(f"| {state} | {cells} |")
-    return "\n".join(lines)
+        seconds = (value for r in (Ratio.of(row.cpu), Ratio.of(row.wall)) for value in (r.baseline, r.ours))
+        found.rows.append([state, *(int(count.replace(",", "")) / value for value in seconds)])
+    return found
 
 
 def memory_of(folder: Path, shards: Path, count: int) -> tuple[float, float]:

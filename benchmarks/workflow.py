@@ -16,10 +16,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.tables import Cell, Parts, Table
+
 HERE = Path(__file__).parents[1]
 RUNS, CHAINS = 5, 100
 STAGES = ("train", "sample", "features", "statistics", "evaluate")
 COMMANDS = ("--help", "plan --study config/digits.yaml", "schema", "jobs", "launch --help", "train --help")
+SNAKEMAKE = [sys.executable, "-m", "snakemake"]
+NO_STUDY = {"claims", "images"}  # of the files in config/
 RULE = """
 rule {stage}:
     input: {source}
@@ -32,28 +36,25 @@ rule {stage}:
 """
 
 
-def report() -> str:
-    """Tables of commands and of Snakemake."""
-    lines = ["| `mar` | wall s | CPU s |", "|---|---|---|"]
+def report() -> Parts:
+    """Tables of commands, of the planning of each shipped study, and of Snakemake."""
     mar = [sys.executable, "-c", "from mar.cli.__main__ import main; main()"]
+    commands = Table(head=["`mar`", "wall s", "CPU s"], form=["", ".2f", ".2f"], rows=[])
     for command in COMMANDS:
-        wall, cpu = middle([*mar, *command.split()], HERE)
-        lines.append(f"| {command} | {wall:.2f} | {cpu:.2f} |")
+        commands.rows.append([command, *repeated([*mar, *command.split()], HERE)])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        alone = middle([*mar, "schema"], folder)
+        alone = repeated([*mar, "schema"], folder)
         runs = (took([*mar, "launch", "--folder", str(folder / f"job{i}"), "--", "schema"], folder) for i in range(3))
-        launched = [statistics.median(values) for values in zip(*runs, strict=True)]
-        lines += ["", "| Snakemake and jobs | jobs | wall s | CPU s | CPU ms a job |", "|---|---|---|---|---|"]
-        lines.append(
-            row("`mar launch` of a command, less the command", 1, launched[0] - alone[0], launched[1] - alone[1])
+        launched = [
+            statistics.median(values) - statistics.median(bare)
+            for values, bare in zip(zip(*runs, strict=True), alone, strict=True)
+        ]
+        jobs = Table(
+            head=["Snakemake and jobs", "jobs", "wall s", "CPU s", "CPU ms a job"],
+            form=["", ".0f", ".2f", ".2f", ".0f"],
+            rows=[row("`mar launch` of a command, less the command", 1, *launched)],
         )
-        for part in ("Snakefile", "workflow", "config", "profiles", "mar"):
-            (folder / part).symlink_to(HERE / part)
-        snakemake = [sys.executable, "-m", "snakemake"]
-        output, planning = told([*snakemake, "-n", "--quiet", "rules"], folder)
-        count = next(int(line.split()[1]) for line in output.splitlines() if line.startswith("total"))
-        lines.append(row("planning the digits study", count, *planning))
         empty = folder / "empty"
         empty.mkdir()
         source, rules = "[]", []
@@ -63,22 +64,36 @@ def report() -> str:
         wanted = f'rule all:\n    input: expand("out/{{chain}}/{STAGES[-1]}.json", chain=range({CHAINS}))\n'
         (empty / "Snakefile").write_text(wanted + "".join(rules), encoding="utf-8")
         settings = ["--cores", "2", "--nolock", "--rerun-triggers", "mtime", "input", "params", "--quiet", "all"]
-        lines.append(row("jobs that do nothing", CHAINS * len(STAGES), *took([*snakemake, *settings], empty)))
-        lines.append(
-            row("the same call again: nothing to do", CHAINS * len(STAGES), *took([*snakemake, *settings], empty))
-        )
-    return "\n".join(lines)
+        for what in ("jobs that do nothing", "the same call again: nothing to do"):
+            jobs.rows.append(row(what, CHAINS * len(STAGES), *took([*SNAKEMAKE, *settings], empty)))
+        for part in ("Snakefile", "workflow", "config", "profiles", "mar"):
+            (folder / part).symlink_to(HERE / part)
+        planned = Table(head=["planning", "jobs", "wall s", "CPU s", "CPU ms a job"], form=jobs.form, rows=[])
+        for file in sorted((HERE / "config").glob("*.yaml")):
+            if file.stem not in NO_STUDY:
+                planned.rows.append(plan(file.stem, folder))
+    return [commands, planned, jobs]
 
 
-def row(name: str, jobs: int, wall: float, cpu: float) -> str:
-    """A row of the second table."""
-    return f"| {name} | {jobs} | {wall:.2f} | {cpu:.2f} | {1000 * cpu / jobs:.0f} |"
+def plan(study: str, folder: Path) -> list[Cell]:
+    """A row of the second table: `snakemake -n` of a shipped study, twice."""
+    words = [*SNAKEMAKE, "-n", "--quiet", "rules", "--configfile", f"config/{study}.yaml"]
+    runs = [told(words, folder) for _ in range(2)]
+    count = next(int(line.split()[1]) for line in runs[0][0].splitlines() if line.startswith("total"))
+    wall, cpu = ([seconds[clock] for _, seconds in runs] for clock in (0, 1))
+    return row(study, count, wall, cpu)
 
 
-def middle(command: list[str], folder: Path) -> tuple[float, float]:
-    """Medians of wall and CPU seconds."""
+def row(name: str, jobs: int, wall: Cell, cpu: Cell) -> list[Cell]:
+    """A row of a table of jobs; several seconds are those of several calls."""
+    middle = statistics.median(cpu) if isinstance(cpu, list) else cpu
+    return [name, jobs, wall, cpu, 1000 * float(middle) / jobs]
+
+
+def repeated(command: list[str], folder: Path) -> tuple[list[float], list[float]]:
+    """Wall and CPU seconds of several calls."""
     runs = [took(command, folder) for _ in range(RUNS)]
-    return statistics.median(wall for wall, _ in runs), statistics.median(cpu for _, cpu in runs)
+    return [wall for wall, _ in runs], [cpu for _, cpu in runs]
 
 
 def took(command: list[str], folder: Path) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,19 @@ tables:
 tradeoff:
   - {label: MAR, variant: mar, sampling: [mar]}
 """
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Beside the slowest tests of --durations the slowest files: one process runs a whole file."""
+    count, seconds = terminalreporter.config.getoption("durations"), Counter[str]()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    if count:
+        terminalreporter.write_sep("=", f"slowest {count} files")
+        for file, took in seconds.most_common(count):
+            terminalreporter.write_line(f"{took:.1f}s {file}")
 
 
 @pytest.fixture

@@ -405,9 +405,12 @@ def _run(study: Study, root: Path, variant: str, seed: int) -> Step:
 
 
 def _learning(study: Study, root: Path, variant: str, seed: int) -> str:
-    recipe = read(layout.learning(root, variant, seed), LearningRecord).recipe
+    record = read(layout.learning(root, variant, seed), LearningRecord)
+    recipe = record.recipe
     if recipe.slice != stage_keys.learning_key(study, variant):
         raise ValueError("its recipe is another one than the study's")
+    if record.pictures and record.pictures != checksum(layout.pictures(root, variant, seed)):
+        raise ValueError(f"{layout.PICTURES} is missing or not the one that it names")
     if recipe.inputs.get("checkpoint") != read(layout.run_record(root, variant, seed), RunRecord).checkpoint:
         raise ValueError("it was measured with other weights")
     return ""

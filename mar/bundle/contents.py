@@ -137,6 +137,7 @@ def files(study: Study, root: Path) -> Iterator[tuple[Path, str, bool]]:
         if variant.seeds and speed_settings(study, name):
             yield layout.speed(root, name), "metrics", True
     yield from ((layout.learning(root, *run), "metrics", True) for run in learned(study))
+    yield from ((layout.pictures(root, *run), "metrics", False) for run in learned(study))
     yield from ((layout.tasks(root, *model), "metrics", True) for model in edited(study))
     yield from ((layout.tasks(root, *model).with_name(layout.MEASURES), "metrics", True) for model in edited(study))
     yield from ((layout.sweep(root, *cell), "metrics", True) for cell in swept(study))

@@ -28,13 +28,21 @@ from mar.runtime.shards import stage
 from mar.study import layout
 from mar.study.limits import REAL
 from mar.study.real_sets import real_side, scored
-from mar.study.records import Judge, JudgedBy, Metric, MetricsFile, MetricsRecipe, RealSide, SampleManifest
+from mar.study.records import (
+    ONE_CLASS,
+    Judge,
+    JudgedBy,
+    Metric,
+    MetricsFile,
+    MetricsRecipe,
+    RealSide,
+    SampleManifest,
+)
 from mar.study.stage_keys import metrics_key, reference_key
 from mar.study.study import Study
 
 DRAWS = 20  # number of random draws of held-out images that the floor of a Frechet distance is the mean of
 SHUFFLED = f"inception_score is the mean over ten splits of the images, shuffled with seed {formulas.SEED}"
-ONE_CLASS = "the classes of the images are not known: they are resampled as one class, and agreement is left out"
 NO_IMAGES = "precision, recall and kid are left out: the reference has statistics and no images"
 
 

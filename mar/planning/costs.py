@@ -46,10 +46,11 @@ META = torch.device("meta")
 GUIDED = 2.0  # stands for every guidance scale: all cost the same
 QUANTILES = 1000  # of the mask ratio, over which a training is averaged
 VGG = 30  # layers of VGG-16 that LPIPS looks through
-# Settings of sampling that change no number of operations, and one value of each.
+# Settings of sampling that change no number of operations, and one value of each. Mixtures of `more_smooth` are left
+# out: a sum of codes has as many operations as the logits times the width of a code over that of the backbone.
 IDLE: dict[str, Any] = {
-    **{"temperature": 1.0, "top_k": None, "top_p": None, "eta": 0.0, "clamp": None, "solver": "ancestral"},
-    **{"guidance_schedule": "linear", "guidance_channels": None, "seed": 0, "reject": None},
+    **{"temperature": 1.0, "top_k": None, "top_p": None, "clamp": None},
+    **{"guidance_schedule": "linear", "guidance_channels": None, "seed": 0, "more_smooth": False, "reject": None},
     **{"dtype": "fp32", "head_dtype": None, "tf32": False, "compile": False},
 }
 

@@ -217,6 +217,9 @@ def _tokenizer_jobs(study: Study, name: str, images: Images, costs: PlanRecord) 
     rebuilt = min(images.train, study.metrics.rebuilt) + min(images.heldout, study.metrics.rebuilt)
     judge = costs.judges[study.metrics.extractors[0]].forward
     flops = rebuilt * (cost.encode + cost.decode + 2 * judge)  # the images themselves are judged too
+    if config.sides:  # held-out images are rebuilt from each number of first scales too
+        heldout = min(images.heldout, study.metrics.rebuilt)
+        flops += heldout * (cost.encode + (len(config.sides) - 1) * (cost.decode + judge))
     yield Job("rfid", name, rebuilt, count, flops, "tf32")
     views = (images.train + images.heldout) * (2 if study.data.flip else 1)
     numbers = config.token_dim * (2 if config.stored == "moments" else 1)  # mean and log variance
@@ -279,7 +282,7 @@ def _kept(study: Study, setting: str, drawn: float, costs: PlanRecord) -> float:
 def _learning_job(study: Study, name: str, run: str, images: Images, cost: VariantCosts, judged: float) -> Job:
     """Losses of a training at its points, a third of training's operations, and images drawn and judged there.
 
-    A masked backbone is measured at four mask ratios.
+    A masked backbone is measured at four mask ratios. The ten images of a picture are not counted.
     """
     v = study.variants[name]
     recipe = study.recipes[v.recipe]
@@ -341,18 +344,29 @@ def utilisation_of(study: Study, probe: str) -> float:
     return per_second * costs.training(backbone, head, tokens, recipe) / PEAK[_arithmetic(recipe)]
 
 
-def check(study: Study, root: Path, utilisation: float = UTILISATION) -> None:
+def check(study: Study, root: Path, utilisation: float = UTILISATION, count: bool = True) -> bool:
     """Refuse a study that costs more than its budget, or that does not fit the GPU that it names.
+
+    Args:
+        study: the study.
+        root: its results.
+        utilisation: share of a GPU's peak that its work reaches.
+        count: count what it needs where no counts are kept, which takes a minute at the sizes of ImageNet.
+
+    Returns:
+        Whether that is known: False where no counts are kept and none are to be made.
 
     Raises:
         ValueError: with the estimate, the cap and its key, and of a GPU with what would fit; or `mar plan` failed.
     """
     budget, gib = study.budget or Budget(), study.memory.gpu_gib
     if study.budget is None and gib is None:
-        return
+        return True
     images = count_images(study, root)
     study = lengths.count(study, images.train) if images.known else study
     costs = kept_costs.find(study, root, images.classes)
+    if costs is None and not count:
+        return False
     if costs is None:
         command = [sys.executable, "-m", "mar.cli", "plan", "--study", str(layout.study(root))]
         told = subprocess.run(command, capture_output=True, text=True)
@@ -374,6 +388,7 @@ def check(study: Study, root: Path, utilisation: float = UTILISATION) -> None:
                 f"study {study.study}: budget.{key} {cap:,g}: the estimate is {need:,.0f} {unit} (`mar plan --study "
                 f"{study.study}` shows each job); accepted: a budget above it, or a smaller study"
             )
+    return True
 
 
 def rows(found: list[Job], utilisation: float) -> list[dict[str, float | int | str]]:

@@ -167,6 +167,10 @@ def tokenizers(study: Study, root: Path) -> list[dict[str, Any]]:
             files.append(file(root, taken, f"trained before, {read(taken, ShippedRecord).store}"))
         row = {"name": name, "kind": study.instances[name].config.kind, "count": record.count, "metrics": numbers}
         rows.append({**row, "files": [*files, file(root, layout.token_manifest(root, name), "tokens")]})
+        for part in record.by_scale[:-1]:  # the last has all scales
+            title = f"{name}, first {part.scales} of {len(record.by_scale)} scales"
+            numbers = {key: interval(metric) for key, metric in part.metrics.items()}
+            rows.append({**row, "name": title, "metrics": numbers, "files": []})
     return rows
 
 

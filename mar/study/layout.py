@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mar.runtime import project
+
 if TYPE_CHECKING:
     from mar.study.study import Study
 
@@ -26,6 +28,7 @@ LOG = "metrics.jsonl"  # log of a variant, a tokenizer or a classifier in traini
 CHECKPOINTS = "checkpoints"  # folder of the states that a training resumes from
 AVERAGE = "ema.safetensors"  # exponential moving average of the weights of a training
 LEARNING = "learning.json"  # what the averages that a training kept have learned
+PICTURES = "learning.png"  # images that they draw
 TASKS = "tasks.json"  # what a model did in zero-shot tasks, and how well
 MEASURES = "measures.npz"  # beside it: the same of each image
 WEIGHTS = "model.safetensors"  # weights of a tokenizer or of the classifier
@@ -164,6 +167,11 @@ def kept_average(folder: Path, images: int) -> Path:
 def learning(root: Path, variant: Name, seed: Name) -> Path:
     """File of the losses, and where asked the FID, of the averages that a training kept on its way."""
     return run(root, variant, seed) / LEARNING
+
+
+def pictures(root: Path, variant: Name, seed: Name) -> Path:
+    """Images drawn with each of these averages, a row for each; of models to which power laws are fitted."""
+    return run(root, variant, seed) / PICTURES
 
 
 def tasks(root: Path, variant: Name, seed: Name) -> Path:
@@ -322,6 +330,11 @@ def import_record(assets: Path, name: Name) -> Path:
     return assets / f"{name}.json"
 
 
+def import_study(assets: Path, name: Name) -> Path:
+    """The study of an import that has brought its own: of a file of `mar export`."""
+    return assets / f"{name}.yaml"
+
+
 def downloads(assets: Path) -> Path:
     """Folder of published files as they were downloaded."""
     return assets / "downloads"
@@ -334,4 +347,4 @@ def twin(study: Study, root: Path, folder: Path) -> Path | None:
 
 def shipped(*names: str) -> Path:
     """A file or folder of config/ that ships with the package, such as `claims.yaml`, in any working directory."""
-    return Path(__file__).resolve().parents[2].joinpath("config", *names)
+    return project.path("config", *names)

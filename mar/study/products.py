@@ -44,6 +44,22 @@ def learning_setting(study: Study, variant: str) -> str | None:
     return study.learning.setting.get(variant, next(iter(study.variants[variant].sampling), None))
 
 
+def pictured_setting(study: Study, variant: str) -> str | None:
+    """The sampling setting with which the first seed of a variant of `laws` draws pictures along its training."""
+    asked = study.laws is not None and variant in study.laws.variants and study.variants[variant].sampling
+    return shown_setting(study, variant) if asked else None
+
+
+def shown_setting(study: Study, variant: str) -> str:
+    """The setting whose samples stand for a variant: its last guided one, else its last.
+
+    A variant that names none has all of the study.
+    """
+    settings = study.variants[variant].sampling or tuple(study.sampling)
+    guided = [s for s in settings if study.sampling[s].points[-1].guidance > 1]
+    return (guided or list(settings))[-1]
+
+
 def edited(study: Study) -> list[tuple[str, int]]:
     """Pairs (variant, seed) of the models that do the zero-shot tasks: of each variant the first seed, as timings."""
     return [(name, study.variants[name].seeds[0]) for name in study.tasks.models] if study.tasks else []
@@ -84,8 +100,9 @@ def figure_names(study: Study) -> list[str]:
     """Names of the figures: claims, those whose curves a study lists, of sweeps and of learning, the rest.
 
     `guidance` shows sweeps along the guidance scale, `heldout_loss` the losses along the trainings, `fid_images` and
-    `fid_operations` the FID along them, `laws` the power laws of VAR, `tasks` what zero-shot tasks draw,
-    `rejection` FID over the acceptance rate.
+    `fid_operations` the FID along them, `laws` the power laws of VAR, `laws_samples` what its models draw on the way,
+    `tasks` what zero-shot tasks draw, `tokenizers` what the scales of a multi-scale tokenizer add, `rejection` FID over
+    the acceptance rate.
     """
     curves = [name for name in CURVES if getattr(study, name)]
     sweeps = [study.sampling[setting].sweep for _, setting in swept(study)]
@@ -93,5 +110,7 @@ def figure_names(study: Study) -> list[str]:
     more["heldout_loss"] = runs = learned(study)
     more["fid_images"] = more["fid_operations"] = any(learning_setting(study, variant) for variant, _ in runs)
     more["laws"], more["tasks"] = study.laws, study.tasks
+    more["laws_samples"] = study.laws and all(pictured_setting(study, name) for name in study.laws.variants)
+    more["tokenizers"] = any(study.instances[name].config.sides for name in used_tokenizers(study))
     more["rejection"] = rejections(study)
     return ["claims", *curves, *(name for name, asked in more.items() if asked), "samples", "losses"]

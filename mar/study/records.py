@@ -497,6 +497,7 @@ class LearningRecord(Record):
         extractor: network whose features FID compares.
         drawn_at_once: images of a chunk whose tokens were drawn at once; None in older files, where it is all of them.
         fall: change of FID in the last quarter; None without samples there.
+        pictures: checksum of the picture beside it, with a row of images for each point; None where none was asked.
     """
 
     place: ClassVar[str] = r"runs/(?P<variant>[^/]+)/seed(?P<seed>\d+)/learning\.json"
@@ -511,6 +512,7 @@ class LearningRecord(Record):
     drawn_at_once: PositiveInt | None = None
     points: Annotated[tuple[LearningPoint, ...], Field(min_length=1)]
     fall: Fall | None = None
+    pictures: Sha256 | None = None
     recipe: LearningRecipe
     provenance: Provenance
 
@@ -640,6 +642,18 @@ class Rebuilt(Part):
         return self
 
 
+class FirstScales(Part):
+    """What is lost where an image is rebuilt from the first `scales` scales of a multi-scale tokenizer alone."""
+
+    scales: PositiveInt
+    metrics: dict[str, Metric]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _check_possible(self.metrics, "metrics.")
+        return self
+
+
 class RfidInputs(Part):
     """What the reconstruction metrics of a tokenizer depend on; when it changes, they are computed again."""
 
@@ -655,9 +669,11 @@ class RfidRecord(Record, Rebuilt):
     Attributes:
         encoded_at_once: images that were encoded at once; None in older files, as of the next one.
         decoded_at_once: images that were decoded at once.
+        by_scale: of a multi-scale tokenizer, the same held-out images from its first scales; empty in older files.
     """
 
     train: Rebuilt | None = None  # None in files from before it was measured
+    by_scale: tuple[FirstScales, ...] = ()
     encoded_at_once: PositiveInt | None = None
     decoded_at_once: PositiveInt | None = None
     extractor: str
@@ -882,6 +898,10 @@ class MetricsRecipe(Part):
 
     slice: str  # stage key
     inputs: dict[str, str]  # checksum of each input, by its name
+
+
+# The note of a metric file whose set has no labels.
+ONE_CLASS = "the classes of the images are not known: they are resampled as one class, and agreement is left out"
 
 
 class MetricsFile(Record):

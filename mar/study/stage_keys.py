@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from mar.study.canonical import canonical
+from mar.study.kinds import told
 from mar.study.limits import OWN_NETWORKS, REBUILT
 from mar.study.parts import Data, Sampling
-from mar.study.products import CURVES, learning_setting, rejections, speed_settings, swept
+from mar.study.products import CURVES, learning_setting, pictured_setting, rejections, speed_settings, swept
 from mar.study.real_sets import real_side, scored, validation
 from mar.study.sections import Memory
 from mar.study.study import Study
@@ -143,6 +144,8 @@ def learning_key(study: Study, variant: str) -> str:
     if study.learning and (setting := learning_setting(study, variant)):
         values |= {"sampling": study.sampling[setting], "samples": study.learning.samples}
         values |= {"chunk": study.metrics.chunk, "extractor": study.metrics.extractors[0]}
+    if pictured := pictured_setting(study, variant):
+        values["pictures"] = study.sampling[pictured]
     return canonical(values | ({"real": study.metrics.real} if study.metrics.real != "train" else {}))
 
 
@@ -190,24 +193,24 @@ def table_key(study: Study, table: str) -> str:
     if table in study.tables:
         names = [name for row in study.tables[table].rows if not row.variant for name in row.sets]
         given = {"given": {name: study.given[name] for name in names}} if names else {}
-        return canonical({"table": study.tables[table], "seeds": _seeds(study), **given})
+        return canonical({"table": study.tables[table], "seeds": _seeds(study), **given, **_told(study)})
     modes: dict[str, Any] = {"fast": study.fast} if table == "fast" else {}
     modes |= {"given": study.given} if table == "metrics" and study.given else {}
     modes |= {"laws": study.laws} if table == "laws" else {}
     modes |= {"tasks": study.tasks} if table == "tasks" else {}
-    return canonical({"table": table, "seeds": _seeds(study), "variants": _sampled(study), **modes})
+    return canonical({"table": table, "seeds": _seeds(study), "variants": _sampled(study), **modes, **_told(study)})
 
 
 def figure_key(study: Study, figure: str) -> str:
     """What a figure depends on beside the files that it reads."""
-    shown: dict[str, Any] = {"title": study.title, "seeds": _seeds(study)}
+    shown: dict[str, Any] = {"title": study.title, "seeds": _seeds(study), **_told(study)}
     if figure in CURVES:
         shown["curves"] = getattr(study, figure)
     if figure == "sweep":
         shown["sweeps"] = [[variant, setting, sweep_key(study, variant, setting)] for variant, setting in swept(study)]
     if figure in ("heldout_loss", "fid_images", "fid_operations"):
         shown["learning"] = study.learning
-    if figure == "laws":
+    if figure in ("laws", "laws_samples"):
         shown["laws"] = study.laws
     if figure == "rejection":
         shown["rejection"] = rejections(study)
@@ -225,12 +228,18 @@ def claims_key(study: Study) -> str:
     curves |= {"laws": study.laws} if study.laws else {}
     curves |= {"tasks": study.tasks} if study.tasks else {}
     own = {"claims": study.claims} if study.claims else {}
-    return canonical({"tables": study.tables, **curves, **own, "seeds": _seeds(study)})
+    return canonical({"tables": study.tables, **curves, **own, **_told(study), "seeds": _seeds(study)})
 
 
 def report_key(study: Study) -> str:
     """What the report and the runs in MLflow depend on: the whole study but budget, memory and `shipped`."""
-    return canonical(study.model_copy(update={"budget": None, "memory": Memory(), "shipped": True}))
+    whole = study.model_copy(update={"budget": None, "memory": Memory(), "shipped": True})
+    return canonical({"study": whole, **_told(study)} if _told(study) else whole)
+
+
+def _told(study: Study) -> dict[str, Any]:
+    """What own kinds say of themselves, as their labels: what is shown depends on it, not what is computed."""
+    return {"told": said} if (said := told(study)) else {}
 
 
 def _sampled(study: Study) -> dict[str, dict[str, Any]]:

@@ -270,7 +270,8 @@ class Study(Section):
                 faults.append(f"tokenizers.{name}: is trained")
             elif not tok.ids and not tok.unscaled and tok.scale is None:
                 faults.append(f"tokenizers.{name}.scale: is measured on the images unless it is said")
-        if self.metrics.extractors != ("inception",) or self.metrics.reference is None:
+        judged = any(v.sampling for v in self.variants.values() if v.seeds)
+        if self.metrics.extractors != ("inception",) or (judged and self.metrics.reference is None):
             faults.append("metrics: accepted: extractors [inception] with a reference")
         faults += [f"sampling.{name}: has a sweep" for name, setting in self.sampling.items() if setting.sweep]
         if faults:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from mar.metrics.evaluate import ONE_CLASS
 from mar.runtime.files import sha256
 from mar.study.reading import resolve
+from mar.study.records import ONE_CLASS
 from mar.study.stage_keys import sweep_key
 from mar.study.study import Study
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 from mar.planning import kept_costs, plan
@@ -31,3 +32,14 @@ def test_a_study_over_its_budget_or_its_gpu_does_not_start(fresh: Any) -> None:
     output = fresh.fails("-n", "all", "--configfile", "config/small.yaml")
     assert "study small: memory.gpu_gib 3: some jobs do not fit" in output and "Traceback" not in output
     assert "GiB with 32 images at once; accepted: recipes.masked.gradient_checkpointing" in output
+
+
+def test_a_dry_run_counts_nothing_and_a_run_does_before_its_first_job(projects: Any, tmp_path: Path) -> None:
+    of = projects(tmp_path)
+    (tmp_path / "config" / "dear.yaml").write_text("extends: smoke.yaml\nstudy: dear\nbudget: {disk_gb: 1.0e-9}\n")
+    said = of.snakemake("-n", "--quiet", "rules", "--configfile", "config/dear.yaml")
+    assert "budget and GPU of dear are checked when it starts, or by `mar plan --study dear`" in said
+    assert not (tmp_path / "results" / "dear" / "plan.json").exists()
+    # counting needs torch, which this project lacks: the run tries to, and does not start
+    assert "plan.json: `mar plan --study" in of.fails("all", "--configfile", "config/dear.yaml")
+    assert of.calls() == []

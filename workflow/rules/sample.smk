@@ -13,8 +13,6 @@ rule sweep:
     log:
         layout.log(ROOT, "sweep", "{variant}", "{setting}"),
     priority: published_first
-    conda:
-        "../../environment.yml"
     threads: waiting("sweep")
     resources:
         **launched("sweep"),
@@ -40,8 +38,6 @@ rule sample:
     log:
         layout.log(ROOT, "sample", SET),
     priority: published_first
-    conda:
-        "../../environment.yml"
     threads: waiting("sample")
     resources:
         **launched("sample"),
@@ -62,8 +58,6 @@ rule learning:
         record=layout.learning(ROOT, "{variant}", "{seed}"),
     log:
         layout.log(ROOT, "learning", layout.run_name("{variant}", "{seed}")),
-    conda:
-        "../../environment.yml"
     threads: waiting("learning")
     resources:
         **launched("learning"),
@@ -114,8 +108,6 @@ rule speed:
     log:
         layout.log(ROOT, "speed", "{variant}"),
     priority: published_first
-    conda:
-        "../../environment.yml"
     threads: waiting("speed", workflow.cores or 1)  # all threads, so that nothing else runs during the timing
     resources:
         **launched("speed"),

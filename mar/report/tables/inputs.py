@@ -39,7 +39,7 @@ def inputs(study: Study, root: Path, name: str) -> list[Path]:
         files += [
             layout.run_record(root, variant, k) for k in (seeds if "training_days" in asked else seeds[:1]) if counted
         ]
-        if "seconds" in asked and speed_settings(study, variant):
+        if asked & {"seconds", "rel_time"} and speed_settings(study, variant):
             files.append(layout.speed(root, variant))
     for row in table.rows:
         used = [s for s in (row.without, row.guided) if s and row.variant in trained]

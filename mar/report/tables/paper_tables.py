@@ -5,6 +5,7 @@ A table has the columns that the paper's file has (config/paper/<name>.csv), in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +26,12 @@ from mar.analysis.paper_columns import (
 )
 from mar.analysis.result_files import Estimate, duration, short
 from mar.analysis.seed_variance import decompose
-from mar.metrics.evaluate import ONE_CLASS
 from mar.paper.numbers import paper_samples, table_rows
 from mar.report.tables import formats
 from mar.runtime.files import write_text
 from mar.study import labels, layout
 from mar.study.products import table_names
+from mar.study.records import ONE_CLASS
 from mar.study.sections import Table, TableRow
 from mar.study.study import Study
 
@@ -84,12 +85,12 @@ def frame(study: Study, root: Path, name: str, results: Results | None = None) -
         judged = seeds not in ("", NONE)
         line |= {"seeds": seeds or NOT_RUN, "n": study.metrics.samples if judged else NOT_RUN if row.variant else NONE}
         for column in columns:
-            ours = _ours(results, row, column)
+            ours = _relative(results, table, paper, row) if column.metric == "relative" else _ours(results, row, column)
             line |= _numbers(column, ours)
             if not column.paper:
                 continue
             published = printed(published_row[column.paper], column.metric)
-            if results.comparable and column.metric not in COUNTED | {"training"}:
+            if results.comparable and column.metric not in COUNTED | {"training", "relative"}:
                 number, gap = published_row[column.paper], f"{column.name}_minus_paper"
                 line[gap] = ours.value - float(number) if isinstance(ours, Estimate) and number else ""
                 if column.metric == "seconds" and line[gap] != "" and not results.timed_as_published(row.variant or ""):
@@ -152,12 +153,32 @@ def _ours(results: Results, row: TableRow, column: Column) -> Estimate | str:
         return replace(cost, **{k: getattr(cost, k) / DAY for k in ("value", "low", "high")}) if cost else NONE
     if column.metric == "rfid":
         return results.rfid(row.variant) or NONE
-    if column.metric == "seconds":  # guided, as the FID beside the paper's seconds, where timed
-        timed = (results.seconds(row.variant, s) for s in (row.guided, row.without) if s)
-        return next((seconds for seconds in timed if seconds is not None), NONE)
+    if column.metric == "seconds":
+        return _seconds(results, row) or NONE
     if column.metric not in results.names:  # for example precision, where the reference has statistics and no images
         return NONE
     return (results.cell(row.variant, setting, column.metric) if setting else None) or NONE
+
+
+def _seconds(results: Results, row: TableRow) -> Estimate | None:
+    """Seconds an image of a row: guided, as the FID beside the paper's seconds, where that is timed."""
+    timed = (results.seconds(row.variant, s) for s in (row.guided, row.without) if row.variant and s)
+    return next((seconds for seconds in timed if seconds is not None), None)
+
+
+def _relative(results: Results, table: Table, paper: dict[str, dict[str, str]], row: TableRow) -> Estimate | str:
+    """Seconds an image over those of the row whose time the paper sets to 1; the interval is of both, independent."""
+    ours = _seconds(results, row)
+    first = next((other for other in table.rows if other.variant and paper[other.key]["rel_time"] == "1"), None)
+    unit = _seconds(results, first) if first else None
+    if ours is None or unit is None:
+        return NONE if not row.variant or results.study.variants[row.variant].seeds else NOT_RUN
+    if row == first:
+        return replace(ours, value=1.0, low=1.0, high=1.0)
+    value = ours.value / unit.value
+    below = math.hypot(1 - ours.low / ours.value, unit.high / unit.value - 1)
+    above = math.hypot(ours.high / ours.value - 1, 1 - unit.low / unit.value)
+    return replace(ours, value=value, low=value * max(0.0, 1 - below), high=value * (1 + above))
 
 
 def note(study: Study, results: Results) -> str:
@@ -227,6 +248,7 @@ def remarks(columns: Iterable[Column]) -> str:
         "params": "Parameters: without the tokenizer.",
         "seconds": "Seconds an image: the median of timed batches and its interval, by the protocol of the trade-off "
         "figure; the paper's on one A100 with batch 256.",
+        "rel_time": "Relative time: seconds an image over those of the row that the paper sets to 1.",
         "training_days": "Days of training: ours on one device each, least and most of the seeds; the paper's on all.",
         "fid_infinity": "FID∞: extrapolated to infinitely many images; noise can take it below 0.",
     }

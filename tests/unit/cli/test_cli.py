@@ -34,6 +34,7 @@ VERBS = {
     "sample",
 }
 VERBS |= {
+    "init",
     "features",
     "statistics",
     "sweep",
@@ -60,6 +61,8 @@ VERBS |= {
     "court",
     "status",
     "edit",
+    "draw",
+    "export",
 }
 VERBS |= {"export-adm", "schema"}
 VERBS |= {"accept-code", "restart", "bundle", "verify", "adopt", "disk", "clean", "compare", "doctor"}

@@ -29,7 +29,7 @@ from mar.metrics import evaluate, formulas, moments, statistics
 from mar.metrics.bootstrap import Bootstrap
 from mar.report.tables.paper_tables import frame
 from mar.runtime.files import read_json, sha256
-from mar.study.records import ImageSource
+from mar.study.records import ONE_CLASS, ImageSource
 from mar.study.study import Study
 
 WHERE = "mar/seed0/plain"
@@ -559,7 +559,7 @@ def test_a_set_without_classes_is_one_stratum(place: tuple[Study, Path], tmp_pat
     rows = np.concatenate([np.load(path) for path in sorted((root / "samples" / WHERE).glob("chunk-*.npy"))])
     np.savez(tmp_path / "bare.npz", arr_0=rows)
     ours, found = report(root), judge_given(given_of({"bare": tmp_path / "bare.npz"}), root, "bare")
-    assert set(found["metrics"]) == NAMES - {"agreement"} and evaluate.ONE_CLASS in found["notes"]
+    assert set(found["metrics"]) == NAMES - {"agreement"} and ONE_CLASS in found["notes"]
     for name in ("fid", "inception_score", "precision", "recall", "nearest"):
         assert found["metrics"][name]["value"] == ours["metrics"][name]["value"], name
     drawn = features.read(root, "classifier", "given/bare", "generated")
