@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mar.analysis.estimates import Results
-from mar.report.figures.style import COLUMN, Rows, caption, dark, legend, look, place_labels
+from mar.report.figures.style import COLUMN, Rows, caption, dark, legend, log_axis, look, place_labels
 from mar.study.labels import label
 from mar.study.products import rejections
 from mar.study.study import Study
@@ -49,7 +49,10 @@ def rejection(study: Study, root: Path) -> tuple[Figure, Rows]:
             more = f", {group[0]}" if len(groups) > 1 else ""
             names.append(label(study, variant) + more)
             texts += [(rate, fid.value, text, dark(style["color"])) for rate, fid, text in points]
-    axes.set_xlabel("acceptance rate")
+    logarithmic = all(row["accepted"] > 0 for row in rows)  # a weak model may have no image accepted
+    if logarithmic:
+        log_axis(axes.xaxis)
+    axes.set_xlabel(f"acceptance rate{' (log scale)' if logarithmic else ''}")
     axes.set_ylabel(f"FID, {study.metrics.samples} images")
     legend(figure, handles, names)
     caption(figure, CAPTION)
