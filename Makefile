@@ -7,7 +7,8 @@ RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 QUIET := --quiet progress rules reason host
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-weights smoke test fuzz test-browser test-slurm gpu-check bench lint format schema clean clean-venv
+.PHONY: help install demo demo-weights smoke wheel smoke-wheel release test fuzz test-browser test-slurm gpu-check bench \
+	lint lint-forge format schema third-party docs clean clean-venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,17 @@ demo-weights: install ## train the demo's tokenizers and judge again, and say wh
 smoke: install ## every stage at a size that only proves that it runs
 	$(RUN) snakemake all --configfile config/smoke.yaml $(QUIET)
 
+wheel: install ## dist/*.whl: the package with studies, the paper's numbers and the workflow inside
+	rm -rf build dist
+	$(RUN) python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
+smoke-wheel: wheel ## the smoke study by the installed wheel, in an empty folder
+	@place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
+	$(RUN) tests/workflow/from_wheel.sh "$$place" dist/*.whl snakemake all --configfile config/smoke.yaml $(QUIET)
+
+release: wheel ## the wheel and dist/notes.md, if all files agree: make release TAG=v0.1.0
+	$(RUN) python packaging/release.py '$(TAG)' dist/notes.md
+
 # the files of tests are shared among the cores, each process of them with one thread and about 2 GB
 test: install ## the tests
 	$(RUN) pytest -n logical --maxprocesses 8 --dist loadfile --durations 15
@@ -84,6 +96,9 @@ lint: install ## style, types, layers of the package, workflow, drift of the JSO
 	$(RUN) snakemake --lint
 	$(RUN) mar schema | diff - workflow/schemas/study.schema.json
 
+lint-forge: ## workflow files of the forge by actionlint, the Dockerfile by hadolint; fetches both or says why not
+	@status=0; tests/forge/lint.sh || status=$$?; if [ $$status = 77 ]; then exit 0; fi; exit $$status
+
 format: install ## write the style that lint asks for
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
@@ -92,9 +107,21 @@ format: install ## write the style that lint asks for
 schema: install ## write workflow/schemas/study.schema.json after a change of mar/study
 	$(RUN) mar schema --out workflow/schemas/study.schema.json
 
+third-party: install ## the licence of every package of requirements.lock
+	@$(RUN) python packaging/third_party.py requirements.lock
+
+# in an environment of its own, which needs no torch; NO_MKDOCS_2_WARNING: its authors' advertisement
+docs: .venv-docs/.installed ## the site, into site/; its search works on a server: python -m http.server -d site
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+
+.venv-docs/.installed: docs/requirements.lock
+	$(PYTHON) -m venv --clear .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.lock
+	@touch $@
+
 clean: ## delete results/ and figures/, trained models too, but for their READMEs
 	find results/ figures/ -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
-	rm -rf .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf site .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 clean-venv: ## delete .venv
-	rm -rf .venv
+	rm -rf .venv .venv-docs

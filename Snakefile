@@ -1,60 +1,20 @@
-# From a study file to every table, figure and verdict.
+# The door to workflow/Snakefile, which other workflows use as a module: config/README.md.
 #   snakemake all                                    config/digits.yaml
 #   snakemake all --configfile config/demo.yaml      another study
 #   snakemake figures/tradeoff.pdf --configfile config/demo.yaml      one product
 #   snakemake drill --configfile config/imagenet256.yaml      each shape of network once on generated images
-import sys
 
-from snakemake.utils import min_version
-
-min_version("9.27")
-
-
-# Snakemake merges a second configfile into the first, so this one is read only where no other is given.
-if not workflow.overwrite_configfiles:
+# Snakemake merges a second configfile into the first, so this one is read only where no other study is named.
+if not workflow.overwrite_configfiles and "study_file" not in config:
 
     configfile: "config/digits.yaml"
 
 
-report: "workflow/report/workflow.rst"
-
-
+include: "workflow/Snakefile"
 include: "workflow/rules/messages.smk"
-include: "workflow/rules/common.smk"
 
 
-# The workflow of a study that is over its budget does not start. Counting what it needs takes a minute at the sizes of
-# ImageNet: a dry run, which has no `onstart`, judges by the counts that are kept.
-from mar.planning import plan, remaining, slots
-from mar.runtime import folders
-
-try:
-    COUNTED = plan.check(STUDY, ROOT, count=False)
-except ValueError as error:
-    raise WorkflowError(str(error))
-if not COUNTED:
-    print(
-        f"budget and GPU of {STUDY.study} are checked when it starts, or by `mar plan --study {STUDY.study}`",
-        file=sys.stderr,
-        flush=True,
-    )
-if MACHINE.get("launcher") == "slurm":
-    limits = {name: asked(name)["runtime"] for name in slots.WHOLE}
-    try:
-        for said in slots.too_long(STUDY, ROOT, limits):
-            print(said, file=sys.stderr, flush=True)
-    except ValueError as error:  # a damaged file is told by the stage that reads it
-        print(f"no comparison of stages with their slots: {error}", file=sys.stderr)
-
-
-include: "workflow/rules/data.smk"
-include: "workflow/rules/assets.smk"
-include: "workflow/rules/tokenize.smk"
-include: "workflow/rules/train.smk"
-include: "workflow/rules/sample.smk"
-include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/report.smk"
-include: "workflow/rules/drill.smk"
+workflow.default_target = "all"  # an included file sets none
 
 
 # Snakemake ignores resources that a profile sets for a rule that does not exist: a misspelt rule is refused here.
@@ -74,7 +34,7 @@ onstart:
     except (ValueError, OSError) as error:
         raise WorkflowError(str(error))
     make_room()
-    if not workflow.overwrite_configfiles:
+    if not workflow.overwrite_configfiles and "study_file" not in config:
         print(f"study {STUDY.study}, as no --configfile names another", flush=True)
     try:
         remaining.begin(ROOT, outputs_of(workflow.dag.needrun_jobs()))
@@ -87,12 +47,3 @@ onstart:
 # With keep-going one failure is told among hundreds of lines, so that all are told again at the end.
 onerror:
     print(closing_list(), flush=True)
-
-
-rule all:
-    default_target: True
-    input:
-        tables=TABLES,
-        figures=FIGURES,
-        aliases=ALIASES,
-        page=PAGE,

@@ -139,7 +139,7 @@ def _differs(results: Results, section: Modes, setting: str) -> str:
     standard = type(results.study.sampling[setting]).model_fields
     if setting == section.default:
         other = {key: field.default for key, field in standard.items()}
-    changed = {key: value for key, value in used.items() if value != other[key] and key != "sweep"}
+    changed = {key: value for key, value in used.items() if value != other.get(key) and key != "sweep"}
     return ", ".join(f"{key.replace('_', ' ')} {f'{v:g}' if isinstance(v, float) else v}" for key, v in changed.items())
 
 

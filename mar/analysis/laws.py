@@ -13,8 +13,9 @@ they were found by: `subtracted` for losses, `raw` for errors.
 
 *Intervals.* `low` and `high` are the 95% interval of the exponent by the scatter about the line, with as many degrees
 of freedom as there are models less the fitted numbers: points of one training share its luck. It covers 95% where
-scatter is normal and equal (simulated in the tests). Bootstrap over the seeds of each model, and the range when one
-model is left out, are shown beside it; with two or three seeds the bootstrap is too narrow, and no verdict rests on it.
+scatter is normal and equal (simulated in the tests). Bootstrap over the training seeds, and the range when one model is
+left out, are shown beside it. Trainings of one seed share tokenizer and order of images whatever their size, so seeds
+are drawn for all models together. With two or three seeds the bootstrap is too narrow, and no verdict rests on it.
 
 *The claim* that a law holds is replicated if the interval of the raw exponent lies below zero, which for four models
 takes a correlation below -0.95; not replicated if it lies above.
@@ -23,8 +24,9 @@ takes a correlation below -0.95; not replicated if it lies above.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,12 +56,14 @@ class Point(NamedTuple):
         images: images seen.
         x: parameters in billions, or compute in PFLOP.
         seeds: loss or error of each training seed.
+        numbers: the training seeds.
     """
 
     variant: str
     images: int
     x: float
     seeds: tuple[float, ...]
+    numbers: tuple[int, ...]
 
     @property
     def value(self) -> float:
@@ -79,7 +83,7 @@ class Fit:
         low: lower end of the exponent's 95% interval by the scatter about the line.
         high: upper end.
         correlation: of log x and log(L - irreducible).
-        by_seeds: ends of its 95% interval by the bootstrap over seeds; None where a model has one seed.
+        by_seeds: ends of its 95% interval by the bootstrap over seeds; None where there is one seed.
         without_one: least and greatest exponent with one model left out; None with three models, or where one cannot
             be fitted.
         residuals: log(L) less its fit, of each point.
@@ -128,7 +132,7 @@ def points(results: Results, quantity: str, tokens: str, over: str) -> list[Poin
                 continue
             values = tuple(_measured(curve, index, quantity, tokens) for curve in curves)
             x = n if over == "parameters" else place.images * curves[0].operations / PFLOP
-            found.append(Point(variant, place.images, x, values))
+            found.append(Point(variant, place.images, x, values, tuple(curve.seed for curve in curves)))
     return found
 
 
@@ -248,16 +252,24 @@ def _exponent(found: Sequence[Point], over: str, given: float | None) -> float |
 
 
 def _by_seeds(found: Sequence[Point], over: str, given: float | None) -> tuple[float, float] | None:
-    """95% interval of the exponent when each model's seeds are drawn again, the same at all places of a training."""
-    counts = {point.variant: len(point.seeds) for point in found}
-    if min(counts.values()) < 2:
+    """95% interval of the exponent when the training seeds are drawn again, the same for all models and places.
+
+    Draws in which a model has none of its seeds are left out.
+    """
+    numbers = sorted({number for point in found for number in point.numbers})
+    if len(numbers) < 2:
         return None
-    rng, drawn = np.random.default_rng(0), []
-    for _ in range(RESAMPLES if given is not None else RESAMPLES // 4):
-        chosen: Mapping[str, np.ndarray] = {name: rng.integers(0, n, n) for name, n in counts.items()}
-        again = [p._replace(seeds=tuple(p.seeds[i] for i in chosen[p.variant])) for p in found]
-        if (alpha := _exponent(again, over, given)) is not None:
-            drawn.append(alpha)
+
+    @cache
+    def exponent(chosen: tuple[int, ...]) -> float | None:
+        again = []
+        for point in found:
+            values = dict(zip(point.numbers, point.seeds, strict=True))
+            again.append(point._replace(seeds=tuple(values[number] for number in chosen if number in values)))
+        return _exponent(again, over, given) if all(point.seeds for point in again) else None
+
+    draws = np.random.default_rng(0).choice(numbers, (RESAMPLES, len(numbers)))
+    drawn = [alpha for draw in np.sort(draws) if (alpha := exponent(tuple(draw.tolist()))) is not None]
     return (float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))) if len(drawn) > 20 else None
 
 

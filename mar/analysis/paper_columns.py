@@ -43,6 +43,7 @@ COLUMNS = (
     Column("precision_guided", "precision", True, "pre_cfg", "precision, guidance"),
     Column("recall_guided", "recall", True, "rec_cfg", "recall, guidance"),
     Column("seconds", "seconds", True, "seconds_per_image", "seconds an image"),
+    Column("rel_time", "relative", True, "rel_time", "relative time"),
 )
 DIGITS = {"inception_score": 1, "seconds": 3, "training": 1}  # decimals that the paper prints; two for all others
 COUNTED = frozenset({"parameters", "head_parameters"})  # the paper rounds these, to 479M or 2B
@@ -74,4 +75,4 @@ def headings(describe: Iterable[str]) -> list[str]:
 
 def printed(text: str, metric: str) -> str:
     """A number of the paper with the digits that the paper prints; empty if it prints none."""
-    return text if not text or metric in COUNTED else f"{float(text):.{DIGITS.get(metric, 2)}f}"
+    return text if not text or metric in COUNTED | {"relative"} else f"{float(text):.{DIGITS.get(metric, 2)}f}"

@@ -23,9 +23,12 @@ from mar.study.records import (
     Metric,
     MetricsFile,
     RealSide,
+    Rejection,
     RfidRecord,
     RunRecord,
+    SampleManifest,
     SpeedRecord,
+    TasksRecord,
     TimingProtocol,
 )
 from mar.study.study import Study
@@ -145,6 +148,27 @@ class Files:
     def learning(self, variant: str, seed: int) -> LearningRecord:
         """Losses, and where asked FID, along a training."""
         return self._record(layout.learning(self.root, variant, seed), LearningRecord)
+
+    def accepted(self, variant: str, setting: str) -> float:
+        """Share of the drawn images that were accepted, mean over the seeds; 1 where a setting accepts all."""
+        rates = [found.rate for found in self._rejections(variant, setting)]
+        return math.fsum(rates) / len(rates) if rates else 1.0
+
+    def draws(self, variant: str, setting: str) -> float:
+        """How often an image of a set was drawn, mean over the seeds; 1 where a setting accepts all."""
+        found = [one.drawn / self.study.metrics.samples for one in self._rejections(variant, setting)]
+        return math.fsum(found) / len(found) if found else 1.0
+
+    def _rejections(self, variant: str, setting: str) -> list[Rejection]:
+        if not self.study.sampling[setting].reject:
+            return []
+        names = [layout.sample_set(variant, seed, setting) for seed in self.study.variants[variant].seeds]
+        records = [self._record(layout.sample_manifest(self.root, name), SampleManifest) for name in names]
+        return [record.rejection for record in records if record.rejection]
+
+    def tasks(self, variant: str, seed: int) -> TasksRecord:
+        """What a model did in the zero-shot tasks."""
+        return self._record(layout.tasks(self.root, variant, seed), TasksRecord)
 
     def speed(self, variant: str) -> SpeedRecord:
         """Timings of a variant."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mar.analysis import confounds, laws, quantising, targets, wording
+from mar.analysis import confounds, laws, quantising, targets, tasks, wording
 from mar.analysis.confounds import Cell
 from mar.analysis.curve_points import along
 from mar.analysis.estimates import Comparison, Results
@@ -27,6 +27,7 @@ from mar.paper.claims import (
     Close,
     Dominates,
     Faster,
+    Fits,
     Guidance,
     Improves,
     Law,
@@ -344,6 +345,7 @@ DECIDERS: dict[type, Callable[[Any, Results], Finding]] = {
     Rfid: quantising.rfid,
     Recovers: quantising.recovers,
     Law: laws.law,
+    Fits: tasks.fits,
 }
 
 

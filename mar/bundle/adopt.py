@@ -26,7 +26,7 @@ from mar.runtime.files import sha256 as checksum
 from mar.runtime.folders import recipe_of
 from mar.study import at_once, layout, stage_keys
 from mar.study.chosen_settings import resolved
-from mar.study.products import figure_names, learned, speed_settings, swept, table_names, used_tokenizers
+from mar.study.products import edited, figure_names, learned, speed_settings, swept, table_names, used_tokenizers
 from mar.study.real_sets import PARTS, real_side, scored
 from mar.study.records import (
     ClassifierRecord,
@@ -43,6 +43,7 @@ from mar.study.records import (
     ShippedRecord,
     SpeedRecord,
     SweepRecord,
+    TasksRecord,
     TokenizerRecord,
     TokenManifest,
 )
@@ -130,6 +131,10 @@ def steps(study: Study, root: Path) -> Iterator[Step]:
     for name, seed in learned(study):
         file, run = layout.learning(root, name, seed), f"runs/{layout.run_name(name, seed)}"
         yield Step(f"learning of {run}", (file,), (run,), partial(_learning, study, root, name, seed))
+    for name, seed in edited(study):
+        file, run = layout.tasks(root, name, seed), f"runs/{layout.run_name(name, seed)}"
+        outputs = (file, file.with_name(layout.MEASURES))
+        yield Step(f"tasks of {run}", outputs, (run,), partial(_tasks, study, root, name, seed))
     for name, setting in swept(study):
         first = f"runs/{layout.run_name(name, study.variants[name].seeds[0])}"
         judge = _statistics_name(study.metrics.extractors[0], real_side(study, study.metrics.extractors[0]))
@@ -400,11 +405,26 @@ def _run(study: Study, root: Path, variant: str, seed: int) -> Step:
 
 
 def _learning(study: Study, root: Path, variant: str, seed: int) -> str:
-    recipe = read(layout.learning(root, variant, seed), LearningRecord).recipe
+    record = read(layout.learning(root, variant, seed), LearningRecord)
+    recipe = record.recipe
     if recipe.slice != stage_keys.learning_key(study, variant):
         raise ValueError("its recipe is another one than the study's")
+    if record.pictures and record.pictures != checksum(layout.pictures(root, variant, seed)):
+        raise ValueError(f"{layout.PICTURES} is missing or not the one that it names")
     if recipe.inputs.get("checkpoint") != read(layout.run_record(root, variant, seed), RunRecord).checkpoint:
         raise ValueError("it was measured with other weights")
+    return ""
+
+
+def _tasks(study: Study, root: Path, variant: str, seed: int) -> str:
+    file = layout.tasks(root, variant, seed)
+    record = read(file, TasksRecord)
+    if record.slice != stage_keys.tasks_key(study, variant):
+        raise ValueError("its recipe is another one than the study's")
+    if recipe_of(file.parent).get("checkpoint") != read(layout.run_record(root, variant, seed), RunRecord).checkpoint:
+        raise ValueError("it was drawn with other weights")
+    if record.measures != checksum(file.with_name(layout.MEASURES)):
+        raise ValueError(f"{layout.MEASURES} differs from its checksum in {layout.TASKS}")
     return ""
 
 
@@ -437,8 +457,12 @@ def _sample_set(study: Study, root: Path, variant: str, seed: int, setting: str)
             "checkpoint": read(layout.run_record(root, variant, seed), RunRecord).checkpoint,
             "tokens": checksum(layout.token_manifest(root, tokenizer)),
         }
-        _recipe(folder, expected)
         manifest = read(folder / layout.MANIFEST, SampleManifest)
+        if used.reject and study.rejecter and not study.rejecter.weights:
+            expected["rejecter"] = checksum(layout.rejecter(root) / layout.WEIGHTS)
+        elif manifest.rejection:
+            expected["rejecter"] = manifest.rejection.weights
+        _recipe(folder, expected)
         if manifest.tokenizer != checksum(layout.tokenizer_weights(root, tokenizer)):
             raise ValueError("it was decoded by another tokenizer")
         labels = folder / layout.LABELS

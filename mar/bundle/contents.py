@@ -13,7 +13,7 @@ from mar.runtime.files import read
 from mar.runtime.folders import RECIPE
 from mar.study import layout
 from mar.study.parts import Data
-from mar.study.products import figure_names, learned, speed_settings, swept, table_names, used_tokenizers
+from mar.study.products import edited, figure_names, learned, speed_settings, swept, table_names, used_tokenizers
 from mar.study.real_sets import real_side, scored
 from mar.study.records import FeaturesManifest
 from mar.study.study import Study
@@ -34,7 +34,7 @@ LICENCES = {
     "digits": ("CC BY 4.0", "https://archive.ics.uci.edu/dataset/80"),
     "fashion-mnist": ("MIT", "https://github.com/zalandoresearch/fashion-mnist"),
 }
-REAL_IMAGES = ("samples",)  # figures that show real images
+REAL_IMAGES = ("samples", "tasks")  # figures that show real images
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,9 @@ def files(study: Study, root: Path) -> Iterator[tuple[Path, str, bool]]:
     if "classifier" in study.metrics.extractors:
         yield from made_by(layout.classifier(root), layout.CLASSIFIER)
         yield layout.classifier(root) / layout.LOG, "log", False
+    if study.rejecter and not study.rejecter.weights:
+        yield from made_by(layout.rejecter(root), layout.CLASSIFIER)
+        yield layout.rejecter(root) / layout.LOG, "log", False
     for name in used_tokenizers(study):
         yield from made_by(layout.tokenizer(root, name), layout.TOKENIZER)
         yield layout.tokenizer(root, name) / layout.LOG, "log", False
@@ -134,6 +137,9 @@ def files(study: Study, root: Path) -> Iterator[tuple[Path, str, bool]]:
         if variant.seeds and speed_settings(study, name):
             yield layout.speed(root, name), "metrics", True
     yield from ((layout.learning(root, *run), "metrics", True) for run in learned(study))
+    yield from ((layout.pictures(root, *run), "metrics", False) for run in learned(study))
+    yield from ((layout.tasks(root, *model), "metrics", True) for model in edited(study))
+    yield from ((layout.tasks(root, *model).with_name(layout.MEASURES), "metrics", True) for model in edited(study))
     yield from ((layout.sweep(root, *cell), "metrics", True) for cell in swept(study))
     yield from ((layout.metrics(root, name), "metrics", True) for name in sample_sets(study))
     if images:

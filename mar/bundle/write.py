@@ -17,6 +17,7 @@ from mar.bundle import cards, contents, crate, record
 from mar.bundle.contents import KINDS, Contents
 from mar.bundle.record import BundleRecord, Cut, Held, Joined
 from mar.planning.disk import size
+from mar.runtime import project
 from mar.runtime.files import read, sha256
 from mar.runtime.provenance import git_commit
 from mar.study import layout
@@ -26,8 +27,7 @@ from mar.study.study import Study
 
 COPIES = 0.1  # share of copies above which a grid of samples would show training images
 LIBRARIES = ("torch", "numpy", "scipy", "pandas", "matplotlib", "pillow")
-PROJECT = Path(__file__).resolve().parents[2]
-WORKFLOW = ("Snakefile", "workflow/rules/*.smk")
+WORKFLOW = ("Snakefile", "rules/*.smk")
 
 
 def bundle(study: Study, root: Path, out: Path, patterns: tuple[str, ...], dry_run: bool = False) -> None:
@@ -198,7 +198,7 @@ def _finish(
     joined: tuple[Joined, ...],
 ) -> None:
     """Write the workflow, the cards, the RO-Crate and, last, bundle.json."""
-    sources = [path for pattern in WORKFLOW for path in sorted(PROJECT.glob(pattern))]
+    sources = [path for pattern in WORKFLOW for path in sorted(project.path("workflow").glob(pattern))]
     for path in sources:
         name = f"workflow/{path.name}"
         _copy(path, folder / name)

@@ -193,21 +193,33 @@ def open_study(
         known("--variant", variant, study.variants)
     if setting:
         known("--setting", setting, study.variants[variant].sampling)
-    if seed is not None and seed not in (seeds := study.variants[variant].seeds):
-        accepted = ", ".join(map(str, seeds)) or f"none: variants.{variant}.seeds is empty"
-        raise ValueError(f"--seed: found {seed}; accepted: {accepted}")
+    if seed is not None:
+        first_seed(study, variant, seed)
     if tokenizer:
         known("--tokenizer", tokenizer, study.instances)
     if extractor:
         known("--extractor", extractor, study.metrics.extractors)
     names: dict[str, tuple[str | int | None, ...]] = {"tokenizer": (tokenizer,), "train": (variant, seed)}
     names |= {"sample": (variant, setting), "speed": (variant,), "features": (extractor,), "sweep": (variant, setting)}
-    names |= {"learning": (variant,)}
+    names |= {"learning": (variant,), "tasks": (variant,)}
     if recipe and recipe != (now := getattr(stage_keys, f"{stage}_key")(study, *names.get(stage, ()))):
         raise ValueError(
             f"{path}: changed since this job was planned; run the workflow again. Planned {recipe}, now {now}"
         )
     return count_prepared(study, root), root
+
+
+def first_seed(study: Study, variant: str, seed: int | None) -> int:
+    """The training seed that was asked for, or the variant's first.
+
+    Raises:
+        ValueError: the variant has no such seed.
+    """
+    seeds = study.variants[variant].seeds
+    if not seeds or (seed is not None and seed not in seeds):
+        accepted = ", ".join(map(str, seeds)) or f"none: variants.{variant}.seeds is empty"
+        raise ValueError(f"--seed: found {'none' if seed is None else seed}; accepted: {accepted}")
+    return seeds[0] if seed is None else seed
 
 
 study_option = click.option(

@@ -14,7 +14,7 @@ from mar.study.products import figure_names, table_names
 
 @main.command()
 @study_option
-@click.option("--name", required=True, help="Name of a table of the study, metrics, variance, fast, learning or laws.")
+@click.option("--name", required=True, help="A table of the study, metrics, variance, fast, learning, laws or tasks.")
 def table(study: str, name: str) -> None:
     """Write a table as CSV, Markdown and LaTeX: one of the study's, or one that every study has, such as metrics."""
     from mar.report.tables.write import table
@@ -79,11 +79,12 @@ def summary(study: str, all_claims: bool) -> None:
 @click.option(
     "--server", default="", envvar="MLFLOW_TRACKING_URI", metavar="URI", show_envvar=True, help="Server, instead."
 )
-def track(study: str, db: Path, server: str) -> None:
+@click.option("--register", is_flag=True, help="Register the model of each training too, as `mar export` writes it.")
+def track(study: str, db: Path, server: str, register: bool) -> None:
     """Fill MLflow from the files of the study; doing it again changes nothing. Where MLflow fails, a line says so."""
     from mar.tracking.mlflow_sync import sync
 
-    sync(*open_study(study), db, server)
+    sync(*open_study(study), db, server, register)
 
 
 @main.command()

@@ -126,7 +126,21 @@ def compare(a: str, b: str) -> None:
 @click.option("--golden", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Default: what ships.")
 @click.option("--record", "writes", is_flag=True, help="Write what is computed here into that file instead.")
 def doctor(golden: Path | None, writes: bool) -> None:
-    """Compute a micro-run of every kind of model and compare it with the recorded one: do versions or code drift?"""
+    """Look at what mar needs of this machine, and whether it still computes the numbers of before.
+
+    The second is a micro-run of every kind of model, compared with the recorded one.
+    """
+    from mar.planning import machine
+
+    if not writes:
+        wrong = 0
+        for line in machine.look():
+            click.echo(machine.text(line))
+            wrong += line.state == machine.BAD
+        if wrong:
+            click.echo(f"{wrong} not ok: mend that first; then the numbers are looked at too")
+            sys.exit(1)
+        click.echo("nothing here stands in the way; now a minute of training, compared with what was recorded")
     from mar.planning import doctor
 
     file = golden or doctor.GOLDEN

@@ -44,6 +44,16 @@ def classifier(study: str, recipe: str) -> None:
     train(loaded, root)
 
 
+@main.command()
+@study_option
+@recipe_option
+def rejecter(study: str, recipe: str) -> None:
+    """Train the second classifier, by which settings with `reject` accept drawn images."""
+    from mar.features.networks.rejecter import train
+
+    train(*open_study(study, recipe=recipe, stage="rejecter"))
+
+
 extractor_option = click.option("--extractor", required=True, help="Network that judges, of metrics.extractors.")
 
 set_option = click.option(
@@ -183,6 +193,18 @@ def learning(study: str, variant: str, seed: int, recipe: str) -> None:
     loaded, root = open_study(study, variant, recipe=recipe, stage="learning", seed=seed)
     backbone, head, settings, tokens = costs.parts(loaded, variant, plan.count_images(loaded, root).classes)
     learning(loaded, root, variant, seed, operations=costs.training(backbone, head, tokens, settings))
+
+
+@main.command()
+@study_option
+@variant_option
+@seed_option
+@recipe_option
+def tasks(study: str, variant: str, seed: int, recipe: str) -> None:
+    """In-painting, out-painting and class change of held-out images, measured; the same command resumes."""
+    from mar.sampling.tasks import tasks
+
+    tasks(*open_study(study, variant, recipe=recipe, stage="tasks", seed=seed), variant, seed)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""The commands outside the workflow: import, fetch, ship, export, plan, drill, comparison of evaluators, schema."""
+"""The commands outside the workflow: init, import, fetch, ship, export, plan, drill, comparison, schema."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from mar.cli.group import (
     find_study,
+    first_seed,
     main,
     open_study,
     seed_option,
@@ -32,6 +33,15 @@ table_option = click.option(
 )
 
 
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def init(folder: Path) -> None:
+    """Make a folder to work in without a checkout: studies, profiles, the door to the workflow, a README."""
+    from mar.study.working_folder import init
+
+    print(f"{folder}: {len(init(folder))} files; its README.md says how to go on")
+
+
 @main.command("import")
 @click.argument("format", metavar="FORMAT")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
@@ -41,12 +51,19 @@ table_option = click.option(
 def import_(format: str, file: Path | None, name: str, assets: Path, table: Path) -> None:
     """Import published weights.
 
-    FORMAT is official-mar, dit, var, ldm-kl, ldm-vq, var-msvq, diffusers-kl or consistency-decoder.
+    FORMAT is official-mar, dit, var, ldm-kl, ldm-vq, var-msvq, diffusers-kl or consistency-decoder; or exported, a
+    file of `mar export`, which holds a model with its tokenizer and its study.
 
     Without FILE the file is fetched that the table calls NAME, or the only one that it has of FORMAT.
     """
     from mar.data.published import compare, fetch, only
+    from mar.weights.names import EXPORTED
 
+    if format == EXPORTED and file:
+        from mar.weights.exported import import_exported
+
+        import_exported(file, name or file.stem, assets)
+        return
     asset = None if file else only(format, name, table)
     if asset:
         file, name = fetch(asset, assets), name or asset.name
@@ -92,6 +109,19 @@ def ship(study: str, compare: bool) -> None:
         print(shipped.compare(folder, quality) if compare else shipped.ship(folder, last, quality))
 
 
+@main.command()
+@study_option
+@variant_option
+@click.option("--seed", type=int, help="Training seed; default: the variant's first.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE.safetensors")
+def export(study: str, variant: str, seed: int | None, out: Path) -> None:
+    """Write a trained variant with its tokenizer and its config into one file, for `mar import exported` elsewhere."""
+    from mar.weights.exported import export
+
+    loaded, root = open_study(study, variant)
+    export(loaded, root, variant, first_seed(loaded, variant, seed), out)
+
+
 @main.command("export-adm")
 @click.option("--study", default="", metavar="STUDY", help="With --variant, --seed, --setting.")
 @click.option("--variant", default="", help="Name of a variant of the study.")
@@ -110,6 +140,45 @@ def export_adm(study: str, variant: str, seed: int, setting: str, samples: str, 
         export(image_sets.open_set(Path(samples)), out)
     else:
         export(image_sets.of_samples(*open_study(study, variant, setting, seed=seed), variant, seed, setting), out)
+
+
+@main.command()
+@click.option("--study", default="", metavar="STUDY", help="With --variant; or the study that describes an import.")
+@click.option("--variant", default="", help="Name of a variant of the study.")
+@click.option("--seed", type=int, help="Training seed; default: the variant's first.")
+@click.option("--import", "weights", default="", metavar="NAME", help="Instead: imported weights, such as mar-b.")
+@click.option("--setting", default="", help="Name of a sampling setting; default: the last with guidance.")
+@click.option("--class", "label", required=True, type=int, metavar="K", help="Class of the images, a number from 0.")
+@click.option("-n", "count", type=click.IntRange(1, 1000), default=8, show_default=True, help="Number of images.")
+@click.option("--out", default="draw.png", type=click.Path(path_type=Path), show_default=True, metavar="FILE.png")
+@assets_option
+def draw(
+    study: str,
+    variant: str,
+    seed: int | None,
+    weights: str,
+    setting: str,
+    label: int,
+    count: int,
+    out: Path,
+    assets: Path,
+) -> None:
+    """Draw images of a class from a trained variant or from imported weights, as one picture."""
+    from mar.report.figures.samples import shown_setting
+    from mar.sampling.drawing import draw
+    from mar.study.compatibility import known
+
+    if weights and not variant and seed is None:
+        from mar.weights.install import install_alone
+
+        loaded, root, variant = install_alone(weights, find_study(study, results=False) if study else None, assets)
+    elif variant and study and not weights:
+        loaded, root = open_study(study, variant)
+        seed = first_seed(loaded, variant, seed)
+    else:
+        raise ValueError("draw: accepted: --study and --variant, with or without --seed; or --import NAME")
+    known("--setting", setting := setting or shown_setting(loaded, variant), loaded.sampling)
+    draw(loaded, root, variant, seed or 0, setting, label, count, out)
 
 
 @main.command()

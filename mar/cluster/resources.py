@@ -70,6 +70,7 @@ class Ask(NamedTuple):
 # features in numpy: no GPU.
 STAGES: dict[str, Ask] = {
     "classifier": Ask(gpus=1, hours=4, cores=8, memory=32),
+    "rejecter": Ask(gpus=1, hours=4, cores=8, memory=32),
     "features_real": Ask(gpus=1, hours=24, cores=16, memory=64),
     "tokenizer": Ask(gpus=1, hours=24, cores=16, memory=64),
     "rfid": Ask(gpus=1, hours=24, cores=16, memory=64),
@@ -78,6 +79,7 @@ STAGES: dict[str, Ask] = {
     "sweep": Ask(gpus=1, hours=24, cores=8, memory=64),
     "sample": Ask(gpus=1, hours=24, cores=8, memory=32),
     "learning": Ask(gpus=1, hours=24, cores=8, memory=64),
+    "tasks": Ask(gpus=1, hours=24, cores=8, memory=64),
     "features": Ask(gpus=1, hours=8, cores=8, memory=32),
     "reference": Ask(gpus=0, hours=8, cores=8, memory=64),
     "evaluate": Ask(gpus=0, hours=8, cores=8, memory=64),

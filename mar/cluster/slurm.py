@@ -21,10 +21,10 @@ from pathlib import Path
 
 import submitit
 
-import mar
 from mar.cluster.failures import log
 from mar.cluster.job_process import Command, requeue_mark
 from mar.cluster.queue import environment
+from mar.runtime import project
 from mar.runtime.files import write_text
 from mar.runtime.provenance import git_commit
 
@@ -47,6 +47,7 @@ VARIABLES = {
     "SBATCH_WCKEY": "",
     "SBATCH_EXCLUSIVE": "",
 }
+READ = ("assets.csv", "shipped")  # of config/: what the stages that run as jobs read there
 SIGNAL = 90  # seconds between the warning and the time limit, where nobody says
 # What sbatch says when the controller cannot be reached or is too busy: the same call works later.
 BUSY = re.compile(
@@ -316,19 +317,25 @@ def _sbatch(file: Path, slurm: Slurm) -> str:
 def snapshot(folder: Path) -> Path:
     """A copy of this package, which the job runs: an edit while it waits changes nothing.
 
-    Copies are named by their content and shared by the jobs of a study, in jobs/code.
+    Copies are named by their content and shared by the jobs of a study, in jobs/code. Of a checkout a copy has also
+    the files of config/ that stages read, where an installed package has them.
     """
-    package = Path(mar.__file__).parent
-    files = [f for f in sorted(package.rglob("*")) if f.is_file() and "__pycache__" not in f.parts]
+    package = project.PACKAGE
+    places = {file: file.relative_to(package) for file in sorted(package.rglob("*"))}
+    for name in READ if project.ROOT != project.INSIDE else ():
+        found = project.path("config", name)
+        for file in sorted(found.rglob("*")) if found.is_dir() else [found]:
+            places[file] = (project.INSIDE / file.relative_to(project.ROOT)).relative_to(package)
+    places = {file: place for file, place in places.items() if file.is_file() and "__pycache__" not in file.parts}
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(package)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    for file, place in places.items():
+        digest.update(f"{place}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
     home = next((parent for parent in folder.parents if parent.name == "jobs"), folder)
     copy = home / "code" / digest.hexdigest()[:16]
     if not copy.exists():
         temporary = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
-        for file in files:
-            target = temporary / "mar" / file.relative_to(package)
+        for file, place in places.items():
+            target = temporary / "mar" / place
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
         try:

@@ -264,4 +264,5 @@ def _check(asset: Asset, file: Path, folder: Path, path: Path | None = None) -> 
 
 
 # Published networks whose features judge images: name of the extractor, and of its file in config/assets.csv.
+LPIPS = ("vgg16", "lpips-vgg16")  # the two files of LPIPS
 WEIGHTS = {"inception": "inception", "clean": "inception", "dinov2": "dinov2-vitl14"}

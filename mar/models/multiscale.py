@@ -2,8 +2,10 @@
 
 Each scale quantises the residual that the scales before it leave: it is shrunk by area averaging and looked up in the
 codebook, which all scales share; the codes are enlarged by bicubic interpolation, smoothed by a convolution phi, and
-added to the sum. These are algorithms 1 and 2 of the paper. That phi is half the identity, and that four convolutions
-serve all scales, comes from the published code.
+added to the sum. These are algorithms 1 and 2 of the paper. That phi is half the identity, and that a few convolutions
+serve all scales (four in the published tokenizer), comes from the published code.
+
+Where ids are read, codes (B, n, C) may stand in their place: mixtures of codes, which `more_smooth` of sampling makes.
 
 The tokenizer trains it, and the scales backbone makes its inputs with it: so it is a module of its own.
 """
@@ -17,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from mar.data.tokens import QUANTIZER, check_quantizer
 from mar.runtime.checkpoint import load_weights
 from mar.study.records import TokenManifest
 
-PHIS = 4  # number of convolutions phi; each serves neighbouring scales, see nearest_phi
 SMOOTHED = 0.5  # phi(x) = (1 - SMOOTHED) x + SMOOTHED conv(x)
 COMMITMENT = 0.25  # beta of the VQ loss
 
@@ -35,14 +37,15 @@ class MultiScaleQuantizer(nn.Module):
         scales: side of each square scale; the last is the side of the latents.
         sizes: number of tokens of each scale; L is their sum.
         n_e: number of codes in the codebook (named as in diffusers).
+        phi: the convolutions; each serves neighbouring scales, see nearest_phi.
     """
 
-    def __init__(self, codes: int, width: int, scales: tuple[int, ...]) -> None:
+    def __init__(self, codes: int, width: int, scales: tuple[int, ...], phis: int = 4) -> None:
         super().__init__()
         self.scales, self.sizes, self.n_e = tuple(scales), tuple(side**2 for side in scales), codes
         self.embedding = nn.Embedding(codes, width)
         nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
-        self.phi = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(PHIS))
+        self.phi = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(phis))
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, tuple[None, None, Tensor]]:
         """Quantise latents (B, C, h, w), and the VQ loss of doing so.
@@ -93,11 +96,16 @@ class MultiScaleQuantizer(nn.Module):
     def _term(self, ids: Tensor, k: int) -> Tensor:
         """The term (B, C, h, w) that the ids (B, n) of scale k add to the sum."""
         side = self.scales[k]
-        codes = self.embedding(ids).transpose(1, 2).unflatten(2, (side, side))
+        codes = self.codes(ids).transpose(1, 2).unflatten(2, (side, side))
         if side != self.scales[-1]:
             codes = F.interpolate(codes, size=(self.scales[-1],) * 2, mode="bicubic")
-        smooth = self.phi[nearest_phi(k, len(self.scales))](codes)
+        smooth = self.phi[nearest_phi(k, len(self.scales), len(self.phi))](codes)
         return (1 - SMOOTHED) * codes + SMOOTHED * smooth
+
+    def codes(self, ids: Tensor) -> Tensor:
+        """Codes (B, n, C) of ids (B, n); codes stay as they are."""
+        codes: Tensor = ids if ids.is_floating_point() else self.embedding(ids)
+        return codes
 
     def sums(self, ids: Tensor) -> Iterator[Tensor]:
         """Yields the sum (B, C, h, w) after each scale that is complete in ids (B, n)."""
@@ -126,13 +134,15 @@ class MultiScaleQuantizer(nn.Module):
         return torch.cat([self.embedding.weight.new_empty(len(ids), 0, self.embedding.embedding_dim), *inputs], 1)
 
 
-def nearest_phi(k: int, scales: int) -> int:
+def nearest_phi(k: int, scales: int, phis: int = 4) -> int:
     """Index of the convolution phi that serves scale k of `scales`.
 
-    The PHIS convolutions have places evenly spread over [0, 1]; the one nearest to k / (scales - 1) is taken. Two of
-    the ten published scales lie half-way between two places, where rounding decides: numpy's is the published one.
+    The convolutions have places evenly spread over [0, 1]; the one nearest to k / (scales - 1) is taken. As published,
+    four begin and end a third of 1 / phis from the edges, other numbers half of it. Two of the ten published scales lie
+    half-way between two of four places, where rounding decides: numpy's is the published one.
     """
-    places = np.linspace(1 / 3 / PHIS, 1 - 1 / 3 / PHIS, PHIS)
+    edge = 1 / (3 if phis == 4 else 2) / phis
+    places = np.linspace(edge, 1 - edge, phis)
     return int(np.abs(places - k / (scales - 1)).argmin())
 
 
@@ -145,6 +155,8 @@ def load_quantizer(folder: Path, manifest: TokenManifest) -> MultiScaleQuantizer
     if not manifest.scales:
         return None
     check_quantizer(folder, manifest)
-    quantizer = MultiScaleQuantizer(manifest.codebook_size, manifest.code_width, manifest.scales)
+    with safe_open(folder / QUANTIZER, framework="pt") as file:
+        phis = sum(name.startswith("phi.") and name.endswith(".weight") for name in file.keys())  # noqa: SIM118
+    quantizer = MultiScaleQuantizer(manifest.codebook_size, manifest.code_width, manifest.scales, phis)
     load_weights(quantizer, folder / QUANTIZER, f"delete {folder} and run `mar encode` again")
     return quantizer.eval().requires_grad_(False)

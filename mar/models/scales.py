@@ -38,13 +38,25 @@ class NextScale(nn.Module):
         self._quantizer = (quantizer,)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Ids (B, n) of the first k whole scales -> inputs (B, m, W) of scales 2 to k + 1."""
+        """Ids (B, n), or codes (B, n, C), of the first k whole scales -> inputs (B, m, W) of scales 2 to k + 1."""
         (quantizer,) = self._quantizer
         assert quantizer is not None
         with full_precision(ids):  # published: outside of mixed precision
             features = quantizer.next_input(ids)  # (B, m, C)
         out: Tensor = self.word_embed(features)
         return out
+
+    def codes(self, ids: Tensor) -> Tensor:
+        """Codes (B, n, C) of ids (B, n)."""
+        (quantizer,) = self._quantizer
+        assert quantizer is not None
+        return quantizer.codes(ids)
+
+    def mixed(self, weights: Tensor) -> Tensor:
+        """Sums (n, C) of all codes by weights (n, V)."""
+        (quantizer,) = self._quantizer
+        assert quantizer is not None
+        return weights @ quantizer.embedding.weight
 
 
 class Attention(nn.Module):

@@ -210,6 +210,16 @@ class Law(Section):
     row: Name
 
 
+class Fits(Section):
+    """What models draw in a zero-shot task fits its surroundings better than what they draw for other images.
+
+    `mar/analysis/tasks.py` says how it is judged, for each model of the study's `tasks`.
+    """
+
+    kind: Literal["fits"]
+    task: Literal["in-painting", "out-painting"]
+
+
 class Improves(Section):
     """The last point of a curve beats its first, and no point is worse than the one before it."""
 
@@ -263,7 +273,7 @@ class All(Section):
 
 OfRows = Better | Close | Ordered | Guidance | Faster | Share | Parameters | Target | Published | Rfid | Recovers | Law
 OfCurves = Improves | Dominates | Reaches | Saturates | Optimum
-Check = OfRows | OfCurves | All
+Check = OfRows | OfCurves | Fits | All
 
 
 class Claim(Section):

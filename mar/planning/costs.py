@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mar.features.networks import dinov2, inception
 from mar.features.networks.classifier import Classifier
+from mar.features.networks.rejecter import CROP as REJECTED
 from mar.models.heads.head import build_head
 from mar.models.model import build
 from mar.models.multiscale import MultiScaleQuantizer
@@ -45,10 +46,11 @@ META = torch.device("meta")
 GUIDED = 2.0  # stands for every guidance scale: all cost the same
 QUANTILES = 1000  # of the mask ratio, over which a training is averaged
 VGG = 30  # layers of VGG-16 that LPIPS looks through
-# Settings of sampling that change no number of operations, and one value of each.
+# Settings of sampling that change no number of operations, and one value of each. Mixtures of `more_smooth` are left
+# out: a sum of codes has as many operations as the logits times the width of a code over that of the backbone.
 IDLE: dict[str, Any] = {
-    **{"temperature": 1.0, "top_k": None, "top_p": None, "eta": 0.0, "clamp": None, "solver": "ancestral"},
-    **{"guidance_schedule": "linear", "guidance_channels": None, "seed": 0},
+    **{"temperature": 1.0, "top_k": None, "top_p": None, "clamp": None},
+    **{"guidance_schedule": "linear", "guidance_channels": None, "seed": 0, "more_smooth": False, "reject": None},
     **{"dtype": "fp32", "head_dtype": None, "tf32": False, "compile": False},
 }
 
@@ -328,6 +330,19 @@ def judge(name: str, config: ClassifierConfig | None, image_size: int, classes: 
         return JudgeCosts(parameters=count_parameters(network), forward=operations(look), **kept)
 
 
+def rejecter(study: Study, classes: int) -> JudgeCosts | None:
+    """The same of the network that rejects drawn images; None where the study has none."""
+    if study.rejecter is None:
+        return None
+    if not study.rejecter.weights:
+        return judge("classifier", study.rejecter.classifier, study.data.image_size, classes)
+    with META:
+        network, images = torchvision.models.resnet50().eval(), torch.empty(1, 3, REJECTED, REJECTED)
+    with torch.no_grad():
+        forward = operations(lambda: network(images))
+    return JudgeCosts(parameters=count_parameters(network), forward=forward, features=0)
+
+
 def count(study: Study, classes: int, key: str) -> PlanRecord:
     """Count what the jobs of a study need; `key` says what the counts depend on."""
     size, variants = study.data.image_size, dict[str, VariantCosts]()
@@ -345,6 +360,7 @@ def count(study: Study, classes: int, key: str) -> PlanRecord:
     names = sorted({v.tokenizer for v in trained.values()})
     return PlanRecord(
         key=key,
+        rejecter=rejecter(study, classes),
         judges={name: judge(name, study.classifier, size, classes) for name in study.metrics.extractors},
         tokenizers={name: tokenizer(study.tokenizers[name], size) for name in names},
         variants=variants,

@@ -23,11 +23,13 @@ ASIDE = re.compile(r"\.old-\d{8}-\d{6}-\d+$")  # end of the name of a folder tha
 PLACES = {
     "data": "images as they were prepared",
     "classifier": "classifier",
+    "rejecter": "rejecter",
     "tokenizers": "tokenizers",
     "tokens": "tokens",
     "runs": "weights and logs of trainings",
     "sweeps": "sweeps",
     "samples": "samples",
+    "tasks": "pictures of zero-shot tasks",
     "features": "features",
     "statistics": "statistics",
     "jobs": "records and output of jobs",

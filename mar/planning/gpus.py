@@ -107,6 +107,8 @@ def _of_variants(study: Study, peaks: Peaks) -> Iterator[Need]:
                 yield from _of_setting(study, peaks, stage, name, setting, chunk, beside)
         if recipe.points and not v.pretrained and (along := learning_setting(study, name)):
             yield from _of_setting(study, peaks, "learning", name, along, chunk, _weights(judge))
+        if study.tasks and name in study.tasks.models:
+            yield from _of_setting(study, peaks, "tasks", name, study.tasks.models[name], chunk, _weights(judge))
         for setting in speed_settings(study, name):
             yield from _of_setting(study, peaks, "speed", name, setting, study.speed.batch, 0.0)
 

@@ -33,6 +33,7 @@ def key(study: Study, classes: int) -> str:
         "images": [study.data.image_size, classes, study.metrics.chunk],
         "at once": study.memory.model_copy(update={"gpu_gib": None}),
     }
+    parts |= {"rejecter": study.rejecter} if study.rejecter else {}
     digest, package = hashlib.sha256(canonical(parts).encode()), Path(__file__).parents[1]
     for path in (package / name for name in COUNTED):
         for file in sorted(path.rglob("*.py")) or [path]:

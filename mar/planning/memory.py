@@ -243,16 +243,17 @@ def _run_few_steps(model: Any, tokens: Tokens, settings: Sampling) -> None:
         steps = [(start, tokens.tokens) for start, _ in steps]
     widest = max(steps, key=lambda step: step[1] - step[0])
     chosen, predict, draw = {steps[0], steps[-1], widest}, model.backbone.predict, model.head.sample
-    now = [steps[0]]
+    now, width = [steps[0]], [0]
 
     def predicted(x: Tensor, labels: Tensor, order: Tensor, start: int, stop: int, *cache: Any) -> Tensor:
         now[0] = (start, stop)
         if (start, stop) in chosen:
             out: Tensor = predict(x, labels, order, start, stop, *cache)
+            width[0] = out.shape[-1]  # the first step is computed
             return out
         if cache and cache[0] is not None:
             cache[0].length += stop - start
-        return torch.empty(len(order), stop - start, model.backbone.class_emb.weight.shape[1], device=META)
+        return torch.empty(len(order), stop - start, width[0], device=META)
 
     def drawn(z: Tensor, *rest: Any) -> tuple[Tensor, Tensor | None]:
         if now[0] in chosen:

@@ -29,6 +29,7 @@ from mar.weights import shipped
 START = {
     **{"prepare": 0.8, "classifier": 1.5, "tokenizer": 2.0, "encode": 2.2, "train": 1.4, "sweep": 2.2, "sample": 2.1},
     **{"features": 1.1, "statistics": 0.3, "reference": 1.5, "rfid": 2.2, "evaluate": 1.5, "learning": 2.2},
+    **{"tasks": 2.5, "rejecter": 1.5},
     **{"speed": 2.2, "table": 0.8, "figure": 1.0, "claims": 0.8, "report": 1.5, "track": 2.0},
 }
 STATISTICS = 7e9  # operations a second of distances and covariances, and of what resamples them, by numpy
@@ -105,13 +106,13 @@ def _seconds(study: Study, root: Path, job: Job, rates: Rates) -> float:
     if _taken_over(study, root, job):
         return start
     first = job.name.partition("/")[0]
-    if job.stage in ("classifier", "features"):
-        rate = rates.judges[first or "classifier"]
+    if job.stage in ("classifier", "rejecter", "features"):
+        rate = rates.judges[first or study.metrics.extractors[0]]
     elif job.stage in ("tokenizer", "encode", "rfid"):
         rate = rates.tokenizers[study.instances[first].section]
     elif job.stage in ("train", "learning"):
         rate = rates.training[first]
-    elif job.stage in ("sweep", "sample", "speed"):
+    elif job.stage in ("sweep", "sample", "tasks", "speed"):
         rate = rates.sampling[first]
     else:
         rate = STATISTICS
@@ -174,6 +175,7 @@ def _of_two(place: Callable[[Path, str, str], Path]) -> Callable[[Path, str], Pa
 OUTPUTS: dict[str, Callable[[Path, str], Path]] = {
     "prepare": lambda root, _: layout.data_manifest(root),
     "classifier": lambda root, _: layout.classifier(root) / layout.CLASSIFIER,
+    "rejecter": lambda root, _: layout.rejecter(root) / layout.CLASSIFIER,
     "tokenizer": lambda root, name: layout.tokenizer(root, name) / layout.TOKENIZER,
     "encode": layout.token_manifest,
     "train": _of_run(layout.run_record),
@@ -185,6 +187,7 @@ OUTPUTS: dict[str, Callable[[Path, str], Path]] = {
     "rfid": layout.rfid,
     "evaluate": layout.metrics,
     "learning": _of_run(layout.learning),
+    "tasks": _of_run(layout.tasks),
     "speed": layout.speed,
     "table": lambda root, name: layout.table(root, name, "csv"),
     "figure": lambda root, name: layout.figure(root, name, "csv"),

@@ -29,7 +29,7 @@ from mar.study.parts import Digits, FashionMnist, Recipe, Sampling
 from mar.study.products import learning_setting, speed_settings, used_tokenizers
 from mar.study.real_sets import COMPARED, FLOOR, real_side, scored
 from mar.study.records import DataManifest, GpuCheckRecord, PlanRecord, VariantCosts
-from mar.study.sections import Budget
+from mar.study.sections import TASKS, Budget
 from mar.study.study import Study
 
 # A100 SXM, dense, operations a second: tensor cores in bf16; convolutions in fp32 (TF32, torch's default for them);
@@ -139,8 +139,8 @@ def jobs(study: Study, images: Images, costs: PlanRecord) -> list[Job]:
     for name in sorted(used_tokenizers(study)):
         found += _tokenizer_jobs(study, name, images, costs)
     order = (
-        *("prepare", "classifier", "tokenizer", "encode", "train", "sweep", "sample", "features", "statistics"),
-        *("reference", "rfid", "evaluate", "learning", "speed"),
+        *("prepare", "classifier", "rejecter", "tokenizer", "encode", "train", "sweep", "sample", "features"),
+        *("statistics", "reference", "rfid", "evaluate", "learning", "tasks", "speed"),
     )
     for name in trained:
         found += _variant_jobs(study, name, images, costs)
@@ -157,6 +157,9 @@ def _judge_jobs(study: Study, images: Images, costs: PlanRecord) -> Iterator[Job
         judge, seen = costs.judges["classifier"], study.classifier.images
         flops = 3 * seen * judge.forward  # backward included
         yield Job("classifier", "", seen, judge.parameters, flops, weights=4.0 * judge.parameters)
+    if study.rejecter and costs.rejecter and study.rejecter.images:
+        own, seen = costs.rejecter, study.rejecter.images
+        yield Job("rejecter", "", seen, own.parameters, 3 * seen * own.forward, weights=4.0 * own.parameters)
     for name in study.metrics.extractors:
         side = real_side(study, name)
         real = {"train": images.train, "reference": REAL}.get(side, images.heldout // 2)  # ADM's batch has as many
@@ -214,6 +217,9 @@ def _tokenizer_jobs(study: Study, name: str, images: Images, costs: PlanRecord) 
     rebuilt = min(images.train, study.metrics.rebuilt) + min(images.heldout, study.metrics.rebuilt)
     judge = costs.judges[study.metrics.extractors[0]].forward
     flops = rebuilt * (cost.encode + cost.decode + 2 * judge)  # the images themselves are judged too
+    if config.sides:  # held-out images are rebuilt from each number of first scales too
+        heldout = min(images.heldout, study.metrics.rebuilt)
+        flops += heldout * (cost.encode + (len(config.sides) - 1) * (cost.decode + judge))
     yield Job("rfid", name, rebuilt, count, flops, "tf32")
     views = (images.train + images.heldout) * (2 if study.data.flip else 1)
     numbers = config.token_dim * (2 if config.stored == "moments" else 1)  # mean and log variance
@@ -245,21 +251,38 @@ def _variant_jobs(study: Study, name: str, images: Images, costs: PlanRecord) ->
         for setting in v.sampling:
             n = metrics.samples
             stored = 3.0 * n * study.data.image_size**2
-            flops, dtype = n * (drawn[setting] + decode), _arithmetic(study.sampling[setting])
+            flops = n * _kept(study, setting, drawn[setting] + decode, costs)
+            dtype = _arithmetic(study.sampling[setting])
             yield Job("sample", f"{run}/{setting}", n, count, flops, dtype, samples=stored)
             for extractor in metrics.extractors:
                 yield from _features_jobs(study, extractor, f"{run}/{setting}", n, images, costs)
             yield Job("evaluate", f"{run}/{setting}", n, flops=_distances(n, judge.features))
+    if (section := study.tasks) and v.seeds and name in section.models:
+        tok, stored = costs.tokenizers[v.tokenizer], 3.0 * study.data.image_size**2
+        each = tok.encode + drawn[section.models[name]] + decode + 3 * judge.forward  # the drawn, exchanged and rebuilt
+        n, dtype = len(TASKS) * section.samples, _arithmetic(study.sampling[section.models[name]])
+        yield Job("tasks", f"{name}/seed{v.seeds[0]}", n, count, n * each, dtype, samples=n * stored)
     if v.seeds and (timed := speed_settings(study, name)):
         n = study.speed.batch * (study.speed.batches + 1)
-        flops = n * sum(drawn[s] + decode for s in timed)
+        flops = n * sum(_kept(study, s, drawn[s] + decode, costs) for s in timed)
         yield Job("speed", name, n * len(timed), count, flops, _arithmetic(study.sampling[timed[0]]))
+
+
+def _kept(study: Study, setting: str, drawn: float, costs: PlanRecord) -> float:
+    """Operations of an image of a sample set, where an image that is drawn once takes `drawn`.
+
+    A setting that rejects counts with all its tries, since nobody knows before how many images are accepted.
+    """
+    reject = study.sampling[setting].reject
+    if reject is None or costs.rejecter is None:
+        return drawn
+    return reject.tries * (drawn + costs.rejecter.forward)
 
 
 def _learning_job(study: Study, name: str, run: str, images: Images, cost: VariantCosts, judged: float) -> Job:
     """Losses of a training at its points, a third of training's operations, and images drawn and judged there.
 
-    A masked backbone is measured at four mask ratios.
+    A masked backbone is measured at four mask ratios. The ten images of a picture are not counted.
     """
     v = study.variants[name]
     recipe = study.recipes[v.recipe]

@@ -24,6 +24,7 @@ from mar.paper.claims import COLUMN
 from mar.planning import kept_costs, plan
 from mar.runtime.files import write_text
 from mar.study import layout
+from mar.study.alone import alone, plain
 from mar.study.parts import NoImages
 from mar.study.reading import load, resolve
 from mar.study.sections import TableRow
@@ -105,14 +106,8 @@ def reduced(cell: Cell) -> dict[str, Any]:
     if variant.pretrained and study.metrics.reference and (tok.ids or tok.scale) and study.data.totals == "imagenet":
         images = NoImages(kind="none", image_size=images.image_size, num_classes=imagenet.CLASSES)
     judged = {"extractors": ("inception",)} if "inception" in study.metrics.extractors else {}
-    parts: dict[str, Any] = {
+    parts = {
         "data": images,
-        "tokenizers": {variant.tokenizer: tok},
-        "backbones": {variant.backbone: study.backbones[variant.backbone]},
-        "heads": {variant.head: study.heads[variant.head]},
-        "recipes": {variant.recipe: study.recipes[variant.recipe]},
-        "sampling": {name: study.sampling[name] for name in settings},
-        "variants": {cell.entry.variant: variant.model_copy(update={"sampling": tuple(settings), "seeds": (0,)})},
         "classifier": None if study.metrics.reference else study.classifier,
         "metrics": study.metrics.model_copy(update=judged),
         "speed": study.speed,
@@ -122,16 +117,10 @@ def reduced(cell: Cell) -> dict[str, Any]:
     return {
         "study": f"replicate-{cell.paper.replace('_', '-')}-{cell.row}",
         "title": f"{cell.paper}, row {cell.row}",
-        **({"seed": study.seed} if study.seed else {}),
-        **{key: _plain(value) for key, value in parts.items() if value is not None},
+        **alone(study, str(cell.entry.variant), settings),
+        **{key: plain(value) for key, value in parts.items() if value is not None},
         "tables": {"replicate": {"paper": cell.paper, "title": f"Row {cell.row}", "rows": [row]}},
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return value.model_dump(mode="json", exclude_defaults=True)
 
 
 def assets(study: Study) -> list[published.Asset]:
@@ -192,7 +181,7 @@ def replicate(cell: str, file: Path | None, dry_run: bool, yes: bool, more: Sequ
     if dry_run or not pretrained:
         return 0
     if not Path("Snakefile").exists():
-        raise ValueError("Snakefile: none here; accepted: the folder of the project as the working directory")
+        raise ValueError("Snakefile: none here; accepted: a checkout, or a folder that `mar init` made")
     for asset in assets(study):
         if (
             "NC" in asset.licence

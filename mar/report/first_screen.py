@@ -13,9 +13,10 @@ from mar.analysis.tally import RULINGS
 from mar.report import more
 from mar.report.answer import Answer, answer, decided, flaws, lacks, sentences, time_text, unasked
 from mar.report.evidence import embed, set_id
-from mar.report.figures.samples import CLASSES, grid, real, sample_grid, shown_setting
+from mar.report.figures.samples import CLASSES, grid, real, sample_grid
 from mar.runtime.files import read
 from mar.study import labels, layout
+from mar.study.products import shown_setting
 from mar.study.records import DataManifest, SampleManifest, Verdict
 from mar.study.study import Study
 

@@ -46,6 +46,11 @@ CAPTIONS = {
     "heldout_loss": "Loss on held-out and on training images along each training. Losses of different heads share no "
     "scale and are no signal of how good samples are.",
     "laws": "Loss and token error of VAR over parameters and over training compute, with the fitted power laws.",
+    "laws_samples": "What VAR of growing size draws along its training, always with the same random numbers. The "
+    "paper's Figure 7 is this grid on ImageNet.",
+    "tokenizers": "How the tokenizers learned, and what is lost where an image is rebuilt from the first scales alone.",
+    "tasks": "Held-out images, what is kept of each, and four draws of each model, of which the first is measured.",
+    "rejection": "FID over the share of the drawn images that a second classifier, which is not the judge, accepted.",
     "fid_images": "FID against held-out images along each training, over images seen: a diagnosis, used by no claim.",
     "fid_operations": "The same over the operations of the training.",
     "samples": "Samples of the first seed, one row per class, in the guided setting; held-out real images first.",
@@ -54,6 +59,7 @@ CAPTIONS = {
 LISTED = (
     page_sections.learned,
     page_sections.power_laws,
+    page_sections.tasks_done,
     page_sections.fast,
     page_sections.sources,
 )  # tables without rows of the paper
@@ -87,17 +93,10 @@ def report(study: Study, root: Path, figures: Path) -> None:
         warnings=_warnings(results, variants),
         first=first_screen.parts(study, root, results, verdicts),
         verdicts=_verdicts(verdicts),
+        total=len(verdicts),
         asked=sum(claim.verdict in RULINGS[:3] for claim in verdicts),
         tally=tally(verdicts),
-        claims=[
-            {
-                **dict(claim),
-                "shown": claim.shown,
-                "evidence": _evidence(study, root, claim),
-                "others": [by_extractor(other) for other in claim.extractors],
-            }
-            for claim in verdicts
-        ],
+        claims=_claims(study, root, verdicts),
         tables=[_table(study, root, name, values) for name, values in frames.items()],
         note=" ".join(filter(None, (note(study, results), given_text(results, study.given), remarks(columns)))),
         figures=[_figure(root, figures, name) for name in figure_names(study)],
@@ -135,6 +134,26 @@ def _verdicts(verdicts: tuple[Verdict, ...]) -> list[tuple[str, int]]:
     """Each verdict that some claim has, and how many claims have it."""
     counts = Counter(claim.verdict for claim in verdicts)
     return [(verdict, counts[verdict]) for verdict in RULINGS if counts[verdict]]
+
+
+def _claims(study: Study, root: Path, verdicts: tuple[Verdict, ...]) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """The tables of claims, the paper's and the study's own: title, head of the column, and rows."""
+    own = {claim.id for claim in study.claims}
+    heads = (("Claims of the paper", "claim of the paper", False), ("Claims of the study's own", "claim", True))
+    found = []
+    for name, head, ours in heads:
+        rows = [
+            {
+                **dict(claim),
+                "shown": claim.shown,
+                "evidence": _evidence(study, root, claim),
+                "others": [by_extractor(other) for other in claim.extractors],
+            }
+            for claim in verdicts
+            if (claim.id in own) == ours
+        ]
+        found += [(name, head, rows)] if rows or not ours else []
+    return found
 
 
 def _evidence(study: Study, root: Path, claim: Verdict) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
 from mar.analysis.result_files import Estimate, duration
 from mar.report.evidence import commit, file, given_id, interval, set_id
-from mar.report.tables import fast_modes, laws, learning, variance
+from mar.report.tables import fast_modes, laws, learning, tasks, variance
 from mar.report.tables.all_metrics import spread_text
 from mar.runtime.files import read
 from mar.runtime.provenance import Provenance
@@ -130,6 +130,14 @@ def power_laws(study: Study, root: Path, results: Results) -> dict[str, Any] | N
     return _made(root, laws.NAME, laws.TITLE, about, laws.texts(results), laws.NOTE)
 
 
+def tasks_done(study: Study, root: Path, results: Results) -> dict[str, Any] | None:
+    """In-painting, out-painting and class change; None where the study asks for none."""
+    if tasks.NAME not in table_names(study):
+        return None
+    about = "What each model makes of the same held-out images when a part is drawn anew, without training for it."
+    return _made(root, tasks.NAME, tasks.TITLE, about, tasks.texts(results), tasks.note(study))
+
+
 def _made(root: Path, name: str, title: str, about: str, values: pd.DataFrame, note: str) -> dict[str, Any]:
     """The section of a table that has no rows of the paper; `groups`: headings and their counts of columns."""
     groups = [(group, len(list(of))) for group, of in itertools.groupby(values.columns, lambda head: head[0] or head)]
@@ -159,6 +167,10 @@ def tokenizers(study: Study, root: Path) -> list[dict[str, Any]]:
             files.append(file(root, taken, f"trained before, {read(taken, ShippedRecord).store}"))
         row = {"name": name, "kind": study.instances[name].config.kind, "count": record.count, "metrics": numbers}
         rows.append({**row, "files": [*files, file(root, layout.token_manifest(root, name), "tokens")]})
+        for part in record.by_scale[:-1]:  # the last has all scales
+            title = f"{name}, first {part.scales} of {len(record.by_scale)} scales"
+            numbers = {key: interval(metric) for key, metric in part.metrics.items()}
+            rows.append({**row, "name": title, "metrics": numbers, "files": []})
     return rows
 
 

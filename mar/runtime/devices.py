@@ -42,11 +42,11 @@ def device(local: int = 0) -> torch.device:
     chosen = os.environ.get(CHOSEN, "")
     seen = torch.cuda.device_count() if chosen != "cpu" and torch.cuda.is_available() else 0
     if chosen == "cuda" and not seen:
-        raise ValueError(f"--device cuda: torch {torch.__version__} sees no GPU; {_remedy(torch.version.cuda)}")
+        raise ValueError(f"--device cuda: torch {torch.__version__} sees no GPU; {remedy(torch.version.cuda)}")
     return torch.device("cuda", local % seen) if seen else torch.device("cpu")
 
 
-def _remedy(cuda: str | None) -> str:
+def remedy(cuda: str | None) -> str:
     """What to look at where torch, built for this version of CUDA, sees no GPU."""
     if cuda is None:
         return "it was built without CUDA; accepted: a build with CUDA (slurm/README.md, Drivers), or --device cpu"

@@ -11,19 +11,22 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from mar.runtime import project
 from mar.runtime.files import Part
 
 
 @cache
 def git_commit() -> str:
-    """Commit of the checkout that this package runs from, with `-dirty` if tracked files differ; or `unknown`.
+    """Commit that this package is of, with `-dirty` if tracked files of its checkout differ; or `unknown`.
 
     A repository around ours, as of a thesis into which a tarball was unpacked, is another one. Files of results/ and
     figures/ do not count: either may be a link to where there is more room.
     """
     if os.environ.get("MAR_GIT_COMMIT"):
         return os.environ["MAR_GIT_COMMIT"]  # a job on a cluster runs a copy of the checkout
-    checkout = Path(__file__).resolve().parents[2]
+    checkout = project.ROOT
+    if checkout == project.INSIDE:
+        return project.COMMIT.read_text(encoding="utf-8").strip() if project.COMMIT.is_file() else "unknown"
     try:
         top = _git(checkout, "rev-parse", "--show-toplevel")
         if not top or not os.path.samefile(top, checkout):

@@ -120,11 +120,11 @@ def read_mask(mask: str, image: Path, side: int) -> Tensor:
 
 
 def keep(sampler: Sampler, pixels: Tensor, masked: Tensor, protocol: str, first: bool) -> Kept:
-    """The tokens of an image that stay.
+    """The tokens of images that stay, in all of them alike.
 
     Args:
         sampler: model and tokenizer.
-        pixels: the image, uint8 (1, 3, H, W).
+        pixels: images, uint8 (B, 3, H, W).
         masked: bool (H, W), true where the image is drawn anew.
         protocol: one of PROTOCOLS.
         first: whether the model may take them first.

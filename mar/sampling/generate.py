@@ -46,12 +46,16 @@ def generate(
         kept: tokens that stay as they are; only the others are drawn.
 
     Returns:
-        Tokens (B, L, D) or ids (B, L).
+        Tokens (B, L, D) or ids (B, L); with `more_smooth` mixtures of codes (B, L, C) in the place of ids.
     """
     if model.joint:  # DiT draws all tokens together: no order and no autoregressive steps
         return model.sample(labels, settings, noise)
     batch, length = order.shape
     guided = settings.guidance != 1.0
+    smooth: Any = model if settings.more_smooth else None  # a scales backbone with a categorical head
+    if smooth:
+        blank = torch.zeros_like(smooth.backbone.z_proj.codes(blank))  # (L, C)
+        kept = kept and replace(kept, tokens=smooth.backbone.z_proj.codes(kept.tokens))
     tokens = blank.expand(batch, *blank.shape).clone()
     precision: Callable[[], Any] = nullcontext
     if settings.head_dtype not in (None, settings.dtype):
@@ -91,7 +95,11 @@ def generate(
             z, z_null = z.float(), z_null.float() if z_null is not None else None
         rows = z.flatten(0, 1), z_null.flatten(0, 1) if z_null is not None else None  # (B n, W)
         with precision():
-            drawn, log_p = model.head.sample(*rows, settings, scale, noise)
+            if smooth:
+                weights = smooth.head.mixture(*rows, settings, scale, k / (len(sizes) - 1), noise)  # (B n, V)
+                drawn, log_p = smooth.backbone.z_proj.mixed(weights), None
+            else:
+                drawn, log_p = model.head.sample(*rows, settings, scale, noise)
         if drawn.shape != (len(rows[0]), *blank.shape[1:]):
             found = f"tokens {tuple(drawn.shape)}; accepted: {(len(rows[0]), *blank.shape[1:])}"
             raise ValueError(f"{type(model.head).__name__}: sample gave {found}")

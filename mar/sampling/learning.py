@@ -2,7 +2,8 @@
 
 Losses are measured at each of them (`mar/training/held_out.py`). Where the study asks for samples, images are drawn
 too, all with the same random numbers, and compared with held-out images: a diagnosis, from which no claim takes a
-number.
+number. Of models to which power laws are fitted a few images are kept as a picture, for a grid as in VAR's Figure 7:
+all models draw them with the same random numbers at all points.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
 
 from mar.data.heldout import rows_of
 from mar.data.tokens import TokenSet
@@ -23,7 +26,8 @@ from mar.metrics import jackknife, moments
 from mar.metrics.bootstrap import Bootstrap
 from mar.metrics.moments import Statistics
 from mar.runtime import devices
-from mar.runtime.files import read, write
+from mar.runtime.files import atomic, read, sha256, write
+from mar.runtime.noise import Noise
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
 from mar.runtime.shards import stage
@@ -31,13 +35,14 @@ from mar.sampling.sampler import Sampler, chunk_labels
 from mar.study import at_once, layout
 from mar.study.chosen_settings import resolved
 from mar.study.parts import Sampling
-from mar.study.products import learning_setting
+from mar.study.products import learning_setting, pictured_setting
 from mar.study.real_sets import PARTS, validation
 from mar.study.records import Fall, LearningPoint, LearningRecipe, LearningRecord, Metric, RunRecord
 from mar.study.stage_keys import learning_key
 from mar.study.study import Study
 from mar.training import held_out
 
+PICTURED = 10  # images of a row of the picture
 LAST = (0.7, 0.9)  # where a point begins the last quarter: between these shares of the training; the one nearest 0.75
 Found = tuple[float, np.ndarray]  # FID of a set, and what each of its images moves it, (n,)
 
@@ -70,12 +75,22 @@ def learning(study: Study, root: Path, variant: str, seed: int, operations: floa
     if setting:
         used, real = resolved(study, root, variant, setting), validation_features(study, root)
         inputs |= {"real": real.sha256, "sampling": used.model_dump_json(exclude_defaults=True)}
+    pictured = pictured_setting(study, variant) if seed == study.variants[variant].seeds[0] else None
+    shown_by = resolved(study, root, variant, pictured) if pictured else None
+    if shown_by:
+        inputs["pictures"] = shown_by.model_dump_json(exclude_defaults=True)
     recipe = LearningRecipe(slice=learning_key(study, variant), inputs=inputs)
-    place = report.with_name(".learning")
-    with stage(report, lambda: read(report, LearningRecord).recipe == recipe, folder=place) as unfinished:
+    place, picture = report.with_name(".learning"), layout.pictures(root, variant, seed)
+
+    def sound() -> bool:
+        written = read(report, LearningRecord)
+        kept = picture.exists() and sha256(picture) == written.pictures
+        return written.recipe == recipe and (kept or shown_by is None)
+
+    with stage(report, sound, folder=place) as unfinished:
         if not unfinished:
             return
-        found, fids = [], dict[int, Found]()
+        found, fids, drawn = [], dict[int, Found](), []
         judge = judge_of(study, root, real) if real else None
         for images in points:
             sampler = Sampler(study, root, variant, seed, images)
@@ -88,8 +103,13 @@ def learning(study: Study, root: Path, variant: str, seed: int, operations: floa
                     numbers |= metrics
                 except ValueError as error:
                     numbers["error"] = str(error)
+            if shown_by:
+                drawn.append(pictures(sampler, shown_by))
             found.append(LearningPoint(images=images, checkpoint=sampler.checkpoint, **numbers))
             print(f"{variant} seed {seed} after {images} images: {shown(found[-1])}", flush=True)
+        if drawn:
+            with atomic(picture) as temporary:
+                Image.fromarray(np.concatenate(drawn)).save(temporary, format="PNG")
         record = LearningRecord(
             variant=variant,
             seed=seed,
@@ -102,6 +122,7 @@ def learning(study: Study, root: Path, variant: str, seed: int, operations: floa
             drawn_at_once=at_once.drawn(study, variant, used, study.metrics.chunk) if used else None,
             points=tuple(found),
             fall=fall(fids, points[-1]),
+            pictures=sha256(picture) if drawn else None,
             recipe=recipe,
             provenance=provenance(),
         )
@@ -184,6 +205,16 @@ def judged(
         numbers["inception_score"] = draw.inception_score(arrays["logits"])
     value, moves = jackknife.fid(arrays["features"], real)
     return numbers, (value, within_classes(moves, labels.numpy()))
+
+
+def pictures(sampler: Sampler, settings: Sampling) -> np.ndarray:
+    """PICTURED images side by side, uint8 (H, PICTURED W, 3), of classes spread evenly over all.
+
+    All points and models draw by the same random numbers.
+    """
+    labels = torch.arange(PICTURED) * sampler.manifest.classes // PICTURED
+    images = sampler.draw(settings, labels, Noise("laws", sampler.study.seed, "pictures", device=sampler.device))
+    return np.concatenate(list(images.permute(0, 2, 3, 1).cpu().numpy()), axis=1)
 
 
 def within_classes(moves: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -12,17 +12,19 @@ from pathlib import Path
 
 import torch
 
-from mar.runtime import code_digest
+from mar.features.networks.rejecter import Acceptance
+from mar.runtime import code_digest, devices
 from mar.runtime.files import atomic, link, read, save_array, sha256, whole, write
 from mar.runtime.folders import begun, lock, recipe_of
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
 from mar.runtime.shards import Recipe, fill, finish, stage
+from mar.sampling import rejection
 from mar.sampling.sampler import Sampler, chunk_labels
 from mar.study import at_once, layout
 from mar.study.chosen_settings import resolved
 from mar.study.parts import Sampling
-from mar.study.records import Piece, RunRecord, SampleManifest, TokenManifest
+from mar.study.records import Piece, Rejection, RunRecord, SampleManifest, TokenManifest
 from mar.study.stage_keys import sample_key
 from mar.study.study import Study
 
@@ -51,6 +53,9 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
         "tokens": sha256(tokens),
         **at_once.of_samples(study, variant, used),
     }
+    rejecter = Acceptance(study, root, devices.device()) if used.reject else None
+    if rejecter:
+        recipe = {**recipe, "rejecter": rejecter.weights}
     count, report, start = study.metrics.samples // study.metrics.chunk, folder / layout.MANIFEST, time.monotonic()
     files = [folder / chunk_name(number) for number in range(count)]
     twin = layout.twin(study, root, folder)
@@ -58,7 +63,8 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
     study = at_once.as_begun(study, recipe)
 
     def intact(number: int) -> bool:
-        return whole(files[number], (study.metrics.chunk,), "uint8")
+        sound = whole(files[number], (study.metrics.chunk,), "uint8")
+        return sound and (rejecter is None or rejection.kept(_tries(files[number]), study.metrics.chunk))
 
     own, now = layout.own_code(root), dict[str, str]()
 
@@ -69,8 +75,9 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
     def draw(missing: list[int]) -> Iterator[tuple[int, Callable[[Path], None]]]:
         # A sweep often chooses what another setting says: the chunks of such sets are links, never drawn twice.
         noted(held)
-        for number, source in _drawn_already(study, root, variant, seed, setting, recipe, missing, now):
-            yield number, partial(link, source)
+        if rejecter is None:
+            for number, source in _drawn_already(study, root, variant, seed, setting, recipe, missing, now):
+                yield number, partial(link, source)
         missing = [number for number in missing if not intact(number)]
         if not missing:
             return
@@ -78,13 +85,19 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
         noted()  # it imported the model and the tokenizer
         progress = Progress(f"sample {variant} seed {seed} {setting}", len(missing) * study.metrics.chunk)
         for number in missing:
-            images, _ = sampler.chunk(setting, number)
+            if rejecter:
+                accepted = rejection.draw(sampler, rejecter, used, *sampler.chunk_of(used, number))
+                rejection.save(_tries(files[number]), accepted)
+                images = accepted.images.permute(0, 2, 3, 1).numpy()
+            else:
+                images, _ = sampler.chunk(setting, number)
             yield number, partial(save_array, array=images)
             progress.update(len(images))
 
     def write_report() -> None:
         seconds = time.monotonic() - start
-        write_manifest(study, folder, variant, seed, setting, used, run.checkpoint, tokens, seconds)
+        cost = rejection.record([*map(_tries, files)], used, rejecter.name, rejecter.weights) if rejecter else None
+        write_manifest(study, folder, variant, seed, setting, used, run.checkpoint, tokens, seconds, cost)
 
     with stage(report, lambda: all(map(intact, range(count))), recipe, twin) as unfinished:
         if not unfinished:
@@ -129,6 +142,11 @@ def chunk_name(number: int) -> str:
     return f"chunk-{number:05d}.npy"
 
 
+def _tries(chunk: Path) -> Path:
+    """File of how often the images of a chunk were drawn until they were accepted."""
+    return chunk.with_name(f"{chunk.stem}-tries.npz")
+
+
 def write_manifest(
     study: Study,
     folder: Path,
@@ -139,6 +157,7 @@ def write_manifest(
     checkpoint: str,
     tokens: Path,
     seconds: float,
+    cost: Rejection | None = None,
 ) -> None:
     """Write labels.npy, the classes int64 (N,), and then manifest.json with the checksum of every chunk."""
     size, encoded = study.metrics.chunk, read(tokens, TokenManifest)
@@ -160,6 +179,7 @@ def write_manifest(
         tokenizer=encoded.tokenizer,
         sampling=Sampling.model_validate(used.model_dump()),  # all keys given, so that all are written
         seconds=round(seconds, 3),
+        rejection=cost,
         provenance=provenance(),
     )
     write(folder / layout.MANIFEST, manifest)

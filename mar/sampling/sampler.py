@@ -108,12 +108,16 @@ class Sampler:
 
     def chunk(self, setting: str, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Chunk `number` of the sample set: images uint8 (n, H, W, 3) and their classes int64 (n,)."""
-        labels = chunk_labels(number, self.study.metrics.chunk, self.manifest.classes)
         settings = resolved(self.study, self.root, self.variant, setting)
-        named = (settings.seed,) if settings.seed else ()  # seed 0 keeps the name that it had before there were others
-        noise = Noise("sample", self.study.seed, self.seed, number, *named, device=self.device)
-        images = self.draw(settings, labels, noise)
+        labels, name = self.chunk_of(settings, number)
+        images = self.draw(settings, labels, Noise(*name, device=self.device))
         return images.permute(0, 2, 3, 1).cpu().numpy(), labels.numpy()
+
+    def chunk_of(self, settings: Sampling, number: int) -> tuple[torch.Tensor, tuple[str | int, ...]]:
+        """Classes (n,) of chunk `number` of a sample set, and the name of its random numbers."""
+        labels = chunk_labels(number, self.study.metrics.chunk, self.manifest.classes)
+        named = (settings.seed,) if settings.seed else ()  # seed 0 keeps the name that it had before there were others
+        return labels, ("sample", self.study.seed, self.seed, number, *named)
 
     def looked_at(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mar.features.networks.rejecter import Acceptance
 from mar.metrics import timed as timings
 from mar.runtime.files import read, write
 from mar.runtime.folders import lock
@@ -16,6 +17,7 @@ from mar.runtime.noise import Noise
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
 from mar.runtime.shards import unfinished
+from mar.sampling import rejection
 from mar.sampling.sampler import Sampler, chunk_labels
 from mar.study import layout
 from mar.study.chosen_settings import resolved
@@ -53,14 +55,14 @@ def measure(study: Study, root: Path, variant: str) -> None:
         if not unfinished(file, lambda: read(file, SpeedRecord).recipe == recipe, folder=place):
             return
         labels = chunk_labels(0, batch, sampler.manifest.classes)
+        rejecter = Acceptance(study, root, sampler.device) if any(used.reject for used in settings.values()) else None
         seconds: dict[str, list[float]] = {setting: [] for setting in settings}
         shares: dict[str, list[float]] = {setting: [] for setting in settings}
         yardsticks: list[float] = []
         progress = Progress(f"speed {variant}", len(settings) * (repeats + WARMUP) * batch)
         for repeat in range(repeats + WARMUP):
             for setting in settings:
-                noise = Noise("speed", study.seed, repeat, device=sampler.device)
-                elapsed, head = timed(sampler, settings[setting], labels, noise)
+                elapsed, head = timed(sampler, settings[setting], labels, ("speed", study.seed, repeat), rejecter)
                 if repeat >= WARMUP:
                     seconds[setting].append(elapsed / batch)
                     shares[setting].append(head / elapsed)
@@ -122,8 +124,17 @@ def yardstick(device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def timed(sampler: Sampler, settings: Sampling, labels: torch.Tensor, noise: Noise) -> tuple[float, float]:
-    """Wall seconds of one batch until its images are in main memory, and how many of them the head took to draw."""
+def timed(
+    sampler: Sampler,
+    settings: Sampling,
+    labels: torch.Tensor,
+    name: tuple[str | int, ...],
+    rejecter: Acceptance | None = None,
+) -> tuple[float, float]:
+    """Wall seconds of one batch until its images are in main memory, and how many of them the head took to draw.
+
+    Of a setting that rejects the further draws and the rejecter count; `name`: of the random numbers.
+    """
     head, cuda = getattr(sampler.model, "head", None), sampler.device.type == "cuda"  # DiT has no head
     calls: list[tuple[Any, Any]] = []
 
@@ -147,7 +158,10 @@ def timed(sampler: Sampler, settings: Sampling, labels: torch.Tensor, noise: Noi
         if cuda:
             torch.cuda.synchronize()
         start = time.perf_counter()
-        sampler.draw(settings, labels, noise).cpu()
+        if settings.reject and rejecter:
+            rejection.draw(sampler, rejecter, settings, labels, name)
+        else:
+            sampler.draw(settings, labels, Noise(*name, device=sampler.device)).cpu()
         elapsed = time.perf_counter() - start
         return elapsed, sum(a.elapsed_time(b) / 1000 if cuda else b - a for a, b in calls)
     finally:

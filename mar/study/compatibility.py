@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mar.study.kinds import imported
-from mar.study.parts import HONOURED, Backbone, Head, Sampling
+from mar.study.parts import HONOURED, SOLVED, Ancestral, Backbone, Head, Sampling, Solver
 
 
 def check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, name: str, tokens: int) -> None:
@@ -38,6 +38,8 @@ def check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, 
     for key in ("order", "late_steps", "token_cache", "condition_cache"):
         if not backbone.masks and (value := getattr(sampling, key)) is not None:
             raise ValueError(f"{at}.{key} {value} with a {backbone.kind} backbone: belongs to masked; accepted: none")
+    if sampling.more_smooth and not backbone.by_scale:
+        raise ValueError(f"{at}.more_smooth true with a {backbone.kind} backbone: belongs to scales; accepted: false")
     if sampling.condition_cache and sampling.guidance == 1.0:
         raise ValueError(
             f"{at}.condition_cache {sampling.condition_cache} without guidance: there is no null condition; "
@@ -48,6 +50,7 @@ def check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, 
             f"{at}.late_steps {sampling.late_steps} of steps {sampling.steps}: each half of {tokens} tokens has "
             f"{tokens // 2}; accepted: at most as many steps for each"
         )
+    _check_solver(at, sampling, head)
     try:
         if isinstance(known_head := imported(head), Head):  # else it was checked when the YAML was read
             known_head.drawing(sampling)
@@ -66,6 +69,29 @@ def check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, 
             raise ValueError(f"{at}.{key} is needed by head {name}; published: 100, DiT 250")
     if head.joint and sampling.guidance_schedule != "constant" and sampling.guidance != 1.0:
         raise ValueError(f"{at}.guidance_schedule {sampling.guidance_schedule} with DiT: one step; accepted: constant")
+
+
+def _check_solver(at: str, sampling: Sampling, head: Head) -> None:
+    """Refuse a solver of another kind of process than that of the head, and what it does not honour."""
+    usual = Solver.of(kind=head.usual) if head.usual else None
+    if sampling.solver and "solver" not in head.honours:
+        named: dict[str, Any] = dict(Head.kinds)
+        solved = {name: Solver.of(kind=kind.usual).follows for name, kind in named.items() if kind.usual}
+        others = ", ".join(name for name, follows in solved.items() if follows == sampling.solver.follows)
+        found = f"{at}.solver {sampling.solver} with a {head.kind} head"
+        raise ValueError(f"{found}: belongs to {others}; accepted: none")
+    solver = head.solver(sampling)
+    if solver is None or usual is None:
+        return
+    said = "solver" in sampling.model_fields_set and sampling.solver is None and not isinstance(usual, Ancestral)
+    if solver.follows != usual.follows or said:
+        kinds = [name for name in Solver.kinds if Solver.of(kind=name).follows == usual.follows]
+        found = f"{at}.solver {'ancestral' if said else solver} with a {head.kind} head"
+        raise ValueError(f"{found}: follows no {usual.follows}; accepted: {', '.join(kinds)}, or a class of yours")
+    for key in SOLVED:
+        if key in head.honours and key not in solver.honours and (value := getattr(sampling, key)) != HONOURED[key]:
+            idle = "none" if HONOURED[key] is None else HONOURED[key]
+            raise ValueError(f"{at}.{key} {value} with solver {solver}: without effect; accepted: {idle}")
 
 
 def known(where: str, name: str, accepted: Any) -> Any:

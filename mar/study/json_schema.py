@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from mar.study.kinds import Kind
-from mar.study.parts import Backbone, Data, Head, Order, Tokenizer
+from mar.study.parts import Backbone, Data, Ddim, Head, Order, Solver, Tokenizer
 from mar.study.shorthand import STEPS, VARYING
 from mar.study.study import FACTORS, Study
 
@@ -18,8 +18,10 @@ def json_schema() -> str:
     key of the base away. Completeness, names and combinations are checked when the whole study is read.
     """
     schema = Study.model_json_schema()
-    for family in (Data, Tokenizer, Order, Backbone, Head):
+    for family in (Data, Tokenizer, Order, Backbone, Head, Solver):
         _write_kinds(schema["$defs"], family)
+    settings = schema["$defs"]["Sampling"]["properties"]
+    settings["eta"] = Ddim.model_json_schema()["properties"]["eta"] | {"description": "ddim: that of its solver"}
     curve, keys = schema["$defs"]["Curve"], [key for key in schema["$defs"]["Sampling"]["properties"] if key != "sweep"]
     steps = schema["$defs"]["Sampling"]["properties"]["steps"]
     number = {key: steps.pop(key) for key in ("type", "exclusiveMinimum")}
@@ -97,7 +99,7 @@ def _write_kinds(definitions: dict[str, Any], family: type[Kind]) -> None:
             {"if": {"not": {"required": ["kind"]}}, "then": {"anyOf": refs}},
         ],
     }
-    if family is Order:
+    if family.short:
         part = {"anyOf": [*said["anyOf"], part]}
     definitions[family.__name__] = {"description": (family.__doc__ or "").partition("\n")[0], **part}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import (
@@ -106,6 +107,7 @@ class Kind(Section):
         implementation: what the part is built with, as `module:name`; of an own class also a name in its own file.
             It is imported where it is built.
         label: what texts call it.
+        short: of a family, whether a name alone is a part without options, see `shortest`.
     """
 
     kinds: ClassVar[dict[str, type[Kind]]] = {}
@@ -113,6 +115,7 @@ class Kind(Section):
     tells: ClassVar[tuple[str, ...]] = ("label",)
     implementation: ClassVar[str] = ""
     label: ClassVar[str] = ""
+    short: ClassVar[bool] = False
 
     kind: str = Field(
         description="required where the part is defined; a file that extends another may leave it out. Also an own "
@@ -153,7 +156,7 @@ class Kind(Section):
     @classmethod
     def _spelled(cls, values: Any) -> Any:
         """Values as a mapping, where a family has a shorter spelling."""
-        return values
+        return {"kind": values} if cls.short and isinstance(values, str) else values
 
     @classmethod
     def _of_its_kind(cls, values: dict[str, Any]) -> Any:
@@ -251,6 +254,11 @@ def _keep(family: type[Kind], kind: str, values: dict[str, Any]) -> Any:
     return kept_class(family, json.dumps(own, sort_keys=True)).model_validate(plain | {"own": own})
 
 
+def shortest(values: dict[str, Any]) -> dict[str, Any] | str:
+    """A part without options as the name of its kind; for the serializers of families that are read so too."""
+    return str(values["kind"]) if list(values) == ["kind"] else values
+
+
 def _place(made: type) -> str:
     return f"{made.__module__}.{made.__name__}"
 
@@ -286,19 +294,29 @@ def implementation(part: Kind) -> Any:
     return own_code.implementation(part.implementation, type(part), part.kind)
 
 
+def own_parts(study: BaseModel) -> Iterator[tuple[str, Own]]:
+    """The own kinds of a study: each part's kind, and what is kept of its class."""
+    for name in type(study).model_fields:
+        yield from _own_parts(getattr(study, name))
+
+
+def _own_parts(value: Any) -> Iterator[tuple[str, Own]]:
+    if isinstance(value, BaseModel):
+        if isinstance(own := getattr(value, "own", None), Own):
+            yield str(getattr(value, "kind", "")), own
+        yield from own_parts(value)
+    elif isinstance(value, dict):
+        for entry in value.values():
+            yield from _own_parts(entry)
+
+
 def digests(study: BaseModel) -> set[str]:
     """Digests of the code of all own kinds of a study."""
-    found = set[str]()
+    return {own.code for _, own in own_parts(study) if own.code}
 
-    def look(value: Any) -> None:
-        if isinstance(value, BaseModel):
-            if isinstance(own := getattr(value, "own", None), Own) and own.code:
-                found.add(own.code)
-            for name in type(value).model_fields:
-                look(getattr(value, name))
-        elif isinstance(value, dict):
-            for entry in value.values():
-                look(entry)
 
-    look(study)
-    return found
+def told(study: BaseModel) -> list[Any]:
+    """What the own kinds of a study say of themselves, which those who show results read: labels and the like."""
+    return [
+        list(one) for one in sorted({(kind, json.dumps(own.told, sort_keys=True)) for kind, own in own_parts(study)})
+    ]

@@ -57,12 +57,14 @@ def _setting(s: Sampling) -> str:
     parts = [f"{s.steps} step{'s' * (s.steps > 1)}"]
     parts += [s.order] if s.order else []
     parts += [f"{s.diffusion_steps} diffusion steps"] if s.diffusion_steps else []
-    parts += [s.solver] if s.solver != "ancestral" else []
+    parts += [str(s.solver)] if s.solver else []
     parts += (
         ["swept"] if s.sweep else [f"{key} {x:g}" for key in ("guidance", "temperature") if (x := getattr(s, key)) != 1]
     )
     parts += [f"{key.replace('_', ' ')} {value}" for key in OTHERS if (value := getattr(s, key)) is not None]
+    parts += ["more smooth"] if s.more_smooth else []
     parts += [f"{key.replace('_', ' ')} {value}" for key, value in s.head.values.items()]
     parts += [s.dtype] if s.dtype != "fp32" else []
     parts += [f"sampling seed {s.seed}"] if s.seed else []
+    parts += [f"accepted at {s.reject.threshold:g}"] if s.reject else []
     return ", ".join(parts)

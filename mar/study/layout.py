@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mar.runtime import project
+
 if TYPE_CHECKING:
     from mar.study.study import Study
 
@@ -26,6 +28,9 @@ LOG = "metrics.jsonl"  # log of a variant, a tokenizer or a classifier in traini
 CHECKPOINTS = "checkpoints"  # folder of the states that a training resumes from
 AVERAGE = "ema.safetensors"  # exponential moving average of the weights of a training
 LEARNING = "learning.json"  # what the averages that a training kept have learned
+PICTURES = "learning.png"  # images that they draw
+TASKS = "tasks.json"  # what a model did in zero-shot tasks, and how well
+MEASURES = "measures.npz"  # beside it: the same of each image
 WEIGHTS = "model.safetensors"  # weights of a tokenizer or of the classifier
 TOKENIZER = "config.json"  # describes a finished tokenizer
 RFID = "rfid.json"  # rFID and PSNR of the reconstructions of a tokenizer
@@ -99,6 +104,11 @@ def classifier(root: Path) -> Path:
     return root / "classifier"
 
 
+def rejecter(root: Path) -> Path:
+    """Folder of the study's own network that accepts or rejects drawn images."""
+    return root / "rejecter"
+
+
 def of_seed(tokenizer: Name, seed: Name) -> str:
     """Name on disk of the tokenizer of one training seed, where a section has one for each (`per_seed`)."""
     return f"{tokenizer}-seed{seed}"
@@ -157,6 +167,16 @@ def kept_average(folder: Path, images: int) -> Path:
 def learning(root: Path, variant: Name, seed: Name) -> Path:
     """File of the losses, and where asked the FID, of the averages that a training kept on its way."""
     return run(root, variant, seed) / LEARNING
+
+
+def pictures(root: Path, variant: Name, seed: Name) -> Path:
+    """Images drawn with each of these averages, a row for each; of models to which power laws are fitted."""
+    return run(root, variant, seed) / PICTURES
+
+
+def tasks(root: Path, variant: Name, seed: Name) -> Path:
+    """File of the zero-shot tasks of a model; the images that it drew are beside it."""
+    return root / "tasks" / run_name(variant, seed) / TASKS
 
 
 def sweep(root: Path, variant: Name, setting: Name) -> Path:
@@ -310,6 +330,11 @@ def import_record(assets: Path, name: Name) -> Path:
     return assets / f"{name}.json"
 
 
+def import_study(assets: Path, name: Name) -> Path:
+    """The study of an import that has brought its own: of a file of `mar export`."""
+    return assets / f"{name}.yaml"
+
+
 def downloads(assets: Path) -> Path:
     """Folder of published files as they were downloaded."""
     return assets / "downloads"
@@ -322,4 +347,4 @@ def twin(study: Study, root: Path, folder: Path) -> Path | None:
 
 def shipped(*names: str) -> Path:
     """A file or folder of config/ that ships with the package, such as `claims.yaml`, in any working directory."""
-    return Path(__file__).resolve().parents[2].joinpath("config", *names)
+    return project.path("config", *names)

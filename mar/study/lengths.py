@@ -74,6 +74,8 @@ def check_images(study: Study, classes: int, train: int | None = None) -> None:
     asked: dict[tuple[str, ...], int] = {("metrics", "samples"): study.metrics.samples}
     if study.learning:
         asked["learning", "samples"] = study.learning.samples
+    if study.tasks:
+        asked["tasks", "samples"] = study.tasks.samples // 2  # two of each class at least
     for name in dict.fromkeys(name for variant in study.variants.values() for name in variant.sampling):
         if sweep := study.sampling[name].sweep:
             asked["sampling", name, "sweep", "samples"] = sweep.samples

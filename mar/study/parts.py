@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Annotated, Any, ClassVar, Literal, Self, assert_never
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     PositiveFloat,
     PositiveInt,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -25,7 +27,7 @@ from pydantic import (
 )
 
 from mar.runtime.text import printable
-from mar.study.kinds import Kind, Section
+from mar.study.kinds import Kind, Section, shortest
 from mar.study.mistakes import of_validation
 
 Text = Annotated[str, AfterValidator(printable)]
@@ -297,14 +299,19 @@ class Network(Tokenizer):
         "middle", description="self-attention: in the middle blocks; also at the encoder's last level (MAR's KL-16); "
         "or at that of the decoder too (LDM's KL-16 and VQ-16)"
     )  # fmt: skip
+    norm_groups: Size | None = Field(
+        None,
+        description="groups of the group norms, which no tensor of the weights shows; default: 32 with pretrained (as "
+        "published), else the most, up to 32, with four channels in each",
+    )
     latent_channels: Size = Field(description="kl: numbers per latent position; vq, msvq: width of a code; pixels: 3")
 
     @model_validator(mode="after")
     def _check_levels(self) -> Network:
         if self.stem & (self.stem - 1) or self.stem > self.stride:
             raise ValueError(f"stem {self.stem}: a power of two up to the stride, {self.stride}, is accepted")
-        if self.stem > 1 and not self.trained:
-            raise ValueError(f"stem {self.stem}: belongs to tokenizers that are trained here; accepted: 1")
+        if self.norm_groups and any(width % self.norm_groups for width in self.channels):
+            raise ValueError(f"norm_groups {self.norm_groups}: accepted: what divides each of {list(self.channels)}")
         if len(self.channels) != self._levels:
             stem = f", stem {self.stem}" if self.stem > 1 else ""
             raise ValueError(
@@ -371,6 +378,9 @@ class MsVq(Network):
     kind: Literal["msvq"]
     codebook_size: Codes = Field(description="number of codes")
     scales: tuple[Size, ...] = Field(min_length=2, description="sides of the scales, ascending to that of the latents")
+    phis: Annotated[int, Field(ge=1, le=100)] = Field(
+        4, description="convolutions behind the codes, each for neighbouring scales (published: share_quant_resi)"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> MsVq:
@@ -474,15 +484,11 @@ class Order(Kind):
     fixed: ClassVar[bool] = True
     joint: ClassVar[bool] = False
     by_scale: ClassVar[bool] = False
-
-    @classmethod
-    def _spelled(cls, values: Any) -> Any:
-        return {"kind": values} if isinstance(values, str) else values
+    short: ClassVar[bool] = True
 
     @model_serializer(mode="wrap")
     def _name(self, write: SerializerFunctionWrapHandler) -> Any:
-        values = write(self)
-        return values["kind"] if list(values) == ["kind"] else values
+        return shortest(write(self))
 
 
 class Raster(Order):
@@ -659,6 +665,129 @@ class DitBackbone(Backbone):
         return True
 
 
+def evenly(total: int, steps: int) -> list[int]:
+    """So many of `total` timesteps, ascending, in equal distances with both ends among them; one is the cleanest."""
+    stride = (total - 1) / (steps - 1) if steps > 1 else 1.0
+    return [round(i * stride) for i in range(steps)]
+
+
+class Solver(Kind):
+    """How a token is drawn with the network of a head, from noise on.
+
+    In a file it is the name of its kind, or for one with options a mapping. It follows the reverse process of Diffusion
+    Loss, whose network says what noise is in x at a timestep, or a flow, whose network says a velocity at a time.
+
+    Attributes:
+        follows: which of both.
+        each: evaluations of the network a step.
+        honours: settings of sampling that have an effect on it, of SOLVED.
+    """
+
+    part: ClassVar[str] = "solver"
+    tells: ClassVar[tuple[str, ...]] = ("label", "follows", "each", "honours")
+    short: ClassVar[bool] = True
+    follows: ClassVar[Literal["diffusion", "flow"]] = "diffusion"
+    each: ClassVar[int] = 1
+    honours: ClassVar[tuple[str, ...]] = ("temperature", "clamp")
+
+    def timesteps(self, total: int, steps: int) -> list[int]:
+        """Timesteps of the `total` of a reverse process at which the network is evaluated, ascending.
+
+        The middles of equal parts, rounded down.
+        """
+        return [(2 * i + 1) * total // (2 * steps) for i in range(steps)]
+
+    def times(self, steps: int) -> int:
+        """Number of times of a flow at which the network is evaluated, evenly from 0 to 1: the ends of the steps."""
+        return steps + 1
+
+    def written(self, setting: dict[str, Any]) -> dict[str, Any]:
+        """The values of a sampling setting with this solver as finished results spell them."""
+        return setting
+
+    def __str__(self) -> str:
+        """Its name, and options that differ from their defaults."""
+        options = self.model_dump(exclude_defaults=True)
+        options = options if isinstance(options, dict) else {}
+        said = [f"{key} {value}" for key, value in options.items() if key not in ("kind", "own")]
+        return ", ".join([self.label or self.kind, *said])
+
+    @model_serializer(mode="wrap")
+    def _name(self, write: SerializerFunctionWrapHandler) -> Any:
+        return shortest(write(self))
+
+
+# Settings of sampling that a solver honours or not, of HONOURED.
+SOLVED = ("temperature", "clamp")
+
+
+class Ancestral(Solver):
+    """The published sampler: the learned variance as noise in each step."""
+
+    implementation: ClassVar[str] = "mar.models.diffusion.solvers:ancestral"
+
+    kind: Literal["ancestral"]
+
+    def timesteps(self, total: int, steps: int) -> list[int]:
+        """Both ends among them."""
+        return evenly(total, steps)
+
+
+class Ddim(Solver):
+    """DDIM."""
+
+    implementation: ClassVar[str] = "mar.models.diffusion.solvers:ddim"
+
+    kind: Literal["ddim"]
+    eta: Fraction = Field(0.0, description="share of the ancestral noise in each step; may stand beside `solver` too")
+
+    def written(self, setting: dict[str, Any]) -> dict[str, Any]:
+        """With `eta` beside it."""
+        return setting | {"solver": self.kind} | ({"eta": self.eta} if self.eta else {})
+
+
+class Dpm(Solver):
+    """DPM-Solver++ of order 2, which keeps the prediction of the step before."""
+
+    implementation: ClassVar[str] = "mar.models.diffusion.solvers:dpm"
+
+    kind: Literal["dpm"]
+
+
+class Euler(Solver):
+    """Euler's method."""
+
+    implementation: ClassVar[str] = "mar.models.diffusion.solvers:euler"
+    follows: ClassVar[Literal["diffusion", "flow"]] = "flow"
+    honours: ClassVar[tuple[str, ...]] = ("temperature",)
+
+    kind: Literal["euler"]
+
+    def written(self, setting: dict[str, Any]) -> dict[str, Any]:
+        """As `method` of the head."""
+        return _in_head(setting, self.kind)
+
+
+class Heun(Solver):
+    """Heun's method, the mean of the velocities at both ends of a step of Euler's."""
+
+    implementation: ClassVar[str] = "mar.models.diffusion.solvers:heun"
+    follows: ClassVar[Literal["diffusion", "flow"]] = "flow"
+    each: ClassVar[int] = 2
+    honours: ClassVar[tuple[str, ...]] = ("temperature",)
+
+    kind: Literal["heun"]
+
+    def written(self, setting: dict[str, Any]) -> dict[str, Any]:
+        """As `method` of the head."""
+        return _in_head(setting, self.kind)
+
+
+def _in_head(setting: dict[str, Any], method: str) -> dict[str, Any]:
+    rest = {key: value for key, value in setting.items() if key != "solver"}
+    return rest | {"head": {**setting.get("head", {}), "method": method}}
+
+
 class Options(Section):
     """Settings of sampling that only one kind of head knows: `head` of a sampling setting, checked by that kind."""
 
@@ -683,6 +812,7 @@ class Head(Kind):
         joint: whether it draws all tokens of an image at once.
         sampling: its own settings of sampling, the model of a setting's `head`; None: it has none.
         published: whether it goes without saying with a published model.
+        usual: kind of its solver where a setting says none; empty: it has no solver.
     """
 
     part: ClassVar[str] = "head"
@@ -695,6 +825,11 @@ class Head(Kind):
     joint: ClassVar[bool] = False
     sampling: ClassVar[type[Section] | None] = None
     published: ClassVar[bool] = False
+    usual: ClassVar[str] = ""
+
+    def solver(self, settings: Sampling) -> Solver | None:
+        """The solver of a setting; None where it has none."""
+        return settings.solver or (Solver.of(kind=self.usual) if self.usual else None)
 
     def drawing(self, settings: Sampling) -> Any:
         """This head's own settings of sampling, an instance of its `sampling`.
@@ -724,8 +859,8 @@ class Head(Kind):
 
 # Settings of sampling that a head honours or not; what each is without effect.
 HONOURED: dict[str, Any] = {
-    **{"solver": "ancestral", "diffusion_steps": None, "clamp": None, "top_k": None, "top_p": None},
-    **{"guidance_channels": None, "temperature": 1.0, "guidance": 1.0},
+    **{"solver": None, "diffusion_steps": None, "clamp": None, "top_k": None, "top_p": None},
+    **{"guidance_channels": None, "temperature": 1.0, "guidance": 1.0, "more_smooth": False},
 }
 
 
@@ -736,7 +871,7 @@ class CategoricalHead(Head):
     label: ClassVar[str] = "cross-entropy"
     loss: ClassVar[str] = "cross-entropy (nats a token)"
     ids: ClassVar[bool] = True
-    honours: ClassVar[tuple[str, ...]] = ("temperature", "guidance", "top_k", "top_p")
+    honours: ClassVar[tuple[str, ...]] = ("temperature", "guidance", "top_k", "top_p", "more_smooth")
     sure: ClassVar[bool] = True
     published: ClassVar[bool] = True
 
@@ -751,6 +886,7 @@ class DiffusionHead(Head):
     loss: ClassVar[str] = "Diffusion Loss"
     honours: ClassVar[tuple[str, ...]] = ("temperature", "guidance", "diffusion_steps", "solver", "clamp")
     needed: ClassVar[tuple[str, ...]] = ("diffusion_steps",)
+    usual: ClassVar[str] = "ancestral"
 
     kind: Literal["diffusion"]
     width: Size = Field(description="width of the denoising MLP")
@@ -758,8 +894,9 @@ class DiffusionHead(Head):
     noise_draws: Size = Field(description="(t, noise) draws per token and step")
 
     def evaluations(self, settings: Sampling) -> int | None:
-        """One a step, by every solver."""
-        return settings.diffusion_steps
+        """As many a step as its solver takes."""
+        solver = self.solver(settings)
+        return settings.diffusion_steps * solver.each if settings.diffusion_steps and solver else None
 
     @property
     def denoiser(self) -> int:
@@ -773,29 +910,7 @@ class FlowSampling(Section):
     evaluations: Annotated[int, Field(ge=1, le=50)] = Field(
         description="evaluations of the MLP a token; euler takes one a step, heun two"
     )
-    method: Literal["euler", "heun"] = "euler"
-
-    @model_validator(mode="after")
-    def _check(self) -> FlowSampling:
-        if self.evaluations % self.each:
-            raise ValueError(f"evaluations {self.evaluations} with method heun, two a step; accepted: an even number")
-        return self
-
-    @property
-    def each(self) -> int:
-        """Evaluations of a step."""
-        match self.method:
-            case "euler":
-                return 1
-            case "heun":
-                return 2
-            case _:
-                assert_never(self.method)
-
-    @property
-    def steps(self) -> int:
-        """Steps from noise to token."""
-        return self.evaluations // self.each
+    method: Literal["euler", "heun"] | None = Field(None, description="the solver, as it was spelled first")
 
 
 class FlowHead(Head):
@@ -804,7 +919,9 @@ class FlowHead(Head):
     implementation: ClassVar[str] = "mar.models.heads.flow:Flow"
     label: ClassVar[str] = "flow matching"
     loss: ClassVar[str] = "flow matching (squared error of the velocity)"
+    honours: ClassVar[tuple[str, ...]] = ("temperature", "guidance", "solver")
     sampling: ClassVar[type[Section] | None] = FlowSampling
+    usual: ClassVar[str] = "euler"
 
     kind: Literal["flow"]
     width: Size = Field(description="width of the MLP")
@@ -815,6 +932,28 @@ class FlowHead(Head):
     def denoiser(self) -> int:
         """Parameters of the MLP: of a block two matrices, and three of modulation."""
         return 5 * self.width**2 * self.depth
+
+    def solver(self, settings: Sampling) -> Solver | None:
+        """The solver of a setting, which `head.method` may name too."""
+        method = settings.head.values.get("method")
+        return Solver.of(kind=method) if method else super().solver(settings)
+
+    def drawing(self, settings: Sampling) -> Any:
+        """Its own settings of sampling, whose evaluations make whole steps.
+
+        Raises:
+            ValueError: a setting is not accepted.
+        """
+        own: FlowSampling = super().drawing(settings)
+        if own.method and settings.solver:
+            raise ValueError(f"head: method {own.method} with solver {settings.solver}; accepted: one of both")
+        solver = self.solver(settings)
+        if solver and own.evaluations % solver.each:
+            raise ValueError(
+                f"head: evaluations {own.evaluations} with solver {solver}, {solver.each} a step; accepted: a multiple "
+                f"of {solver.each}"
+            )
+        return own
 
     def evaluations(self, settings: Sampling) -> int | None:
         """Evaluations of the MLP."""
@@ -961,6 +1100,15 @@ class Sweep(Section):
         return self
 
 
+class Reject(Section):
+    """An image is drawn again until the study's rejecter is sure enough of its class. The threshold is ours."""
+
+    threshold: float = Field(gt=0.0, lt=1.0, description="least probability of the class asked for")
+    tries: int = Field(
+        10, ge=2, le=100, description="draws of an image at most; if none is accepted, the most probable stays"
+    )
+
+
 LIFTED = ("diffusion_steps", "solver", "eta", "clamp", "top_k", "top_p", "guidance_channels")
 
 
@@ -992,13 +1140,16 @@ class Sampling(Section):
     top_p: Fraction | None = Field(
         None, gt=0.0, description="categorical heads: of these, only the likeliest that have this probability together"
     )
+    more_smooth: bool = Field(
+        False, description="scales: mixtures of codes by Gumbel softmax in place of drawn ids (VAR: for pictures only)"
+    )
     diffusion_steps: PositiveInt | None = Field(
         None, le=1000, description="diffusion and joint heads, respaced from 1000"
     )
-    solver: Literal["ancestral", "ddim", "dpm"] = Field(
-        "ancestral", description="diffusion heads: the published sampler, DDIM, or DPM-Solver++ of order 2"
-    )
-    eta: Fraction = Field(0.0, description="ddim only: share of the ancestral noise in each step")
+    solver: SerializeAsAny[Solver] | None = Field(
+        None, description="diffusion heads: ancestral (the default, published), ddim or dpm (DPM-Solver++ of order 2); "
+        "flow: euler (the default) or heun"
+    )  # fmt: skip
     clamp: PositiveFloat | None = Field(
         None,
         description="diffusion heads only: predicted x0 is held within this many standard deviations; not published",
@@ -1022,18 +1173,12 @@ class Sampling(Section):
     tf32: bool = Field(False, description="fp32 products in TF32, on GPUs that have it (DiT, as published)")
     compile: bool = Field(False, description="torch.compile the blocks and the denoiser; needs a C++ compiler")
     seed: Seed = Field(0, description="sampling seed: another one draws other images with the same weights")
+    reject: Reject | None = Field(None, description="draw again what the study's rejecter does not accept")
     sweep: Sweep | None = Field(None, description="guidance and temperature are the best of this grid, for each model")
 
-    @model_validator(mode="before")
     @classmethod
-    def _lift(cls, values: Any) -> Any:
-        """Settings of our heads have a key of their own: they mean the same here and in `head`."""
-        head = values.get("head") if isinstance(values, dict) else None
-        if not isinstance(head, dict) or not (lifted := {key: head[key] for key in LIFTED if key in head}):
-            return values
-        if twice := [key for key in lifted if key in values]:
-            raise ValueError(f"head.{twice[0]}: {twice[0]} stands beside it too; accepted: one of both")
-        return {**values, **lifted, "head": {key: value for key, value in head.items() if key not in lifted}}
+    def _checked(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        return super()._checked(_in_one_place(values), validate)
 
     @model_validator(mode="before")
     @classmethod
@@ -1047,6 +1192,8 @@ class Sampling(Section):
     def _check(self) -> Sampling:
         if self.dtype == "fp32" and self.head_dtype is not None:
             raise ValueError(f"head_dtype {self.head_dtype} with dtype fp32: belongs to fp16 and bf16; accepted: none")
+        if self.sweep and self.reject:
+            raise ValueError("reject with a sweep, whose points are drawn without it; accepted: one of both")
         if self.sweep:
             for key in ("guidance", "temperature"):
                 if key in self.model_fields_set and getattr(self, key) != 1.0:
@@ -1060,8 +1207,6 @@ class Sampling(Section):
 
     def _check_fast(self) -> None:
         """Refuse fast modes that would have no effect or do not work together."""
-        if self.eta and self.solver != "ddim":
-            raise ValueError(f"eta {self.eta:g} with solver {self.solver}: belongs to ddim; accepted: 0")
         if self.order == "confidence":
             for key in ("late_steps", "token_cache", "condition_cache"):
                 if getattr(self, key) is not None:
@@ -1079,6 +1224,11 @@ class Sampling(Section):
                 "computed where all tokens are; accepted: a multiple"
             )
 
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> Any:
+        values = write(self)
+        return self.solver.written(values) if self.solver and "solver" in values else values
+
     @property
     def points(self) -> list[Sampling]:
         """The setting itself, or the settings at the points of its sweep, the largest scale and temperature last."""
@@ -1089,3 +1239,27 @@ class Sampling(Section):
     def at(self, guidance: float, temperature: float) -> Sampling:
         """This setting at one point of its sweep."""
         return self.model_copy(update={"guidance": guidance, "temperature": temperature, "sweep": None})
+
+
+def _in_one_place(values: Any) -> Any:
+    """The values of a setting with those of our heads and solvers, which may stand in two places, in one."""
+    if not isinstance(values, dict):
+        return values
+    head = values.get("head")
+    if isinstance(head, dict) and (lifted := {key: head[key] for key in LIFTED if key in head}):
+        if twice := [key for key in lifted if key in values]:
+            raise ValueError(f"head.{twice[0]}: {twice[0]} stands beside it too; accepted: one of both")
+        values = {**values, **lifted, "head": {key: value for key, value in head.items() if key not in lifted}}
+    if values.get("solver") in ("ancestral", {"kind": "ancestral"}):  # finished results say it of every head
+        values = values | {"solver": None}
+    if "eta" not in values:
+        return values
+    eta, solver = values["eta"], values.get("solver") or "ancestral"
+    rest = {key: value for key, value in values.items() if key != "eta"}
+    if eta is None or (eta == 0 and not isinstance(eta, bool)):
+        return rest
+    options = solver if isinstance(solver, dict) else {"kind": solver}
+    if options.get("kind") != "ddim" or "eta" in options:
+        found = "eta beside it" if "eta" in options else f"solver {options.get('kind')}: belongs to ddim"
+        raise ValueError(f"eta {eta} with {found}; accepted: 0")
+    return rest | {"solver": options | {"eta": eta}}

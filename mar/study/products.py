@@ -44,6 +44,39 @@ def learning_setting(study: Study, variant: str) -> str | None:
     return study.learning.setting.get(variant, next(iter(study.variants[variant].sampling), None))
 
 
+def pictured_setting(study: Study, variant: str) -> str | None:
+    """The sampling setting with which the first seed of a variant of `laws` draws pictures along its training."""
+    asked = study.laws is not None and variant in study.laws.variants and study.variants[variant].sampling
+    return shown_setting(study, variant) if asked else None
+
+
+def shown_setting(study: Study, variant: str) -> str:
+    """The setting whose samples stand for a variant: its last guided one, else its last.
+
+    A variant that names none has all of the study.
+    """
+    settings = study.variants[variant].sampling or tuple(study.sampling)
+    guided = [s for s in settings if study.sampling[s].points[-1].guidance > 1]
+    return (guided or list(settings))[-1]
+
+
+def edited(study: Study) -> list[tuple[str, int]]:
+    """Pairs (variant, seed) of the models that do the zero-shot tasks: of each variant the first seed, as timings."""
+    return [(name, study.variants[name].seeds[0]) for name in study.tasks.models] if study.tasks else []
+
+
+def rejections(study: Study) -> dict[str, list[list[str]]]:
+    """Groups of the settings of a trained variant that differ in `reject` alone, where one of them rejects."""
+    found: dict[str, list[list[str]]] = {}
+    for name, variant in study.variants.items():
+        groups: dict[str, list[str]] = {}
+        for s in variant.sampling if variant.seeds else ():
+            groups.setdefault(canonical(study.sampling[s].model_copy(update={"reject": None})), []).append(s)
+        if several := [group for group in groups.values() if any(study.sampling[s].reject for s in group)]:
+            found[name] = several
+    return found
+
+
 def replicas(study: Study, variant: str) -> list[list[str]]:
     """Groups of the sampling settings of a variant that differ in the sampling seed alone, in the study's order."""
     groups: dict[str, dict[int, str]] = {}
@@ -54,11 +87,12 @@ def replicas(study: Study, variant: str) -> list[list[str]]:
 
 
 def table_names(study: Study) -> list[str]:
-    """Names of the tables: the study's own, `metrics`, and `variance`, `fast`, `learning`, `laws` where asked."""
+    """Names of the tables: the study's own, `metrics`, and those of what else the study asks for."""
     trained = [name for name, variant in study.variants.items() if variant.seeds]
     seeds = any(len(study.variants[name].seeds) > 1 for name in trained)
     several = seeds or any(len(group) > 1 for name in trained for group in replicas(study, name))
-    more = {"variance": several, "fast": study.fast, "learning": learned(study), "laws": study.laws}
+    more: dict[str, Any] = {"variance": several, "fast": study.fast, "learning": learned(study)}
+    more |= {"laws": study.laws, "tasks": study.tasks}
     return [*study.tables, "metrics", *(name for name, asked in more.items() if asked)]
 
 
@@ -66,12 +100,17 @@ def figure_names(study: Study) -> list[str]:
     """Names of the figures: claims, those whose curves a study lists, of sweeps and of learning, the rest.
 
     `guidance` shows sweeps along the guidance scale, `heldout_loss` the losses along the trainings, `fid_images` and
-    `fid_operations` the FID along them, `laws` the power laws of VAR.
+    `fid_operations` the FID along them, `laws` the power laws of VAR, `laws_samples` what its models draw on the way,
+    `tasks` what zero-shot tasks draw, `tokenizers` what the scales of a multi-scale tokenizer add, `rejection` FID over
+    the acceptance rate.
     """
     curves = [name for name in CURVES if getattr(study, name)]
     sweeps = [study.sampling[setting].sweep for _, setting in swept(study)]
     more: dict[str, Any] = {"sweep": sweeps, "guidance": any(grid and len(grid.guidance) > 1 for grid in sweeps)}
     more["heldout_loss"] = runs = learned(study)
     more["fid_images"] = more["fid_operations"] = any(learning_setting(study, variant) for variant, _ in runs)
-    more["laws"] = study.laws
+    more["laws"], more["tasks"] = study.laws, study.tasks
+    more["laws_samples"] = study.laws and all(pictured_setting(study, name) for name in study.laws.variants)
+    more["tokenizers"] = any(study.instances[name].config.sides for name in used_tokenizers(study))
+    more["rejection"] = rejections(study)
     return ["claims", *curves, *(name for name, asked in more.items() if asked), "samples", "losses"]

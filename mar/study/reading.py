@@ -7,7 +7,7 @@ import math
 import os
 import string
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from mar.runtime.files import write_if_changed
 from mar.study import kinds, layout, own_code
 from mar.study.mistakes import Mistake, MistakesError, line_of, of_validation
+from mar.study.renamed import new_names
 from mar.study.shorthand import write_out, write_out_nothing, write_out_steps
 from mar.study.study import FACTORS, Study
 
@@ -77,6 +78,34 @@ def _resolved(values: dict[str, Any], source: Path) -> Study:
     if mistakes:
         raise blame(MistakesError(mistakes), source)
     return study
+
+
+def of_config(config: dict[str, Any], configfiles: Sequence[str | Path]) -> tuple[Study, Path]:
+    """The study that the configuration of a workflow means, and the file to name in messages.
+
+    Args:
+        config: with the key `study_file`, a file or the name of one that ships; other keys then change that study.
+            Without it, the content of the study.
+        configfiles: the files that `config` was read from, the last one last.
+
+    Raises:
+        StudyError: there is no file, or it is no study.
+    """
+    if "study_file" in config:
+        name = config["study_file"]
+        if not isinstance(name, str):
+            raise StudyError(f"study_file: found {name!r}; accepted: the path of one study file")
+        source = _base(Path("study_file"), name)
+        changes = {key: value for key, value in config.items() if key != "study_file"}
+        return resolve(_merge(read(source), changes), source), source
+    if not configfiles:
+        raise StudyError(
+            "no study file; accepted: --configfile config/<study>.yaml, or of a module study_file in its config"
+        )
+    for file in configfiles:  # Snakemake's reader keeps the last of two equal keys; this one refuses them
+        read(Path(file))
+    source = Path(configfiles[-1])
+    return resolve(config, source), source
 
 
 def blame(error: ValueError, source: Path) -> StudyError:
@@ -192,7 +221,10 @@ def _parse(path: Path, accepted: str = MAPPING) -> tuple[dict[str, Any], yaml.No
 
 
 def _extend(values: dict[str, Any], source: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    values = dict(values)
+    try:
+        values = new_names(values, source)
+    except ValueError as error:
+        raise blame(error, source) from None
     if "extends" not in values:
         return _write_out(values, source)
     name = values.pop("extends")

@@ -292,6 +292,22 @@ class ClassifierRecord(Record):
     provenance: Provenance
 
 
+class RejecterRecord(Record):
+    """rejecter/classifier.json: the network that rejects drawn images; its accuracy is that on `count` of `split`.
+
+    Attributes:
+        learned_from: the held-out images that it is trained on.
+    """
+
+    accuracy: Fraction
+    split: str
+    count: PositiveInt
+    learned_from: str
+    classes: tuple[str, ...]
+    parameters: PositiveInt
+    provenance: Provenance
+
+
 class TokenizerRecord(Record):
     """tokenizers/<name>/config.json: a finished tokenizer."""
 
@@ -481,6 +497,7 @@ class LearningRecord(Record):
         extractor: network whose features FID compares.
         drawn_at_once: images of a chunk whose tokens were drawn at once; None in older files, where it is all of them.
         fall: change of FID in the last quarter; None without samples there.
+        pictures: checksum of the picture beside it, with a row of images for each point; None where none was asked.
     """
 
     place: ClassVar[str] = r"runs/(?P<variant>[^/]+)/seed(?P<seed>\d+)/learning\.json"
@@ -495,7 +512,72 @@ class LearningRecord(Record):
     drawn_at_once: PositiveInt | None = None
     points: Annotated[tuple[LearningPoint, ...], Field(min_length=1)]
     fall: Fall | None = None
+    pictures: Sha256 | None = None
     recipe: LearningRecipe
+    provenance: Provenance
+
+
+class Change(Part):
+    """A log ratio of two FIDs of as many images, and its standard error by the images."""
+
+    effect: FiniteFloat
+    error: Amount
+
+
+class TaskDone(Part):
+    """One zero-shot task on held-out images, by one model (`mar/sampling/tasks.py` says what is measured).
+
+    Attributes:
+        drawn: share of the tokens, of VAR those of its last scale, that are drawn.
+        fits: log(FID / FID with what was drawn for other images); below 0 where the drawn part fits its surroundings.
+    """
+
+    task: str
+    drawn: Fraction
+    metrics: dict[str, Metric]
+    fits: Change
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _check_possible(self.metrics, "metrics.")
+        return self
+
+
+class TasksRecord(Record):
+    """tasks/<variant>/seed<k>/tasks.json: what a model did in the zero-shot tasks, and how well.
+
+    Attributes:
+        seed: training seed.
+        setting: sampling setting.
+        sampling: the setting, with the guidance scale and temperature that were used.
+        protocol: which tokens stay (`mar/sampling/editing.py`).
+        split: the held-out images.
+        count: number of images, the same of each task.
+        box: x0, y0, x1, y1 in shares of width and height.
+        extractor: network that judges.
+        reference: the real images that FID compares with.
+        files: the pictures.
+        measures: checksum of the numbers of each image.
+        slice: stage key.
+        inputs: checksums of real images and judge.
+    """
+
+    place: ClassVar[str] = r"tasks/(?P<variant>[^/]+)/seed(?P<seed>\d+)/tasks\.json"
+    variant: str
+    seed: int
+    setting: str
+    sampling: Sampling
+    protocol: str
+    split: str
+    count: PositiveInt
+    box: tuple[Fraction, Fraction, Fraction, Fraction]
+    extractor: Judge
+    reference: RealSide
+    tasks: tuple[TaskDone, ...]
+    files: tuple[Piece, ...]
+    measures: Sha256
+    slice: str
+    inputs: dict[str, str]
     provenance: Provenance
 
 
@@ -560,6 +642,18 @@ class Rebuilt(Part):
         return self
 
 
+class FirstScales(Part):
+    """What is lost where an image is rebuilt from the first `scales` scales of a multi-scale tokenizer alone."""
+
+    scales: PositiveInt
+    metrics: dict[str, Metric]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _check_possible(self.metrics, "metrics.")
+        return self
+
+
 class RfidInputs(Part):
     """What the reconstruction metrics of a tokenizer depend on; when it changes, they are computed again."""
 
@@ -575,9 +669,11 @@ class RfidRecord(Record, Rebuilt):
     Attributes:
         encoded_at_once: images that were encoded at once; None in older files, as of the next one.
         decoded_at_once: images that were decoded at once.
+        by_scale: of a multi-scale tokenizer, the same held-out images from its first scales; empty in older files.
     """
 
     train: Rebuilt | None = None  # None in files from before it was measured
+    by_scale: tuple[FirstScales, ...] = ()
     encoded_at_once: PositiveInt | None = None
     decoded_at_once: PositiveInt | None = None
     extractor: str
@@ -714,6 +810,27 @@ class SweepRecord(Record):
         return self
 
 
+class Rejection(Part):
+    """What a sample set cost that accepts images (`mar/sampling/rejection.py`).
+
+    Attributes:
+        rejecter: name of the network.
+        weights: checksum of its weights.
+        drawn: images drawn in all.
+        accepted: images of the set that were accepted; the others are the best of their tries.
+    """
+
+    rejecter: str
+    weights: Weights
+    drawn: PositiveInt
+    accepted: NonNegativeInt
+
+    @property
+    def rate(self) -> float:
+        """Share of the drawn images that were accepted."""
+        return self.accepted / self.drawn
+
+
 class SampleManifest(Manifest):
     """samples/<variant>/seed<k>/<setting>/manifest.json: a complete sample set.
 
@@ -728,6 +845,7 @@ class SampleManifest(Manifest):
         drawn_at_once: images of a chunk whose tokens were drawn at once; None in older files, where it is all of them.
         decoded_at_once: the same for decoding.
         seconds: time of drawing in all.
+        rejection: what was drawn and accepted; None where the setting accepts all.
     """
 
     place: ClassVar[str] = r"samples/(?P<variant>[^/]+)/seed(?P<seed>\d+)/(?P<setting>[^/]+)/manifest\.json"
@@ -743,6 +861,7 @@ class SampleManifest(Manifest):
     tokenizer: Sha256
     sampling: Sampling
     seconds: Amount
+    rejection: Rejection | None = None
     provenance: Provenance
 
     @model_validator(mode="after")
@@ -1117,6 +1236,7 @@ class PlanRecord(Record):
 
     key: Sha256
     judges: dict[str, JudgeCosts]
+    rejecter: JudgeCosts | None = None
     tokenizers: dict[str, TokenizerCosts]
     variants: dict[str, VariantCosts]
     memory: Peaks | None = None

@@ -49,6 +49,33 @@ class Classifier(Section):
         return self
 
 
+class Rejecter(Section):
+    """The network by which settings with `reject` accept drawn images: never the one that judges.
+
+    One of the study's own is a second classifier, of another seed and trained on held-out images.
+    """
+
+    channels: tuple[Size, ...] = Field((24, 48, 96), min_length=1)
+    features: Size = Field(64, description="width of the layer before the logits")
+    images: int = Field(0, ge=0, le=10**12, description=IMAGES)
+    batch: Images = 64
+    learning_rate: Rate = 2e-3
+    weights: Literal["resnet50"] | None = Field(
+        None, description="in place of a training: published weights of config/assets.csv, for ImageNet's 1,000 classes"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Rejecter:
+        if bool(self.images) == bool(self.weights):
+            raise ValueError(f"found images {self.images} and weights {self.weights}; accepted: one of both")
+        return self
+
+    @property
+    def classifier(self) -> Classifier:
+        """The network and its training."""
+        return Classifier(**self.model_dump(exclude={"weights"}))
+
+
 Extractor = Literal["classifier", "inception", "dinov2", "clean"]
 EXTRACTORS: tuple[str, ...] = get_args(Extractor)
 
@@ -121,6 +148,57 @@ class Laws(Section):
         if len(set(self.variants)) != len(self.variants):
             raise ValueError(f"variants {list(self.variants)}: each entry once is accepted")
         return self
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+INPAINTING, OUTPAINTING, CLASS_CHANGE = TASKS = ("in-painting", "out-painting", "class-change")
+
+
+class Tasks(Section):
+    """Zero-shot tasks on held-out images, the same for each of several models (`mar/sampling/tasks.py`)."""
+
+    samples: Images = Field(description="held-out images, equally of each class, on which each task is done once")
+    box: tuple[Share, Share, Share, Share] = Field(
+        (0.25, 0.25, 0.75, 0.75),
+        description="x0, y0, x1, y1 in shares of width and height: what in-painting and class change draw, and "
+        "out-painting keeps",
+    )
+    models: dict[Name, Name] = Field(min_length=1, description="sampling setting by variant")
+
+    @model_validator(mode="after")
+    def _check(self) -> Tasks:
+        x0, y0, x1, y1 = self.box
+        if not (x0 < x1 and y0 < y1):
+            raise ValueError(f"box {list(self.box)}; accepted: x0 < x1 and y0 < y1")
+        return self
+
+    def pixels(self, side: int) -> tuple[int, int, int, int]:
+        """The box in pixels of an image of this height and width: left, top, right, bottom."""
+        x0, y0, x1, y1 = (round(share * side) for share in self.box)
+        return x0, y0, x1, y1
+
+    def drawn(self, tokens: int, side: int, outside: bool) -> int:
+        """How many of tokens x tokens are drawn under the protocol `fair`.
+
+        Those with a masked pixel in them or in one of their eight neighbours (`mar.sampling.editing.staying`).
+
+        Args:
+            tokens: tokens along one axis.
+            side: height and width of the images in pixels.
+            outside: whether the box is kept, as for out-painting.
+        """
+        left, top, right, bottom = self.pixels(side)
+        spans = [(i * side // tokens, -(-(i + 1) * side // tokens)) for i in range(tokens)]
+
+        def touched(row: int, column: int) -> bool:
+            (a, b), (c, d) = spans[row], spans[column]
+            if outside:
+                return not (top <= a and b <= bottom and left <= c and d <= right)
+            return max(a, top) < min(b, bottom) and max(c, left) < min(d, right)
+
+        masked = {(i, j) for i in range(tokens) for j in range(tokens) if touched(i, j)}
+        near = {(i + di, j + dj) for i, j in masked for di in (-1, 0, 1) for dj in (-1, 0, 1)}
+        return sum(0 <= i < tokens and 0 <= j < tokens for i, j in near)
 
 
 class Given(Section):

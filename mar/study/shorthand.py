@@ -114,7 +114,7 @@ def _points(place: Place, curve: dict[Any, Any], sampling: Any) -> dict[str, Any
     for value in vary[lists[0]]:
         point = {**sampling[base], **vary, lists[0]: value}
         setting = _setting((*place, "vary"), point)
-        name = _name(f"{where}.name", template, {key: getattr(setting, key) for key in vary})
+        name = _name(f"{where}.name", template, {key: getattr(setting, key, None) or point[key] for key in vary})
         if name in templated:
             raise ValueError(f"{where}.name: {template!r} calls two points {name!r}; accepted: a name for each point")
         templated.add(name)

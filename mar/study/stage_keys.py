@@ -7,13 +7,15 @@ that guards every folder that can be resumed. So the two cannot disagree.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from mar.study.canonical import canonical
+from mar.study.kinds import told
 from mar.study.limits import OWN_NETWORKS, REBUILT
 from mar.study.parts import Data, Sampling
-from mar.study.products import CURVES, learning_setting, speed_settings, swept
-from mar.study.real_sets import real_side, scored
+from mar.study.products import CURVES, learning_setting, pictured_setting, rejections, speed_settings, swept
+from mar.study.real_sets import real_side, scored, validation
 from mar.study.sections import Memory
 from mar.study.study import Study
 
@@ -47,6 +49,19 @@ def gate_key(study: Study) -> str:
 def classifier_key(study: Study) -> str:
     """What the feature extractor depends on."""
     return canonical({"data": _images(study), "classifier": study.classifier, "seed": study.seed})
+
+
+def rejecter_key(study: Study) -> str:
+    """What the network that accepts or rejects drawn images depends on; published weights on their name."""
+    rejecter = study.rejecter
+    if rejecter is None or rejecter.weights:
+        return canonical({"rejecter": rejecter})
+    return canonical({"data": _images(study), "rejecter": rejecter, "seed": study.seed, "split": validation(study)})
+
+
+def _rejecting(study: Study, settings: Iterable[Sampling]) -> dict[str, Any]:
+    """What settings that reject depend on, beside the weights of the rejecter; nothing of others."""
+    return {"rejecter": rejecter_key(study)} if any(one.reject for one in settings) else {}
 
 
 def features_key(study: Study, extractor: str) -> str:
@@ -94,6 +109,7 @@ def sample_key(study: Study, variant: str, setting: str, used: Sampling | None =
             "samples": metrics.samples,
             "chunk": metrics.chunk,
             "seed": study.seed,
+            **_rejecting(study, [study.sampling[setting]]),
         }
     )
 
@@ -128,7 +144,24 @@ def learning_key(study: Study, variant: str) -> str:
     if study.learning and (setting := learning_setting(study, variant)):
         values |= {"sampling": study.sampling[setting], "samples": study.learning.samples}
         values |= {"chunk": study.metrics.chunk, "extractor": study.metrics.extractors[0]}
+    if pictured := pictured_setting(study, variant):
+        values["pictures"] = study.sampling[pictured]
     return canonical(values | ({"real": study.metrics.real} if study.metrics.real != "train" else {}))
+
+
+def tasks_key(study: Study, variant: str) -> str:
+    """What the zero-shot tasks of a model depend on beside its weights, tokenizer, judge and the images."""
+    values: dict[str, Any] = {"edits": edits_key(study, variant), "bootstrap": study.metrics.bootstrap}
+    return canonical(values | {"extractor": study.metrics.extractors[0], "real": study.metrics.real})
+
+
+def edits_key(study: Study, variant: str) -> str:
+    """What the pictures of the zero-shot tasks depend on."""
+    tasks = study.tasks
+    assert tasks is not None  # whoever asks has tasks
+    values: dict[str, Any] = {"samples": tasks.samples, "box": tasks.box, "order": study.variants[variant].order}
+    values |= {"sampling": study.sampling[tasks.models[variant]], "chunk": study.metrics.chunk, "seed": study.seed}
+    return canonical(values | {"images": scored(study)})
 
 
 def metrics_key(study: Study) -> str:
@@ -151,8 +184,8 @@ def _judged(study: Study) -> dict[str, Any]:
 
 def speed_key(study: Study, variant: str) -> str:
     """What the timing of a variant depends on."""
-    settings = speed_settings(study, variant)
-    return canonical({"speed": study.speed, "sampling": {s: study.sampling[s] for s in settings}})
+    settings = {s: study.sampling[s] for s in speed_settings(study, variant)}
+    return canonical({"speed": study.speed, "sampling": settings, **_rejecting(study, settings.values())})
 
 
 def table_key(study: Study, table: str) -> str:
@@ -160,24 +193,29 @@ def table_key(study: Study, table: str) -> str:
     if table in study.tables:
         names = [name for row in study.tables[table].rows if not row.variant for name in row.sets]
         given = {"given": {name: study.given[name] for name in names}} if names else {}
-        return canonical({"table": study.tables[table], "seeds": _seeds(study), **given})
+        return canonical({"table": study.tables[table], "seeds": _seeds(study), **given, **_told(study)})
     modes: dict[str, Any] = {"fast": study.fast} if table == "fast" else {}
     modes |= {"given": study.given} if table == "metrics" and study.given else {}
     modes |= {"laws": study.laws} if table == "laws" else {}
-    return canonical({"table": table, "seeds": _seeds(study), "variants": _sampled(study), **modes})
+    modes |= {"tasks": study.tasks} if table == "tasks" else {}
+    return canonical({"table": table, "seeds": _seeds(study), "variants": _sampled(study), **modes, **_told(study)})
 
 
 def figure_key(study: Study, figure: str) -> str:
     """What a figure depends on beside the files that it reads."""
-    shown: dict[str, Any] = {"title": study.title, "seeds": _seeds(study)}
+    shown: dict[str, Any] = {"title": study.title, "seeds": _seeds(study), **_told(study)}
     if figure in CURVES:
         shown["curves"] = getattr(study, figure)
     if figure == "sweep":
         shown["sweeps"] = [[variant, setting, sweep_key(study, variant, setting)] for variant, setting in swept(study)]
     if figure in ("heldout_loss", "fid_images", "fid_operations"):
         shown["learning"] = study.learning
-    if figure == "laws":
+    if figure in ("laws", "laws_samples"):
         shown["laws"] = study.laws
+    if figure == "rejection":
+        shown["rejection"] = rejections(study)
+    if figure == "tasks":
+        shown["tasks"] = study.tasks
     if figure == "samples":
         shown["sampling"] = {name: variant.sampling for name, variant in study.variants.items()}
     return canonical(shown)
@@ -188,13 +226,20 @@ def claims_key(study: Study) -> str:
     curves: dict[str, Any] = {"curves": study.tradeoff}
     curves |= {k: getattr(study, k) for k in ("diffusion_steps", "evaluations", "temperature") if getattr(study, k)}
     curves |= {"laws": study.laws} if study.laws else {}
+    curves |= {"tasks": study.tasks} if study.tasks else {}
     own = {"claims": study.claims} if study.claims else {}
-    return canonical({"tables": study.tables, **curves, **own, "seeds": _seeds(study)})
+    return canonical({"tables": study.tables, **curves, **own, **_told(study), "seeds": _seeds(study)})
 
 
 def report_key(study: Study) -> str:
     """What the report and the runs in MLflow depend on: the whole study but budget, memory and `shipped`."""
-    return canonical(study.model_copy(update={"budget": None, "memory": Memory(), "shipped": True}))
+    whole = study.model_copy(update={"budget": None, "memory": Memory(), "shipped": True})
+    return canonical({"study": whole, **_told(study)} if _told(study) else whole)
+
+
+def _told(study: Study) -> dict[str, Any]:
+    """What own kinds say of themselves, as their labels: what is shown depends on it, not what is computed."""
+    return {"told": said} if (said := told(study)) else {}
 
 
 def _sampled(study: Study) -> dict[str, dict[str, Any]]:

@@ -29,10 +29,12 @@ from mar.study.sections import (
     Metrics,
     Modes,
     OwnClaim,
+    Rejecter,
     Resources,
     Speed,
     Table,
     TableRow,
+    Tasks,
 )
 
 FACTORS = ("tokenizer", "order", "backbone", "head")  # keys of a variant that `matrix` crosses
@@ -100,10 +102,12 @@ class Study(Section):
     sampling: dict[Name, Sampling]
     variants: dict[Name, Variant]
     classifier: Classifier | None = Field(None, description="needed where metrics.extractors has `classifier`")
+    rejecter: Rejecter | None = Field(None, description="network by which settings with `reject` accept images")
     metrics: Metrics
     speed: Speed
     learning: Learning | None = Field(None, description="samples and FID along the trainings, beside the losses")
     laws: Laws | None = Field(None, description="models of VAR of growing size, to which power laws are fitted")
+    tasks: Tasks | None = Field(None, description="in-painting, out-painting and class change of held-out images")
     given: dict[Name, Given] = Field({}, description="sample sets that others drew, judged beside the study's own")
     tables: dict[Name, Table] = Field({}, description="tables of the paper and our rows for them")
     claims: tuple[OwnClaim, ...] = Field((), description="claims of the study's own, judged like the paper's")
@@ -178,7 +182,7 @@ class Study(Section):
                     self._check_without_images()
         for table_name, table in self.tables.items():
             with mistakes.at("tables", table_name):
-                if table_name.lower() in ("metrics", "variance", "fast", "learning", "laws"):
+                if table_name.lower() in ("metrics", "variance", "fast", "learning", "laws", "tasks"):
                     raise ValueError(f"tables.{table_name}: every study has a table of this name; accepted: another")
             for i, row in enumerate(table.rows):
                 with mistakes.at("tables", table_name, "rows", i):
@@ -204,6 +208,11 @@ class Study(Section):
         if self.laws and not mistakes.found:
             with mistakes.at("laws"):
                 self._check_laws(self.laws)
+        if not mistakes.found:
+            self._check_rejection(mistakes)
+        if self.tasks and not mistakes.found:
+            with mistakes.at("tasks"):
+                self._check_tasks(self.tasks)
         with mistakes.at("metrics", "extractors"):
             if self.classifier is None and "classifier" in self.metrics.extractors:
                 raise ValueError("classifier: is needed by metrics.extractors, which has classifier")
@@ -261,7 +270,8 @@ class Study(Section):
                 faults.append(f"tokenizers.{name}: is trained")
             elif not tok.ids and not tok.unscaled and tok.scale is None:
                 faults.append(f"tokenizers.{name}.scale: is measured on the images unless it is said")
-        if self.metrics.extractors != ("inception",) or self.metrics.reference is None:
+        judged = any(v.sampling for v in self.variants.values() if v.seeds)
+        if self.metrics.extractors != ("inception",) or (judged and self.metrics.reference is None):
             faults.append("metrics: accepted: extractors [inception] with a reference")
         faults += [f"sampling.{name}: has a sweep" for name, setting in self.sampling.items() if setting.sweep]
         if faults:
@@ -309,6 +319,67 @@ class Study(Section):
                 raise ValueError(f"laws.variants: {other} and {name} have one size; accepted: each another")
         if len(tokenizers := {self.variants[name].tokenizer for name in laws.variants}) > 1:
             raise ValueError(f"laws.variants: tokenizers {', '.join(sorted(tokenizers))}; accepted: one")
+
+    def _check_rejection(self, mistakes: Mistakes) -> None:
+        rejecting = {s: name for name, v in self.variants.items() for s in v.sampling if self.sampling[s].reject}
+        for setting, name in rejecting.items():
+            with mistakes.at("sampling", setting, "reject"):
+                if self.rejecter is None:
+                    raise ValueError(
+                        f"sampling.{setting}.reject: variants.{name} draws with it, and the study has no rejecter; "
+                        "accepted: a section `rejecter`"
+                    )
+        if rejecting and self.rejecter:
+            with mistakes.at("rejecter"):
+                classes = 1000 if self.data.totals == "imagenet" else self.data.classes
+                if self.rejecter.weights and classes != 1000:
+                    raise ValueError(
+                        f"rejecter.weights {self.rejecter.weights}: knows ImageNet's 1,000 classes; found "
+                        f"{classes or 'a number that the study does not know'}; accepted: images, for one of its own"
+                    )
+                if self.data.unread and not self.rejecter.weights:
+                    raise ValueError("rejecter.images: data.kind none has no images; accepted: weights")
+        along = self.learning.setting if self.learning else {}
+        first = {n: v.sampling[0] for n, v in self.variants.items() if v.sampling and self.recipes[v.recipe].points}
+        drawn = {"learning.setting": first | along if self.learning else {}}
+        for key, settings in (drawn | {"tasks.models": self.tasks.models if self.tasks else {}}).items():
+            with mistakes.at(*key.split(".")):
+                if found := next((s for s in settings.values() if s in rejecting), None):
+                    raise ValueError(f"{key}: sampling.{found} has reject; accepted: a setting that draws once")
+
+    def _check_tasks(self, tasks: Tasks) -> None:
+        self._check_classes("tasks.samples", tasks.samples // 2)  # two of each class at least
+        if tasks.samples % self.metrics.chunk:
+            raise ValueError(
+                f"tasks.samples {tasks.samples} is not a multiple of metrics.chunk {self.metrics.chunk}; accepted: one"
+            )
+        if self.data.unread:
+            raise ValueError("tasks: data.kind none has no images; accepted: data with held-out images")
+        for name, setting in tasks.models.items():
+            self._check_settings("tasks.models", name, (setting,))
+            variant, where = self.variants[name], f"tasks.models.{name}"
+            sampling, size = self.sampling[setting], self.data.image_size
+            faults = {
+                "order joint, which draws all tokens together": variant.order.joint,
+                "no seeds": not variant.seeds,
+                f"sampling.{setting} with token_cache or condition_cache": bool(
+                    sampling.token_cache or sampling.condition_cache
+                ),
+                f"recipe {variant.recipe} without label_drop, which knows no null condition": not variant.pretrained
+                and self.recipes[variant.recipe].label_drop == 0.0,
+            }
+            if found := [fault for fault, is_so in faults.items() if is_so]:
+                raise ValueError(f"{where}: found {', '.join(found)}; accepted: a variant without this")
+            tok = self.tokenizers[variant.tokenizer]
+            side = tok.sides[-1] if tok.sides else size // (tok.stride * tok.group)
+            for outside in (False, True):
+                if not 0 < tasks.drawn(side, size, outside) < side**2:
+                    kept = "out-painting" if outside else "in-painting"
+                    raise ValueError(
+                        f"{where}: of {side} x {side} tokens of tokenizer {variant.tokenizer}, {kept} with box "
+                        f"{list(tasks.box)} keeps or draws none, as masks grow by one token; accepted: another box, or "
+                        "more tokens"
+                    )
 
     def _check_classes(self, where: str, samples: int) -> None:
         if self.data.classes and samples < self.data.classes:

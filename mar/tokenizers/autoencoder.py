@@ -196,7 +196,7 @@ class MultiScale(Quantised):
     """msvq: ids of several scales."""
 
     def codes(self, ids: torch.Tensor) -> torch.Tensor:
-        """The sum (B, C, h, w) of the codes of all scales."""
+        """The sum (B, C, h, w) of the codes of all scales; ids (B, L), or codes (B, L, C) in their place."""
         latents: torch.Tensor = self.net.quantize.latents(ids)
         return latents
 
@@ -297,7 +297,7 @@ def network(config: Network, image_size: int) -> Tokenizer:
         "layers_per_block": config.layers,
         "latent_channels": config.latent_channels,
         # Published autoencoders have 32 groups at any width; no tensor of the weights shows the number.
-        "norm_num_groups": 32 if config.pretrained else norm_groups(config.channels),
+        "norm_num_groups": config.norm_groups or (32 if config.pretrained else norm_groups(config.channels)),
         "sample_size": image_size // config.stem,
     }
     if isinstance(config, Kl):
@@ -306,7 +306,7 @@ def network(config: Network, image_size: int) -> Tokenizer:
     net: Any = VQModel(**body, num_vq_embeddings=config.codebook_size, vq_embed_dim=config.latent_channels)
     if isinstance(config, MsVq):
         width = config.latent_channels
-        net.quantize = MultiScaleQuantizer(config.codebook_size, width, config.scales)
+        net.quantize = MultiScaleQuantizer(config.codebook_size, width, config.scales, config.phis)
         # VAR publishes 3 x 3 convolutions around the quantiser; LDM has 1 x 1
         net.quant_conv, net.post_quant_conv = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
         return MultiScale(config.kind, net, config.stored, config.stem)

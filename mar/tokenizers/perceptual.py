@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from mar.data.images import ImageSet
-from mar.features.networks.classifier import Classifier, fit
+from mar.features.networks.classifier import Classifier, distances, fit
 from mar.runtime.files import sha256
 from mar.study import layout
 from mar.study.limits import OWN_NETWORKS
@@ -65,21 +65,8 @@ class OwnNetworks(nn.Module):
 
     def forward(self, rebuilt: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Squared distance of unit vectors, mean over the positions of a map, then over maps and networks: (B,)."""
-        distance, maps = torch.zeros(len(images), device=images.device), 0
-        for classifier in self.classifiers:
-            assert isinstance(classifier, Classifier)
-            a, b = (x / 127.5 - 1.0 for x in (rebuilt, images))
-            for layer in classifier.body:
-                a, b = layer(a), layer(b)
-                if isinstance(layer, nn.ReLU):
-                    distance = distance + (_unit(a) - _unit(b)).square().sum(1).mean((1, 2))
-                    maps += 1
-        return distance / maps
-
-
-def _unit(maps: torch.Tensor) -> torch.Tensor:
-    """Maps (B, C, h, w) whose vectors along C have length 1, or 0 where they are nearly 0."""
-    return maps / (maps.square().sum(1, keepdim=True) + 1e-6).sqrt()
+        networks = [network for network in self.classifiers if isinstance(network, Classifier)]
+        return distances(networks, rebuilt / 127.5 - 1.0, images / 127.5 - 1.0)
 
 
 def load(assets: Path) -> Any:
@@ -123,6 +110,7 @@ def _find(name: str, url: str, assets: Path, hub: Path) -> Path:
                 raise ValueError(f"{path}: its SHA-256 does not begin with {digits}, it is damaged; fetch {url} again")
             return path
     raise ValueError(
-        f"{places[0]}: missing, and {places[1]} too; perceptual_weight needs this part of LPIPS. Put {url} at either "
-        "place; or set perceptual: own, or perceptual_weight: 0, which is then not the recipe of LDM"
+        f"{places[0]}: missing, and {places[1]} too; perceptual_weight, and tasks that no classifier of the study "
+        f"judges, need this part of LPIPS. Put {url} at either place; or, for a tokenizer, set perceptual: own, or "
+        "perceptual_weight: 0, which is then not the recipe of LDM"
     )

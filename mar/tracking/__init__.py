@@ -2,5 +2,5 @@
 
 mlflow_sync: MLflow filled from a study's files. watch: running trainings on the terminal.
 
-May import: runtime, study, report.
+May import: runtime, study, weights, report.
 """

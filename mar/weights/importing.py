@@ -30,8 +30,8 @@ from mar.runtime.folders import lock
 from mar.runtime.provenance import provenance
 from mar.study import layout
 from mar.study.mistakes import of_validation
-from mar.study.records import ImportCounts, ImportedFile, ImportRecord
-from mar.weights.names import FORMATS, Mapped
+from mar.study.records import ImportCounts, ImportedFile, ImportRecord, Origin
+from mar.weights.names import EXPORTED, FORMATS, Mapped
 
 # Keys under which a checkpoint of a format keeps the tensors that are imported, a point between one and the key inside
 # it; the first that exists is taken. Files that hold nothing but tensors have none of these keys.
@@ -87,11 +87,8 @@ def import_weights(format: str, file: Path, name: str, folder: Path, asset: Asse
             number.
     """
     if format not in FORMATS:
-        raise ValueError(f"format {format!r}: accepted: {', '.join(FORMATS)}")
-    if not re.fullmatch(NAME, name):
-        raise ValueError(
-            f"--as: found {name!r}; accepted: letters, digits and _ . + -, a letter or digit first, at most 100"
-        )
+        raise ValueError(f"format {format!r}: accepted: {', '.join((*FORMATS, EXPORTED))}")
+    check_name(name)
     if not file.is_file():
         raise ValueError(f"{file}: no such file; accepted: a torch checkpoint, safetensors, or a zip that holds one")
     result, report = layout.import_weights(folder, name), layout.import_record(folder, name)
@@ -115,25 +112,65 @@ def import_weights(format: str, file: Path, name: str, folder: Path, asset: Asse
             # Of what is left out, VAR's mask of attention holds infinities.
             check_finite({mapped.sources[name]: tensor for name, tensor in mapped.tensors.items()}, file)
             dtypes = {source: str(t.dtype).removeprefix("torch.") for source, t in tensors.items()}
-            with atomic(result) as temporary:
-                save_file({k: _plain(t) for k, t in mapped.tensors.items()}, temporary)
-        record = ImportRecord(
-            format=format,
-            source=ImportedFile(file=file.name, sha256=digest, size=file.stat().st_size),
-            asset=asset.name if asset else None,
-            licence=asset.licence if asset else None,
-            sha256=sha256(result),
-            architecture=architecture,
-            parameters=sum(t.numel() for t in mapped.tensors.values()),
-            counts=ImportCounts(mapped=len(mapped.tensors), dropped=len(mapped.dropped)),
-            tensors={k: _line(mapped, dtypes, k) for k in mapped.tensors},
-            dropped=mapped.dropped,
-            beside=rest,
-            provenance=provenance(),
-        )
-        files.write(report, record)
+            origin = Origin(
+                format=format,
+                source=ImportedFile(file=file.name, sha256=digest, size=file.stat().st_size),
+                asset=asset.name if asset else None,
+                licence=asset.licence if asset else None,
+            )
+            record = put(mapped, dtypes, architecture, rest, origin, result, report)
     _print(record, mapped, file, result)
     return record
+
+
+def put(
+    mapped: Mapped,
+    dtypes: dict[str, str],
+    architecture: dict[str, Any],
+    rest: dict[str, str],
+    origin: Origin,
+    result: Path,
+    report: Path,
+) -> ImportRecord:
+    """Write the tensors of an import and, last, its record.
+
+    Args:
+        mapped: the tensors by our names.
+        dtypes: their number types by their published names.
+        architecture: values of the sections of a study that fit them.
+        rest: what else the file holds.
+        origin: where they are from.
+        result: file of the tensors.
+        report: file of the record.
+    """
+    with atomic(result) as temporary:
+        save_file({k: _plain(t) for k, t in mapped.tensors.items()}, temporary)
+    record = ImportRecord(
+        **dict(origin),
+        sha256=sha256(result),
+        architecture=architecture,
+        parameters=sum(t.numel() for t in mapped.tensors.values()),
+        counts=ImportCounts(mapped=len(mapped.tensors), dropped=len(mapped.dropped)),
+        tensors={k: _line(mapped, dtypes, k) for k in mapped.tensors},
+        dropped=mapped.dropped,
+        beside=rest,
+        provenance=provenance(),
+    )
+    files.write(report, record)
+    return record
+
+
+def check_name(name: str, option: str = "--as") -> str:
+    """The name of an import, if it can be one.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not re.fullmatch(NAME, name):
+        raise ValueError(
+            f"{option}: found {name!r}; accepted: letters, digits and _ . + -, a letter or digit first, at most 100"
+        )
+    return name
 
 
 def _plain(tensor: Tensor) -> Tensor:

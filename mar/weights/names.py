@@ -18,6 +18,7 @@ from mar.study.parts import Tokenizer as TokenizerConfig
 
 Architecture = dict[str, Any]
 
+EXPORTED = "exported"  # format of `mar export`, whose tensors have our names already (mar/weights/exported.py)
 SIDE = 256  # pixels; diffusers wants the side of images, on which no weight of a convolution depends
 
 
@@ -101,6 +102,7 @@ def from_var_tokenizer(tensors: dict[str, Tensor]) -> Mapped:
             mapped.dropped[source] = "how often each code was used in training"
             continue
         name = re.sub(r"^quantize\.quant_resi\.qresi_ls\.(\d+)\.", r"quantize.phi.\1.", source)
+        name = re.sub(r"^quantize\.quant_resi\.qresi\.", "quantize.phi.0.", name)  # its name where there is but one
         parts = zip("qkv", tensor.chunk(3), strict=True) if ".qkv." in name else [("", tensor)]
         for letter, part in parts:
             target = _ldm_name(name.replace(".qkv.", f".{letter}."), levels)
@@ -309,7 +311,8 @@ def autoencoder_architecture(mapped: Mapped) -> Architecture:
         "attention": "both" if outer else "encoder" if inner else "middle",
         "latent_channels": _shape(mapped, "post_quant_conv.weight")[0],
     }
-    return sizes | ({"codebook_size": _shape(mapped, "quantize.embedding.weight")[0]} if vq else {})
+    sizes |= {"codebook_size": _shape(mapped, "quantize.embedding.weight")[0]} if vq else {}
+    return sizes | ({"phis": count(mapped.tensors, r"quantize\.phi\.(\d+)\.")} if kind == "msvq" else {})
 
 
 def consistency_architecture(mapped: Mapped) -> Architecture:

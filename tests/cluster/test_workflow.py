@@ -28,7 +28,7 @@ class Project:
 
     def __init__(self, folder: Path, study: str) -> None:
         self.folder, self.root, self.study = folder, folder / "results" / study, study
-        for name in ("Snakefile", "environment.yml", "workflow", "profiles", "slurm", "config", "mar"):
+        for name in ("Snakefile", "workflow", "profiles", "slurm", "config", "mar"):
             copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
             copy(PROJECT / name, folder / name)
         (folder / "config" / "cluster.yaml").write_text(STUDY)

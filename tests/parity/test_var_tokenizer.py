@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -53,6 +54,7 @@ def test_architecture_is_told_by_the_tensors(imported):
         "attention": "both",
         "latent_channels": config["z_channels"],
         "codebook_size": config["vocab_size"],
+        "phis": config["share_quant_resi"],
     }
     assert list(report.dropped) == ["quantize.ema_vocab_hit_SV"]
 
@@ -99,3 +101,40 @@ def test_phi_of_the_published_scales():
         assert distances[phi] == pytest.approx(min(distances)), k
     # 2/9 and 7/9 are half-way; numpy's rounding of the published expression decides
     assert (found[2], found[7]) == (1, 3)
+
+
+@pytest.mark.parametrize("phis", [1, 3])
+@torch.no_grad()
+def test_other_numbers_of_phi(tmp_path, phis):
+    """The golden recordings share four: one and three are held against the formula, and load by their names.
+
+    Published: phi(h) = 0.5 h + 0.5 conv(h); convolution number argmin |linspace(1/2/n, 1 - 1/2/n, n) - k/(K - 1)| of n
+    serves scale k of K. One alone is named quant_resi.qresi, several quant_resi.qresi_ls.N.
+    """
+    weights = {k.removeprefix("vqvae."): v for k, v in load_file(GOLDEN / "var_tiny_vqvae.safetensors").items()}
+    convolutions = []
+    for i in range(4):
+        names = [f"quantize.quant_resi.qresi_ls.{i}.{part}" for part in ("weight", "bias")]
+        convolutions.append([weights.pop(name) for name in names])
+    for i, pair in enumerate(convolutions[:phis]):
+        name = "quantize.quant_resi.qresi" if phis == 1 else f"quantize.quant_resi.qresi_ls.{i}"
+        weights |= {f"{name}.{part}": tensor for part, tensor in zip(("weight", "bias"), pair, strict=True)}
+    torch.save(weights, tmp_path / "vae.pth")
+    report = import_weights("var-msvq", tmp_path / "vae.pth", "tiny", tmp_path)
+    assert report.architecture["phis"] == phis
+    tokenizer = build(TokenizerConfig.of(pretrained=True, scales=SCALES, **report.architecture), 16)
+    tokenizer.net.load_state_dict(load_file(tmp_path / "tiny.safetensors"), strict=True)
+    quantizer, codes = tokenizer.eval().net.quantize, weights["quantize.embedding.weight"]
+
+    places = np.linspace(1 / 2 / phis, 1 - 1 / 2 / phis, phis)
+    served = [int(np.argmin(np.abs(places - k / 3))) for k in range(4)]
+    assert [nearest_phi(k, 4, phis) for k in range(4)] == served and len(set(served)) == phis
+    ids = torch.arange(30).repeat(2, 1) % len(codes)
+    total, start = torch.zeros(2, 8, 4, 4), 0
+    for side, phi in zip(SCALES, served, strict=True):
+        h = codes[ids[:, start : start + side**2]].transpose(1, 2).reshape(2, 8, side, side)
+        if side != 4:
+            h = torch.nn.functional.interpolate(h, size=(4, 4), mode="bicubic")
+        total += 0.5 * h + 0.5 * torch.nn.functional.conv2d(h, *convolutions[phi], padding=1)
+        start += side**2
+    assert rel(quantizer.latents(ids), total) < 1e-6

@@ -66,7 +66,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("Snakefile", "environment.yml", "workflow", "profiles", "slurm", "config", "mar"):
+        for name in ("Snakefile", "workflow", "profiles", "slurm", "config", "mar"):
             copy = shutil.copytree if (SOURCE / name).is_dir() else shutil.copy
             copy(SOURCE / name, folder / name)
         # Parsing a workflow must not import torch.

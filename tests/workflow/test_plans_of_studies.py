@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mar.data import published
-from mar.data.published import WEIGHTS
-from mar.study.products import figure_names, speed_settings, table_names
+from mar.data.published import LPIPS, WEIGHTS
+from mar.study.products import edited, figure_names, rejections, speed_settings, table_names
 from mar.study.reading import load
 from mar.study.real_sets import real_side, scored, validation
 
@@ -37,6 +37,10 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
     parts += [(variant.weights or name, variant.pretrained) for name, variant in trained.items()]
     judges, sides = study.metrics.extractors, {name: real_side(study, name) for name in study.metrics.extractors}
     files = {WEIGHTS[name] for name in judges if name in WEIGHTS}
+    if study.tasks and judges[0] != "classifier":
+        files |= set(LPIPS)
+    if rejections(study) and study.rejecter.weights:
+        files.add(study.rejecter.weights)
     if study.metrics.reference:
         files.add(study.metrics.reference.file)
     learned = [name for name in tokenizers if study.instances[name].config.trained]
@@ -47,11 +51,13 @@ def test_every_study_plans_the_jobs_that_it_asks_for(fresh: Any, path: Path) -> 
         "train": own,
         "install_run": sorted({*runs} - {*own}),
         "classifier": [""] * ("classifier" in judges),
+        "rejecter": [""] * (bool(rejections(study)) and not study.rejecter.weights),
         "fetch": sorted(name for path in ASSETS if (name := path.name) and path.stem in files),
         "sweep": sorted(f"{name} {s}" for name in trained for s in trained[name].sampling if study.sampling[s].sweep),
         "import_weights": sorted({weights for weights, pretrained in parts if pretrained}),
         "speed": sorted(name for name in trained if speed_settings(study, name)),
         "learning": [run for run in runs if study.recipes[trained[run.split()[0]].recipe].points],
+        "tasks": sorted(f"{name} {seed}" for name, seed in edited(study)),
         "gate": [""] * (study.gate is not None),
     }
     # with samples along the trainings these are compared with a part of the held-out images of its own

@@ -65,9 +65,11 @@ def test_every_stage_of_the_paper_asks_for_what_it_needs(
     study = load(Path("config/imagenet256.yaml"))
     assert {verb for verb, _, _ in found} == set(resources.STAGES) - {
         "classifier",
+        "rejecter",
         "tokenizer",
         "features_real",
         "learning",
+        "tasks",
     }
     for verb, folder, asked in found:
         rule = "features_real" if re.fullmatch(r"features/\w+/[\w-]+", folder) else verb

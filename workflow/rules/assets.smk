@@ -10,8 +10,6 @@ rule import_weights:
         layout.log(ASSETS, "{asset}"),
     wildcard_constraints:
         asset=names(name for name in PUBLISHED if not by_hand(name)),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -33,8 +31,6 @@ rule fetch:
             for row in PUBLISHED.values()
             if row.format == "reference"
         ),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,

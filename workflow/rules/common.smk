@@ -24,28 +24,25 @@ for folder in (workflow.basedir, os.getcwd()):
             f"{folder}: found braces in the path, which Snakemake takes for wildcards; accepted: a folder without"
         )
 
-CONFIGFILES = workflow.overwrite_configfiles or workflow.configfiles
 try:
-    if not CONFIGFILES:
-        raise reading.StudyError(
-            "no study file; accepted: --configfile config/<study>.yaml"
-        )
-    for file in CONFIGFILES:
-        # Snakemake's reader keeps the last of two equal keys; this one refuses them.
-        reading.read(Path(file))
-    STUDY = reading.resolve(config, Path(CONFIGFILES[-1]))
-    paper_claims.check(STUDY)
+    STUDY, SOURCE = reading.of_config(
+        config, workflow.overwrite_configfiles or workflow.configfiles
+    )
 except reading.StudyError as error:
     raise WorkflowError(str(error))
+try:
+    paper_claims.check(STUDY)
 except ValueError as error:
-    raise WorkflowError(str(reading.blame(error, Path(CONFIGFILES[-1]))))
+    raise WorkflowError(str(reading.blame(error, SOURCE)))
+# What the captions of Snakemake's report say: a study that extends another has not all of it in `config`.
+config["titles"] = {name: table.title for name, table in STUDY.tables.items()}
 
 if STUDY.reuse and not (
     (layout.RESULTS / STUDY.reuse).is_dir()
     or layout.shipped(f"{STUDY.reuse}.yaml").exists()
 ):
     raise WorkflowError(
-        f"{CONFIGFILES[-1]}: reuse: found {STUDY.reuse!r}; accepted: a study that has results, or one that ships"
+        f"{SOURCE}: reuse: found {STUDY.reuse!r}; accepted: a study that has results, or one that ships"
     )
 
 # The commands read the resolved study. It is no input of the rules, since `params` hold what each result depends on.
@@ -54,7 +51,7 @@ ROOT = layout.RESULTS / STUDY.study
 try:
     given_sets.check(STUDY, ROOT)
 except ValueError as error:
-    raise WorkflowError(str(reading.blame(error, Path(CONFIGFILES[-1]))))
+    raise WorkflowError(str(reading.blame(error, SOURCE)))
 given_sets.note_states(STUDY, ROOT)
 
 
@@ -136,6 +133,9 @@ SWEEPS = [
 LEARNING = [
     str(layout.learning(ROOT, variant, seed))
     for variant, seed in products.learned(STUDY)
+]
+TASKS = [
+    str(layout.tasks(ROOT, variant, seed)) for variant, seed in products.edited(STUDY)
 ]
 TABLES = [
     str(layout.table(ROOT, name, suffix))
@@ -268,10 +268,10 @@ def waiting(job_of, here=1):
     return 0 if asked(job_of)["launcher"] == "slurm" else here
 
 
-def line(stage, **values):
-    """The shell line that runs a command of `mar`."""
+def line(stage, tee="tee", **values):
+    """The shell line that runs a command of `mar`; with `tee -a` it goes on in the log of another one."""
     command = commands.command(stage, "{params.study:q}", **values)
-    return f"mar --threads {{threads}} {command} 2>&1 | tee {{log:q}}"
+    return f"mar --threads {{threads}} {command} 2>&1 | {tee} {{log:q}}"
 
 
 def launch(stage, **values):
@@ -302,6 +302,10 @@ def sweep_recipe(wildcards):
 
 def learning_recipe(wildcards):
     return stage_keys.learning_key(STUDY, wildcards.variant)
+
+
+def tasks_recipe(wildcards):
+    return stage_keys.tasks_key(STUDY, wildcards.variant)
 
 
 def speed_recipe(wildcards):
@@ -355,6 +359,32 @@ def chosen(wildcards):
     return [path] if path in SWEEPS else []
 
 
+def rejecting(settings):
+    """Weights of the network that accepts images, where one of these settings rejects."""
+    if not any(STUDY.sampling[name].reject for name in settings):
+        return []
+    if STUDY.rejecter.weights:
+        return [fetched(STUDY.rejecter.weights)]
+    return [layout.rejecter(ROOT) / layout.WEIGHTS]
+
+
+def sample_rejecter(wildcards):
+    """What accepts the images of a sample set."""
+    return rejecting([wildcards.setting])
+
+
+def timed_rejecter(wildcards):
+    """What accepts the images of the settings of a variant that are timed."""
+    return rejecting(products.speed_settings(STUDY, wildcards.variant))
+
+
+def task_chosen(wildcards):
+    """The sweep that chooses guidance and temperature of the setting of a model's zero-shot tasks, if there is one."""
+    setting = STUDY.tasks.models[wildcards.variant] if STUDY.tasks else ""
+    path = str(layout.sweep(ROOT, wildcards.variant, setting))
+    return [path] if path in SWEEPS else []
+
+
 def timed_chosen(wildcards):
     """The sweeps of all settings of a variant that are timed."""
     timed = products.speed_settings(STUDY, wildcards.variant)
@@ -367,16 +397,25 @@ def learning_inputs(wildcards):
     tokenizer = tokenizer_of(wildcards)
     tokens = layout.token_manifest(ROOT, tokenizer, "heldout")
     setting = products.learning_setting(STUDY, wildcards.variant)
+    pictured = products.pictured_setting(STUDY, wildcards.variant)
+    chosen_by = [
+        path
+        for name in filter(None, (setting, pictured))
+        if (path := str(layout.sweep(ROOT, wildcards.variant, name))) in SWEEPS
+    ]
     if setting is None:
-        return [tokens]
+        return [
+            tokens,
+            *([layout.tokenizer_weights(ROOT, tokenizer)] if pictured else []),
+            *chosen_by,
+        ]
     judge = STUDY.metrics.extractors[0]
-    sweep = str(layout.sweep(ROOT, wildcards.variant, setting))
     return [
         tokens,
         layout.tokenizer_weights(ROOT, tokenizer),
         *extractor_weights(judge),
         layout.features_manifest(ROOT, judge, real_sets.validation(STUDY)),
-        *([sweep] if sweep in SWEEPS else []),
+        *dict.fromkeys(chosen_by),
     ]
 
 
@@ -409,8 +448,22 @@ def figure_inputs(wildcards):
         return [layout.claims(ROOT), here(layout.shipped("claims.yaml")), *PAPER]
     if wildcards.figure in ("sweep", "guidance"):
         return SWEEPS
-    if wildcards.figure in ("heldout_loss", "fid_images", "fid_operations", "laws"):
+    along = ("heldout_loss", "fid_images", "fid_operations", "laws", "laws_samples")
+    if wildcards.figure in along:
         return LEARNING
+    if wildcards.figure == "tokenizers":
+        return [layout.rfid(ROOT, name) for name in TOKENIZERS]
+    if wildcards.figure == "rejection":
+        groups = [
+            (v, s) for v, of in products.rejections(STUDY).items() for s in sum(of, [])
+        ]
+        seeds = [(v, k, s) for v, s in groups for k in STUDY.variants[v].seeds]
+        drawn = [
+            layout.sample_manifest(ROOT, layout.sample_set(*name)) for name in seeds
+        ]
+        return [*METRICS, layout.reference_metrics(ROOT), *SWEEPS, *drawn]
+    if wildcards.figure == "tasks":
+        return [layout.data_manifest(ROOT), *TASKS]
     if wildcards.figure == "samples":
         return [
             layout.data_manifest(ROOT),
@@ -485,7 +538,7 @@ def reference_file():
         return []
     if reference.file not in PUBLISHED and not Path(reference.file).is_file():
         raise WorkflowError(
-            f"{CONFIGFILES[-1]}: metrics.reference.file: found {reference.file!r}; accepted: a name in"
+            f"{SOURCE}: metrics.reference.file: found {reference.file!r}; accepted: a name in"
             " config/assets.csv, a file, or a folder"
         )
     return [fetched(reference.file) if reference.file in PUBLISHED else reference.file]
@@ -529,6 +582,12 @@ def given_statistics(wildcards):
 
 # Weights of the first extractor, whose metrics tables, figures and claims show, and the real images of each extractor.
 JUDGE = extractor_weights(STUDY.metrics.extractors[0])
+# LPIPS, where no classifier of the study's own measures distances of the zero-shot tasks.
+DISTANCE = (
+    []
+    if "classifier" == STUDY.metrics.extractors[0] or not STUDY.tasks
+    else [fetched(name) for name in published.LPIPS]
+)
 CLASSIFIER = (
     [layout.classifier(ROOT) / layout.CLASSIFIER]
     if "classifier" in STUDY.metrics.extractors

@@ -14,7 +14,7 @@ if STUDY.data.kind == "imagefolder" and (
     try:
         lengths.check_images(STUDY, IMAGE_CLASSES)
     except ValueError as error:
-        raise WorkflowError(str(reading.blame(error, Path(CONFIGFILES[-1]))))
+        raise WorkflowError(str(reading.blame(error, SOURCE)))
 
 # Image files that were added, removed or changed in size since `mar prepare` listed them run it again.
 IMAGE_LIST, IMAGES_CHANGED = (
@@ -36,8 +36,6 @@ rule prepare:
         manifest=layout.data_manifest(ROOT),
     log:
         layout.log(ROOT, "prepare"),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -56,8 +54,6 @@ rule classifier:
         record=layout.classifier(ROOT) / layout.CLASSIFIER,
     log:
         layout.log(ROOT, "classifier"),
-    conda:
-        "../../environment.yml"
     threads: waiting("classifier")
     resources:
         **launched("classifier"),
@@ -67,3 +63,25 @@ rule classifier:
         recipe=stage_keys.classifier_key(STUDY) if CLASSIFIER else "",
     shell:
         launch("classifier")
+
+
+# The network by which settings with `reject` accept images.
+rule rejecter:
+    input:
+        data=rules.prepare.output.manifest,
+    output:
+        weights=layout.rejecter(ROOT) / layout.WEIGHTS,
+        record=layout.rejecter(ROOT) / layout.CLASSIFIER,
+    log:
+        layout.log(ROOT, "rejecter"),
+    conda:
+        "../../environment.yml"
+    threads: waiting("rejecter")
+    resources:
+        **launched("rejecter"),
+    params:
+        study=STUDY_FILE,
+        job=job("rejecter"),
+        recipe=stage_keys.rejecter_key(STUDY),
+    shell:
+        launch("rejecter")

@@ -9,8 +9,6 @@ rule drill_shape:
         layout.log(ROOT, "drill", "{shape}"),
     wildcard_constraints:
         shape=names(SHAPES),
-    conda:
-        "../../environment.yml"
     threads: workflow.cores or 1  # all threads, so that no two shapes run at once
     resources:
         cluster_jobs=0,
@@ -30,8 +28,6 @@ rule drill:
         markdown=layout.drill_table(ROOT, "md"),
     log:
         layout.log(ROOT, "drill"),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,

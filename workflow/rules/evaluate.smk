@@ -11,8 +11,6 @@ rule features_real:
         manifest=layout.features_manifest(ROOT, "{extractor}", "{split}"),
     log:
         layout.log(ROOT, "features", "{extractor}", "{split}"),
-    conda:
-        "../../environment.yml"
     threads: waiting("features_real")
     resources:
         **launched("features_real"),
@@ -36,8 +34,6 @@ rule features:
     log:
         layout.log(ROOT, "features", "{extractor}", SET),
     priority: published_first
-    conda:
-        "../../environment.yml"
     threads: waiting("features")
     resources:
         **launched("features"),
@@ -64,8 +60,6 @@ rule features_given:
         manifest=layout.features_manifest(ROOT, "{extractor}", GIVEN_SET),
     log:
         layout.log(ROOT, "features", "{extractor}", GIVEN_SET),
-    conda:
-        "../../environment.yml"
     threads: waiting("features")
     resources:
         **launched("features"),
@@ -89,8 +83,6 @@ rule statistics:
     log:
         layout.log(ROOT, "statistics", "{extractor}", "{set}"),
     priority: published_first
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -108,8 +100,6 @@ rule reference:
         floor=layout.reference_metrics(ROOT),
     log:
         layout.log(ROOT, "reference"),
-    conda:
-        "../../environment.yml"
     threads: waiting("reference")
     resources:
         **launched("reference"),
@@ -130,8 +120,6 @@ rule evaluate:
     log:
         layout.log(ROOT, "evaluate", SET),
     priority: published_first
-    conda:
-        "../../environment.yml"
     threads: waiting("evaluate")
     resources:
         **launched("evaluate"),
@@ -151,8 +139,6 @@ rule evaluate_given:
         metrics=layout.metrics(ROOT, GIVEN_SET),
     log:
         layout.log(ROOT, "evaluate", GIVEN_SET),
-    conda:
-        "../../environment.yml"
     threads: waiting("evaluate")
     resources:
         **launched("evaluate"),

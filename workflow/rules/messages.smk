@@ -1,27 +1,38 @@
-# What Snakemake says that nobody has to read, and what is said at the end.
+# What Snakemake says on the terminal that nobody has to read, and what is said at the end. The logger itself stays as it
+# is: its log file and logger plugins get every record.
+import logging
 import re
 
-from snakemake.logging import logger
+from snakemake.logging import ColorizingTextHandler, logger
 
 INTERRUPTED = []
 FAILED = {}  # files of the log of each failed job, by its rule and number
 
 
+class Listener(logging.Handler):
+    """Notes that the user interrupted the run, and which jobs failed."""
+
+    def emit(self, record):
+        if record.getMessage().startswith("Terminating processes on user request"):
+            INTERRUPTED.append(record)
+        if getattr(getattr(record, "event", None), "name", "") == "JOB_ERROR":
+            FAILED[f"{record.rule_name} {record.jobid}"] = [
+                str(path) for path in record.log
+            ]
+
+
 def worth_reading(record):
     """Not that Snakemake looks for jobs, nor, after Ctrl-C, the whole command of each job that it ended."""
     text = record.getMessage()
-    if text.startswith("Terminating processes on user request"):
-        INTERRUPTED.append(record)
-    if getattr(getattr(record, "event", None), "name", "") == "JOB_ERROR":
-        FAILED[f"{record.rule_name} {record.jobid}"] = [
-            str(path) for path in record.log
-        ]
     if INTERRUPTED and re.match("Error in|RuleException", text):
         return False
     return not re.match("Select jobs to execute|Execute [0-9]+ jobs", text)
 
 
-logger.addFilter(worth_reading)
+logger.handlers.insert(0, Listener())  # before the terminal's, whose filter asks it
+for handler in logger.handlers:
+    if isinstance(handler, ColorizingTextHandler):
+        handler.addFilter(worth_reading)
 
 
 def closing_list():

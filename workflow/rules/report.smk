@@ -13,14 +13,12 @@ rule table:
             str(layout.table(ROOT, "{table}", "csv")),
             caption="../report/table.rst",
             category="Tables",
-            labels={"table": "{table}"},
+            labels={"study": STUDY.study, "table": "{table}"},
         ),
         md=layout.table(ROOT, "{table}", "md"),
         tex=layout.table(ROOT, "{table}", "tex"),
     log:
         layout.log(ROOT, "table", "{table}"),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -41,13 +39,11 @@ rule figure:
             str(layout.figure(ROOT, "{figure}", "png")),
             caption="../report/figure.rst",
             category="Figures",
-            labels={"figure": "{figure}"},
+            labels={"study": STUDY.study, "figure": "{figure}"},
         ),
         csv=layout.figure(ROOT, "{figure}", "csv"),
     log:
         layout.log(ROOT, "figure", "{figure}"),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -71,8 +67,6 @@ rule alias:
         csv=layout.FIGURES / "{figure}.csv",
     log:
         layout.log(ROOT, "alias", "{figure}"),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -89,6 +83,7 @@ rule claims:
         speed=SPEEDS,
         sweeps=SWEEPS,
         learning=LEARNING,
+        tasks=TASKS,
         runs=RUNS,
         rfid=expand(rules.rfid.output.rfid, tokenizer=TOKENIZERS),
         claims=here(layout.shipped("claims.yaml")),
@@ -98,8 +93,6 @@ rule claims:
         claims=layout.claims(ROOT),
     log:
         layout.log(ROOT, "claims"),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -121,6 +114,7 @@ rule report:
         speed=SPEEDS,
         sweeps=SWEEPS,
         learning=LEARNING,
+        tasks=TASKS,
         runs=RUNS,
         rfid=expand(rules.rfid.output.rfid, tokenizer=TOKENIZERS),
         classifier=CLASSIFIER,
@@ -131,12 +125,13 @@ rule report:
         code=code("analysis", "paper", "report", *code_digest.MAKES),
     output:
         page=report(
-            str(layout.report(ROOT)), caption="../report/report.rst", category="Report"
+            str(layout.report(ROOT)),
+            caption="../report/report.rst",
+            category="Report",
+            labels={"study": STUDY.study},
         ),
     log:
         layout.log(ROOT, "report"),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -145,7 +140,10 @@ rule report:
         figures=subpath(input.samples, parent=True),
         recipe=stage_keys.report_key(STUDY),
     shell:
+        # The page links to the runs of MLflow, and MLflow keeps the page.
         line("report", figures="{params.figures:q}")
+        + " && "
+        + line("track", tee="tee -a")
 
 
 # The output is the list of the study's runs, not the database: that holds other studies, and Snakemake deletes outputs.
@@ -155,13 +153,13 @@ rule track:
         rfid=expand(rules.rfid.output.rfid, tokenizer=TOKENIZERS),
         metrics=METRICS,
         figures=FIGURES,
+        tables=TABLES,
+        claims=rules.claims.output.claims,
         code=code("tracking", "report/figures"),
     output:
         runs=layout.tracked(ROOT),
     log:
         layout.log(ROOT, "track"),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,

@@ -13,8 +13,6 @@ rule sweep:
     log:
         layout.log(ROOT, "sweep", "{variant}", "{setting}"),
     priority: published_first
-    conda:
-        "../../environment.yml"
     threads: waiting("sweep")
     resources:
         **launched("sweep"),
@@ -34,13 +32,12 @@ rule sample:
         record=layout.run_record(ROOT, "{variant}", "{seed}"),
         tokenizer=variant_tokenizer,
         chosen=chosen,
+        rejecter=sample_rejecter,
     output:
         manifest=layout.sample_manifest(ROOT, SET),
     log:
         layout.log(ROOT, "sample", SET),
     priority: published_first
-    conda:
-        "../../environment.yml"
     threads: waiting("sample")
     resources:
         **launched("sample"),
@@ -61,8 +58,6 @@ rule learning:
         record=layout.learning(ROOT, "{variant}", "{seed}"),
     log:
         layout.log(ROOT, "learning", layout.run_name("{variant}", "{seed}")),
-    conda:
-        "../../environment.yml"
     threads: waiting("learning")
     resources:
         **launched("learning"),
@@ -74,18 +69,45 @@ rule learning:
         launch("learning", variant="{wildcards.variant:q}", seed="{wildcards.seed:q}")
 
 
+# Pictures are no outputs but the record that lists them, so that a stopped job resumes from them.
+rule tasks:
+    input:
+        record=layout.run_record(ROOT, "{variant}", "{seed}"),
+        tokenizer=variant_tokenizer,
+        chosen=task_chosen,
+        data=rules.prepare.output.manifest,
+        judge=JUDGE,
+        real=REAL[0],
+        distance=DISTANCE,
+    output:
+        record=layout.tasks(ROOT, "{variant}", "{seed}"),
+    log:
+        layout.log(ROOT, "tasks", layout.run_name("{variant}", "{seed}")),
+    priority: published_first
+    conda:
+        "../../environment.yml"
+    threads: waiting("tasks")
+    resources:
+        **launched("tasks"),
+    params:
+        study=STUDY_FILE,
+        job=job("tasks", layout.run_name("{variant}", "{seed}")),
+        recipe=tasks_recipe,
+    shell:
+        launch("tasks", variant="{wildcards.variant:q}", seed="{wildcards.seed:q}")
+
+
 rule speed:
     input:
         record=timed_run,
         tokenizer=variant_tokenizer,
         chosen=timed_chosen,
+        rejecter=timed_rejecter,
     output:
         speed=layout.speed(ROOT, "{variant}"),
     log:
         layout.log(ROOT, "speed", "{variant}"),
     priority: published_first
-    conda:
-        "../../environment.yml"
     threads: waiting("speed", workflow.cores or 1)  # all threads, so that nothing else runs during the timing
     resources:
         **launched("speed"),

@@ -14,8 +14,6 @@ rule install_tokenizer:
     wildcard_constraints:
         tokenizer=names(set(TOKENIZERS) - LEARNED),
     priority: 10
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -37,8 +35,6 @@ rule tokenizer:
         layout.log(ROOT, "tokenizer", "{tokenizer}"),
     wildcard_constraints:
         tokenizer=names(LEARNED),
-    conda:
-        "../../environment.yml"
     threads: waiting("tokenizer")
     resources:
         **launched("tokenizer"),
@@ -61,8 +57,6 @@ rule rfid:
         rfid=layout.rfid(ROOT, "{tokenizer}"),
     log:
         layout.log(ROOT, "rfid", "{tokenizer}"),
-    conda:
-        "../../environment.yml"
     threads: waiting("rfid")
     resources:
         **launched("rfid"),
@@ -82,8 +76,6 @@ rule gate:
         gate=layout.gate(ROOT),
     log:
         layout.log(ROOT, "gate"),
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -103,8 +95,6 @@ rule encode:
         heldout=layout.token_manifest(ROOT, "{tokenizer}", "heldout"),
     log:
         layout.log(ROOT, "encode", "{tokenizer}"),
-    conda:
-        "../../environment.yml"
     threads: waiting("encode")
     resources:
         **launched("encode"),

@@ -14,8 +14,6 @@ rule install_run:
     wildcard_constraints:
         variant=names(name for name, v in TRAINED.items() if v.pretrained),
     priority: 10
-    conda:
-        "../../environment.yml"
     threads: 1
     resources:
         cluster_jobs=0,
@@ -39,8 +37,6 @@ rule train:
         layout.log(ROOT, "train", layout.run_name("{variant}", "{seed}")),
     wildcard_constraints:
         variant=names(name for name, v in TRAINED.items() if not v.pretrained),
-    conda:
-        "../../environment.yml"
     # Two trainings at once are faster than one with two threads, and equal numbers of threads give equal weights.
     threads: waiting("train")
     resources:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -192,6 +193,33 @@ def accuracy(model: Classifier, images: ImageSet, batch: int, device: torch.devi
         predicted = model(to_float(images.batch(indices)).to(device))[1].argmax(1).cpu()
         correct += int((predicted == torch.from_numpy(images.labels[start : indices.stop])).sum())
     return correct / len(images)
+
+
+def distances(networks: Sequence[Classifier], a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """How far images are apart by the maps after each convolution, each position's vector at unit length, as LPIPS.
+
+    Args:
+        networks: classifiers.
+        a: images (B, 3, H, W) in [-1, 1].
+        b: as many others.
+
+    Returns:
+        Squared distance of unit vectors, mean over the positions of a map, then over maps and networks: (B,).
+    """
+    total, maps = torch.zeros(len(b), device=b.device), 0
+    for network in networks:
+        of_a, of_b = a, b
+        for layer in network.body:
+            of_a, of_b = layer(of_a), layer(of_b)
+            if isinstance(layer, nn.ReLU):
+                total = total + (_unit(of_a) - _unit(of_b)).square().sum(1).mean((1, 2))
+                maps += 1
+    return total / maps
+
+
+def _unit(maps: torch.Tensor) -> torch.Tensor:
+    """Maps (B, C, h, w) whose vectors along C have length 1, or 0 where they are nearly 0."""
+    return maps / (maps.square().sum(1, keepdim=True) + 1e-6).sqrt()
 
 
 def load(root: str | Path, study: Study) -> Classifier:

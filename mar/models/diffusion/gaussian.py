@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mar.study.parts import evenly
+
 TRAIN_STEPS = 1000
 
 
@@ -90,8 +92,7 @@ class Schedule:
         """The process that visits `steps` evenly spaced timesteps, with the same alpha_bar at each."""
         if not 1 <= steps <= len(self):
             raise ValueError(f"diffusion_steps {steps}: accepted are 1 to {len(self)}")
-        stride = (len(self) - 1) / (steps - 1) if steps > 1 else 1.0
-        return self.at_timesteps([round(i * stride) for i in range(steps)])
+        return self.at_timesteps(evenly(len(self), steps))
 
     def at_timesteps(self, steps: list[int]) -> Schedule:
         """The process that visits only these steps (ascending), with the same alpha_bar at each."""

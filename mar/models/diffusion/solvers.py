@@ -1,8 +1,9 @@
-"""Few-step samplers of Diffusion Loss's reverse process: DDIM and the second-order multistep DPM-Solver++.
+"""Solvers: how a token is drawn with the network of a head, one function for each kind of `Solver`.
 
-A noisy token is x = alpha x0 + sigma epsilon with alpha^2 = alpha_bar and sigma^2 = 1 - alpha_bar. The denoiser
-predicts epsilon, and hence x0, at the timesteps of a grid, the noisiest first. A step goes from one timestep to the
-next, whose quantities have a prime:
+Of the reverse process of Diffusion Loss: the published ancestral sampler, DDIM and the second-order multistep
+DPM-Solver++. A noisy token is x = alpha x0 + sigma epsilon with alpha^2 = alpha_bar and sigma^2 = 1 - alpha_bar. The
+denoiser predicts epsilon, and hence x0, at the timesteps of a grid, the noisiest first. A step goes from one timestep
+to the next, whose quantities have a prime:
 
 - DDIM (Song et al. 2021, arXiv:2010.02502, equation 12): x' = alpha' x0 + sqrt(sigma'^2 - s^2) epsilon + s noise with
   s = eta (sigma'/sigma) sqrt(1 - alpha_bar/alpha_bar'). With eta 1 this is the ancestral step with the posterior
@@ -13,70 +14,113 @@ next, whose quantities have a prime:
 
 Both end at the x0 that is predicted at the last timestep.
 
-*Grid.* The timesteps are the middles of K equal parts of the process: 950, 850, ..., 50 for 10 steps of 1000. The ends
-are left out: at the noisiest timestep of the cosine schedule x is noise alone, and a predicted epsilon says nothing
-about x0; at the cleanest, x0 is known.
+*Grid.* The timesteps of DDIM and DPM-Solver++ are the middles of K equal parts of the process: 950, 850, ..., 50 for
+10 steps of 1000. The ends are left out: at the noisiest timestep of the cosine schedule x is noise alone, and a
+predicted epsilon says nothing about x0; at the cleanest, x0 is known.
 
 *Temperature.* It scales the first noise, and the noise of the steps if there is any. Without noise in the steps and
 with a normally distributed token, the result is linear in the first noise, and temperature scales its standard
 deviation exactly.
+
+Of a flow, whose network predicts the velocity u of x at a time from 0 (noise) to 1 (the token), in equal steps h:
+
+- Euler: x + h u(x, t), one evaluation a step.
+- Heun: the mean of the velocities at both ends of an Euler step, two evaluations a step, of order 2.
+
+*Temperature* of a flow scales the noise at the start, the only noise there is.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import assert_never
 
 from torch import Tensor
 
-from mar.models.diffusion.gaussian import Schedule
+from mar.models.diffusion.gaussian import Schedule, reverse_step
 from mar.runtime.noise import Noise
-from mar.study.parts import Sampling
+from mar.study.parts import Ddim, Sampling, Solver
 
-Denoise = Callable[[Tensor, int], Tensor]  # x (n, D) at a step of the grid -> epsilon (n, D)
-
-
-def grid(process: Schedule, steps: int) -> Schedule:
-    """The process at the middles of `steps` equal parts of its timesteps; a middle is rounded down."""
-    return process.at_timesteps([(2 * i + 1) * len(process) // (2 * steps) for i in range(steps)])
+# x (n, D) at a step of the grid -> (n, 2 D): epsilon, with guidance applied, and the values of the variance
+Denoise = Callable[[Tensor, int], Tensor]
+# x (n, D) at a time of the grid, by its number -> its velocity (n, D), with guidance applied
+Velocity = Callable[[Tensor, int], Tensor]
 
 
-def solve(denoise: Denoise, process: Schedule, x: Tensor, settings: Sampling, noise: Noise) -> Tensor:
-    """Follow the grid from noise to clean tokens.
+def ancestral(
+    solver: Solver, denoise: Denoise, process: Schedule, x: Tensor, settings: Sampling, noise: Noise
+) -> Tensor:
+    """The published sampler, with the learned variance.
 
     Args:
-        denoise: predicts epsilon (n, D) at a step of the grid, with guidance applied.
-        process: the schedule at the timesteps of the grid, see `grid`.
+        solver: the options.
+        denoise: the network.
+        process: the schedule at the timesteps of the grid, see `Solver.timesteps`.
         x: (n, D) standard normal noise.
-        settings: solver, eta, temperature and clamp.
-        noise: stream of the noise of the steps; only DDIM with eta > 0 draws any.
+        settings: temperature and clamp.
+        noise: stream of the noise of the steps.
 
     Returns:
         Tokens (n, D).
     """
+    for step in reversed(range(len(process))):
+        output, delta = denoise(x, step), noise.normal(*x.shape).to(x.dtype)
+        x = reverse_step(process, output, x, step, delta, settings.temperature, settings.clamp)
+    return x
 
-    def clean(x: Tensor, step: int) -> Tensor:
-        """The x0 (n, D) that is predicted at a step."""
-        alpha_bar = process.numbers("alpha_bar")[step]
-        x0 = (x - (1 - alpha_bar) ** 0.5 * denoise(x, step)) / alpha_bar**0.5
-        return x0 if settings.clamp is None else x0.clamp(-settings.clamp, settings.clamp)
 
+def ddim(solver: Ddim, denoise: Denoise, process: Schedule, x: Tensor, settings: Sampling, noise: Noise) -> Tensor:
+    """DDIM; arguments as of `ancestral`, and noise is drawn with eta > 0 alone."""
+    x = settings.temperature * x
+    for step in reversed(range(1, len(process))):
+        x0 = clean(denoise, process, x, step, settings.clamp)
+        step_noise = settings.temperature * noise.normal(*x.shape).to(x.dtype) if solver.eta else None
+        x = ddim_step(process, x, x0, step, solver.eta, step_noise)
+    return clean(denoise, process, x, 0, settings.clamp)
+
+
+def dpm(solver: Solver, denoise: Denoise, process: Schedule, x: Tensor, settings: Sampling, noise: Noise) -> Tensor:
+    """DPM-Solver++(2M); arguments as of `ancestral`, and no noise is drawn."""
     x, x0_before = settings.temperature * x, None
     for step in reversed(range(1, len(process))):
-        x0 = clean(x, step)
-        step_noise = settings.temperature * noise.normal(*x.shape).to(x.dtype) if settings.eta else None
-        match settings.solver:
-            case "dpm" if x0_before is not None:
-                extrapolated = x0 + _ratio(process, step) / 2 * (x0 - x0_before)
-            case "dpm" | "ddim":
-                extrapolated = x0
-            case "ancestral":
-                raise ValueError("solver ancestral follows no grid; accepted: ddim, dpm")
-            case _:
-                assert_never(settings.solver)
-        x, x0_before = ddim_step(process, x, extrapolated, step, settings.eta, step_noise), x0
-    return clean(x, 0)
+        x0 = clean(denoise, process, x, step, settings.clamp)
+        extrapolated = x0 if x0_before is None else x0 + _ratio(process, step) / 2 * (x0 - x0_before)
+        x, x0_before = ddim_step(process, x, extrapolated, step), x0
+    return clean(denoise, process, x, 0, settings.clamp)
+
+
+def clean(denoise: Denoise, process: Schedule, x: Tensor, step: int, clamp: float | None) -> Tensor:
+    """The x0 (n, D) that is predicted at a step."""
+    alpha_bar = process.numbers("alpha_bar")[step]
+    epsilon = denoise(x, step).chunk(2, dim=1)[0]
+    x0 = (x - (1 - alpha_bar) ** 0.5 * epsilon) / alpha_bar**0.5
+    return x0 if clamp is None else x0.clamp(-clamp, clamp)
+
+
+def euler(solver: Solver, velocity: Velocity, x: Tensor, steps: int) -> Tensor:
+    """Euler's method.
+
+    Args:
+        solver: the options.
+        velocity: the network.
+        x: (n, D) noise.
+        steps: number of equal steps.
+
+    Returns:
+        Tokens (n, D).
+    """
+    for step in range(steps):
+        x = x + velocity(x, step) / steps
+    return x
+
+
+def heun(solver: Solver, velocity: Velocity, x: Tensor, steps: int) -> Tensor:
+    """Heun's method; arguments as of `euler`."""
+    for step in range(steps):
+        first = velocity(x, step)
+        second = velocity(x + first / steps, step + 1)
+        x = x + (first + second) / 2 / steps
+    return x
 
 
 def ddim_step(

@@ -54,12 +54,28 @@ class Categorical(nn.Module):
         Guidance acts on logits, temperature divides the guided logits, and top-k and top-p exclude unlikely ids (VAR).
         The authors of MAR published no formulas for cross-entropy; these are the usual ones.
         """
+        log_p = F.log_softmax(self._allowed(z, z_null, settings, scale), dim=1)
+        ids = draw_index(log_p, noise)
+        return ids, log_p.gather(1, ids[:, None])[:, 0]
+
+    def mixture(
+        self, z: Tensor, z_null: Tensor | None, settings: Sampling, scale: float, done: float, noise: Noise
+    ) -> Tensor:
+        """Weights (n, V) of the codes that are mixed in place of one that is drawn: VAR's `more_smooth`.
+
+        softmax((l (1 + r) + g) / max(0.27 (1 - 0.95 r), 0.005)), with the logits l that `sample` draws from, Gumbel
+        noise g and r = `done`: the number of the scale over that of the last one, from 0 to 1 (VAR's code, after
+        MaskGIT).
+        """
+        logits = self._allowed(z, z_null, settings, scale) * (1 + done)
+        return F.softmax((logits + noise.gumbel(*logits.shape)) / max(0.27 * (1 - 0.95 * done), 0.005), dim=1)
+
+    def _allowed(self, z: Tensor, z_null: Tensor | None, settings: Sampling, scale: float) -> Tensor:
+        """Guided logits (n, V) over the temperature, minus infinity for ids that top-k and top-p exclude."""
         logits = self.guided(z, z_null, scale) / settings.temperature
         if settings.top_k or settings.top_p:
             logits = logits.masked_fill(~top_k_top_p(logits, settings.top_k, settings.top_p), -torch.inf)
-        log_p = F.log_softmax(logits, dim=1)
-        ids = draw_index(log_p, noise)
-        return ids, log_p.gather(1, ids[:, None])[:, 0]
+        return logits
 
 
 def top_k_top_p(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mar.models.blocks import NORM_EPS
-from mar.models.diffusion import gaussian, solvers
+from mar.models.diffusion import gaussian
 from mar.runtime.noise import Noise
+from mar.study.kinds import implementation, opened
 from mar.study.parts import DiffusionHead, Sampling
 
 FREQUENCIES = 256  # size of the sinusoidal timestep features
@@ -149,7 +150,7 @@ class DiffusionLoss(nn.Module):
     def __init__(self, config: DiffusionHead, width: int, token_dim: int) -> None:
         super().__init__()
         self.net = Denoiser(token_dim, width, config.width, config.depth)
-        self.draws, self.token_dim = config.noise_draws, token_dim
+        self.config, self.draws, self.token_dim = config, config.noise_draws, token_dim
         self.train_process = gaussian.cosine_schedule()
 
     def compiled(self) -> list[nn.Module]:
@@ -199,7 +200,7 @@ class DiffusionLoss(nn.Module):
     def sample(
         self, z: Tensor, z_null: Tensor | None, settings: Sampling, scale: float, noise: Noise
     ) -> tuple[Tensor, None]:
-        """Draw tokens (n, D) by respaced ancestral sampling, or by a solver of `mar/models/diffusion/solvers.py`.
+        """Draw tokens (n, D) by the solver of the setting, see `mar/models/diffusion/solvers.py`.
 
         Guidance acts on epsilon only: null + scale (conditional - null). Both branches share x_t, and the variance is
         that of the conditional branch. Temperature scales the noise that each step adds (section 3.2), not x_T.
@@ -207,36 +208,35 @@ class DiffusionLoss(nn.Module):
         Args:
             z: (n, W) conditions.
             z_null: (n, W) conditions without a class, or None for no guidance.
-            settings: diffusion_steps, solver, temperature, clamp and eta.
+            settings: diffusion_steps, solver, temperature and clamp.
             scale: guidance scale.
             noise: stream of random numbers.
         """
         assert settings.diffusion_steps is not None  # checked when the study was read
-        ancestral, steps = settings.solver == "ancestral", settings.diffusion_steps
-        process = self.train_process.respaced(steps) if ancestral else solvers.grid(self.train_process, steps)
+        named: Any = self.config.solver(settings)
+        solver: Any = opened(named)
+        process = self.train_process.at_timesteps(solver.timesteps(len(self.train_process), settings.diffusion_steps))
         # All that does not depend on x_t is computed before the loop, whose steps then copy nothing to the device.
         times = self.net.time_embed(process.table("timesteps", torch.int64, z.device))  # (T, width)
         condition = self.net.cond_embed(z if z_null is None else torch.cat([z, z_null]))  # (n or 2 n, width)
         steps_at_once = ROWS // len(condition)  # steps whose modulations are computed together
-        ready: list[list[Modulation]] = []  # modulations of the steps that come next; the last entry is the next step's
+        ready: dict[int, list[Modulation]] = {}  # modulations of the steps that come next, by step
 
         def network(x: Tensor, step: int) -> Tensor:
             if steps_at_once < 2:
                 return self.net(x, times[step] + condition)
-            if not ready:
-                ready.extend(self.net.modulations(times[max(0, step + 1 - steps_at_once) : step + 1], condition))
-            return self.net.modulated(x, ready.pop())
+            if step not in ready:
+                first = max(0, step + 1 - steps_at_once)
+                ready.clear()
+                ready.update(enumerate(self.net.modulations(times[first : step + 1], condition), first))
+            return self.net.modulated(x, ready[step])
 
         def denoise(x: Tensor, step: int) -> Tensor:
             return self.guided(lambda x: network(x, step), x, None if z_null is None else scale)
 
         x = noise.normal(len(z), self.token_dim).to(z.dtype)
-        if not ancestral:
-            return solvers.solve(lambda x, step: denoise(x, step).chunk(2, dim=1)[0], process, x, settings, noise), None
-        for step in reversed(range(len(process))):
-            output, delta = denoise(x, step), noise.normal(*x.shape).to(x.dtype)
-            x = gaussian.reverse_step(process, output, x, step, delta, settings.temperature, settings.clamp)
-        return x, None
+        tokens: Tensor = implementation(solver)(solver, denoise, process, x, settings, noise)
+        return tokens, None
 
     def guided(self, network: Callable[[Tensor], Tensor], x: Tensor, scale: float | None) -> Tensor:
         """Denoiser output (n, 2 D) at tokens x (n, D).

@@ -3,10 +3,7 @@
 With noise e and a token x, the path of time t in [0, 1] is x_t = (1 - t) e + t x, whose velocity is x - e (rectified
 flow, Liu et al. 2022, arXiv:2209.03003; Lipman et al. 2022, arXiv:2210.02747). The network u(x_t, t, z) learns the mean
 velocity by the squared error; times are logit-normal, so that the middle of the path comes most often (Esser et al.
-2024, arXiv:2403.03206, section 3.1). Sampling integrates dx/dt = u from t = 0 to 1 in equal steps:
-
-- Euler: x + h u(x, t), one evaluation a step.
-- Heun: the mean of the velocities at both ends of an Euler step, two evaluations a step, of order 2.
+2024, arXiv:2403.03206, section 3.1). A solver of `mar/models/diffusion/solvers.py` follows it from t = 0 to 1.
 
 *Guidance* acts on the velocity: u_null + scale (u - u_null). On this path the velocity is linear in epsilon at a given
 x_t, so this is the guidance of Diffusion Loss. *Temperature* scales the noise at t = 0, the only noise there is: with a
@@ -15,12 +12,15 @@ normally distributed token it scales the standard deviation exactly, as for the 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from mar.models.heads.diffusion_loss import Denoiser
 from mar.runtime.noise import Noise
-from mar.study.parts import FlowHead, FlowSampling, Sampling
+from mar.study.kinds import implementation, opened
+from mar.study.parts import FlowHead, Sampling
 
 TIME = 1000.0  # the features of a time are made for timesteps up to this, as in Diffusion Loss
 
@@ -72,28 +72,23 @@ class Flow(nn.Module):
         Args:
             z: (n, W) conditions.
             z_null: (n, W) conditions without a class, or None for no guidance.
-            settings: temperature, and of `head` evaluations and method.
+            settings: temperature, solver, and of `head` evaluations.
             scale: guidance scale.
             noise: stream of random numbers.
         """
-        own: FlowSampling = self.config.drawing(settings)
-        steps = own.steps
-        ends = torch.linspace(0.0, TIME, steps + 1).to(z.device)
-        times = self.net.time_embed(ends)  # (steps + 1, width)
+        named: Any = self.config.solver(settings)
+        solver: Any = opened(named)
+        steps = self.config.drawing(settings).evaluations // solver.each
+        times = self.net.time_embed(torch.linspace(0.0, TIME, solver.times(steps)).to(z.device))  # (times, width)
         condition = self.net.cond_embed(z if z_null is None else torch.cat([z, z_null]))  # (n or 2 n, width)
 
-        def velocity(x: Tensor, step: int) -> Tensor:
-            y = times[step] + condition
+        def velocity(x: Tensor, time: int) -> Tensor:
+            y = times[time] + condition
             if z_null is None:
                 return self.net(x, y).to(x.dtype)
             conditional, null = self.net(torch.cat([x, x]), y).to(x.dtype).chunk(2)
             return torch.lerp(null, conditional, scale)
 
         x = settings.temperature * noise.normal(len(z), self.token_dim).to(z.dtype)
-        for step in range(steps):
-            first = velocity(x, step)
-            if own.method == "heun":
-                second = velocity(x + first / steps, step + 1)
-                first = (first + second) / 2
-            x = x + first / steps
-        return x, None
+        tokens: Tensor = implementation(solver)(solver, velocity, x, steps)
+        return tokens, None

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 from mar.report.figures.claims import claims
 from mar.report.figures.curves import diffusion_steps, evaluations, temperature, tradeoff
 from mar.report.figures.guidance import guidance
-from mar.report.figures.laws import laws
+from mar.report.figures.laws import laws, laws_samples
 from mar.report.figures.learning import fid_images, fid_operations, heldout_loss
 from mar.report.figures.losses import losses
+from mar.report.figures.rejection import rejection
 from mar.report.figures.samples import samples
 from mar.report.figures.style import STYLE, Rows
 from mar.report.figures.sweeps import sweep
+from mar.report.figures.tasks import tasks
+from mar.report.figures.tokenizers import tokenizers
 from mar.runtime.files import atomic, write_text
 from mar.study.study import Study
 
@@ -32,7 +35,7 @@ def draw(study: Study, root: Path, name: str, out: Path) -> None:
         study: the study.
         root: its results folder.
         name: claims, tradeoff, diffusion_steps, evaluations, temperature, sweep, guidance, heldout_loss, fid_images,
-            fid_operations, laws, samples or losses.
+            fid_operations, laws, laws_samples, tasks, tokenizers, rejection, samples or losses.
         out: folder of the figure files.
 
     Raises:
@@ -50,6 +53,10 @@ def draw(study: Study, root: Path, name: str, out: Path) -> None:
         "fid_images": fid_images,
         "fid_operations": fid_operations,
         "laws": laws,
+        "laws_samples": laws_samples,
+        "tokenizers": tokenizers,
+        "tasks": tasks,
+        "rejection": rejection,
         "samples": samples,
         "losses": losses,
     }

@@ -1,4 +1,7 @@
-"""The figure `laws`: VAR's loss and error over parameters and over training compute, with the fitted power laws."""
+"""The figure `laws`: VAR's loss and error over parameters and over training compute, with the fitted power laws.
+
+And `laws_samples`: what its models draw along their trainings.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mar.analysis.estimates import Results
-from mar.analysis.laws import TABLE, Fit, Point, fits, front, points
+from mar.analysis.laws import PFLOP, TABLE, Fit, Point, fits, front, points, size
+from mar.analysis.learning_curves import records
 from mar.paper.numbers import paper_rows
 from mar.report.figures.style import SMALL, WIDTH, Rows, caption, legend, log_axis, look
+from mar.runtime.files import sha256
+from mar.study import layout
 from mar.study.labels import label
+from mar.study.parts import ScalesBackbone
 from mar.study.study import Study
 
 if TYPE_CHECKING:
@@ -23,6 +30,10 @@ CAPTION = (
     "greatest training seed. Below: over the operations of training; ringed: the Pareto front, to which the law is "
     "fitted. Dashed: L = (beta X)^alpha; solid: with a constant that is fitted too. Axes are logarithmic; losses in "
     "nats a token, errors as shares."
+)
+SAMPLES_CAPTION = (
+    "One class an image, drawn with the same random numbers by all models. Models grow downwards, training goes to the "
+    "right; above each block the parameters of the blocks and the operations of training so far."
 )
 
 
@@ -65,6 +76,56 @@ def laws(study: Study, root: Path) -> tuple[Figure, Rows]:
     legend(figure, [*drawn.values()], [*drawn])
     caption(figure, CAPTION)
     return figure, rows
+
+
+def laws_samples(study: Study, root: Path) -> tuple[Figure, Rows]:
+    """Images of the first seed of each size, from the smallest downwards, at each kept average, along the training.
+
+    Raises:
+        ValueError: a picture is missing or is not the one of its record.
+    """
+    import numpy as np
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    assert study.laws is not None
+    results, rows, cells = Results(study, root), Rows(), list[tuple[int, int, str, Any]]()
+    for row, variant in enumerate(sorted(study.laws.variants, key=lambda name: _size(study, name))):
+        record, file = records(results, variant)[0], layout.pictures(root, variant, study.variants[variant].seeds[0])
+        if not file.exists() or sha256(file) != record.pictures:
+            raise ValueError(f"{file}: missing, or not the one that {layout.LEARNING} names; run `mar learning` again")
+        picture = np.asarray(Image.open(file))  # (points H, images W, 3)
+        for column, strip in enumerate(np.split(picture, len(record.points))):
+            point = record.points[column]
+            compute = point.images * record.operations / PFLOP
+            title = f"{_count(float(f'{_size(study, variant):.2g}'))}, {compute:.2g} PFLOP"
+            cells.append((row, column, title, _folded(strip)))
+            rows.append({"variant": variant, "seed": record.seed, "images": point.images, "pflop": compute})
+    down, across = 1 + max(row for row, *_ in cells), 1 + max(column for _, column, *_ in cells)
+    height, width = cells[0][3].shape[:2]
+    figure = Figure(figsize=(WIDTH, down * (WIDTH / across * height / width + 0.17) + 0.3), layout="constrained")
+    for row, column, title, block in cells:
+        axes: Axes = figure.add_subplot(down, across, row * across + column + 1)
+        axes.imshow(block, interpolation="antialiased")
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=SMALL)
+    caption(figure, SAMPLES_CAPTION)
+    return figure, rows
+
+
+def _size(study: Study, variant: str) -> int:
+    backbone = study.backbones[study.variants[variant].backbone]
+    assert isinstance(backbone, ScalesBackbone)  # checked where the study is read
+    return size(backbone)
+
+
+def _folded(strip: Any) -> Any:
+    """A row of square images (H, n H, 3) as two rows of half as many."""
+    import numpy as np
+
+    side = strip.shape[0]
+    half = strip.shape[1] // side // 2 * side
+    return np.concatenate([strip[:, :half], strip[:, half : 2 * half]])
 
 
 def _points(axes: Axes, study: Study, found: list[Point], over: str) -> dict[str, Any]:

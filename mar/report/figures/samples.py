@@ -13,6 +13,7 @@ from mar.report.figures.style import SMALL, WIDTH, Rows, columns
 from mar.runtime.files import read
 from mar.runtime.text import printable
 from mar.study import labels, layout
+from mar.study.products import shown_setting
 from mar.study.records import DataManifest, SampleManifest
 from mar.study.study import Study
 
@@ -63,13 +64,6 @@ def samples(study: Study, root: Path) -> tuple[Figure, Rows]:
         axes.spines[:].set_visible(False)
         axes.set_title(title, fontsize=SMALL)
     return figure, rows
-
-
-def shown_setting(study: Study, variant: str) -> str:
-    """The setting whose samples stand for a variant: its last guided one, else its last."""
-    settings = study.variants[variant].sampling
-    guided = [s for s in settings if study.sampling[s].points[-1].guidance > 1]
-    return (guided or list(settings))[-1]
 
 
 def sample_grid(

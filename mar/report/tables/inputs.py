@@ -7,10 +7,10 @@ from pathlib import Path
 from mar.analysis.acceptance import section_of
 from mar.analysis.paper_columns import columns_of
 from mar.paper.numbers import table_rows
-from mar.report.tables import fast_modes, laws, learning
+from mar.report.tables import fast_modes, laws, learning, tasks
 from mar.report.tables.paper_tables import table_of
 from mar.study import layout
-from mar.study.products import learned, speed_settings, swept, table_names, used_tokenizers
+from mar.study.products import edited, learned, speed_settings, swept, table_names, used_tokenizers
 from mar.study.real_sets import real_side
 from mar.study.study import Study
 
@@ -21,6 +21,8 @@ def inputs(study: Study, root: Path, name: str) -> list[Path]:
         made = _fast_inputs(study, root) if name == fast_modes.NAME else []
         if name in (learning.NAME, laws.NAME):
             made = [layout.learning(root, variant, seed) for variant, seed in learned(study)]
+        if name == tasks.NAME:
+            made = [layout.tasks(root, variant, seed) for variant, seed in edited(study)]
         return [*made, *(layout.sweep(root, variant, setting) for variant, setting in swept(study))]
     table = table_of(study, name)
     asked = {column.name for column in columns_of(table_rows(table, f"tables.{name}.paper: "))}
@@ -37,10 +39,16 @@ def inputs(study: Study, root: Path, name: str) -> list[Path]:
         files += [
             layout.run_record(root, variant, k) for k in (seeds if "training_days" in asked else seeds[:1]) if counted
         ]
-        if "seconds" in asked and speed_settings(study, variant):
+        if asked & {"seconds", "rel_time"} and speed_settings(study, variant):
             files.append(layout.speed(root, variant))
     for row in table.rows:
         used = [s for s in (row.without, row.guided) if s and row.variant in trained]
+        files += [
+            layout.sample_manifest(root, layout.sample_set(row.variant, seed, s))
+            for s in used
+            if row.variant and study.sampling[s].reject
+            for seed in study.variants[row.variant].seeds
+        ]
         files += [layout.sweep(root, row.variant, s) for s in used if row.variant and study.sampling[s].sweep]
     return list(dict.fromkeys(files))
 

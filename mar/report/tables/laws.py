@@ -22,9 +22,10 @@ NOTE = (
     "L less a constant = (beta X)^exponent, with X in billions of parameters of the blocks, or in PFLOP of training "
     "along the Pareto front. raw: nothing is subtracted; subtracted: the authors' constant, where all losses lie above "
     "it; free: the constant is fitted. Interval: 95%, by the scatter about the line, by as many degrees of freedom as "
-    "there are models less fitted numbers. By seeds: 95% by bootstrap over the training seeds, too narrow with few. "
-    "Without one: range of the exponent when one model is left out. The paper's exponent stands beside the way that it "
-    "was found by. Losses in nats a token and errors as shares, on held-out images."
+    "there are models less fitted numbers. By seeds: 95% by bootstrap over the training seeds, drawn for all models "
+    "together; too narrow with few. Without one: range of the exponent when one model is left out. The paper's "
+    "exponent stands beside the way that it was found by. Losses in nats a token and errors as shares, on held-out "
+    "images."
 )
 
 

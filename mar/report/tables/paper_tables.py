@@ -5,6 +5,7 @@ A table has the columns that the paper's file has (config/paper/<name>.csv), in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,16 +79,18 @@ def frame(study: Study, root: Path, name: str, results: Results | None = None) -
         whose = row.variant or (layout.GIVEN if row.sets else NONE)
         line |= {"ours": whose, "setting": row.without or NONE, "setting_guided": row.guided or NONE}
         line |= _used(results, row)
+        if _rejects(table, study):
+            line |= _accepted(results, row)
         seeds = " ".join(map(str, study.variants[row.variant].seeds)) if row.variant else whose
         judged = seeds not in ("", NONE)
         line |= {"seeds": seeds or NOT_RUN, "n": study.metrics.samples if judged else NOT_RUN if row.variant else NONE}
         for column in columns:
-            ours = _ours(results, row, column)
+            ours = _relative(results, table, paper, row) if column.metric == "relative" else _ours(results, row, column)
             line |= _numbers(column, ours)
             if not column.paper:
                 continue
             published = printed(published_row[column.paper], column.metric)
-            if results.comparable and column.metric not in COUNTED | {"training"}:
+            if results.comparable and column.metric not in COUNTED | {"training", "relative"}:
                 number, gap = published_row[column.paper], f"{column.name}_minus_paper"
                 line[gap] = ours.value - float(number) if isinstance(ours, Estimate) and number else ""
                 if column.metric == "seconds" and line[gap] != "" and not results.timed_as_published(row.variant or ""):
@@ -115,6 +118,24 @@ def _used(results: Results, row: TableRow) -> dict[str, Any]:
     return used | {"swept": " ".join(swept) or NONE}
 
 
+def _rejects(table: Table, study: Study) -> bool:
+    """Whether images of a row are accepted or rejected."""
+    settings = [s for row in table.rows if row.variant for s in row.sets]
+    return any(study.sampling[s].reject for s in settings)
+
+
+def _accepted(results: Results, row: TableRow) -> dict[str, Any]:
+    """Share of the drawn images that were accepted, and draws an image, of a row's samples; nothing where all are."""
+    trained = row.variant and results.study.variants[row.variant].seeds
+    found = [s for s in (row.guided, row.without) if s and trained and results.study.sampling[s].reject]
+    if not row.variant or not found:
+        return {"accepted": NONE, "draws_an_image": NONE}
+    return {
+        "accepted": results.accepted(row.variant, found[0]),
+        "draws_an_image": results.draws(row.variant, found[0]),
+    }
+
+
 def _ours(results: Results, row: TableRow, column: Column) -> Estimate | str:
     """Our number for a cell, or why there is none."""
     setting = row.guided if column.guided else row.without
@@ -132,12 +153,32 @@ def _ours(results: Results, row: TableRow, column: Column) -> Estimate | str:
         return replace(cost, **{k: getattr(cost, k) / DAY for k in ("value", "low", "high")}) if cost else NONE
     if column.metric == "rfid":
         return results.rfid(row.variant) or NONE
-    if column.metric == "seconds":  # guided, as the FID beside the paper's seconds, where timed
-        timed = (results.seconds(row.variant, s) for s in (row.guided, row.without) if s)
-        return next((seconds for seconds in timed if seconds is not None), NONE)
+    if column.metric == "seconds":
+        return _seconds(results, row) or NONE
     if column.metric not in results.names:  # for example precision, where the reference has statistics and no images
         return NONE
     return (results.cell(row.variant, setting, column.metric) if setting else None) or NONE
+
+
+def _seconds(results: Results, row: TableRow) -> Estimate | None:
+    """Seconds an image of a row: guided, as the FID beside the paper's seconds, where that is timed."""
+    timed = (results.seconds(row.variant, s) for s in (row.guided, row.without) if row.variant and s)
+    return next((seconds for seconds in timed if seconds is not None), None)
+
+
+def _relative(results: Results, table: Table, paper: dict[str, dict[str, str]], row: TableRow) -> Estimate | str:
+    """Seconds an image over those of the row whose time the paper sets to 1; the interval is of both, independent."""
+    ours = _seconds(results, row)
+    first = next((other for other in table.rows if other.variant and paper[other.key]["rel_time"] == "1"), None)
+    unit = _seconds(results, first) if first else None
+    if ours is None or unit is None:
+        return NONE if not row.variant or results.study.variants[row.variant].seeds else NOT_RUN
+    if row == first:
+        return replace(ours, value=1.0, low=1.0, high=1.0)
+    value = ours.value / unit.value
+    below = math.hypot(1 - ours.low / ours.value, unit.high / unit.value - 1)
+    above = math.hypot(ours.high / ours.value - 1, 1 - unit.low / unit.value)
+    return replace(ours, value=value, low=value * max(0.0, 1 - below), high=value * (1 + above))
 
 
 def note(study: Study, results: Results) -> str:
@@ -207,6 +248,7 @@ def remarks(columns: Iterable[Column]) -> str:
         "params": "Parameters: without the tokenizer.",
         "seconds": "Seconds an image: the median of timed batches and its interval, by the protocol of the trade-off "
         "figure; the paper's on one A100 with batch 256.",
+        "rel_time": "Relative time: seconds an image over those of the row that the paper sets to 1.",
         "training_days": "Days of training: ours on one device each, least and most of the seeds; the paper's on all.",
         "fid_infinity": "FID∞: extrapolated to infinitely many images; noise can take it below 0.",
     }
@@ -219,7 +261,8 @@ def table(study: Study, root: Path, name: str) -> None:
     values = frame(study, root, name, results)
     title, of_paper = table_of(study, name).title, table_of(study, name).paper is not None
     sets = (entry for row in table_of(study, name).rows if not row.variant for entry in row.sets)
-    text = " ".join(filter(None, (note(study, results), given_text(results, sets), _chosen(study, name))))
+    said = (note(study, results), given_text(results, sets), _chosen(study, name), _rejected(study, name))
+    text = " ".join(filter(None, said))
     floor = values["row"].iloc[-1] == FLOOR
     parts = [
         (texts(study, values, c, of_paper), f"{text} {remarks(c)}".strip())
@@ -248,6 +291,8 @@ def texts(study: Study, values: pd.DataFrame, columns: Sequence[Column], of_pape
         else:
             heads.append((heads[-1][0], "FID∞", "r"))  # beside the FID that it extrapolates
     used = ("guidance", "temperature") if any(column.metric in SAMPLED for column in columns) else ()
+    rejects = ("accepted", "draws_an_image") if "accepted" in values.columns else ()
+    heads += [("", key.replace("_", " "), "r") for key in rejects]
     heads += [("", key, "l") for key in (*used, "seeds")]
     rows = []
     for _, row in values.iterrows():
@@ -255,6 +300,7 @@ def texts(study: Study, values: pd.DataFrame, columns: Sequence[Column], of_pape
         cells = words if row["row"] != FLOOR else [FLOOR, *[""] * (len(describe) - 1)]
         for column in columns:
             cells += [cell_text(row, column), *([paper_text(row, column)] if column.paper and of_paper else [])]
+        cells += [short(row[key]) if isinstance(row[key], float) else "" for key in rejects]
         for key in used:
             cells.append(" / ".join(f"{row[k]:g}" for k in (key, f"{key}_guided") if isinstance(row[k], float)))
         rows.append([*cells, given_label(study, row) or str(row["seeds"])])
@@ -315,6 +361,17 @@ def _chosen(study: Study, name: str) -> str:
         return f"{sentence}."
     counts = ", ".join(f"{n:,}" for n in sorted({sweep.samples for sweep in sweeps}))
     return f"{sentence}, chosen for each model by FID on {counts} other samples where the study has a sweep."
+
+
+def _rejected(study: Study, name: str) -> str:
+    """A sentence that explains the columns of rejection; empty where the table has none."""
+    if not _rejects(study.tables[name], study) or study.rejecter is None:
+        return ""
+    who = study.rejecter.weights or "a second classifier, of another seed and trained on held-out images"
+    return (
+        f"Accepted: share of the drawn images to which {who} gives the class asked for at least the threshold of the "
+        "setting, which is ours; it never judges. Draws an image: the cost."
+    )
 
 
 def _description(values: pd.DataFrame) -> list[str]:

@@ -6,10 +6,12 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import tiny
 from fabricate import PROVENANCE, cell, write
+from PIL import Image
 
 from mar.analysis import laws
 from mar.analysis.estimates import Results
@@ -17,7 +19,10 @@ from mar.analysis.laws import Point, fits, front
 from mar.paper.claims import Law
 from mar.paper.numbers import paper_rows
 from mar.report.figures import draw
+from mar.report.figures.laws import laws_samples
+from mar.report.figures.style import STYLE
 from mar.report.tables import laws as table
+from mar.runtime.files import sha256
 from mar.study import layout
 from mar.study.parts import ScalesBackbone
 from mar.study.products import figure_names, learned, table_names
@@ -27,7 +32,8 @@ SIZES = np.array([0.02, 0.05, 0.1, 0.3, 0.7])  # billions
 
 
 def of(values: Any, sizes: Any = SIZES) -> list[Point]:
-    return [Point(f"d{i}", 100, float(x), (float(y),)) for i, (x, y) in enumerate(zip(sizes, values, strict=True))]
+    pairs = enumerate(zip(sizes, values, strict=True))
+    return [Point(f"d{i}", 100, float(x), (float(y),), (0,)) for i, (x, y) in pairs]
 
 
 def test_a_law_without_scatter_is_found_in_each_way() -> None:
@@ -61,19 +67,39 @@ def test_the_interval_covers_the_exponent(models: int, least: float) -> None:
     assert covered / 400 >= least
 
 
-def test_the_bootstrap_over_seeds_is_too_narrow() -> None:
+def seeded(values: Any) -> list[Point]:
+    """Models with a value for each of the seeds 0, 1, ...: values (models, seeds)."""
+    numbers = tuple(range(len(values[0])))
+    return [Point(f"d{i}", 1, float(x), tuple(map(float, values[i])), numbers) for i, x in enumerate(SIZES)]
+
+
+def test_the_bootstrap_over_two_seeds_covers_half() -> None:
     rng, covered = np.random.default_rng(2), 0
     for _ in range(60):
-        values = (2.0 * SIZES[:, None]) ** -0.05 * np.exp(rng.normal(0, 0.02, (5, 2)))
-        found = [Point(f"d{i}", 1, float(x), tuple(map(float, values[i]))) for i, x in enumerate(SIZES)]
+        found = seeded((2.0 * SIZES[:, None]) ** -0.05 * np.exp(rng.normal(0, 0.02, (5, 2))))
         low, high = laws._by_seeds(found, "parameters", 0.0) or (0.0, 0.0)
         covered += low <= -0.05 <= high
-    assert 0.6 < covered / 60 < 0.9
+    assert 0.3 < covered / 60 < 0.7
+
+
+def test_seeds_are_drawn_for_all_models_together() -> None:
+    """What a seed does to all models alike, as its tokenizer does, moves the factor and not the exponent."""
+    seeds = np.exp(np.random.default_rng(3).normal(0, 0.1, (1, 3)))
+    found = seeded((2.0 * SIZES[:, None]) ** -0.05 * seeds)
+    assert laws._by_seeds(found, "parameters", 0.0) == pytest.approx((-0.05, -0.05), abs=1e-4)
+    # seeds are told apart by number, not by place
+    turned = [found[0], *(p._replace(seeds=p.seeds[::-1], numbers=p.numbers[::-1]) for p in found[1:])]
+    assert laws._by_seeds(turned, "parameters", 0.0) == pytest.approx((-0.05, -0.05), abs=1e-4)
+    # a model without one of the seeds takes part where it has another one
+    fewer = [found[0]._replace(seeds=found[0].seeds[:2], numbers=(0, 1)), *found[1:]]
+    low, high = laws._by_seeds(fewer, "parameters", 0.0) or (0.0, 0.0)
+    assert high - low > 0.01
+    assert laws._by_seeds(of((2.0 * SIZES) ** -0.05), "parameters", 0.0) is None
 
 
 def test_the_front_is_what_no_other_beats() -> None:
-    a = [Point("a", n, float(x), (y,)) for n, x, y in ((1, 1, 5.0), (2, 2, 4.0), (3, 3, 3.9))]
-    b = [Point("b", n, float(x), (y,)) for n, x, y in ((1, 2, 4.5), (2, 4, 3.0), (3, 6, 3.5))]
+    a = [Point("a", n, float(x), (y,), (0,)) for n, x, y in ((1, 1, 5.0), (2, 2, 4.0), (3, 3, 3.9))]
+    b = [Point("b", n, float(x), (y,), (0,)) for n, x, y in ((1, 2, 4.5), (2, 4, 3.0), (3, 6, 3.5))]
     assert [(p.variant, p.images) for p in front([*b, *a])] == [("a", 1), ("a", 2), ("a", 3), ("b", 2)]
 
 
@@ -83,7 +109,7 @@ def test_points_of_one_training_count_once() -> None:
     for i, n in enumerate((1.0, 10.0, 100.0)):
         for k in (1, 2, 4):
             x = n * k
-            found.append(Point(f"d{i}", k, x, (float(x**-0.1 * np.exp(rng.normal(0, 0.005))),)))
+            found.append(Point(f"d{i}", k, x, (float(x**-0.1 * np.exp(rng.normal(0, 0.005))),), (0,)))
     fit, used = fits(found, "compute", None)["raw"], front(found)
     line = laws._line(np.array([p.x for p in used]), np.array([p.value for p in used]), 0.0)
     assert line and fit.high - fit.low == pytest.approx(2 * 12.706 * line[2] * np.sqrt(len(used) - 2), rel=1e-3)
@@ -124,6 +150,12 @@ def curves(study: Study, root: Path, exponent: float) -> None:
             points.append(point | {"scales": scales})
         record = {"variant": variant, "seed": seed, "split": "heldout", "operations": 1e6 * n * 1e9, "points": points}
         record |= {"recipe": {"slice": "", "inputs": {}}, "provenance": PROVENANCE}
+        if seed == 0:
+            picture = layout.pictures(root, variant, seed)
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            shade = np.repeat(np.arange(len(points)), 4) * 50 + int(n * 1e9) % 50
+            Image.fromarray(np.broadcast_to(shade[:, None, None], (8, 40, 3)).astype(np.uint8)).save(picture)
+            record["pictures"] = sha256(picture)
         write(layout.learning(root, variant, seed), record)
 
 
@@ -156,6 +188,31 @@ def test_figure_and_table(tmp_path: Path) -> None:
     raw = lines["error-last-parameters", "raw"]
     assert float(raw["exponent"]) == pytest.approx(-0.1) and raw["paper_alpha"] == "-0.016"
     assert lines["loss-last-parameters", "raw"]["paper_alpha"] == ""  # printed of what lies above 4.5
+
+
+def test_grid_of_samples(tmp_path: Path) -> None:
+    """Sizes downwards, points of training to the right, each block the images of its point."""
+    study = study_of(sizes=(32, 8, 24, 16))
+    assert "laws_samples" in figure_names(study) and "laws_samples" not in figure_names(tiny.study())
+    curves(study, tmp_path, -0.1)
+    with matplotlib.rc_context(STYLE):
+        figure, rows = laws_samples(study, tmp_path)
+    assert [(row["variant"], row["images"]) for row in rows] == [
+        (f"w{w}", n) for w in (8, 16, 24, 32) for n in (48, 96)
+    ]
+    assert len(figure.axes) == 8
+    for place, axes in enumerate(figure.axes):
+        (image,) = axes.images
+        block, backbone = image.get_array(), study.backbones[rows[place]["variant"]]
+        assert isinstance(backbone, ScalesBackbone) and block is not None
+        assert block.shape == (8, 20, 3) and (block == place % 2 * 50 + laws.size(backbone) % 50).all()
+        spec = axes.get_subplotspec()
+        assert spec is not None and (spec.rowspan.start, spec.colspan.start) == divmod(place, 2)
+    assert figure.axes[0].get_title() == "2.3k, 0.00011 PFLOP"
+    draw.draw(study, tmp_path, "laws_samples", tmp_path / "figures")
+    layout.pictures(tmp_path, "w16", 0).write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"w16/seed0/learning.png: missing, or not the one that learning.json names"):
+        laws_samples(study, tmp_path)
 
 
 def test_a_size_as_the_paper_counts_it() -> None:

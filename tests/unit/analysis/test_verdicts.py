@@ -537,5 +537,5 @@ def test_other_errors_of_the_file(tmp_path: Path) -> None:
 def test_the_projects_claims_are_accepted() -> None:
     claims = load(Path(__file__).parents[3] / "config" / "claims.yaml")
     kinds = {"better", "close", "ordered", "guidance", "faster", "share", "parameters", "target", "rfid", "recovers"}
-    kinds |= {"improves", "dominates", "reaches", "saturates", "optimum", "all", "published", "law"}
+    kinds |= {"improves", "dominates", "reaches", "saturates", "optimum", "all", "published", "law", "fits"}
     assert {c.check.kind for c in claims} == kinds

@@ -19,8 +19,22 @@ from mar.runtime.provenance import git_commit
 from mar.study import layout, stage_keys
 from mar.study import reading as studies
 
-VERBS = {"prepare", "classifier", "reference", "tokenizer", "rfid", "encode", "gate", "train", "learning", "sample"}
+VERBS = {
+    "prepare",
+    "classifier",
+    "rejecter",
+    "reference",
+    "tokenizer",
+    "rfid",
+    "encode",
+    "gate",
+    "train",
+    "learning",
+    "tasks",
+    "sample",
+}
 VERBS |= {
+    "init",
     "features",
     "statistics",
     "sweep",
@@ -47,6 +61,8 @@ VERBS |= {
     "court",
     "status",
     "edit",
+    "draw",
+    "export",
 }
 VERBS |= {"export-adm", "schema"}
 VERBS |= {"accept-code", "restart", "bundle", "verify", "adopt", "disk", "clean", "compare", "doctor"}

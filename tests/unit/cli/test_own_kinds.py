@@ -1,4 +1,4 @@
-"""Kinds of the user's: the three examples of docs/extending.md from the data to the table, and mistakes in each."""
+"""Kinds of the user's: the examples of docs/extending.md from the data to the table, and mistakes in each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from mar.study.study import Study
 from mar.tokenizers import autoencoder
 
 EXAMPLES = Path("docs/examples").resolve()
-IDEAS = ("laplace", "halton", "fsq")
+IDEAS = ("laplace", "halton", "fsq", "gru")
 
 
 def copied(folder: Path) -> Path:
@@ -59,51 +59,82 @@ def run(*words: object) -> None:
     main([str(word) for word in words], standalone_mode=False)
 
 
+def make(study: Study) -> Path:
+    """The results folder of a study in the present folder, made stage by stage as the workflow does."""
+    given = ("--study", write_resolved(study))
+    run("prepare", *given)
+    run("classifier", *given)
+    for name in {variant.tokenizer for variant in study.variants.values()}:
+        run("tokenizer", *given, "--tokenizer", name)
+        run("encode", *given, "--tokenizer", name)
+    sets = ["train", "heldout"]
+    for name, variant in study.variants.items():
+        run("train", *given, "--variant", name, "--seed", 0)
+        for setting in variant.sampling:
+            run("sample", *given, "--variant", name, "--seed", 0, "--setting", setting)
+            sets.append(f"{name}/seed0/{setting}")
+    for where in sets:
+        run("features", *given, "--extractor", "classifier", "--set", where)
+        run("statistics", *given, "--extractor", "classifier", "--set", where)
+    for name, variant in study.variants.items():
+        for setting in variant.sampling:
+            run("evaluate", *given, "--variant", name, "--seed", 0, "--setting", setting)
+    run("reference", *given)
+    run("table", *given, "--name", "ideas")
+    return Path("results", study.study).resolve()
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The results folder of the examples, made stage by stage as the workflow does."""
+    """The results folder of the examples."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("ideas")
-        file = copied(folder)
-        patch.chdir(folder)
-        study = load(file)
-        given = ("--study", write_resolved(study))
-        run("prepare", *given)
-        run("classifier", *given)
-        for name in study.tokenizers:
-            run("tokenizer", *given, "--tokenizer", name)
-            run("encode", *given, "--tokenizer", name)
-        sets = ["train", "heldout"]
-        for name, variant in study.variants.items():
-            run("train", *given, "--variant", name, "--seed", 0)
-            for setting in variant.sampling:
-                run("sample", *given, "--variant", name, "--seed", 0, "--setting", setting)
-                sets.append(f"{name}/seed0/{setting}")
-        for where in sets:
-            run("features", *given, "--extractor", "classifier", "--set", where)
-            run("statistics", *given, "--extractor", "classifier", "--set", where)
-        for name, variant in study.variants.items():
-            for setting in variant.sampling:
-                run("evaluate", *given, "--variant", name, "--seed", 0, "--setting", setting)
+        patch.chdir(copied(folder).parent)
+        study = load(folder / "study.yaml")
+        root = make(study)
+        given = ("--study", root / "study.json")
         run("rfid", *given, "--tokenizer", "fsq")
-        run("reference", *given)
-        run("table", *given, "--name", "ideas")
-        run("figure", *given, "--name", "losses", "--out", "figures")
+        for figure in ("losses", "evaluations"):
+            run("figure", *given, "--name", figure, "--out", "figures")
         run("claims", *given)
-        yield folder / "results" / "ideas"
+        yield root
 
 
 def test_each_idea_stands_in_the_table_beside_what_it_is_compared_with(made: Path) -> None:
     with open(made / "tables" / "ideas.csv", newline="") as file:
         rows = {row["row"]: row for row in csv.DictReader(file)}
-    assert [*rows] == ["mse", *IDEAS, "real versus real"]
-    for name in IDEAS:
+    assert [*rows] == ["mse", *IDEAS, "heun", "midpoint", "real versus real"]
+    for name in (*IDEAS, "heun", "midpoint"):
         assert 0 < float(rows[name]["fid_low"]) <= float(rows[name]["fid"]) <= float(rows[name]["fid_high"])
-    assert rows["halton"]["fid"] != rows["mse"]["fid"]
+    assert rows["halton"]["fid"] != rows["mse"]["fid"] and rows["heun"]["fid"] != rows["midpoint"]["fid"]
     text = (made / "tables" / "ideas.md").read_text()
     assert "paper" not in text.splitlines()[2] and "| Halton order" in text
     losses = (made.parents[1] / "figures" / "losses.csv").read_text()
     assert all(f"\n{name},0," in losses for name in IDEAS)
+
+
+def test_a_solver_of_ones_own_stands_in_the_figure_of_evaluations(made: Path) -> None:
+    with open(made.parents[1] / "figures" / "evaluations.csv", newline="") as file:
+        points = {(row["curve"], row["evaluations"]) for row in csv.DictReader(file)}
+    assert points == {("flow matching, Heun", "4"), ("flow matching, midpoint", "4"), ("real versus real", "")}
+
+
+def test_images_of_ones_own_source_from_the_data_to_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(copied(tmp_path).parent)
+    edit(Path("rings.yaml"), "variants: {", "variants: {mse: null, laplace: null, ")
+    edit(Path("rings.yaml"), "      - {row: mse", "#")
+    edit(Path("rings.yaml"), "      - {row: laplace", "#")
+    edit(Path("rings.yaml"), "evaluations: null", "evaluations: null\nclaims: null")
+    run("plan", "--study", "rings.yaml", "--jobs", "--utilisation", 0.5)
+    assert "halton/seed0" in capsys.readouterr().out
+    root = make(load(Path("rings.yaml")))
+    with open(root / "tables" / "ideas.csv", newline="") as file:
+        assert [row["row"] for row in csv.DictReader(file)] == ["halton", "real versus real"]
+    assert json.loads((root / "data" / "manifest.json").read_text())["classes"] == ["disc", "ring"]
+    of_study = ["fsq.py", "gru.py", "halton.py", "laplace.py", "midpoint.py", "rings.py"]
+    assert sorted(p.name for p in (root / "code").glob("*/*.py")) == of_study
 
 
 def test_a_claim_of_ones_own_is_judged_like_the_papers(made: Path) -> None:
@@ -154,6 +185,9 @@ def keys(study: Study) -> dict[str, str]:
         ("floor: 0.05", "floor: 0.1", {"train laplace"}),
         ("floor: 0.05", "floor: 0.05, link: softplus", set()),  # a default
         ("cut: 3.0", "cut: 4.0", {"sample laplace tails"}),
+        ("width: 16, depth: 1}\nheads", "width: 16, depth: 2}\nheads", {"train gru"}),
+        ("head: {evaluations: 4}}\nvar", "head: {evaluations: 6}}\nvar", {"sample flow midpoint"}),
+        ("solver: heun, head: {evaluations: 4}", "head: {evaluations: 4, method: heun}", set()),
         ("levels: [5, 5, 5]", "levels: [5, 5, 4]", {"tokenizer fsq"}),
         (
             'order: "halton.py:Halton"',
@@ -183,6 +217,25 @@ def test_an_edit_of_the_code_changes_its_digest_and_nothing_else(file: Path) -> 
     assert again.heads["mse"] == after.heads["mse"] and "helper" not in sys.modules
 
 
+def test_a_changed_label_draws_anew_what_shows_it_and_trains_nothing(file: Path) -> None:
+    def shown(study: Study) -> list[str]:
+        figures = [stage_keys.figure_key(study, name) for name in ("losses", "samples")]
+        return [
+            *figures,
+            stage_keys.table_key(study, "ideas"),
+            stage_keys.claims_key(study),
+            stage_keys.report_key(study),
+        ]
+
+    before = load(file)
+    edit(file.with_name("laplace.py"), '= "Laplace"', '= "Laplace distribution"')
+    after = load(file)
+    assert keys(before) == keys(after)
+    assert not set(shown(before)) & set(shown(after))
+    edit(file.with_name("laplace.py"), "import torch\n", "import torch\n\nUNUSED = 1\n")
+    assert shown(load(file)) == shown(after)
+
+
 def test_the_schema_takes_them(file: Path) -> None:
     jsonschema.Draft202012Validator(json.loads(json_schema.json_schema())).validate(yaml.safe_load(file.read_text()))
 
@@ -192,7 +245,7 @@ REFUSED: dict[str, tuple[str, str, str, str]] = {  # file, what is replaced, by 
         "study.yaml",
         "floor: 0.05",
         "flor: 0.05",
-        "study.yaml:12: heads.laplace: unknown key 'flor' (did you mean 'floor'?)",
+        "study.yaml:13: heads.laplace: unknown key 'flor' (did you mean 'floor'?)",
     ),
     "a value that it does not accept": (
         "study.yaml",
@@ -216,7 +269,7 @@ REFUSED: dict[str, tuple[str, str, str, str]] = {  # file, what is replaced, by 
         "study.yaml",
         "laplace.py:",
         "lapalce.py:",
-        "study.yaml:12: heads.laplace.kind: found 'lapalce.py:Lap",
+        "study.yaml:13: heads.laplace.kind: found 'lapalce.py:Lap",
     ),
     "a file elsewhere": ("study.yaml", "laplace.py:", "../laplace.py:", "accepted: a name of letters, digits and _"),
     "no such class": ("study.yaml", "laplace.py:Laplace", "laplace.py:Laplce", "laplace.py has no 'Laplce'"),
@@ -245,11 +298,41 @@ REFUSED: dict[str, tuple[str, str, str, str]] = {  # file, what is replaced, by 
         "levels: []",
         "tokenizers.fsq.levels: found []; acc",
     ),
+    "a backbone with a bad option": (
+        "study.yaml",
+        '"gru.py:Gru", width: 16',
+        '"gru.py:Gru", widht: 16',
+        "study.yaml:10: backbones.gru: unknown key 'widht' (did you mean 'width'?)",
+    ),
+    "a solver with an option that it does not have": (
+        "study.yaml",
+        '"midpoint.py:Midpoint"',
+        '{kind: "midpoint.py:Midpoint", eta: 1}',
+        "study.yaml:23: sampling.midpoint.solver: eta belongs to kind ddim: kind Midpoint",
+    ),
+    "a solver of another process": (
+        "study.yaml",
+        "  plain: {steps: 4}",
+        '  plain: {steps: 4, solver: "midpoint.py:Midpoint"}',
+        "sampling.plain.solver midpoint with a mse head: belongs to flow; accepted: none",
+    ),
+    "evaluations that make no whole steps": (
+        "study.yaml",
+        "head: {evaluations: 4}}\nvar",
+        "head: {evaluations: 5}}\nvar",
+        "head: evaluations 5 with solver midpoint, 2 a step; accepted: a multiple of 2",
+    ),
+    "what a solver does not honour": (
+        "study.yaml",
+        'Midpoint", head',
+        'Midpoint", clamp: 5.0, head',
+        "sampling.midpoint.clamp 5.0 with a flow head: belongs to diffusion; accepted: none",
+    ),
     "an order with a bad option": (
         "study.yaml",
         '"halton.py:Halton"',
         '{kind: "halton.py:Halton", bases: [2]}',
-        "study.yaml:22: variants.halton.order",
+        "study.yaml:27: variants.halton.order",
     ),
 }
 
@@ -314,53 +397,28 @@ def test_a_copy_that_was_edited_is_refused(file: Path, monkeypatch: pytest.Monke
         opened(study.heads["laplace"])
 
 
-STRIPES = """
-from typing import ClassVar
-
-import numpy as np
-
-from mar.study.parts import Data
-
-
-class Stripes(Data):
-    implementation: ClassVar[str] = "stripes"
-    label: ClassVar[str] = "stripes"
-
-    count: int = 20
-
-    @property
-    def classes(self):
-        return 2
-
-
-def stripes(config):
-    labels = np.arange(config.count) % 2
-    images = np.zeros((config.count, config.image_size, config.image_size, 3), np.uint8)
-    images[labels == 1, ::2] = 255
-    return images, labels, ["plain", "striped"]
-"""
-
-
-def with_stripes(file: Path) -> Study:
-    file.with_name("stripes.py").write_text(STRIPES)
-    edit(file, "{kind: digits, image_size: 16}", '{kind: "stripes.py:Stripes", image_size: 16}')
-    return load(file)
-
-
 def test_images_of_a_source_of_ones_own(file: Path) -> None:
-    study = with_stripes(file)
+    study = load(file.with_name("rings.yaml"))
     root = write_resolved(study, file.parent / "results").parent
     prepare(load(root / "study.json"), root)
     train, heldout = (open_split(study, root, split) for split in ("train", "heldout"))
-    assert (len(train.labels), len(heldout.labels)) == (16, 4) and train.classes == ["plain", "striped"]
-    striped = int(np.flatnonzero(np.asarray(train.labels) == 1)[0])
-    assert train.arrays([striped])[0, :2, 0].tolist() == [[255] * 3, [0] * 3]
-    assert study.data.title == "stripes" and '"count"' not in stage_keys.data_key(study)
+    assert (len(train.labels), len(heldout.labels)) == (320, 80) and train.classes == ["disc", "ring"]
+    images = np.asarray(train.arrays(range(320)))
+    centres = images[:, 6:10, 6:10].max(axis=(1, 2, 3))
+    assert (centres[np.asarray(train.labels) == 0] > 0).all() and 0 < (images > 0).mean() < 0.5
+    assert study.data.title == "discs and rings" and '"count":400' in stage_keys.data_key(study)
+    edit(file.with_name("rings.yaml"), "count: 400", "count: 400, draws: 1")
+    assert stage_keys.data_key(load(file.with_name("rings.yaml"))) != stage_keys.data_key(study)
 
 
 def test_images_of_a_wrong_size_are_refused(file: Path) -> None:
-    with_stripes(file)
-    edit(file.with_name("stripes.py"), "config.image_size, config.image_size, 3", "8, 8, 3")
-    study = load(file)
-    with pytest.raises(ValueError, match=r"gave images uint8 \(20, 8, 8, 3\) .*; accepted: uint8 \(N, 16, 16, 3\)"):
+    edit(file.with_name("rings.py"), "np.mgrid[:side, :side]", "np.mgrid[:side, : side - 1]")
+    study = load(file.with_name("rings.yaml"))
+    with pytest.raises(ValueError, match=r"gave images uint8 \(400, 16, 15, 3\) .*; accepted: uint8 \(N, 16, 16, 3\)"):
         prepare(study, write_resolved(study, file.parent / "results").parent)
+
+
+def test_a_backbone_that_lacks_a_method_is_refused(file: Path) -> None:
+    edit(file.with_name("gru.py"), "    def predict(", "    def perdict(")
+    with pytest.raises(ValueError, match=r"gru\.py:Gru: GruBackbone has no predict; accepted: checkpointing"):
+        model_of(load(file), "gru")

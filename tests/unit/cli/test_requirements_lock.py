@@ -59,7 +59,7 @@ def test_nothing_without_checksums_is_installed_beside_it() -> None:
     assert conda == ["-r requirements.lock"]
     makefile = (PROJECT / "Makefile").read_text()
     assert re.findall(r"^(\w+) := .*pip install ", makefile, re.MULTILINE) == ["PIP", "UV"]
-    assert makefile.count("pip install ") == 2
+    assert makefile.count("pip install ") == 2 + makefile.count("--require-hashes -r docs/requirements.lock") == 3
     calls = re.findall(r"\$\((?:PIP|UV)\) (.*)", makefile.replace("$(UV)", "\n$(UV)"))
     assert len(calls) == 4
     assert all(re.match(r"--require-hashes -r (requirements|installer)\.lock|--no-deps ", call) for call in calls)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mar.cluster.job_process import Command
-from mar.cluster.slurm import Busy, Slurm, submit
+from mar.cluster.slurm import Busy, Slurm, snapshot, submit
 
 TOKEN = "mar-0123456789abcdef-00000001"
 BATCH = "sbatch: error: Batch job submission failed: "
@@ -193,3 +196,17 @@ def test_variables_of_sbatch_hold_where_the_settings_say_nothing(told: Any, monk
 def test_options_that_would_hide_the_job_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Slurm(**settings).parameters()
+
+
+def test_the_copy_of_a_job_has_the_files_of_config_that_stages_read(tmp_path: Path) -> None:
+    copy = snapshot(tmp_path / "results" / "demo" / "jobs" / "features")
+    ask = (
+        "from mar.data import published; from mar.weights import shipped;"
+        "from mar.runtime.provenance import git_commit;"
+        "print(published.find('inception', published.TABLE).name, shipped.STORE.is_dir(), shipped.STORE, git_commit())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(copy), "MAR_GIT_COMMIT": "0123"}
+    command = [sys.executable, "-c", ask]
+    told = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert told.stdout.split() == ["inception", "True", str(copy / "mar/project/config/shipped"), "0123"], told.stderr
+    assert snapshot(tmp_path / "results" / "demo" / "jobs" / "train") == copy

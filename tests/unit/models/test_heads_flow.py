@@ -10,6 +10,7 @@ from torch import Tensor
 from mar.models.heads.flow import TIME, Flow
 from mar.models.heads.head import build_head
 from mar.runtime.noise import Noise
+from mar.study.canonical import canonical
 from mar.study.parts import Head, Sampling
 from mar.training.trainer import parameter_groups
 
@@ -118,7 +119,7 @@ def test_its_parameters_are_not_decayed() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"evaluations": 5, "method": "heun"}, "two a step; accepted: an even number"),
+        ({"evaluations": 5, "method": "heun"}, "evaluations 5 with solver heun, 2 a step; accepted: a multiple of 2"),
         ({"evaluations": 51}, "accepted: at most 50"),
         ({}, "evaluations: is missing"),
     ],
@@ -132,8 +133,35 @@ def test_settings_that_it_does_not_accept(values: dict[str, object], message: st
         kind.drawing(used)
 
 
+def test_a_solver_is_spelled_in_either_place_and_written_in_one() -> None:
+    head = Head.of(kind="flow", width=4, depth=1, noise_draws=1)
+    spelled = [
+        Sampling.model_validate({"steps": 4, "solver": "heun", "head": {"evaluations": 4}}),
+        Sampling.model_validate({"steps": 4, "head": {"evaluations": 4, "solver": {"kind": "heun"}}}),
+        Sampling.model_validate({"steps": 4, "head": {"evaluations": 4, "method": "heun"}}),
+    ]
+    assert [str(head.solver(one)) for one in spelled] == ["heun"] * 3
+    assert {canonical(one) for one in spelled} == {'{"head":{"evaluations":4,"method":"heun"},"steps":4}'}
+    twice = Sampling.model_validate({"steps": 4, "solver": "euler", "head": {"evaluations": 4, "method": "heun"}})
+    with pytest.raises(ValueError, match="method heun with solver euler; accepted: one of both"):
+        head.drawing(twice)
+
+
+def test_a_solver_of_diffusion_loss_is_written_as_finished_results_have_it() -> None:
+    head = Head.of(kind="diffusion", width=4, depth=1, noise_draws=1)
+    old = Sampling.model_validate({"steps": 4, "diffusion_steps": 5, "solver": "ddim", "eta": 0.5})
+    new = Sampling.model_validate({"steps": 4, "diffusion_steps": 5, "solver": {"kind": "ddim", "eta": 0.5}})
+    assert old == new == Sampling.model_validate(new.model_dump()) and str(new.solver) == "ddim, eta 0.5"
+    assert canonical(new) == '{"diffusion_steps":5,"eta":0.5,"solver":"ddim","steps":4}'
+    plain = Sampling(steps=4, diffusion_steps=5)
+    for values in ({"solver": "ancestral"}, {"solver": "ancestral", "eta": 0.0}, {"solver": {"kind": "ancestral"}}):
+        said = Sampling.model_validate({"steps": 4, "diffusion_steps": 5, **values})
+        assert said == plain and canonical(said) == '{"diffusion_steps":5,"steps":4}'
+    assert head.evaluations(new) == head.evaluations(plain) == 5
+
+
 def test_settings_of_our_heads_mean_the_same_in_both_places() -> None:
     inside = Sampling.model_validate({"steps": 4, "head": {"diffusion_steps": 5, "solver": "dpm"}})
-    assert inside == Sampling(steps=4, diffusion_steps=5, solver="dpm")
+    assert inside == Sampling.model_validate({"steps": 4, "diffusion_steps": 5, "solver": "dpm"})
     with pytest.raises(ValidationError, match="solver stands beside it too"):
         Sampling.model_validate({"steps": 4, "solver": "ddim", "head": {"solver": "dpm"}})

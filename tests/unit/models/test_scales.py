@@ -10,7 +10,7 @@ from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import by_scale, draw_order, guidance_at_scale
 from mar.models.scales import NextScale, PlainBlock, Scales, drop_path
 from mar.runtime.noise import Noise
-from mar.sampling.generate import conditions, generate
+from mar.sampling.generate import Kept, conditions, generate
 from mar.study.parts import Backbone, Head, Recipe, Sampling
 from mar.training.schedule import learning_rate
 from mar.training.trainer import parameter_groups
@@ -260,3 +260,48 @@ def test_only_kept_ids_are_drawn():
     assert keep.gather(1, ids[:, None]).all() and (keep.sum(1) <= 3).all()
     share = (head.logits(z) / 0.7).masked_fill(~keep, -torch.inf).log_softmax(1)
     torch.testing.assert_close(log_p, share.gather(1, ids[:, None])[:, 0])
+
+
+@pytest.mark.parametrize("done", [0.0, 0.5, 1.0])
+def test_the_mixture_is_its_formula(done):
+    """VAR's more_smooth: Gumbel softmax of (1 + r) times the logits that are left, at max(0.27 (1 - 0.95 r), 0.005)."""
+    head, z = build_head(Head.of(kind="categorical"), 4, codebook_size=V), torch.randn(50, 8)
+    settings = Sampling(steps=1, top_k=3, top_p=0.8, temperature=0.7, more_smooth=True)
+    weights = head.mixture(z[:, :4], z[:, 4:], settings, 1.5, done, Noise("draw"))
+    cond, null = head.logits(z[:, :4]), head.logits(z[:, 4:])
+    logits = (null + 1.5 * (cond - null)) / 0.7
+    keep = top_k_top_p(logits, 3, 0.8)
+    u = Noise("draw").uniform(50, V).double()
+    tau = {0.0: 0.27, 0.5: 0.14175, 1.0: 0.0135}[done]
+    shares = torch.where(keep, ((1 + done) * logits.double() - (-u.log()).log()).div(tau), -torch.inf)
+    shares = (shares - shares.amax(1, keepdim=True)).exp()
+    torch.testing.assert_close(weights.double(), shares / shares.sum(1, keepdim=True), rtol=1e-3, atol=1e-5)
+    assert (weights[~keep] == 0).all()
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_more_smooth_draws_mixtures_of_codes(cached):
+    """Codes take the place of ids, scale by scale, from the sum of the mixtures so far; one id left: its code."""
+    model = build()
+    (quantizer,) = model.backbone.z_proj._quantizer
+    _, labels, order = batch()
+    blank = torch.zeros(L, dtype=torch.long)
+    smooth = Sampling(steps=3, guidance=2.5, more_smooth=True, kv_cache=cached)
+    drawn = generate(model, labels, order, blank, smooth, Noise("draw"))
+    tokens, noise = torch.zeros(B, L, C), Noise("draw")
+    for k, (start, stop) in enumerate(by_scale(SIZES)):
+        z, null = conditions(model.backbone, tokens, labels, order, start, stop, True, None)
+        scale = guidance_at_scale(2.5, "linear", k, 3)
+        weights = model.head.mixture(z.flatten(0, 1), null.flatten(0, 1), smooth, scale, k / 2, noise)
+        tokens[:, start:stop] = (weights @ quantizer.embedding.weight).view(B, -1, C)
+    torch.testing.assert_close(drawn, tokens, rtol=1e-4, atol=1e-4)
+
+    one = smooth.model_copy(update={"top_k": 1})
+    codes = generate(model, labels, order, blank, one, Noise("draw"))
+    ids = generate(model, labels, order, blank, one.model_copy(update={"more_smooth": False}), Noise("draw"))
+    torch.testing.assert_close(codes, quantizer.embedding(ids))
+    torch.testing.assert_close(quantizer.latents(codes), quantizer.latents(ids))
+
+    kept = Kept(ids, torch.arange(L) < 5, first=False)
+    edited = generate(model, labels, order, blank, smooth, Noise("draw"), kept)
+    assert torch.equal(edited[:, :5], quantizer.embedding(ids[:, :5])) and not torch.equal(edited[:, 5:], codes[:, 5:])

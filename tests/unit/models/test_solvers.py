@@ -5,7 +5,8 @@ import torch
 
 from mar.models.diffusion import gaussian, solvers
 from mar.runtime.noise import Noise
-from mar.study.parts import Sampling
+from mar.study.kinds import implementation
+from mar.study.parts import Sampling, Solver
 
 MEAN, DEVIATION = 1.5, 0.4
 PROCESS = gaussian.cosine_schedule()
@@ -13,6 +14,20 @@ PROCESS = gaussian.cosine_schedule()
 
 def settings(solver, **more):
     return Sampling(steps=1, diffusion_steps=10, solver=solver, **more)
+
+
+def grid(steps):
+    return PROCESS.at_timesteps(Solver.of(kind="ddim").timesteps(len(PROCESS), steps))
+
+
+def solve(epsilon, process, x, used, noise):
+    """Tokens by the solver of a setting; the values of the variance are none."""
+    solver = used.solver
+
+    def denoise(x, step):
+        return torch.cat([epsilon(x, step), torch.zeros_like(x)], 1)
+
+    return implementation(solver)(solver, denoise, process, x, used, noise)
 
 
 def normal_token(process):
@@ -37,7 +52,7 @@ def error(solver, intervals):
     first, last = process.alpha_bar[-1], process.alpha_bar[0]
     kept = last.sqrt() * MEAN + scale(last) / scale(first) * (x - first.sqrt() * MEAN)
     want = (kept - (1 - last).sqrt() * normal_token(process)(kept, 0)) / last.sqrt()
-    got = solvers.solve(normal_token(process), process, x, settings(solver), Noise("none"))
+    got = solve(normal_token(process), process, x, settings(solver), Noise("none"))
     return float((got - want).abs().max())
 
 
@@ -55,9 +70,9 @@ def test_the_second_order_is_the_closer_one_with_few_steps():
 @pytest.mark.parametrize("solver", ["ddim", "dpm"])
 @pytest.mark.parametrize("temperature", [0.5, 0.95, 1.0])
 def test_temperature_scales_the_deviation_and_keeps_the_mean(solver, temperature):
-    process = solvers.grid(PROCESS, 100)
+    process = grid(100)
     x = Noise("start").normal(20_000, 1).double()
-    tokens = solvers.solve(normal_token(process), process, x, settings(solver, temperature=temperature), Noise("none"))
+    tokens = solve(normal_token(process), process, x, settings(solver, temperature=temperature), Noise("none"))
     assert float(tokens.std()) == pytest.approx(temperature * DEVIATION, rel=0.03)
     assert float(tokens.mean()) == pytest.approx(MEAN, abs=0.02)
 
@@ -78,29 +93,29 @@ def test_ddim_with_eta_one_is_the_ancestral_step_with_the_posterior_variance():
 
 def test_noise_of_the_steps_leaves_the_distribution():
     """Any eta has the same marginals, up to the error of the steps."""
-    process = solvers.grid(PROCESS, 200)
+    process = grid(200)
     x = Noise("start").normal(20_000, 1).double()
-    tokens = solvers.solve(normal_token(process), process, x, settings("ddim", eta=0.7), Noise("steps"))
+    tokens = solve(normal_token(process), process, x, settings({"kind": "ddim", "eta": 0.7}), Noise("steps"))
     assert float(tokens.std()) == pytest.approx(DEVIATION, rel=0.03)
     assert float(tokens.mean()) == pytest.approx(MEAN, abs=0.02)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 10, 333, 1000])
 def test_the_grid_is_the_middles_of_equal_parts(steps):
-    t = solvers.grid(PROCESS, steps).timesteps
+    t = grid(steps).timesteps
     assert len(t) == steps and (t.diff() > 0).all()
     below = (torch.arange(steps) + 0.5) * 1000 / steps - t  # rounded down
     assert below.min() >= 0 and below.max() < 1
-    torch.testing.assert_close(solvers.grid(PROCESS, steps).alpha_bar, PROCESS.alpha_bar[t])
+    torch.testing.assert_close(grid(steps).alpha_bar, PROCESS.alpha_bar[t])
 
 
 def test_clamp_bounds_the_token_and_one_step_is_the_prediction():
-    process = solvers.grid(PROCESS, 1)
+    process = grid(1)
     x = Noise("start").normal(50, 2).double()
     epsilon = normal_token(process)
     for solver in ("ddim", "dpm"):
-        free = solvers.solve(epsilon, process, x, settings(solver), Noise("none"))
-        held = solvers.solve(epsilon, process, x, settings(solver, clamp=1.5), Noise("none"))
+        free = solve(epsilon, process, x, settings(solver), Noise("none"))
+        held = solve(epsilon, process, x, settings(solver, clamp=1.5), Noise("none"))
         torch.testing.assert_close(
             free, gaussian.predict_x0(process, x, torch.zeros(50, dtype=torch.long), epsilon(x, 0))
         )

@@ -55,10 +55,11 @@ def test_the_answer_fits_on_a_screen(root: Path, capsys: pytest.CaptureFixture[s
     ratio = f"{math.exp(verdict.effect or 0.0):#.3g}"
     assert f"22.0     20.0      {ratio} [" in pair and pair.endswith("8.79   3.50")
     assert "  real images, held out   10.0     (as good as it gets)" in lines
-    for expected in ("105 claims of the paper", "✗", "(not written yet)", "mar summary --study small --claims"):
+    total = len(claims(root))
+    for expected in (f"{total} claims of the paper", "✗", "(not written yet)", "mar summary --study small --claims"):
         assert expected in text
     counts = [int(line.split()[1]) for line in lines if line[2:3] in ("✓", "✗", "?", "-") and line.split()[1].isdigit()]
-    assert sum(counts) == 105
+    assert sum(counts) == total > 100
     words = " ".join(text.split())
     assert (
         f"mlflow ui --backend-store-uri sqlite:///{layout.mlflow_database(root)}, then http://localhost:5000" in words
@@ -199,7 +200,7 @@ def test_a_verdict_of_before_has_no_numbers_of_seeds(root: Path) -> None:
         if value["missing"]:
             value["missing"] = {key: value["missing"][key] for key in ("kind", "text")}
     write(layout.claims(root), values)
-    assert len(read(layout.claims(root), Verdicts).root) == 105
+    assert len(read(layout.claims(root), Verdicts).root) == len(values) > 100
     assert answer(small(), root, Results(small(), root), claims(root)).paired
 
 

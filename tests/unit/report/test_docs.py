@@ -24,9 +24,11 @@ SECTIONS = {
     "sampling": parts.Sampling,
     "variants": study.Variant,
     "classifier": sections.Classifier,
+    "rejecter": sections.Rejecter,
     "metrics": sections.Metrics,
     "speed": sections.Speed,
     "laws": sections.Laws,
+    "tasks": sections.Tasks,
     "given": sections.Given,
 }
 
@@ -42,15 +44,31 @@ def test_every_key_is_described(title: str) -> None:
     assert described - {"extends", "matrix"} == {key for part in (model, *kinds) for key in part.model_fields}
 
 
-FAMILIES = {"data": parts.Data, "tokenizers": parts.Tokenizer, "backbones": parts.Backbone, "heads": parts.Head}
+FAMILIES: dict[str, type[Kind]] = {
+    "data": parts.Data,
+    "tokenizers": parts.Tokenizer,
+    "backbones": parts.Backbone,
+    "heads": parts.Head,
+    "variants": parts.Order,
+    "sampling": parts.Solver,
+}
 
 
-@pytest.mark.parametrize("title", [*FAMILIES, "variants"])
+@pytest.mark.parametrize("title", FAMILIES)
 def test_every_kind_is_described(title: str) -> None:
-    family: type[Kind] = FAMILIES.get(title, parts.Order)
+    family = FAMILIES[title]
     text = Path("docs/studies.md").read_text()
     section = text.split(f"\n### {title}\n", 1)[1].split("\n##", 1)[0]
     assert [kind for kind in family.kinds if f"`{kind}`" not in section] == []
+
+
+def test_every_family_is_described_with_an_example_of_an_own_kind() -> None:
+    text = Path("docs/extending.md").read_text()
+    assert set(FAMILIES.values()) == set(Kind.__subclasses__())
+    rows = "\n".join(line for line in text.splitlines() if line.startswith("| "))
+    families = list(FAMILIES.values())
+    assert [one.part for one in families if f"| {one.part} | `{one.__name__}` |" not in rows] == []
+    assert [one.part for one in families if not re.search(rf"\| an? {one.part}\b.*\(examples/\w+\.py\)", rows)] == []
 
 
 def test_the_examples_are_those_of_the_folder() -> None:

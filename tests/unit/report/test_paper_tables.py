@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from fabricate import beside_given, fabricate, large, small, swept, write
 from safetensors.numpy import save_file
 
@@ -166,6 +167,32 @@ def test_seconds_and_parameters_of_the_head(wide: Study, tmp_path: Path) -> None
     ours = frame(wide, tmp_path, "table3").set_index("row").loc["mlp-256"]
     assert (ours["seconds"], ours["seconds_low"], ours["paper_seconds"]) == (0.25, 0.225, "0.286")
     assert (ours["head_params"], ours["paper_head_params"]) == (54321, "2M")
+
+
+def test_time_is_relative_to_the_row_that_the_paper_sets_to_one(tmp_path: Path) -> None:
+    variants = {name: tiny.STUDY["variants"][name] for name in ("ar-ce", "var")}
+    variants |= {"later": variants["var"] | {"seeds": []}}
+    rows = [
+        {"paper": "ar-to-var", "variant": "var", "guided": "var"},
+        {"paper": "ar", "variant": "ar-ce", "without": "ce"},
+        {"paper": "adaln", "variant": "later", "without": "var"},
+    ]
+    tables = {"ladder": {"paper": "var_table3", "title": "Ladder", "timed": True, "rows": rows}}
+    study = tiny.study(variants=variants, tradeoff=[], tables=tables)
+    seconds = {"ar-ce": 0.5, "var": 0.02}
+    fabricate(study, tmp_path, lambda v, s, k: 20.0, lambda v, s: seconds[v], noise=0.1, images=False)
+    assert {path.name for path in inputs(study, ROOT, "ladder")} >= {"ar-ce.json", "var.json"}
+    values = frame(study, tmp_path, "ladder").set_index("row")
+    ours = values.loc["ar-to-var"]
+    assert (ours["rel_time"], ours["paper_rel_time"]) == (pytest.approx(0.04), "0.013")
+    # both are known to 10%
+    assert (ours["rel_time_low"], ours["rel_time_high"]) == pytest.approx(
+        (0.04 * (1 - 0.02**0.5), 0.04 * (1 + 0.02**0.5))
+    )
+    assert list(values.loc["ar", ["rel_time", "rel_time_low", "rel_time_high", "paper_rel_time"]]) == [1, 1, 1, "1"]
+    assert values.loc["adaln", "rel_time"] == "not run"
+    table(study, tmp_path, "ladder")
+    assert "Relative time: seconds an image over those of" in words(tmp_path / "tables" / "ladder.md")
 
 
 def test_older_records_do_not_say_the_parameters_of_the_head(wide: Study, tmp_path: Path) -> None:

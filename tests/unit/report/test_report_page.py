@@ -27,6 +27,7 @@ from mar.study import layout
 from mar.study.products import figure_names
 from mar.study.reading import load
 from mar.study.records import GpuHours, GpuHoursRecord
+from mar.study.sections import OwnClaim
 from mar.study.study import Study
 
 CLAIMS = Path(__file__).parents[3] / "config" / "claims.yaml"
@@ -75,6 +76,25 @@ def test_report_is_one_page_with_everything(root: Path) -> None:
     assert "do not agree" not in html and "all 4 trainings" in html
     size = re.search(r"one file of ([\d.]+) MB", html)
     assert size and abs(float(size[1]) - len(html.encode()) / 1e6) <= 0.06
+
+
+def test_own_claims_have_a_heading_of_their_own(root: Path) -> None:
+    check = {"kind": "better", "table": "mar_table1", "metric": "fid", "guided": False}
+    rows = {"a": "mar-default-diffloss", "b": "mar-default-crossent"}
+    ours = OwnClaim(id="ours", text="Ours is better.", check=check | rows)
+    study = small({"ce": ()}).model_copy(update={"claims": (ours,)})
+    build(root)
+    decide(study, root, CLAIMS)
+    report(study, root, root)
+    html = (root / "report.html").read_text()
+    theirs, own = html.index("<h2>Claims of the paper</h2>"), html.index("<h2>Claims of the study&#39;s own</h2>")
+    assert (
+        theirs
+        < html.index('id="claim:diffloss-ar-raster"')
+        < own
+        < html.index('id="claim:ours"')
+        < html.index("<h2>Figures")
+    )
 
 
 def test_verdicts_are_counted_and_lead_to_their_evidence(root: Path) -> None:
@@ -209,7 +229,9 @@ def test_runs_on_a_tracking_server_are_linked_there(root: Path, capsys: pytest.C
     (root / "mlflow.json").write_text(json.dumps(tracked))
     report(study, root, root)
     html = (root / "report.html").read_text()
-    assert f'href="{server}/#/experiments/1/runs/{run}"' in html and "mlflow ui" not in html
+    assert (
+        f'href="{server}/#/experiments/1/runs/{run}?workflowType=machine_learning"' in html and "mlflow ui" not in html
+    )
     summary(study, root)
     assert f"Runs          {server}/#/experiments/1?workflowType=machine_learning" in capsys.readouterr().out
     # a password that an earlier version wrote is not shown, and only http addresses are links

@@ -30,7 +30,7 @@ def said(folder: Path) -> str:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "thesis" / "ours"
-    for name in ("__init__.py", "runtime/__init__.py", "runtime/provenance.py", "runtime/files.py"):
+    for name in ("__init__.py", *(f"runtime/{name}.py" for name in ("__init__", "provenance", "files", "project"))):
         (folder / "mar" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(SOURCE / "mar" / name, folder / "mar" / name)
     (folder / "results").mkdir()
@@ -56,3 +56,12 @@ def test_our_own_and_what_makes_it_dirty(checkout: Path, tmp_path: Path) -> None
     with open(checkout / "mar" / "__init__.py", "a") as file:
         file.write("# changed\n")
     assert said(checkout) == f"{commit}-dirty"
+
+
+def test_an_installed_wheel_says_what_it_was_built_from(checkout: Path) -> None:
+    git(checkout, "init", "-q", ".")
+    git(checkout, "commit", "-q", "--allow-empty", "-m", "a repository around site-packages")
+    (checkout / "mar" / "project").mkdir()
+    assert said(checkout) == "unknown"
+    (checkout / "mar" / "project" / "COMMIT").write_text("0123-dirty\n")
+    assert said(checkout) == "0123-dirty"

@@ -164,6 +164,16 @@ def test_a_mask_of_nothing_is_the_reconstruction(root: Path, variant: str, setti
         assert torch.equal(found, rebuilt)
 
 
+@pytest.mark.parametrize(("variant", "setting"), CELLS)
+def test_a_fair_mask_of_everything_is_a_plain_sample(root: Path, variant: str, setting: str) -> None:
+    one = sampler.Sampler(tiny.study(), root, variant, 0)
+    pixels = torch.cat([picture(1), picture(2)])
+    kept = editing.keep(one, pixels, torch.ones(8, 8, dtype=torch.bool), "fair", variant != "var")
+    settings, labels = tiny.study().sampling[setting], torch.tensor([3, -1])
+    plain = one.draw(settings, labels, Noise("edit"))
+    assert torch.equal(one.draw(settings, labels, Noise("edit"), kept), plain)  # to the bit
+
+
 def run(root: Path, folder: Path, *more: str, variant: str = "mar-diff", setting: str = "diff") -> Any:
     values = ["edit", "--study", str(root / "study.json"), "--variant", variant, "--seed", "0", "--setting", setting]
     return CliRunner().invoke(main, [*values, "--out", str(folder / "out.png"), *more])

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 from tiny_models import PixelsOfTokens, SixNumbers
 
 from mar.data.tokens import TokenSet
 from mar.features.networks import extractors
-from mar.runtime.files import read
+from mar.runtime.files import read, sha256
 from mar.runtime.noise import Noise
 from mar.sampling import learning, sampler
 from mar.study import layout
@@ -59,6 +60,38 @@ def test_a_record_of_every_point(root, capsys):
     assert "complete" in capsys.readouterr().out
     learning.learning(study(samples=None), root, "mar-diff", 0, 123.0)
     assert result(root).points[0].fid is None and result(root).fall is None
+
+
+def law_study(**over):
+    """Three sizes of VAR, to which power laws are fitted."""
+    backbones = {f"w{w}": tiny.STUDY["backbones"]["scales"] | {"width": w} for w in (8, 16, 24)}
+    variants = {name: tiny.STUDY["variants"]["var"] | {"backbone": name, "seeds": [0, 1]} for name in backbones}
+    laws = {"variants": list(variants)}
+    more = {"backbones": tiny.STUDY["backbones"] | backbones, "variants": variants, "tradeoff": [], "laws": laws}
+    return tiny.study(recipes=AT, **more | over)
+
+
+def test_pictures_of_models_to_which_laws_are_fitted(root, monkeypatch):
+    of, picture = law_study(), layout.pictures(root, "w8", 0)
+    for seed in (0, 1):
+        train(of, root, "w8", seed)
+        learning.learning(of, root, "w8", seed, 1.0)
+    record = read(layout.learning(root, "w8", 0), LearningRecord)
+    rows = np.asarray(Image.open(picture)).reshape(3, 8, 10 * 8, 3)
+    assert record.pictures == sha256(picture) and not np.array_equal(rows[0], rows[2])
+    assert not layout.pictures(root, "w8", 1).exists()
+    assert read(layout.learning(root, "w8", 1), LearningRecord).pictures is None
+
+    picture.unlink()  # it is made again, from equal weights by equal numbers
+    learning.learning(of, root, "w8", 0, 1.0)
+    assert sha256(picture) == record.pictures
+    monkeypatch.setattr(
+        learning, "Sampler", lambda study, root, variant, seed, images: sampler.Sampler(of, root, variant, seed)
+    )
+    picture.unlink()
+    learning.learning(of, root, "w8", 0, 1.0)
+    last = np.asarray(Image.open(picture)).reshape(3, 8, 10 * 8, 3)
+    assert all(np.array_equal(row, rows[2]) for row in last)
 
 
 def test_equal_weights_draw_equal_images(root, monkeypatch):

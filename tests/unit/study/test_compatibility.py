@@ -247,7 +247,23 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     # fast modes
     "a solver of another head": (
         {"sampling.ar.solver": "dpm"},
-        ["sampling.ar.solver dpm with a categorical head: belongs to diffusion; accepted: ancestral"],
+        ["sampling.ar.solver dpm with a categorical head: belongs to diffusion; accepted: none"],
+    ),
+    "a solver of a flow": (
+        {"sampling.mar.solver": "heun"},
+        ["sampling.mar.solver heun with a diffusion head: follows no diffusion; accepted: ancestral, ddim, dpm, or"],
+    ),
+    "an option of another solver": (
+        {"sampling.mar.solver": {"kind": "dpm", "eta": 0.5}},
+        ["sampling.mar.solver: eta belongs to kind ddim: kind dpm"],
+    ),
+    "a solver that there is not": (
+        {"sampling.mar.solver": "dpn"},
+        ["sampling.mar.solver: found 'dpn'; accepted: 'ancestral', 'ddim', 'dpm', 'euler' or 'heun'; or a class"],
+    ),
+    "noise of the steps twice": (
+        {"sampling.mar.solver": {"kind": "ddim", "eta": 0.5}, "sampling.mar.eta": 0.5},
+        ["sampling.mar: eta 0.5 with eta beside it; accepted: 0"],
     ),
     "noise of the steps of a solver without": (
         {"sampling.mar.solver": "dpm", "sampling.mar.eta": 0.5},
@@ -255,7 +271,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "noise of the steps of the published sampler": (
         {"sampling.mar.eta": 1.0},
-        ["sampling.mar: eta 1 with solver ancestral: belongs to ddim; accepted: 0"],
+        ["sampling.mar: eta 1.0 with solver ancestral: belongs to ddim; accepted: 0"],
     ),
     "kept tokens of a causal backbone": (
         {"sampling.ar.token_cache": 2},
@@ -423,6 +439,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"sampling.mar.top_k": 5},
         ["variants.mar: sampling.mar.top_k 5 with a diffusion head: belongs to categorical; accepted: none"],
     ),
+    "more_smooth of another order": (
+        {"sampling.mar.more_smooth": True},
+        ["variants.mar: sampling.mar.more_smooth true with a masked backbone: belongs to scales; accepted: false"],
+    ),
     "top-p of nothing": ({"sampling.ar.top_p": 0.0}, ["sampling.ar.top_p: found 0.0; accepted: above 0.0"]),
     "a final rate of a constant one": (
         {"recipes.short.final_rate": 0.1},
@@ -488,7 +508,9 @@ def test_each_mistake_has_its_line(values: dict[str, Any]) -> None:
 
 
 def test_var_is_accepted(values: dict[str, Any]) -> None:
-    for path, value in (VAR | {"sampling.ar.top_k": 9, "sampling.ar.top_p": 0.9}).items():
+    for path, value in (
+        VAR | {"sampling.ar.top_k": 9, "sampling.ar.top_p": 0.9, "sampling.ar.more_smooth": True}
+    ).items():
         put(values, path, value)
     study = studies.resolve(values, "tiny.yaml")
     assert study.tokens("vq") == 21 and study.tokenizers["vq"].ids and study.tokens("kl") == 16

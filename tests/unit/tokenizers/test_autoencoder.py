@@ -11,10 +11,12 @@ import pipeline
 import pytest
 import torch
 
-from mar.data.images import ImageSet
+from mar.data.images import ImageSet, open_split, to_float, to_uint8
 from mar.features.networks import extractors
 from mar.metrics import evaluate, reconstruction
-from mar.runtime.files import read_json, sha256
+from mar.runtime.files import read, read_json, sha256, write
+from mar.study import layout
+from mar.study.records import RfidRecord
 from mar.study.stage_keys import metrics_key, rfid_key
 from mar.study.study import Study
 from mar.tokenizers import autoencoder
@@ -118,6 +120,38 @@ def test_held_out_images_are_rebuilt_and_compared_with_others(made: tuple[Study,
     assert found["split"] == "heldout-floor" and abs(found["count"] - before["count"] / 4) <= 10
     assert found["train"]["count"] == before["train"]["count"]
     assert found["train"]["metrics"]["floor"]["value"] > 1e-3, "the train split is no longer what is compared with"
+
+
+def test_what_the_first_scales_give(
+    made: tuple[Study, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = pipeline.TOKENIZER | {"kind": "msvq", "codebook_size": 16, "scales": [1, 2, 4]}
+    study = pipeline.study(tokenizers=pipeline.VALUES["tokenizers"] | {"msvq": section})
+    root = Path(shutil.copytree(made[1], tmp_path / "pipeline"))
+    training.train(study, root, "msvq")
+    capsys.readouterr()
+    reconstruction.rfid(study, root, "msvq")
+    report = layout.rfid(root, "msvq")
+    assert "(first 2 of 3 scales)" in capsys.readouterr().out
+    record = read(report, RfidRecord)
+    assert [part.scales for part in record.by_scale] == [1, 2, 3]
+    assert record.by_scale[2].metrics == {key: record.metrics[key] for key in ("rfid", "psnr", "agreement")}
+    heldout = open_split(study, root, "heldout")
+    batch = heldout.batch(np.arange(len(heldout)))
+    tokenizer = autoencoder.load(root, "msvq", study)
+    with torch.no_grad():
+        sums = tokenizer.net.quantize.sums(tokenizer.encode(to_float(batch)))
+        rebuilt = [to_uint8(tokenizer.decode_codes(total)) for total in sums]
+    for part, images in zip(record.by_scale, rebuilt, strict=True):
+        error = (images.double() - batch.double()).square().mean((1, 2, 3))
+        assert part.metrics["psnr"].value == pytest.approx(float((10 * (255**2 / error).log10()).mean()), rel=1e-6)
+        assert part.metrics["rfid"].n == record.count
+    assert len({part.metrics["rfid"].value for part in record.by_scale}) == 3
+    # a file from before it was measured is read, and measured again where the command runs
+    write(report, record.model_copy(update={"by_scale": ()}))
+    reconstruction.rfid(study, root, "msvq")
+    assert read(report, RfidRecord).by_scale == record.by_scale
+    assert read(layout.rfid(made[1], "kl"), RfidRecord).by_scale == ()
 
 
 def test_no_more_of_the_train_split_than_the_study_says(made: tuple[Study, Path]) -> None:

@@ -18,8 +18,10 @@ from mar.runtime.files import read as read_record
 from mar.runtime.files import write
 from mar.runtime.runlog import append, read
 from mar.study.records import TrackedRuns, without_secrets
-from mar.tracking.mlflow_sync import _flatten, _told, sync
+from mar.tracking.mlflow_sync import _told, parameters, sync
 from mar.tracking.watch import _clock, _measured, _rate, watch
+from mar.training.trainer import train
+from mar.weights import exported
 
 
 def test_append_and_read(tmp_path: Path) -> None:
@@ -47,14 +49,14 @@ def test_import_is_cheap() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_recipes_become_flat_parameters_with_defaults() -> None:
-    slice_ = json.dumps(
-        {"recipe": {"images": 640, "batch": 64, "checkpoint_images": 64, "log_images": 64}, "seed": [0, 1]}
-    )
-    flat = _flatten({"train": slice_, "tokens": "abc"})
-    assert flat["recipe.images"] == "640" and flat["recipe.clip"] == "3.0" and flat["recipe.dtype"] == "fp32"
-    assert (flat["tokens"], flat["seed"]) == ("abc", "[0, 1]")
-    assert _flatten({"train": '{"recipe":{"gone":1}}'}) == {"recipe.gone": "1"}, "of an older version: as it is"
+def test_parameters_are_what_the_study_says() -> None:
+    recipe = {"images": 640, "batch": 64, "checkpoint_images": 64, "log_images": 64}
+    slice_ = json.dumps({"recipe": recipe, "head": {"kind": "diffusion", "width": 8}, "seed": [0, 1]})
+    assert parameters({"train": slice_, "tokens": "a" * 64, "weights": "kl16"}) == {
+        **{"recipe.images": "640", "recipe.batch": "64", "head.kind": "diffusion", "head.width": "8"},
+        **{"seed": "1", "weights": "kl16"},
+    }
+    assert parameters({"train": '{"recipe":{"gone":1}}'}) == {"recipe.gone": "1"}, "of an older version: as it is"
 
 
 def checkpoint(folder: Path, images: int) -> None:
@@ -101,7 +103,7 @@ def test_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
     assert not (tmp_path / "mlruns").exists()
     assert "INFO" not in capfd.readouterr().err, "MLflow's own log lines are off"
     first = counts(db)
-    assert first["runs"] == 7  # two seeds of two variants, two tokenizers, the classifier
+    assert first["runs"] == 8  # the study, two seeds of two variants, two tokenizers, the classifier
     sync(study, root, db)
     assert counts(db) == first
 
@@ -110,7 +112,8 @@ def test_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     run = runs["diff/seed0"]
     assert run.info.status == "FINISHED" and runs["diff/seed1"].info.status == "RUNNING"
-    assert run.data.metrics["s4-cfg/fid"] == 20.0 and run.data.metrics["final_loss"] == 0.5
+    assert run.data.metrics["fid"] == 20.0 and run.data.metrics["final_loss"] == 0.5, "a column to sort by"
+    assert run.data.tags["setting"] == "s4-cfg" and run.data.metrics["fid by setting/s4"] == 20.0
     expected = {
         "study": "small",
         "variant": "diff",
@@ -124,7 +127,7 @@ def test_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
     assert [a.path for a in client.list_artifacts(run.info.run_id, "samples")] == ["samples/s4-cfg.png"]
     assert (tmp_path / "results" / "mlflow-artifacts" / "small" / run.info.run_id).is_dir()
     said = json.loads((root / "mlflow.json").read_text())
-    assert said["experiment"] == experiment.experiment_id and len(said["runs"]) == 7
+    assert said["experiment"] == experiment.experiment_id and len(said["runs"]) == 8
     assert said["runs"]["runs/diff/seed0"] == run.info.run_id, "the report links to it"
     assert not client.list_artifacts(runs["diff/seed1"].info.run_id)
 
@@ -142,7 +145,85 @@ def test_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
     # another recipe in the same folder is another run, the old one stays
     (unfinished / "recipe.json").write_text(json.dumps({"train": '{"recipe":{"images":320}}'}))
     sync(study, root, db)
-    assert counts(db)["runs"] == 8
+    assert counts(db)["runs"] == 9
+
+
+def test_a_study_groups_its_trainings_and_has_its_products(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    study, root, db = small({"ce": ()}), tmp_path / "results" / "small", tmp_path / "results" / "mlflow.db"
+    fabricate(study, root, lambda v, s, k: 20.0)
+    curve = root / "runs" / "diff" / "seed0" / "metrics.jsonl"
+    more = {"images_per_second": 9.0, "peak_memory": 1e9}
+    lines = [json.loads(line) | more for line in curve.read_text().splitlines()]
+    curve.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    sync(study, root, db)
+    client = MlflowClient(f"sqlite:///{db}")
+    experiment = client.get_experiment_by_name("small").experiment_id
+    address = f"http://localhost:5000/#/experiments/{experiment}?workflowType=machine_learning"
+    assert capsys.readouterr().out.endswith(
+        f"7 trainings; mlflow ui --backend-store-uri sqlite:///{db}, then {address}\n"
+    )
+    known = read_record(root / "mlflow.json", TrackedRuns).runs
+    parent = client.get_run(known["study"])
+    assert not client.list_artifacts(parent.info.run_id, "tables") and parent.info.status == "RUNNING"
+
+    write_products(root)
+    written = (root / "mlflow.json").stat().st_mtime_ns
+    sync(study, root, db)
+    assert (root / "mlflow.json").stat().st_mtime_ns == written, "it is older than the report, which links to runs"
+    assert {a.path for a in client.list_artifacts(parent.info.run_id, "tables")} == {"tables/table1.csv"}
+    artifacts = {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert artifacts == {"study.json", "tables", "report.html", "verdicts.csv"}
+    parent = client.get_run(parent.info.run_id)
+    assert parent.data.metrics == {"claims/replicated": 1} and parent.info.status == "FINISHED"
+    verdicts = Path(client.download_artifacts(parent.info.run_id, "verdicts.csv")).read_text()
+    assert verdicts.splitlines()[1] == "replicated,t,r,c1"
+
+    runs = [run for run in client.search_runs([experiment]) if run.info.run_id != parent.info.run_id]
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent.info.run_id}
+    run = client.get_run(known["runs/diff/seed0"])
+    assert run.data.metrics["system/images_per_second"] == 9.0 and "images_per_second" not in run.data.metrics
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")][:2] == [64, 128], "images seen"
+    assert len(run.data.params) < 20 and not any(len(value) == 64 for value in run.data.params.values())
+    for one in (*runs, parent):
+        (data,) = client.get_run(one.info.run_id).inputs.dataset_inputs
+        assert data.dataset.name == "digits" and json.loads(data.dataset.profile)["classes"] > 1
+    before = counts(db)
+    sync(study, root, db)
+    assert counts(db) == before
+
+
+def write_products(root: Path) -> None:
+    """A table, a report and the verdict on one claim."""
+    (root / "tables").mkdir()
+    (root / "tables" / "table1.csv").write_text("a,b\n1,2\n")
+    (root / "report.html").write_text("<p>report</p>")
+    said = {"id": "c1", "text": "t", "source": "s", "decides": "any", "because": "", "verdict": "replicated"}
+    said |= {"effect": 1.0, "low": 0.5, "high": 1.5, "scale": None, "reason": "r", "seeds": [1, 1]}
+    (root / "claims.json").write_text(json.dumps([said]))
+
+
+def test_models_are_registered_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.tracking import MlflowClient
+
+    root = tiny.make_root(tmp_path / "results")
+    study, db = tiny.study(), tmp_path / "results" / "mlflow.db"
+    train(study, root, "mar-diff", 0)
+    monkeypatch.setattr(exported, "export", lambda study, root, variant, seed, out: out.write_text(f"{variant} {seed}"))
+    client = MlflowClient(f"sqlite:///{db}")
+    sync(study, root, db)
+    assert not client.search_registered_models()
+    for _ in range(2):
+        sync(study, root, db, register=True)
+    (model,) = client.search_registered_models()
+    (version,) = client.search_model_versions(f"name='{model.name}'")
+    assert model.name == "tiny.mar-diff" and version.description == "training seed 0"
+    (file,) = client.list_artifacts(version.run_id, "model")
+    assert file.path == "model/tiny.mar-diff-seed0.safetensors"
 
 
 def test_a_dead_server_is_told_in_one_line_without_its_password(
