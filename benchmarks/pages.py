@@ -123,11 +123,11 @@ def draw(table: Table, path: Path) -> None:
 @click.command(help=__doc__)
 def main() -> None:
     """Write the page and the figure where they differ."""
-    results = read(RESULTS, Results)
     try:
+        results = read(RESULTS, Results)
         page = rewritten(PAGE.read_text(encoding="utf-8"), results)
     except ValueError as error:
-        raise SystemExit(f"{PAGE}: {error}") from None
+        raise SystemExit(f"{PAGE.relative_to(HERE)}: {error}") from None
     write_if_changed(PAGE, page)
     if "bound" in results.sections:
         table = share_table(results)
