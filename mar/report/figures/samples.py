@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 COLUMNS, CLASSES, SIDE = 8, 10, 64  # a grid: images per class, largest number of classes, largest side in pixels
-ACROSS, LETTERS = 5, 120  # grids in a row, at most; letters of a title across the page
+ACROSS, LETTERS = 5, 105  # grids in a row, at most; letters of a title across the page
 
 
 def samples(study: Study, root: Path) -> tuple[Figure, Rows]:
