@@ -1,24 +1,23 @@
 """The table `fast`: fast sampling modes of one variant against its default setting, each accepted or refused.
 
-*What is estimated.* d = (FID of the mode - FID of the default) / FID of the default, the relative loss of quality.
-
-*Interval.* Image i of a mode and image i of the default have the same weights, label and random numbers, so the sets
-are paired. Each resample of the bootstrap draws pairs, within classes. It moves d by the mean over its pairs of
-(jackknife value of the mode's image - that of the default's image) / FID of the default (`mar/metrics/jackknife.py`).
-With several training seeds d is the mean over the seeds, each with its own resamples.
-
-*Rule.* A mode is accepted if the upper end of the 95% interval of d is at most MARGIN, and its Inception score,
-precision and recall lie inside the default's intervals.
+Image i of a mode and image i of the default have the same weights, label and random numbers, so the sets are paired,
+and each resample of the bootstrap draws pairs, within classes (`mar/metrics/paired.py`). What a mode loses in each
+metric, its interval and the rule: `mar/analysis/noninferiority.py`. With several training seeds a loss is the mean
+over the seeds, each with its own resamples.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
+from mar.analysis.noninferiority import MARGINS, Loss, enough, judge, loss, power
 from mar.analysis.result_files import Estimate
 from mar.runtime.files import sha256
 from mar.study import layout
@@ -26,8 +25,12 @@ from mar.study.real_sets import real_side
 from mar.study.sections import Modes
 from mar.study.study import Study
 
-MARGIN = 0.05  # largest accepted relative loss of FID
-INSIDE = ("inception_score", "precision", "recall")  # of these, the ones that the study measures
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mar.metrics.paired import Resampled
+
+    Sets = list[tuple[Path, np.ndarray, dict[str, Resampled]]]
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ class Mode:
         seconds: seconds per image; None if not timed.
         speedup: seconds of the default / seconds of the mode; None if one of them is not timed.
         metrics: metrics by name, with the intervals over images.
-        difference: relative loss of FID (d above); None for the default.
-        refused: reasons why the mode is refused; empty if it is accepted.
+        losses: what it loses in each metric; empty for the default.
+        power: probability that a mode that loses nothing is accepted; 0 for the default.
+        enough: images with which it is accepted in 90% of studies; None for the default, or where there are none.
     """
 
     setting: str
@@ -49,8 +53,23 @@ class Mode:
     seconds: Estimate | None
     speedup: float | None
     metrics: dict[str, Estimate]
-    difference: Estimate | None
-    refused: tuple[str, ...]
+    losses: dict[str, Loss]
+    power: float = 0.0
+    enough: int | None = None
+
+    @property
+    def difference(self) -> Loss | None:
+        """The relative loss of FID; None for the default."""
+        return self.losses.get("fid")
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """Reasons why the rule refuses it; empty if it accepts it."""
+        return tuple(
+            f"{title(metric)} {'up' if metric == 'fid' else 'down'} by up to {percent(loss.bound).lstrip('+')}"
+            for metric, loss in self.losses.items()
+            if not loss.accepted
+        )
 
 
 def modes(results: Results) -> list[Mode]:
@@ -64,16 +83,22 @@ def modes(results: Results) -> list[Mode]:
         return []
     rows = []
     default_seconds = results.seconds(section.variant, section.default)
-    differences = {s: _difference(results, section, s) for s in section.modes}
-    names = [metric for metric in ("fid", *INSIDE) if metric in results.names]
+    names = [metric for metric in MARGINS if metric in results.names]
     cells = {s: {m: _cell(results, section.variant, s, m) for m in names} for s in (section.default, *section.modes)}
+    sets = {s: _sets(results, section, s) for s in (section.default, *section.modes)}
     for setting in (section.default, *section.modes):
         seconds = results.seconds(section.variant, setting)
         speedup = default_seconds.value / seconds.value if default_seconds and seconds else None
-        difference = differences.get(setting)
-        refused = _refused(cells[setting], cells[section.default], difference) if difference else ()
-        differs = _differs(results, section, setting)
-        rows.append(Mode(setting, differs, seconds, speedup, cells[setting], difference, refused))
+        mode = Mode(setting, _differs(results, section, setting), seconds, speedup, cells[setting], {})
+        if setting != section.default:
+            values, resampled = _losses(names, sets[setting], sets[section.default])
+            mode = replace(
+                mode,
+                losses=judge(values, resampled),
+                power=power(resampled),
+                enough=enough(resampled, study.metrics.samples),
+            )
+        rows.append(mode)
     return rows
 
 
@@ -85,51 +110,50 @@ def _cell(results: Results, variant: str, setting: str, metric: str) -> Estimate
     return Estimate(value, value - low, value + high, each[0].n, results.study.variants[variant].seeds)
 
 
-def _difference(results: Results, section: Modes, setting: str) -> Estimate:
-    """Relative difference of FID from the default's, with its interval over paired images (module docstring)."""
-    import numpy as np
-
+def _sets(results: Results, section: Modes, setting: str) -> Sets:
+    """For each training seed the folder of the features, the labels, and the metrics with their resamples."""
     from mar.features import features
-    from mar.metrics import evaluate, jackknife
+    from mar.metrics import evaluate, paired
     from mar.metrics.bootstrap import Bootstrap
 
     study, root = results.study, results.root
-    main, seeds = study.metrics.extractors[0], study.variants[section.variant].seeds
-    real = evaluate.real(study, root, main, images=False).statistics
+    main = study.metrics.extractors[0]
+    found: Sets = []
+    target = evaluate.real(study, root, main)
     path = layout.statistics(root, main, real_side(study, main))
     digest = sha256(path)
-    values, resampled = [], []
-    for seed in seeds:
-        pair = (setting, section.default)
-        sets = [features.read(root, main, layout.sample_set(section.variant, seed, name), "generated") for name in pair]
-        for name in pair:
-            if results.metrics(section.variant, seed, name).inputs.get(f"real {main}", digest) != digest:
-                raise ValueError(
-                    f"{path}: not the file that {results.metric_file(section.variant, seed, name)} was made with; "
-                    "accepted: the same; run `mar evaluate` again"
-                )
-        labels, default_labels = (stored.array("labels") for stored in sets)
-        if not np.array_equal(labels, default_labels):
-            raise ValueError(f"{sets[0].folder}: of other labels than {sets[1].folder}; accepted: the same, in pairs")
-        (fid, moves), (default, default_moves) = (jackknife.fid(stored.array("features"), real) for stored in sets)
-        counts = Bootstrap(labels, study.metrics.bootstrap, study.seed + seed).counts
-        values.append((fid - default) / default)
-        resampled.append(counts @ (moves - default_moves) / len(labels) / default)
-    value, means = float(np.mean(values)), np.mean(resampled, axis=0)
-    low, high = value + np.percentile(means, [2.5, 97.5]) - means.mean()
-    return Estimate(value, float(low), float(high), study.metrics.samples, seeds)
+    for seed in study.variants[section.variant].seeds:
+        stored = features.read(root, main, layout.sample_set(section.variant, seed, setting), "generated")
+        if results.metrics(section.variant, seed, setting).inputs.get(f"real {main}", digest) != digest:
+            raise ValueError(
+                f"{path}: not the file that {results.metric_file(section.variant, seed, setting)} was made with; "
+                "accepted: the same; run `mar evaluate` again"
+            )
+        labels = stored.array("labels")
+        arrays: dict[str, np.ndarray] = {}
+        for key in ("features", "logits"):
+            if key in stored.keys:
+                arrays[key] = stored.array(key)
+        draw = Bootstrap(labels, study.metrics.bootstrap, study.seed + seed)
+        found.append((stored.folder, labels, paired.resampled(draw, arrays, target, study.metrics.neighbours)))
+    return found
 
 
-def _refused(cells: dict[str, Estimate], default: dict[str, Estimate], difference: Estimate) -> tuple[str, ...]:
-    """Reasons why the rule refuses a mode; empty if it accepts it."""
-    reasons = []
-    if difference.high > MARGIN:
-        reasons.append(f"FID difference up to {percent(difference.high)}")
-    for metric in INSIDE:
-        if metric in cells and not default[metric].low <= (value := cells[metric].value) <= default[metric].high:
-            side = "below" if value < default[metric].low else "above"
-            reasons.append(f"{title(metric)} {side} the default's interval")
-    return tuple(reasons)
+def _losses(names: Sequence[str], modes: Sets, defaults: Sets) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """The losses of a mode, and those of the resamples: means over the training seeds."""
+    import numpy as np
+
+    values: dict[str, list[float]] = {}
+    resampled: dict[str, list[np.ndarray]] = {}
+    for (place, labels, mode), (other, theirs, default) in zip(modes, defaults, strict=True):
+        if not np.array_equal(labels, theirs):
+            raise ValueError(f"{place}: of other labels than {other}; accepted: the same, in pairs")
+        for metric in (name for name in names if name in mode):
+            of = default[metric].value
+            values.setdefault(metric, []).append(float(loss(metric, mode[metric].value, of, of)))
+            each = loss(metric, mode[metric].values, default[metric].values, of)
+            resampled.setdefault(metric, []).append(np.asarray(each))
+    return {m: fmean(x) for m, x in values.items()}, {m: np.mean(x, axis=0) for m, x in resampled.items()}
 
 
 def _differs(results: Results, section: Modes, setting: str) -> str:

@@ -189,7 +189,7 @@ def _from_data(study: Study, root: Path) -> Iterator[Step]:
         return ""
 
     yield Step("data", (layout.data_manifest(root),), (), data)
-    extractors, judged = study.metrics.extractors, study.data.kind != "none"
+    extractors, judged = study.metrics.extractors, not study.data.unread
     for network in (name for name in extractors if name != "classifier"):
         yield Step(f"weights of {network}", (), (), partial(_published, root, network))
     if "classifier" in extractors:
@@ -510,7 +510,7 @@ def _speed(study: Study, root: Path, variant: str) -> str:
 def _drawn(study: Study, root: Path) -> Iterator[Step]:
     """Tables, figures, verdicts and the page: accepted where the same is drawn here from the accepted numbers."""
     measured = [f"metrics/{key}" for key in contents.sample_sets(study)]
-    measured += ["metrics/reference"] if study.data.kind != "none" else []
+    measured += ["metrics/reference"] if not study.data.unread else []
     needs = tuple(measured)
     again = cache(partial(_redrawn, study, root))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mar.bundle.contents import LICENCES
 from mar.bundle.record import BundleRecord
 from mar.runtime.files import read
 from mar.study import labels, layout
@@ -74,8 +73,8 @@ def data(study: Study, root: Path, record: BundleRecord) -> str:
         lines += [f"- {len(found.skipped)} files were no readable images and are left out"] if found.skipped else []
     else:
         lines += [f"- kind: {kind}; no list of images is in the bundle"]
-    if kind in LICENCES:
-        licence, source = LICENCES[kind]
+    if study.data.licence:
+        licence, source = study.data.licence
         lines += [f"- licence of the images: {licence} ({source}); some of them are shown in the figure of samples"]
     else:
         lines += ["- licence of the images: not known here, so the bundle shows none of them"]

@@ -215,7 +215,7 @@ def _statistics(study: Study, root: Path) -> Iterator[Check]:
 
 def _metrics(study: Study, root: Path) -> Iterator[Check]:
     """Every metric with its interval: from features where the bundle has them, else FID from statistics alone."""
-    names = ["reference"] if study.data.kind != "none" else []
+    names = ["reference"] if not study.data.unread else []
     for name in (*names, *contents.sample_sets(study)):
         path = layout.metrics(root, name)
         if not path.exists():

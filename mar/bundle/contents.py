@@ -29,11 +29,6 @@ KINDS = {
     "grid": "sample grids",
     "card": "description: model card, data card, RO-Crate, workflow",
 }
-# Licence of the images that studies know, by `data.kind`.
-LICENCES = {
-    "digits": ("CC BY 4.0", "https://archive.ics.uci.edu/dataset/80"),
-    "fashion-mnist": ("MIT", "https://github.com/zalandoresearch/fashion-mnist"),
-}
 REAL_IMAGES = ("samples", "tasks")  # figures that show real images
 
 
@@ -54,7 +49,7 @@ class Contents:
 
 def shows_images(data: Data) -> bool:
     """Whether the licence of a study's images lets a bundle show some of them."""
-    return data.kind in LICENCES
+    return data.licence is not None
 
 
 def sample_sets(study: Study) -> list[str]:
@@ -104,7 +99,7 @@ def in_bundle(root: Path, path: Path) -> str:
 
 def files(study: Study, root: Path) -> Iterator[tuple[Path, str, bool]]:
     """Every file but features, with its kind, and whether a finished study has it."""
-    images = study.data.kind != "none"
+    images = not study.data.unread
     yield layout.study(root), "study", True
     yield from ((path, "study", False) for path in sorted(layout.own_code(root).rglob("*.py")))
 
@@ -167,7 +162,7 @@ def featured(study: Study) -> Iterator[tuple[str, str, bool]]:
     for extractor in study.metrics.extractors:
         side = real_side(study, extractor)
         yield extractor, side, True
-        if study.data.kind != "none" and scored(study) != side:
+        if not study.data.unread and scored(study) != side:
             yield extractor, scored(study), False
         yield from ((extractor, name, True) for name in sample_sets(study))
 

@@ -31,7 +31,7 @@ def makers(study: Study, root: Path, figures: Path) -> dict[str, Callable[[], ob
     found: dict[str, Callable[[], object]] = {
         f"tables/{name}": partial(table, study, root, name) for name in table_names(study)
     }
-    if study.data.kind != "none":
+    if not study.data.unread:
         found["claims.json"] = partial(decide, study, root, layout.shipped("claims.yaml"))
         names = [name for name in figure_names(study) if name not in REAL_IMAGES]
         found |= {f"figures/{name}": partial(draw, study, root, name, figures) for name in names}

@@ -18,7 +18,6 @@ from mar.runtime.files import read, sha256
 from mar.runtime.folders import recipe_of
 from mar.runtime.text import one_line
 from mar.study import layout
-from mar.study.parts import Digits, FashionMnist, Idx
 from mar.study.real_sets import PARTS
 from mar.study.records import ArraysRecord, DataManifest, Entry, FileLists
 from mar.study.stage_keys import data_key
@@ -97,14 +96,11 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
 
     if study.data.unread:
         return ImageSet([], classes, lambda i: np.empty(0))
-    if isinstance(study.data, Digits) or getattr(study.data, "own", None):
-        images, labels = _arrays(
-            folder / (layout.DIGITS if isinstance(study.data, Digits) else layout.OWN_IMAGES), split
-        )
+    if not study.data.decoded:
+        images, labels = _arrays(folder / study.data.archive, split)
+        if images.ndim == 3:  # grey
+            return listed(labels, lambda i: np.repeat(images[i][..., None], 3, axis=-1))
         return listed(labels, lambda i: images[i])
-    if isinstance(study.data, Idx | FashionMnist):
-        grey, labels = _arrays(folder / layout.IDX, split)
-        return listed(labels, lambda i: np.repeat(grey[i][..., None], 3, axis=-1))
 
     lists = read(folder / layout.FILES, FileLists)
     files: tuple[Entry, ...] = lists.train if split == "train" else lists.heldout

@@ -149,7 +149,7 @@ def _prepare_digits(study: Study, folder: Path, listing: str) -> DataManifest:
     images = np.repeat(large[..., None], 3, axis=-1)  # (N, H, W, 3)
     labels, names = digits.target.astype(np.int64), [str(name) for name in digits.target_names]
     rows = _split(study, labels, names)
-    _write_arrays(folder / layout.DIGITS, images, labels, rows)
+    _write_arrays(folder / study.data.archive, images, labels, rows)
     entries = [(split, hashlib.sha256(grey[i]).hexdigest()) for split in SPLITS for i in sorted(rows[split])]
     return _record(study, listing, names, {s: [int(labels[i]) for i in rows[s]] for s in SPLITS}, entries, [])
 
@@ -179,7 +179,7 @@ def _prepare_arrays(
     study: Study, folder: Path, images: np.ndarray, labels: np.ndarray, names: list[str], listing: str
 ) -> DataManifest:
     rows = _split(study, labels, names)
-    _write_arrays(folder / layout.OWN_IMAGES, images, labels, rows)
+    _write_arrays(folder / study.data.archive, images, labels, rows)
     return _record(study, listing, names, {s: [int(labels[i]) for i in rows[s]] for s in SPLITS}, [listing], [])
 
 
@@ -230,7 +230,7 @@ def _prepare_idx(
             raise ValueError(
                 f"data.path {study.data.folder}: class {classes[missing[0]]!r} has no image ({name}); accepted: one"
             )
-    _save(folder / layout.IDX, arrays)
+    _save(folder / study.data.archive, arrays)
     labels_of = {split: arrays[f"{split}_labels"].tolist() for split in SPLITS}
     pixels = None
     if names is None:  # Fashion-MNIST is known

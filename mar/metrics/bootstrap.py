@@ -101,14 +101,19 @@ class Bootstrap:
         Shao and Wu 1989).
         """
         within = formulas.inside(generated, real, neighbours)
+        covered = self.covered(generated, real, neighbours)
+        recall = self._metric(covered[0], covered[1:], higher_is_better=True)
+        return self.share(within, higher_is_better=True), moved(recall, max(0.0, recall.low), min(1.0, recall.high))
+
+    def covered(self, generated: np.ndarray, real: np.ndarray, neighbours: int) -> np.ndarray:
+        """Recall of all images, and then of R random halves of each class, (1 + R,); see `precision_recall`."""
         rng = self._rng()
         halves = np.zeros((self.resamples, self.n), bool)
         for i, half in enumerate(halves):
             half[dealt(self.labels, rng)[i % 2 :: 2]] = True
         all_images = np.ones((1, self.n), bool)
-        covered = formulas.inside(real, generated, neighbours, np.concatenate([all_images, halves])).mean(1)
-        recall = self._metric(covered[0], covered[1:], higher_is_better=True)
-        return self.share(within, higher_is_better=True), moved(recall, max(0.0, recall.low), min(1.0, recall.high))
+        recalls: np.ndarray = formulas.inside(real, generated, neighbours, np.concatenate([all_images, halves])).mean(1)
+        return recalls
 
     def kid(self, generated: np.ndarray, real: np.ndarray, bias: float = 0.0) -> Metric:
         """KID of generated features (n, F) against real ones (M, F).

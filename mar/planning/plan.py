@@ -25,7 +25,7 @@ from mar.sampling.sweep import most
 from mar.study import layout, lengths
 from mar.study.compatibility import known
 from mar.study.limits import AXES, LEARNED, LOOKED_AT, REAL
-from mar.study.parts import Digits, FashionMnist, Recipe, Sampling
+from mar.study.parts import Recipe, Sampling
 from mar.study.products import learning_setting, speed_settings, used_tokenizers
 from mar.study.real_sets import COMPARED, FLOOR, real_side, scored
 from mar.study.records import DataManifest, GpuCheckRecord, PlanRecord, VariantCosts
@@ -41,8 +41,6 @@ PEAK = {"bf16": 312e12, "fp16": 312e12, "tf32": 156e12, "fp32": 19.5e12}
 # 128 V100 (125e12 a second) for 2.6 days 0.15 as well.
 UTILISATION = 0.23
 
-DIGITS = (1797, 10)  # images and classes of scikit-learn's digits
-FASHION_MNIST = (60_000, 10_000, 10)  # images of both splits, classes
 CHECKPOINTS = 2  # kept of a training, each with weights, average and Adam's two moments: 16 bytes a parameter
 HOURS = 3600.0
 TITLES = ("job", "images", "parameters", "operations", "A100 hours", "GPU GiB", "tokens GB", "weights GB", "samples GB")
@@ -101,12 +99,9 @@ def count_images(study: Study, root: Path | None = None) -> Images:
         return Images(imagenet.TOTALS["train"][0] - aside, imagenet.TOTALS["val"][0] + aside, imagenet.CLASSES)
     if study.data.unread:
         return Images(0, 0, study.data.classes or 0)
-    if isinstance(study.data, Digits):
-        heldout = round(DIGITS[0] * study.data.holdout) + aside
-        return Images(DIGITS[0] - heldout, heldout, DIGITS[1])
-    if isinstance(study.data, FashionMnist):
-        train, heldout, classes = FASHION_MNIST
-        return Images(train - aside, heldout + aside, classes)
+    if study.data.counted:
+        train, heldout = study.data.counted
+        return Images(train - aside, heldout + aside, study.data.classes or 0)
     if root and study.data.decoded and (listed := _listed(study)):
         return listed
     return Images(0, 0, study.data.classes or imagenet.CLASSES, known=False)

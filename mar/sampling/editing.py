@@ -31,7 +31,6 @@ from mar.runtime.noise import Noise
 from mar.sampling.generate import Kept
 from mar.sampling.sampler import Sampler
 from mar.study.chosen_settings import resolved
-from mar.study.parts import Random
 from mar.study.study import Study
 
 PROTOCOLS = ("fair", "published")
@@ -83,7 +82,9 @@ def edit(
         raise ValueError(f"class {label}; accepted: 0 to {sampler.manifest.classes - 1}, or -1 for none")
     noise = Noise("edit", study.seed, seed, device=sampler.device)
     pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
-    kept = keep(sampler, pixels.to(sampler.device), masked.to(sampler.device), protocol, isinstance(order, Random))
+    kept = keep(
+        sampler, pixels.to(sampler.device), masked.to(sampler.device), protocol, not (order.fixed or order.by_scale)
+    )
     kept = Kept(kept.tokens.expand(count, *kept.tokens.shape[1:]), kept.mask, kept.first)
     drawn = sampler.draw(settings, torch.full((count,), label), noise, kept).permute(0, 2, 3, 1).cpu().numpy()
     hidden = np.where(masked.numpy()[:, :, None], GREY, picture).astype(np.uint8)

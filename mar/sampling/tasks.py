@@ -46,7 +46,7 @@ from mar.sampling.learning import change, within_classes
 from mar.sampling.sampler import Sampler
 from mar.study import at_once, layout
 from mar.study.chosen_settings import resolved
-from mar.study.parts import Random, Sampling
+from mar.study.parts import Sampling
 from mar.study.products import edited
 from mar.study.real_sets import scored
 from mar.study.records import Change, Piece, RunRecord, TaskDone, TasksRecord
@@ -209,7 +209,7 @@ def _drawn(
     mask = mask_of(section, task, study.data.image_size).to(sampler.device)
     name = ("tasks", study.seed, sampler.seed, task, "more" if more else int(rows[0]))
     noise = Noise(*name, device=sampler.device)
-    first = isinstance(study.variants[sampler.variant].order, Random)
+    first = study.variants[sampler.variant].order.free
     kept: Kept = keep(sampler, images.pixels[rows].to(sampler.device), mask, PROTOCOL, first)
     drawn = sampler.draw(settings, torch.from_numpy(images.asked(task)[rows]), noise, kept)
     return drawn.permute(0, 2, 3, 1).cpu().numpy()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from mar.study.parts import Network, Sampling, Tokenizer
+from mar.study.parts import Sampling, Tokenizer
 from mar.study.study import Study
 
 BATCH = 250  # images that are encoded, or rebuilt for rFID, from one batch
@@ -57,8 +57,7 @@ def judged(study: Study | None, extractor: str) -> int:
 
 def _most(config: Tokenizer, study: Study) -> int:
     """Images of which the widest layer, at the resolution of the images after the stem, has no more than WIDEST."""
-    stem = config.stem if isinstance(config, Network) else 1
-    return max(1, WIDEST // (config.widest * (study.data.image_size // stem) ** 2))
+    return max(1, WIDEST // (config.widest * (study.data.image_size // config.folded) ** 2))
 
 
 def of_samples(study: Study, variant: str, settings: Sampling) -> dict[str, int]:

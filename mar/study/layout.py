@@ -37,13 +37,10 @@ RFID = "rfid.json"  # rFID and PSNR of the reconstructions of a tokenizer
 CLASSIFIER = "classifier.json"  # describes the finished classifier
 SHIPPED = "shipped.json"  # where a tokenizer or classifier was taken from that ships with the project
 FILES = "files.json"  # lists the image files of each split
-DIGITS = "digits.npz"  # the images of scikit-learn's digits
 ARRAYS = "arrays.json"  # checksum of the file of either that `prepare` wrote
 LISTING = "listing.txt"  # checksum of the names and sizes of images when they were prepared; state of their archives
 UNPACKED = "unpacked.bin"  # images of compressed tars and Parquet files, one behind the other
 PREVIEW = "preview.png"  # some images of each class as they were prepared
-OWN_IMAGES = "images.npz"  # the images of a data source of the user's
-IDX = "idx.npz"  # the images of idx files
 QUANTIZER = "quantizer.safetensors"  # codebook of a multi-scale tokenizer, beside the ids that it made
 
 GIVEN = "given"  # first part of the names of sets that others drew

@@ -59,12 +59,17 @@ class Data(Kind):
         unread: whether there are no images at all.
         decoded: whether image files are decoded when they are read, which processes do ahead.
         totals: what `expect` says.
+        archive: file of the images and labels that `prepare` writes, where images are not decoded when they are read.
+        counted: images of both splits before `set_aside`, where the kind tells.
+        licence: of the images, and its source, where the kind tells; only then may a bundle show some of them.
     """
 
     part: ClassVar[str] = "data"
     tells: ClassVar[tuple[str, ...]] = ("label", "classes")
     unread: ClassVar[bool] = False
     decoded: ClassVar[bool] = False
+    archive: ClassVar[str] = "images.npz"
+    licence: ClassVar[tuple[str, str] | None] = None
 
     image_size: Size = Field(
         description="side in pixels after the ADM centre crop (digits: after resizing; idx: padded, not resized)"
@@ -102,12 +107,20 @@ class Data(Kind):
         """What `expect` says."""
         return getattr(self, "expect", None)
 
+    @property
+    def counted(self) -> tuple[int, int] | None:
+        """Images of both splits before `set_aside`, where the kind tells."""
+        return None
+
 
 class Digits(Data):
     """The handwritten digits that ship with scikit-learn."""
 
     implementation: ClassVar[str] = "mar.data.prepare:of_digits"
     label: ClassVar[str] = "scikit-learn's handwritten digits"
+    archive: ClassVar[str] = "digits.npz"
+    licence: ClassVar[tuple[str, str] | None] = ("CC BY 4.0", "https://archive.ics.uci.edu/dataset/80")
+    images: ClassVar[int] = 1797
 
     kind: Literal["digits"]
 
@@ -116,6 +129,12 @@ class Digits(Data):
         if self.flip:
             raise ValueError("flip: true with kind digits: a mirrored 2 is no 2; accepted: false")
         return self
+
+    @property
+    def counted(self) -> tuple[int, int] | None:
+        """Images of both splits before `set_aside`."""
+        heldout = round(self.images * self.holdout)
+        return self.images - heldout, heldout
 
     @property
     def classes(self) -> int | None:
@@ -128,6 +147,8 @@ class FashionMnist(Data):
 
     implementation: ClassVar[str] = "mar.data.prepare:of_fashion_mnist"
     label: ClassVar[str] = "Fashion-MNIST"
+    archive: ClassVar[str] = "idx.npz"
+    licence: ClassVar[tuple[str, str] | None] = ("MIT", "https://github.com/zalandoresearch/fashion-mnist")
 
     kind: Literal["fashion-mnist"]
     path: Folder | None = Field(None, description="folder of train-images-idx3-ubyte[.gz] and its labels")
@@ -137,11 +158,17 @@ class FashionMnist(Data):
         """Number of classes, where the study knows it."""
         return 10
 
+    @property
+    def counted(self) -> tuple[int, int] | None:
+        """Images of both splits before `set_aside`."""
+        return 60_000, 10_000
+
 
 class Idx(Data):
     """Your files in MNIST's format."""
 
     implementation: ClassVar[str] = "mar.data.prepare:of_idx"
+    archive: ClassVar[str] = "idx.npz"
 
     kind: Literal["idx"]
     path: Folder | None = Field(None, description="folder of train-images-idx3-ubyte[.gz] and its labels")
@@ -197,6 +224,7 @@ class Tokenizer(Kind):
         trained: whether this project trains it.
         unscaled: whether its latents are numbers near one as they are, so that their deviation is not measured.
         widest: numbers of its widest layer, of one image by position after the stem.
+        folded: side of the squares of pixels that become channels in front of it, the stem.
     """
 
     part: ClassVar[str] = "tokenizer"
@@ -286,11 +314,14 @@ class Tokenizer(Kind):
         """Numbers of its widest layer, by position after the stem."""
         return 3
 
+    @property
+    def folded(self) -> int:
+        """Side of the squares of pixels that become channels in front of it."""
+        return 1
+
 
 class Network(Tokenizer):
     """What the kinds of this project have in common."""
-
-    implementation: ClassVar[str] = "mar.tokenizers.autoencoder:network"
 
     stem: Size = Field(1, description="stem x stem pixels become channels in front of the first level")
     channels: tuple[Size, ...] = Field((), description="width of each resolution level: log2(stride / stem) + 1")
@@ -329,10 +360,16 @@ class Network(Tokenizer):
         """Numbers of its widest layer, by position after the stem."""
         return self.channels[0]
 
+    @property
+    def folded(self) -> int:
+        """The stem."""
+        return self.stem
+
 
 class Kl(Network):
     """An autoencoder whose latents have a normal posterior."""
 
+    implementation: ClassVar[str] = "mar.tokenizers.autoencoder:kl"
     label: ClassVar[str] = "KL"
 
     kind: Literal["kl"]
@@ -353,6 +390,7 @@ class Kl(Network):
 class Vq(Network):
     """An autoencoder with one codebook."""
 
+    implementation: ClassVar[str] = "mar.tokenizers.autoencoder:vq"
     label: ClassVar[str] = "VQ"
 
     kind: Literal["vq"]
@@ -373,6 +411,7 @@ class Vq(Network):
 class MsVq(Network):
     """Ids of several scales, of which each adds to those before (VAR)."""
 
+    implementation: ClassVar[str] = "mar.tokenizers.autoencoder:msvq"
     label: ClassVar[str] = "MSVQ"
 
     kind: Literal["msvq"]
@@ -407,6 +446,7 @@ class MsVq(Network):
 class Consistency(Network):
     """Stable Diffusion's KL-8 encoder with the consistency decoder."""
 
+    implementation: ClassVar[str] = "mar.tokenizers.autoencoder:consistency"
     label: ClassVar[str] = "CONSISTENCY"
 
     kind: Literal["consistency"]
@@ -439,6 +479,7 @@ class Consistency(Network):
 class Pixels(Network):
     """Patches of pixels, without a network."""
 
+    implementation: ClassVar[str] = "mar.tokenizers.autoencoder:pixels"
     label: ClassVar[str] = "PIXELS"
     unscaled: ClassVar[bool] = True
 
@@ -485,6 +526,11 @@ class Order(Kind):
     joint: ClassVar[bool] = False
     by_scale: ClassVar[bool] = False
     short: ClassVar[bool] = True
+
+    @property
+    def free(self) -> bool:
+        """Whether any tokens may come first, since a model that is trained on it knows every order."""
+        return not (self.fixed or self.joint or self.by_scale)
 
     @model_serializer(mode="wrap")
     def _name(self, write: SerializerFunctionWrapHandler) -> Any:
@@ -581,6 +627,13 @@ class Backbone(Kind):
         """Whether its blocks have modulations of their own."""
         return False
 
+    def check_latents(self, side: int, group: int) -> None:
+        """Refuse latents of this side, or such tokens of group x group of them, that it cannot take.
+
+        Raises:
+            ValueError: it cannot.
+        """
+
 
 class CausalBackbone(Backbone):
     """A GPT on the tokens in generation order."""
@@ -658,6 +711,14 @@ class DitBackbone(Backbone):
 
     kind: Literal["dit"]
     patch: Size = Field(description="patch x patch latent positions make one token")
+
+    def check_latents(self, side: int, group: int) -> None:
+        """Its patch divides the side, and it groups by itself."""
+        if group != 1 or side % self.patch:
+            raise ValueError(
+                f"dit groups by its own patch {self.patch}, on {side} x {side} latents; accepted: a tokenizer with "
+                f"group 1 and a patch that divides {side}; found group {group}"
+            )
 
     @property
     def modulated(self) -> bool:

@@ -16,7 +16,7 @@ from mar.study import layout
 from mar.study.compatibility import check_sampling, known
 from mar.study.kinds import Section
 from mar.study.mistakes import Mistake, Mistakes, MistakesError
-from mar.study.parts import Backbone, Data, DitBackbone, Head, Name, Order, Recipe, Sampling, Seed, Text, Tokenizer
+from mar.study.parts import Backbone, Data, Head, Name, Order, Recipe, Sampling, Seed, Text, Tokenizer
 from mar.study.sections import (
     Budget,
     Classifier,
@@ -440,13 +440,10 @@ class Study(Section):
                 f"{where}: recipes.{variant.recipe}.masks_per_image {recipe.masks_per_image} with a {backbone.kind} "
                 "backbone: belongs to masked; accepted: 1"
             )
-        if isinstance(backbone, DitBackbone):
-            side = self.data.image_size // tok.stride
-            if tok.group != 1 or side % backbone.patch:
-                raise ValueError(
-                    f"{where}: dit groups by its own patch {backbone.patch}, on {side} x {side} latents; accepted: a "
-                    f"tokenizer with group 1 and a patch that divides {side}; found group {tok.group}"
-                )
+        try:
+            backbone.check_latents(self.data.image_size // tok.stride, tok.group)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
     def _check_setting(self, name: str, variant: Variant, setting: str) -> None:
         where, tok = f"variants.{name}", self.tokenizers[variant.tokenizer]

@@ -25,8 +25,7 @@ from mar.runtime.folders import recipe_of
 from mar.runtime.noise import Noise
 from mar.study import at_once, layout
 from mar.study.kinds import implementation, opened
-from mar.study.parts import Consistency as ConsistencyConfig
-from mar.study.parts import Kl, MsVq, Network, Pixels, Vq
+from mar.study.parts import MsVq, Network, Vq
 from mar.study.parts import Tokenizer as TokenizerConfig
 from mar.study.records import TokenizerRecord
 from mar.study.stage_keys import tokenizer_key
@@ -275,18 +274,57 @@ def build(config: TokenizerConfig, image_size: int) -> Tokenizer:
     return made
 
 
-def network(config: Network, image_size: int) -> Tokenizer:
-    """A tokenizer of this project's kinds."""
-    if isinstance(config, Pixels):
-        return Untrained(config.kind, nn.Module(), config.stored)
-    from diffusers import AutoencoderKL, ConsistencyDecoderVAE, VQModel  # takes 3.5 CPU-seconds to import
+def pixels(config: Network, image_size: int) -> Tokenizer:
+    """Patches of pixels, without a network."""
+    return Untrained(config.kind, nn.Module(), config.stored)
 
-    if isinstance(config, ConsistencyConfig):  # its defaults are the published architecture
-        return Consistency(config.kind, ConsistencyDecoderVAE(), config.stored)
+
+def consistency(config: Network, image_size: int) -> Tokenizer:
+    """The published architecture, which diffusers has as default."""
+    from diffusers import ConsistencyDecoderVAE  # takes 3.5 CPU-seconds to import
+
+    return Consistency(config.kind, ConsistencyDecoderVAE(), config.stored)
+
+
+def kl(config: Network, image_size: int) -> Tokenizer:
+    """An autoencoder with a posterior."""
+    from diffusers import AutoencoderKL
+
+    net = AutoencoderKL(**_body(config, image_size), scaling_factor=1.0)
+    return Posterior(config.kind, net, config.stored, config.stem)
+
+
+def vq(config: Vq, image_size: int) -> Tokenizer:
+    """An autoencoder with a codebook."""
+    net = _with_codebook(config, image_size)
+    # By default diffusers repeats an old mistake: the weight 0.25 is on the codebook term. Here it is on the commitment
+    # term, as in van den Oord et al. 2017, equation 3. It changes the training loss only.
+    net.quantize.legacy = False
+    return Quantised(config.kind, net, config.stored, config.stem)
+
+
+def msvq(config: MsVq, image_size: int) -> Tokenizer:
+    """An autoencoder with a codebook for several scales."""
+    net, width = _with_codebook(config, image_size), config.latent_channels
+    net.quantize = MultiScaleQuantizer(config.codebook_size, width, config.scales, config.phis)
+    # VAR publishes 3 x 3 convolutions around the quantiser; LDM has 1 x 1
+    net.quant_conv, net.post_quant_conv = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+    return MultiScale(config.kind, net, config.stored, config.stem)
+
+
+def _with_codebook(config: Vq | MsVq, image_size: int) -> Any:
+    from diffusers import VQModel
+
+    body = _body(config, image_size)
+    return VQModel(**body, num_vq_embeddings=config.codebook_size, vq_embed_dim=config.latent_channels)
+
+
+def _body(config: Network, image_size: int) -> dict[str, Any]:
+    """What encoder and decoder of diffusers' autoencoders are made with."""
     plain = len(config.channels) - 1
     in_encoder, in_decoder = config.attention != "middle", config.attention == "both"
     numbers = 3 * config.stem**2  # of a position after the stem
-    body: dict[str, Any] = {
+    return {
         "in_channels": numbers,
         "out_channels": numbers,
         "down_block_types": ("DownEncoderBlock2D",) * plain
@@ -300,20 +338,6 @@ def network(config: Network, image_size: int) -> Tokenizer:
         "norm_num_groups": config.norm_groups or (32 if config.pretrained else norm_groups(config.channels)),
         "sample_size": image_size // config.stem,
     }
-    if isinstance(config, Kl):
-        return Posterior(config.kind, AutoencoderKL(**body, scaling_factor=1.0), config.stored, config.stem)
-    assert isinstance(config, Vq | MsVq)
-    net: Any = VQModel(**body, num_vq_embeddings=config.codebook_size, vq_embed_dim=config.latent_channels)
-    if isinstance(config, MsVq):
-        width = config.latent_channels
-        net.quantize = MultiScaleQuantizer(config.codebook_size, width, config.scales, config.phis)
-        # VAR publishes 3 x 3 convolutions around the quantiser; LDM has 1 x 1
-        net.quant_conv, net.post_quant_conv = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-        return MultiScale(config.kind, net, config.stored, config.stem)
-    # By default diffusers repeats an old mistake: the weight 0.25 is on the codebook term. Here it is on the commitment
-    # term, as in van den Oord et al. 2017, equation 3. It changes the training loss only.
-    net.quantize.legacy = False
-    return Quantised(config.kind, net, config.stored, config.stem)
 
 
 def norm_groups(channels: tuple[int, ...]) -> int:

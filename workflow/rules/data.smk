@@ -6,9 +6,9 @@ from snakemake.exceptions import WorkflowError
 from mar.data import sources
 from mar.study import lengths, reading
 
-if STUDY.data.kind == "imagefolder" and (
+if STUDY.data.decoded and (
     IMAGE_CLASSES := sources.classes_of(
-        layout.data_manifest(ROOT), Path(STUDY.data.path)
+        layout.data_manifest(ROOT), Path(STUDY.data.folder)
     )
 ):
     try:

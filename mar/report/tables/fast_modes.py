@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mar.analysis.acceptance import MARGIN, Mode, modes, percent, section_of
+from mar.analysis.acceptance import Mode, modes, percent, section_of
 from mar.analysis.estimates import Results
 from mar.analysis.metric_kinds import title
-from mar.analysis.result_files import short
+from mar.analysis.noninferiority import MARGINS
+from mar.analysis.result_files import Estimate, short
 from mar.report.tables import formats
 from mar.study import layout
 from mar.study.study import Study
@@ -27,14 +28,20 @@ def frame(measured: list[Mode]) -> pd.DataFrame:
     lines = []
     for mode in measured:
         line: dict[str, Any] = {"setting": mode.setting, "differs": mode.differs}
-        numbers = {"seconds": mode.seconds, **mode.metrics, "fid_difference": mode.difference}
-        for name, number in numbers.items():
-            ends = (number.value, number.low, number.high) if number else ("", "", "")
-            line |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+        ends = {name: (n.value, n.low, n.high) if n else ("", "", "") for name, n in _numbers(mode).items()}
+        for metric in mode.metrics:
+            lost = mode.losses.get(metric)
+            ends[f"{metric}_loss"] = (lost.value, lost.low, lost.bound) if lost else ("", "", "")
+        for name, three in ends.items():
+            line |= dict(zip((name, f"{name}_low", f"{name}_high"), three, strict=True))
         line |= {"speedup": mode.speedup or "", "n": mode.metrics["fid"].n}
         line |= {"accepted": "" if mode.difference is None else not mode.refused, "refused": "; ".join(mode.refused)}
         lines.append(line)
     return pd.DataFrame(lines, dtype=object)
+
+
+def _numbers(mode: Mode) -> dict[str, Estimate | None]:
+    return {"seconds": mode.seconds, **mode.metrics}
 
 
 def texts(measured: list[Mode]) -> pd.DataFrame:
@@ -42,35 +49,36 @@ def texts(measured: list[Mode]) -> pd.DataFrame:
     names = list(measured[0].metrics) if measured else []
     heads = [("", "setting", "l"), ("", "differs by", "l"), ("", "seconds an image", "r"), ("", "times as fast", "r")]
     heads += [("", title(metric), "r") for metric in names]
-    heads += [("", "FID difference", "r"), ("", "accepted", "l")]
+    heads += [("", f"{title(metric)} lost", "r") for metric in names]
+    heads += [("", "accepted", "l")]
     rows = []
     for mode in measured:
-        difference = ""
-        if mode.difference:
-            low, high = percent(mode.difference.low), percent(mode.difference.high)
-            difference = f"{percent(mode.difference.value)} [{low}, {high}]"
         verdict = "" if mode.difference is None else f"no: {'; '.join(mode.refused)}" if mode.refused else "yes"
         cells = [mode.setting, mode.differs or "the default", str(mode.seconds or "")]
         cells += [short(mode.speedup) if mode.speedup else "", *(str(mode.metrics[metric]) for metric in names)]
-        rows.append([*cells, difference, verdict])
+        lost = [mode.losses.get(metric) for metric in names]
+        cells += [f"{percent(x.value)} [{percent(x.low)}, {percent(x.bound)}]" if x else "" for x in lost]
+        rows.append([*cells, verdict])
     return formats.texts(heads, rows)
 
 
 def note(results: Results, measured: list[Mode]) -> str:
     """What the numbers are, and from how many images on a mode with the default's FID would be accepted."""
     study, section = results.study, section_of(results.study)
-    differences = [mode.difference for mode in measured if mode.difference]
-    if not differences:
+    held = [mode for mode in measured if mode.losses]
+    if not held:
         return f"Not run: {section.variant} has no training seeds."
-    widest = max((d.high - d.low) / 2 for d in differences)
-    enough = int(-(-study.metrics.samples * (widest / MARGIN) ** 2 // 100) * 100)
+    margins = ", ".join(f"{title(metric)} {100 * MARGINS[metric]:g}%" for metric in held[0].losses)
+    least = min(mode.power for mode in held)
+    most = max((mode.enough or 0 for mode in held), default=0)
+    many = f"; in 90% of studies from about {most} images on" if all(mode.enough for mode in held) else ""
     return (
-        f"Variant {section.variant}, {study.metrics.samples} images a set, same weights, labels and noise seeds. FID "
-        f"difference: from the default's, in percent of it, with its 95% interval from {study.metrics.bootstrap} "
-        f"resamples of pairs. Accepted: its upper end is at most {100 * MARGIN:g}%, and IS, precision and recall lie "
-        f"inside the default's intervals. The widest interval is +-{100 * widest:.1f}%: a mode of exactly the "
-        f"default's FID passes from about {enough} images on. Seconds: median of timed batches and its interval, by "
-        f"the protocol of the trade-off figure. FID of real images held out: {results.floor('fid')}."
+        f"Variant {section.variant}, {study.metrics.samples} images a set, same weights, labels and noise seeds. Lost: "
+        f"FID and IS in percent of the default's, precision and recall in points, with 95% intervals from "
+        f"{study.metrics.bootstrap} resamples of pairs; below 0 it gains. Accepted: the upper end of each is at most "
+        f"its margin ({margins}), whatever it gains. A mode that loses nothing passes in {100 * least:.0f}% of studies "
+        f"of this size{many}. Seconds: median of timed batches and its interval, by the protocol of the trade-off "
+        f"figure. FID of real images held out: {results.floor('fid')}."
     )
 
 

@@ -61,4 +61,5 @@ def _fast_inputs(study: Study, root: Path) -> list[Path]:
     sets = [layout.sample_set(section.variant, seed, setting) for seed in seeds for setting in settings]
     timings = [layout.speed(root, section.variant)] if seeds else []
     reference = layout.statistics(root, extractor, real_side(study, extractor))
+    sets.append(real_side(study, extractor))
     return [*(layout.features_manifest(root, extractor, name) for name in sets), reference, *timings]
