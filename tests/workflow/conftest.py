@@ -31,6 +31,8 @@ t, name, e, w = (options.get(f"--{{o}}") for o in ("tokenizer", "name", "extract
 outputs = {{
     "prepare": ["data/manifest.json"],
     "classifier": ["classifier/model.safetensors", "classifier/classifier.json"],
+    "rejecter": ["rejecter/model.safetensors", "rejecter/classifier.json"],
+    "tasks": [f"tasks/{{v}}/seed{{k}}/tasks.json"],
     "features": [f"features/{{e}}/{{w}}/manifest.json"],
     "statistics": [f"statistics/{{e}}/{{w}}.npz"],
     "reference": ["metrics/reference.json"],

@@ -97,7 +97,7 @@ def test_a_hyper_parameter_reruns_the_training_and_what_follows(finished: Any) -
 
 def test_a_metric_setting_trains_nothing(finished: Any) -> None:
     plan = finished.plan(*changed(finished, {"metrics": {"bootstrap": 30}}))
-    assert set(plan) == {"reference", "rfid", "evaluate", *PRODUCTS}  # features and statistics stay
+    assert set(plan) == {"reference", "rfid", "evaluate", "tasks", *PRODUCTS}  # features and statistics stay
 
 
 def test_images_that_are_added_run_prepare_again(project: Any) -> None:
@@ -138,7 +138,7 @@ def test_images_that_are_added_run_prepare_again(project: Any) -> None:
 
 def test_the_classifier_is_no_reason_to_train_a_tokenizer(finished: Any) -> None:
     plan = finished.plan(*changed(finished, {"classifier": {"images": 1280}}))
-    judged = {"features", "features_real", "statistics", "reference", "rfid", "evaluate"}
+    judged = {"features", "features_real", "statistics", "reference", "rfid", "evaluate", "tasks"}
     assert set(plan) == {"classifier", *judged, "sweep", "sample", "speed", *PRODUCTS}
     # a sweep chooses by the new classifier, and the settings that it chooses for are drawn again
     assert all("best" in key for key in plan["sample"])

@@ -74,8 +74,6 @@ rule rejecter:
         record=layout.rejecter(ROOT) / layout.CLASSIFIER,
     log:
         layout.log(ROOT, "rejecter"),
-    conda:
-        "../../environment.yml"
     threads: waiting("rejecter")
     resources:
         **launched("rejecter"),

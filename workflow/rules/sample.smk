@@ -84,8 +84,6 @@ rule tasks:
     log:
         layout.log(ROOT, "tasks", layout.run_name("{variant}", "{seed}")),
     priority: published_first
-    conda:
-        "../../environment.yml"
     threads: waiting("tasks")
     resources:
         **launched("tasks"),
