@@ -25,6 +25,7 @@ from mar.runtime.files import sha256
 from mar.sampling.sample_sets import sample
 from mar.sampling.speed import measure
 from mar.study import layout
+from mar.study.parts import ImageFolder
 from mar.study.reading import load
 from mar.tokenizers.encode import encode
 from mar.tokenizers.train import train as train_tokenizer
@@ -212,7 +213,8 @@ def test_parts_are_joined_and_parts_that_disagree_are_refused(here):
 
 def test_no_image_of_unknown_licence_is_shown(here):
     study = load(layout.study(ROOT))
-    own = study.model_copy(update={"data": study.data.model_copy(update={"kind": "imagefolder", "path": "/x"})})
+    files = ImageFolder(kind="imagefolder", path="/x", image_size=study.data.image_size)
+    own = study.model_copy(update={"data": files})
     layout.report(ROOT).write_text("page")
     shown, hidden = (contents.of_study(of, ROOT, ()) for of in (study, own))
     assert "results/pipeline/report.html" in shown.files and "results/pipeline/report.html" not in hidden.files

@@ -352,4 +352,5 @@ def test_imported_weights_and_dit_have_no_recipe_to_depart_from() -> None:
 
 def test_var_does_not_depart_from_the_recipe_of_mar() -> None:
     found = {d["where"] for d in deviations(load(Path(__file__).parents[3] / "config" / "var256.yaml"))}
-    assert found == {"speed", "sampling"}, "batch of timings, guidance not swept"
+    # MAR-L, which does the zero-shot tasks, has a larger head than Table 3's; batch of timings; guidance not swept
+    assert found == {"heads: mar-l", "speed", "sampling"}
