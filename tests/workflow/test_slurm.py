@@ -126,7 +126,8 @@ def test_a_site_that_names_one_rule_leaves_the_others_as_they_are(plan: Any) -> 
 def test_no_time_or_no_gpu_is_refused_in_one_message_before_anything_is_queued(plan: Any) -> None:
     site = {"default-resources": {"launcher": "slurm", "runtime": 0, "gpus_per_node": 0}}
     output = plan(site, ONE_SET, fails=True)
-    assert "launcher slurm: classifier, rejecter, features_real" in output and "no time limit; accepted: `runtime`" in output
+    assert "launcher slurm: classifier, rejecter, features_real" in output
+    assert "no time limit; accepted: `runtime`" in output
     assert re.search(r"classifier, rejecter, features_real, [\w, ]+speed: no GPU; accepted: `gpus_per_node`", output)
     assert "evaluate" not in output.partition("no time limit")[2] and "Traceback" not in output
     site["default-resources"] |= {"runtime": 60, "device": "cpu"}
