@@ -89,11 +89,7 @@ def train(study: Study, root: str | Path) -> None:
         (folder / layout.SHIPPED).unlink(missing_ok=True)
         device = devices.device()
         images, heldout = open_split(study, root, "train"), open_split(study, root, "heldout")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(study.seed)
-            model = Classifier(config, len(images.classes)).to(device)
-        fit(model, config, images, study.data.flip, study.seed, folder / layout.LOG, device)
-        model.eval()
+        model = learned(config, images, study.data.flip, study.seed, folder / layout.LOG, device)
         heldout_accuracy = accuracy(model, heldout, config.batch, device)
         with atomic(weights) as temporary:
             save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, temporary)
@@ -123,6 +119,17 @@ def section(study: Study) -> ClassifierConfig:
     if study.classifier is None:
         raise ValueError(f"study {study.study} has no classifier; metrics.extractors: {study.metrics.extractors}")
     return study.classifier
+
+
+def learned(
+    config: ClassifierConfig, images: ImageSet, flip: bool, seed: int, log: Path, device: torch.device
+) -> Classifier:
+    """A new model after `fit`, ready to judge; the seed draws its first weights too."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Classifier(config, len(images.classes)).to(device)
+    fit(model, config, images, flip, seed, log, device)
+    return model.eval()
 
 
 def fit(

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from mar.data import published
 from mar.data.images import ImageSet, open_split, sha256_of_data, to_float
-from mar.features.networks.classifier import Classifier, accuracy, fit
+from mar.features.networks.classifier import Classifier, accuracy, learned
 from mar.runtime import devices
 from mar.runtime.checkpoint import load_weights
 from mar.runtime.files import atomic, read, sha256, write
@@ -57,12 +57,9 @@ def train(study: Study, root: Path) -> None:
             return
         device, split = devices.device(), validation(study)
         images, others = open_split(study, root, split), open_split(study, root, "train")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(study.seed + OTHER)
-            model = Classifier(config, len(images.classes)).to(device)
-        fit(model, config, images, study.data.flip, study.seed + OTHER, folder / layout.LOG, device)
+        model = learned(config, images, study.data.flip, study.seed + OTHER, folder / layout.LOG, device)
         some = ImageSet(others.labels[:: -(-len(others) // TESTED)], others.classes, _every(others))
-        share = accuracy(model.eval(), some, config.batch, device)
+        share = accuracy(model, some, config.batch, device)
         with atomic(weights) as temporary:
             save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, temporary)
         record = RejecterRecord(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,19 @@ def test_kept_tokens_come_first_in_the_order() -> None:
     found = kept_first(order, mask)
     for before, after in zip(order.tolist(), found.tolist(), strict=True):
         assert after == [i for i in before if mask[i]] + [i for i in before if not mask[i]]
+
+
+def test_fair_draws_a_first_scale_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(editing, "as_tokens", lambda encoded, *_: encoded)
+    of_scales: Any = SimpleNamespace(
+        manifest=SimpleNamespace(kind="ids", scales=(4, 8), tokens=80), tokenizer=SimpleNamespace(encode=lambda x: x)
+    )
+    pixels, corner = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(32, 32, dtype=torch.bool)
+    assert editing.keep(of_scales, pixels, corner, "fair", False).mask.all(), "nothing is masked"
+    corner[:4, :4] = True
+    assert editing.staying(corner, 4, "fair").any(), "by its neighbours alone some of the first scale would stay"
+    stays = editing.keep(of_scales, pixels, corner, "fair", False).mask
+    assert not stays[:16].any() and stays[16:].any()
 
 
 def test_which_tokens_stay() -> None:
