@@ -107,6 +107,16 @@ class MultiScaleQuantizer(nn.Module):
         codes: Tensor = ids if ids.is_floating_point() else self.embedding(ids)
         return codes
 
+    @torch.no_grad()
+    def given(self, latents: Tensor, ids: Tensor) -> Tensor:
+        """Ids (B, n) that latents (B, C, h, w) get in the next scale after the ids (B, m) of those before it."""
+        rest, start = latents, 0
+        for k, size in enumerate(self.sizes):
+            if start == ids.shape[1]:
+                break
+            rest, start = rest - self._term(ids[:, start : start + size], k), start + size
+        return self._nearest(self._shrink(rest, k))
+
     def sums(self, ids: Tensor) -> Iterator[Tensor]:
         """Yields the sum (B, C, h, w) after each scale that is complete in ids (B, n)."""
         edges = np.cumsum((0, *self.sizes)).tolist()

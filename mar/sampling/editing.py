@@ -7,7 +7,9 @@ order; VAR and raster models meet them where they stand. Two protocols say which
   and cut at one half; scales of up to three tokens stay as they are. So what lies under the mask leaks into the tokens
   around it and into the first scale.
 - `fair`: the pixels under the mask are made grey before encoding, a token stays if no pixel of it or of its neighbours
-  is masked, since a tokenizer's neighbours have seen those, and the first scale is drawn.
+  is masked, since a tokenizer's neighbours have seen those, and the first scale is drawn. A token of a later scale of
+  VAR says what the scales before it leave of the image, and part of these is drawn: so the tokens of a scale that stay
+  are found when those scales are there, from the latents of the image with grey.
 
 A mask of nothing gives what the tokenizer makes of the image; under `fair` a mask of everything gives a plain sample.
 """
@@ -32,6 +34,7 @@ from mar.sampling.generate import Kept
 from mar.sampling.sampler import Sampler
 from mar.study.chosen_settings import resolved
 from mar.study.study import Study
+from mar.tokenizers.autoencoder import MultiScale
 
 PROTOCOLS = ("fair", "published")
 FIRST_SCALES = 3  # `published`: scales of up to so many tokens stay as they are
@@ -81,11 +84,8 @@ def edit(
     if not -1 <= label < sampler.manifest.classes:
         raise ValueError(f"class {label}; accepted: 0 to {sampler.manifest.classes - 1}, or -1 for none")
     noise = Noise("edit", study.seed, seed, device=sampler.device)
-    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
-    kept = keep(
-        sampler, pixels.to(sampler.device), masked.to(sampler.device), protocol, not (order.fixed or order.by_scale)
-    )
-    kept = Kept(kept.tokens.expand(count, *kept.tokens.shape[1:]), kept.mask, kept.first)
+    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1).expand(count, -1, -1, -1).to(sampler.device)
+    kept = keep(sampler, pixels, masked.to(sampler.device), protocol, not (order.fixed or order.by_scale))
     drawn = sampler.draw(settings, torch.full((count,), label), noise, kept).permute(0, 2, 3, 1).cpu().numpy()
     hidden = np.where(masked.numpy()[:, :, None], GREY, picture).astype(np.uint8)
     with atomic(out) as temporary:
@@ -146,6 +146,9 @@ def keep(sampler: Sampler, pixels: Tensor, masked: Tensor, protocol: str, first:
     stays = torch.cat([staying(masked, side, protocol).flatten() for side in sides])
     if protocol == "fair" and manifest.scales and masked.any():
         stays[: sides[0] ** 2] = False
+    if protocol == "fair" and isinstance(tokenizer, MultiScale):
+        with torch.no_grad():
+            return Kept(tokens, stays, first, tokenizer.encode_latents(images), tokenizer.net.quantize)
     return Kept(tokens, stays, first)
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mar.models.blocks import KVCache
+from mar.models.blocks import KVCache, full_precision
 from mar.models.model import Backbone, Model
+from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import by_confidence, by_scale, checkerboard, guidance_at, guidance_at_scale, kept_first, schedule
 from mar.runtime.noise import Noise
 from mar.runtime.precision import autocast
@@ -112,7 +113,7 @@ def generate(
             where, drawn = order[:, start:stop], drawn.gather(1, surest[:, : stop - start])
         tokens.scatter_(1, where if tokens.ndim == 2 else where[:, :, None].expand_as(drawn), drawn)
         if kept is not None:
-            tokens = kept.put(tokens)
+            tokens = kept.given(tokens[:, :start], stop).put(tokens)
     return tokens
 
 
@@ -125,15 +126,29 @@ class Kept:
         mask: bool (L,), true where the token stays, in all images alike.
         first: whether they come first in the order, so that all others are drawn knowing them. A model that is trained
             on one order alone meets them where they stand in it.
+        latents: (B, C, h, w) of the images before the multi-scale quantiser, or None: `tokens` stay whatever is drawn.
+            With them those of a scale are found when the scales before it are there, since they say what these leave.
+        quantizer: the multi-scale quantiser of `latents`.
     """
 
     tokens: Tensor
     mask: Tensor
     first: bool
+    latents: Tensor | None = None
+    quantizer: MultiScaleQuantizer | None = None
 
     def of(self, images: slice) -> Kept:
         """The same of some of the images."""
-        return replace(self, tokens=self.tokens[images])
+        return replace(self, tokens=self.tokens[images], latents=None if self.latents is None else self.latents[images])
+
+    def given(self, before: Tensor, stop: int) -> Kept:
+        """The same with the tokens of the scale that ends at `stop` found after `before` (B, n), where there are latents."""
+        if self.latents is None or self.quantizer is None:
+            return self
+        with full_precision(before):
+            ids = self.quantizer.given(self.latents, before)
+        found = self.quantizer.codes(ids) if self.tokens.is_floating_point() else ids
+        return replace(self, tokens=torch.cat([self.tokens[:, : before.shape[1]], found, self.tokens[:, stop:]], 1))
 
     def put(self, tokens: Tensor) -> Tensor:
         """Tokens (B, L, D) or ids (B, L) with those that stay in their places."""

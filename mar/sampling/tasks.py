@@ -18,6 +18,7 @@ image's in both pictures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ from mar.runtime.provenance import provenance
 from mar.runtime.shards import Recipe, fill, stage
 from mar.sampling.editing import keep
 from mar.sampling.generate import Kept
-from mar.sampling.learning import change, within_classes
+from mar.sampling.learning import within_classes
 from mar.sampling.sampler import Sampler
 from mar.study import at_once, layout
 from mar.study.chosen_settings import resolved
@@ -250,25 +251,54 @@ def _measured(
                 agrees = looks["logits"].argmax(1) == classes
                 metrics[f"agreement{name}"] = draw.share(agrees, higher_is_better=True)
                 measures[f"{task}.agreement{name}"] = agrees.astype(np.float64)
-        moved = {}
+        logs, moves = [], []  # log FID, and what each image moves it
         for name in ("fid", "fid_exchanged"):
-            value, moves = jackknife.fid(judged[name]["features"], real.statistics)
-            moved[name] = value, within_classes(moves, images.labels)
-        measures[f"{task}.fid"] = moved["fid"][1] / moved["fid"][0]
-        effect, error = change(moved["fid_exchanged"], moved["fid"])
+            value, moved = jackknife.fid(judged[name]["features"], real.statistics)
+            logs.append(math.log(value))
+            moves.append(moved / value)
+        measures[f"{task}.fid"] = within_classes(moves[0], images.labels)
+        fits = Change(effect=logs[0] - logs[1], error=exchange_error(moves[0] - moves[1], wanted))
         side = sampler.manifest.grid
         share = section.drawn(side, study.data.image_size, task == OUTPAINTING) / side**2
-        done.append(TaskDone(task=task, drawn=share, metrics=metrics, fits=Change(effect=effect, error=error)))
+        done.append(TaskDone(task=task, drawn=share, metrics=metrics, fits=fits))
     return tuple(done), measures
 
 
 def exchange(wanted: np.ndarray) -> np.ndarray:
-    """For each image another one (n,) that shows the same class; itself where it is alone."""
+    """For each image another one (n,) that shows the same class; itself where it is alone.
+
+    Neighbours swap; the last three of a class with an odd number go round.
+    """
     other = np.arange(len(wanted))
     for label in np.unique(wanted):
         rows = np.flatnonzero(wanted == label)
-        other[rows] = np.roll(rows, 1)
+        last = max(0, len(rows) - 3 * (len(rows) % 2))  # where the three begin
+        for group in [*rows[:last].reshape(-1, 2), rows[last:]]:
+            other[group] = np.roll(group, 1)
     return other
+
+
+def exchange_error(moves: np.ndarray, wanted: np.ndarray) -> float:
+    """Standard error of log(FID / FID exchanged).
+
+    A picture and the one it exchanges its part with have the same two insides and the same two outsides on both sides
+    of the ratio, so what they move it is one observation: pairs are independent, their images are not.
+
+    Args:
+        moves: what each image moves the log ratio, (n,).
+        wanted: the class that each picture should show, (n,); a set has equally many of each.
+    """
+    other = exchange(wanted)
+    first = np.minimum.reduce([np.arange(len(other)), other, other[other]])  # of its pair or three
+    variance = 0.0
+    for label in np.unique(wanted):
+        rows = wanted == label
+        _, pair, sizes = np.unique(first[rows], return_inverse=True, return_counts=True)
+        sums = np.bincount(pair, moves[rows])
+        if (n := len(sums)) > 1:  # without the mean of the class
+            sums = (sums - sizes * moves[rows].mean()) * math.sqrt(n / (n - 1))
+        variance += float(sums @ sums)
+    return math.sqrt(variance) / len(moves)
 
 
 @torch.no_grad()

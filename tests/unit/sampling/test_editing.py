@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 
 from mar.cli.__main__ import main
 from mar.data.images import to_float, to_uint8
+from mar.models import multiscale
 from mar.models.order import kept_first
 from mar.runtime.noise import Noise
 from mar.sampling import editing, sampler
@@ -118,7 +120,8 @@ def test_kept_tokens_come_first_in_the_order() -> None:
 def test_fair_draws_a_first_scale_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(editing, "as_tokens", lambda encoded, *_: encoded)
     of_scales: Any = SimpleNamespace(
-        manifest=SimpleNamespace(kind="ids", scales=(4, 8), tokens=80), tokenizer=SimpleNamespace(encode=lambda x: x)
+        manifest=SimpleNamespace(kind="ids", scales=(4, 8), tokens=80),
+        tokenizer=SimpleNamespace(encode=lambda x: x),
     )
     pixels, corner = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(32, 32, dtype=torch.bool)
     assert editing.keep(of_scales, pixels, corner, "fair", False).mask.all(), "nothing is masked"
@@ -154,15 +157,50 @@ def test_what_lies_under_the_mask_is_seen_by_the_published_protocol_alone(
     masked = torch.zeros(8, 8, dtype=torch.bool)
     masked[:4, :4] = True
     for protocol in editing.PROTOCOLS:
-        found = []
+        found, latents = [], []
         for hidden in (0, 255):
             pixels = picture()
             pixels[:, :, :4, :4] = hidden
             kept = editing.keep(one, pixels, masked, protocol, variant != "var")
             found.append(torch.where(kept.mask if kept.tokens.ndim == 2 else kept.mask[:, None], kept.tokens, 0))
+            latents.append(kept.latents)
             if variant == "var":
                 assert kept.mask[0] == (protocol == "published")
         assert torch.equal(*found) == (protocol == "fair"), protocol
+        if variant == "var" and protocol == "fair":
+            assert torch.equal(*latents)
+        else:
+            assert latents == [None, None]
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_what_stays_of_a_scale_is_what_the_drawn_scales_leave_of_the_image(
+    root: Path, smooth: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiscale, "SMOOTHED", 0.0)  # so that the nearest code is the best one with untrained phi too
+    one = sampler.Sampler(tiny.study(), root, "var", 0)
+    masked = torch.zeros(8, 8, dtype=torch.bool)
+    masked[:, :2] = True
+    kept, length = editing.keep(one, picture(), masked, "fair", False), one.manifest.tokens
+    settings = tiny.study().sampling["var"].model_copy(update={"more_smooth": smooth})
+
+    def tokens(given: Kept) -> torch.Tensor:
+        order, blank = torch.arange(length)[None], torch.zeros(length, dtype=torch.long)
+        return generate(one.model, torch.tensor([1]), order, blank, settings, Noise("draw"), given)
+
+    found, quantizer = tokens(kept), one.tokenizer.net.quantize
+    assert kept.latents is not None
+    *_, before, _ = quantizer.sums(found)  # without the last scale
+    side = one.manifest.scales[-1]
+    stays, last = kept.mask[-(side**2) :], found[:, -(side**2) :]
+    assert stays.any() and not stays.all()
+    rest = (kept.latents - before).flatten(2)[0].T  # (n, C)
+    nearest = torch.cdist(rest, quantizer.embedding.weight).argmin(1)
+    expected = quantizer.embedding(nearest) if smooth else nearest
+    assert torch.equal(last[0][stays], expected[stays])
+    without = tokens(replace(kept, latents=None))  # the tokens of the image itself, whatever is drawn before them
+    errors = [(one.tokenizer.codes(x) - kept.latents).flatten(2)[0].T[stays].square().mean() for x in (found, without)]
+    assert errors[0] < errors[1]
 
 
 @pytest.mark.parametrize(("variant", "setting"), CELLS)

@@ -18,7 +18,7 @@ from mar.data.images import ImageSet, to_float, to_uint8
 from mar.features.networks import extractors
 from mar.features.networks.classifier import Classifier
 from mar.features.networks.extractors import Extractor
-from mar.metrics import evaluate, moments
+from mar.metrics import evaluate, jackknife, moments
 from mar.metrics.evaluate import Real
 from mar.paper.claims import Fits
 from mar.report.figures.draw import draw as draw_figure
@@ -200,10 +200,30 @@ def test_the_claim_is_judged_by_every_model(trained: Path, effects: tuple[float,
 
 
 def test_every_other_image_shows_the_same_class() -> None:
-    wanted = np.array([0, 1, 0, 2, 1, 0])
+    wanted = np.array([0, 1, 0, 2, 1, 0, 3, 3, 3, 3, 3])
     other = doing.exchange(wanted)
-    assert (wanted[other] == wanted).all() and sorted(other) == list(range(6))
-    assert (other != np.arange(6)).tolist() == [True, True, True, False, True, True]
+    assert (wanted[other] == wanted).all() and sorted(other) == list(range(len(wanted)))
+    assert np.flatnonzero(other == np.arange(len(wanted))).tolist() == [3]  # alone in its class
+    in_threes = np.flatnonzero(other[other] != np.arange(len(wanted)))
+    assert in_threes.tolist() == [0, 2, 5, 8, 9, 10]
+
+
+@pytest.mark.parametrize("together", [0.0, 0.6])
+def test_the_error_of_the_exchange_is_that_of_repetitions(together: float) -> None:
+    """Insides have so much in common with their outsides: 95% intervals cover, and are not much too wide."""
+    rng, n, width = np.random.default_rng(1), 200, 6
+    real, labels = {"mu": np.zeros(width), "sigma": np.eye(width)}, np.arange(n) % 10
+    other, effects, errors = doing.exchange(labels), [], []
+    for _ in range(300):
+        outside = rng.normal(size=(n, width))
+        inside = together * outside + math.sqrt(1 - together**2) * rng.normal(size=(n, width)) + 0.5
+        found = [jackknife.fid(0.7 * (outside + part), real) for part in (inside, inside[other])]
+        effects.append(math.log(found[0][0] / found[1][0]))
+        errors.append(doing.exchange_error(found[0][1] / found[0][0] - found[1][1] / found[1][0], labels))
+    scatter = float(np.std(effects))
+    covered = np.mean(np.abs(np.array(effects) - np.mean(effects)) < 1.96 * np.array(errors))
+    # without any connection the first order, of which the error is made, is small beside what it leaves out
+    assert covered > 0.92 and scatter < np.mean(errors) < (1.6 if together == 0 else 1.1) * scatter
 
 
 @pytest.mark.parametrize("box", [(0.25, 0.25, 0.75, 0.75), (0.0, 0.0, 0.5, 1.0), (0.1, 0.3, 0.4, 0.9)])

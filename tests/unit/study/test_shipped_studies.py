@@ -243,6 +243,15 @@ def decidable(claim: claims.Claim, found: Study) -> bool:
     return True
 
 
+@pytest.mark.parametrize("name", ["fashion-laws", "var256-laws"])
+def test_laws_are_fitted_to_weights_that_have_left_their_beginning(name: str) -> None:
+    found = study(name)
+    assert found.laws
+    for recipe in (found.recipes[found.variants[variant].recipe] for variant in found.laws.variants):
+        first = min((*recipe.evaluate_at, 1.0)) * recipe.images / recipe.batch  # steps
+        assert recipe.ema**first < 0.02, "share of the first weights in the average"
+
+
 def test_every_claim_is_decided_by_a_study() -> None:
     found = [study(name) for name in STUDIES if name != "smoke" and not name.startswith("demo")]
     loaded = {claim.id: claim for claim in claims.load(CONFIG / "claims.yaml")}
