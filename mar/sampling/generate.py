@@ -142,7 +142,7 @@ class Kept:
         return replace(self, tokens=self.tokens[images], latents=None if self.latents is None else self.latents[images])
 
     def given(self, before: Tensor, stop: int) -> Kept:
-        """The same with the tokens of the scale that ends at `stop` found after `before` (B, n), where there are latents."""
+        """With latents: the same with the tokens of the scale that ends at `stop` found after `before` (B, n)."""
         if self.latents is None or self.quantizer is None:
             return self
         with full_precision(before):
