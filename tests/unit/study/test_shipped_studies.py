@@ -190,6 +190,16 @@ def test_the_ladder_of_var() -> None:
             assert f"{count / 1e9:.1f}B" == printed or round(count / 1e6) == pytest.approx(int(printed[:-1]), abs=1)
 
 
+def test_the_ladder_of_var_is_drawn_as_printed() -> None:
+    """Our guidance counts the conditional branch: the printed cfg and one more."""
+    found = study("var256")
+    for row in found.tables["var-table3"].rows:
+        printed = paper_rows("var_table3")[row.paper]
+        used = found.sampling[row.guided or row.without or ""]
+        assert str(used.top_k or "no") == printed["top_k"] and used.top_p is None, row.paper
+        assert used.guidance == (1.0 if printed["cfg"] == "no" else 1 + float(printed["cfg"])), row.paper
+
+
 def parameters(name: str, variant: str) -> int:
     found = study(name)
     tok = found.tokenizers[found.variants[variant].tokenizer]
