@@ -270,6 +270,20 @@ def test_every_claim_is_decided_by_a_study() -> None:
         assert any(all(decidable(part, s) for part in parts) for s in found), claim.id
 
 
+def test_rejection_is_asked_of_the_published_weights_too() -> None:
+    """By numbers that belong together: both versions of the paper print the row below the one that it rejects from."""
+    loaded = {claim.id: claim for claim in claims.load(CONFIG / "claims.yaml")}
+    found, rows = study("var256"), paper_rows("var_table1")
+    check = loaded["var-rejection-released"].check
+    assert isinstance(check, claims.Better)
+    cells = {row.paper: (row.variant, row.guided) for t in found.tables.values() for row in t.rows}
+    assert cells[check.a] == ("var-d30-official", "released-re")
+    assert cells[check.b] == ("var-d30-official", "released-cfg")
+    assert rows[check.b]["fid_cfg"] == rows["var-d30-v1"]["fid_cfg"] == "1.97" and rows[check.a]["fid_cfg"] == "1.80"
+    rejected, plain = (found.sampling[cells[row][1] or ""] for row in (check.a, check.b))
+    assert rejected.model_copy(update={"reject": None}) == plain
+
+
 def test_a_claim_without_its_rows_is_not_decidable() -> None:
     loaded = {claim.id: claim for claim in claims.load(CONFIG / "claims.yaml")}
     digits, large = study("digits"), study("imagenet256")
