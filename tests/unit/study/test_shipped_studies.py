@@ -284,6 +284,13 @@ def test_rejection_is_asked_of_the_published_weights_too() -> None:
     assert rejected.model_copy(update={"reject": None}) == plain
 
 
+def test_sizes_are_decided_at_their_sizes() -> None:
+    """A small study may name rows of VAR's Table 1 as it likes: the claims on these are about sizes in print."""
+    found = [c for c in claims.load(CONFIG / "claims.yaml") if getattr(c.check, "table", None) == "var_table1"]
+    assert {c.id for c in found if c.decides == "any"} == {"var-rejection"}
+    assert {"var-sizes", "var-against-dit", "var-faster-than-dit"} < {c.id for c in found if c.decides == "imagenet"}
+
+
 def test_a_claim_without_its_rows_is_not_decidable() -> None:
     loaded = {claim.id: claim for claim in claims.load(CONFIG / "claims.yaml")}
     digits, large = study("digits"), study("imagenet256")
