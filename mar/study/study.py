@@ -15,7 +15,8 @@ from pydantic import Field, SerializeAsAny, model_validator
 from mar.study import layout
 from mar.study.compatibility import check_sampling, known
 from mar.study.kinds import Section
-from mar.study.mistakes import Mistake, Mistakes, MistakesError
+from mar.study.limits import PAIRED
+from mar.study.mistakes import Mistake, Mistakes, MistakesError, too_few
 from mar.study.parts import Backbone, Data, Head, Name, Order, Recipe, Sampling, Seed, Text, Tokenizer
 from mar.study.sections import (
     Budget,
@@ -348,7 +349,7 @@ class Study(Section):
                     raise ValueError(f"{key}: sampling.{found} has reject; accepted: a setting that draws once")
 
     def _check_tasks(self, tasks: Tasks) -> None:
-        self._check_classes("tasks.samples", tasks.samples // 2)  # two of each class at least
+        self._check_classes("tasks.samples", tasks.samples, PAIRED)
         if tasks.samples % self.metrics.chunk:
             raise ValueError(
                 f"tasks.samples {tasks.samples} is not a multiple of metrics.chunk {self.metrics.chunk}; accepted: one"
@@ -381,12 +382,9 @@ class Study(Section):
                         "more tokens"
                     )
 
-    def _check_classes(self, where: str, samples: int) -> None:
-        if self.data.classes and samples < self.data.classes:
-            raise ValueError(
-                f"{where} {samples}: fewer images than the {self.data.classes} classes of the data; accepted: at least "
-                f"{self.data.classes}"
-            )
+    def _check_classes(self, where: str, samples: int, each: int = 1) -> None:
+        if self.data.classes and samples < each * self.data.classes:
+            raise ValueError(f"{where} {samples}: {too_few(self.data.classes, each)}")
 
     def _check_settings(self, where: str, variant: str, settings: tuple[str, ...]) -> None:
         known(where + ".variant", variant, self.variants)

@@ -246,7 +246,11 @@ def test_the_tokens_that_a_study_counts_are_those_that_are_drawn(
         ({"models": {"var": "diff"}}, "tasks.models: sampling of variant var"),
         ({"models": {"nobody": "diff"}}, "nobody"),
         ({"samples": 25}, "tasks.samples 25 is not a multiple of metrics.chunk 6"),
-        ({"samples": 18}, "tasks.samples 9: fewer images than the 10 classes"),
+        (
+            {"samples": 18},
+            "tasks.samples 18: fewer than 2 images of each of the 10 classes of the data; accepted: at"
+            " least 20 (2 x classes)",
+        ),
     ],
 )
 def test_refusals(over: dict[str, Any], said: str) -> None:
