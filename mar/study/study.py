@@ -153,6 +153,15 @@ class Study(Section):
             return sum(side**2 for side in tok.sides)
         return (self.data.image_size // (tok.stride * tok.group)) ** 2
 
+    def shown_setting(self, variant: str) -> str:
+        """The setting whose samples stand for a variant: its last guided one, else its last.
+
+        A variant that names none has all of the study.
+        """
+        settings = self.variants[variant].sampling or tuple(self.sampling)
+        guided = [s for s in settings if self.sampling[s].points[-1].guidance > 1]
+        return (guided or list(settings))[-1]
+
     @model_validator(mode="after")
     def _check(self) -> Study:
         mistakes = Mistakes()
@@ -343,6 +352,8 @@ class Study(Section):
         along = self.learning.setting if self.learning else {}
         first = {n: v.sampling[0] for n, v in self.variants.items() if v.sampling and self.recipes[v.recipe].points}
         drawn = {"learning.setting": first | along if self.learning else {}}
+        if self.laws:  # pictures along the training
+            drawn["laws.variants"] = {n: self.shown_setting(n) for n in self.laws.variants if self.variants[n].sampling}
         for key, settings in (drawn | {"tasks.models": self.tasks.models if self.tasks else {}}).items():
             with mistakes.at(*key.split(".")):
                 if found := next((s for s in settings.values() if s in rejecting), None):

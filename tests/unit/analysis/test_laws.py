@@ -281,3 +281,10 @@ def test_a_size_as_the_paper_counts_it() -> None:
 def test_laws_that_cannot_be_fitted_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         study_of(laws=change)
+
+
+def test_pictures_along_a_training_are_drawn_once() -> None:
+    sampling = tiny.STUDY["sampling"]
+    rejects = sampling["var"] | {"reject": {"threshold": 0.6, "tries": 3}}
+    with pytest.raises(ValueError, match=r"laws\.variants: sampling\.var has reject; accepted: a setting that"):
+        study_of(sampling=sampling | {"var": rejects}, rejecter={"images": 64})
