@@ -3,6 +3,10 @@
 A side may be better because it recites its training images, which a distance to these images rewards, or because it was
 trained on more images than the other side. Or the other side was still learning when its training ended, and might have
 caught up. Each counts only where that side wins: a winner that was still learning would have won by more.
+
+Of published weights a study does not know on how many images they were trained. And where a claim of the paper is
+about models that each have a recipe of their own (`recipes: published`), a study on ImageNet trains by these recipes:
+that one is longer than the other belongs to the claim, so it is said and does not count.
 """
 
 from __future__ import annotations
@@ -13,20 +17,28 @@ from statistics import fmean
 from mar.analysis.estimates import Comparison, Results
 from mar.analysis.learning_curves import still_learning
 from mar.study import labels
-from mar.study.records import Missing
+from mar.study.records import Lack, Missing
 from mar.study.study import Study
 
 Cell = tuple[str, str]  # variant, setting
 
 COPIES = 0.1  # share of copies above which a model recites
+UNEQUAL: Lack = "trained unequally"
 
 
-def compare(results: Results, a: Cell, b: Cell, metric: str, edge: float = 0.0) -> Comparison | None:
-    """`Results.compare`, with what would explain that either side wins."""
+def compare(
+    results: Results, a: Cell, b: Cell, metric: str, edge: float = 0.0, recipes: str = "equal"
+) -> Comparison | None:
+    """`Results.compare`, with what would explain that either side wins; `recipes` as in a claim's check."""
     comparison = results.compare(a, b, metric, edge)
     if comparison is None or metric == "seconds":
         return comparison
-    return replace(comparison, unfair=both(results, a, b))
+    unfair = both(results, a, b)
+    if recipes == "equal" or not results.comparable:
+        return replace(comparison, unfair=unfair)
+    first, second = (tuple(why for why in side if why.kind != UNEQUAL) for side in unfair)
+    said = tuple(why for side in unfair for why in side if why.kind == UNEQUAL)
+    return replace(comparison, unfair=(first, second), said=said)
 
 
 def both(results: Results, a: Cell, b: Cell) -> tuple[tuple[Missing, ...], tuple[Missing, ...]]:
@@ -43,12 +55,17 @@ def unfair(results: Results, winner: Cell, loser: Cell) -> tuple[Missing, ...]:
 
 
 def longer(study: Study, winner: Cell, loser: Cell) -> Missing | None:
-    """That the variant of one cell was trained on more images than that of another; None if it was not."""
+    """That the variant of one cell was trained on more images than that of another; None if it was not.
+
+    None also where either has published weights: the recipe of such a variant is not what they were trained by.
+    """
+    if any(study.variants[name].pretrained for name, _ in (winner, loser)):
+        return None
     images, others = _trained(study, winner), _trained(study, loser)
     if images <= others:
         return None
     return Missing(
-        kind="trained unequally",
+        kind=UNEQUAL,
         text=f"{labels.label(study, winner[0])} on {images:,} images, {labels.label(study, loser[0])} on {others:,}",
     )
 

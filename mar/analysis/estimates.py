@@ -129,6 +129,7 @@ class Comparison:
         images: its part from the images.
         dof: degrees of freedom of `variance`.
         unfair: why a win of a, and of b, would decide nothing (`mar/analysis/confounds.py`); empty if it would.
+        said: what else distinguishes the sides and belongs to the claim, which is told and forbids no verdict.
     """
 
     metric: str
@@ -144,6 +145,7 @@ class Comparison:
     images: float = 0.0
     dof: float = math.inf
     unfair: tuple[tuple[Missing, ...], tuple[Missing, ...]] = ((), ())
+    said: tuple[Missing, ...] = ()
 
     @property
     def log(self) -> bool:

@@ -152,7 +152,8 @@ def _compared(check: Better | Close | Guidance | Faster, results: Results) -> Fi
         a, b = _cell(results, check.table, check.a, guided), _cell(results, check.table, check.b, guided)
     metric = "seconds" if isinstance(check, Faster) else check.metric
     edge = math.log(check.within) if isinstance(check, Close) else 0.0
-    comparison = confounds.compare(results, a, b, metric, edge) if a and b else None
+    recipes = getattr(check, "recipes", "equal")
+    comparison = confounds.compare(results, a, b, metric, edge, recipes) if a and b else None
     if a is None or b is None or comparison is None:
         missing = "train and time" if metric == "seconds" else "train"
         return Finding(NOT_RUN, None, f"the study does not {missing} what this compares")
@@ -172,7 +173,8 @@ def _ordered(check: Ordered, results: Results) -> Finding:
     """A claim that each row of a table is better than the row before it."""
     cells = [_cell(results, check.table, row, check.guided) for row in check.rows]
     pairs = [
-        (confounds.compare(results, b, a, check.metric) if a and b else None) for a, b in itertools.pairwise(cells)
+        confounds.compare(results, b, a, check.metric, recipes=check.recipes) if a and b else None
+        for a, b in itertools.pairwise(cells)
     ]
     if any(step is None for step in pairs):
         return Finding(NOT_RUN, None, "the study does not train all of these rows")

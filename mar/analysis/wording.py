@@ -23,7 +23,7 @@ def reason(c: Comparison, verdict: str) -> str:
         return text + ("; timed by different protocols, which decides nothing" if c.few else "")
     seeds = sorted({len(c.a.seeds), len(c.b.seeds)})
     text += f", {' and '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''} a side"
-    text += caveats(*c.unfair)
+    text += caveats(*c.unfair, c.said)
     if one_seed(c, verdict):
         return f"{undecided('one seed')}{text}"
     if verdict == "undecided" and c.blocked:
@@ -40,7 +40,7 @@ def effect(verdict: Verdict | UnderExtractor, log: bool) -> str:
 
 
 def caveats(*unfair: tuple[Missing, ...]) -> str:
-    """Why wins of the sides of a comparison decide nothing; empty if they do."""
+    """Why wins of the sides of a comparison decide nothing, and what else is said of them; empty without any."""
     return "".join(f"; {why.kind}: {why.text}" for why in dict.fromkeys(itertools.chain(*unfair)))
 
 

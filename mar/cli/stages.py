@@ -191,8 +191,8 @@ def learning(study: str, variant: str, seed: int, recipe: str) -> None:
     from mar.sampling.learning import learning
 
     loaded, root = open_study(study, variant, recipe=recipe, stage="learning", seed=seed)
-    backbone, head, settings, tokens = costs.parts(loaded, variant, plan.count_images(loaded, root).classes)
-    learning(loaded, root, variant, seed, operations=costs.training(backbone, head, tokens, settings))
+    classes = plan.count_images(loaded, root).classes
+    learning(loaded, root, variant, seed, operations=costs.compute(loaded, variant, classes))
 
 
 @main.command()

@@ -164,7 +164,6 @@ def draw(
     assets: Path,
 ) -> None:
     """Draw images of a class from a trained variant or from imported weights, as one picture."""
-    from mar.report.figures.samples import shown_setting
     from mar.sampling.drawing import draw
     from mar.study.compatibility import known
 
@@ -177,7 +176,7 @@ def draw(
         seed = first_seed(loaded, variant, seed)
     else:
         raise ValueError("draw: accepted: --study and --variant, with or without --seed; or --import NAME")
-    known("--setting", setting := setting or shown_setting(loaded, variant), loaded.sampling)
+    known("--setting", setting := setting or loaded.shown_setting(variant), loaded.sampling)
     draw(loaded, root, variant, seed or 0, setting, label, count, out)
 
 

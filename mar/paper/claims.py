@@ -20,6 +20,9 @@ from mar.study.reading import MISTAKES, read
 from mar.study.study import Study
 
 Metric = Literal["fid", "inception_score", "precision", "recall", "agreement"]
+# Recipes of the sides of a claim: `equal`, a side that trained on more images does not win by it; `published`, the
+# claim is about models with a recipe each, so that a study on ImageNet says that one is longer, and decides.
+Recipes = Literal["equal", "published"]
 
 
 class Better(Section):
@@ -29,6 +32,7 @@ class Better(Section):
     table: Name
     metric: Metric
     guided: bool
+    recipes: Recipes = "equal"
     a: Name
     b: Name
 
@@ -55,6 +59,7 @@ class Ordered(Section):
     table: Name
     metric: Metric
     guided: bool
+    recipes: Recipes = "equal"
     rows: tuple[Name, ...] = Field(min_length=2)
 
 

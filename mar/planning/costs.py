@@ -150,6 +150,15 @@ def training(backbone: Backbone, head: Head, tokens: Tokens, recipe: Recipe) -> 
     return mean * recipe.masks_per_image
 
 
+def compute(study: Study, variant: str, classes: int) -> float:
+    """Operations of one image in the training of a variant, each counted once.
+
+    What gradient checkpointing does again saves memory and teaches nothing, so models are compared without it.
+    """
+    backbone, head, recipe, tokens = parts(study, variant, classes)
+    return training(backbone, head, tokens, recipe.model_copy(update={"gradient_checkpointing": False}))
+
+
 def sampling(backbone: Backbone, head: Head, tokens: Tokens, settings: Sampling, batch: int) -> tuple[float, float]:
     """Operations of one image's tokens where `batch` are drawn together: in the backbone, and in the head."""
     steps, guidance = settings.diffusion_steps or 1, 1.0 if settings.guidance == 1.0 else GUIDED

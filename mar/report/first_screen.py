@@ -16,7 +16,6 @@ from mar.report.evidence import embed, set_id
 from mar.report.figures.samples import CLASSES, grid, real, sample_grid
 from mar.runtime.files import read
 from mar.study import labels, layout
-from mar.study.products import shown_setting
 from mar.study.records import DataManifest, SampleManifest, Verdict
 from mar.study.study import Study
 
@@ -66,7 +65,7 @@ def grids(study: Study, root: Path, results: Results) -> list[dict[str, Any]]:
     for variant, v in study.variants.items():
         if not v.seeds or len(found) >= GRIDS:
             continue
-        setting = shown_setting(study, variant)
+        setting = study.shown_setting(variant)
         folder = layout.samples(root, layout.sample_set(variant, v.seeds[0], setting))
         manifest = folder / layout.MANIFEST
         if not manifest.exists() or not all((folder / c.file).exists() for c in read(manifest, SampleManifest).chunks):

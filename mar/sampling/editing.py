@@ -77,13 +77,16 @@ def edit(
         raise ValueError(f"{variant}: a DiT draws all tokens at once; accepted: a variant with an order of tokens")
     if settings.token_cache or settings.condition_cache:
         raise ValueError(f"sampling.{setting}: token_cache or condition_cache; accepted: a setting without them")
+    if settings.reject:
+        raise ValueError(f"sampling.{setting}: reject; accepted: a setting that draws once")
     side = study.data.image_size
     picture = np.asarray(center_crop(open_image(image), side))
     masked = read_mask(mask, image, side)
     sampler = Sampler(study, root, variant, seed)
     if not -1 <= label < sampler.manifest.classes:
         raise ValueError(f"class {label}; accepted: 0 to {sampler.manifest.classes - 1}, or -1 for none")
-    noise = Noise("edit", study.seed, seed, device=sampler.device)
+    named = (settings.seed,) if settings.seed else ()
+    noise = Noise("edit", study.seed, seed, *named, device=sampler.device)
     pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1).expand(count, -1, -1, -1).to(sampler.device)
     kept = keep(sampler, pixels, masked.to(sampler.device), protocol, not (order.fixed or order.by_scale))
     drawn = sampler.draw(settings, torch.full((count,), label), noise, kept).permute(0, 2, 3, 1).cpu().numpy()

@@ -146,14 +146,18 @@ def timed(
         event.record()
         return event
 
-    def counted(*inputs: Any) -> Any:
-        begin = now()
-        drawn = draw(*inputs)
-        calls.append((begin, now()))
-        return drawn
+    def counted(draw: Any) -> Any:
+        def call(*inputs: Any) -> Any:
+            begin = now()
+            drawn = draw(*inputs)
+            calls.append((begin, now()))
+            return drawn
 
-    if head is not None:
-        draw, head.sample = head.sample, counted
+        return call
+
+    draws = [method for method in ("sample", "mixture") if hasattr(head, method)]  # mixture: VAR's more_smooth
+    for method in draws:
+        setattr(head, method, counted(getattr(head, method)))
     try:
         if cuda:
             torch.cuda.synchronize()
@@ -165,5 +169,5 @@ def timed(
         elapsed = time.perf_counter() - start
         return elapsed, sum(a.elapsed_time(b) / 1000 if cuda else b - a for a, b in calls)
     finally:
-        if head is not None:
-            del head.sample  # the attribute of this instance that hides the method of its class
+        for method in draws:
+            delattr(head, method)  # the attribute of this instance that hides the method of its class

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from mar.runtime.files import read
 from mar.study import layout
-from mar.study.mistakes import Mistake, MistakesError, of_validation
+from mar.study.limits import PAIRED
+from mar.study.mistakes import Mistake, MistakesError, of_validation, too_few
 from mar.study.parts import Recipe, Tokenizer
 from mar.study.records import DataManifest
 from mar.study.sections import Classifier
@@ -75,12 +76,15 @@ def check_images(study: Study, classes: int, train: int | None = None) -> None:
     if study.learning:
         asked["learning", "samples"] = study.learning.samples
     if study.tasks:
-        asked["tasks", "samples"] = study.tasks.samples // 2  # two of each class at least
+        asked["tasks", "samples"] = study.tasks.samples
     for name in dict.fromkeys(name for variant in study.variants.values() for name in variant.sampling):
         if sweep := study.sampling[name].sweep:
             asked["sampling", name, "sweep", "samples"] = sweep.samples
-    said = f"fewer images than the {classes} classes of the data; accepted: at least {classes}"
-    wrong = [Mistake((), f"{'.'.join(key)} {n}: {said}", key) for key, n in asked.items() if 0 < n < classes]
+    wrong = []
+    for key, n in asked.items():
+        each = PAIRED if key[0] == "tasks" else 1
+        if 0 < n < each * classes:
+            wrong.append(Mistake((), f"{'.'.join(key)} {n}: {too_few(classes, each)}", key))
     if train is not None and 0 < train <= (k := study.metrics.neighbours):
         text = f"metrics.neighbours: found {k} of {train} training images; accepted: fewer than there are images"
         wrong.append(Mistake((), text, ("metrics", "neighbours")))

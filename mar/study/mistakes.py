@@ -42,6 +42,14 @@ ACCEPTED = {
 }
 
 
+def too_few(classes: int, each: int = 1) -> str:
+    """Of a number of images that has not `each` images of every class: why it is refused, and what is accepted."""
+    if each == 1:
+        return f"fewer images than the {classes} classes of the data; accepted: at least {classes}"
+    found = f"fewer than {each} images of each of the {classes} classes of the data"
+    return f"{found}; accepted: at least {each * classes} ({each} x classes)"
+
+
 class Mistake(NamedTuple):
     """What is wrong, the key that a message names before it, and the place of the value."""
 

@@ -47,17 +47,7 @@ def learning_setting(study: Study, variant: str) -> str | None:
 def pictured_setting(study: Study, variant: str) -> str | None:
     """The sampling setting with which the first seed of a variant of `laws` draws pictures along its training."""
     asked = study.laws is not None and variant in study.laws.variants and study.variants[variant].sampling
-    return shown_setting(study, variant) if asked else None
-
-
-def shown_setting(study: Study, variant: str) -> str:
-    """The setting whose samples stand for a variant: its last guided one, else its last.
-
-    A variant that names none has all of the study.
-    """
-    settings = study.variants[variant].sampling or tuple(study.sampling)
-    guided = [s for s in settings if study.sampling[s].points[-1].guidance > 1]
-    return (guided or list(settings))[-1]
+    return study.shown_setting(variant) if asked else None
 
 
 def edited(study: Study) -> list[tuple[str, int]]:

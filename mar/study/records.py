@@ -490,7 +490,7 @@ class LearningRecord(Record):
     Attributes:
         seed: training seed.
         split: the held-out images.
-        operations: operations of one image in training, backward included.
+        operations: operations of one image in training, backward included, without what checkpointing does again.
         setting: sampling setting of the images that were drawn; None where none were asked.
         sampling: the setting, with the guidance scale and temperature that were used.
         samples: number of images drawn at each point.

@@ -15,7 +15,8 @@ from pydantic import Field, SerializeAsAny, model_validator
 from mar.study import layout
 from mar.study.compatibility import check_sampling, known
 from mar.study.kinds import Section
-from mar.study.mistakes import Mistake, Mistakes, MistakesError
+from mar.study.limits import PAIRED
+from mar.study.mistakes import Mistake, Mistakes, MistakesError, too_few
 from mar.study.parts import Backbone, Data, Head, Name, Order, Recipe, Sampling, Seed, Text, Tokenizer
 from mar.study.sections import (
     Budget,
@@ -151,6 +152,15 @@ class Study(Section):
         if tok.sides:
             return sum(side**2 for side in tok.sides)
         return (self.data.image_size // (tok.stride * tok.group)) ** 2
+
+    def shown_setting(self, variant: str) -> str:
+        """The setting whose samples stand for a variant: its last guided one, else its last.
+
+        A variant that names none has all of the study.
+        """
+        settings = self.variants[variant].sampling or tuple(self.sampling)
+        guided = [s for s in settings if self.sampling[s].points[-1].guidance > 1]
+        return (guided or list(settings))[-1]
 
     @model_validator(mode="after")
     def _check(self) -> Study:
@@ -342,13 +352,15 @@ class Study(Section):
         along = self.learning.setting if self.learning else {}
         first = {n: v.sampling[0] for n, v in self.variants.items() if v.sampling and self.recipes[v.recipe].points}
         drawn = {"learning.setting": first | along if self.learning else {}}
+        if self.laws:  # pictures along the training
+            drawn["laws.variants"] = {n: self.shown_setting(n) for n in self.laws.variants if self.variants[n].sampling}
         for key, settings in (drawn | {"tasks.models": self.tasks.models if self.tasks else {}}).items():
             with mistakes.at(*key.split(".")):
                 if found := next((s for s in settings.values() if s in rejecting), None):
                     raise ValueError(f"{key}: sampling.{found} has reject; accepted: a setting that draws once")
 
     def _check_tasks(self, tasks: Tasks) -> None:
-        self._check_classes("tasks.samples", tasks.samples // 2)  # two of each class at least
+        self._check_classes("tasks.samples", tasks.samples, PAIRED)
         if tasks.samples % self.metrics.chunk:
             raise ValueError(
                 f"tasks.samples {tasks.samples} is not a multiple of metrics.chunk {self.metrics.chunk}; accepted: one"
@@ -381,12 +393,9 @@ class Study(Section):
                         "more tokens"
                     )
 
-    def _check_classes(self, where: str, samples: int) -> None:
-        if self.data.classes and samples < self.data.classes:
-            raise ValueError(
-                f"{where} {samples}: fewer images than the {self.data.classes} classes of the data; accepted: at least "
-                f"{self.data.classes}"
-            )
+    def _check_classes(self, where: str, samples: int, each: int = 1) -> None:
+        if self.data.classes and samples < each * self.data.classes:
+            raise ValueError(f"{where} {samples}: {too_few(self.data.classes, each)}")
 
     def _check_settings(self, where: str, variant: str, settings: tuple[str, ...]) -> None:
         known(where + ".variant", variant, self.variants)

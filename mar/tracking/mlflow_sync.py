@@ -168,8 +168,6 @@ class _Source:
 
 def _sources(study: Study, root: Path) -> Iterator[_Source]:
     """All trainings of the study that have begun."""
-    from mar.study.products import shown_setting
-
     folder = layout.classifier(root)
     if study.classifier and (folder / RECIPE).exists():
         done = folder / layout.CLASSIFIER
@@ -196,7 +194,7 @@ def _sources(study: Study, root: Path) -> Iterator[_Source]:
             done, final, picture = folder / layout.RECORD, {}, None
             if run := _optional(done, RunRecord):
                 final = _numbers({k: getattr(run, k) for k in ("seconds", "restarts", "parameters", "final_loss")})
-                shown = shown_setting(study, name)
+                shown = study.shown_setting(name)
                 for setting in variant.sampling:
                     metrics = _optional(layout.metrics(root, layout.sample_set(name, seed, setting)), MetricsFile)
                     if metrics and metrics.inputs.get("checkpoint") == run.checkpoint:  # not those of an older training
@@ -207,7 +205,7 @@ def _sources(study: Study, root: Path) -> Iterator[_Source]:
                     layout.sample_manifest(root, layout.sample_set(name, seed, setting)), SampleManifest
                 )
                 picture = (name, seed, setting) if manifest and manifest.checkpoint == run.checkpoint else None
-            tags = {"stage": "train", "variant": name, "seed": str(seed), "setting": shown_setting(study, name)}
+            tags = {"stage": "train", "variant": name, "seed": str(seed), "setting": study.shown_setting(name)}
             tags["tokenizer"] = study.tokenizer_of(name, seed)
             tags["model"] = label(study, name)
             total = 0 if variant.pretrained else study.recipes[variant.recipe].images

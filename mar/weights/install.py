@@ -201,9 +201,8 @@ def _check_published(study: Study, variant: str) -> None:
     """Refuse a backbone that no published weights have, in what no tensor tells."""
     at = f"backbones.{study.variants[variant].backbone}"
     backbone = study.backbones[study.variants[variant].backbone]
-    for key in ("adaln", "attention_norm"):
-        if not getattr(backbone, key, True):
-            raise ValueError(f"{at}.{key} false: all published weights of VAR have it; accepted: true")
+    if not getattr(backbone, "adaln", True):
+        raise ValueError(f"{at}.adaln false: all published weights of VAR have it; accepted: true")
     published = HEADS.get(backbone.kind, {}).get(backbone.width, backbone.heads)
     if backbone.heads != published:
         raise ValueError(
@@ -220,7 +219,7 @@ def wanted(study: Study, variant: str, tokens: Tokens) -> dict[str, tuple[str, A
     v = study.variants[variant]
     backbone, head = study.backbones[v.backbone], study.heads[v.head]
     at, tok = f"backbones.{v.backbone}", f"tokenizers.{v.tokenizer}"
-    keys = ("kind", "width", "depth", "mlp_ratio", "buffer", "shared_aln", "heads")
+    keys = ("kind", "width", "depth", "mlp_ratio", "buffer", "shared_aln", "attention_norm", "heads")
     return {key: (f"{at}.{key}", getattr(backbone, key, None)) for key in keys} | {
         "backbone": (at, canonical(backbone)),
         "head": (f"heads.{v.head}", canonical(head)),

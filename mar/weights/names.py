@@ -19,6 +19,7 @@ from mar.study.parts import Tokenizer as TokenizerConfig
 Architecture = dict[str, Any]
 
 EXPORTED = "exported"  # format of `mar export`, whose tensors have our names already (mar/weights/exported.py)
+HEAD = 64  # numbers of a head of VAR (section 4.2: width 64 d, d heads)
 SIDE = 256  # pixels; diffusers wants the side of images, on which no weight of a convolution depends
 
 
@@ -260,18 +261,29 @@ def dit_model(sizes: Architecture) -> nn.Module:
 
 
 def scales_architecture(mapped: Mapped) -> Architecture:
-    """Sizes of a VAR."""
+    """Sizes of a VAR. Without attention norm no tensor tells the number of heads: the paper's, one for 64 numbers.
+
+    Raises:
+        ValueError: the file has no scales, or a width that has no such number.
+    """
     if "scales" not in mapped.notes:
         raise ValueError("found no tensor lvl_1L, which tells the scales")
     rows, width = _shape(mapped, "backbone.class_emb.weight")
     shared = "backbone.shared_ada_lin.1.weight" in mapped.tensors
+    norm = any(name.endswith(".scale_mul_1H11") for name in mapped.tensors)
+    if not norm and width % HEAD:
+        raise ValueError(
+            f"found width {width} and no scale_mul_1H11, which tells the number of heads; accepted without it: a "
+            f"multiple of {HEAD}, the size of the paper's heads"
+        )
     return {
         "kind": "scales",
         "width": width,
         "depth": count(mapped.tensors, r"backbone\.blocks\.(\d+)\."),
-        "heads": _shape(mapped, "backbone.blocks.0.attn.scale_mul_1H11")[1],
+        "heads": _shape(mapped, "backbone.blocks.0.attn.scale_mul_1H11")[1] if norm else width // HEAD,
         "mlp_ratio": _shape(mapped, "backbone.blocks.0.ffn.fc1.weight")[0] / width,
         "shared_aln": shared,
+        "attention_norm": norm,
         "scales": mapped.notes["scales"],
         "code_width": _shape(mapped, "backbone.z_proj.word_embed.weight")[1],
         "codebook_size": _shape(mapped, "head.logits.weight")[0],
@@ -285,7 +297,7 @@ def scales_model(sizes: Architecture) -> nn.Module:
     from mar.models.model import Model
     from mar.models.scales import NextScale, Scales
 
-    keys = ("width", "depth", "heads", "mlp_ratio", "shared_aln")
+    keys = ("width", "depth", "heads", "mlp_ratio", "shared_aln", "attention_norm")
     config = ScalesBackbone(kind="scales", dropout=0.0, gate_init=1.0, **{k: sizes[k] for k in keys})
     with torch.device("meta"):
         z_proj = NextScale(None, sizes["code_width"], sizes["width"])

@@ -13,7 +13,6 @@ from mar.report.figures.style import SMALL, WIDTH, Rows, columns
 from mar.runtime.files import read
 from mar.runtime.text import printable
 from mar.study import labels, layout
-from mar.study.products import shown_setting
 from mar.study.records import DataManifest, SampleManifest
 from mar.study.study import Study
 
@@ -36,7 +35,7 @@ def samples(study: Study, root: Path) -> tuple[Figure, Rows]:
     for variant, v in study.variants.items():
         if not v.seeds:
             continue
-        setting = shown_setting(study, variant)
+        setting = study.shown_setting(variant)
         block, chosen = sample_grid(root, variant, v.seeds[0], setting, len(names))
         title = f"{labels.label(study, variant)}\n{labels.setting(study, variant, setting)}, seed {v.seeds[0]}"
         blocks.append((title, block))

@@ -24,8 +24,8 @@ NOTE = (
     "it; free: the constant is fitted. Interval: 95%, by the scatter about the line, by as many degrees of freedom as "
     "there are models less fitted numbers. By seeds: 95% by bootstrap over the training seeds, drawn for all models "
     "together; too narrow with few. Without one: range of the exponent when one model is left out. The paper's "
-    "exponent stands beside the way that it was found by. Losses in nats a token and errors as shares, on held-out "
-    "images."
+    "exponent stands beside the way that it was found by. Models: those that the fitted points are of. Losses in nats "
+    "a token and errors as shares, on held-out images."
 )
 
 
@@ -38,7 +38,7 @@ def frame(results: Results) -> pd.DataFrame:
         subtracted = float(row["subtracted"]) if row["subtracted"] else None
         found = points(results, row["quantity"], row["tokens"], row["over"])
         for way, fit in fits(found, row["over"], subtracted).items():
-            line: dict[str, Any] = {"law": name, "way": way, "models": len({point.variant for point in found})}
+            line: dict[str, Any] = {"law": name, "way": way, "models": fit.models}
             line |= {"exponent": fit.alpha, "low": fit.low, "high": fit.high, "beta": fit.beta}
             line |= {"subtracted": fit.irreducible, "correlation": fit.correlation}
             line |= _ends("by_seeds", fit.by_seeds) | _ends("without_one", fit.without_one)
@@ -54,7 +54,7 @@ def texts(results: Results) -> pd.DataFrame:
     exponent = "exponent"
     heads = [("", "law", "l"), ("", "fitted", "l"), (exponent, "95% interval", "r"), (exponent, "by seeds", "r")]
     heads += [(exponent, "without one", "r"), (exponent, "paper", "r"), ("", "beta", "r"), ("", "constant", "r")]
-    heads += [("", "correlation", "r"), ("", "largest residual", "r")]
+    heads += [("", "correlation", "r"), ("", "largest residual", "r"), ("", "models", "r")]
     rows = []
     for _, line in frame(results).iterrows():
         quantity, tokens, over = line["law"].split("-")
@@ -62,7 +62,7 @@ def texts(results: Results) -> pd.DataFrame:
         cells += [_interval(line["exponent"], line["low"], line["high"])]
         cells += [_range(line, "by_seeds"), _range(line, "without_one"), line["paper_alpha"]]
         cells += [f"{line['beta']:.2g}", short(line["subtracted"]), f"{line['correlation']:.3f}"]
-        rows.append([*cells, f"{100 * line['largest_residual']:.1f}%"])
+        rows.append([*cells, f"{100 * line['largest_residual']:.1f}%", str(line["models"])])
     return formats.texts(heads, rows)
 
 

@@ -387,6 +387,32 @@ def test_the_side_that_trained_longer_does_not_win_by_it(
     assert ("undecided (trained unequally): FID" in again["reason"]) == wins
 
 
+@pytest.mark.parametrize("check", [BETTER, ORDERED])
+@pytest.mark.parametrize(("fid", "said"), [(10, "replicated"), (40, "not replicated")])
+def test_longer_published_recipes_are_said_and_decide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: str, fid: float, said: str
+) -> None:
+    """A claim about models with a recipe each; a small study trains by none of these, and should train alike."""
+    monkeypatch.setattr("mar.analysis.result_files.paper_samples", lambda: 40)
+    published = check.replace("guided: false,", "guided: false, recipes: published,")
+    longest = "diff" if said == "replicated" else "ce"
+    for study, verdict_of in ((large(imagenet=True), said), (small(), "undecided")):
+        root = tmp_path / study.study
+        found = verdict(root, published, lambda v, s: fid if v == "diff" else 20, study=longer(study, longest))
+        assert found["verdict"] == verdict_of and "; trained unequally: " in found["reason"]
+        found = verdict(root, check, lambda v, s: fid if v == "diff" else 20, study=longer(study, longest))
+        assert found["verdict"] == "undecided" and "undecided (trained unequally): FID" in found["reason"]
+
+
+@pytest.mark.parametrize("imported", ["diff", "ce"])
+def test_of_published_weights_no_length_of_training_is_known(tmp_path: Path, imported: str) -> None:
+    study = longer(small(), "diff")
+    variants = {**study.variants, imported: study.variants[imported].model_copy(update={"pretrained": True})}
+    study = study.model_copy(update={"variants": variants})
+    found = verdict(tmp_path, BETTER, lambda v, s: 10 if v == "diff" else 20, study=study)
+    assert found["verdict"] == "replicated" and "unequally" not in found["reason"]
+
+
 def test_points_of_one_training_are_trained_equally_but_can_recite(tmp_path: Path) -> None:
     study = longer(small(), "diff")
     found = verdict(tmp_path, IMPROVES, lambda v, s: 10 if s == "s4" else 20, study=study)

@@ -81,6 +81,17 @@ def drawn(backbone, rows, tokens):
     return torch.zeros(shape, dtype=torch.long if ids else torch.float32), torch.zeros(rows, dtype=torch.long), order
 
 
+def test_compute_of_the_laws_counts_no_block_twice() -> None:
+    """The plan counts what gradient checkpointing does again; models are compared by what they learn from."""
+    recipes = {name: recipe | {"gradient_checkpointing": True} for name, recipe in STUDY["recipes"].items()}
+    plain, lean = study(), study(recipes=recipes)
+    once, twice = (
+        costs.training(backbone, head, tokens, recipe)
+        for backbone, head, recipe, tokens in (costs.parts(of, "var", 10) for of in (plain, lean))
+    )
+    assert costs.compute(lean, "var", 10) == costs.compute(plain, "var", 10) == once < twice
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("backbone", "head"), PAIRS)
 def test_a_training_is_that_of_the_whole_model_on_average(backbone, head, checkpointing):

@@ -20,7 +20,6 @@ from mar.analysis.estimates import Results
 from mar.analysis.verdicts import decide
 from mar.report.figures import curves, draw, losses, samples, style
 from mar.study import labels, layout
-from mar.study.products import shown_setting
 from mar.study.reading import load, resolve
 from mar.study.sections import Curve
 from mar.study.study import Study
@@ -304,7 +303,7 @@ def test_large_images_are_reduced_and_few_classes_shown() -> None:
 
 
 def test_shown_setting_is_the_last_guided_one(study: Study) -> None:
-    assert shown_setting(study, "diff") == "s4-cfg"
+    assert study.shown_setting("diff") == "s4-cfg"
 
 
 def test_losses_csv_and_missing_curve(study: Study, tmp_path: Path) -> None:

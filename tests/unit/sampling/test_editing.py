@@ -259,3 +259,18 @@ def test_refusals(root: Path, tmp_path: Path, more: tuple[str, ...], said: str) 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     done = run(root, tmp_path, "--image", str(tmp_path / "a.png"), *more)
     assert done.exit_code == 1 and said in done.output and not (tmp_path / "out.png").exists()
+
+
+def test_another_sampling_seed_draws_others_and_rejection_is_refused(root: Path, tmp_path: Path) -> None:
+    Image.fromarray(picture().squeeze(0).permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+
+    def edited(**more: Any) -> np.ndarray:
+        setting = tiny.STUDY["sampling"]["diff"] | more
+        of = tiny.study(sampling=tiny.STUDY["sampling"] | {"diff": setting}, rejecter={"images": 64})
+        editing.edit(of, root, "mar-diff", 0, "diff", tmp_path / "a.png", "0,0,1,1", count=1, out=tmp_path / "out.png")
+        return np.asarray(Image.open(tmp_path / "out.png"))
+
+    plain = edited()
+    assert np.array_equal(edited(seed=0), plain) and not np.array_equal(edited(seed=1), plain)
+    with pytest.raises(ValueError, match=r"sampling\.diff: reject; accepted: a setting that draws once"):
+        edited(reject={"threshold": 0.5, "tries": 2})

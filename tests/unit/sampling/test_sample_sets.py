@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -236,6 +238,25 @@ def test_untrained_checkpoint_is_refused(tmp_path):
     root = tiny.make_root(tmp_path)
     with pytest.raises(ValueError, match=r"runs/mar-diff/seed0/run\.json: missing"):
         sample_sets.sample(tiny.study(), root, "mar-diff", 0, "diff")
+
+
+@pytest.mark.parametrize("how", ["sample", "mixture"])
+def test_what_the_head_draws_is_timed_whatever_it_is(how):
+    """A head draws tokens, or the mixtures of VAR's `more_smooth`."""
+
+    class Head:
+        def sample(self):
+            time.sleep(0.01)
+            return torch.zeros(2, 3, 8, 8)
+
+        mixture = sample
+
+    head = Head()
+    one = SimpleNamespace(
+        model=SimpleNamespace(head=head), device=torch.device("cpu"), draw=lambda *_: getattr(head, how)()
+    )
+    elapsed, share = speed.timed(one, tiny.study().sampling["var"], torch.arange(2), ("speed", 0))
+    assert 0.01 <= share <= elapsed and not vars(head)
 
 
 def test_speed_protocol(trained, tmp_path):

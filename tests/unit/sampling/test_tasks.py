@@ -237,6 +237,18 @@ def test_the_tokens_that_a_study_counts_are_those_that_are_drawn(
         assert section.drawn(tokens, 32, task == "out-painting") == int((~stays).sum())
 
 
+def test_another_sampling_seed_draws_others(trained: Path) -> None:
+    section = study().tasks
+    assert section
+    images, one = doing.Images(study(), trained, section), sampler.Sampler(study(), trained, "mar-diff", 0)
+
+    def drawn(seed: int) -> np.ndarray:
+        settings = study().sampling["diff"].model_copy(update={"seed": seed})
+        return doing._drawn(one, settings, images, section, "in-painting", np.arange(6), False)
+
+    assert np.array_equal(drawn(0), drawn(0)) and not np.array_equal(drawn(0), drawn(1))
+
+
 @pytest.mark.parametrize(
     ("over", "said"),
     [
@@ -246,7 +258,11 @@ def test_the_tokens_that_a_study_counts_are_those_that_are_drawn(
         ({"models": {"var": "diff"}}, "tasks.models: sampling of variant var"),
         ({"models": {"nobody": "diff"}}, "nobody"),
         ({"samples": 25}, "tasks.samples 25 is not a multiple of metrics.chunk 6"),
-        ({"samples": 18}, "tasks.samples 9: fewer images than the 10 classes"),
+        (
+            {"samples": 18},
+            "tasks.samples 18: fewer than 2 images of each of the 10 classes of the data; accepted: at"
+            " least 20 (2 x classes)",
+        ),
     ],
 )
 def test_refusals(over: dict[str, Any], said: str) -> None:

@@ -131,6 +131,11 @@ def test_fewer_images_than_classes_are_refused_once_the_classes_are_counted(tmp_
     check_images(study, least, 1000)
     with pytest.raises(ValueError, match=rf"samples {least}: fewer images than the {least + 1} classes of the data"):
         check_images(study, least + 1)
+    pairs = load(CONFIG / "fashion-tasks.yaml")
+    assert pairs.tasks
+    said = f"tasks.samples {pairs.tasks.samples}: fewer than 2 images of each of the {pairs.tasks.samples} classes"
+    with pytest.raises(ValueError, match=said):
+        check_images(pairs, pairs.tasks.samples)
     with pytest.raises(ValueError, match=r"metrics\.neighbours: found 3 of 3 training images; accepted: fewer than"):
         check_images(study, 2, 3)
 

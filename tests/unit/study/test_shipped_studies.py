@@ -190,6 +190,16 @@ def test_the_ladder_of_var() -> None:
             assert f"{count / 1e9:.1f}B" == printed or round(count / 1e6) == pytest.approx(int(printed[:-1]), abs=1)
 
 
+def test_the_ladder_of_var_is_drawn_as_printed() -> None:
+    """Our guidance counts the conditional branch: the printed cfg and one more."""
+    found = study("var256")
+    for row in found.tables["var-table3"].rows:
+        printed = paper_rows("var_table3")[row.paper]
+        used = found.sampling[row.guided or row.without or ""]
+        assert str(used.top_k or "no") == printed["top_k"] and used.top_p is None, row.paper
+        assert used.guidance == (1.0 if printed["cfg"] == "no" else 1 + float(printed["cfg"])), row.paper
+
+
 def parameters(name: str, variant: str) -> int:
     found = study(name)
     tok = found.tokenizers[found.variants[variant].tokenizer]
@@ -258,6 +268,27 @@ def test_every_claim_is_decided_by_a_study() -> None:
     for claim in loaded.values():
         parts = [loaded[name] for name in claim.check.claims] if isinstance(claim.check, claims.All) else [claim]
         assert any(all(decidable(part, s) for part in parts) for s in found), claim.id
+
+
+def test_rejection_is_asked_of_the_published_weights_too() -> None:
+    """By numbers that belong together: both versions of the paper print the row below the one that it rejects from."""
+    loaded = {claim.id: claim for claim in claims.load(CONFIG / "claims.yaml")}
+    found, rows = study("var256"), paper_rows("var_table1")
+    check = loaded["var-rejection-released"].check
+    assert isinstance(check, claims.Better)
+    cells = {row.paper: (row.variant, row.guided) for t in found.tables.values() for row in t.rows}
+    assert cells[check.a] == ("var-d30-official", "released-re")
+    assert cells[check.b] == ("var-d30-official", "released-cfg")
+    assert rows[check.b]["fid_cfg"] == rows["var-d30-v1"]["fid_cfg"] == "1.97" and rows[check.a]["fid_cfg"] == "1.80"
+    rejected, plain = (found.sampling[cells[row][1] or ""] for row in (check.a, check.b))
+    assert rejected.model_copy(update={"reject": None}) == plain
+
+
+def test_sizes_are_decided_at_their_sizes() -> None:
+    """A small study may name rows of VAR's Table 1 as it likes: the claims on these are about sizes in print."""
+    found = [c for c in claims.load(CONFIG / "claims.yaml") if getattr(c.check, "table", None) == "var_table1"]
+    assert {c.id for c in found if c.decides == "any"} == {"var-rejection"}
+    assert {"var-sizes", "var-against-dit", "var-faster-than-dit"} < {c.id for c in found if c.decides == "imagenet"}
 
 
 def test_a_claim_without_its_rows_is_not_decidable() -> None:

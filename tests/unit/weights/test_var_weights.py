@@ -99,6 +99,37 @@ def test_another_architecture_is_refused_by_the_key_of_the_study(root, section, 
     assert message in str(error.value)
 
 
+def without_norm(folder, width=64):
+    """Published weights without attention norm, of another width where asked."""
+    weights = torch.load(folder / "var.pth", weights_only=True)
+    weights = {name: tensor for name, tensor in weights.items() if not name.endswith("scale_mul_1H11")}
+    if width != 64:
+        weights["class_emb.weight"] = torch.zeros(len(weights["class_emb.weight"]), width)
+    torch.save(weights, folder / "plain.pth")
+    return folder / "plain.pth"
+
+
+def test_weights_without_attention_norm(root):
+    """No tensor tells their heads: they have the paper's size, 64."""
+    import_weights("var", without_norm(root.parent), "plain", root.parent / "assets")
+    named = json.loads(json.dumps(VALUES))
+    named["variants"]["var"]["weights"] = "plain"
+    plain = published.changed(named, "backbones", "scales", {"attention_norm": False, "heads": 1})
+    install_run(plain, root, "var", 0)
+    model, _ = load_trained(plain, root, "var", 0, TokenSet.open(root / "tokens" / "msvq" / "train").manifest)
+    attention = model.backbone.blocks[0].attn
+    assert attention.scale_mul_1H11 is None and attention.heads == 1
+    for over, message in (
+        ({"attention_norm": False}, "backbones.scales.heads 2; the file has 1"),
+        ({"heads": 1}, "backbones.scales.attention_norm True; the file has False"),
+    ):
+        with pytest.raises(ValueError) as error:
+            install_run(published.changed(named, "backbones", "scales", over), root, "var", 0)
+        assert message in str(error.value)
+    with pytest.raises(ValueError, match=r"found width 72 and no scale_mul_1H11, .*: a multiple of 64"):
+        import_weights("var", without_norm(root.parent, 72), "plain", root.parent / "assets")
+
+
 def test_other_scales_are_refused(root, tmp_path):
     values = json.loads(json.dumps(VALUES))
     values["tokenizers"]["msvq"]["scales"], values["sampling"]["cfg"]["steps"] = [1, 2, 4], 3
