@@ -248,6 +248,12 @@ class Study(Section):
     def _check_curve(self, figure: str, i: int, curve: Curve) -> None:
         self._check_settings(f"{figure}[{i}]", curve.variant, curve.sampling)
         head = self.heads.get(self.variants[curve.variant].head)
+        for setting in curve.sampling if figure in ("diffusion_steps", "evaluations") else ():
+            for key, said in self.sampling[setting].annealed.items():
+                raise ValueError(
+                    f"{figure}[{i}]: sampling.{setting} has {key} {said}, which fall over the autoregressive steps; "
+                    "accepted: settings with a number, or this curve in the figure `tradeoff`"
+                )
         for setting in curve.sampling if figure == "evaluations" and head else ():
             if head and head.evaluations(self.sampling[setting]) is None:
                 raise ValueError(
