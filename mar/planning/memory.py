@@ -167,6 +167,8 @@ def training(backbone: Backbone, head: Head, tokens: Tokens, recipe: Recipe) -> 
 
     def make(blocks: int, known: int) -> tuple[nn.Module, Prepare]:
         model = model_of(backbone, head, tokens, blocks).train()
+        if not model.joint:
+            model.head_dtype = recipe.head_dtype
         if recipe.gradient_checkpointing:
             model.checkpoint_blocks()
 

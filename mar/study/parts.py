@@ -1106,7 +1106,11 @@ class Recipe(Section):
     masks_per_image: Size = Field(
         1, description="masked backbones: masks that each image is trained with when it is seen; published: 1"
     )
-    dtype: Literal["fp32", "bf16"] = "fp32"
+    dtype: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
+    head_dtype: Literal["fp32"] | None = Field(
+        None,
+        description="with dtype bf16: head and loss in fp32; default: autocast of them too (as published); not dit",
+    )
     tf32: bool = Field(False, description="fp32 products in TF32, on GPUs that have it (DiT, as published)")
     gradient_checkpointing: bool = Field(False, description="keep no activations inside blocks: less memory, slower")
     compile: bool = Field(False, description="torch.compile the model; needs a C++ compiler on the CPU")
@@ -1128,6 +1132,8 @@ class Recipe(Section):
             raise ValueError(f"warmup_from {self.warmup_from} belongs to a warm-up, and warmup_images is 0")
         if self.batch % (self.micro_batch or self.batch):
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}; accepted: one")
+        if self.head_dtype and self.dtype == "fp32":
+            raise ValueError(f"head_dtype {self.head_dtype} with dtype fp32: belongs to bf16; accepted: none")
         if (self.schedule == "linear") != (self.final_rate is not None):
             raise ValueError(f"final_rate belongs to schedule linear and is needed there; schedule {self.schedule}")
         shares = self._shares if self.images else list(self.evaluate_at)

@@ -441,6 +441,11 @@ class Study(Section):
                 f"micro-batches of a step (recipe {variant.recipe}: batch {recipe.batch}); accepted: nodes x "
                 f"gpus_per_node = {', '.join(str(n) for n in range(1, micro_batches + 1) if micro_batches % n == 0)}"
             )
+        if recipe.head_dtype and head.joint:
+            raise ValueError(
+                f"{where}: recipes.{variant.recipe}.head_dtype {recipe.head_dtype} with DiT, which is one network; "
+                "accepted: none"
+            )
         if recipe.masks_per_image > 1 and not backbone.masks:
             raise ValueError(
                 f"{where}: recipes.{variant.recipe}.masks_per_image {recipe.masks_per_image} with a {backbone.kind} "
