@@ -3,9 +3,9 @@
 python -m benchmarks.training_precision [SIZE ...]     tables in Markdown
 
 One thread, CPU seconds, pairs in alternating order: forward, backward, AdamW, weight average. Head and loss stay in
-fp32 (`head_dtype: fp32` of a recipe). Sizes: `small` has 4.4M parameters and 16 tokens an image, batch 128; `large`
-10.9M and 64 tokens, batch 32; `few` is small with batch 8. Which instructions the machine has decides: avx512_bf16
-multiplies pairs of bf16 at twice the rate of fp32 at best, amx_bf16 many times faster, and a machine with neither
+fp32 (`head_dtype: fp32` of a recipe). Sizes: `digits` is that of the study; `small` has 4.4M parameters and 16 tokens
+an image, batch 128; `large` 10.9M and 64 tokens, batch 32; `few` is small with batch 8. The processor decides: its
+avx512_bf16 multiplies pairs of bf16 at twice the rate of fp32 at best, amx_bf16 many times faster, and one with neither
 emulates bf16.
 """
 
@@ -31,7 +31,8 @@ from mar.runtime.precision import autocast
 from mar.study.parts import Backbone, Head
 
 DIM, CLASSES, PAIRS = 16, 10, 7
-SIZES = {"few": (192, 4, 16, 8), "small": (192, 4, 16, 128), "large": (256, 6, 64, 32)}  # width, depth, tokens, batch
+# width, depth, tokens, batch
+SIZES = {"digits": (128, 3, 16, 32), "few": (192, 4, 16, 8), "small": (192, 4, 16, 128), "large": (256, 6, 64, 32)}
 CPU = torch.device("cpu")
 
 

@@ -126,7 +126,6 @@ def test_a_training_counts_all_masks_and_their_law():
         ("masked", "diffusion", {"steps": 6, "diffusion_steps": {"first": 7, "last": 2}}),
         ("masked", "diffusion", {"steps": 6, "diffusion_steps": ANNEALED, "guidance": 2.0, "token_cache": 2}),
         ("masked", "diffusion", {"steps": 6, "diffusion_steps": ANNEALED, "solver": "dpm", "late_steps": 2}),
-        ("causal", "diffusion", {"steps": 64, "diffusion_steps": {"first": 4, "last": 1}, "kv_cache": True}),
         ("masked", "flow", {"steps": 6, "solver": "heun", "head": {"evaluations": {"first": 8, "last": 2}}}),
         ("masked", "mse", {"steps": 16, "token_cache": 4}),
         ("masked", "mse", {"steps": 16, "guidance": 2.0, "condition_cache": 3}),
