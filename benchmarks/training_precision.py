@@ -1,6 +1,6 @@
 """A training step with the backbone in bf16, and one with torch.compile, against the step in fp32.
 
-python -m benchmarks.training_precision [SIZE ...]     tables in Markdown
+Not part of `make bench`, as torch.compile takes minutes for each size.
 
 One thread, CPU seconds, pairs in alternating order: forward, backward, AdamW, weight average. Head and loss stay in
 fp32 (`head_dtype: fp32` of a recipe). Sizes: `digits` is that of the study; `small` has 4.4M parameters and 16 tokens
@@ -11,8 +11,6 @@ emulates bf16.
 
 from __future__ import annotations
 
-import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.tables import Parts, Table
 from benchmarks.training import step_at_once
 from mar.models.heads.head import build_head
 from mar.models.masked import Masked
@@ -33,6 +32,7 @@ from mar.study.parts import Backbone, Head
 DIM, CLASSES, PAIRS = 16, 10, 7
 # width, depth, tokens, batch
 SIZES = {"digits": (128, 3, 16, 32), "few": (192, 4, 16, 8), "small": (192, 4, 16, 128), "large": (256, 6, 64, 32)}
+WAYS: dict[str, dict[str, Any]] = {"backbone in bf16": {"dtype": "bf16"}, "torch.compile": {"compiled": True}}
 CPU = torch.device("cpu")
 
 
@@ -60,8 +60,8 @@ def step(size: str, dtype: str = "fp32", compiled: bool = False) -> tuple[Callab
     return step_at_once(model, loss), sum(parameter.numel() for parameter in model.parameters())
 
 
-def compared(baseline: Callable[[], None], ours: Callable[[], None]) -> str:
-    """Median seconds of both, and median, smallest and largest ratio of the pairs."""
+def compared(baseline: Callable[[], None], ours: Callable[[], None]) -> tuple[list[float], list[float]]:
+    """Seconds of both in each pair."""
     pairs: list[tuple[float, float]] = []
     for i in range(PAIRS + 1):  # the first is not counted
         seconds = {}
@@ -70,9 +70,7 @@ def compared(baseline: Callable[[], None], ours: Callable[[], None]) -> str:
             action()
             seconds[action] = time.process_time() - start
         pairs.append((seconds[baseline], seconds[ours]))
-    ratios = sorted(a / b for a, b in pairs[1:])
-    one, other = (statistics.median(pair[i] for pair in pairs[1:]) for i in (0, 1))
-    return f"{one:.3g} | {other:.3g} | **{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    return [a for a, _ in pairs[1:]], [b for _, b in pairs[1:]]
 
 
 def instructions() -> str:
@@ -82,20 +80,21 @@ def instructions() -> str:
     return ", ".join(name for name in ("avx512_bf16", "amx_bf16") if name in flags) or "nothing for bf16"
 
 
-def main(sizes: list[str]) -> None:
-    """Print the table."""
+def report() -> Parts:
+    """What the processor has, and the table."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {instructions()}; {PAIRS} pairs\n")
-    print(
-        "| | parameters | CPU s, 1 thread: fp32 | ours | ratio (smallest to largest) |\n|---|---|---|---|---|",
-        flush=True,
-    )
-    ways: dict[str, dict[str, Any]] = {"backbone in bf16": {"dtype": "bf16"}, "torch.compile": {"compiled": True}}
-    for name, options in ways.items():
-        for size in sizes:
-            (fp32, parameters), (ours, _) = step(size), step(size, **options)
-            print(f"| {size}, {name} | {parameters / 1e6:.1f}M | {compared(fp32, ours)} |", flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:] or [*SIZES])
+    try:
+        head = ["", "parameters, millions", "fp32, CPU s", "so, CPU s", "ratio", "smallest to largest"]
+        found = Table(head=head, form=["", ".1f", ".3g", ".3g", ".2f", ""], rows=[])
+        for name, options in WAYS.items():
+            for size in SIZES:
+                (fp32, parameters), (ours, _) = step(size), step(size, **options)
+                a, b = compared(fp32, ours)
+                ratios = [one / other for one, other in zip(a, b, strict=True)]
+                spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+                found.rows.append([f"{size}, {name}", parameters / 1e6, a, b, ratios, spread])
+        said = f"{torch.backends.cpu.get_cpu_capability()}, {instructions()}; {PAIRS} pairs in alternating order."
+        return [found, said]
+    finally:
+        torch.set_num_threads(threads)
