@@ -42,7 +42,7 @@ def command(folder: Path, name: str, lines: str) -> None:
 
 @pytest.fixture
 def well(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with room, memory and open files enough, and no program of a cluster or a GPU, whichever this one is."""
+    """Room, memory and open files enough, and no program of a cluster or a GPU, whatever this machine has."""
     usage, room = shutil.disk_usage(here), os.statvfs(here)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**11))
     monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((*room[:5], 10**6, 10**6, 10**6, *room[8:])))
