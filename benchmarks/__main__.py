@@ -5,6 +5,7 @@ python -m benchmarks sampling training --json new.json   these, in the place of 
 python -m benchmarks compare OLD.json NEW.json           what moved beyond the noise of its pairs
 python -m benchmarks pages                               write the tables of docs/performance.md anew
 python -m benchmarks published                           beside the authors' own code, in the folder MAR_PUBLISHED
+python -m benchmarks training_precision                  bf16 and torch.compile in training
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ NAMES = (
     "launch",
 )
 OTHERS = {"compare": compare.main, "pages": pages.main}
-ASKED = ("published",)  # not among all: it needs a checkout of others
+# Not among all: what needs a checkout of others, and what compiles for minutes.
+ASKED = ("published", "training_precision")
 
 
 @click.command(help=__doc__)

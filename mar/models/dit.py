@@ -143,7 +143,7 @@ class DiT(nn.Module):
         conditional and the null branch share x_t; the other channels and the variance are the conditional branch's.
         Temperature scales the noise that each step adds; the published sampler has none (1).
         """
-        assert settings.diffusion_steps is not None  # checked when the study was read
+        assert isinstance(settings.diffusion_steps, int)  # checked when the study was read
         if (settings.guidance_channels or 0) > self.channels:
             raise ValueError(f"guidance_channels {settings.guidance_channels}; accepted: 1 to {self.channels}")
         process = self.train_process.respaced(settings.diffusion_steps)

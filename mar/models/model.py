@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from mar.models.heads.head import build_head, check_complete
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.scales import NextScale
 from mar.runtime.noise import Noise
+from mar.runtime.precision import autocast
 from mar.study.kinds import implementation, opened
 from mar.study.parts import Backbone as BackboneConfig
 from mar.study.parts import Head as HeadConfig
@@ -96,6 +98,7 @@ class Model(nn.Module):
         """A model of a `Backbone` and a `Head`, which are modules."""
         super().__init__()
         self.backbone, self.head = backbone, head
+        self.head_dtype: str | None = None  # in `loss`, under autocast around it: of the head; None: as of the backbone
 
     def checkpoint_blocks(self) -> None:
         """From now on, compute activations inside blocks again in the backward pass instead of keeping them."""
@@ -130,9 +133,13 @@ class Model(nn.Module):
         rows = (
             targets + length * torch.arange(batch, device=targets.device)[:, None]
         ).flatten()  # (B n,) of B L tokens
-        loss: Tensor = self.head.loss(
-            z.flatten(0, 1), tokens.flatten(0, 1)[rows], self.head.draw(batch * length, rows, noise)
-        )
+        precision: Any = nullcontext() if self.head_dtype is None else autocast(z.device, self.head_dtype)
+        if self.head_dtype == "fp32":  # without autocast its weights and what they multiply are of one type
+            z = z.float()
+        with precision:
+            loss: Tensor = self.head.loss(
+                z.flatten(0, 1), tokens.flatten(0, 1)[rows], self.head.draw(batch * length, rows, noise)
+            )
         return loss
 
 

@@ -33,7 +33,7 @@ from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import mask_ratio, num_masked
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
-from mar.study.parts import Backbone, CategoricalHead, Head, MseHead, Recipe, Sampling, Tokenizer
+from mar.study.parts import Backbone, CategoricalHead, Head, MseHead, Options, Recipe, Sampling, Tokenizer
 from mar.study.records import JudgeCosts, PlanRecord, TokenizerCosts, VariantCosts
 from mar.study.sections import Classifier as ClassifierConfig
 from mar.study.study import Study
@@ -41,7 +41,6 @@ from mar.tokenizers import autoencoder
 from mar.tokenizers.discriminator import adaptive_weight, discriminator, hinge
 from mar.tokenizers.perceptual import OwnNetworks
 
-Calls = tuple[tuple[int, int], ...]  # numbers of rows, and how often each
 META = torch.device("meta")
 GUIDED = 2.0  # stands for every guidance scale: all cost the same
 QUANTILES = 1000  # of the mask ratio, over which a training is averaged
@@ -161,16 +160,28 @@ def compute(study: Study, variant: str, classes: int) -> float:
 
 def sampling(backbone: Backbone, head: Head, tokens: Tokens, settings: Sampling, batch: int) -> tuple[float, float]:
     """Operations of one image's tokens where `batch` are drawn together: in the backbone, and in the head."""
-    steps, guidance = settings.diffusion_steps or 1, 1.0 if settings.guidance == 1.0 else GUIDED
-    alike = settings.model_copy(update={**IDLE, "guidance": guidance, "diffusion_steps": 1})
+    guidance = 1.0 if settings.guidance == 1.0 else GUIDED
+    alike = settings.model_copy(update={**IDLE, "guidance": guidance})
     if backbone.joint:
-        return linear(steps, partial(_dit, backbone, head, tokens, alike, batch)) / batch, 0.0
-    loop, calls = _loop(backbone, tokens, alike, batch)
+        steps, one = _diffusion_steps(alike)
+        return linear(steps, partial(_dit, backbone, head, tokens, one, batch)) / batch, 0.0
+    loop, rows = _loop(backbone, tokens, alike.model_copy(update={"diffusion_steps": 1, "head": Options()}), batch)
+    # one setting for each autoregressive step, over which the number of denoising steps may fall
+    calls = Counter((n, alike.at_step(k, len(rows))) for k, n in enumerate(rows))
 
-    def drawn(rows: int) -> float:
-        return linear(steps, partial(_drawn, head, backbone.width, tokens, alike, rows))
+    def drawn(setting: Sampling, rows: int) -> float:
+        steps, one = _diffusion_steps(setting)
+        return linear(steps, partial(_drawn, head, backbone.width, tokens, one, rows))
 
-    return loop / batch, sum(often * linear(rows, drawn) for rows, often in calls) / batch
+    counted = sum(often * linear(n, partial(drawn, setting)) for (n, setting), often in calls.items())
+    return loop / batch, counted / batch
+
+
+def _diffusion_steps(settings: Sampling) -> tuple[int, Sampling]:
+    """The diffusion steps of a setting, and the setting with one; a head without any counts as one."""
+    steps = settings.diffusion_steps or 1
+    assert isinstance(steps, int)  # that of an autoregressive step, where it falls
+    return steps, settings.model_copy(update={"diffusion_steps": 1})
 
 
 def _plain_head(tokens: Tokens) -> Head:
@@ -192,8 +203,8 @@ def _dit(backbone: Backbone, head: Head, tokens: Tokens, settings: Sampling, bat
 
 
 @cache
-def _loop(backbone: Backbone, tokens: Tokens, settings: Sampling, batch: int) -> tuple[float, Calls]:
-    """Operations of a backbone in the real loop of a batch; for how many rows it calls the head, and how often."""
+def _loop(backbone: Backbone, tokens: Tokens, settings: Sampling, batch: int) -> tuple[float, tuple[int, ...]]:
+    """Operations of a backbone in the real loop of a batch; for how many rows it calls the head in each step."""
     head, noise = _plain_head(tokens), Noise("costs", device=META)
     inputs = *_labels_and_orders(tokens, batch), tokens.blank(), settings, noise
     rows, known = list[int](), list[int]()
@@ -216,7 +227,7 @@ def _loop(backbone: Backbone, tokens: Tokens, settings: Sampling, batch: int) ->
         generate(model, *inputs)
         return sum(known)  # nothing around `predict` is counted
 
-    return linear(backbone.depth, run) if settings.token_cache else run(1), tuple(Counter(rows).items())
+    return linear(backbone.depth, run) if settings.token_cache else run(1), tuple(rows)
 
 
 def step(backbone: Backbone, tokens: Tokens, start: int, stop: int, cached: bool = False) -> int:

@@ -95,7 +95,8 @@ def variant_shape(study: Study, name: str) -> str:
     }
     if tok.sides:
         tokens["scales"] = list(tok.sides)
-    arithmetic = {"dtype": recipe.dtype, "gradient_checkpointing": recipe.gradient_checkpointing}
+    arithmetic: dict[str, Any] = {"dtype": recipe.dtype, "gradient_checkpointing": recipe.gradient_checkpointing}
+    arithmetic |= {"head_dtype": recipe.head_dtype} if recipe.head_dtype else {}
     values = {"backbone": study.backbones[v.backbone], "head": study.heads[v.head], "tokens": tokens, **arithmetic}
     return canonical(values | {"count": study.tokens(v.tokenizer), "classes": count_images(study).classes})
 

@@ -167,6 +167,8 @@ def training(backbone: Backbone, head: Head, tokens: Tokens, recipe: Recipe) -> 
 
     def make(blocks: int, known: int) -> tuple[nn.Module, Prepare]:
         model = model_of(backbone, head, tokens, blocks).train()
+        if not model.joint:
+            model.head_dtype = recipe.head_dtype
         if recipe.gradient_checkpointing:
             model.checkpoint_blocks()
 
@@ -206,8 +208,9 @@ def drawing(backbone: Backbone, head: Head, tokens: Tokens, settings: Sampling, 
     """Tokens drawn at a setting, so many images at once: weights, keys and values, and one step."""
     guidance = 1.0 if settings.guidance == 1.0 else GUIDED
     kept = {key: getattr(settings, key) for key in ("dtype", "head_dtype", "top_k", "top_p")}
-    few = min(settings.diffusion_steps, 2) if settings.diffusion_steps else None
-    alike = settings.model_copy(update={**IDLE, **kept, "guidance": guidance, "diffusion_steps": few})
+    first = settings.at_step(0, settings.steps)  # where the number of denoising steps falls: the most of them
+    few = min(first.diffusion_steps, 2) if isinstance(first.diffusion_steps, int) else None
+    alike = first.model_copy(update={**IDLE, **kept, "guidance": guidance, "diffusion_steps": few})
     if backbone.masks and not (settings.token_cache or settings.condition_cache):
         # Fewer steps draw more tokens at once, which are a small share: all that have more count as so many.
         alike = alike.model_copy(update={"steps": min(settings.steps, FEW), "late_steps": None})

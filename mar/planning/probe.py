@@ -22,6 +22,7 @@ from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import draw_order, mask_ratio, num_masked
 from mar.planning import costs
 from mar.runtime.noise import Noise
+from mar.runtime.precision import autocast
 from mar.sampling.generate import generate
 from mar.study.records import PlanRecord, Rates
 from mar.study.study import Study
@@ -141,7 +142,7 @@ def _inputs(
 
 
 def _training(study: Study, name: str, counts: PlanRecord, classes: int) -> Tried:
-    """Steps of a training, those of a masked backbone at the median of the mask ratio."""
+    """Steps of a training in its precision, those of a masked backbone at the median of the mask ratio."""
     cost, recipe = counts.variants[name], study.recipes[study.variants[name].recipe]
     operations = cost.training / recipe.masks_per_image
     if not 0 < operations < TRY or cost.parameters > LARGE:
@@ -152,9 +153,14 @@ def _training(study: Study, name: str, counts: PlanRecord, classes: int) -> Trie
         known = tokens.tokens - num_masked(mask_ratio(0.5, recipe.mask_ratio_min, recipe.mask_ratio), tokens.tokens)
     blank, labels, order = _inputs(study, name, tokens, batch)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    if not model.joint:
+        model.head_dtype = recipe.head_dtype
+    tokens_of_all = blank.expand(batch, *blank.shape)
 
     def step() -> None:
-        model.loss(blank.expand(batch, *blank.shape), labels, order, known, Noise("probe", device=DEVICE)).backward()
+        with autocast(DEVICE, recipe.dtype):
+            loss = model.loss(tokens_of_all, labels, order, known, Noise("probe", device=DEVICE))
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -174,6 +180,7 @@ def _sampling(study: Study, name: str, counts: PlanRecord, classes: int) -> Trie
     model.eval()
 
     def draw() -> None:
-        generate(model, labels, order, blank, settings, Noise("probe", device=DEVICE))
+        with autocast(DEVICE, settings.dtype):
+            generate(model, labels, order, blank, settings, Noise("probe", device=DEVICE))
 
     return name, operations, _rate(draw, batch * operations)

@@ -167,6 +167,7 @@ def commit(provenance: Provenance) -> dict[str, Any]:
 def sampling_text(sampling: Sampling) -> str:
     """The values of a sampling setting, as `steps 4, guidance 2, temperature 0.95, clamp 5`."""
     values = sampling.model_dump(exclude_defaults=True, exclude={"sweep", "steps", "guidance", "temperature"})
+    values |= {key: str(said) for key, said in sampling.annealed.items() if key in values}
     words = [f"steps {sampling.steps}", f"guidance {sampling.guidance:g}", f"temperature {sampling.temperature:g}"]
     for key, value in values.items():
         name = key.replace("_", " ")

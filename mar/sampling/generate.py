@@ -77,7 +77,7 @@ def generate(
     sizes = model.backbone.sizes
     count = min(settings.steps, length - known)  # at least a token a step
     late = settings.late_steps if count == settings.steps else None
-    steps = by_scale(sizes) if sizes else schedule(length - known, count, late)
+    steps = list(by_scale(sizes) if sizes else schedule(length - known, count, late))
     for k, (start, stop) in enumerate((known + start, known + stop) for start, stop in steps):
         if sizes:
             scale = guidance_at_scale(settings.guidance, settings.guidance_schedule, k, len(sizes))
@@ -100,7 +100,7 @@ def generate(
                 weights = smooth.head.mixture(*rows, settings, scale, k / (len(sizes) - 1), noise)  # (B n, V)
                 drawn, log_p = smooth.backbone.z_proj.mixed(weights), None
             else:
-                drawn, log_p = model.head.sample(*rows, settings, scale, noise)
+                drawn, log_p = model.head.sample(*rows, settings.at_step(k, len(steps)), scale, noise)
         if drawn.shape != (len(rows[0]), *blank.shape[1:]):
             found = f"tokens {tuple(drawn.shape)}; accepted: {(len(rows[0]), *blank.shape[1:])}"
             raise ValueError(f"{type(model.head).__name__}: sample gave {found}")

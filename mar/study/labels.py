@@ -7,7 +7,9 @@ labels that the study writes, which begin with their model in the studies that s
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
+from mar.study.annealing import Annealed
 from mar.study.parts import Sampling
 from mar.study.study import Study
 
@@ -56,15 +58,20 @@ def _setting(s: Sampling) -> str:
     """The values of a sampling setting that differ from plain sampling, in words."""
     parts = [f"{s.steps} step{'s' * (s.steps > 1)}"]
     parts += [s.order] if s.order else []
-    parts += [f"{s.diffusion_steps} diffusion steps"] if s.diffusion_steps else []
+    parts += [f"{_falling(s.diffusion_steps)} diffusion steps"] if s.diffusion_steps else []
     parts += [str(s.solver)] if s.solver else []
     parts += (
         ["swept"] if s.sweep else [f"{key} {x:g}" for key in ("guidance", "temperature") if (x := getattr(s, key)) != 1]
     )
     parts += [f"{key.replace('_', ' ')} {value}" for key in OTHERS if (value := getattr(s, key)) is not None]
     parts += ["more smooth"] if s.more_smooth else []
-    parts += [f"{key.replace('_', ' ')} {value}" for key, value in s.head.values.items()]
+    parts += [f"{key.replace('_', ' ')} {_falling(value)}" for key, value in s.head.values.items()]
     parts += [s.dtype] if s.dtype != "fp32" else []
     parts += [f"sampling seed {s.seed}"] if s.seed else []
     parts += [f"accepted at {s.reject.threshold:g}"] if s.reject else []
     return ", ".join(parts)
+
+
+def _falling(value: Any) -> str:
+    """A value in words, as `50 to 5 (linear)` of one that falls over the autoregressive steps."""
+    return f"{value.first} to {value.last} ({value.schedule})" if isinstance(value, Annealed) else str(value)

@@ -27,8 +27,9 @@ from pydantic import (
 )
 
 from mar.runtime.text import printable
+from mar.study.annealing import Annealed, DiffusionSteps, Evaluations, falling
 from mar.study.kinds import Kind, Section, shortest
-from mar.study.mistakes import of_validation
+from mar.study.mistakes import MistakesError, of_validation
 
 Text = Annotated[str, AfterValidator(printable)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=100)]  # names files and folders
@@ -854,6 +855,17 @@ class Options(Section):
 
     model_config = ConfigDict(extra="allow")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _anneal(cls, values: Any) -> Any:
+        """Evaluations that fall over the autoregressive steps, which the generation loop asks for."""
+        if not (isinstance(values, dict) and isinstance(values.get("evaluations"), dict)):
+            return values
+        try:
+            return values | {"evaluations": falling(values["evaluations"])}
+        except MistakesError as error:
+            raise MistakesError([mistake.below(("evaluations",)) for mistake in error.mistakes]) from None
+
     @property
     def values(self) -> dict[str, Any]:
         """Them by name."""
@@ -956,8 +968,8 @@ class DiffusionHead(Head):
 
     def evaluations(self, settings: Sampling) -> int | None:
         """As many a step as its solver takes."""
-        solver = self.solver(settings)
-        return settings.diffusion_steps * solver.each if settings.diffusion_steps and solver else None
+        solver, steps = self.solver(settings), settings.diffusion_steps
+        return steps * solver.each if isinstance(steps, int) and solver else None
 
     @property
     def denoiser(self) -> int:
@@ -968,8 +980,9 @@ class DiffusionHead(Head):
 class FlowSampling(Section):
     """How a flow is followed: settings `head` of sampling."""
 
-    evaluations: Annotated[int, Field(ge=1, le=50)] = Field(
-        description="evaluations of the MLP a token; euler takes one a step, heun two"
+    evaluations: Evaluations = Field(
+        description="evaluations of the MLP a token; euler takes one a step, heun two; a number, or how it falls over "
+        "the autoregressive steps, as {first: 20, last: 4}"
     )
     method: Literal["euler", "heun"] | None = Field(None, description="the solver, as it was spelled first")
 
@@ -1008,17 +1021,24 @@ class FlowHead(Head):
         own: FlowSampling = super().drawing(settings)
         if own.method and settings.solver:
             raise ValueError(f"head: method {own.method} with solver {settings.solver}; accepted: one of both")
-        solver = self.solver(settings)
-        if solver and own.evaluations % solver.each:
+        solver, said = self.solver(settings), own.evaluations
+        numbers = (said.first, said.last) if isinstance(said, Annealed) else (said,)
+        if solver and any(number % solver.each for number in numbers):
             raise ValueError(
-                f"head: evaluations {own.evaluations} with solver {solver}, {solver.each} a step; accepted: a multiple "
+                f"head: evaluations {said} with solver {solver}, {solver.each} a step; accepted: a multiple "
                 f"of {solver.each}"
             )
         return own
 
+    def steps(self, settings: Sampling) -> int:
+        """Whole steps of its solver; evaluations that fall may leave some over between the first and the last."""
+        own, solver = super().drawing(settings), self.solver(settings)
+        return int(own.evaluations) // (solver.each if solver else 1)
+
     def evaluations(self, settings: Sampling) -> int | None:
         """Evaluations of the MLP."""
-        return int(self.drawing(settings).evaluations)
+        said = self.drawing(settings).evaluations
+        return said if isinstance(said, int) else None
 
 
 class MseHead(Head):
@@ -1086,7 +1106,11 @@ class Recipe(Section):
     masks_per_image: Size = Field(
         1, description="masked backbones: masks that each image is trained with when it is seen; published: 1"
     )
-    dtype: Literal["fp32", "bf16"] = "fp32"
+    dtype: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
+    head_dtype: Literal["fp32"] | None = Field(
+        None,
+        description="with dtype bf16: head and loss in fp32; default: autocast of them too (as published); not dit",
+    )
     tf32: bool = Field(False, description="fp32 products in TF32, on GPUs that have it (DiT, as published)")
     gradient_checkpointing: bool = Field(False, description="keep no activations inside blocks: less memory, slower")
     compile: bool = Field(False, description="torch.compile the model; needs a C++ compiler on the CPU")
@@ -1108,6 +1132,8 @@ class Recipe(Section):
             raise ValueError(f"warmup_from {self.warmup_from} belongs to a warm-up, and warmup_images is 0")
         if self.batch % (self.micro_batch or self.batch):
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}; accepted: one")
+        if self.head_dtype and self.dtype == "fp32":
+            raise ValueError(f"head_dtype {self.head_dtype} with dtype fp32: belongs to bf16; accepted: none")
         if (self.schedule == "linear") != (self.final_rate is not None):
             raise ValueError(f"final_rate belongs to schedule linear and is needed there; schedule {self.schedule}")
         shares = self._shares if self.images else list(self.evaluate_at)
@@ -1204,8 +1230,10 @@ class Sampling(Section):
     more_smooth: bool = Field(
         False, description="scales: mixtures of codes by Gumbel softmax in place of drawn ids (VAR: for pictures only)"
     )
-    diffusion_steps: PositiveInt | None = Field(
-        None, le=1000, description="diffusion and joint heads, respaced from 1000"
+    diffusion_steps: DiffusionSteps | None = Field(
+        None,
+        description="diffusion and joint heads, respaced from 1000; a number, or how it falls over the autoregressive "
+        "steps, as {first: 50, last: 5} (DiSA; not with one step)",
     )
     solver: SerializeAsAny[Solver] | None = Field(
         None, description="diffusion heads: ancestral (the default, published), ddim or dpm (DPM-Solver++ of order 2); "
@@ -1268,6 +1296,9 @@ class Sampling(Section):
 
     def _check_fast(self) -> None:
         """Refuse fast modes that would have no effect or do not work together."""
+        if self.steps == 1:
+            for key, said in self.annealed.items():
+                raise ValueError(f"{key} {said} with steps 1: nothing to fall over; accepted: a number")
         if self.order == "confidence":
             for key in ("late_steps", "token_cache", "condition_cache"):
                 if getattr(self, key) is not None:
@@ -1289,6 +1320,19 @@ class Sampling(Section):
     def _write(self, write: SerializerFunctionWrapHandler) -> Any:
         values = write(self)
         return self.solver.written(values) if self.solver and "solver" in values else values
+
+    @property
+    def annealed(self) -> dict[str, Annealed]:
+        """What falls over the autoregressive steps, by its key here or in `head`."""
+        numbers = {"diffusion_steps": self.diffusion_steps, "evaluations": self.head.values.get("evaluations")}
+        return {key: said for key, said in numbers.items() if isinstance(said, Annealed)}
+
+    def at_step(self, step: int, steps: int) -> Sampling:
+        """This setting at one of so many autoregressive steps, from 0: what falls over them is a number there."""
+        numbers: dict[str, Any] = {key: said.at(step, steps) for key, said in self.annealed.items()}
+        if "evaluations" in numbers:
+            numbers["head"] = Options.model_validate(self.head.values | {"evaluations": numbers.pop("evaluations")})
+        return self.model_copy(update=numbers) if numbers else self
 
     @property
     def points(self) -> list[Sampling]:

@@ -258,6 +258,12 @@ class Study(Section):
     def _check_curve(self, figure: str, i: int, curve: Curve) -> None:
         self._check_settings(f"{figure}[{i}]", curve.variant, curve.sampling)
         head = self.heads.get(self.variants[curve.variant].head)
+        for setting in curve.sampling if figure in ("diffusion_steps", "evaluations") else ():
+            for key, said in self.sampling[setting].annealed.items():
+                raise ValueError(
+                    f"{figure}[{i}]: sampling.{setting} has {key} {said}, which fall over the autoregressive steps; "
+                    "accepted: settings with a number, or this curve in the figure `tradeoff`"
+                )
         for setting in curve.sampling if figure == "evaluations" and head else ():
             if head and head.evaluations(self.sampling[setting]) is None:
                 raise ValueError(
@@ -443,6 +449,11 @@ class Study(Section):
                 f"{where}.resources: {resources.nodes} x {resources.gpus_per_node} GPUs share the {micro_batches} "
                 f"micro-batches of a step (recipe {variant.recipe}: batch {recipe.batch}); accepted: nodes x "
                 f"gpus_per_node = {', '.join(str(n) for n in range(1, micro_batches + 1) if micro_batches % n == 0)}"
+            )
+        if recipe.head_dtype and head.joint:
+            raise ValueError(
+                f"{where}: recipes.{variant.recipe}.head_dtype {recipe.head_dtype} with DiT, which is one network; "
+                "accepted: none"
             )
         if recipe.masks_per_image > 1 and not backbone.masks:
             raise ValueError(

@@ -188,6 +188,8 @@ class Trainer:
         self.model = build_model(study, variant, tokens.manifest, quantizer and quantizer.to(self.device)).to(
             self.device
         )
+        if not self.model.joint:
+            self.model.head_dtype = self.recipe.head_dtype
         if self.recipe.gradient_checkpointing:
             self.model.checkpoint_blocks()
         if self.recipe.compile:

@@ -208,11 +208,11 @@ class DiffusionLoss(nn.Module):
         Args:
             z: (n, W) conditions.
             z_null: (n, W) conditions without a class, or None for no guidance.
-            settings: diffusion_steps, solver, temperature and clamp.
+            settings: diffusion_steps (a number), solver, temperature and clamp.
             scale: guidance scale.
             noise: stream of random numbers.
         """
-        assert settings.diffusion_steps is not None  # checked when the study was read
+        assert isinstance(settings.diffusion_steps, int)  # that of this autoregressive step, `Sampling.at_step`
         named: Any = self.config.solver(settings)
         solver: Any = opened(named)
         process = self.train_process.at_timesteps(solver.timesteps(len(self.train_process), settings.diffusion_steps))

@@ -72,13 +72,13 @@ class Flow(nn.Module):
         Args:
             z: (n, W) conditions.
             z_null: (n, W) conditions without a class, or None for no guidance.
-            settings: temperature, solver, and of `head` evaluations.
+            settings: temperature, solver, and of `head` evaluations (a number).
             scale: guidance scale.
             noise: stream of random numbers.
         """
         named: Any = self.config.solver(settings)
         solver: Any = opened(named)
-        steps = self.config.drawing(settings).evaluations // solver.each
+        steps = self.config.steps(settings)
         times = self.net.time_embed(torch.linspace(0.0, TIME, solver.times(steps)).to(z.device))  # (times, width)
         condition = self.net.cond_embed(z if z_null is None else torch.cat([z, z_null]))  # (n or 2 n, width)
 

@@ -170,7 +170,7 @@ def _steps(study: Study, curve: Curve, setting: str) -> int:
     """The steps that label a point of the trade-off: autoregressive ones, for DiT those of the reverse process."""
     sampling = study.sampling[setting]
     joint = study.backbones[study.variants[curve.variant].backbone].joint
-    return (sampling.diffusion_steps or 1) if joint else sampling.steps
+    return sampling.diffusion_steps if joint and isinstance(sampling.diffusion_steps, int) else sampling.steps
 
 
 def _looks(study: Study, curves: Sequence[Curve]) -> list[dict[str, Any]]:

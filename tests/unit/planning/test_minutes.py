@@ -4,11 +4,14 @@ import json
 import socket
 
 import pytest
+import torch
 from click.testing import CliRunner
 from tiny import STUDY, study
 
 from mar.cli.__main__ import main
 from mar.cluster.records import LocalJob, write_job
+from mar.models.heads.diffusion_loss import DiffusionLoss
+from mar.models.masked import Masked
 from mar.planning import kept_costs, minutes, plan, probe
 from mar.runtime.files import read, write
 from mar.study import layout, stage_keys
@@ -181,6 +184,28 @@ def test_networks_are_tried_and_large_ones_are_not(counts, monkeypatch):
     assert all(1e5 < rate < 1e15 for rate in every) and 0.1 < rates.start < 300
     only = PlanRecord(key=counts.key, judges={}, tokenizers={"large": large}, variants={})
     assert probe.rates(OF, IMAGES.classes, only).tokenizers == {"large": probe.UNTRIED}
+
+
+def test_networks_are_tried_in_the_precision_of_recipe_and_setting(counts, monkeypatch):
+    """Training with the head in fp32 where the recipe says so, drawing as the setting says."""
+    seen = []
+    monkeypatch.setattr(probe, "SECONDS", 0.0)
+
+    def watched(name, call):
+        return lambda *args: seen.append((name, torch.is_autocast_enabled("cpu"))) or call(*args)
+
+    for owner, name in ((DiffusionLoss, "loss"), (DiffusionLoss, "sample"), (Masked, "predict"), (Masked, "forward")):
+        monkeypatch.setattr(owner, name, watched(name, getattr(owner, name)))
+    recipes = {"short": STUDY["recipes"]["short"] | {"dtype": "bf16", "head_dtype": "fp32"}}
+    sampling = STUDY["sampling"] | {"diff": STUDY["sampling"]["diff"] | {"dtype": "bf16"}}
+    variants = {"mar-diff": STUDY["variants"]["mar-diff"]}
+    half = study(variants=variants, recipes=recipes, sampling=sampling)
+    probe._training(half, "mar-diff", counts, IMAGES.classes)
+    probe._sampling(half, "mar-diff", counts, IMAGES.classes)
+    assert set(seen) == {("forward", True), ("loss", False), ("predict", True), ("sample", False)}
+    seen.clear()
+    probe._training(OF, "mar-diff", counts, IMAGES.classes)
+    assert {on for _, on in seen} == {False}
 
 
 def test_the_command_leads_with_stages_and_minutes(tmp_path, monkeypatch):

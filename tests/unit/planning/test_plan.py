@@ -40,12 +40,14 @@ BACKBONES = {
 }
 HEADS = {
     "diffusion": Head.of(kind="diffusion", width=40, depth=2, noise_draws=3),
+    "flow": Head.of(kind="flow", width=40, depth=2, noise_draws=3),
     "mse": Head.of(kind="mse"),
     "mixture": Head.of(kind="mixture", components=3),
     "categorical": Head.of(kind="categorical"),
 }
 PAIRS = [(b, h) for b in BACKBONES for h in HEADS if b in ("masked", "causal")] + [("dit", "joint")]
 PAIRS += [("scales", "categorical"), ("scales-shared", "categorical")]
+ANNEALED = {"first": 5, "last": 2, "schedule": "cosine"}
 DIT, JOINT = Backbone.of(kind="dit", width=48, depth=3, heads=4, patch=2, dropout=0.0), Head.of(kind="joint")
 
 
@@ -132,6 +134,10 @@ def test_a_training_counts_all_masks_and_their_law():
     [
         ("masked", "diffusion", {"steps": 6, "diffusion_steps": 3, "guidance": 2.0}),
         ("masked", "diffusion", {"steps": 6, "diffusion_steps": 3, "solver": "dpm", "late_steps": 2}),
+        ("masked", "diffusion", {"steps": 6, "diffusion_steps": {"first": 7, "last": 2}}),
+        ("masked", "diffusion", {"steps": 6, "diffusion_steps": ANNEALED, "guidance": 2.0, "token_cache": 2}),
+        ("masked", "diffusion", {"steps": 6, "diffusion_steps": ANNEALED, "solver": "dpm", "late_steps": 2}),
+        ("masked", "flow", {"steps": 6, "solver": "heun", "head": {"evaluations": {"first": 8, "last": 2}}}),
         ("masked", "mse", {"steps": 16, "token_cache": 4}),
         ("masked", "mse", {"steps": 16, "guidance": 2.0, "condition_cache": 3}),
         ("masked", "mse", {"steps": 24, "guidance": 2.0, "token_cache": 2, "condition_cache": 6, "late_steps": 8}),

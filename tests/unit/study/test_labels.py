@@ -15,6 +15,7 @@ def test_a_setting_in_words() -> None:
         "one": {**plain, "steps": 1},
         "searched": {**plain, "sweep": {"samples": 24, "guidance": [1.0, 2.0], "temperature": [0.9]}},
         "fast": {**plain, "solver": "dpm", "late_steps": 2, "token_cache": 2},
+        "annealed": {**plain, "diffusion_steps": {"first": 50, "last": 5}},
         "again": {**plain, "seed": 3},
         "twin": plain,
     }
@@ -27,6 +28,7 @@ def test_a_setting_in_words() -> None:
         "one": "1 step, 10 diffusion steps",
         "searched": "4 steps, 10 diffusion steps, swept",
         "fast": "4 steps, 10 diffusion steps, dpm, late steps 2, token cache 2",
+        "annealed": "4 steps, 50 to 5 (linear) diffusion steps",
         "again": "4 steps, 10 diffusion steps, sampling seed 3",
         "twin": "4 steps, 10 diffusion steps (twin)",
     }

@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 
 from mar.data.tokens import TokenSet
 from mar.runtime import checkpoint
+from mar.study.canonical import canonical
+from mar.study.parts import Recipe
 from mar.training.trainer import Trainer
 
 VARIANTS = ["ar-ce", "mar-diff", "dit", "var"]
@@ -16,7 +18,9 @@ VARIANTS = ["ar-ce", "mar-diff", "dit", "var"]
 
 def study(**recipe):
     dropout = {name: {**b, "dropout": 0.1} for name, b in tiny.STUDY["backbones"].items()}
-    return tiny.study(recipes={"short": {**tiny.STUDY["recipes"]["short"], **recipe}}, backbones=dropout)
+    recipes = {"short": {**tiny.STUDY["recipes"]["short"], **recipe}}
+    variants = {name: v for name, v in tiny.STUDY["variants"].items() if name != "dit" or "head_dtype" not in recipe}
+    return tiny.study(recipes=recipes, backbones=dropout, variants=variants)
 
 
 def trainer(root, variant, ema_folder=None, **recipe):
@@ -66,6 +70,41 @@ def test_bf16_is_close_to_fp32(tmp_path, variant):
     assert got.dtype == torch.float32 and half_loss != loss
     assert half_loss == pytest.approx(loss, rel=1e-3)
     assert rel(got, want) < 1e-2
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "dit"])
+def test_the_head_and_its_loss_in_fp32(tmp_path, variant, monkeypatch):
+    """With the backbone in bf16: what each computes in, and a loss as near to that of fp32 as all in bf16."""
+    root = tiny.make_root(tmp_path)
+    loss, want = gradients(trainer(root, variant))
+    run = trainer(root, variant, dtype="bf16", head_dtype="fp32")
+    seen, inner = {}, run.model.head.loss
+    run.model.blocks()[0].register_forward_pre_hook(lambda *_: seen.update(backbone=torch.is_autocast_enabled("cpu")))
+
+    def watched(z, target, noise):
+        seen.update(head=torch.is_autocast_enabled("cpu"), z=z.dtype)
+        found = inner(z, target, noise)
+        return seen.update(loss=found.dtype) or found
+
+    monkeypatch.setattr(run.model.head, "loss", watched)
+    half_loss, got = gradients(run)
+    assert seen == {"backbone": True, "head": False, "z": torch.float32, "loss": torch.float32}
+    assert got.dtype == torch.float32 and half_loss != loss
+    assert half_loss == pytest.approx(loss, rel=1e-3)
+    assert rel(got, want) < 1e-2
+
+
+def test_a_precision_of_the_head_that_would_have_no_effect():
+    plain = {"images": 8, "batch": 8, "checkpoint_images": 8, "log_images": 8, "head_dtype": "fp32"}
+    with pytest.raises(ValueError, match="head_dtype fp32 with dtype fp32: belongs to bf16; accepted: none"):
+        Recipe.model_validate(plain)
+    assert canonical(Recipe(**plain, dtype="bf16")).count("head_dtype") == 1
+    recipes = {"short": {**tiny.STUDY["recipes"]["short"], "dtype": "bf16", "head_dtype": "fp32"}}
+    variants = {"dit": tiny.STUDY["variants"]["dit"]}
+    with pytest.raises(
+        ValueError, match=r"recipes\.short\.head_dtype fp32 with DiT, which is one network; accepted: none"
+    ):
+        tiny.study(recipes=recipes, variants=variants, tradeoff=[])
 
 
 def test_without_clipping(tmp_path):
