@@ -3,7 +3,7 @@
 #   install.sh packages cpu|cuda    Python of Debian, and requirements.lock by its checksums, in /opt/mar/venv
 #   install.sh project              the package itself, into the same environment
 # Both have torch's CUDA libraries, which the torch of PyPI needs even to start on a CPU; `cuda` adds what torch.compile
-# needs on a GPU: a C compiler and the headers of Python.
+# needs on a GPU: compilers of C and C++, which come together, and the headers of Python.
 set -eu
 source=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 venv=/opt/mar/venv
@@ -11,7 +11,7 @@ venv=/opt/mar/venv
 packages() {
     case $1 in
     cpu) compiler= ;;
-    cuda) compiler="gcc libc6-dev python3-dev" ;;
+    cuda) compiler="g++ libc6-dev python3-dev" ;;
     *) echo "install.sh packages: found '$1'; accepted: cpu, cuda" >&2; exit 2 ;;
     esac
     export DEBIAN_FRONTEND=noninteractive

@@ -25,7 +25,9 @@ def notes(version: str) -> str:
     if wrong:
         raise ValueError(f"{'; '.join(wrong)}; accepted: {version}, as the tag says")
     changes = Path("CHANGELOG.md").read_text(encoding="utf-8")
-    return re.split(r"^## \[", changes, flags=re.MULTILINE)[2].partition("\n")[2].strip() + "\n"
+    # the headings part the file into what stands above the first, then a version and its text in turn
+    parts = re.split(r"^## \[(.+?)\].*$", changes, flags=re.MULTILINE)
+    return parts[parts.index(version) + 1].strip() + "\n"
 
 
 if __name__ == "__main__":

@@ -227,12 +227,17 @@ def tracked_runs(root: Path) -> TrackedRuns | None:
 
 
 def runs_address(root: Path) -> str:
-    """Address of the study's runs in the browser of MLflow 3, which opens on another page without the last part."""
+    """Address of the study's runs in the browser of MLflow 3, lowest FID first.
+
+    Without `workflowType` it opens on another page; sorted by date it hides the trainings inside the study's run, also
+    from the charts.
+    """
     tracked = tracked_runs(root)
     server = server_of(root) or "http://localhost:5000"
     if tracked is None or not tracked.experiment or not server.startswith("http"):
         return server
-    return f"{server}/#/experiments/{tracked.experiment}?workflowType=machine_learning"
+    shown = "workflowType=machine_learning&orderByKey=metrics.%60fid%60&orderByAsc=true"
+    return f"{server}/#/experiments/{tracked.experiment}/runs?{shown}"
 
 
 def server_of(root: Path) -> str:

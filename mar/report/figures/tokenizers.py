@@ -64,7 +64,7 @@ def tokenizers(study: Study, root: Path) -> tuple[Figure, Rows]:
     for axes in (left, centre):
         log_axis(axes.yaxis)
     for axes in (centre, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     legend(figure, [*drawn.values()], [*drawn])
     caption(figure, CAPTION)
     return figure, rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import runpy
 import shlex
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from mar.runtime.devices import check_compiler
 
 PROJECT = Path(__file__).resolve().parents[3]
 WORKFLOWS = sorted((PROJECT / ".github/workflows").glob("*.yml"))
@@ -34,6 +37,12 @@ def test_jobs_call_what_a_person_types() -> None:
     assert called >= {"lint", "lint-forge", "test", "smoke", "docs", "smoke-wheel", "release"}
     for words in commands:
         assert words[:3] == ["gh", "release", "create"] or (words[0] == "make" and words[1] in targets), words
+
+
+def test_the_notes_of_a_release_are_written_after_the_last_wheel() -> None:
+    steps = [shlex.split(step["run"]) for file, _, step in STEPS if file == "release.yml" and "run" in step]
+    # each target that builds the wheel empties dist/ first, with the notes in it
+    assert [words[1] for words in steps if words[0] == "make"] == ["smoke-wheel", "release"]
 
 
 def test_actions_are_pinned_by_commit_and_jobs_by_image() -> None:
@@ -65,6 +74,13 @@ def test_images_are_made_of_the_same_files_as_the_wheel() -> None:
     assert {found and found[1] for found in images} == {"debian:12.11-slim"}
 
 
+def test_an_image_for_gpus_has_the_compiler_that_mar_asks_for() -> None:
+    """`compile: true` is refused without it, and the studies of ImageNet say that."""
+    compilers = re.search(r'cuda\) compiler="(.+)"', (PROJECT / "packaging/install.sh").read_text())
+    asked = re.search(r'"CXX", "(.+)"', inspect.getsource(check_compiler))
+    assert compilers and asked and asked[1] in compilers[1].split()
+
+
 def test_every_package_of_the_lock_has_its_licence_told() -> None:
     rows = [line.split(" | ") for line in script("third_party.py")["table"](PROJECT / "requirements.lock").splitlines()]
     assert len(rows) > 100 and all(len(row) == 3 for row in rows[2:])
@@ -84,5 +100,7 @@ def test_a_release_whose_files_disagree_is_refused(tmp_path: Path, monkeypatch: 
         "# Changelog\n\n## [Unreleased]\n\n## [0.1.0] - 2026-01-01\n\n### Added\n\n- all\n\n## [0.0.9]\n\n- old\n"
     )
     assert notes("0.1.0") == "### Added\n\n- all\n"
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## [0.1.0] - 2026-01-01\n\n- first\n")
+    assert notes("0.1.0") == "- first\n"
     with pytest.raises(ValueError, match=r"mar/__init__.py: found version 0.1.0; CITATION.cff: .*accepted: 0.2.0"):
         notes("0.2.0")

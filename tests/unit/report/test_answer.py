@@ -73,7 +73,7 @@ def test_the_runs_are_found_in_mlflow_3(root: Path, capsys: pytest.CaptureFixtur
     study = made(small(), root)
     write(layout.tracked(root), {"experiment": "7", "runs": {}})
     assert said(capsys, study, root)[-1].endswith(
-        " http://localhost:5000/#/experiments/7?workflowType=machine_learning"
+        " http://localhost:5000/#/experiments/7/runs?workflowType=machine_learning&orderByKey=metrics.%60fid%60&orderByAsc=true"
     )
 
 

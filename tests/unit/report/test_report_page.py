@@ -233,7 +233,8 @@ def test_runs_on_a_tracking_server_are_linked_there(root: Path, capsys: pytest.C
         f'href="{server}/#/experiments/1/runs/{run}?workflowType=machine_learning"' in html and "mlflow ui" not in html
     )
     summary(study, root)
-    assert f"Runs          {server}/#/experiments/1?workflowType=machine_learning" in capsys.readouterr().out
+    address = f"{server}/#/experiments/1/runs?workflowType=machine_learning&orderByKey="
+    assert f"Runs          {address}" in capsys.readouterr().out
     # a password that an earlier version wrote is not shown, and only http addresses are links
     for uri, shown in (
         ("http://me:s3cret@tracking:5000", server),

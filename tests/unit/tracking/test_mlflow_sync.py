@@ -163,7 +163,8 @@ def test_a_study_groups_its_trainings_and_has_its_products(
     sync(study, root, db)
     client = MlflowClient(f"sqlite:///{db}")
     experiment = client.get_experiment_by_name("small").experiment_id
-    address = f"http://localhost:5000/#/experiments/{experiment}?workflowType=machine_learning"
+    by_fid = "orderByKey=metrics.%60fid%60&orderByAsc=true"
+    address = f"http://localhost:5000/#/experiments/{experiment}/runs?workflowType=machine_learning&{by_fid}"
     assert capsys.readouterr().out.endswith(
         f"7 trainings; mlflow ui --backend-store-uri sqlite:///{db}, then {address}\n"
     )
