@@ -34,10 +34,14 @@ def draw(study: Study, root: Path, variant: str, seed: int, setting: str, label:
         out: the picture, a PNG.
 
     Raises:
-        ValueError: there is no such class, or the run, its tokens or its tokenizer are missing or damaged.
+        ValueError: there is no such class, the setting rejects images, or the run, its tokens or its tokenizer are missing
+            or damaged.
     """
+    settings = resolved(study, root, variant, setting)
+    if settings.reject:
+        raise ValueError(f"sampling.{setting}: reject; accepted: a setting that draws once")
     sampler = Sampler(study, root, variant, seed)
-    drawn = images(sampler, resolved(study, root, variant, setting), label, count)
+    drawn = images(sampler, settings, label, count)
     with atomic(out) as temporary:
         tiled(drawn).save(temporary, format="PNG")
     name = sampler.manifest.class_names[label]

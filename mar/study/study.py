@@ -156,9 +156,10 @@ class Study(Section):
     def shown_setting(self, variant: str) -> str:
         """The setting whose samples stand for a variant: its last guided one, else its last.
 
-        A variant that names none has all of the study.
+        One that rejects images stands for it only where all do. A variant that names none has all of the study.
         """
-        settings = self.variants[variant].sampling or tuple(self.sampling)
+        named = self.variants[variant].sampling or tuple(self.sampling)
+        settings = [s for s in named if not self.sampling[s].reject] or named
         guided = [s for s in settings if self.sampling[s].points[-1].guidance > 1]
         return (guided or list(settings))[-1]
 

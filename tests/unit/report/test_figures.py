@@ -20,6 +20,7 @@ from mar.analysis.estimates import Results
 from mar.analysis.verdicts import decide
 from mar.report.figures import curves, draw, losses, samples, style
 from mar.study import labels, layout
+from mar.study.parts import Reject
 from mar.study.reading import load, resolve
 from mar.study.sections import Curve
 from mar.study.study import Study
@@ -304,6 +305,9 @@ def test_large_images_are_reduced_and_few_classes_shown() -> None:
 
 def test_shown_setting_is_the_last_guided_one(study: Study) -> None:
     assert study.shown_setting("diff") == "s4-cfg"
+    rejecting = study.sampling["s4-cfg"].model_copy(update={"reject": Reject(threshold=0.5, tries=2)})
+    sampling = {**study.sampling, "s4-cfg": rejecting}
+    assert study.model_copy(update={"sampling": sampling}).shown_setting("diff") != "s4-cfg", "one that rejects no image"
 
 
 def test_losses_csv_and_missing_curve(study: Study, tmp_path: Path) -> None:

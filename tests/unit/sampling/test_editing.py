@@ -20,7 +20,7 @@ from mar.data.images import to_float, to_uint8
 from mar.models import multiscale
 from mar.models.order import kept_first
 from mar.runtime.noise import Noise
-from mar.sampling import editing, sampler
+from mar.sampling import drawing, editing, sampler
 from mar.sampling import generate as generating
 from mar.sampling.generate import Kept, generate
 from mar.tokenizers import autoencoder
@@ -274,3 +274,7 @@ def test_another_sampling_seed_draws_others_and_rejection_is_refused(root: Path,
     assert np.array_equal(edited(seed=0), plain) and not np.array_equal(edited(seed=1), plain)
     with pytest.raises(ValueError, match=r"sampling\.diff: reject; accepted: a setting that draws once"):
         edited(reject={"threshold": 0.5, "tries": 2})
+    setting = tiny.STUDY["sampling"]["diff"] | {"reject": {"threshold": 0.5, "tries": 2}}
+    of = tiny.study(sampling=tiny.STUDY["sampling"] | {"diff": setting}, rejecter={"images": 64})
+    with pytest.raises(ValueError, match=r"sampling\.diff: reject; accepted: a setting that draws once"):
+        drawing.draw(of, root, "mar-diff", 0, "diff", 1, 1, tmp_path / "drawn.png")
