@@ -307,7 +307,9 @@ def test_shown_setting_is_the_last_guided_one(study: Study) -> None:
     assert study.shown_setting("diff") == "s4-cfg"
     rejecting = study.sampling["s4-cfg"].model_copy(update={"reject": Reject(threshold=0.5, tries=2)})
     sampling = {**study.sampling, "s4-cfg": rejecting}
-    assert study.model_copy(update={"sampling": sampling}).shown_setting("diff") != "s4-cfg", "one that rejects no image"
+    assert study.model_copy(update={"sampling": sampling}).shown_setting("diff") != "s4-cfg", (
+        "one that rejects no image"
+    )
 
 
 def test_losses_csv_and_missing_curve(study: Study, tmp_path: Path) -> None:
