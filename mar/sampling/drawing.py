@@ -34,8 +34,8 @@ def draw(study: Study, root: Path, variant: str, seed: int, setting: str, label:
         out: the picture, a PNG.
 
     Raises:
-        ValueError: there is no such class, the setting rejects images, or the run, its tokens or its tokenizer are missing
-            or damaged.
+        ValueError: there is no such class, the setting rejects images, or the run, its tokens or its tokenizer are
+            missing or damaged.
     """
     settings = resolved(study, root, variant, setting)
     if settings.reject:
