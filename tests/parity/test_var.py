@@ -81,6 +81,7 @@ def test_names_and_architecture(golden):
         "heads": CONFIG["num_heads"],
         "mlp_ratio": float(CONFIG["mlp_ratio"]),
         "shared_aln": False,
+        "attention_norm": True,
         "scales": list(SIDES),
         "code_width": 8,
         "codebook_size": V,
