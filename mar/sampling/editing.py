@@ -85,8 +85,7 @@ def edit(
     sampler = Sampler(study, root, variant, seed)
     if not -1 <= label < sampler.manifest.classes:
         raise ValueError(f"class {label}; accepted: 0 to {sampler.manifest.classes - 1}, or -1 for none")
-    named = (settings.seed,) if settings.seed else ()
-    noise = Noise("edit", study.seed, seed, *named, device=sampler.device)
+    noise = Noise("edit", study.seed, seed, *settings.named, device=sampler.device)
     pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1).expand(count, -1, -1, -1).to(sampler.device)
     kept = keep(sampler, pixels, masked.to(sampler.device), protocol, not (order.fixed or order.by_scale))
     drawn = sampler.draw(settings, torch.full((count,), label), noise, kept).permute(0, 2, 3, 1).cpu().numpy()

@@ -116,8 +116,7 @@ class Sampler:
     def chunk_of(self, settings: Sampling, number: int) -> tuple[torch.Tensor, tuple[str | int, ...]]:
         """Classes (n,) of chunk `number` of a sample set, and the name of its random numbers."""
         labels = chunk_labels(number, self.study.metrics.chunk, self.manifest.classes)
-        named = (settings.seed,) if settings.seed else ()  # seed 0 keeps the name that it had before there were others
-        return labels, ("sample", self.study.seed, self.seed, number, *named)
+        return labels, ("sample", self.study.seed, self.seed, number, *settings.named)
 
     def looked_at(
         self,

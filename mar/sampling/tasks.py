@@ -208,9 +208,8 @@ def _drawn(
     """What the model makes of some images, uint8 (n, H, W, 3)."""
     study = sampler.study
     mask = mask_of(section, task, study.data.image_size).to(sampler.device)
-    named = (settings.seed,) if settings.seed else ()
     name = ("tasks", study.seed, sampler.seed, task, "more" if more else int(rows[0]))
-    noise = Noise(*name, *named, device=sampler.device)
+    noise = Noise(*name, *settings.named, device=sampler.device)
     first = study.variants[sampler.variant].order.free
     kept: Kept = keep(sampler, images.pixels[rows].to(sampler.device), mask, PROTOCOL, first)
     drawn = sampler.draw(settings, torch.from_numpy(images.asked(task)[rows]), noise, kept)

@@ -1322,6 +1322,11 @@ class Sampling(Section):
         return self.solver.written(values) if self.solver and "solver" in values else values
 
     @property
+    def named(self) -> tuple[int, ...]:
+        """What the seed adds to the names of random numbers; seed 0 keeps those from before there were others."""
+        return (self.seed,) if self.seed else ()
+
+    @property
     def annealed(self) -> dict[str, Annealed]:
         """What falls over the autoregressive steps, by its key here or in `head`."""
         numbers = {"diffusion_steps": self.diffusion_steps, "evaluations": self.head.values.get("evaluations")}
