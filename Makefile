@@ -26,7 +26,7 @@ UV := .venv/bin/uv pip install --quiet --python .venv/bin/python --system-certs
 	@echo "installing requirements.lock into .venv (several GB, minutes)"
 	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || \
 		{ echo "'$(PYTHON)' can make no environment with pip; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	@if .venv/bin/python -m pip config list | grep -qE 'find-links|index'; \
+	@if .venv/bin/python -m pip config list | grep -E 'find-links|index' >/dev/null; \
 	then echo "pip has settings of where packages are, which uv does not read: pip installs"; \
 	else $(PIP) --require-hashes -r installer.lock && $(UV) --require-hashes -r requirements.lock && exit; \
 	echo "uv could not install, as said above: pip installs"; fi; \
