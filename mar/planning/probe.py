@@ -2,6 +2,9 @@
 
 A network of the paper's size would take minutes for one step on a CPU. What has more than LARGE parameters, or needs
 more than TRY operations for one image, is not tried and counts as being as fast as the largest of its kind that was.
+
+A batch that takes longer than a try may is told from two smaller ones. Many small calls of functions, as the diffusion
+steps of a small head are, take the same time for a few images as for many: the rate of a few is not that of the batch.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from mar.planning import costs
 from mar.runtime.noise import Noise
 from mar.runtime.precision import autocast
 from mar.sampling.generate import generate
+from mar.study import at_once
 from mar.study.records import PlanRecord, Rates
 from mar.study.study import Study
 from mar.tokenizers import autoencoder
@@ -94,6 +98,24 @@ def _batch(operations: float, most: int) -> int:
     return max(1, min(most, int(TRY / operations)))
 
 
+def _rate_of_batch(call: Callable[[int], Callable[[], object]], operations: float, most: int) -> float:
+    """Operations a second of a batch of `most` images, by a line through the times of two batches where it is large.
+
+    Args:
+        call: makes the work for so many images.
+        operations: of one image.
+        most: images of the batch.
+    """
+    few = _batch(operations, most)
+    rate = _rate(call(few), few * operations)
+    if few == most:
+        return rate
+    more = min(most, 4 * few)
+    seconds = few * operations / rate, more * operations / _rate(call(more), more * operations)
+    each = (seconds[1] - seconds[0]) / (more - few)
+    return most * operations / (seconds[1] + max(each, 0.0) * (most - more))
+
+
 def _tokenizer(study: Study, name: str, counts: PlanRecord) -> Tried:
     """Encoding and decoding. A training has the same convolutions, three times."""
     cost, size = counts.tokenizers[name], study.data.image_size
@@ -148,23 +170,27 @@ def _training(study: Study, name: str, counts: PlanRecord, classes: int) -> Trie
     if not 0 < operations < TRY or cost.parameters > LARGE:
         return name, operations, None
     model, tokens = _model(study, name, classes)
-    batch, known = _batch(operations, recipe.micro_batch or recipe.batch), 0
+    known = 0
     if study.backbones[study.variants[name].backbone].masks:
         known = tokens.tokens - num_masked(mask_ratio(0.5, recipe.mask_ratio_min, recipe.mask_ratio), tokens.tokens)
-    blank, labels, order = _inputs(study, name, tokens, batch)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     if not model.joint:
         model.head_dtype = recipe.head_dtype
-    tokens_of_all = blank.expand(batch, *blank.shape)
 
-    def step() -> None:
-        with autocast(DEVICE, recipe.dtype):
-            loss = model.loss(tokens_of_all, labels, order, known, Noise("probe", device=DEVICE))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    def steps(batch: int) -> Callable[[], None]:
+        blank, labels, order = _inputs(study, name, tokens, batch)
+        tokens_of_all = blank.expand(batch, *blank.shape)
 
-    return name, operations, _rate(step, batch * operations)
+        def step() -> None:
+            with autocast(DEVICE, recipe.dtype):
+                loss = model.loss(tokens_of_all, labels, order, known, Noise("probe", device=DEVICE))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    return name, operations, _rate_of_batch(steps, operations, recipe.micro_batch or recipe.batch)
 
 
 def _sampling(study: Study, name: str, counts: PlanRecord, classes: int) -> Tried:
@@ -175,12 +201,20 @@ def _sampling(study: Study, name: str, counts: PlanRecord, classes: int) -> Trie
     if not 0 < operations < TRY or cost.parameters > LARGE:
         return name, operations, None
     model, tokens = _model(study, name, classes)
-    batch, settings = _batch(operations, study.metrics.chunk), study.sampling[setting].points[-1]
-    blank, labels, order = _inputs(study, name, tokens, batch)
+    settings = study.sampling[setting].points[-1]
     model.eval()
 
-    def draw() -> None:
-        with autocast(DEVICE, settings.dtype):
-            generate(model, labels, order, blank, settings, Noise("probe", device=DEVICE))
+    def draws(batch: int) -> Callable[[], None]:
+        blank, labels, order = _inputs(study, name, tokens, batch)
 
-    return name, operations, _rate(draw, batch * operations)
+        def draw() -> None:
+            with autocast(DEVICE, settings.dtype):
+                generate(model, labels, order, blank, settings, Noise("probe", device=DEVICE))
+
+        return draw
+
+    return (
+        name,
+        operations,
+        _rate_of_batch(draws, operations, at_once.drawn(study, name, settings, study.metrics.chunk)),
+    )

@@ -186,6 +186,24 @@ def test_networks_are_tried_and_large_ones_are_not(counts, monkeypatch):
     assert probe.rates(OF, IMAGES.classes, only).tokenizers == {"large": probe.UNTRIED}
 
 
+@pytest.mark.parametrize(("operations", "most", "tried"), [(5e9, 250, {2, 8}), (5e9, 3, {2, 3}), (1e6, 250, {250})])
+def test_calls_that_take_as_long_for_few_images_do_not_slow_the_batch(operations, most, tried, monkeypatch):
+    """A call of 3 s and 0.01 s an image, by a clock that this alone moves."""
+    now, seen = [0.0], []
+
+    def call(images):
+        def work():
+            seen.append(images)
+            now[0] += 3.0 + 0.01 * images
+
+        return work
+
+    monkeypatch.setattr(probe, "DEVICE", torch.device("cpu"))
+    monkeypatch.setattr(probe.time, "process_time", lambda: now[0])
+    rate = probe._rate_of_batch(call, operations, most)
+    assert most * operations / rate == pytest.approx(3.0 + 0.01 * most) and set(seen) == tried
+
+
 def test_networks_are_tried_in_the_precision_of_recipe_and_setting(counts, monkeypatch):
     """Training with the head in fp32 where the recipe says so, drawing as the setting says."""
     seen = []
