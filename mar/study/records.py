@@ -1197,7 +1197,7 @@ class JudgeCosts(Part):
 
     parameters: NonNegativeInt
     forward: Amount
-    features: PositiveInt
+    features: NonNegativeInt
     logits: NonNegativeInt = 0
     spatial: NonNegativeInt = 0
 

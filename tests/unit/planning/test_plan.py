@@ -246,6 +246,15 @@ def test_published_networks_that_judge():
     assert vit.forward == 24 * (2 * n * 12 * w**2 + 4 * n**2 * w) + 2 * 256 * 14**2 * 3 * w
 
 
+def test_published_networks_that_reject():
+    """ResNet-50 keeps nothing of an image: 25.6 million parameters, 4.09e9 multiply-adds (torchvision's table)."""
+    metrics = STUDY["metrics"] | {"extractors": ["inception"], "reference": {"file": "adm-imagenet256"}}
+    of = study(variants=TWO, metrics=metrics, classifier=None, rejecter={"weights": "resnet50"})
+    found = costs.rejecter(of, 1000)
+    assert found.parameters == 25_557_032 and found.forward == pytest.approx(2 * 4.09e9, rel=0.01)
+    assert (found.features, found.logits) == (0, 0) and costs.rejecter(study(), 10) is None
+
+
 def jobs(of, root=None):
     """The jobs of a study, counted now."""
     images = plan.count_images(of, root)
