@@ -6,6 +6,7 @@ python -m benchmarks compare OLD.json NEW.json           what moved beyond the n
 python -m benchmarks pages                               write the tables of docs/performance.md anew
 python -m benchmarks published                           beside the authors' own code, in the folder MAR_PUBLISHED
 python -m benchmarks training_precision                  bf16 and torch.compile in training
+python -m benchmarks demo                                where the time of `make demo` went
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ NAMES = (
     "launch",
 )
 OTHERS = {"compare": compare.main, "pages": pages.main}
-# Not among all: what needs a checkout of others, and what compiles for minutes.
-ASKED = ("published", "training_precision")
+# Not among all: what needs a checkout of others, what compiles for minutes, and what looks at a demo that has run.
+ASKED = ("published", "training_precision", "demo")
 
 
 @click.command(help=__doc__)
