@@ -126,10 +126,15 @@ def draw_tokens(head: Any, z: Tensor, settings: Sampling, scale: float, noise: N
     return x
 
 
+def parts(model: Model) -> tuple[Any, Any]:
+    """A masked backbone and Diffusion Loss, with the layers that the published code has too."""
+    return model.backbone, model.head
+
+
 @torch.no_grad()
 def generate(model: Model, labels: Tensor, order: Tensor, blank: Tensor, settings: Sampling, noise: Noise) -> Tensor:
     """Tokens (B, L, D) of a batch; arguments are those of `mar.sampling.generate.generate`."""
-    backbone, head = model.backbone, model.head
+    backbone, head = parts(model)
     (batch, length), guided = order.shape, settings.guidance != 1.0
     tokens = blank.expand(batch, *blank.shape).clone()
     mask = torch.ones(batch, length, dtype=torch.bool, device=order.device)
@@ -161,7 +166,7 @@ def generate(model: Model, labels: Tensor, order: Tensor, blank: Tensor, setting
 
 def loss(model: Model, tokens: Tensor, labels: Tensor, order: Tensor, known: int, noise: Noise) -> Tensor:
     """Training loss of a batch, with the arguments of `Model.loss`: all rows pass the head, then the masked mean."""
-    backbone, head = model.backbone, model.head
+    backbone, head = parts(model)
     embedded = torch.where((labels < 0)[:, None], backbone.fake_latent, backbone.class_emb(labels.clamp(min=0)))
     mask = torch.ones_like(order, dtype=torch.bool).scatter(1, order[:, :known], False)
     z = conditions(backbone, tokens, mask, embedded)

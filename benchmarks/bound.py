@@ -23,7 +23,7 @@ from mar.models.order import draw_order
 from mar.planning import costs
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
-from mar.study.parts import Backbone, Head, Sampling
+from mar.study.parts import DiffusionHead, MaskedBackbone, Sampling
 
 SIZES = (  # tokens, numbers a token, width, depth, images that are drawn, images of a training step
     (16, 8, 128, 3, 64, 64),
@@ -77,8 +77,8 @@ def seconds(action: Callable[[], object]) -> float:
 
 def made(tokens: int, dim: int, width: int, depth: int) -> Model:
     """A masked backbone with Diffusion Loss as wide."""
-    backbone = Backbone.of(kind="masked", width=width, depth=depth, heads=4, buffer=16, dropout=0.0)
-    head = Head.of(kind="diffusion", width=width, depth=3, noise_draws=4)
+    backbone = MaskedBackbone.of(kind="masked", width=width, depth=depth, heads=4, buffer=16, dropout=0.0)
+    head = DiffusionHead.of(kind="diffusion", width=width, depth=3, noise_draws=4)
     return Model(Masked(backbone, nn.Linear(dim, width), tokens, CLASSES), build_head(head, width, dim))
 
 

@@ -51,7 +51,7 @@ def quarters(model: Model, draw: Callable[[], object]) -> tuple[float, float]:
         return z
 
     threads = torch.get_num_threads()
-    model.backbone.predict = timed
+    model.backbone.predict = timed  # type: ignore[assignment,method-assign]
     torch.set_num_threads(1)
     try:
         draw()

@@ -129,7 +129,7 @@ def extract(folder: Path, role: str, network: Extractor) -> Features:
     recipe = {"source": images.sha256}
     claim(folder / role, recipe)
     features.extract(images, network, folder / role, recipe)
-    return Features(folder / role, features.manifest_of(images, network, folder / role))
+    return Features(folder / role, features.manifest_of(images, network, folder / role, network.chunk))
 
 
 def shown(metric: Metric | None) -> str:

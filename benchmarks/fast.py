@@ -9,10 +9,10 @@ from benchmarks.paired import paired
 from benchmarks.tables import Pairs, Parts
 from mar.models.model import build_model
 from mar.models.order import draw_order
+from mar.planning.costs import Tokens
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
 from mar.study import reading as studies
-from mar.study.records import Tokens
 
 # A sweep chooses guidance: the largest scale of its grid stands for all of them, which take as long.
 BATCH, PAIRS = 16, 2
@@ -26,8 +26,7 @@ def report() -> Parts:
     variant = study.variants[study.fast.variant]
     length, dim = study.tokens(variant.tokenizer), study.tokenizers[variant.tokenizer].token_dim
     torch.manual_seed(0)
-    tokens = Tokens.model_construct(kind="moments", token_dim=dim, tokens=length, classes=10)
-    model = build_model(study, study.fast.variant, tokens).eval()
+    model = build_model(study, study.fast.variant, Tokens.of(study, variant.tokenizer, classes=10)).eval()
     labels, blank = torch.arange(BATCH) % 10, torch.zeros(length, dim)
     order = draw_order(variant.order, BATCH, length, Noise("benchmark"))
     rows = []

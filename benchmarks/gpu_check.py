@@ -169,12 +169,12 @@ def parity_of_mar(check: Check) -> None:
 
     from mar.data.latents import patchify
     from mar.models.model import build
-    from mar.study.parts import Backbone, Head
+    from mar.study.parts import DiffusionHead, MaskedBackbone
 
     golden = {k: v.to(check.device) for k, v in load_file(GOLDEN / "mar_tiny.safetensors").items()}
     shape = tokens_of(tokens=64, token_dim=4, grid=8, classes=10)
-    backbone = Backbone.of(kind="masked", width=32, depth=2, heads=4, buffer=8, dropout=0.0)
-    model: Any = build(backbone, Head.of(kind="diffusion", width=32, depth=2, noise_draws=2), shape)
+    backbone = MaskedBackbone.of(kind="masked", width=32, depth=2, heads=4, buffer=8, dropout=0.0)
+    model: Any = build(backbone, DiffusionHead.of(kind="diffusion", width=32, depth=2, noise_draws=2), shape)
     names = {k[3:]: v for k, v in golden.items() if k.startswith("sd.")}
     ours = {
         k.replace("diffloss.", "head.") if k.startswith("diffloss.") else f"backbone.{k}": v for k, v in names.items()
@@ -199,7 +199,7 @@ def parity_of_dit(check: Check) -> None:
     """The output of DiT."""
     from safetensors.torch import load_file
 
-    from mar.study.parts import Backbone
+    from mar.study.parts import DitBackbone
 
     try:
         from mar.models.dit import DiT, from_official
@@ -207,7 +207,7 @@ def parity_of_dit(check: Check) -> None:
         check.add("parity", "DiT", "left out", "", f"no package {error.name}")
         return
     golden = {k: v.to(check.device) for k, v in load_file(GOLDEN / "dit_tiny.safetensors").items()}
-    dit = DiT(Backbone.of(kind="dit", width=48, depth=2, heads=4, patch=2), side=8, channels=4, classes=10)
+    dit = DiT(DitBackbone.of(kind="dit", width=48, depth=2, heads=4, patch=2), side=8, channels=4, classes=10)
     dit.load_state_dict(from_official({k[3:]: v for k, v in golden.items() if k.startswith("sd.")}))
     dit = dit.to(check.device).eval()
     labels = torch.where(golden["in.y"] == 10, -1, golden["in.y"]).long()
@@ -328,7 +328,7 @@ def model_in(check: Check, name: str, tokens: SimpleNamespace) -> Any:
     """One of MODELS with random weights, on the device: backbone and head of the shipped study, or small ones."""
     from mar.models.model import build
     from mar.models.multiscale import MultiScaleQuantizer
-    from mar.study.parts import Backbone, Head
+    from mar.study.parts import Backbone, DiffusionHead, Head
 
     torch.manual_seed(0)
     if check.tiny:
@@ -338,7 +338,7 @@ def model_in(check: Check, name: str, tokens: SimpleNamespace) -> Any:
         head = (
             Head.of(kind="categorical")
             if tokens.scales
-            else Head.of(kind="diffusion", width=16, depth=1, noise_draws=2)
+            else DiffusionHead.of(kind="diffusion", width=16, depth=1, noise_draws=2)
         )
     else:
         from mar.study.reading import load

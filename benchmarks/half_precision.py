@@ -19,7 +19,7 @@ from torch import Tensor
 from mar.models.heads.diffusion_loss import DiffusionLoss
 from mar.runtime.noise import Noise
 from mar.runtime.precision import autocast
-from mar.study.parts import Head, Sampling
+from mar.study.parts import DiffusionHead, Sampling
 
 CENTRES, DIM, CONDITION = 64, 16, 64
 BATCH, STEPS, RATE = 256, 400, 5e-4
@@ -62,7 +62,7 @@ def tokens(centres: Tensor, asked: Tensor, noise: Noise) -> Tensor:
 def trained() -> tuple[DiffusionLoss, Tensor]:
     """The head, and the conditions (C + 1, W) whose last one is the null condition."""
     torch.manual_seed(0)
-    head = DiffusionLoss(Head.of(kind="diffusion", width=1024, depth=3, noise_draws=1), CONDITION, DIM)
+    head = DiffusionLoss(DiffusionHead.of(kind="diffusion", width=1024, depth=3, noise_draws=1), CONDITION, DIM)
     conditions, centres = Noise("conditions").normal(CENTRES + 1, CONDITION), Noise("centres").normal(CENTRES, DIM)
     optimizer = torch.optim.AdamW(head.parameters(), RATE)
     for step in range(STEPS):

@@ -37,6 +37,7 @@ from mar.runtime.files import write
 from mar.runtime.folders import claim
 from mar.runtime.provenance import provenance
 from mar.study import layout
+from mar.study.parts import ImageFolder
 from mar.study.reading import resolve
 from mar.study.records import TokenizerRecord
 from mar.study.stage_keys import tokenizer_key
@@ -98,7 +99,7 @@ def small() -> Extractor:
 
 def judge(weights: Path) -> Extractor:
     """Inception from a file, as `mar features` loads it."""
-    return extractors._extractor("inception", "random", "", extractors._network("inception", weights), CPU)
+    return extractors._extractor("inception", "random", "", extractors._network("inception", weights), CPU, None)
 
 
 def report() -> Parts:
@@ -198,22 +199,28 @@ def study(images: Path) -> Study:
     return found
 
 
+def folder_of(of: Study) -> Path:
+    """The folder of images of such a study."""
+    assert isinstance(of.data, ImageFolder)
+    return Path(str(of.data.path))
+
+
 def ours(of: Study, network: Extractor) -> None:
     """Features of the train split into files, and the Inception score of their logits."""
-    root = Path(str(of.data.path)) / "results"
+    root = folder_of(of) / "results"
     with tempfile.TemporaryDirectory(dir=root) as folder:
         found = image_sets.of_split(of, root, "train")
         recipe = {"source": found.sha256}
         claim(folder, recipe)
         features.extract(found, network, Path(folder), recipe)
-        kept = features.Features(Path(folder), features.manifest_of(found, network, Path(folder)))
+        kept = features.Features(Path(folder), features.manifest_of(found, network, Path(folder), network.chunk))
         formulas.inception_score(kept.array("logits"))
 
 
 def theirs(of: Study, network: str, weights: str | None = None) -> None:
     """The same by one call."""
     calculate_metrics(
-        input1=f"{of.data.path}/train/a",
+        input1=f"{folder_of(of)}/train/a",
         isc=True,
         feature_extractor=network,
         feature_extractor_weights_path=weights,
@@ -226,7 +233,7 @@ def theirs(of: Study, network: str, weights: str | None = None) -> None:
 
 def encoded(of: Study) -> None:
     """Tokens of all images, by a tokenizer with random weights."""
-    root = Path(str(of.data.path)) / "results"
+    root = folder_of(of) / "results"
     folder = root / "tokenizers" / "kl"
     folder.mkdir(parents=True)
     save_file(build(of.tokenizers["kl"], SIDE).net.state_dict(), folder / "model.safetensors")
@@ -238,7 +245,7 @@ def encoded(of: Study) -> None:
 
 def peak(of: Study) -> tuple[float, float]:
     """Peak memory in MB of a process that makes features, and of its largest worker."""
-    command = [sys.executable, "-c", PEAK, str(of.data.path)]
+    command = [sys.executable, "-c", PEAK, str(folder_of(of))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     own, worker = map(float, done.stdout.split()[-2:])
     return own, worker

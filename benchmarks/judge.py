@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import click
 import numpy as np
@@ -25,7 +26,7 @@ from mar.metrics.bootstrap import Bootstrap
 from mar.study.reading import load
 from mar.study.records import FeatureSpread, Metric
 
-LAYERS = ("before-logits", "stages")
+LAYERS: tuple[Literal["before-logits"], Literal["stages"]] = ("before-logits", "stages")
 LADDERS: dict[str, tuple[float, ...]] = {"blur": (0.4, 0.5, 0.75, 1.0), "patches": (0.1, 0.2, 0.4), "grey": (5, 4)}
 GRID = 4  # an image has GRID x GRID patches
 COUNT, REAL = 5_000, 10_000  # distorted images, and real images that they are compared with, at most
@@ -82,7 +83,7 @@ def climb(
         return {layer: draw.fid(x, target[layer]) for layer, x in _features(network, distorted).items()}
 
     clean = fid(images)
-    found = {(layer, name): [clean[layer]] for name in ladders for layer in LAYERS}
+    found: dict[tuple[str, str], list[Metric]] = {(layer, name): [clean[layer]] for name in ladders for layer in LAYERS}
     for name, rungs in ladders.items():
         for rung in rungs:
             for layer, metric in fid(DISTORTIONS[name](images, rung)).items():

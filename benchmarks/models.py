@@ -15,14 +15,14 @@ from mar.models.masked import Masked
 from mar.models.model import Model
 from mar.models.order import draw_order
 from mar.runtime.noise import Noise
-from mar.study.parts import Backbone, Head
+from mar.study.parts import CausalBackbone, DiffusionHead, MaskedBackbone
 
 TOKENS, TOKEN_DIM, CLASSES, WIDTH = 256, 16, 100, 256
 BACKBONES = {
-    "masked": Backbone.of(kind="masked", width=WIDTH, depth=4, heads=4, buffer=16, dropout=0.0),
-    "causal": Backbone.of(kind="causal", width=WIDTH, depth=4, heads=4, dropout=0.0),
+    "masked": MaskedBackbone.of(kind="masked", width=WIDTH, depth=4, heads=4, buffer=16, dropout=0.0),
+    "causal": CausalBackbone.of(kind="causal", width=WIDTH, depth=4, heads=4, dropout=0.0),
 }
-HEAD = Head.of(kind="diffusion", width=WIDTH, depth=3, noise_draws=4)
+HEAD = DiffusionHead.of(kind="diffusion", width=WIDTH, depth=3, noise_draws=4)
 
 
 def build(kind: str) -> Model:

@@ -17,7 +17,8 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.paired import paired, table
+from benchmarks.paired import paired
+from benchmarks.tables import Pairs
 from mar.features import image_sets
 from mar.features.features import name as set_name
 from mar.features.neighbours import Searched
@@ -56,9 +57,8 @@ def search(study: Study, root: Path) -> str:
         raise SystemExit(f"the answers differ: {np.abs(distances - apart).max():.3g}, {np.mean(ours != theirs):.1%}")
     name = f"{len(queries)} images among {len(images):,}"
     row = paired(name, lambda: brute(asked, plain, squares), lambda: searched.nearest(queries), PAIRS)
-    return (
-        f"{table([row])}\n\nOnce a set: {read:.1f} CPU s to read the training images, {projected:.1f} to project them."
-    )
+    once = f"Once a set: {read:.1f} CPU s to read the training images, {projected:.1f} to project them."
+    return f"{Pairs(rows=[row]).markdown()}\n\n{once}"
 
 
 def drawing(study: Study, root: Path, name: str) -> str:

@@ -81,7 +81,7 @@ def published() -> Any:
         sys.path.remove(str(folder))
 
 
-def built(mar: Any) -> tuple[nn.Module, Model]:
+def built(mar: Any) -> tuple[Any, Model]:
     """The published model at the benchmarks' size, layers that begin at zero drawn too, and ours of equal weights."""
     backbone = BACKBONES["masked"]
     torch.manual_seed(0)
@@ -208,7 +208,7 @@ def recorded() -> Iterator[list[Tensor]]:
 def on_cpu() -> Iterator[None]:
     """Let `.cuda()` do nothing meanwhile: the published code calls it wherever it runs."""
     before = torch.Tensor.cuda
-    torch.Tensor.cuda = lambda tensor, *_, **__: tensor  # type: ignore[method-assign,assignment]
+    torch.Tensor.cuda = lambda tensor, *_, **__: tensor  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.tables import Parts, Table
 from mar.models.order import schedule
 from mar.planning import costs
-from mar.study.parts import Backbone, Head, Sampling
+from mar.study.parts import Backbone, DiffusionHead, Head, Sampling
 from mar.study.reading import load
 
 FLOPS, BYTES, START = 312e12, 2.0e12, 5e-6
@@ -65,7 +65,8 @@ def bounds(backbone: Backbone, head: Head, tokens: costs.Tokens, steps: int) -> 
     """Bounds of the backbone and of the head in a sampling run of so many autoregressive steps."""
     model = costs.model_of(backbone, head, tokens)
     weights, head_weights = costs.count_parameters(model.backbone), costs.count_parameters(model.head)
-    rows, width, depth, calls = 2 * BATCH, head.width or 0, head.depth or 0, DRAW.diffusion_steps or 1
+    assert isinstance(head, DiffusionHead) and isinstance(DRAW.diffusion_steps, int)
+    rows, width, depth, calls = 2 * BATCH, head.width, head.depth, DRAW.diffusion_steps
     counts = costs.sampling(backbone, head, tokens, DRAW.model_copy(update={"steps": steps}), BATCH)
     ours, heads = (Phase(BATCH * count) for count in counts)
     for start, stop in schedule(tokens.tokens, steps):

@@ -28,7 +28,7 @@ from mar.models.order import draw_order
 from mar.planning import costs
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
-from mar.study.parts import Backbone, Head, Sampling
+from mar.study.parts import DiffusionHead, MaskedBackbone, Sampling
 
 TOKENS, BATCHES, WIDTHS, IMAGES = (
     (64, 144, 256, 576, 1024),
@@ -90,8 +90,8 @@ def fitted(sizes: list[int], values: list[float]) -> tuple[float, float]:
 
 def model(tokens: int, width: int) -> Model:
     """A masked backbone with Diffusion Loss."""
-    backbone = Backbone.of(kind="masked", width=width, depth=2, heads=4, buffer=64, dropout=0.0)
-    head = Head.of(kind="diffusion", width=width, depth=2, noise_draws=1)
+    backbone = MaskedBackbone.of(kind="masked", width=width, depth=2, heads=4, buffer=64, dropout=0.0)
+    head = DiffusionHead.of(kind="diffusion", width=width, depth=2, noise_draws=1)
     return Model(Masked(backbone, nn.Linear(DIM, width), tokens, CLASSES), build_head(head, width, DIM))
 
 

@@ -38,11 +38,11 @@ def simulated(apart: float, busy: bool, runs: int, seed: int = 0) -> dict[str, n
         (a, yard_a), (b, yard_b) = (stage(rng, (t,), 10, busy) for t in (apart, 1.0))
         found["before"].append((math.log(a[:3].min() / b[:3].max()), math.log(a[:3].max() / b[:3].min())))
         same = np.ones(10)
-        found["seconds"].append(timed.apart(a, b, same, same)[1:])
-        found["yardstick"].append(timed.apart(a, b, yard_a, yard_b)[1:])
+        found["seconds"].append(timed.apart(*map(list, (a, b, same, same)))[1:])
+        found["yardstick"].append(timed.apart(*map(list, (a, b, yard_a, yard_b)))[1:])
         a, b, _ = stage(rng, (apart, 1.0), 10, busy)
         found["one stage, before"].append((math.log(a[:3].min() / b[:3].max()), math.log(a[:3].max() / b[:3].min())))
-        found["one stage"].append(timed.paired(a, b)[1:])
+        found["one stage"].append(timed.paired(list(a), list(b))[1:])
     return {rule: np.array(ends) for rule, ends in found.items()}
 
 

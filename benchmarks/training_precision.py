@@ -27,7 +27,7 @@ from mar.models.model import Model
 from mar.models.order import draw_order
 from mar.runtime.noise import Noise
 from mar.runtime.precision import autocast
-from mar.study.parts import Backbone, Head
+from mar.study.parts import DiffusionHead, MaskedBackbone
 
 DIM, CLASSES, PAIRS = 16, 10, 7
 # width, depth, tokens, batch
@@ -40,8 +40,8 @@ def step(size: str, dtype: str = "fp32", compiled: bool = False) -> tuple[Callab
     """A training step of a size with half of the tokens known, and the number of parameters."""
     width, depth, tokens, batch = SIZES[size]
     torch.manual_seed(0)
-    backbone = Backbone.of(kind="masked", width=width, depth=depth, heads=4, buffer=16, dropout=0.0)
-    head = Head.of(kind="diffusion", width=width, depth=3, noise_draws=4)
+    backbone = MaskedBackbone.of(kind="masked", width=width, depth=depth, heads=4, buffer=16, dropout=0.0)
+    head = DiffusionHead.of(kind="diffusion", width=width, depth=3, noise_draws=4)
     model = Model(Masked(backbone, nn.Linear(DIM, width), tokens, CLASSES), build_head(head, width, DIM)).train()
     model.head_dtype = "fp32" if dtype != "fp32" else None
     if compiled:
