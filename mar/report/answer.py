@@ -114,7 +114,7 @@ class Answer:
         question: what its first table asks; empty without tables.
         reply: the paper's answer to it.
         paired: whether the rows are pairs of losses.
-        guided: whether FID is that with guidance, because the study has none without.
+        guided: whether FID is that with guidance, because the study shows none without.
         rows: the lines.
         floor: FID of held-out real images.
         few: whether these are fewer than the images of a sample set, so that their FID is higher than it would be.
@@ -163,6 +163,9 @@ def answer(study: Study, root: Path, results: Results, verdicts: Sequence[Verdic
     question, reply = QUESTIONS.get(table, ("", ""))
     hours, machine = spent(study, root, results)
     shown = rows if paired else _singles(results, guided)
+    if not _rows(study):  # what is shown are the first settings of the variants
+        cells = [side.cell for row in shown for side in row.sides if side.cell]
+        guided = bool(cells) and all(results.sampling(*cell).guidance != 1.0 for cell in cells)
     floor = results.floor("fid")
     few = floor.n < study.metrics.samples
     return Answer(question, reply, paired, guided, tuple(shown), floor, few, hours, machine)

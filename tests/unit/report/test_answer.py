@@ -122,6 +122,11 @@ def test_a_study_without_table_1_shows_its_rows(root: Path, capsys: pytest.Captu
     lines = said(capsys, study, root)
     assert sum(line.startswith(("  AR, cross", "  MAR, cross", "  MAR, Diff")) for line in lines) == 3
     assert not any(line.startswith("Does") for line in lines)
+    assert any(line.startswith("FID without guidance of ") for line in lines)
+    # the first settings of its variants say whether that is with guidance
+    sampling = {name: setting | {"guidance": 2.0} for name, setting in values["sampling"].items()}
+    study = made(resolve(values | {"sampling": sampling}, "guided.yaml"), root)
+    assert any(line.startswith("FID with guidance of ") for line in said(capsys, study, root))
 
 
 def test_what_would_decide_more(root: Path) -> None:
