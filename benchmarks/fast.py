@@ -16,7 +16,7 @@ from mar.study import reading as studies
 
 # A sweep chooses guidance: the largest scale of its grid stands for all of them, which take as long.
 BATCH, PAIRS = 16, 2
-FAST = ("mar-16-dpm10", "mar-64-dpm10-kept4", "mar-64-disa", "mar-16-dpm-disa")
+FAST = ("mar-16-dpm10", "mar-16-dpm-disa")
 
 
 def report() -> Parts:

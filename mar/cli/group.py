@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mar.runtime import devices
-from mar.study import layout, own_code
+from mar.study import layout
 
 if TYPE_CHECKING:
     from mar.study.study import Study
@@ -86,6 +86,8 @@ def _message(error: Exception, command: str) -> str | None:
     if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
         text = error.object[max(0, error.start - 20) : error.end + 20]
         return f"{command}: {text!r}: {error.reason}; accepted: files and names in UTF-8"
+    from mar.study import own_code
+
     if said := own_code.blame(error):
         return f"{command}: {said}; accepted: code that does what docs/extending.md says"
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)

@@ -8,8 +8,6 @@ import click
 
 from mar.cli.group import main, open_study, study_option
 from mar.study import layout
-from mar.study.compatibility import known
-from mar.study.products import figure_names, table_names
 
 
 @main.command()
@@ -18,6 +16,8 @@ from mar.study.products import figure_names, table_names
 def table(study: str, name: str) -> None:
     """Write a table as CSV, Markdown and LaTeX: one of the study's, or one that every study has, such as metrics."""
     from mar.report.tables.write import table
+    from mar.study.compatibility import known
+    from mar.study.products import table_names
 
     loaded, root = open_study(study)
     table(loaded, root, known("--name", name, table_names(loaded)))
@@ -30,6 +30,8 @@ def table(study: str, name: str) -> None:
 def figure(study: str, name: str, out: Path) -> None:
     """Draw a figure and write its numbers."""
     from mar.report.figures.draw import draw
+    from mar.study.compatibility import known
+    from mar.study.products import figure_names
 
     loaded, root = open_study(study)
     draw(loaded, root, known("--name", name, figure_names(loaded)), out)

@@ -96,6 +96,8 @@ def test_what_needs_no_torch_imports_nothing_heavy(arguments: list[str], tmp_pat
     if arguments[0] == "plan":  # what has been counted is read
         assert run_in(tmp_path, arguments).returncode == 0
     blocked = (*HEAVY, *(() if arguments == ["jobs"] else ("submitit",)))
+    if "--help" in arguments:  # as every job asks for `mar launch`, whose own parts are imported when it has work
+        blocked += ("pydantic", "yaml")
     for name in blocked:
         (tmp_path / f"{name}.py").write_text(f"raise AssertionError('{name} was imported')")
     done = run_in(tmp_path, arguments)
