@@ -114,7 +114,7 @@ def draw(table: Table, path: Path) -> None:
     axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     axes.set_xlabel("share of the core's rate of matrix products")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png", metadata={"Software": None, "Source": digest(table)})
     plt.close(figure)

@@ -2,7 +2,8 @@
 
 When the workflow starts, it writes what it has to make (steps.json). `mar launch` prints the line after a job now and
 then, from the files that are there and from what `mar plan` expects (times.json), which is made in the background where
-it is missing. The line is a service: whatever is wrong with it is no fault of a job.
+it is missing. The line is a service: whatever is wrong with it is no fault of a job. Most jobs end too early for one,
+and import nothing that reads it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mar.cluster.records import read_job
-from mar.planning.minutes import corrections, span
-from mar.runtime.files import read, write
 from mar.study import layout
-from mar.study.records import StepsRecord, TimesRecord
+
+if TYPE_CHECKING:
+    from mar.study.records import StepsRecord
 
 SECONDS = 30.0  # between two lines at least, and a tenth of the time that has passed
 EARLY = 20.0  # seconds from the start on, in which nothing is said
@@ -33,6 +34,9 @@ def begin(root: Path, outputs: dict[str, str]) -> None:
         root: folder of the study.
         outputs: a file of each job, by the job's stage and name.
     """
+    from mar.runtime.files import write
+    from mar.study.records import StepsRecord
+
     write(layout.steps(root), StepsRecord(started=time.time(), outputs=outputs))
 
 
@@ -66,8 +70,15 @@ def expect(root: Path) -> None:
 def tell(root: Path) -> None:
     """Print how far the workflow is, if nobody has for a while."""
     steps, now = layout.steps(root), time.time()
-    record, said = read(steps, StepsRecord), steps.stat().st_mtime
-    if now - said < max(SECONDS, (now - record.started) / 10) or not layout.times(root).exists():
+    quiet = now - steps.stat().st_mtime
+    if quiet < SECONDS or not layout.times(root).exists():
+        return
+
+    from mar.runtime.files import read
+    from mar.study.records import StepsRecord
+
+    record = read(steps, StepsRecord)
+    if quiet < (now - record.started) / 10:
         return
     if (line := text(root, record, now)) is not None:
         os.utime(steps)
@@ -80,6 +91,11 @@ def text(root: Path, record: StepsRecord, now: float) -> str | None:
     The time that is left follows from the work that was done since the start and the time that it took, so that neither
     a busy machine nor more or fewer cores make it wrong. A job that runs counts by the time that it has been running.
     """
+    from mar.cluster.records import read_job
+    from mar.planning.minutes import corrections, span
+    from mar.runtime.files import read
+    from mar.study.records import TimesRecord
+
     factors, expected = corrections(root), read(layout.times(root), TimesRecord).seconds
     total = done = 0.0
     for name, output in record.outputs.items():
