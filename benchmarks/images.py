@@ -49,7 +49,7 @@ FILES, MANY, FEW = 50, 1200, 24  # different files; images of the small network 
 GROWTH = (600, 2400)  # the first is encoded too
 PAIRS, SIDE = 2, 256
 CPU = torch.device("cpu")
-# Asks for the commit while it is small: a process that it starts counts as large as it is then itself, and as its child.
+# Asks for the commit while it is small: git, which it starts for that, counts as a child as large as it is itself.
 PEAK = """
 from mar.runtime.provenance import git_commit; git_commit()
 import resource, sys; from pathlib import Path; from benchmarks import images
