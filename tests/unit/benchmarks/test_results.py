@@ -138,6 +138,13 @@ def test_marks_are_filled_and_stay_filled():
         pages.rewritten("<!-- bench: sampling.2 -->\n<!-- end -->", found)
 
 
+def test_the_page_of_performance_says_what_the_file_holds() -> None:
+    """Where a new bench.json takes the place of performance.json, `python -m benchmarks pages` makes the page agree."""
+    found, page = read(pages.RESULTS, Results), pages.PAGE.read_text(encoding="utf-8")
+    assert pages.rewritten(page, found) == page
+    assert pages.drawn_from(pages.FIGURE) == pages.digest(pages.share_table(found))
+
+
 def test_the_figure_keeps_what_it_was_drawn_from(tmp_path: Path):
     head = ["", "parameters, millions", "sampling, GFLOP/s", "share", "training, GFLOP/s", "share"]
     rows = [["16 tokens", 0.5, [10.0], [0.4], [12.0], [0.5]], ["256 tokens", 20.0, [30.0], [0.8], [32.0], [0.9]]]

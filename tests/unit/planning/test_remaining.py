@@ -134,6 +134,6 @@ def test_a_plan_is_asked_for_once_a_run_where_there_is_none(root, monkeypatch):
 
 
 def test_a_job_that_says_nothing_reads_no_study() -> None:
-    """Each job is started by `mar launch`: what a study is made of takes longer to import than all else that it needs."""
+    """`mar launch` starts each job: what a study is made of takes longer to import than all else that it needs."""
     code = "import sys, mar.cluster.launch, mar.planning.remaining; sys.exit('mar.study.records' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
