@@ -160,9 +160,8 @@ def _differs(results: Results, section: Modes, setting: str) -> str:
     """Keys of a setting whose values differ from the default's; for the default, from those of an empty setting."""
     settings = results.sampling(section.variant, setting)
     used, other = settings.model_dump(), results.sampling(section.variant, section.default).model_dump()
-    standard = type(results.study.sampling[setting]).model_fields
     if setting == section.default:
-        other = {key: field.default for key, field in standard.items()}
+        other = type(settings)(steps=settings.steps).model_dump() | {"steps": None}
     changed = {key: value for key, value in used.items() if value != other.get(key) and key != "sweep"}
     changed |= {key: str(said) for key, said in settings.annealed.items() if key in changed}
     return ", ".join(f"{key.replace('_', ' ')} {f'{v:g}' if isinstance(v, float) else v}" for key, v in changed.items())

@@ -73,7 +73,9 @@ def judged(found: Study, root: Path) -> dict[str, acceptance.Mode]:
 
 
 def test_the_same_images_differ_by_nothing_and_are_accepted(tmp_path: Path) -> None:
-    mode = judged(made(tmp_path, {}), tmp_path)["s2"]
+    modes = judged(made(tmp_path, {}), tmp_path)
+    default, mode = modes["s4"], modes["s2"]
+    assert default.differs.startswith("steps 4") and "{}" not in default.differs
     assert mode.difference is not None
     assert (mode.difference.value, mode.difference.low, mode.difference.bound) == pytest.approx((0, 0, 0), abs=1e-12)
     assert {metric: lost.bound for metric, lost in mode.losses.items()} == pytest.approx(dict.fromkeys(MEASURED, 0.0))
