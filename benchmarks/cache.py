@@ -51,6 +51,7 @@ def quarters(model: Model, draw: Callable[[], object]) -> tuple[float, float]:
         return z
 
     threads = torch.get_num_threads()
+    # mypy allows no method of an instance in the place of its class's.
     model.backbone.predict = timed  # type: ignore[assignment,method-assign]
     torch.set_num_threads(1)
     try:

@@ -8,15 +8,13 @@ of Python with torch takes here, times the jobs that import it.
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.tables import Cell, Parts, Table
 from mar.cluster.records import JOB, read_job
+from mar.planning import probe
 from mar.study import layout
 
 STUDIES = ("demo", "demo-digits")
@@ -63,7 +61,7 @@ def report() -> Parts:
         wall = sum(job.end - job.begin for job in of_part)
         rows.append([part, len(of_part), sum(cpu[stage] for stage in stages), wall, wall / busy])
     rows.append(["all jobs", len(jobs), sum(cpu.values()), busy, 1.0])
-    importing, once = sum(job.stage not in WITHOUT_TORCH for job in jobs), start()
+    importing, once = sum(job.stage not in WITHOUT_TORCH for job in jobs), probe.start()
     rows.append(["of these: starts of Python with torch", importing, importing * once, "", ""])
     head = ["", "jobs", "CPU s", "wall s of the jobs", "share"]
     said = f"Study {name}: from the start of the first job to the end of the last {elapsed / 60:.1f} min."
@@ -91,11 +89,3 @@ def cpu_seconds(root: Path) -> dict[str, float]:
         stage = file.relative_to(layout.jobs(root)).parts[0]
         seconds[stage] += (job.cpu_seconds if job else None) or 0.0
     return seconds
-
-
-def start() -> float:
-    """CPU seconds in which a new process imports torch."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", "import torch"], check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

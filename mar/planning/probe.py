@@ -54,7 +54,7 @@ def rates(study: Study, classes: int, counts: PlanRecord) -> Rates:
     try:
         names = list(counts.variants)
         return Rates(
-            start=_start(),
+            start=start(),
             tokenizers=_fill(_tokenizer(study, name, counts) for name in counts.tokenizers),
             judges=_fill(_judge(study, name, counts, classes) for name in counts.judges),
             training=_fill(_training(study, name, counts, classes) for name in names),
@@ -64,7 +64,7 @@ def rates(study: Study, classes: int, counts: PlanRecord) -> Rates:
         torch.set_num_threads(threads)
 
 
-def _start() -> float:
+def start() -> float:
     """CPU seconds in which a new process imports torch."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", "import torch"], check=True)

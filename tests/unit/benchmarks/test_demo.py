@@ -23,7 +23,7 @@ def ran(output: str, log: str, begin: float, end: float) -> None:
 
 def test_jobs_are_counted_once_by_the_part_they_belong_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "start", lambda: 2.0)
+    monkeypatch.setattr(demo.probe, "start", lambda: 2.0)
     with pytest.raises(
         ValueError, match=r"found no job of demo or demo-digits; accepted: a folder in which `make demo`"
     ):

@@ -176,7 +176,7 @@ def test_networks_are_tried_and_large_ones_are_not(counts, monkeypatch):
     some = counts.model_copy(update={"tokenizers": counts.tokenizers | {"large": large}})
     monkeypatch.setattr(probe, "SECONDS", 0.01)
     rates = probe.rates(OF, IMAGES.classes, some)
-    monkeypatch.setattr(probe, "_start", lambda: 2.0)
+    monkeypatch.setattr(probe, "start", lambda: 2.0)
     sizes = {name: counts.tokenizers[name].encode + counts.tokenizers[name].decode for name in ("kl", "vq")}
     assert rates.tokenizers["large"] == rates.tokenizers[max(sizes, key=lambda name: sizes[name])]
     assert set(rates.training) == set(rates.sampling) == set(TWO) and set(rates.judges) == {"classifier"}
@@ -229,7 +229,7 @@ def test_networks_are_tried_in_the_precision_of_recipe_and_setting(counts, monke
 def test_the_command_leads_with_stages_and_minutes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(probe, "SECONDS", 0.01)
-    monkeypatch.setattr(probe, "_start", lambda: 2.0)
+    monkeypatch.setattr(probe, "start", lambda: 2.0)
     (tmp_path / "tiny.yaml").write_text(json.dumps(STUDY | {"variants": TWO}))
     first = CliRunner().invoke(main, ["plan", "--study", "tiny.yaml"])
     assert first.exit_code == 0, first.output
