@@ -29,67 +29,79 @@ SLACK = 2e-5  # bound on the rounding of the bound in float32, in units of the s
 class Searched:
     """Images among which nearest ones are looked for.
 
+    Of grey images, whose channels are equal, one channel is kept. Axes that are equal in all channels are then those of
+    one channel, and a coordinate of such an image is sqrt(C) times that of its channel.
+
     Args:
-        images: uint8 (M, ...).
+        images: uint8 (M, C, ...).
         labels: class of each, (M,).
     """
 
     def __init__(self, images: Tensor, labels: np.ndarray) -> None:
-        self.images, self.labels = images.flatten(1), labels
+        grey = bool((images == images[:, :1]).all())
+        self.images, self.labels = (images[:, :1] if grey else images).flatten(1), labels  # (M, D)
+        self._channels = images.shape[1] if grey else 1  # how many channels each number kept stands for
         step = max(1, len(images) // LEARNED)
         learned = self.images[::step].float()
         self._mean = learned.mean(0)
         self._axes = _principal(learned - self._mean)
-        self._coordinates = torch.cat([self._project(rows) for rows in self.images.split(PAIRS)])  # (M, A + 1)
+        kept = [self._project(rows[:, None]) for rows in self.images.split(PAIRS)]
+        self._coordinates = torch.cat(kept)  # (M, A + 1)
         self._squares = self._coordinates.square().sum(1)  # (M,)
+        lengths = [rows.double().square().sum(1) for rows in self.images.split(PAIRS)]
+        self._lengths = torch.cat(lengths) * self._channels  # (M,)
 
     def nearest(self, images: Tensor, own: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The nearest of the searched images to each of other images.
 
         Args:
-            images: uint8 (N, ...).
+            images: uint8 (N, C, ...).
             own: index of each among the searched images, which is then not its neighbour, (N,).
 
         Returns:
             Distance: root mean square difference of pixel values in [0, 1], float64 (N,). Index of the neighbour, the
             first one of equals, int64 (N,).
         """
-        rows, found = images.flatten(1), []
+        rows, found = images.reshape(len(images), self._channels, -1), []  # (N, C or 1, D)
         for block in torch.arange(len(rows)).split(BLOCK):
             found.append(self._nearest(rows[block], None if own is None else own[block]))
         squares, which = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return (squares / rows.shape[1]).sqrt().numpy() / 255.0, which.numpy()
+        return (squares / rows[0].numel()).sqrt().numpy() / 255.0, which.numpy()
 
     def _nearest(self, rows: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
         """Squared distance in units of pixel values, float64 (B,), and index of the neighbour of each row."""
-        ours = self._project(rows)
+        ours, lengths = self._project(rows), rows.double().square().sum((1, 2))
+        sums = rows.sum(1, dtype=torch.float64)  # (B, D)
         squares = ours.square().sum(1)  # (B,)
         bound = torch.addmm(self._squares[None], ours, self._coordinates.T, alpha=-2.0).add_(squares[:, None])  # (B, M)
         everyone = torch.arange(len(rows))
         if own is not None:
             bound[everyone, own] = torch.inf
+
+        def compared(who: Tensor, which: Tensor) -> Tensor:
+            """Squared distances of pairs (row, searched image), exact: sums of whole numbers in float64."""
+            pairs = zip(who.split(PAIRS), which.split(PAIRS), strict=True)
+            products = torch.cat([(sums[a] * self.images[b]).sum(1) for a, b in pairs])
+            return lengths[who] + self._lengths[which] - 2.0 * products
+
         first = bound.topk(min(FIRST, bound.shape[1]), largest=False)[1]  # (B, FIRST)
-        best = self._compared(rows, everyone.repeat_interleave(first.shape[1]), first.flatten()).view(first.shape)
-        best = best.amin(1)
+        best = compared(everyone.repeat_interleave(first.shape[1]), first.flatten()).view(first.shape).amin(1)
         limit = best.float() + SLACK * (squares + self._squares.max())
         who, which = (bound <= limit[:, None]).nonzero(as_tuple=True)  # sorted by row, then by index
-        exact = self._compared(rows, who, which)
+        exact = compared(who, which)
         least = best.scatter_reduce(0, who, exact, "amin")
         hit = exact == least[who]
         index = torch.full((len(rows),), len(self.images)).scatter_reduce(0, who[hit], which[hit], "amin")
         return least, index
 
-    def _compared(self, rows: Tensor, who: Tensor, which: Tensor) -> Tensor:
-        """Squared distances of pairs (row, searched image), exact: whole numbers in float64."""
-        pairs = zip(who.split(PAIRS), which.split(PAIRS), strict=True)
-        parts = [(rows[a].float() - self.images[b].float()).square().sum(1, dtype=torch.float64) for a, b in pairs]
-        return torch.cat(parts)
-
     def _project(self, rows: Tensor) -> Tensor:
-        """Coordinates on the axes and the length of what they leave out, (B, A + 1)."""
+        """Coordinates on the axes and the length of what they leave out, (B, A + 1), of images (B, C or 1, D).
+
+        One channel for C equal ones is enough.
+        """
         centred = rows.float() - self._mean
-        on_axes = centred @ self._axes
-        rest = centred.square().sum(1) - on_axes.square().sum(1)
+        on_axes = centred.mean(1) @ self._axes * self._channels**0.5
+        rest = centred.square().sum(2).mean(1) * self._channels - on_axes.square().sum(1)
         return torch.cat([on_axes, rest.clamp(min=0.0).sqrt()[:, None]], 1)
 
 

@@ -295,8 +295,9 @@ def class_bias(x: np.ndarray, labels: np.ndarray, count: int) -> float:
         (kernel(own, own).sum() - kernel_diagonal(own).sum()) / (len(own) * (len(own) - 1))
         for own in (rows[labels == c] for c in classes[kept])
     ]
-    for start in range(0, len(rows), BLOCK):
-        pairs += kernel(rows[start : start + BLOCK], rows).sum()
+    for start in range(0, len(rows), BLOCK):  # of two pairs that mirror one another one is computed
+        found = kernel(rows[start : start + BLOCK], rows[start:])
+        pairs += 2.0 * found.sum() - found[:, :BLOCK].sum()
     mean = (pairs - kernel_diagonal(rows).sum()) / (len(rows) * (len(rows) - 1))
     return float((np.average(within, weights=sizes[kept]) - mean) / count)
 
@@ -321,8 +322,11 @@ def _kernel_sums(x: np.ndarray, y: np.ndarray, first: np.ndarray, second: np.nda
     a, b = np.zeros((len(first), len(x))), np.zeros((len(second), len(y)))
     np.put_along_axis(a, first, 1.0, 1)
     np.put_along_axis(b, second, 1.0, 1)
-    sums = np.zeros(len(first))
+    sums, same = np.zeros(len(first)), x is y and first is second
     for start in range(0, len(x), BLOCK):
-        rows = slice(start, start + BLOCK)
-        sums += ((a[:, rows] @ kernel(x[rows], y)) * b).sum(1)
+        rows, after = slice(start, start + BLOCK), slice(start if same else 0, None)
+        pairs = a[:, rows] @ kernel(x[rows], y[after])  # (S, M)
+        if same:  # the kernel is symmetric: a pair of two blocks counts twice, and is computed once
+            pairs[:, BLOCK:] *= 2.0
+        sums += (pairs * b[:, after]).sum(1)
     return sums
