@@ -19,17 +19,6 @@ from mar.runtime.noise import Noise
 from mar.sampling import sample_sets, sampler, speed
 from mar.training.trainer import train
 
-# The decoder is fabricated: what is under test is which tokens are drawn, not how they look.
-FAKE = """
-class Fake(torch.nn.Module):
-    def decode_latents(self, x, noise=None):
-        return torch.nn.functional.interpolate(x[:, :1].expand(-1, 3, -1, -1), scale_factor=2).tanh()
-    def decode_ids(self, ids):
-        return (ids[:, -16:].reshape(-1, 1, 4, 4).float() / 6 - 1).expand(-1, 3, -1, -1)
-sampler.autoencoder.load = lambda root, name, study: Fake()
-"""
-exec(FAKE.split("sampler.autoencoder")[0])  # defines Fake here as in the worker processes
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
@@ -41,7 +30,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def fake_tokenizer(monkeypatch):
-    monkeypatch.setattr(sampler.autoencoder, "load", lambda root, name, study: Fake())  # noqa: F821
+    monkeypatch.setattr(sampler.autoencoder, "load", lambda root, name, study: tiny.Decoder())
 
 
 def copy(trained, tmp_path):
@@ -64,7 +53,8 @@ def test_bytes_do_not_depend_on_who_draws(trained, tmp_path, variant, setting):
     script = (
         "import sys, torch; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
         "import tiny; from mar.sampling import sample_sets, sampler\n"
-        f"torch.set_num_threads({torch.get_num_threads()})\n{FAKE}\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
+        "sampler.autoencoder.load = lambda root, name, study: tiny.Decoder()\n"
         "shard = (int(sys.argv[3]), 3)\n"
         f"sample_sets.sample(tiny.study(), Path(sys.argv[1]), '{variant}', 0, '{setting}', shard)\n"
     )
@@ -142,9 +132,9 @@ def test_settings_of_equal_values_are_drawn_once(trained, tmp_path, monkeypatch,
 
 
 def test_bf16_draws_nearly_the_same_images(trained, tmp_path, monkeypatch):
-    root, latents, decode = copy(trained, tmp_path), [], Fake.decode_latents  # noqa: F821
+    root, latents, decode = copy(trained, tmp_path), [], tiny.Decoder.decode_latents
     monkeypatch.setattr(
-        Fake,  # noqa: F821
+        tiny.Decoder,
         "decode_latents",
         lambda self, x, noise=None: (latents.append(x), decode(self, x))[1],
     )
@@ -163,8 +153,8 @@ def tokens_drawn(study, root, variant, setting, monkeypatch):
     """What chunk 0 decodes, and its images."""
     seen = []
     for name in ("decode_latents", "decode_ids"):
-        decode = getattr(Fake, name)  # noqa: F821
-        monkeypatch.setattr(Fake, name, lambda self, x, *rest, d=decode: (seen.append(x), d(self, x, *rest))[1])  # noqa: F821
+        decode = getattr(tiny.Decoder, name)
+        monkeypatch.setattr(tiny.Decoder, name, lambda self, x, *rest, d=decode: (seen.append(x), d(self, x, *rest))[1])
     images, _ = sampler.Sampler(study, root, variant, 0).chunk(setting, 0)
     return seen[0], images
 
