@@ -17,7 +17,7 @@ install: .venv/.installed ## make .venv with the versions of requirements.lock a
 
 # uv installs several times as fast as pip, but reads no settings of pip: where these name an index of their own or a
 # folder of wheels, pip installs, and so it does where uv fails
-PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 UV := .venv/bin/uv pip install --quiet --python .venv/bin/python --system-certs
 
 .venv/.installed: requirements.lock installer.lock pyproject.toml
