@@ -3,7 +3,7 @@
 *Search.* Images are compared by their pixels. Let P project the pixels on a few orthonormal axes and r be the length of
 what P leaves out. Then |a - b|^2 >= |P a - P b|^2 + (r_a - r_b)^2, whatever the axes; with the first principal axes of
 the searched images this bound is close. It needs a matrix product of 256 numbers an image. Only images whose
-bound is below the best distance found so far are compared pixel by pixel, so the result is that of brute force.
+bound is below the best distance found so far are compared by all pixels, so the result is that of brute force.
 
 *Three samples.* The generated images are compared with M training images and m held-out ones (Meehan, Chaudhuri and
 Dasgupta, AISTATS 2020). `mar/metrics/copies.py` makes a share of copies of it.
@@ -22,7 +22,7 @@ from mar.study.limits import AXES
 LEARNED = 2000  # images from which the axes are computed
 FIRST = 8  # images of lowest bound that are compared first
 BLOCK = 256  # images that are looked up at a time
-PAIRS = 4096  # pairs that are compared pixel by pixel at a time
+PAIRS = 4096  # pairs that are compared by all pixels at a time
 SLACK = 2e-5  # bound on the rounding of the bound in float32, in units of the squared lengths of both images
 
 

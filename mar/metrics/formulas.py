@@ -287,7 +287,7 @@ def class_bias(x: np.ndarray, labels: np.ndarray, count: int) -> float:
         count: number of images of the whole set.
     """
     classes, sizes = np.unique(labels, return_counts=True)
-    pairs, kept = 0.0, sizes > 1
+    kept = sizes > 1
     if not kept.any():
         return 0.0
     rows = x.astype(np.float64)
@@ -295,9 +295,8 @@ def class_bias(x: np.ndarray, labels: np.ndarray, count: int) -> float:
         (kernel(own, own).sum() - kernel_diagonal(own).sum()) / (len(own) * (len(own) - 1))
         for own in (rows[labels == c] for c in classes[kept])
     ]
-    for start in range(0, len(rows), BLOCK):  # of two pairs that mirror one another one is computed
-        found = kernel(rows[start : start + BLOCK], rows[start:])
-        pairs += 2.0 * found.sum() - found[:, :BLOCK].sum()
+    everyone = np.arange(len(rows))[None]
+    pairs = _kernel_sums(rows, rows, everyone, everyone)[0]
     mean = (pairs - kernel_diagonal(rows).sum()) / (len(rows) * (len(rows) - 1))
     return float((np.average(within, weights=sizes[kept]) - mean) / count)
 
