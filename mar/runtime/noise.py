@@ -20,6 +20,18 @@ def seed_of(*name: str | int) -> int:
     return int.from_bytes(hashlib.sha256(repr(name).encode()).digest()[:8]) >> 1
 
 
+def seed_default(seed: int, device: torch.device) -> None:
+    """Seed torch's default generator, which dropout draws from, at every step of a training.
+
+    `torch.manual_seed` seeds those of all kinds of devices. For each kind that is not there it keeps the call and its
+    traceback for later: a millisecond and memory, each time.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 class Noise:
     """One named stream of random numbers on one device; on the meta device there are shapes and no numbers."""
 

@@ -27,7 +27,7 @@ from mar.runtime import checkpoint, code_digest, devices, distributed, precision
 from mar.runtime.distributed import ALONE, World
 from mar.runtime.files import atomic, read, sha256, write
 from mar.runtime.folders import lock
-from mar.runtime.noise import Noise, seed_of
+from mar.runtime.noise import Noise, seed_default, seed_of
 from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
 from mar.runtime.shards import unfinished
@@ -132,6 +132,7 @@ class Trainer:
 
     Attributes:
         model: the model, with the weights after the last step.
+        parameters: its parameters by name.
         ema: exponential average of all its parameters, by name.
         optimizer: AdamW.
         images: images seen so far, by all processes together.
@@ -199,6 +200,8 @@ class Trainer:
             from mar.training import sharding  # takes a second to import
 
             sharding.shard(self.model, world)
+        self.model.train()
+        self.parameters = dict(self.model.named_parameters())  # collecting them takes longer than a small layer
         self.ema = start_average(self.model, ema_folder)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, self.recipe.weight_decay), lr=0.0, betas=self.recipe.betas, fused=True
@@ -302,8 +305,7 @@ class Trainer:
 
     def step(self, rate: float) -> tuple[float, float]:
         """One optimiser step on a global batch; returns the loss and the gradient norm before clipping."""
-        recipe, self.model = self.recipe, self.model.train()
-        parts = self._parts(self.images)
+        recipe, parts = self.recipe, self._parts(self.images)
         coming = parts[1:]  # the micro-batch after each
         if self.images + recipe.batch < recipe.images:
             coming += self._parts(self.images + recipe.batch)[:1]
@@ -318,7 +320,7 @@ class Trainer:
                 with self._summing(numbers) if place == len(parts) - 1 else nullcontext():
                     loss.backward()
                     numbers[1] += stop_signals.asked()
-        norm = checkpoint.whole(nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip or math.inf))
+        norm = checkpoint.whole(nn.utils.clip_grad_norm_(self.parameters.values(), recipe.clip or math.inf))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -354,18 +356,17 @@ class Trainer:
         """The context of the last backward pass of a step: it leaves sums over all processes."""
         if self.sharding == "full":  # gradients are summed already
             return _then(lambda: self.world.sum([numbers]))
-        return self.world.summing(numbers, list(self.model.parameters()))
+        return self.world.summing(numbers, list(self.parameters.values()))
 
     @torch.no_grad()
     def _move_average(self) -> None:
         """Move the average towards the weights; it starts at the first step, without warm-up, as published."""
-        parameters = dict(self.model.named_parameters())
         if self.ema_folder:
             for name, average in self.ema.items():
-                average.lerp_(parameters[name].to(average.device), 1 - self.recipe.ema)
+                average.lerp_(self.parameters[name].to(average.device), 1 - self.recipe.ema)
             return
         averages: list[Tensor] = list(self.ema.values())
-        weights: list[Tensor] = [parameters[name] for name in self.ema]
+        weights: list[Tensor] = [self.parameters[name] for name in self.ema]
         if self.sharding == "full":
             from mar.training.sharding import local
 
@@ -378,7 +379,7 @@ class Trainer:
         `first` and `mask` name all its random numbers: mask ratio, orders, noise, label drop, mirroring and dropout.
         """
         batch = self._prepared(first, count, mask)
-        torch.manual_seed(seed_of("dropout", *self._named(first, mask)))
+        seed_default(seed_of("dropout", *self._named(first, mask)), self.device)
         with precision.autocast(self.device, self.recipe.dtype):
             loss: Tensor = self.model.loss(batch.x, batch.labels, batch.order, batch.known, batch.noise)
         return loss
