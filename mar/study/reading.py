@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 import math
 import os
@@ -197,9 +199,7 @@ def _parse(path: Path, accepted: str = MAPPING) -> tuple[dict[str, Any], yaml.No
             )
         if (size := path.stat().st_size) > LARGEST:
             raise StudyError(f"{path}: found {size} bytes; accepted: a YAML file of at most {LARGEST}")
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        values: Any = loader.construct_document(node) if node else None
+        values, node = _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror}; accepted: a YAML file") from None
     except RecursionError:
@@ -217,7 +217,15 @@ def _parse(path: Path, accepted: str = MAPPING) -> tuple[dict[str, Any], yaml.No
         raise StudyError(f"{path}: no valid YAML: {error}; accepted: valid YAML in UTF-8") from None
     if node is None or not isinstance(values, dict):
         raise StudyError(f"{path}: found {type(values).__name__}; accepted: {accepted}")
-    return values, node
+    return copy.deepcopy(values), node  # the reader changes them
+
+
+@functools.lru_cache(FILES)
+def _parsed(text: str) -> tuple[Any, yaml.Node | None]:
+    """What a YAML text says, and its YAML. They are kept: most texts are read twice, and many studies extend one."""
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    return loader.construct_document(node) if node else None, node
 
 
 def _extend(values: dict[str, Any], source: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
