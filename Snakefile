@@ -34,6 +34,7 @@ onstart:
     except (ValueError, OSError) as error:
         raise WorkflowError(str(error))
     make_room()
+    wake_when_a_job_ends()
     if not workflow.overwrite_configfiles and "study_file" not in config:
         print(f"study {STUDY.study}, as no --configfile names another", flush=True)
     try:
