@@ -267,7 +267,7 @@ def wake_when_a_job_ends():
     """Drop Snakemake's limit of jobs a second, unless the user has given another than its default of 100.
 
     With a limit each round of the scheduler asks for one more a second later, so that after N jobs it makes N rounds a
-    second until the workflow ends: a twelfth of a core after 230 jobs.
+    second as long as others wait to be started: a twelfth of a core, on average, in a workflow of 229 jobs.
     """
     limit = workflow.scheduling_settings.max_jobs_per_timespan
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
