@@ -23,8 +23,8 @@ def seed_of(*name: str | int) -> int:
 def seed_default(seed: int, device: torch.device) -> None:
     """Seed torch's default generator, which dropout draws from, at every step of a training.
 
-    `torch.manual_seed` seeds those of all kinds of devices. For each kind that is not there it keeps the call and its
-    traceback for later: a millisecond and memory, each time.
+    `torch.manual_seed` seeds those of all kinds of devices. For each kind that is not there it notes the call with a
+    traceback, which takes a millisecond.
     """
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)
