@@ -36,6 +36,18 @@ class TestFile:
             == f"{tmp_path}/no.yaml: cannot be read: No such file or directory; accepted: a YAML file"
         )
 
+    def test_a_text_is_parsed_once_and_nobody_changes_what_it_says(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(tmp_path, a="study: once\ndata: {kind: digits}\n")
+        first = studies.read(tmp_path / "a.yaml")
+        first["data"]["kind"] = "changed"
+        monkeypatch.delattr(studies, "_Loader")
+        assert studies.read(tmp_path / "a.yaml") == {"study": "once", "data": {"kind": "digits"}}
+        write(tmp_path, a="study: edited\n")
+        with pytest.raises(NameError):  # another text is parsed
+            studies.read(tmp_path / "a.yaml")
+
     def test_a_list_is_no_study(self, tmp_path: Path) -> None:
         write(tmp_path, a="- 1\n")
         assert refusal(tmp_path / "a.yaml").endswith("a.yaml: found list; accepted: a mapping with the keys of a study")
