@@ -17,8 +17,9 @@ install: .venv/.installed ## make .venv with the versions of requirements.lock a
 
 # uv installs several times as fast as pip, but reads no settings of pip: where these name an index of their own or a
 # folder of wheels, pip installs, and so it does where uv fails
-# (uv leaves compiling to the first import, which keeps nothing under PYTHONDONTWRITEBYTECODE, as containers have it)
-PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
+# (modules are compiled at their first import, most never, but all at once under PYTHONDONTWRITEBYTECODE, as containers have
+# it: an import then keeps nothing)
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 UV := .venv/bin/uv pip install --quiet --python .venv/bin/python --system-certs \
 	$(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 
