@@ -15,9 +15,9 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, variance
 
+from mar.analysis.intervals import Z, quantile
 from mar.analysis.result_files import Estimate, Source
 
-Z = 1.959964  # 97.5% quantile of the normal distribution
 LEAST = 1e-6  # rFID counts as at least this much, which keeps its logarithm finite
 
 
@@ -33,7 +33,7 @@ def over_seeds(own: Sequence[Estimate], sections: Sequence[Sequence[Estimate]]) 
     spread = sum((len(y) - 1) * variance(y) for y in several) / dof if dof else 0.0
     noise = fmean(((e.high - e.low) / (2 * Z * max(e.value, LEAST))) ** 2 for e in own)
     middle = fmean(map(_log, own))
-    half = math.sqrt(_quantile(dof) ** 2 * spread / len(own) + Z**2 * noise)
+    half = math.sqrt((quantile(dof) if dof else Z) ** 2 * spread / len(own) + Z**2 * noise)
     value, low, high = (math.exp(x) for x in (middle, middle - half, middle + half))
     files = tuple(file for e in own if e.source for file in e.source.files)
     source = own[0].source and Source(own[0].source.variant, None, "rfid", files)
@@ -42,9 +42,3 @@ def over_seeds(own: Sequence[Estimate], sections: Sequence[Sequence[Estimate]]) 
 
 def _log(estimate: Estimate) -> float:
     return math.log(max(estimate.value, LEAST))
-
-
-def _quantile(dof: int) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, dof)) if dof else Z

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,10 +51,8 @@ def next_study(study: Study) -> Path | None:
     """
     ours, found = _trained(study), []
     for path in sorted(layout.shipped().glob("*.yaml")):
-        try:
-            other = load(path)
-        except StudyError:
-            continue  # config/ holds other files too
+        if (other := _shipped(path)) is None:
+            continue
         theirs = _trained(other)
         same = (study.data.kind, study.data.folder, study.data.image_size)
         if other.study == study.study or (other.data.kind, other.data.folder, other.data.image_size) != same:
@@ -62,6 +61,15 @@ def next_study(study: Study) -> Path | None:
         if (wider and ours) or other.reuse == study.study:
             found.append((sum(len(variant.seeds) for variant in other.variants.values()), path))
     return Path(os.path.relpath(min(found)[1])) if found else None
+
+
+@functools.cache
+def _shipped(path: Path) -> Study | None:
+    """A study that ships; None for the other files that config/ holds too."""
+    try:
+        return load(path)
+    except StudyError:
+        return None
 
 
 def _trained(study: Study) -> dict[tuple[str, str], int]:

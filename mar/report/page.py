@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from mar.study.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jinja2 import Template
 
 CAPTIONS = {
     "claims": "What was measured of each claim that compares two numbers, with its interval, beside the same of the "
@@ -74,19 +76,13 @@ def report(study: Study, root: Path, figures: Path) -> None:
     Raises:
         ValueError: a file that it shows is missing; the message names it.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     root, figures, results = Path(root), Path(figures), Results(study, root)
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     variants = evidence.variants(study, root, results)
     tracked = evidence.tracked_runs(root)
     frames = {name: frame(study, root, name, results) for name in study.tables}
     verdicts = claims(root)
     columns = dict.fromkeys(column for values in frames.values() for column in shown(values, infinite=True))
-    html = environment.get_template("report.html").render(
+    html = _template().render(
         study=study,
         folder=root.name,
         size=SIZE,
@@ -117,6 +113,17 @@ def report(study: Study, root: Path, figures: Path) -> None:
     html = html.replace(SIZE, f"{len(html.encode()) / 1e6:.1f} MB")
     write_text(layout.report(root), html)
     print(f"{layout.report(root)}: {len(html.encode()) / 1e6:.1f} MB", flush=True)
+
+
+@functools.cache
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html")
 
 
 def claims(root: Path) -> tuple[Verdict, ...]:

@@ -44,14 +44,14 @@ class Section(BaseModel):
     @classmethod
     def _checked(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         """Refuse unknown keys, together with the mistakes of the others."""
-        mistakes, said = list[Mistake](), dict[str, Any]()
+        mistakes, said, fields = list[Mistake](), dict[str, Any](), cls.model_fields
         for key, value in values.items() if isinstance(values, dict) else ():
-            if key not in cls.model_fields:
+            if key not in fields:
                 if cls.model_config["extra"] == "forbid":
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                    near = difflib.get_close_matches(str(key), fields, n=1)
                     mistakes.append(Mistake((), cls._unknown(str(key), value, near), (key,)))
                     said |= dict.fromkeys(near)
-            elif isinstance(value, bool) and cls.model_fields[key].annotation is not bool:
+            elif isinstance(value, bool) and fields[key].annotation is not bool:
                 # Python counts True as 1, and so would pydantic.
                 text = f"found {str(value).lower()}; accepted: anything but true and false"
                 mistakes.append(Mistake((key,), text, (key,)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -110,6 +111,7 @@ def _points(place: Place, curve: dict[Any, Any], sampling: Any) -> dict[str, Any
         found = f"sampling.{base} with vary {vary!r} has a sweep, which chooses guidance and temperature itself"
         raise ValueError(f"{where}: {found}; accepted: settings without sweep")
     points: dict[str, Any] = {}
+    named = {n: one for n in (base, *sorted(sampling)) if (one := _accepted(sampling[n]))}
     templated = set()
     for value in vary[lists[0]]:
         point = {**sampling[base], **vary, lists[0]: value}
@@ -119,7 +121,7 @@ def _points(place: Place, curve: dict[Any, Any], sampling: Any) -> dict[str, Any
             raise ValueError(f"{where}.name: {template!r} calls two points {name!r}; accepted: a name for each point")
         templated.add(name)
         # Several names may stand for the same setting: the name from the template is preferred, then that of the base.
-        equal = [n for n in (name, base, *sorted(sampling)) if n in sampling and _equal(setting, sampling[n])]
+        equal = [n for n in (name, *named) if named.get(n) == setting]
         if not equal and name in sampling:
             accepted = "an equal setting, or another name"
             raise ValueError(f"{where}.name: found {name!r}, in sampling another setting; accepted: {accepted}")
@@ -144,11 +146,11 @@ def _setting(place: Place, values: Any) -> Sampling:
         raise MistakesError([mistake.below(place) for mistake in of_validation(error, values)]) from None
 
 
-def _equal(setting: Sampling, values: Any) -> bool:
+def _accepted(values: Any) -> Sampling | None:
     try:
-        return setting == Sampling.model_validate(values)
+        return Sampling.model_validate(values)
     except ValidationError:
-        return False  # the validation of the study refuses it
+        return None  # the validation of the study refuses it
 
 
 def _write_out_lists(values: dict[str, Any]) -> dict[str, Any]:
@@ -182,8 +184,7 @@ def _shown(values: dict[str, Any]) -> dict[str, list[tuple[str | None, str]]]:
     sections: dict[str, Any] = {}
     for key in (*CURVES, "tables", "fast"):
         if key in values:
-            accepted: Any = Study.model_fields[key].annotation
-            sections[key] = TypeAdapter(accepted).validate_python(values[key])
+            sections[key] = _section(key).validate_python(values[key])
     shown = {key: [(c.variant, s) for c in sections[key] for s in c.sampling] for key in CURVES if sections.get(key)}
     for name, table in sections.get("tables", {}).items():
         # Guided settings come last, since the figure `samples` shows the last guided setting of a variant.
@@ -192,6 +193,12 @@ def _shown(values: dict[str, Any]) -> dict[str, list[tuple[str | None, str]]]:
     if modes := sections.get("fast"):
         shown["fast"] = [(modes.variant, setting) for setting in (modes.default, *modes.modes)]
     return shown
+
+
+@functools.cache
+def _section(key: str) -> TypeAdapter[Any]:
+    accepted: Any = Study.model_fields[key].annotation
+    return TypeAdapter(accepted)
 
 
 def _by_name(where: str, listed: list[str], shown: dict[str, list[str]]) -> list[str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 SOURCE = Path(__file__).parents[2]
@@ -97,15 +98,13 @@ class Project:
         )
 
     def fails(self, *arguments: str) -> str:
-        process = self.start(*arguments)
-        output, _ = process.communicate(timeout=TIMEOUT)
-        assert process.returncode != 0, output
+        status, output = forked.snakemake(arguments, self.folder, self.environment, TIMEOUT)
+        assert status != 0, output
         return output
 
     def snakemake(self, *arguments: str) -> str:
-        process = self.start(*arguments)
-        output, _ = process.communicate(timeout=TIMEOUT)
-        assert process.returncode == 0, output
+        status, output = forked.snakemake(arguments, self.folder, self.environment, TIMEOUT)
+        assert status == 0, output
         return output
 
     def plan(self, *arguments: str) -> dict[str, list[str]]:
