@@ -2,7 +2,8 @@
 
 A side may be better because it recites its training images, which a distance to these images rewards, or because it was
 trained on more images than the other side. Or the other side was still learning when its training ended, and might have
-caught up. Each counts only where that side wins: a winner that was still learning would have won by more.
+caught up, unless that is out of reach (`mar/analysis/learning_curves.py`). Each counts only where that side wins: a
+winner that was still learning would have won by more.
 
 Of published weights a study does not know on how many images they were trained. And where a claim of the paper is
 about models that each have a recipe of their own (`recipes: published`), a study on ImageNet trains by these recipes:
@@ -15,7 +16,8 @@ from dataclasses import replace
 from statistics import fmean
 
 from mar.analysis.estimates import Comparison, Results
-from mar.analysis.learning_curves import still_learning
+from mar.analysis.learning_curves import FAR, records, still_learning, trend
+from mar.analysis.result_files import short
 from mar.study import labels
 from mar.study.records import Lack, Missing
 from mar.study.study import Study
@@ -24,6 +26,7 @@ Cell = tuple[str, str]  # variant, setting
 
 COPIES = 0.1  # share of copies above which a model recites
 UNEQUAL: Lack = "trained unequally"
+LEARNING: Lack = "still learning"
 
 
 def compare(
@@ -33,12 +36,32 @@ def compare(
     comparison = results.compare(a, b, metric, edge)
     if comparison is None or metric == "seconds":
         return comparison
-    unfair = both(results, a, b)
-    if recipes == "equal" or not results.comparable:
-        return replace(comparison, unfair=unfair)
-    first, second = (tuple(why for why in side if why.kind != UNEQUAL) for side in unfair)
-    said = tuple(why for side in unfair for why in side if why.kind == UNEQUAL)
-    return replace(comparison, unfair=(first, second), said=said)
+    sides, said = list[tuple[Missing, ...]](), list[Missing]()
+    for winner, loser, gap in ((a, b, edge - comparison.high), (b, a, comparison.low - edge)):
+        side = list[Missing]()
+        for why in unfair(results, winner, loser):
+            counts = why.kind != UNEQUAL or recipes == "equal" or not results.comparable
+            if why.kind == LEARNING and metric == "fid" and gap > 0:  # the winner's lead, at the least
+                counts, why = _in_reach(results, loser, gap, why)
+            (side if counts else said).append(why)
+        sides.append(tuple(side))
+    return replace(comparison, unfair=(sides[0], sides[1]), said=tuple(said))
+
+
+def _in_reach(results: Results, loser: Cell, gap: float, why: Missing) -> tuple[bool, Missing]:
+    """Whether a losing side that was still learning could have come level in FID by training on, and that in words.
+
+    Args:
+        loser: the cell.
+        gap: log ratio of FID that it lacks, at the least.
+        why: that it was still learning.
+    """
+    rate = trend(records(results, loser[0]))
+    assert rate is not None  # it was found to fall
+    times = rate.longer(gap)
+    after = f"{short(times)}" if times <= FAR else f"more than {FAR:g}"
+    text = f"{why.text}; at that rate it draws level after {after} times as many images at the soonest"
+    return times <= FAR, Missing(kind=LEARNING, text=text)
 
 
 def both(results: Results, a: Cell, b: Cell) -> tuple[tuple[Missing, ...], tuple[Missing, ...]]:

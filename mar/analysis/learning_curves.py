@@ -7,6 +7,11 @@ by their number. A model is still learning if the 95% interval lies below zero, 
 of 2.5% of the models. A comparison of different trainings that such a side loses decides nothing: it might have won at
 its end. Comparisons of one training with itself are not concerned.
 
+*Out of reach.* On logarithmic axes a curve of FID over images flattens (a power law with a floor), so no later rate is
+expected to be faster than that of the last quarter. A side that at this rate would have to see more than FAR times as
+many images to come level with where the other is now could not have caught up: that it was still learning is told, and
+forbids no verdict. Rate and gap are taken at those ends of their intervals that bring the two level soonest.
+
 *Optimum.* The point of lowest mean over the seeds. The FID there is that of a model chosen by it, so it is shown beside
 the final one and used by no claim.
 """
@@ -24,6 +29,8 @@ from mar.study.labels import label
 from mar.study.products import learned, learning_setting
 from mar.study.records import LearningPoint, LearningRecord, Missing, Range
 
+FAR = 100.0  # times as many images: from four epochs, the length of `fashion`, to the 400 of the paper
+
 
 @dataclass(frozen=True)
 class Trend:
@@ -31,12 +38,14 @@ class Trend:
 
     Attributes:
         since: images seen at the point that it is counted from.
+        until: images seen at the end.
         effect: mean log ratio over the seeds, below 0 where FID fell.
         low: lower end of the interval.
         high: upper end.
     """
 
     since: int
+    until: int
     effect: float
     low: float
     high: float
@@ -45,6 +54,15 @@ class Trend:
     def falls(self) -> bool:
         """Whether FID still falls beyond the interval."""
         return self.high < 0
+
+    def longer(self, gap: float) -> float:
+        """How many times as many images would lower FID by a log ratio `gap` > 0, at the fastest rate in the interval.
+
+        Infinity where not even that falls, or for more than 10^6 times as many.
+        """
+        quarters = gap / -self.low if self.low < 0 else math.inf
+        times = quarters * math.log(self.until / self.since)
+        return math.exp(times) if times < math.log(1e6) else math.inf
 
     def __str__(self) -> str:
         effect, low, high = (f"{100 * math.expm1(x):+.1f}%" for x in (self.effect, self.low, self.high))
@@ -58,7 +76,7 @@ def trend(records: Sequence[LearningRecord]) -> Trend | None:
         return None
     effect = fmean(fall.effect for fall in falls)
     half = Z * math.sqrt(sum(fall.error**2 for fall in falls)) / len(falls)
-    return Trend(falls[0].since, effect, effect - half, effect + half)
+    return Trend(falls[0].since, records[0].points[-1].images, effect, effect - half, effect + half)
 
 
 def records(results: Results, variant: str) -> list[LearningRecord]:

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.learning import shares
+from benchmarks.learning import RULES, reach, shares
 from mar.analysis import confounds, wording
 from mar.analysis.estimates import Comparison
-from mar.analysis.learning_curves import along, mean, optimum, still_learning, trend
+from mar.analysis.learning_curves import FAR, Trend, along, mean, optimum, still_learning, trend
 from mar.analysis.result_files import Estimate
 from mar.study.parts import Backbone, Head, Order, Recipe
 from mar.study.records import Missing, Range
@@ -80,6 +80,46 @@ def test_nobody_wins_over_a_side_that_still_learns(learning, monkeypatch):
     of_a, of_b = ([why.kind for why in unfair] for unfair in confounds.both(both, ("a", "s"), ("b", "s")))
     assert (of_a, of_b) == (([], ["still learning"]) if learning == "a" else (["still learning"], []))
     assert confounds.both(both, (learning, "s"), (learning, "t")) == ((), ())
+
+
+def test_how_much_longer_it_would_take():
+    """FID as n^-p falls by a log ratio of p log(4/3) in the last quarter, by p log 10 over ten times as many images."""
+    fall = -0.3 * math.log(4 / 3)
+    assert Trend(75, 100, fall + 0.01, fall, fall + 0.02).longer(0.3 * math.log(10)) == pytest.approx(10)
+    assert Trend(75, 100, 0.01, 0.0, 0.02).longer(0.1) == math.inf
+    assert Trend(75, 100, -0.001, -0.001, 0.0).longer(1.0) == math.inf, "no overflow"
+
+
+@pytest.mark.parametrize("higher", [False, True])
+def test_what_is_out_of_reach_forbids_no_verdict(higher, monkeypatch):
+    """Both learn, b at 1% a quarter: from 1.05 times the FID it might have come level, from four times not."""
+    monkeypatch.setattr(confounds, "recites", lambda results, cell: None)
+    both = results(a=record(-0.1, 0.001), b=record(-0.01, 0.001))
+    side = Estimate(10.0, 9.0, 11.0, 100, (0, 1))
+
+    def compared(low, high):
+        cells = (("b", "s"), ("a", "s")) if higher else (("a", "s"), ("b", "s"))
+        ends = (-high, -low) if higher else (low, high)
+        both.compare = lambda a, b, metric, edge: Comparison(metric, side, side, sum(ends) / 2, *ends, edge=edge)
+        return confounds.compare(both, *cells, "fid"), confounds.compare(both, *cells, "kid")
+
+    near, _ = compared(-math.log(1.07), -math.log(1.05))
+    times = math.exp(math.log(1.05) / (0.01 + 1.96 * 0.001) * math.log(300 / 200))
+    assert near.blocked.kind == "still learning" and not near.said and times < FAR
+    assert near.blocked.text.endswith(f"level after {times:.3g} times as many images at the soonest")
+    far, other = compared(-math.log(4.2), -math.log(4))
+    assert (far.worse if higher else far.better) and not far.blocked
+    assert [why.kind for why in far.said] == ["still learning"] and "more than 100 times" in far.said[0].text
+    assert "still learning" in wording.reason(far, "replicated")
+    assert other.blocked.kind == "still learning", "of KID the rate is not known"
+
+
+def test_out_of_reach_decides_more_and_errs_less():
+    """Of clear pairs any fall blocks all but 5%, reach all but 14%, of which at most 1% have another order later."""
+    decided = reach(2000)
+    always, never, ours = (decided[rule] for rule in RULES)
+    assert always[0] == 1.0 and always[1] > 0.15
+    assert ours[0] > 2 * never[0] and ours[1] < 0.01
 
 
 @pytest.mark.parametrize("ends", [(-0.4, -0.2), (0.2, 0.4)])
