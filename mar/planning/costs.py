@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mar.features.networks import dinov2, inception
@@ -93,9 +95,18 @@ class Tokens(NamedTuple):
 
 def operations(call: Callable[[], object]) -> int:
     """Operations that torch counts in a call; attention by plain products, since meta tensors have no fused kernel."""
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), _Nearest(), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
+
+
+class _Nearest(TorchFunctionMode):
+    """Interpolates to the nearest, which counts as no operation either: bicubic takes a tenth of a second on META."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.interpolate and kwargs and kwargs.get("mode") == "bicubic":
+            kwargs = kwargs | {"mode": "nearest"}
+        return func(*args, **(kwargs or {}))
 
 
 def linear(n: int, count: Callable[[int], float]) -> float:
@@ -129,16 +140,9 @@ def count_parameters(model: nn.Module) -> int:
 def training(backbone: Backbone, head: Head, tokens: Tokens, recipe: Recipe) -> float:
     """Operations of one image in training, backward and all its masks included: the mean over the mask ratios."""
     batch = recipe.micro_batch or recipe.batch
-    labels, order = _labels_and_orders(tokens, batch)
-
-    def step(known: int, depth: int) -> int:
-        model, noise = model_of(backbone, head, tokens, depth), Noise("costs", device=META)
-        if recipe.gradient_checkpointing:
-            model.checkpoint_blocks()
-        return operations(lambda: model.loss(tokens.blank(batch), labels, order, known, noise).backward())
 
     def at(known: int) -> float:
-        return linear(backbone.depth, partial(step, known)) / batch
+        return _learned(backbone, head, tokens, batch, recipe.gradient_checkpointing, known) / batch
 
     if not backbone.masks:
         return at(0)
@@ -147,6 +151,20 @@ def training(backbone: Backbone, head: Head, tokens: Tokens, recipe: Recipe) -> 
     law = [tokens.tokens - num_masked(ratio, tokens.tokens) for ratio in ratios]
     mean = float(quadratic(sorted({0, max(law) // 2, max(law)}), at)(np.array(law)).mean())
     return mean * recipe.masks_per_image
+
+
+@cache
+def _learned(backbone: Backbone, head: Head, tokens: Tokens, batch: int, checkpointing: bool, known: int) -> float:
+    """Operations of a batch in training where so many tokens are known."""
+    labels, order = _labels_and_orders(tokens, batch)
+
+    def run(depth: int) -> int:
+        model, noise = model_of(backbone, head, tokens, depth), Noise("costs", device=META)
+        if checkpointing:
+            model.checkpoint_blocks()
+        return operations(lambda: model.loss(tokens.blank(batch), labels, order, known, noise).backward())
+
+    return linear(backbone.depth, run)
 
 
 def compute(study: Study, variant: str, classes: int) -> float:

@@ -417,15 +417,18 @@ def test_reading_the_workflow_counts_once_where_there_is_a_budget(tmp_path):
         assert told.returncode == 0, told.stderr
         return told.stdout.strip()
 
-    assert read(study(variants=TWO)) == "0 False"
+    def small(**over):
+        return study(variants={"ar-ce": STUDY["variants"]["ar-ce"]}, tradeoff=[], **over)
+
+    assert read(small()) == "0 False"
     assert not (tmp_path / "tiny" / "plan.json").exists()
-    capped = study(variants=TWO, budget={"disk_gb": 1.0})
+    capped = small(budget={"disk_gb": 1.0})
     assert read(capped) == "1 False"
     assert read(capped) == "0 False"
     # neither the cap nor the length of what is drawn changes a count; a width does
-    assert read(study(variants=TWO, budget={"disk_gb": 2.0}, title="Same", speed={"batch": 8})) == "0 False"
-    wider = {**STUDY["heads"], "diffloss": STUDY["heads"]["diffloss"] | {"width": 32}}
-    assert read(study(variants=TWO, budget={"disk_gb": 1.0}, heads=wider)) == "1 False"
+    assert read(small(budget={"disk_gb": 2.0}, title="Same", speed={"batch": 8})) == "0 False"
+    wider = {**STUDY["backbones"], "causal": STUDY["backbones"]["causal"] | {"width": 32}}
+    assert read(small(budget={"disk_gb": 1.0}, backbones=wider)) == "1 False"
 
 
 def test_counts_of_other_code_are_made_again(tmp_path, monkeypatch):
