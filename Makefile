@@ -38,7 +38,7 @@ UV := .venv/bin/uv pip install --quiet --python .venv/bin/python --system-certs 
 	@touch $@
 
 # where Fashion-MNIST can be neither found nor fetched, the digits that ship with scikit-learn are used, and that is said
-demo: install ## the corners of Table 1 on Fashion-MNIST, or on digits where it cannot be had: table, verdicts, figures, report
+demo: install ## AR and MAR on Fashion-MNIST, or on digits where it cannot be had: tables, verdicts, figures, report
 	@export $(RUN); name=demo; \
 	snakemake results/demo/data/manifest.json --configfile config/demo.yaml $(QUIET) || { name=demo-digits; \
 		echo "Fashion-MNIST cannot be had here, as said above: the demo runs on scikit-learn's digits"; }; \

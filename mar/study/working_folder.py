@@ -22,7 +22,7 @@ README = """# A folder to work in with mar-replication
     snakemake -n --configfile config/smoke.yaml     # what would run
     snakemake all --configfile config/smoke.yaml    # every stage at a size that only proves that it runs
     mar plan --study demo                           # how many minutes a study takes here
-    snakemake all --configfile config/demo.yaml     # the corners of Table 1 on Fashion-MNIST
+    snakemake all --configfile config/demo.yaml     # AR and MAR on Fashion-MNIST
     mar summary --study demo                        # the answer on one screen
 
 | | |
