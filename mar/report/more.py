@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mar.analysis.estimates import Results
-from mar.analysis.learning_curves import still_learning
 from mar.study import layout
 from mar.study.labels import label
 from mar.study.reading import StudyError, load
@@ -29,11 +28,10 @@ def ways(results: Results, verdicts: Sequence[Verdict]) -> list[str]:
     lone = sum(verdict.missing is not None and verdict.missing.kind == "one seed" for verdict in verdicts)
     if lone:
         found.append(f"a second training seed a side would let {lone} more be decided")
-    if any(verdict.missing and verdict.missing.kind == "still learning" for verdict in verdicts):
-        trained = [name for name, variant in results.study.variants.items() if variant.seeds]
-        slow = [label(results.study, name) for name in trained if still_learning(results, [name])]
-        if slow:
-            found.append(f"longer training of {'; '.join(slow)}")
+    learning = [v.missing.text for v in verdicts if v.missing and v.missing.kind == "still learning"]
+    names = [label(results.study, name) for name, variant in results.study.variants.items() if variant.seeds]
+    if slow := [name for name in names if any(f" {name} -" in text for text in learning)]:  # with its fall behind it
+        found.append(f"longer training of {'; '.join(slow)}")
     return found
 
 
@@ -45,15 +43,18 @@ def _enough(number: int, unit: str, numbers: Sequence[int], of: int) -> list[str
 
 
 def next_study(study: Study) -> Path | None:
-    """The smallest shipped study of the same images that trains all rows of this one and more; None if there is none.
+    """The smallest shipped study of the same images that trains all rows of this one's first table and more.
 
     A study counts too that goes on from this one (`reuse`).
+
+    Returns:
+        Its path; None if there is none.
     """
-    ours, found = _trained(study), []
+    ours, found = _trained(study, list(study.tables)[:1]), []
     for path in sorted(layout.shipped().glob("*.yaml")):
         if (other := _shipped(path)) is None:
             continue
-        theirs = _trained(other)
+        theirs = _trained(other, other.tables)
         same = (study.data.kind, study.data.folder, study.data.image_size)
         if other.study == study.study or (other.data.kind, other.data.folder, other.data.image_size) != same:
             continue
@@ -72,10 +73,10 @@ def _shipped(path: Path) -> Study | None:
         return None
 
 
-def _trained(study: Study) -> dict[tuple[str, str], int]:
-    """Rows of the paper's tables that a study trains, each with its number of seeds."""
+def _trained(study: Study, tables: Iterable[str]) -> dict[tuple[str, str], int]:
+    """Rows of the paper that a study trains for these of its tables, each with its number of seeds."""
     rows: dict[tuple[str, str], int] = {}
-    for table in study.tables.values():
+    for table in (study.tables[name] for name in tables):
         for row in table.rows:
             if table.paper and row.paper and row.variant and (seeds := len(study.variants[row.variant].seeds)):
                 rows[table.paper, row.paper] = max(seeds, rows.get((table.paper, row.paper), 0))

@@ -18,7 +18,7 @@ from mar.report.terminal import summary
 from mar.runtime.files import read
 from mar.study import labels, layout
 from mar.study.reading import load, resolve
-from mar.study.records import Verdicts
+from mar.study.records import Missing, Verdicts
 from mar.study.study import Study
 
 CLAIMS = layout.shipped("claims.yaml")
@@ -140,6 +140,13 @@ def test_what_would_decide_more(root: Path) -> None:
     assert f"of {len(open_)} intervals" in found
     lone = made(small({"ce": (0,), "diff": (0,)}), root)
     assert "a second training seed a side would let" in " ".join(more.ways(Results(lone, root), claims(root)))
+
+
+def test_longer_training_is_named_of_the_sides_whose_fall_leaves_a_claim_open(root: Path) -> None:
+    study = made(small(), root)
+    text = "FID still falls at the end of training: MAR, cross-entropy -5.1% [-8.6%, -1.4%] since 300 images"
+    open_ = claims(root)[0].model_copy(update={"missing": Missing(kind="still learning", text=text)})
+    assert more.ways(Results(study, root), [open_]) == ["longer training of MAR, cross-entropy"]
 
 
 @pytest.mark.parametrize(
