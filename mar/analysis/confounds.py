@@ -53,14 +53,14 @@ def _in_reach(results: Results, loser: Cell, gap: float, why: Missing) -> tuple[
 
     Args:
         loser: the cell.
-        gap: log ratio of FID that it lacks, at the least.
+        gap: log ratio of FID by which it misses the claim's edge, at the least.
         why: that it was still learning.
     """
     rate = trend(records(results, loser[0]))
     assert rate is not None  # it was found to fall
     times = rate.longer(gap)
     after = f"{short(times)}" if times <= FAR else f"more than {FAR:g}"
-    text = f"{why.text}; at that rate it draws level after {after} times as many images at the soonest"
+    text = f"{why.text}; at that rate the comparison turns after {after} times as many images at the soonest"
     return times <= FAR, Missing(kind=LEARNING, text=text)
 
 

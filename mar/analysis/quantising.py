@@ -80,7 +80,8 @@ def recovers(check: Recovers, results: Results) -> Finding:
     reason += f"; asked for {short(check.least)} to {short(check.most)} times the loss{_printed(check)}"
     reason += wording.caveats(large, small)
     open_ = verdict_of(False, False)
-    missing = next(iter((*large, *small)), None) if verdict == open_ != fair else None
+    blocking = large if much else small if little else (*large, *small)
+    missing = next(iter(blocking), None) if verdict == open_ != fair else None
     if missing:
         reason = f"{wording.undecided(missing.kind)}{reason}"
     if one_seed := few and fair == open_:

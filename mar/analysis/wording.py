@@ -55,8 +55,12 @@ def undecided(kind: Lack) -> str:
 
 
 def blocked(*comparisons: Comparison) -> Missing | None:
-    """Why the winning side of one of some comparisons decides nothing; None if that is so of none of them."""
-    return next((c.blocked for c in comparisons if c.blocked), None)
+    """Why the winning sides of some comparisons decide nothing, of one kind; None if that is so of none of them."""
+    found = dict.fromkeys(c.blocked for c in comparisons if c.blocked)
+    alike = [why for why in found if why.kind == next(iter(found)).kind]
+    if len(alike) < 2:
+        return next(iter(alike), None)
+    return Missing(kind=alike[0].kind, text="; ".join(why.text for why in alike))
 
 
 def missing(c: Comparison | None, alone: bool) -> Missing:

@@ -30,7 +30,7 @@ def ways(results: Results, verdicts: Sequence[Verdict]) -> list[str]:
         found.append(f"a second training seed a side would let {lone} more be decided")
     learning = [v.missing.text for v in verdicts if v.missing and v.missing.kind == "still learning"]
     names = [label(results.study, name) for name, variant in results.study.variants.items() if variant.seeds]
-    if slow := [name for name in names if any(f" {name} -" in text for text in learning)]:  # with its fall behind it
+    if slow := [name for name in names if any(f"{before} {name} -" in text for text in learning for before in ":,")]:
         found.append(f"longer training of {'; '.join(slow)}")
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +23,7 @@ def snakemake(arguments: tuple[str, ...], folder: Path, environment: dict[str, s
         process.start()
         process.join(timeout)
         if process.exitcode is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # and the jobs that it has started
             raise TimeoutError(f"snakemake {' '.join(arguments)}: {Path(output.name).read_text()}")
         return process.exitcode, Path(output.name).read_text()
 

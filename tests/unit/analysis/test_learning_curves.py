@@ -106,7 +106,7 @@ def test_what_is_out_of_reach_forbids_no_verdict(higher, monkeypatch):
     near, _ = compared(-math.log(1.07), -math.log(1.05))
     times = math.exp(math.log(1.05) / (0.01 + 1.96 * 0.001) * math.log(300 / 200))
     assert near.blocked.kind == "still learning" and not near.said and times < FAR
-    assert near.blocked.text.endswith(f"level after {times:.3g} times as many images at the soonest")
+    assert near.blocked.text.endswith(f"turns after {times:.3g} times as many images at the soonest")
     far, other = compared(-math.log(4.2), -math.log(4))
     assert (far.worse if higher else far.better) and not far.blocked
     assert [why.kind for why in far.said] == ["still learning"] and "more than 100 times" in far.said[0].text
