@@ -133,6 +133,15 @@ def test_a_verdict_waits_for_the_end_of_learning(ends):
     assert wording.reason(held, "undecided").startswith("undecided (still learning): FID")
 
 
+def test_the_blockers_of_all_steps_are_told_together():
+    sides = [Estimate(10.0, 9.0, 11.0, 100, (0, 1))] * 2
+    open_ = Comparison("fid", *sides, -0.3, -0.4, -0.2)
+    first, second = (replace(open_, unfair=((Missing(kind="still learning", text=text),), ())) for text in "ab")
+    recites = replace(open_, unfair=((Missing(kind="recites", text="c"),), ()))
+    assert wording.blocked(open_, first, recites, second, first) == Missing(kind="still learning", text="a; b")
+    assert wording.blocked(recites, first).text == "c" and wording.blocked(open_) is None
+
+
 def test_optimum_is_of_the_mean_over_seeds():
     seeds = [record(fids=(9.0, 5.0, 6.0)), record(seed=1, fids=(9.0, 5.0, 1.0))]
     curve = along(seeds, "fid")
