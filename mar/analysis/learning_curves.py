@@ -9,9 +9,9 @@ its end. Comparisons of one training with itself are not concerned.
 
 *Out of reach.* We assume that on logarithmic axes a curve of FID over images flattens, as a power law with a floor
 does, so that no later rate is faster than that of the last quarter. A side that at this rate would have to see more
-than FAR times as many images to come level with where the other is now could not have caught up: that it was still learning
-is told, and forbids no verdict. Rate and gap are taken at those ends of their intervals that bring the two level
-soonest. The rate is that of the setting of `learning`, whichever settings are compared.
+than FAR times as many images to come level with where the other is now could not have caught up: that it was still
+learning is told, and forbids no verdict. Rate and gap are taken at those ends of their intervals that bring the two
+level soonest. The rate is that of the setting of `learning`, whichever settings are compared.
 
 *Optimum.* The point of lowest mean over the seeds. The FID there is that of a model chosen by it, so it is shown beside
 the final one and used by no claim.
