@@ -11,11 +11,12 @@ import pytest
 from fabricate import cell, fabricate, small, write
 
 from benchmarks import mechanism
+from mar.analysis import confounds
 from mar.analysis.contrasts import combine, widened
 from mar.analysis.result_files import Estimate
 from mar.analysis.verdicts import decide
 from mar.runtime.files import read_json
-from mar.study.records import Verdict
+from mar.study.records import Missing, Verdict
 from mar.study.study import Study
 
 ROWS = "table: mar_table1, a: mar-default-diffloss, b: mar-default-crossent"
@@ -104,6 +105,17 @@ def test_recovers(judge: Judge, diff: float, said: str) -> None:
 def test_a_quantiser_that_loses_nothing_explains_no_gain(judge: Judge) -> None:
     assert judge(RECOVERS, fid=(9.9, 10.0), lost=(1.0, 1.0)).verdict == "undecided"
     assert judge(RECOVERS, fid=(5.0, 10.0), lost=(1.0, 1.0)).verdict == "not replicated"
+
+
+@pytest.mark.parametrize(("diff", "blocks"), [(9.2, "what favours ce"), (2.0, "what favours diff")])
+def test_what_is_missing_is_of_the_side_that_it_blocks(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch, diff: float, blocks: str
+) -> None:
+    """Too small a gain is blocked by what favours cross-entropy, too large a one by what favours Diffusion Loss."""
+    sides = [(Missing(kind="still learning", text=f"what favours {side}"),) for side in ("diff", "ce")]
+    monkeypatch.setattr(confounds, "both", lambda results, a, b: tuple(sides))
+    found = judge(RECOVERS, fid=(diff, 10.0))
+    assert found.verdict == "undecided" and found.missing and found.missing.text == blocks
 
 
 def lacks(found: Verdict) -> str:
