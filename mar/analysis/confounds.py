@@ -61,7 +61,7 @@ def _in_reach(results: Results, loser: Cell, gap: float, why: Missing) -> tuple[
     times = rate.longer(gap)
     after = f"{short(times)}" if times <= FAR else f"more than {FAR:g}"
     text = f"{why.text}; at that rate the comparison turns after {after} times as many images at the soonest"
-    return times <= FAR, Missing(kind=LEARNING, text=text)
+    return times <= FAR, why.model_copy(update={"text": text})
 
 
 def both(results: Results, a: Cell, b: Cell) -> tuple[tuple[Missing, ...], tuple[Missing, ...]]:

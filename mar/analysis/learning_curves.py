@@ -92,7 +92,8 @@ def still_learning(results: Results, variants: Iterable[str]) -> Missing | None:
     if not trends:
         return None
     parts = [f"{label(results.study, name)} {found} since {found.since:,} images" for name, found in trends.items()]
-    return Missing(kind="still learning", text=f"FID still falls at the end of training: {', '.join(parts)}")
+    text = f"FID still falls at the end of training: {', '.join(parts)}"
+    return Missing(kind="still learning", text=text, variants=tuple(trends))
 
 
 def heldout_loss(point: LearningPoint, split: str = "heldout") -> Range:

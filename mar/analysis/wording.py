@@ -60,7 +60,8 @@ def blocked(*comparisons: Comparison) -> Missing | None:
     alike = [why for why in found if why.kind == next(iter(found)).kind]
     if len(alike) < 2:
         return next(iter(alike), None)
-    return Missing(kind=alike[0].kind, text="; ".join(why.text for why in alike))
+    variants = tuple(dict.fromkeys(itertools.chain(*(why.variants for why in alike))))
+    return Missing(kind=alike[0].kind, text="; ".join(why.text for why in alike), variants=variants)
 
 
 def missing(c: Comparison | None, alone: bool) -> Missing:

@@ -28,9 +28,8 @@ def ways(results: Results, verdicts: Sequence[Verdict]) -> list[str]:
     lone = sum(verdict.missing is not None and verdict.missing.kind == "one seed" for verdict in verdicts)
     if lone:
         found.append(f"a second training seed a side would let {lone} more be decided")
-    learning = [v.missing.text for v in verdicts if v.missing and v.missing.kind == "still learning"]
-    names = [label(results.study, name) for name, variant in results.study.variants.items() if variant.seeds]
-    if slow := [name for name in names if any(f"{before} {name} -" in text for text in learning for before in ":,")]:
+    learning = {name for v in verdicts if v.missing for name in v.missing.variants}
+    if slow := [label(results.study, name) for name in results.study.variants if name in learning]:
         found.append(f"longer training of {'; '.join(slow)}")
     return found
 

@@ -1053,11 +1053,13 @@ class Missing(Part):
     Kinds: `interval`: its interval reaches both sides; `one seed`; `recites`: a side recites its training images;
     `trained unequally`: the side that wins trained on more images; `still learning`: a side still improved when its
     training ended; `protocol`: the sides were timed differently. `seeds` a side and `images` a sample set are the
-    numbers with either of which an interval of this effect would decide; None where no number would.
+    numbers with either of which an interval of this effect would decide; None where no number would. `variants` are
+    those that were still learning.
     """
 
     kind: Lack
     text: str
+    variants: tuple[str, ...] = ()
     seeds: PositiveInt | None = None
     images: PositiveInt | None = None
 

@@ -65,7 +65,7 @@ def test_seeds_are_averaged():
 def test_those_that_still_learn_are_named():
     both = results(a=record(-0.3, 0.01), b=record(-0.001, 0.01))
     said = still_learning(both, ("a", "b"))
-    assert said.kind == "still learning"
+    assert said.kind == "still learning" and said.variants == ("a",)
     model = "MAR, Diffusion Loss (a)"
     assert said.text == f"FID still falls at the end of training: {model} -25.9% [-27.4%, -24.5%] since 200 images"
     assert still_learning(both, ("b",)) is None
@@ -136,9 +136,13 @@ def test_a_verdict_waits_for_the_end_of_learning(ends):
 def test_the_blockers_of_all_steps_are_told_together():
     sides = [Estimate(10.0, 9.0, 11.0, 100, (0, 1))] * 2
     open_ = Comparison("fid", *sides, -0.3, -0.4, -0.2)
-    first, second = (replace(open_, unfair=((Missing(kind="still learning", text=text),), ())) for text in "ab")
+    first, second = (
+        replace(open_, unfair=((Missing(kind="still learning", text=text, variants=(text,)),), ())) for text in "ab"
+    )
     recites = replace(open_, unfair=((Missing(kind="recites", text="c"),), ()))
-    assert wording.blocked(open_, first, recites, second, first) == Missing(kind="still learning", text="a; b")
+    assert wording.blocked(open_, first, recites, second, first) == Missing(
+        kind="still learning", text="a; b", variants=("a", "b")
+    )
     assert wording.blocked(recites, first).text == "c" and wording.blocked(open_) is None
 
 
