@@ -35,6 +35,7 @@ onstart:
         raise WorkflowError(str(error))
     make_room()
     wake_when_a_job_ends()
+    begin_fork_server()
     if not workflow.overwrite_configfiles and "study_file" not in config:
         print(f"study {STUDY.study}, as no --configfile names another", flush=True)
     try:

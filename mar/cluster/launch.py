@@ -29,6 +29,7 @@ from types import FrameType
 
 import submitit
 
+from mar.cluster import fork_server
 from mar.cluster.failures import log
 from mar.cluster.job_process import Command, text
 from mar.cluster.processes import alive, print_lines, started, stop
@@ -141,17 +142,10 @@ def _signals_raise() -> Iterator[None]:
 
 def _submit(command: Command, folder: Path, digest: str) -> LocalJob:
     """Start the job, unless it is to run in this process, and put it on record. Called under the folder's lock."""
-    executor = submitit.AutoExecutor(folder=folder.absolute(), cluster=command.cluster)
-    limit = {"timeout_min": YEAR} if command.cluster == "local" else {}
-    executor.update_parameters(name="mar", stderr_to_stdout=True, **limit)
-    # Ctrl-C in a terminal goes to all its processes. The job must not see it: the launcher ends it in good order.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        job = executor.submit(command)
-    finally:
-        signal.signal(signal.SIGINT, before)
     local = command.cluster == "local"
-    pid = int(job.job_id) if local else os.getpid()
+    forked = fork_server.fork(command) if local else None
+    job = str(forked) if forked else _start(command, folder)
+    pid = int(job) if local else os.getpid()
     record = LocalJob(
         state="running",
         cluster="local" if local else "debug",
@@ -160,12 +154,25 @@ def _submit(command: Command, folder: Path, digest: str) -> LocalJob:
         host=socket.gethostname(),
         pid=pid,
         submitted=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        output=log(folder, job.job_id).name if local else None,
-        job=job.job_id,
+        output=log(folder, job).name if local else None,
+        job=job,
         started=started(pid),
     )
     write_job(folder, record)
     return record
+
+
+def _start(command: Command, folder: Path) -> str:
+    """Name of a job that submitit starts in a process of its own, where the job is not to run in this one."""
+    executor = submitit.AutoExecutor(folder=folder.absolute(), cluster=command.cluster)
+    limit = {"timeout_min": YEAR} if command.cluster == "local" else {}
+    executor.update_parameters(name="mar", stderr_to_stdout=True, **limit)
+    # Ctrl-C in a terminal goes to all its processes. The job must not see it: the launcher ends it in good order.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return str(executor.submit(command).job_id)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _running(folder: Path) -> LocalJob | None:

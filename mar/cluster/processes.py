@@ -86,5 +86,6 @@ def _foreign(pid: int) -> str:
         return ""
     if owner != os.geteuid():
         return f"is of user {owner}"
-    ours = any(word.startswith(b"submitit.") or word == b"launch" for word in words)  # the latter computes in itself
+    started = (b"submitit.", b"mar.cluster.fork_server")
+    ours = any(word.startswith(started) or word == b"launch" for word in words)  # the latter computes in itself
     return "" if ours else f"is {printable(words[0].decode(errors='replace'))!r}"

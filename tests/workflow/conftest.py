@@ -13,6 +13,8 @@ from pathlib import Path
 import forked
 import pytest
 
+from mar.cluster import fork_server
+
 SOURCE = Path(__file__).parents[2]
 TIMEOUT = 600  # seconds of a whole workflow of stubs on a machine that is busy; alone it takes a tenth
 
@@ -84,6 +86,7 @@ class Project:
             "PATH": f"{stub.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(folder),
             "XDG_CACHE_HOME": str(folder / "cache"),
+            fork_server.ADDRESS: "",  # the jobs import nothing
         }
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any
+
+from mar.cluster import fork_server
 
 TIMEOUT = 600  # seconds
 
@@ -26,3 +30,22 @@ def test_the_scheduler_looks_for_work_when_a_job_ends(project: Any) -> None:
 def test_a_limit_that_is_asked_for_stays(project: Any) -> None:
     looked, jobs = rounds(project, "--max-jobs-per-timespan", "99/1s")
     assert looked > 1.5 * jobs
+
+
+def test_a_run_of_several_jobs_has_a_fork_server(project: Any) -> None:
+    """It tries to import torch, which here writes down where the server was to listen."""
+    served = project.folder / "served"
+    torch = project.folder / "torch" / "__init__.py"
+    torch.write_text(f"open({str(served)!r}, 'w').write(__import__('sys').argv[1])\n" + torch.read_text())
+    del project.environment[fork_server.ADDRESS]
+    project.snakemake("results/smoke/classifier/model.safetensors", "--configfile", "config/smoke.yaml")
+    assert not served.exists(), "for two jobs"
+    # on Slurm no job runs here, whatever stands in for its commands
+    tokens = [f"results/smoke/tokens/{name}/train/manifest.json" for name in ("kl", "vq", "msvq")]
+    project.snakemake(*tokens, "--configfile", "config/smoke.yaml", "--default-resources", "launcher=slurm")
+    assert not served.exists(), "for jobs of Slurm"
+    project.snakemake("all", "--configfile", "config/smoke.yaml")
+    deadline = time.monotonic() + 60
+    while not served.exists() or Path(served.read_text()).parent.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -6,7 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 import mar
-from mar.cluster import gpus
+from mar.cluster import fork_server, gpus
 from mar.cluster import resources as machine
 from mar.data import published
 from mar.features import given as given_sets
@@ -261,6 +261,12 @@ def make_room():
             f"at most {workflow.cores + 5} stages wait at once, whatever {', '.join(CAPS)} are: say --cores {waiting}",
             flush=True,
         )
+
+
+def begin_fork_server():
+    """Start what forks the jobs of this machine, so that not each of them imports torch anew."""
+    needed = workflow.dag.needrun_jobs()
+    fork_server.begin(sum(job.resources.get("launcher") == "local" for job in needed))
 
 
 def wake_when_a_job_ends():

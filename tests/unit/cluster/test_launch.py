@@ -1,21 +1,30 @@
-"""`mar launch` on real processes: the package here is a copy whose commands only sleep, fail or say their process."""
+"""`mar launch` on real processes: the package here is a copy whose commands only sleep, fail or say their process.
+
+What a job does when it ends, fails or is ended is the same whether it starts anew or is forked by a fork server.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mar.cluster import job_process, resources
+from mar.cluster import fork_server, job_process, resources
 from mar.cluster.launch import Slurm, launch
+from mar.runtime.files import sha256
+from mar.study import layout
+from mar.study.reading import load, write_resolved
 
 SOURCE = Path(__file__).parents[3] / "mar"
 CLI = """
@@ -41,7 +50,7 @@ RUN = "import sys; from mar.cluster.launch import launch; sys.exit(launch(sys.ar
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def anew(tmp_path: Path) -> Path:
     """A working folder with the copy of the package."""
     for package in ("cluster", "runtime"):
         shutil.copytree(SOURCE / package, tmp_path / "mar" / package)
@@ -50,6 +59,36 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "mar" / "cli" / "__main__.py").write_text(CLI)
     (tmp_path / "torch.py").write_text("raise AssertionError('the launcher imported torch')")
     return tmp_path
+
+
+@pytest.fixture
+def forked(anew: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The same with a fork server, whose only library says who imports it."""
+    source = anew / "mar" / "cluster" / "fork_server.py"
+    source.write_text(re.sub(r"LIBRARIES = \(.*?\n\)\n", 'LIBRARIES = ("library",)\n', source.read_text(), flags=re.S))
+    (anew / "library.py").write_text(
+        "import os\nwith open('imports.txt', 'a') as file: file.write(f'{os.getpid()}\\n')"
+    )
+    monkeypatch.chdir(anew)
+    monkeypatch.setenv("PYTHONPATH", str(anew))
+    for name in job_process.THREADS:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv(fork_server.ADDRESS, "")  # so that it is taken back
+    monkeypatch.delenv(fork_server.ADDRESS)
+    held = fork_server.begin(9)
+    assert held
+    address = Path(os.environ[fork_server.ADDRESS])
+    until(address.exists)
+    yield anew
+    os.close(held)
+    until(lambda: not address.parent.exists())
+
+
+@pytest.fixture(params=["anew", "forked"])
+def place(request: pytest.FixtureRequest) -> Path:
+    """Either of both."""
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
 
 
 def start(place: Path, *command: str, recipe: str = "a") -> subprocess.Popen[str]:
@@ -78,11 +117,15 @@ def runs(place: Path, what: str) -> list[int]:
     return [int(line.split()[1]) for line in lines if line.startswith(what)]
 
 
-def wait_for_run(place: Path) -> int:
-    deadline = time.monotonic() + 20
-    while not (place / "runs.txt").exists():
+def until(true: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def wait_for_run(place: Path) -> int:
+    until((place / "runs.txt").exists)
     time.sleep(0.1)
     return runs(place, "start")[0]
 
@@ -95,11 +138,12 @@ def alive(pid: int) -> bool:
 
 
 def test_a_job_is_a_process_of_its_own_whose_output_is_shown(place: Path) -> None:
-    status, out, err = finish(start(place, "greet"))
+    launcher = start(place, "greet")
+    status, out, err = finish(launcher)
     assert (status, out, err) == (0, "hello from greet 3\n", "")  # the GPUs of the launcher, none of submitit's lines
     job = record(place)
     assert job["state"] == "finished" and job["cluster"] == "local" and job["command"] == "mar greet"
-    assert runs(place, "end") != [job["pid"]]
+    assert len(runs(place, "end")) == 1 and runs(place, "end") != [launcher.pid]
     assert sorted(file.name for file in (place / "job").iterdir()) == [".lock", job["output"], "job.json"]
 
 
@@ -186,6 +230,82 @@ def test_a_record_whose_process_id_came_again_is_no_running_job(place: Path) -> 
     (place / "job" / "job.json").write_text(json.dumps(job))
     status, out, _ = finish(start(place, "greet"))
     assert (status, out) == (0, "hello from greet 3\n")
+
+
+def test_forked_jobs_find_what_their_server_has_imported(forked: Path) -> None:
+    main = CLI.replace("import os, sys, time", "import os, sys, time\nimport library")
+    (forked / "mar" / "cli" / "__main__.py").write_text(main)  # read by the jobs, not by the server
+    for word in ("first", "second"):
+        status, out, _ = finish(start(forked, word))
+        assert (status, out) == (0, f"hello from {word} 3\n")
+    server = (forked / "imports.txt").read_text().split()
+    assert len(server) == 1 and len(set(runs(forked, "end")) - {int(server[0])}) == 2
+    assert record(forked)["pid"] == runs(forked, "end")[1] and record(forked)["cpu_seconds"] < 1
+
+
+def test_a_forked_job_outlives_its_server_and_a_later_one_starts_anew(forked: Path) -> None:
+    first = start(forked, "sleep", "2")
+    job = wait_for_run(forked)
+    server = int((forked / "imports.txt").read_text())
+    os.kill(server, signal.SIGKILL)
+    assert finish(first)[0] == 0 and runs(forked, "end") == [job]
+    assert finish(start(forked, "greet"))[0] == 0
+    assert record(forked)["state"] == "finished"
+    shutil.rmtree(Path(os.environ[fork_server.ADDRESS]).parent)  # else done by the server
+
+
+def test_a_job_of_several_threads_starts_anew(forked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (forked / "mar" / "cli" / "__main__.py").write_text(CLI + "    sys.exit(7 * ('library' in sys.modules))\n")
+    assert finish(start(forked, "greet"))[0] == 7
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    assert finish(start(forked, "greet"))[0] == 0
+
+
+def test_nothing_is_done_for_a_launcher_that_has_ended(forked: Path) -> None:
+    for wanted in (
+        b"",
+        b"{",
+        fork_server.request(job_process.Command(("greet",), "local", folder=str(forked / "job"))),
+    ):
+        with socket.socket(socket.AF_UNIX) as launcher:
+            launcher.connect(os.environ[fork_server.ADDRESS])
+            launcher.sendall(wanted)
+    time.sleep(0.5)
+    assert not (forked / "runs.txt").exists()
+    assert finish(start(forked, "greet"))[0] == 0
+
+
+def test_a_forked_training_has_the_weights_of_one_that_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in job_process.THREADS:
+        monkeypatch.setenv(name, "1")
+    study = str(write_resolved(load(SOURCE.parent / "config" / "smoke.yaml")))
+    weights, digests = layout.classifier(layout.RESULTS / "smoke") / "model.safetensors", list[str]()
+    monkeypatch.setenv(fork_server.ADDRESS, "")
+    assert launch(["--threads", "1", "prepare", "--study", study], tmp_path / "prepare") == 0
+    assert launch(["--threads", "1", "classifier", "--study", study], tmp_path / "anew") == 0
+    digests.append(sha256(weights))
+    weights.unlink()
+    monkeypatch.delenv(fork_server.ADDRESS)
+    held = fork_server.begin(9)
+    assert held
+    until(Path(os.environ[fork_server.ADDRESS]).exists, 120)
+    assert launch(["--threads", "1", "classifier", "--study", study], tmp_path / "forked") == 0
+    os.close(held)
+    digests.append(sha256(weights))
+    assert digests[0] == digests[1]
+    seconds = [json.loads((tmp_path / way / "job.json").read_text())["cpu_seconds"] for way in ("anew", "forked")]
+    assert seconds[1] < seconds[0], "it imported torch itself"
+
+
+def test_few_jobs_need_no_server_and_an_empty_address_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(fork_server.ADDRESS, raising=False)
+    assert fork_server.begin(fork_server.FEW - 1) is None and fork_server.ADDRESS not in os.environ
+    monkeypatch.setenv(fork_server.ADDRESS, "")
+    assert fork_server.begin(100) is None
+    assert fork_server.fork(job_process.Command(("greet",), "local")) is None
 
 
 def test_debug_runs_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
