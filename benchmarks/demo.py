@@ -1,8 +1,7 @@
 """Where the time of the demo goes, of a run that is there: `make demo`, then `python -m benchmarks demo`.
 
 Wall seconds are Snakemake's, from the start of a job to its end, summed over jobs, of which as many run at a time as
-there are cores; CPU seconds those of the jobs' own processes, where a job has a record. The last row is what one start
-of Python with torch takes here, times the jobs that import it.
+there are cores; CPU seconds those of the jobs' own processes, where a job has a record.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import NamedTuple
 
 from benchmarks.tables import Cell, Parts, Table
 from mar.cluster.records import JOB, read_job
-from mar.planning import probe
 from mar.study import layout
 
 STUDIES = ("demo", "demo-digits")
@@ -30,7 +28,6 @@ PARTS = {
     "timing of sampling": ("speed",),
     "tables, figures, report, MLflow": ("table", "figure", "alias", "claims", "report", "track"),
 }
-WITHOUT_TORCH = ("prepare", "statistics", *PARTS["tables, figures, report, MLflow"])
 
 
 class Ran(NamedTuple):
@@ -61,8 +58,6 @@ def report() -> Parts:
         wall = sum(job.end - job.begin for job in of_part)
         rows.append([part, len(of_part), sum(cpu[stage] for stage in stages), wall, wall / busy])
     rows.append(["all jobs", len(jobs), sum(cpu.values()), busy, 1.0])
-    importing, once = sum(job.stage not in WITHOUT_TORCH for job in jobs), probe.start()
-    rows.append(["of these: starts of Python with torch", importing, importing * once, "", ""])
     head = ["", "jobs", "CPU s", "wall s of the jobs", "share"]
     said = f"Study {name}: from the start of the first job to the end of the last {elapsed / 60:.1f} min."
     return [said, Table(head=head, form=["", ".0f", ".0f", ".0f", ".0%"], rows=rows)]

@@ -114,8 +114,7 @@ def main(threads: int, device: str | None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 lacks some letters
     devices.choose(device or "")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # see mar/runtime/precision.py
-    os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
+    os.environ.update(devices.REPEATABLE | os.environ)
     if threads:
         # Torch reads these when it is imported, which the commands do later and only if they need it.
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)

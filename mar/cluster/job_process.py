@@ -1,4 +1,4 @@
-"""What a job runs: one command of `mar`, in a process that submitit started."""
+"""What a job runs: one command of `mar`, in a process that submitit has started, or a fork server forked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SLOTS = 2  # slots in a row without anything kept, after which a job goes into t
 
 @dataclass(frozen=True)
 class Command:
-    """One command of `mar`, pickled to the job's process; called there, it returns the exit status of the command.
+    """One command of `mar`, handed to the job's process; called there, it returns the exit status of the command.
 
     Attributes:
         arguments: the command and its options, as after `mar`.

@@ -143,22 +143,22 @@ def _signals_raise() -> Iterator[None]:
 def _submit(command: Command, folder: Path, digest: str) -> LocalJob:
     """Start the job, unless it is to run in this process, and put it on record. Called under the folder's lock."""
     local = command.cluster == "local"
-    forked = fork_server.fork(command) if local else None
-    job = str(forked) if forked else _start(command, folder)
-    pid = int(job) if local else os.getpid()
-    record = LocalJob(
-        state="running",
-        cluster="local" if local else "debug",
-        command=text(command.arguments),
-        hash=digest,
-        host=socket.gethostname(),
-        pid=pid,
-        submitted=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        output=log(folder, job).name if local else None,
-        job=job,
-        started=started(pid),
-    )
-    write_job(folder, record)
+    with fork_server.ask(command) if local else contextlib.nullcontext() as forked:  # it begins when it is on record
+        job = str(forked) if forked else _start(command, folder)
+        pid = int(job) if local else os.getpid()
+        record = LocalJob(
+            state="running",
+            cluster="local" if local else "debug",
+            command=text(command.arguments),
+            hash=digest,
+            host=socket.gethostname(),
+            pid=pid,
+            submitted=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            output=log(folder, job).name if local else None,
+            job=job,
+            started=started(pid),
+        )
+        write_job(folder, record)
     return record
 
 

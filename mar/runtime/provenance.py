@@ -10,6 +10,7 @@ import time
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from mar.runtime import project
 from mar.runtime.files import Part
@@ -77,10 +78,16 @@ class Provenance(Part):
     threads: int | None
 
 
+def _used_torch() -> Any:
+    """The module torch, where code of ours has it; a fork server imports it for jobs that do not need it too."""
+    torch = sys.modules.get("torch")
+    ours = [module for name, module in list(sys.modules.items()) if name.startswith("mar.")]
+    return torch if torch and any(getattr(module, "torch", None) is torch for module in ours) else None
+
+
 def provenance() -> Provenance:
     """Commit, versions and machine of this process."""
-    torch = sys.modules.get("torch")
-    device = "cpu"
+    torch, device = _used_torch(), "cpu"
     if torch is not None and os.environ.get("MAR_DEVICE") != "cpu" and torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     return Provenance(

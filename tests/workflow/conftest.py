@@ -53,8 +53,9 @@ outputs = {{
     "report": ["report.html"],
     "track": ["mlflow.json"],
 }}[verb]
-with open("calls.txt", "a") as calls:
+with open("calls.txt", "a") as calls, open("servers.txt", "a") as servers:
     calls.write(" ".join(arguments) + "\n")
+    servers.write(os.environ.get("MAR_FORK_SERVER", "none") + "\n")
 if verb == "train":
     time.sleep(float(os.environ.get("STUB_SLEEP", "0")))
 for path in outputs:

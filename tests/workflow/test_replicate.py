@@ -18,6 +18,7 @@ import published
 import pytest
 import torch
 
+from mar.cluster import fork_server
 from mar.features.networks import inception
 from mar.planning import replicate
 from mar.runtime.files import read
@@ -83,6 +84,7 @@ def place(fresh: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     project.environment |= {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
+    del project.environment[fork_server.ADDRESS]  # its jobs do import torch
     rows = [
         ("mar-b", "official-mar", "mar.pth", "CC-BY-NC-4.0"),
         ("mar-kl16", "ldm-kl", "kl16.ckpt", "MIT"),

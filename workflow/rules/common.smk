@@ -265,8 +265,17 @@ def make_room():
 
 def begin_fork_server():
     """Start what forks the jobs of this machine, so that not each of them imports torch anew."""
-    needed = workflow.dag.needrun_jobs()
-    fork_server.begin(sum(job.resources.get("launcher") == "local" for job in needed))
+    try:
+        needed = workflow.dag.needrun_jobs()
+        local = [job for job in needed if job.resources.get("launcher") == "local"]
+        if (
+            not workflow.deployment_settings.deployment_method
+        ):  # else each job is in an environment of its own
+            fork_server.begin(sum(job.threads == 1 for job in local))
+    except (
+        Exception
+    ) as error:  # jobs start without it too, and Snakemake promises none of these names
+        print(f"jobs import torch anew: {error}", flush=True)
 
 
 def wake_when_a_job_ends():

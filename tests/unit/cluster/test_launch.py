@@ -22,6 +22,7 @@ import pytest
 
 from mar.cluster import fork_server, job_process, resources
 from mar.cluster.launch import Slurm, launch
+from mar.runtime import devices
 from mar.runtime.files import sha256
 from mar.study import layout
 from mar.study.reading import load, write_resolved
@@ -46,6 +47,13 @@ def main(arguments, prog_name):
     with open("runs.txt", "a") as runs:
         runs.write(f"end {os.getpid()} {time.monotonic()}\\n")
 """
+LIBRARY = """
+import json, os
+with open("imports.txt", "a") as file:
+    file.write(f"{os.getpid()}\\n")
+with open("environment.json", "w") as file:
+    json.dump(dict(os.environ), file)
+"""
 RUN = "import sys; from mar.cluster.launch import launch; sys.exit(launch(sys.argv[2:], 'job', recipe=sys.argv[1]))"
 
 
@@ -69,6 +77,7 @@ def forked(anew: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (anew / "library.py").write_text(
         "import os\nwith open('imports.txt', 'a') as file: file.write(f'{os.getpid()}\\n')"
     )
+    monkeypatch.setattr(fork_server, "__file__", str(source))  # this process is of the same installation
     monkeypatch.chdir(anew)
     monkeypatch.setenv("PYTHONPATH", str(anew))
     for name in job_process.THREADS:
@@ -78,9 +87,11 @@ def forked(anew: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     held = fork_server.begin(9)
     assert held
     address = Path(os.environ[fork_server.ADDRESS])
-    until(address.exists)
-    yield anew
-    os.close(held)
+    try:
+        until(address.exists)
+        yield anew
+    finally:
+        os.close(held)
     until(lambda: not address.parent.exists())
 
 
@@ -238,6 +249,7 @@ def test_forked_jobs_find_what_their_server_has_imported(forked: Path) -> None:
     for word in ("first", "second"):
         status, out, _ = finish(start(forked, word))
         assert (status, out) == (0, f"hello from {word} 3\n")
+    assert json.loads((forked / "environment.json").read_text()).items() >= devices.REPEATABLE.items()
     server = (forked / "imports.txt").read_text().split()
     assert len(server) == 1 and len(set(runs(forked, "end")) - {int(server[0])}) == 2
     assert record(forked)["pid"] == runs(forked, "end")[1] and record(forked)["cpu_seconds"] < 1
@@ -261,18 +273,37 @@ def test_a_job_of_several_threads_starts_anew(forked: Path, monkeypatch: pytest.
     assert finish(start(forked, "greet"))[0] == 0
 
 
-def test_nothing_is_done_for_a_launcher_that_has_ended(forked: Path) -> None:
-    for wanted in (
-        b"",
-        b"{",
-        fork_server.request(job_process.Command(("greet",), "local", folder=str(forked / "job"))),
-    ):
+def test_nothing_is_done_for_a_launcher_that_ended_before_the_job_was_on_record(forked: Path) -> None:
+    command = job_process.Command(("greet",), "local", folder=str(forked / "job"))
+    for wanted in (b"", b"{", fork_server.request(command)):
         with socket.socket(socket.AF_UNIX) as launcher:
             launcher.connect(os.environ[fork_server.ADDRESS])
             launcher.sendall(wanted)
-    time.sleep(0.5)
+    with pytest.raises(KeyboardInterrupt), fork_server.ask(command) as pid:
+        assert pid and alive(pid)
+        raise KeyboardInterrupt
+    until(lambda: not alive(pid))
     assert not (forked / "runs.txt").exists()
-    assert finish(start(forked, "greet"))[0] == 0
+    assert finish(start(forked, "greet"))[0] == 0 and len(runs(forked, "end")) == 1
+
+
+@pytest.mark.parametrize("other", ["code", "Python", "container"])
+def test_a_server_of_another_installation_forks_nothing(
+    forked: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    command = job_process.Command(("greet",), "local", folder=str(forked / "job"))
+    with fork_server.ask(command) as pid:
+        assert pid
+    wait_for_run(forked)
+    until(lambda: runs(forked, "end") == [pid])
+    if other == "code":
+        (forked / "mar" / "runtime" / "new.py").touch()
+    elif other == "Python":
+        monkeypatch.setattr(sys, "prefix", "/elsewhere")
+    else:
+        monkeypatch.setattr(os, "readlink", lambda path: f"{path}:[1]")
+    with fork_server.ask(command) as pid:
+        assert pid is None
 
 
 def test_a_forked_training_has_the_weights_of_one_that_starts_anew(
@@ -291,9 +322,11 @@ def test_a_forked_training_has_the_weights_of_one_that_starts_anew(
     monkeypatch.delenv(fork_server.ADDRESS)
     held = fork_server.begin(9)
     assert held
-    until(Path(os.environ[fork_server.ADDRESS]).exists, 120)
-    assert launch(["--threads", "1", "classifier", "--study", study], tmp_path / "forked") == 0
-    os.close(held)
+    try:
+        until(Path(os.environ[fork_server.ADDRESS]).exists, 120)
+        assert launch(["--threads", "1", "classifier", "--study", study], tmp_path / "forked") == 0
+    finally:
+        os.close(held)
     digests.append(sha256(weights))
     assert digests[0] == digests[1]
     seconds = [json.loads((tmp_path / way / "job.json").read_text())["cpu_seconds"] for way in ("anew", "forked")]
@@ -305,7 +338,8 @@ def test_few_jobs_need_no_server_and_an_empty_address_forbids_it(monkeypatch: py
     assert fork_server.begin(fork_server.FEW - 1) is None and fork_server.ADDRESS not in os.environ
     monkeypatch.setenv(fork_server.ADDRESS, "")
     assert fork_server.begin(100) is None
-    assert fork_server.fork(job_process.Command(("greet",), "local")) is None
+    with fork_server.ask(job_process.Command(("greet",), "local")) as pid:
+        assert pid is None
 
 
 def test_debug_runs_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,3 +65,12 @@ def test_an_installed_wheel_says_what_it_was_built_from(checkout: Path) -> None:
     assert said(checkout) == "unknown"
     (checkout / "mar" / "project" / "COMMIT").write_text("0123-dirty\n")
     assert said(checkout) == "0123-dirty"
+
+
+@pytest.mark.parametrize(("used", "threads"), [("", "None"), (", mar.models.blocks", "1")])
+def test_torch_is_on_record_where_code_of_ours_uses_it(used: str, threads: str) -> None:
+    """A fork server has imported it for jobs that do without as well."""
+    code = f"import torch{used}; from mar.runtime.provenance import provenance; print(provenance().threads)"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == threads
