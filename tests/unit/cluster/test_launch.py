@@ -74,9 +74,7 @@ def forked(anew: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The same with a fork server, whose only library says who imports it."""
     source = anew / "mar" / "cluster" / "fork_server.py"
     source.write_text(re.sub(r"LIBRARIES = \(.*?\n\)\n", 'LIBRARIES = ("library",)\n', source.read_text(), flags=re.S))
-    (anew / "library.py").write_text(
-        "import os\nwith open('imports.txt', 'a') as file: file.write(f'{os.getpid()}\\n')"
-    )
+    (anew / "library.py").write_text(LIBRARY)
     monkeypatch.setattr(fork_server, "__file__", str(source))  # this process is of the same installation
     monkeypatch.chdir(anew)
     monkeypatch.setenv("PYTHONPATH", str(anew))
