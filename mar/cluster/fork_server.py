@@ -3,7 +3,7 @@
 A job that computes for a second spends several more on importing torch and what builds on it. So the workflow starts
 one such process (`begin`), of which `mar launch` asks each job of one thread (`ask`). It ends with the workflow: it
 waits on a pipe whose other end only the workflow holds. Jobs that it has forked go on. Where there is none, or not yet,
-or one of another installation, a job starts anew.
+or one of another installation, a job starts anew; so do all where torch sees a GPU, which no forked process could use.
 
 The server computes nothing: a forked job finds torch as it is after the import, without threads, numbers drawn or a GPU
 in use, and its results are to the bit those of a process of its own. Of `mar` it imports nothing that makes results, so
@@ -166,6 +166,8 @@ def main(address: Path) -> int:
             importlib.import_module(library)
         if len(os.listdir("/proc/self/task")) > 1:
             return 1  # a library has started threads, which a fork does not have
+        if (torch := sys.modules.get("torch")) and torch.accelerator.is_available():
+            return 1  # to have looked for a GPU, as diffusers does too, leaves CUDA in a state that a fork cannot use
         gc.freeze()  # else a job that looks for unused objects gets a copy of the memory of all
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # of jobs that ended nothing stays
         server.bind(f"{address}-")

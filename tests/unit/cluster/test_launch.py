@@ -70,8 +70,8 @@ def anew(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def forked(anew: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The same with a fork server, whose only library says who imports it."""
+def forkable(anew: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same where a fork server may begin, whose only library says who imports it."""
     source = anew / "mar" / "cluster" / "fork_server.py"
     source.write_text(re.sub(r"LIBRARIES = \(.*?\n\)\n", 'LIBRARIES = ("library",)\n', source.read_text(), flags=re.S))
     (anew / "library.py").write_text(LIBRARY)
@@ -82,12 +82,18 @@ def forked(anew: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv(fork_server.ADDRESS, "")  # so that it is taken back
     monkeypatch.delenv(fork_server.ADDRESS)
+    return anew
+
+
+@pytest.fixture
+def forked(forkable: Path) -> Iterator[Path]:
+    """The same with a fork server."""
     held = fork_server.begin(9)
     assert held
     address = Path(os.environ[fork_server.ADDRESS])
     try:
         until(address.exists)
-        yield anew
+        yield forkable
     finally:
         os.close(held)
     until(lambda: not address.parent.exists())
@@ -302,6 +308,25 @@ def test_a_server_of_another_installation_forks_nothing(
         monkeypatch.setattr(os, "readlink", lambda path: f"{path}:[1]")
     with fork_server.ask(command) as pid:
         assert pid is None
+
+
+@pytest.mark.parametrize(
+    "does",
+    [
+        "import threading, time; threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
+        "import sys; from unittest import mock; sys.modules['torch'] = mock.Mock()  # which sees a GPU",
+    ],
+)
+def test_a_server_whose_libraries_started_a_thread_or_see_a_gpu_forks_nothing(forkable: Path, does: str) -> None:
+    (forkable / "library.py").write_text(LIBRARY + does)
+    held = fork_server.begin(9)
+    assert held
+    try:
+        until(lambda: not Path(os.environ[fork_server.ADDRESS]).parent.exists())
+        assert finish(start(forkable, "greet"))[0] == 0
+    finally:
+        os.close(held)
+    assert (forkable / "imports.txt").exists() and len(runs(forkable, "end")) == 1
 
 
 def test_a_forked_training_has_the_weights_of_one_that_starts_anew(
