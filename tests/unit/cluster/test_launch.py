@@ -284,9 +284,9 @@ def test_nothing_is_done_for_a_launcher_that_ended_before_the_job_was_on_record(
             launcher.connect(os.environ[fork_server.ADDRESS])
             launcher.sendall(wanted)
     with pytest.raises(KeyboardInterrupt), fork_server.ask(command) as pid:
-        assert pid and alive(pid)
+        assert pid and alive(job := pid)
         raise KeyboardInterrupt
-    until(lambda: not alive(pid))
+    until(lambda: not alive(job))
     assert not (forked / "runs.txt").exists()
     assert finish(start(forked, "greet"))[0] == 0 and len(runs(forked, "end")) == 1
 
