@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mar.runtime import devices
+from mar.runtime import devices, environment
 from mar.study import layout
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def main(threads: int, device: str | None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 lacks some letters
     devices.choose(device or "")
-    os.environ.update(devices.REPEATABLE | os.environ)
+    os.environ.update(environment.REPEATABLE | os.environ)
     if threads:
         # Torch reads these when it is imported, which the commands do later and only if they need it.
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)

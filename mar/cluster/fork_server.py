@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from mar.cluster.failures import log
-from mar.cluster.job_process import THREADS, Command, verb
-from mar.runtime.devices import REPEATABLE
+from mar.cluster.job_process import Command, verb
+from mar.runtime.environment import REPEATABLE, THREADS
 
 ADDRESS = "MAR_FORK_SERVER"  # variable of the environment: the server's socket; set and empty, there is to be none
 FEW = 4  # jobs that start anew sooner than the server is there

@@ -21,10 +21,10 @@ from pydantic import NonNegativeInt
 from mar.cluster import gpus
 from mar.cluster.records import Outcome, SlurmJob, outcome_file, read_job
 from mar.runtime import stop_signals
+from mar.runtime.environment import THREADS
 from mar.runtime.files import Record, atomic, read, write, written
 from mar.runtime.folders import RECIPE
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 ENTRY = "mar.cli.__main__:main"  # the commands of `mar`
 SUPERSEDED = 76  # exit status of a job in whose place another was submitted
 STUCK = 77  # exit status of a job that two slots in a row brought no further

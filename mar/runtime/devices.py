@@ -23,8 +23,6 @@ PEAKS = {
     **{"B200": 2250e12, "H200": 989e12, "GH200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12},
     **{"A100": 312e12, "A40": 149.7e12, "A30": 165e12, "L40S": 362e12, "L40": 181e12},
 }
-# What libraries read when they are imported, and have to be told before: mar/runtime/precision.py.
-REPEATABLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TORCHINDUCTOR_DETERMINISTIC": "1"}
 CHOSEN = "MAR_DEVICE"  # variable of the environment, so that processes that this one starts compute there too
 
 

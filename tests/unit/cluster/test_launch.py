@@ -22,7 +22,7 @@ import pytest
 
 from mar.cluster import fork_server, job_process, resources
 from mar.cluster.launch import Slurm, launch
-from mar.runtime import devices
+from mar.runtime import environment
 from mar.runtime.files import sha256
 from mar.study import layout
 from mar.study.reading import load, write_resolved
@@ -78,7 +78,7 @@ def forkable(anew: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(fork_server, "__file__", str(source))  # this process is of the same installation
     monkeypatch.chdir(anew)
     monkeypatch.setenv("PYTHONPATH", str(anew))
-    for name in job_process.THREADS:
+    for name in environment.THREADS:
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv(fork_server.ADDRESS, "")  # so that it is taken back
     monkeypatch.delenv(fork_server.ADDRESS)
@@ -253,7 +253,7 @@ def test_forked_jobs_find_what_their_server_has_imported(forked: Path) -> None:
     for word in ("first", "second"):
         status, out, _ = finish(start(forked, word))
         assert (status, out) == (0, f"hello from {word} 3\n")
-    assert json.loads((forked / "environment.json").read_text()).items() >= devices.REPEATABLE.items()
+    assert json.loads((forked / "environment.json").read_text()).items() >= environment.REPEATABLE.items()
     server = (forked / "imports.txt").read_text().split()
     assert len(server) == 1 and len(set(runs(forked, "end")) - {int(server[0])}) == 2
     assert record(forked)["pid"] == runs(forked, "end")[1] and record(forked)["cpu_seconds"] < 1
@@ -284,7 +284,9 @@ def test_nothing_is_done_for_a_launcher_that_ended_before_the_job_was_on_record(
             launcher.connect(os.environ[fork_server.ADDRESS])
             launcher.sendall(wanted)
     with pytest.raises(KeyboardInterrupt), fork_server.ask(command) as pid:
-        assert pid and alive(job := pid)
+        assert pid
+        job = pid
+        assert alive(job)
         raise KeyboardInterrupt
     until(lambda: not alive(job))
     assert not (forked / "runs.txt").exists()
@@ -333,7 +335,7 @@ def test_a_forked_training_has_the_weights_of_one_that_starts_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in job_process.THREADS:
+    for name in environment.THREADS:
         monkeypatch.setenv(name, "1")
     study = str(write_resolved(load(SOURCE.parent / "config" / "smoke.yaml")))
     weights, digests = layout.classifier(layout.RESULTS / "smoke") / "model.safetensors", list[str]()
@@ -456,7 +458,7 @@ def test_threads_of_a_task_are_its_cores(monkeypatch: pytest.MonkeyPatch) -> Non
     # of the shell on the head, or of Snakemake
     said |= {"SLURM_CPUS_PER_TASK": "6", "MKL_NUM_THREADS": "2", "OMP_NUM_THREADS": "0", "OPENBLAS_NUM_THREADS": "1"}
     job_process.cores_of_task()
-    assert {name: said[name] for name in job_process.THREADS} == dict.fromkeys(job_process.THREADS, "6")
+    assert {name: said[name] for name in environment.THREADS} == dict.fromkeys(environment.THREADS, "6")
 
 
 def test_a_stage_that_asks_for_a_gpu_is_told_to_use_one() -> None:
