@@ -77,9 +77,15 @@ def lines(study: Study, root: Path) -> list[str]:
     """What was made by other code than today's, or by several, a line each; then how many results do not tell."""
     found = made(study, root)
     said = [f"{one.name}: {one.said}" for one in found if one.said]
-    if silent := sum(one.record is None for one in found):
+    if silent := sum(one.record is None and _holds_work(root / one.name) for one in found):
         said.append(f"of {silent} results nobody recorded the code: they are of an older version")
     return said
+
+
+def _holds_work(folder: Path) -> bool:
+    """Whether a folder has more than what a job that just begins writes there."""
+    names = (layout.tokenizer_weights(Path(), "").name, layout.AVERAGE, layout.CHECKPOINTS, layout.MANIFEST)
+    return any((folder / name).exists() for name in names)
 
 
 def accept(folder: Path) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mar.models.blocks import KVCache
-from mar.models.heads.head import build_head, check_complete
+from mar.models.heads.head import build_head, check_complete, check_loss
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.scales import NextScale
 from mar.runtime.noise import Noise
@@ -140,6 +140,7 @@ class Model(nn.Module):
             loss: Tensor = self.head.loss(
                 z.flatten(0, 1), tokens.flatten(0, 1)[rows], self.head.draw(batch * length, rows, noise)
             )
+        check_loss(self.head, loss)
         return loss
 
 

@@ -17,6 +17,7 @@ from mar.study.kinds import Section
 from mar.study.mistakes import Mistakes, describe
 from mar.study.parts import Name
 from mar.study.reading import MISTAKES, read
+from mar.study.sections import Table
 from mar.study.study import Study
 
 Metric = Literal["fid", "inception_score", "precision", "recall", "agreement"]
@@ -386,11 +387,23 @@ def _check_own(claim: Claim, study: Study, where: str) -> None:
         known(f"{where}check.table", table, tables)
         rows = [r.key for name, of in study.tables.items() if (of.paper or name) == table for r in of.rows]
         _check_rows(claim, rows, where)
+        _check_settings(claim, tables[table], where)
     for key in ("curve", "a", "b") if table is None else ():
         if (label := getattr(claim.check, key, None)) is not None:
             figures = {Saturates: study.diffusion_steps, Optimum: study.temperature}
             curves = figures.get(type(claim.check), study.tradeoff)
             known(f"{where}check.{key}", label, [curve.label for curve in curves])
+
+
+def _check_settings(claim: Claim, table: Table, where: str) -> None:
+    """Refuse a claim on rows that are drawn, but not with the guidance that the claim asks about."""
+    guided = getattr(claim.check, "guided", None)
+    named = {getattr(claim.check, key, None) for key in ("a", "b", "row")} | {*getattr(claim.check, "rows", ())}
+    key, other = ("guided", "without") if guided else ("without", "guided")
+    for row in table.rows if guided is not None else ():
+        if row.key in named and getattr(row, other) and not getattr(row, key):
+            found = f"found {str(guided).lower()}, and row {row.key!r} has a setting for {other!r} alone"
+            raise ValueError(f"{where}check.guided: {found}; accepted: {str(not guided).lower()}, or a setting {key!r}")
 
 
 def check(study: Study) -> None:

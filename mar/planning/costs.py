@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mar.features.networks import dinov2, inception
 from mar.features.networks.classifier import Classifier
 from mar.features.networks.rejecter import CROP as REJECTED
-from mar.models.heads.head import build_head
+from mar.models.heads.head import build_head, check_drawn
 from mar.models.model import build
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import mask_ratio, num_masked
@@ -289,9 +289,14 @@ def _drawn(head: Head, width: int, tokens: Tokens, settings: Sampling, rows: int
         network: Any = build_head(head, width, tokens.token_dim, tokens.codebook_size).eval()
         z = torch.empty(rows, width)
     few, scale = settings.model_copy(update={"diffusion_steps": steps}), settings.guidance
-    null = None if scale == 1.0 else z
+    null, shape = None if scale == 1.0 else z, tokens.blank(rows).shape
+
+    def draw() -> None:
+        drawn, _ = network.sample(z, null, few, scale, Noise("costs", device=META))
+        check_drawn(network, drawn, (rows, *shape[2:]))
+
     with torch.no_grad():
-        return operations(lambda: network.sample(z, null, few, scale, Noise("costs", device=META)))
+        return operations(draw)
 
 
 def _labels_and_orders(tokens: Tokens, batch: int) -> tuple[Tensor, Tensor]:

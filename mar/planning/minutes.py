@@ -239,7 +239,7 @@ def text(
         out.append("images: `mar prepare` has not counted them yet; tokens and their encoding are left out")
     if study.budget:
         out.append(f"budget: {budget_of(study)}")
-    out.append(f"each job, with operations, A100 hours and disk: mar plan --study {study.study} --jobs")
+    out.append("each job, with operations, A100 hours and disk: the same command with --jobs")
     return "\n".join(out)
 
 

@@ -20,9 +20,9 @@ from mar.study.products import figure_names, table_names
 from mar.study.records import GpuHours, GpuHoursRecord
 from mar.study.study import Study
 
-STATES = ("done", "runs", "waits", "failed")
+STATES = ("done", "runs", "waits", "stopped", "failed")
 # What `mar jobs` calls the states of a job.
-WORDS = {"running": "runs", "queued": "waits", "failed": "failed", "lost": "failed", "stopped": "failed"}
+WORDS = {"running": "runs", "queued": "waits", "failed": "failed", "lost": "failed", "stopped": "stopped"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _step(root: Path, stage: str, name: str, folder: Path | None, states: dict[s
     words = [word for word in WORDS if word in said]
     state = WORDS[words[0]] if words else "waits"
     since = datetime.fromisoformat(record.submitted).timestamp()
-    if state == "failed":
+    if state in ("stopped", "failed"):
         return Step(stage, name, state, (folder / JOB).stat().st_mtime, f"{said}; {_log(root, stage, name)}")
     if isinstance(record, SlurmJob):
         found = [queue.find(states or {}, job, slurm.script_of(folder)) for job in record.jobs]
@@ -118,9 +118,12 @@ def text(study: Study, root: Path) -> str:
     found, costs = steps(study, root), hours(study, root)
     totals = Counter(step.state for step in found)
     said = [
-        f"{totals[state]} {word}" for state, word in zip(STATES, ("done", "running", "waiting", "failed"), strict=True)
+        f"{totals[state]} {word}"
+        for state, word in zip(STATES, ("done", "running", "waiting", "stopped", "failed"), strict=True)
     ]
-    lines = [f"{study.study}: of {len(found)} jobs {', '.join(said)}", ""]
+    counted = any(row.planned for row in costs.stages.values())
+    jobs = f"{len(found)} jobs" if counted else f"the {len(found)} jobs that are known so far,"
+    lines = [f"{study.study}: of {jobs} {', '.join(said)}", ""]
     head = ("stage", "jobs", *STATES, "GPU hours", "planned")
     rows: list[tuple[str, ...]] = [head]
     stages = list(dict.fromkeys("figures and report" if step.stage in DRAWN else step.stage for step in found))
@@ -143,8 +146,8 @@ def text(study: Study, root: Path) -> str:
     lines.append("")
     if not costs.accounted:
         lines.append("GPU hours: Slurm's accounting (sacct) does not tell them here")
-    if not any(row.planned for row in everything):
-        lines.append(f"planned: not counted yet, `mar plan --study {study.study}` does")
+    if not counted:
+        lines.append("planned: not counted yet, which `mar plan` does, and the workflow's first jobs")
     else:
         lines.append("planned: A100 hours (`mar plan`)")
     now = time.time()
@@ -153,8 +156,8 @@ def text(study: Study, root: Path) -> str:
             if step.state == state:
                 when = time.strftime("%Y-%m-%d %H:%M", time.localtime(step.since))
                 ago = span(max(0.0, now - step.since))
-                lines.append(f"{state:<6}  {key(step.stage, step.name)}  since {when} ({ago})  {step.said}")
-    lines += [f"code    {line}" for line in code_changes.lines(study, root)]
+                lines.append(f"{state:<7}  {key(step.stage, step.name)}  since {when} ({ago})  {step.said}")
+    lines += [f"code     {line}" for line in code_changes.lines(study, root)]
     return "\n".join(lines)
 
 

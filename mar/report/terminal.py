@@ -45,6 +45,11 @@ def summary(study: Study, root: Path, all_claims: bool = False) -> None:
     console = Console(width=None if os.isatty(1) else WIDTH, highlight=False, markup=False, emoji=False)
     width = min(console.width, WIDEST)
     root, results = Path(root), Results(study, root)
+    if not layout.claims(root).exists():
+        raise ValueError(
+            f"{study.study}: is not finished: {layout.claims(root)} is missing; accepted: a study whose workflow has "
+            f"come to its end; `mar status --study {study.study}` says how far it is"
+        )
     lines = [(line, "yellow") for found in warnings(results) for line in _wrapped(f"Warning: {found.text}", width)]
     lines += [("", "")] if lines else []
     verdicts = claims(root)
@@ -137,8 +142,8 @@ def _number(side: Side) -> str:
 
 def _counts(study: Study, verdicts: Sequence[Verdict], width: int) -> list[Line]:
     """How many claims came out which way, and why: decided ones in words, of the others what they lack."""
-    own = len(study.claims)
-    head_line = f"{len(verdicts) - own} claims of the paper" + f", {own} of the study's own" * bool(own)
+    own = {claim.id for claim in study.claims}
+    head_line = f"{len(verdicts) - len(own)} claims of the paper" + f", {len(own)} of the study's own" * bool(own)
     lines: list[Line] = [(head_line, "bold")]
     for ruling, mark in MARKS.items():
         of = [verdict for verdict in verdicts if verdict.verdict == ruling]
@@ -157,6 +162,10 @@ def _counts(study: Study, verdicts: Sequence[Verdict], width: int) -> list[Line]
         head = f"  - {others:>2} {'not asked here':<15} "
         text = "; ".join(unasked(study, verdicts))
         lines += [(line, "dim") for line in _wrapped(text, width, head, " " * len(head))]
+    for verdict in verdicts:
+        if verdict.id in own:
+            text = f"{MARKS.get(verdict.verdict, '-')}    its own: {decided(verdict)} ({verdict.shown})"
+            lines += [(t, COLOURS.get(verdict.verdict, "dim")) for t in _wrapped(text, width, "  ", " " * 7)]
     return lines
 
 
@@ -199,7 +208,7 @@ def _all(verdicts: Sequence[Verdict], width: int) -> list[Line]:
         if ruling in MARKS:
             for verdict in of:
                 lines += [(line, style) for line in _wrapped(f"{mark} {verdict.text}", width, "", "  ")]
-                lack = f"{verdict.shown}. " if verdict.shown != ruling else ""
+                lack = f"{verdict.shown}. " if verdict.shown != ruling and not verdict.reason.startswith(ruling) else ""
                 because = [f"{lack}{verdict.reason}", *map(by_extractor, verdict.extractors)]
                 lines += [(line, "") for text in because for line in _wrapped(text, width, "    ", "    ")]
                 lines += [(line, "dim") for line in _wrapped(verdict.source, width, "    ", "    ")]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mar.models.blocks import KVCache, full_precision
+from mar.models.heads.head import check_drawn
 from mar.models.model import Backbone, Model
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import by_confidence, by_scale, checkerboard, guidance_at, guidance_at_scale, kept_first, schedule
@@ -101,9 +102,7 @@ def generate(
                 drawn, log_p = smooth.backbone.z_proj.mixed(weights), None
             else:
                 drawn, log_p = model.head.sample(*rows, settings.at_step(k, len(steps)), scale, noise)
-        if drawn.shape != (len(rows[0]), *blank.shape[1:]):
-            found = f"tokens {tuple(drawn.shape)}; accepted: {(len(rows[0]), *blank.shape[1:])}"
-            raise ValueError(f"{type(model.head).__name__}: sample gave {found}")
+        check_drawn(model.head, drawn, (len(rows[0]), *blank.shape[1:]))
         drawn = drawn.view(batch, end - start, *blank.shape[1:]).to(tokens.dtype)
         if settings.confidence_noise is not None:
             assert log_p is not None  # only heads that say it have this order

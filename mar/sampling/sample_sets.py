@@ -82,6 +82,7 @@ def sample(study: Study, root: Path, variant: str, seed: int, setting: str, shar
         if not missing:
             return
         sampler = Sampler(study, root, variant, seed)
+        sampler.check_repeats(used)
         noted()  # it imported the model and the tokenizer
         progress = Progress(f"sample {variant} seed {seed} {setting}", len(missing) * study.metrics.chunk)
         for number in missing:

@@ -21,6 +21,7 @@ from mar.runtime.precision import autocast, tf32
 from mar.sampling.generate import Kept, generate
 from mar.study import at_once, layout
 from mar.study.chosen_settings import resolved
+from mar.study.kinds import own_kinds
 from mar.study.parts import Sampling
 from mar.study.records import TokenManifest
 from mar.study.study import Study
@@ -89,11 +90,29 @@ class Sampler:
                 images = self.tokenizer.decode_latents(latents, noise).float()
         bad = int((~torch.isfinite(images).flatten(1).all(1)).sum())
         if bad:
+            own = f", and code of yours that draws finite numbers ({kinds})" if (kinds := own_kinds(self.study)) else ""
             raise ValueError(
                 f"{self.variant} seed {self.seed}: {bad} of {len(labels)} images are not finite, drawn with "
                 f"{settings.model_dump_json(exclude_defaults=True)}; accepted: settings that this model can draw with"
+                f"{own}"
             )
         return to_uint8(images)
+
+    def check_repeats(self, settings: Sampling) -> None:
+        """Refuse code of the user's that does not draw the same images again.
+
+        Raises:
+            ValueError: two images differ the second time, with the same random numbers.
+        """
+        if not (kinds := own_kinds(self.study)):
+            return
+        labels, name = self.chunk_of(settings, 0)
+        first, second = (self.draw(settings, labels[:2], Noise(*name, device=self.device)) for _ in range(2))
+        if not torch.equal(first, second):
+            raise ValueError(
+                f"{self.variant} seed {self.seed}: the same images drawn with the same random numbers differ; "
+                f"accepted: code that takes its random numbers from `noise` alone ({kinds})"
+            )
 
     def _compiled(self, wanted: bool) -> AbstractContextManager[None]:
         """The context in which the model is compiled, if that is wanted; the first one makes it ready for that."""

@@ -60,9 +60,10 @@ def check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, 
         if key not in head.honours and (value := getattr(sampling, key)) != idle:
             kinds: dict[str, Any] = dict(Head.kinds)
             others = ", ".join(name for name, kind in kinds.items() if key in kind.honours)
+            own = f", or {key!r} in its honours" if ":" in head.kind else ""
             raise ValueError(
                 f"{at}.{key} {value} with a {head.kind} head: belongs to {others}; accepted: "
-                f"{'none' if idle is None else idle}"
+                f"{'none' if idle is None else idle}{own}"
             )
     for key in head.needed:
         if getattr(sampling, key) is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Self, get_args
 
@@ -104,6 +105,7 @@ class Kind(Section):
         kinds: of a family, its kinds by name.
         part: what a part of the family is called.
         tells: of a family, what is kept of an own kind beside its options, for those who do not import its code.
+        among: of a family, the names that a list of an own class may hold, by the list's name.
         implementation: what the part is built with, as `module:name`; of an own class also a name in its own file.
             It is imported where it is built.
         label: what texts call it.
@@ -113,6 +115,7 @@ class Kind(Section):
     kinds: ClassVar[dict[str, type[Kind]]] = {}
     part: ClassVar[str] = "part"
     tells: ClassVar[tuple[str, ...]] = ("label",)
+    among: ClassVar[dict[str, tuple[str, ...]]] = {}
     implementation: ClassVar[str] = ""
     label: ClassVar[str] = ""
     short: ClassVar[bool] = False
@@ -239,8 +242,14 @@ def _keep(family: type[Kind], kind: str, values: dict[str, Any]) -> Any:
     """A part of an own kind, checked by its class."""
     try:
         code, made = own_code.find(kind)
-        if not (isinstance(made, type) and issubclass(made, family) and Kind not in made.__bases__):
-            raise ValueError(f"found {shorten(repr(made))}; accepted: a class that derives from {_place(family)}")
+        if not _is_kind(made, family):
+            beside = vars(sys.modules[made.__module__]) if isinstance(made, type) else {}
+            near = [
+                one for one, value in beside.items() if _is_kind(value, family) and value.__module__ == made.__module__
+            ]
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"found {kind!r}{hint}; accepted: a class that derives from {_place(family)}")
+        _check_told(family, made)
     except ValueError as error:
         raise MistakesError([Mistake(("kind",), str(error), ("kind",))]) from None
     options = made.model_validate(values)
@@ -252,6 +261,27 @@ def _keep(family: type[Kind], kind: str, values: dict[str, Any]) -> Any:
     told = {name: getattr(options, name) for name in family.tells}
     own = Own(code=code, told=told).model_dump(mode="json")
     return kept_class(family, json.dumps(own, sort_keys=True)).model_validate(plain | {"own": own})
+
+
+def _is_kind(made: Any, family: type[Kind]) -> bool:
+    return isinstance(made, type) and issubclass(made, family) and Kind not in made.__bases__
+
+
+def _check_told(family: type[Kind], made: type[Kind]) -> None:
+    """Refuse a class that lacks a label, or says a name of something that its family does not know.
+
+    Raises:
+        ValueError: the message names the class variable.
+    """
+    if not made.label:
+        raise ValueError(f"{own_code.called(made)}: label: is missing; accepted: what texts call it")
+    for variable, accepted in family.among.items():
+        for name in getattr(made, variable):
+            if name not in accepted:
+                near = difflib.get_close_matches(str(name), accepted, n=1)
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                listed = ", ".join(accepted)
+                raise ValueError(f"{own_code.called(made)}: {variable}: found {name!r}{hint}; accepted: {listed}")
 
 
 def shortest(values: dict[str, Any]) -> dict[str, Any] | str:
@@ -308,6 +338,11 @@ def _own_parts(value: Any) -> Iterator[tuple[str, Own]]:
     elif isinstance(value, dict):
         for entry in value.values():
             yield from _own_parts(entry)
+
+
+def own_kinds(study: BaseModel) -> str:
+    """The own kinds of a study by name, for messages; empty where it has none."""
+    return ", ".join(sorted({kind for kind, _ in own_parts(study)}))
 
 
 def digests(study: BaseModel) -> set[str]:

@@ -143,6 +143,14 @@ def store(digest: str, folder: Path) -> None:
         write_text(folder / digest / name, content.decode("utf-8"))
 
 
+def called(made: type) -> str:
+    """`file.py:Class` of a class that an own kind's code defines; of others their name."""
+    spec = getattr(sys.modules.get(made.__module__), "__spec__", None)
+    if spec is not None and isinstance(spec.loader, _Finder):
+        return f"{spec.loader_state}:{made.__name__}"
+    return made.__name__
+
+
 def blame(error: BaseException) -> str | None:
     """`file:line: what happened` where an error was raised in or below an own kind's code; None for others."""
     files = {str(code.folder / name) for code in _codes.values() for name in code.files}

@@ -733,6 +733,10 @@ def evenly(total: int, steps: int) -> list[int]:
     return [round(i * stride) for i in range(steps)]
 
 
+# Settings of sampling that a solver honours or not, of HONOURED.
+SOLVED = ("temperature", "clamp")
+
+
 class Solver(Kind):
     """How a token is drawn with the network of a head, from noise on.
 
@@ -747,6 +751,7 @@ class Solver(Kind):
 
     part: ClassVar[str] = "solver"
     tells: ClassVar[tuple[str, ...]] = ("label", "follows", "each", "honours")
+    among: ClassVar[dict[str, tuple[str, ...]]] = {"honours": SOLVED}
     short: ClassVar[bool] = True
     follows: ClassVar[Literal["diffusion", "flow"]] = "diffusion"
     each: ClassVar[int] = 1
@@ -777,10 +782,6 @@ class Solver(Kind):
     @model_serializer(mode="wrap")
     def _name(self, write: SerializerFunctionWrapHandler) -> Any:
         return shortest(write(self))
-
-
-# Settings of sampling that a solver honours or not, of HONOURED.
-SOLVED = ("temperature", "clamp")
 
 
 class Ancestral(Solver):
@@ -872,6 +873,13 @@ class Options(Section):
         return dict(self.model_extra or {})
 
 
+# Settings of sampling that a head honours or not; what each is without effect.
+HONOURED: dict[str, Any] = {
+    **{"solver": None, "diffusion_steps": None, "clamp": None, "top_k": None, "top_p": None},
+    **{"guidance_channels": None, "temperature": 1.0, "guidance": 1.0, "more_smooth": False},
+}
+
+
 class Head(Kind):
     """The distribution p(x | z) of one token x; `joint` is DiT's diffusion process over all tokens of an image.
 
@@ -890,6 +898,7 @@ class Head(Kind):
 
     part: ClassVar[str] = "head"
     tells: ClassVar[tuple[str, ...]] = ("label", "loss", "ids", "honours")
+    among: ClassVar[dict[str, tuple[str, ...]]] = {"honours": tuple(HONOURED)}
     loss: ClassVar[str] = ""
     ids: ClassVar[bool] = False
     honours: ClassVar[tuple[str, ...]] = ("temperature", "guidance")
@@ -928,13 +937,6 @@ class Head(Kind):
     def denoiser(self) -> int:
         """Parameters of most of it, by its width and depth; the exact number takes torch (`mar plan`)."""
         return 0
-
-
-# Settings of sampling that a head honours or not; what each is without effect.
-HONOURED: dict[str, Any] = {
-    **{"solver": None, "diffusion_steps": None, "clamp": None, "top_k": None, "top_p": None},
-    **{"guidance_channels": None, "temperature": 1.0, "guidance": 1.0, "more_smooth": False},
-}
 
 
 class CategoricalHead(Head):

@@ -7,6 +7,7 @@ import functools
 import itertools
 import math
 import os
+import re
 import string
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,8 +28,14 @@ FILES = 100  # that one study extends, at most
 VARIANTS = 10_000  # that one matrix crosses, at most
 MISTAKES = 10  # that one message lists, at most
 LOOKED_UP = 200  # mistakes whose lines are looked up, at most
+MISSED = re.compile(r"found '([^']*)'; accepted: ")
 MAPPING = "a mapping with the keys of a study"
 LARGEST = 2_000_000  # bytes of a study file
+# What to write in the place of what the YAML reader complains about, by a part of its words.
+REMEDIES = {
+    "'\\t'": "spaces in place of the tab",
+    "mapping values are not allowed here": "quotes around a text with a colon in it, or a key on a line of its own",
+}
 
 
 class StudyError(ValueError):
@@ -115,12 +122,29 @@ def blame(error: ValueError, source: Path) -> StudyError:
     mistakes = error.mistakes if isinstance(error, MistakesError) else [Mistake((), str(error), ())]
     if files := list(_files(source)):
         found = sorted(((line_of(m.place, files), m) for m in mistakes[:LOOKED_UP]), key=lambda one: one[0])
-        lines = [f"{files[i][0]}:{line}: {mistake}" for (i, line), mistake in found]
+        lines = [f"{files[i][0]}:{line}: {mistake}{_taken_away(mistake, files)}" for (i, line), mistake in found]
     else:
         lines = [f"{source}: {mistake}" for mistake in mistakes]
     if (more := len(mistakes) - MISTAKES) > 0:
         lines[MISTAKES:] = [f"{source}: and {more} more mistakes"]
     return StudyError("\n".join(lines))
+
+
+def _taken_away(mistake: Mistake, files: Sequence[tuple[Path, yaml.Node]]) -> str:
+    """Where a file takes away, by null, the entry that a mistake does not find; empty where none does."""
+    if name := MISSED.search(mistake.text):
+        for file, node in files:
+            for line in _nulls(node, name[1]):
+                return f" ({file}:{line} takes {name[1]!r} away: change what names it too, or take that away)"
+    return ""
+
+
+def _nulls(node: yaml.Node, name: str) -> Iterator[int]:
+    """Lines on which a key of this name has the value null."""
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if key.value == name and value.tag == "tag:yaml.org,2002:null":
+            yield key.start_mark.line + 1
+        yield from _nulls(value, name)
 
 
 def _files(source: Path) -> Iterator[tuple[Path, yaml.Node]]:
@@ -211,8 +235,9 @@ def _parse(path: Path, accepted: str = MAPPING) -> tuple[dict[str, Any], yaml.No
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        context = f"{error.context}: " if error.context else ""
-        raise StudyError(f"{path}{line}: no valid YAML: {context}{error.problem}; accepted: valid YAML") from None
+        context, problem = f"{error.context}: " if error.context else "", str(error.problem)
+        accepted = next((remedy for part, remedy in REMEDIES.items() if part in problem), "valid YAML")
+        raise StudyError(f"{path}{line}: no valid YAML: {context}{problem}; accepted: {accepted}") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, a date that does not exist, a huge number
         raise StudyError(f"{path}: no valid YAML: {error}; accepted: valid YAML in UTF-8") from None
     if node is None or not isinstance(values, dict):

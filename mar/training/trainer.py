@@ -32,6 +32,7 @@ from mar.runtime.progress import Progress
 from mar.runtime.provenance import provenance
 from mar.runtime.shards import unfinished
 from mar.study import layout
+from mar.study.kinds import own_kinds
 from mar.study.records import RunRecord
 from mar.study.stage_keys import train_key
 from mar.study.study import Study
@@ -138,6 +139,7 @@ class Trainer:
         images: images seen so far, by all processes together.
         seconds: time spent training, over all restarts.
         restarts: how many times a checkpoint was resumed.
+        own: kinds of the user's in the study, for messages.
         micro: images in a micro-batch; a step sums the gradients of batch / micro of them.
         sharding: full where the state of the training is split among the processes, else none.
     """
@@ -183,7 +185,7 @@ class Trainer:
                 f"{self.recipe.batch // self.micro} on {world.size} processes; accepted: a multiple of their number"
             )
         self.device = world.device
-        self.name = (study.seed, seed)
+        self.name, self.own = (study.seed, seed), own_kinds(study)
         quantizer = load_quantizer(tokens.folder, tokens.manifest)  # before the seed is set: building one draws numbers
         torch.manual_seed(seed_of("init", *self.name))
         self.model = build_model(study, variant, tokens.manifest, quantizer and quantizer.to(self.device)).to(
@@ -225,6 +227,8 @@ class Trainer:
         if self.world.rank == 0:
             self.meter.start(self.images, operations)
         progress = Progress(f"train {self.variant} seed {self.seed}", recipe.images, self.images)
+        if self.own and self.images < recipe.images:
+            self._check_repeats()
         loss, norm, rate = math.nan, math.nan, 0.0
         while self.images < recipe.images:
             rate = learning_rate(recipe, self.images)
@@ -249,6 +253,23 @@ class Trainer:
         self.world.first(self.writer.wait)
         self._keep_average(self.folder / layout.AVERAGE)
         self.world.first(lambda: self._finish(last_loss(log)))
+
+    def _check_repeats(self) -> None:
+        """Refuse code of the user's that does not compute the same again: such a training would not resume to the bit.
+
+        Raises:
+            ValueError: the loss of the same images with the same random numbers is another the second time.
+        """
+        kept = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        first, second = (self.micro_batch_loss(self.images, self.micro).item() for _ in range(2))
+        with torch.no_grad():
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(kept[name])
+        if str(first) != str(second):  # of which none may be a number
+            raise ValueError(
+                f"{self.variant} seed {self.seed}: loss {first}, and {second} of the same images with the same random "
+                f"numbers; accepted: code that takes its random numbers from `noise` alone ({self.own})"
+            )
 
     def _stop_requested(self) -> bool:
         """Whether any of the processes received a signal to stop; all of them get the same answer."""
@@ -339,10 +360,11 @@ class Trainer:
                 f"the recipe, and mar train --study {layout.study(self.folder.parents[2])} --variant {self.variant} "
                 f"--seed {self.seed} --from {self.folder}.before"
             ) * bool(good)
+            own = f", code of yours ({self.own})" if self.own else ""
             raise ValueError(
                 f"{self.folder}: loss {total}, gradient norm {length} after {self.images} images. The same "
-                "recipe comes to the same step again. Usual causes: learning rate too high, bf16. A changed recipe "
-                f"starts at image 0, and this folder is then moved aside, with {newest}{way}"
+                f"recipe and code come to the same step again. Usual causes: learning rate too high, bf16{own}. A "
+                f"changed recipe starts at image 0, and this folder is then moved aside, with {newest}{way}"
             )
         return total, length
 

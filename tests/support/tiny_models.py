@@ -14,6 +14,7 @@ B, L, D, V, CLASSES = 3, 9, 4, 11, 5
 HEADS = {
     "categorical": Head.of(kind="categorical"),
     "diffusion": Head.of(kind="diffusion", width=8, depth=1, noise_draws=2),
+    "flow": Head.of(kind="flow", width=8, depth=1, noise_draws=2),
     "mse": Head.of(kind="mse"),
     "mixture": Head.of(kind="mixture", components=3),
 }
@@ -37,8 +38,8 @@ def batch(head, order):
 
 
 def settings(head, **more):
-    extra = {"diffusion_steps": 3} if head == "diffusion" else {}
-    return Sampling(**{"steps": L, **extra, **more})
+    needed = {"diffusion": {"diffusion_steps": 3}, "flow": {"head": {"evaluations": 3}}}
+    return Sampling.model_validate({"steps": L, **needed.get(head, {}), **more})
 
 
 def blank(head):

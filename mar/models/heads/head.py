@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from mar.study import own_code
 from mar.study.kinds import implementation, opened
 from mar.study.parts import Head
 
@@ -41,3 +43,34 @@ def check_complete(part: Any, kind: str, asked: Sequence[str]) -> None:
         raise ValueError(f"{kind}: its implementation gave {type(part).__name__}; accepted: a torch.nn.Module")
     if missing := [name for name in asked if not hasattr(part, name)]:
         raise ValueError(f"{kind}: {type(part).__name__} has no {', '.join(missing)}; accepted: {', '.join(asked)}")
+
+
+def check_loss(head: object, loss: Any) -> None:
+    """Refuse a loss that cannot be trained with.
+
+    Raises:
+        ValueError: it is not one floating-point number, or has no gradient where one is wanted.
+    """
+    sound = isinstance(loss, Tensor) and loss.shape == () and loss.is_floating_point()
+    if sound and (loss.requires_grad or not torch.is_grad_enabled()):
+        return
+    without = " without a gradient" if sound else ""
+    raise ValueError(
+        f"{own_code.called(type(head))}: loss gave {_shown(loss)}{without}; accepted: one floating-point number with a "
+        "gradient, the mean over all tokens"
+    )
+
+
+def check_drawn(head: object, drawn: Any, shape: tuple[int, ...]) -> None:
+    """Refuse drawn tokens of another shape.
+
+    Raises:
+        ValueError: they are no tensor (n, D), of ids (n,), of the n rows that were asked for.
+    """
+    if not isinstance(drawn, Tensor) or drawn.shape != shape:
+        found = f"sample gave tokens {_shown(drawn)}"
+        raise ValueError(f"{own_code.called(type(head))}: {found}; accepted: {shape}")
+
+
+def _shown(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

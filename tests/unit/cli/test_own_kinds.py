@@ -265,6 +265,36 @@ REFUSED: dict[str, tuple[str, str, str, str]] = {  # file, what is replaced, by 
         "plain: {steps: 4, guidance: 2.0}",
         "sampling.plain.guidance 2.0 with a laplace.py:Laplace head: belongs to categorical",
     ),
+    "what it might honour": (
+        "study.yaml",
+        "plain: {steps: 4}",
+        "plain: {steps: 4, guidance: 2.0}",
+        "accepted: 1.0, or 'guidance' in its honours",
+    ),
+    "a misspelt name of what it honours": (
+        "laplace.py",
+        '= ("temperature",)',
+        '= ("temprature",)',
+        "heads.laplace.kind: laplace.py:Laplace: honours: found 'temprature' (did you mean 'temperature'?); acc",
+    ),
+    "no label": (
+        "laplace.py",
+        'label: ClassVar[str] = "Laplace"',
+        'lable: ClassVar[str] = "Laplace"',
+        "heads.laplace.kind: laplace.py:Laplace: label: is missing; accepted: what texts call it",
+    ),
+    "the implementation in place of the class that names it": (
+        "study.yaml",
+        "laplace.py:Laplace",
+        "laplace.py:LaplaceHead",
+        "found 'laplace.py:LaplaceHead' (did you mean 'Laplace'?); accepted: a class that derives from mar.study.parts",
+    ),
+    "a function in place of a class": (
+        "study.yaml",
+        "laplace.py:Laplace",
+        "laplace.py:Field",
+        "found 'laplace.py:Field'; accepted: a class that derives from mar.study.parts",
+    ),
     "no such file": (
         "study.yaml",
         "laplace.py:",
@@ -352,6 +382,13 @@ def test_a_claim_on_a_row_that_is_not_there_is_refused(file: Path) -> None:
         claims.check(load(file))
 
 
+def test_a_claim_on_guidance_that_no_row_has_is_refused(file: Path) -> None:
+    edit(file, "guided: false, a: laplace", "guided: true, a: laplace")
+    found = r"found true, and row 'mse' has a setting for 'without' alone; accepted: false, or a setting 'guided'"
+    with pytest.raises(ValueError, match=rf"claims\[0\]\.check\.guided: {found}"):
+        claims.check(load(file))
+
+
 def model_of(study: Study, variant: str) -> Any:
     v, tokens = study.variants[variant], Tokens("latents", 16, 4, 4, 10)
     return build(study.backbones[v.backbone], study.heads[v.head], tokens)
@@ -384,6 +421,62 @@ def test_what_goes_wrong_while_it_runs_is_told_with_file_and_line(file: Path, mo
     assert "laplace.py:64: in parameters_of: AttributeError: 'Laplace' object has no attribute 'flor'" in str(
         caught.value
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "(2 * width).log()).mean()",
+            "(2 * width).log()).mean(1)",
+            r"laplace\.py:LaplaceHead: loss gave torch\.float32 \(\d+,\); accepted: one floating-point number",
+        ),
+        (
+            "(2 * width).log()).mean()",
+            "(2 * width).log()).mean().detach()",
+            r"laplace\.py:LaplaceHead: loss gave torch\.float32 \(\) without a gradient; accepted: one floating-point",
+        ),
+        (
+            "(2 * width).log()).mean()",
+            "(2 * width).log()).mean(), 0",
+            r"laplace\.py:LaplaceHead: loss gave tuple; accepted: one floating-point number",
+        ),
+        (
+            "return place + settings.temperature * width * u.sign() * far, None",
+            "return (place + settings.temperature * width * u.sign() * far)[:, :3], None",
+            r"laplace\.py:LaplaceHead: sample gave tokens torch\.float32 \(\d+, 3\); accepted: \(\d+, \d+\)",
+        ),
+    ],
+)
+def test_wrong_results_are_refused_by_the_plan(
+    file: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, message: str
+) -> None:
+    edit(file.with_name("laplace.py"), old, new)
+    monkeypatch.chdir(file.parent)
+    with pytest.raises(click.ClickException, match=message):
+        run("plan", "--study", file)
+
+
+def test_draws_that_do_not_repeat_are_refused(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "results" / made.name
+    shutil.copytree(made, root)
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree(root / "samples")
+    words = ("sample", "--study", root / "study.json", "--variant", "laplace", "--seed", 0, "--setting", "plain")
+    run(*words)
+    shutil.rmtree(root / "samples")
+    with monkeypatch.context() as patch, pytest.raises(click.ClickException) as caught:
+        patch.setattr(Noise, "uniform", lambda self, *shape: torch.rand(*shape, device=self.device))
+        run(*words)
+    assert str(caught.value).startswith(
+        "laplace seed 0: the same images drawn with the same random numbers differ; acc"
+    )
+    assert str(caught.value).endswith(
+        "`noise` alone (fsq.py:Fsq, gru.py:Gru, halton.py:Halton, laplace.py:Laplace, midpoint.py:Midpoint)"
+    )
+    assert not list(root.glob("samples/**/chunk-*.npy"))
 
 
 def test_a_copy_that_was_edited_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

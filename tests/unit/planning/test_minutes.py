@@ -234,7 +234,7 @@ def test_the_command_leads_with_stages_and_minutes(tmp_path, monkeypatch):
     first = CliRunner().invoke(main, ["plan", "--study", "tiny.yaml"])
     assert first.exit_code == 0, first.output
     assert first.output.startswith("tiny: ") and len(first.output.splitlines()) < 30
-    assert "each job, with operations, A100 hours and disk: mar plan --study tiny --jobs" in first.output
+    assert "each job, with operations, A100 hours and disk: the same command with --jobs" in first.output
     monkeypatch.setattr(probe, "rates", None)  # they are kept
     again = CliRunner().invoke(main, ["plan", "--study", "tiny.yaml"])
     assert again.output == first.output

@@ -79,9 +79,12 @@ def status(root: Path) -> str:
 
 
 def test_status_says_what_runs_waits_and_failed_and_since_when(root: Path) -> None:
+    put(root, "encode/narrow", "stopped", 10)
     said = status(root)
-    assert "0 done, 1 running, 1 waiting, 1 failed" in said
-    lines = {line.split()[0]: line for line in said.splitlines() if line[:6].strip() in ("runs", "waits", "failed")}
+    assert "that are known so far, 0 done, 1 running, 1 waiting, 1 stopped, 1 failed" in said.splitlines()[0]
+    states = ("runs", "waits", "stopped", "failed")
+    lines = {line.split()[0]: line for line in said.splitlines() if line[:7].strip() in states}
+    assert "encode/narrow" in lines["stopped"] and str(layout.log(root, "encode", "narrow")) in lines["stopped"]
     assert (
         "train/mar-diff/seed0  since 2026-11-29 01:02 (" in lines["runs"] and "job 12, running (node1)" in lines["runs"]
     )
@@ -90,7 +93,7 @@ def test_status_says_what_runs_waits_and_failed_and_since_when(root: Path) -> No
     assert "encode/wide" in lines["failed"] and str(layout.log(root, "encode", "wide")) in lines["failed"]
     numbers = [line.split() for line in said.splitlines() if line.startswith(("train", "encode", "total"))]
     rows = {line[0]: line[1:] for line in numbers}
-    assert rows["train"] == ["1", "1", "14.0"] and rows["encode"] == ["1", "1", "1.0"]
+    assert rows["train"] == ["1", "1", "14.0"] and rows["encode"] == ["2", "1", "1", "1.0"]
     assert rows["total"][-1] == "15.0"
 
 

@@ -65,8 +65,23 @@ def test_the_answer_fits_on_a_screen(root: Path, capsys: pytest.CaptureFixture[s
         f"mlflow ui --backend-store-uri sqlite:///{layout.mlflow_database(root)}, then http://localhost:5000" in words
     )
     layout.claims(root).unlink()
-    with pytest.raises(ValueError, match=r"claims.json: missing"):
+    with pytest.raises(
+        ValueError, match=r"small: is not finished: .*claims\.json is missing; .*`mar status --study small`"
+    ):
         summary(study, root)
+
+
+def test_claims_of_the_studys_own_stand_on_the_screen(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = _values(None)
+    check = {"kind": "better", "table": "mar_table1", "metric": "fid", "guided": False}
+    rows = {"a": "mar-default-diffloss", "b": "mar-default-crossent"}
+    values["claims"] = [{"id": "mine", "text": "Mine is better.", "check": check | rows}]
+    lines = said(capsys, made(resolve(values, "own.yaml"), root), root)
+    (verdict,) = (verdict for verdict in claims(root) if verdict.id == "mine")
+    assert any(line.endswith(" claims of the paper, 1 of the study's own") for line in lines)
+    own = next(i for i, line in enumerate(lines) if "its own: Mine is better: ratio 0." in line)
+    assert f"({verdict.shown})" in " ".join(" ".join(lines[own : own + 2]).split())
+    assert len(lines) <= 34
 
 
 def test_the_runs_are_found_in_mlflow_3(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,8 @@ from mar.models.order import schedule
 from mar.runtime.noise import Noise
 from mar.sampling.generate import Kept, generate
 from mar.study.annealing import Annealed
-from mar.study.parts import Head, Sampling
+from mar.study.parts import Sampling
 
-HEADS["flow"] = Head.of(kind="flow", width=8, depth=1, noise_draws=2)
 SOLVERS = [("diffusion", s) for s in ("ancestral", "ddim", "dpm")] + [("flow", s) for s in ("euler", "heun")]
 FAST = [{}, {"token_cache": 2, "condition_cache": 2}, {"late_steps": 2}, {"order": "checkerboard"}]
 

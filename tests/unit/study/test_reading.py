@@ -52,10 +52,18 @@ class TestFile:
         write(tmp_path, a="- 1\n")
         assert refusal(tmp_path / "a.yaml").endswith("a.yaml: found list; accepted: a mapping with the keys of a study")
 
-    @pytest.mark.parametrize("content", ["a: [1", "a: b: c", "\ta: 1"])
-    def test_no_yaml(self, tmp_path: Path, content: str) -> None:
+    @pytest.mark.parametrize(
+        ("content", "accepted"),
+        [
+            ("a: [1", "valid YAML"),
+            ("a: b: c", "quotes around a text with a colon in it, or a key on a line of its own"),
+            ("\ta: 1", "spaces in place of the tab"),
+        ],
+    )
+    def test_no_yaml(self, tmp_path: Path, content: str, accepted: str) -> None:
         write(tmp_path, a=content)
-        assert "a.yaml:1: no valid YAML: " in refusal(tmp_path / "a.yaml")
+        message = refusal(tmp_path / "a.yaml")
+        assert "a.yaml:1: no valid YAML: " in message and message.endswith(f"; accepted: {accepted}")
 
     def test_binary_file(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
@@ -114,6 +122,18 @@ class TestExtends:
         assert list(study.variants) == ["mar"]
         assert study.tables == {}
         assert study.backbones["masked"].buffer == 64  # the default again
+
+    def test_what_is_taken_away_and_named_elsewhere_is_told_with_both_places(
+        self, tmp_path: Path, study_file: Path
+    ) -> None:
+        (tmp_path / "b.yaml").write_text("extends: tiny.yaml\nstudy: b\nbackbones:\n  causal: null\n")
+        message = refusal(tmp_path / "b.yaml")
+        assert (
+            message.startswith(f"{study_file}:") and "variants.ar.backbone: found 'causal'; accepted: masked" in message
+        )
+        assert f" ({tmp_path}/b.yaml:4 takes 'causal' away: change what names it too, or take that away)" in message
+        (tmp_path / "b.yaml").write_text("extends: tiny.yaml\nstudy: b\nvariants:\n  mar: {backbone: causel}\n")
+        assert "found 'causel'; acc" in refusal(tmp_path / "b.yaml") and " takes " not in refusal(tmp_path / "b.yaml")
 
     def test_null_of_a_needed_key_is_a_missing_key(self, tmp_path: Path, study_file: Path) -> None:
         write(tmp_path, b={"extends": "tiny.yaml", "study": "b", "metrics": None})

@@ -77,6 +77,19 @@ def test_a_training_stops_under_an_edited_head_goes_on_when_accepted_and_begins_
     assert (aside / "run.json").exists() and (aside / "code.json").exists()
 
 
+def test_what_has_just_begun_is_not_said_to_be_of_an_older_version(tmp_path):
+    root = tiny.make_root(tmp_path)
+    before = code_changes.lines(tiny.study(), root)
+    folder = root / "runs" / "mar-diff" / "seed0"
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text("{}")
+    assert code_changes.lines(tiny.study(), root) == before == []
+    (folder / "ema.safetensors").touch()
+    assert code_changes.lines(tiny.study(), root) == [
+        "of 1 results nobody recorded the code: they are of an older version"
+    ]
+
+
 def test_a_sample_set_stops_and_takes_no_chunks_that_other_code_drew(tmp_path, monkeypatch, edit, capsys):
     values = tiny.STUDY["variants"]["mar-diff"] | {"sampling": ["diff", "same"]}
     sampling = tiny.STUDY["sampling"] | {"same": tiny.STUDY["sampling"]["diff"]}

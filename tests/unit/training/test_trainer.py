@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -235,6 +237,44 @@ def test_nan_loss_stops_and_keeps_the_checkpoint(tmp_path):
     assert not (run.folder / "run.json").exists()
     with checkpoint.latest(run.folder / "checkpoints") as state:
         assert state["images"] == 16 and all(v.isfinite().all() for v in state["model"].values())
+
+
+@pytest.mark.parametrize("own", ["", "mine.py:Head"])
+def test_a_loss_that_is_not_finite_is_told_with_the_code_of_the_user(tmp_path, own, monkeypatch):
+    run = trainer(tiny.make_root(tmp_path))
+    run.own = own
+    monkeypatch.setattr(run, "micro_batch_loss", lambda *_: sum(p.sum() for p in run.parameters.values()) * math.nan)
+    with pytest.raises(ValueError, match=r"The same recipe and code come to the same step again\.") as caught:
+        run.run()
+    assert (", bf16, code of yours (mine.py:Head). A changed recipe" in str(caught.value)) == bool(own)
+
+
+def test_code_of_the_user_whose_loss_does_not_repeat_is_refused(tmp_path, monkeypatch):
+    """Before the first step; code that does leaves the training as it would be without being asked."""
+    digests, root = [], tiny.make_root(tmp_path)
+    for own in ("", "mine.py:Head"):
+        run = trainer(root)
+        run.own = own
+        run.model.register_buffer("calls", torch.zeros(1))
+        loss = run.model.loss
+
+        def counted(*given, model=run.model, loss=loss):
+            model.calls += 1
+            return loss(*given)
+
+        monkeypatch.setattr(run.model, "loss", counted)
+        run.run()
+        digests.append(sha256(run.folder / "ema.safetensors"))
+        assert run.model.calls == 96 / run.micro
+        shutil.rmtree(run.folder)
+    assert digests[0] == digests[1]
+    run = trainer(root)
+    run.own = "mine.py:Head"
+    loss = run.model.loss
+    monkeypatch.setattr(run.model, "loss", lambda *given: loss(*given) * (1 + random.random()))
+    with pytest.raises(ValueError, match=r"random numbers; .* from `noise` alone \(mine\.py:Head\)"):
+        run.run()
+    assert not (run.folder / "metrics.jsonl").exists()
 
 
 def test_after_nan_another_recipe_starts_anew_and_the_checkpoint_stays_where_the_message_says(tmp_path, monkeypatch):
