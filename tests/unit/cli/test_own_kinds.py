@@ -24,6 +24,7 @@ from mar.data.prepare import prepare
 from mar.models.model import build
 from mar.models.order import draw_order
 from mar.paper import claims
+from mar.planning import costs
 from mar.planning.costs import Tokens
 from mar.runtime.noise import Noise
 from mar.study import json_schema, own_code, stage_keys
@@ -448,13 +449,14 @@ def test_what_goes_wrong_while_it_runs_is_told_with_file_and_line(file: Path, mo
         ),
     ],
 )
-def test_wrong_results_are_refused_by_the_plan(
-    file: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, message: str
-) -> None:
+def test_wrong_results_are_refused_where_operations_are_counted(file: Path, old: str, new: str, message: str) -> None:
+    """That is by `mar plan`, and by the first jobs of the workflow, before anything is trained."""
     edit(file.with_name("laplace.py"), old, new)
-    monkeypatch.chdir(file.parent)
-    with pytest.raises(click.ClickException, match=message):
-        run("plan", "--study", file)
+    study = load(file)
+    backbone, head, recipe, tokens = costs.parts(study, "laplace", 10)
+    with pytest.raises(ValueError, match=message):
+        costs.training(backbone, head, tokens, recipe)
+        costs.sampling(backbone, head, tokens, study.sampling["plain"], 2)
 
 
 def test_draws_that_do_not_repeat_are_refused(
