@@ -22,6 +22,7 @@ from safetensors.numpy import load_file
 MADE = {
     "provenance",
     "seconds",
+    "time",
     "inputs",
     "recipe",
     "sha256",

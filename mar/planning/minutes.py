@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mar.cluster.gpus import visible
 from mar.cluster.records import read_job
 from mar.planning import gpus
 from mar.planning.plan import Images, Job, budget_of
@@ -27,14 +28,19 @@ from mar.weights import shipped
 
 # CPU seconds of a job beside its operations, in imports of torch: what it imports, reads and writes.
 START = {
-    **{"prepare": 0.8, "classifier": 1.5, "tokenizer": 2.0, "encode": 2.2, "train": 1.4, "sweep": 2.2, "sample": 2.1},
-    **{"features": 1.1, "statistics": 0.3, "reference": 1.5, "rfid": 2.2, "evaluate": 1.5, "learning": 2.2},
-    **{"tasks": 2.5, "rejecter": 1.5},
+    **{"prepare": 0.8, "classifier": 1.6, "tokenizer": 2.0, "encode": 2.2, "train": 1.8, "sweep": 2.2, "sample": 2.1},
+    **{"features": 1.0, "statistics": 0.3, "reference": 0.4, "rfid": 2.2, "evaluate": 0.4, "learning": 2.2},
+    **{"tasks": 2.7, "rejecter": 1.6},
     **{"speed": 2.2, "table": 0.8, "figure": 1.0, "claims": 0.8, "report": 1.5, "track": 2.0},
+}
+# The same of a job that is forked, and so imports neither torch nor diffusers (`mar/cluster/fork_server.py`).
+FORKED = {
+    **{"classifier": 0.3, "tokenizer": 0.3, "encode": 0.2, "train": 0.5, "sweep": 0.4, "sample": 0.4, "features": 0.2},
+    **{"reference": 0.2, "rfid": 0.3, "evaluate": 0.2, "learning": 0.4, "tasks": 0.5, "rejecter": 0.3},
 }
 STATISTICS = 7e9  # operations a second of distances and covariances, and of what resamples them, by numpy
 BOUNDS = 0.2, 5.0  # of a correction
-LAUNCHER = 0.5  # CPU seconds of `mar launch`, which are not on a job's record
+LAUNCHER = 0.4  # CPU seconds of `mar launch`, which are not on a job's record
 REUSED = ("tokenizer", "encode", "train")  # stages that take over what a study to `reuse` has
 GPU_HOURS = 24.0  # A100 hours above which a study is for GPUs
 DRAWN = ("table", "figure", "claims", "report", "track")  # stages without operations
@@ -76,7 +82,8 @@ def steps(study: Study, root: Path, found: list[Job], images: Images, counts: Pl
         drawn |= {"figure": figure_names(study), "claims": [""], "report": [""], "track": [""]}
     named = [(job, job.stage, job.name) for job in found]
     named += [(Job(stage, name, 0), stage, name) for stage, names in drawn.items() for name in names]
-    seconds = {key(stage, name): _seconds(study, root, job, rates) for job, stage, name in named}
+    starts = START if visible() else START | FORKED  # where there is a GPU no job is forked
+    seconds = {key(stage, name): _seconds(study, root, job, rates, starts) for job, stage, name in named}
     write(
         layout.times(root),
         TimesRecord(key=counts.key, host=socket.gethostname(), rates=rates, seconds=seconds),
@@ -99,10 +106,10 @@ def _rates(study: Study, root: Path, images: Images, counts: PlanRecord) -> Rate
     return probe.rates(study, images.classes, counts)
 
 
-def _seconds(study: Study, root: Path, job: Job, rates: Rates) -> float:
+def _seconds(study: Study, root: Path, job: Job, rates: Rates, starts: dict[str, float]) -> float:
     """Seconds of one core that a job takes, without corrections. Nothing else runs beside a timing."""
     launched = job.stage not in (*DRAWN, "prepare", "statistics")
-    start = START[job.stage] * rates.start + LAUNCHER * launched
+    start = starts[job.stage] * rates.start + LAUNCHER * launched
     if _taken_over(study, root, job):
         return start
     first = job.name.partition("/")[0]

@@ -40,6 +40,7 @@ def planned(tmp_path, monkeypatch, counts):
     """The steps of a study in results/tiny, by rates that were tried before."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(minutes, "cores", lambda: 4)
+    monkeypatch.setattr(minutes, "visible", lambda: [])
     root = tmp_path / "results" / "tiny"
 
     def steps(of=OF, folder=root):
@@ -59,13 +60,18 @@ def finished(root, key, cpu_seconds, state="finished"):
     write_job(folder, LocalJob(**about, cpu_seconds=cpu_seconds))
 
 
-def test_a_job_takes_its_start_and_its_operations_at_the_rate_of_its_network(planned, counts):
+@pytest.mark.parametrize(("gpus", "starts"), [([], minutes.FORKED), (["0"], minutes.START)])
+def test_a_job_takes_its_start_and_its_operations_at_the_rate_of_its_network(
+    planned, counts, gpus, starts, monkeypatch
+):
+    """Its start is that of a forked job, but where there is a GPU."""
     _, steps = planned
+    monkeypatch.setattr(minutes, "visible", lambda: gpus)
     found, jobs = steps(), {minutes.key(job.stage, job.name): job for job in plan.jobs(OF, IMAGES, counts)}
 
     def work(key):
         stage = key.partition("/")[0]
-        return found[key].seconds - 2.0 * minutes.START[stage] - minutes.LAUNCHER
+        return found[key].seconds - 2.0 * starts[stage] - minutes.LAUNCHER
 
     for key, rate in (
         ("tokenizer/kl", 1e9),
@@ -133,7 +139,7 @@ def test_a_new_study_is_corrected_by_the_others_on_this_machine(planned):
 
 def test_what_ships_or_is_reused_is_not_computed(planned, tmp_path, monkeypatch):
     root, steps = planned
-    key, start = stage_keys.tokenizer_key(OF, "kl"), 2.0 * minutes.START["tokenizer"] + minutes.LAUNCHER
+    key, start = stage_keys.tokenizer_key(OF, "kl"), 2.0 * minutes.FORKED["tokenizer"] + minutes.LAUNCHER
     assert steps()["tokenizer/kl"].seconds > start
     monkeypatch.setattr(shipped, "STORE", tmp_path / "store")
     there = tmp_path / "store" / "a"
