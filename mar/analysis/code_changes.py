@@ -84,7 +84,7 @@ def lines(study: Study, root: Path) -> list[str]:
 
 def _holds_work(folder: Path) -> bool:
     """Whether a folder has more than what a job that just begins writes there."""
-    names = (layout.tokenizer_weights(Path(), "").name, layout.AVERAGE, layout.CHECKPOINTS, layout.MANIFEST)
+    names = (layout.WEIGHTS, layout.AVERAGE, layout.CHECKPOINTS, layout.MANIFEST)
     return any((folder / name).exists() for name in names)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mar.study.kinds import imported
+from mar.study.mistakes import UnknownName
 from mar.study.parts import HONOURED, SOLVED, Ancestral, Backbone, Head, Sampling, Solver
 
 
@@ -60,7 +61,7 @@ def check_sampling(at: str, sampling: Sampling, backbone: Backbone, head: Head, 
         if key not in head.honours and (value := getattr(sampling, key)) != idle:
             kinds: dict[str, Any] = dict(Head.kinds)
             others = ", ".join(name for name, kind in kinds.items() if key in kind.honours)
-            own = f", or {key!r} in its honours" if ":" in head.kind else ""
+            own = f", or {key!r} in its honours" if hasattr(head, "own") else ""
             raise ValueError(
                 f"{at}.{key} {value} with a {head.kind} head: belongs to {others}; accepted: "
                 f"{'none' if idle is None else idle}{own}"
@@ -99,8 +100,8 @@ def known(where: str, name: str, accepted: Any) -> Any:
     """The entry of that name.
 
     Raises:
-        ValueError: there is none; the message says where the name stands and which names are accepted.
+        UnknownName: there is none; the message says where the name stands and which names are accepted.
     """
     if name not in accepted:
-        raise ValueError(f"{where}: found {name!r}; accepted: {', '.join(accepted) or 'none'}")
+        raise UnknownName(f"{where}: found {name!r}; accepted: {', '.join(accepted) or 'none'}", name)
     return accepted[name] if isinstance(accepted, dict) else name

@@ -50,16 +50,29 @@ def too_few(classes: int, each: int = 1) -> str:
     return f"{found}; accepted: at least {each * classes} ({each} x classes)"
 
 
+class UnknownName(ValueError):
+    """A name of something that the study does not have.
+
+    Attributes:
+        name: the name.
+    """
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
 class Mistake(NamedTuple):
-    """What is wrong, the key that a message names before it, and the place of the value."""
+    """What is wrong, the key that a message names before it, the place of the value, and a name that is unknown."""
 
     key: Place
     text: str
     place: Place
+    unknown: str = ""
 
     def below(self, place: Place) -> Mistake:
         """The same, seen from the mapping that has the present one at `place`."""
-        return Mistake(place + self.key, self.text, place + self.place)
+        return self._replace(key=place + self.key, place=place + self.place)
 
     def __str__(self) -> str:
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.key).removeprefix(".")
@@ -88,7 +101,7 @@ class Mistakes:
         except MistakesError as error:
             self.found += error.mistakes
         except ValueError as error:
-            self.found.append(Mistake((), str(error), place))
+            self.found.append(Mistake((), str(error), place, error.name if isinstance(error, UnknownName) else ""))
 
     def refuse(self) -> None:
         """Refuse what was checked.

@@ -7,7 +7,6 @@ import functools
 import itertools
 import math
 import os
-import re
 import string
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,6 @@ FILES = 100  # that one study extends, at most
 VARIANTS = 10_000  # that one matrix crosses, at most
 MISTAKES = 10  # that one message lists, at most
 LOOKED_UP = 200  # mistakes whose lines are looked up, at most
-MISSED = re.compile(r"found '([^']*)'; accepted: ")
 MAPPING = "a mapping with the keys of a study"
 LARGEST = 2_000_000  # bytes of a study file
 # What to write in the place of what the YAML reader complains about, by a part of its words.
@@ -132,10 +130,9 @@ def blame(error: ValueError, source: Path) -> StudyError:
 
 def _taken_away(mistake: Mistake, files: Sequence[tuple[Path, yaml.Node]]) -> str:
     """Where a file takes away, by null, the entry that a mistake does not find; empty where none does."""
-    if name := MISSED.search(mistake.text):
-        for file, node in files:
-            for line in _nulls(node, name[1]):
-                return f" ({file}:{line} takes {name[1]!r} away: change what names it too, or take that away)"
+    for file, node in files if mistake.unknown else ():
+        for line in _nulls(node, mistake.unknown):
+            return f" ({file}:{line} takes {mistake.unknown!r} away: change what names it too, or take that away)"
     return ""
 
 

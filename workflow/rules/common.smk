@@ -272,9 +272,8 @@ def begin_fork_server():
             not workflow.deployment_settings.deployment_method
         ):  # else each job is in an environment of its own
             fork_server.begin(sum(job.threads == 1 for job in local))
-    except (
-        Exception
-    ) as error:  # jobs start without it too, and Snakemake promises none of these names
+    except (AttributeError, TypeError, OSError) as error:
+        # Jobs start without it too, and Snakemake promises none of these names.
         print(f"jobs import torch anew: {error}", flush=True)
 
 
