@@ -113,13 +113,13 @@ def _cell(results: Results, variant: str, setting: str, metric: str) -> Estimate
 def _sets(results: Results, section: Modes, setting: str) -> Sets:
     """For each training seed the folder of the features, the labels, and the metrics with their resamples."""
     from mar.features import features
-    from mar.metrics import evaluate, paired
+    from mar.metrics import paired, real_images
     from mar.metrics.bootstrap import Bootstrap
 
     study, root = results.study, results.root
     main = study.metrics.extractors[0]
     found: Sets = []
-    target = evaluate.real(study, root, main)
+    target = real_images.real(study, root, main)
     path = layout.statistics(root, main, real_side(study, main))
     digest = sha256(path)
     for seed in study.variants[section.variant].seeds:

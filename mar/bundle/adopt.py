@@ -19,7 +19,7 @@ from mar.analysis import code_changes
 from mar.bundle import contents, products
 from mar.data import published
 from mar.features import given as given_sets
-from mar.metrics import evaluate, statistics
+from mar.metrics import real_images, statistics
 from mar.runtime import folders
 from mar.runtime.files import read
 from mar.runtime.files import sha256 as checksum
@@ -305,7 +305,7 @@ def _tokens(study: Study, root: Path, name: str) -> str:
 
 def _rfid(study: Study, root: Path, name: str) -> str:
     inputs = read(layout.rfid(root, name), RfidRecord).inputs
-    real = evaluate.real(study, root, study.metrics.extractors[0], images=False)
+    real = real_images.real(study, root, study.metrics.extractors[0], images=False)
     expected = {
         "reference": real.identity.sha256,
         "extractor": real.extractor.weights,

@@ -91,8 +91,12 @@ class Bootstrap:
         resampled = self.counts @ jackknife.inception_score(logits) / self.n
         return self._metric(formulas.inception_score(logits), resampled, higher_is_better=True)
 
-    def precision_recall(self, generated: np.ndarray, real: np.ndarray, neighbours: int) -> tuple[Metric, Metric]:
+    def precision_recall(
+        self, generated: np.ndarray, real: np.ndarray, neighbours: int, nearest: np.ndarray | None = None
+    ) -> tuple[Metric, Metric]:
         """Precision and recall of generated features (n, F) against real ones (M, F), with k = `neighbours`.
+
+        `nearest` are squared distances of each real image to its k nearest others, (M, k), if they are known.
 
         Precision is a share of the generated images and is resampled as such. Recall is the share of real images that
         lie in the balls around the generated images. An image drawn twice would be its own nearest neighbour and its
@@ -100,7 +104,7 @@ class Bootstrap:
         one half to another it varies as much as from one fresh set of n images to another (the delete-half jackknife:
         Shao and Wu 1989).
         """
-        within = formulas.inside(generated, real, neighbours)
+        within = formulas.inside(generated, real, neighbours, nearest=nearest)
         covered = self.covered(generated, real, neighbours)
         recall = self._metric(covered[0], covered[1:], higher_is_better=True)
         return self.share(within, higher_is_better=True), moved(recall, max(0.0, recall.low), min(1.0, recall.high))
@@ -115,17 +119,20 @@ class Bootstrap:
         recalls: np.ndarray = formulas.inside(real, generated, neighbours, np.concatenate([all_images, halves])).mean(1)
         return recalls
 
-    def kid(self, generated: np.ndarray, real: np.ndarray, bias: float = 0.0) -> Metric:
+    def kid(
+        self, generated: np.ndarray, real: np.ndarray, bias: float = 0.0, real_kernels: np.ndarray | None = None
+    ) -> Metric:
         """KID of generated features (n, F) against real ones (M, F).
 
         Sets with a fixed number of images of each class bias KID low (`formulas.class_bias`); that of the generated set
         is added here, estimated with at most `jackknife.WITNESSES` of its images, and that of the real one is `bias`.
+        `real_kernels` are those of `formulas.real_kernels`, if they are known.
 
         The interval contains two kinds of noise: that of the images, to first order (`jackknife.kid`), and that of the
         random subsets, whose values are drawn again. The first dominates if n is hardly larger than a subset, the
         second for 50,000 images whose KID is near 0.
         """
-        subsets = formulas.kid(generated, real)
+        subsets = formulas.kid(generated, real, real_kernels=real_kernels)
         again = subsets[self._rng().integers(len(subsets), size=(self.resamples, len(subsets)))].mean(1)
         moves = jackknife.kid(generated, real, self.seed)
         chosen = np.random.default_rng(self.seed).permutation(self.n)[: jackknife.WITNESSES]

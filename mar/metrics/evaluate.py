@@ -10,7 +10,6 @@ many.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +18,21 @@ import numpy as np
 from mar.features import features, given, image_sets
 from mar.features.features import Features
 from mar.features.image_sets import Images
-from mar.metrics import copies, formulas, jackknife, moments, statistics
+from mar.metrics import copies, formulas, moments, statistics
 from mar.metrics.bootstrap import Bootstrap
 from mar.metrics.moments import Statistics
+from mar.metrics.real_images import Real, real, with_kept
 from mar.runtime.files import read, sha256, write
 from mar.runtime.provenance import provenance
 from mar.runtime.shards import stage
 from mar.study import layout
-from mar.study.limits import REAL
 from mar.study.real_sets import real_side, scored
 from mar.study.records import (
     ONE_CLASS,
-    Judge,
     JudgedBy,
     Metric,
     MetricsFile,
     MetricsRecipe,
-    RealSide,
     SampleManifest,
 )
 from mar.study.stage_keys import metrics_key, reference_key
@@ -44,52 +41,6 @@ from mar.study.study import Study
 DRAWS = 20  # number of random draws of held-out images that the floor of a Frechet distance is the mean of
 SHUFFLED = f"inception_score is the mean over ten splits of the images, shuffled with seed {formulas.SEED}"
 NO_IMAGES = "precision, recall and kid are left out: the reference has statistics and no images"
-
-
-@dataclass(frozen=True)
-class Real:
-    """The real side of a comparison, by one extractor.
-
-    Attributes:
-        identity: name and checksum of the real images.
-        extractor: name and weights of the network.
-        statistics: mean and covariance of its features.
-        spatial: mean and covariance of its spatial features, for sFID; None if it has none.
-        features: features of at most REAL of the images, (M, F), for precision, recall and KID; None if they were not
-            read, or if the reference has statistics and no images.
-        class_bias: what its fixed numbers of images of each class take off KID; 0 if their classes are not known.
-    """
-
-    identity: RealSide
-    extractor: Judge
-    statistics: Statistics
-    spatial: Statistics | None
-    features: np.ndarray | None
-    class_bias: float = 0.0
-
-
-def real(study: Study, root: Path, extractor: str, images: bool = True) -> Real:
-    """The real side that the metrics of an extractor compare with; `images`: with features, for precision and the like.
-
-    Raises:
-        ValueError: `mar features` or `mar statistics` has not run for the real images, or the statistics are not those
-            of the features.
-    """
-    set_name = real_side(study, extractor)
-    stored = features.read(root, extractor, set_name, "real")
-    arrays, about = statistics.of_real(study, root, extractor, set_name, stored)
-    rows, bias = None, 0.0
-    if images and stored.count:
-        chosen = np.random.default_rng(study.seed).choice(stored.count, min(REAL, stored.count), replace=False)
-        rows = stored.rows("features", np.sort(chosen))
-        if "labels" in stored.keys:
-            few = np.sort(chosen[: jackknife.WITNESSES])
-            bias = formulas.class_bias(stored.rows("features", few), stored.rows("labels", few), stored.count)
-    spatial = {key[:-2]: arrays[key] for key in ("mu_s", "sigma_s")} if "mu_s" in arrays else None
-    name = "train split" if set_name == "train" else about.source.name
-    main = {"mu": arrays["mu"], "sigma": arrays["sigma"]}
-    identity = RealSide(name=name, sha256=about.source.sha256, **({"note": about.note} if about.note else {}))
-    return Real(identity, about.extractor, main, spatial, rows, bias)
 
 
 def reference(study: Study, root: str | Path) -> None:
@@ -230,7 +181,7 @@ def _evaluate(
         if not unfinished:
             return
         main = study.metrics.extractors[0]
-        against[main] = real(study, root, main)
+        against[main] = with_kept(study, root, real(study, root, main), generated[main].count)
         values, notes = compute(study, generated, against)
         found = _result(study, against, values, notes, recipe, **about)
         write(report, found.model_copy(update={"copied": copies.of(generated[main])}))
@@ -271,11 +222,13 @@ def compute(
     else:
         if study.metrics.real == "heldout":
             notes.append(f"precision and recall of {len(chosen)} images are against {len(target.features)} real ones")
-        precision, recall = draw.precision_recall(arrays["features"], target.features, study.metrics.neighbours)
+        precision, recall = draw.precision_recall(
+            arrays["features"], target.features, study.metrics.neighbours, target.nearest
+        )
         values |= {
             "precision": precision,
             "recall": recall,
-            "kid": draw.kid(arrays["features"], target.features, target.class_bias),
+            "kid": draw.kid(arrays["features"], target.features, target.class_bias, target.kernels),
         }
     if names[0] == "classifier" and labels is not None:  # only its logits are for the classes of the study
         values["agreement"] = draw.share(arrays["logits"].argmax(1) == labels, higher_is_better=True)

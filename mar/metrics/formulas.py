@@ -23,6 +23,7 @@ BLOCK = 500  # images that are compared with all others at a time
 ADM_SPLIT = 5000  # images in each split of ADM's Inception score
 COPIES = 1e-12  # images are copies if their squared distance is below this share of the sum of their squared norms
 PAIRS = 200  # pairs of images whose differences are in memory at a time
+REACHES = 8192  # pairs of images that are held against all balls at a time
 Exact = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows of pairs (P,), (P,) -> squared distances (P,)
 
 
@@ -136,7 +137,13 @@ def precision_recall(generated: np.ndarray, real: np.ndarray, neighbours: int) -
     return float(inside(generated, real, neighbours).mean()), float(inside(real, generated, neighbours).mean())
 
 
-def inside(points: np.ndarray, centres: np.ndarray, neighbours: int, kept: np.ndarray | None = None) -> np.ndarray:
+def inside(
+    points: np.ndarray,
+    centres: np.ndarray,
+    neighbours: int,
+    kept: np.ndarray | None = None,
+    nearest: np.ndarray | None = None,
+) -> np.ndarray:
     """Which of the points lie in the ball around at least one of the centres.
 
     The radius of a centre's ball is the distance to its k-th nearest other centre; a point on the surface lies in the
@@ -149,6 +156,7 @@ def inside(points: np.ndarray, centres: np.ndarray, neighbours: int, kept: np.nd
         neighbours: k.
         kept: R subsets of the centres, bool (R, M), each all or about half of them. The centres of a subset have radii
             by their neighbours in the same subset. None: all centres.
+        nearest: without `kept`, squared distances of each centre to its k nearest others, (M, k), if they are known.
 
     Returns:
         bool (N,); with `kept` bool (R, N), one row for each subset.
@@ -159,25 +167,49 @@ def inside(points: np.ndarray, centres: np.ndarray, neighbours: int, kept: np.nd
     if len(centres) <= neighbours:
         raise ValueError(f"precision and recall: {len(centres)} images in a set; accepted: more than k {neighbours}")
     if kept is None:
-        radii = nearest_others(centres, neighbours)[0][None, :, -1]  # (1, M)
-    else:
-        # with half of the centres kept, the k-th kept one is among the 8 k + 16 nearest, except once in a billion cases
-        distances, which = nearest_others(centres, min(8 * neighbours + 16, len(centres) - 1))
-        radii = np.full(kept.shape, -1.0)  # squared, (R, M); a centre that is not kept has no ball
-        for row, keep in zip(radii, kept, strict=True):
-            place = (keep[which].cumsum(1) < neighbours).sum(1).clip(max=which.shape[1] - 1)
-            row[keep] = distances[np.arange(len(centres)), place][keep]
-    covered = np.zeros((len(radii), len(points)), bool)
-    largest = radii.max(0)
+        distances = nearest_others(centres, neighbours)[0] if nearest is None else nearest
+        return within_reach(points, centres, distances, np.full((len(centres), 1), neighbours - 1, np.int16))[0]
+    # with half of the centres kept, the k-th kept one is among the 8 k + 16 nearest, except once in a billion cases
+    distances, which = nearest_others(centres, min(8 * neighbours + 16, len(centres) - 1))
+    member, count = kept.T.copy(), np.zeros((len(centres), len(kept)), np.int16)  # of each subset, (M, R)
+    last = np.zeros(count.shape, np.int16)
+    for others in which.T:  # (M,), the nearest first
+        count += member[others]
+        last += count < neighbours
+        if count.min() >= neighbours:
+            break
+    last = np.where(member, last.clip(max=which.shape[1] - 1), np.int16(-1))  # a centre that is not kept has no ball
+    return within_reach(points, centres, distances, last)
+
+
+def within_reach(points: np.ndarray, centres: np.ndarray, distances: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Which of the points lie in a ball around a centre whose radius is the distance to one of its nearest others.
+
+    Args:
+        points: features (N, F).
+        centres: features of the balls' centres, (M, F).
+        distances: squared distances of each centre to its C nearest others, ascending, (M, C).
+        last: which of these distances is the radius, for each of R kinds of balls, (M, R); -1: no ball.
+
+    Returns:
+        bool (R, N).
+    """
+    covered = np.zeros((len(points), -(-last.shape[1] // 8)), np.uint8)  # eight balls a byte
+    largest = np.where(last.max(1) < 0, -1.0, distances[np.arange(len(centres)), last.max(1)]).astype(np.float32)
     for start, rough, slack, exact in _distances(points, centres):
-        point, centre = np.nonzero(rough <= largest.astype(np.float32) + slack)
-        pairs, doubt = rough[point, centre].astype(np.float64), np.zeros(len(point), bool)
-        for radius in radii:
-            doubt |= np.abs(pairs - radius[centre]) <= slack[point, 0]
-        pairs[doubt] = exact(point[doubt], centre[doubt])
-        for row, radius in zip(covered, radii, strict=True):
-            row[start + point[pairs <= radius[centre]]] = True
-    return covered[0] if kept is None else covered
+        point, centre = np.nonzero(rough <= largest + slack)  # (P,), ascending points
+        squared, doubt = rough[point, centre].astype(np.float64), np.zeros(len(point), bool)
+        parts = [slice(first, first + REACHES) for first in range(0, len(point), REACHES)]
+        for part in parts:
+            apart = np.abs(distances[centre[part]] - squared[part, None])  # (REACHES, C)
+            doubt[part] = (apart <= slack[point[part]]).any(1)
+        squared[doubt] = exact(point[doubt], centre[doubt])
+        for part in parts:
+            nearer = (distances[centre[part]] < squared[part, None]).sum(1, dtype=last.dtype)  # others in between
+            hit = np.packbits(last.take(centre[part], 0) >= nearer[:, None], axis=1)  # (REACHES, R / 8)
+            firsts = np.flatnonzero(np.diff(point[part], prepend=-1))  # the first pair of each point
+            covered[start + point[part][firsts]] |= np.bitwise_or.reduceat(hit, firsts, axis=0)
+    return np.unpackbits(covered, axis=1, count=last.shape[1]).astype(bool).T
 
 
 def nearest_others(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -247,12 +279,25 @@ def _exact_distances(
     return squared
 
 
-def kid(generated: np.ndarray, real: np.ndarray, subsets: int = 100, size: int = 1000) -> np.ndarray:
+def kid(
+    generated: np.ndarray,
+    real: np.ndarray,
+    subsets: int = 100,
+    size: int = 1000,
+    real_kernels: np.ndarray | None = None,
+) -> np.ndarray:
     """KID (Binkowski et al. 2018) of features (n, F) and (m, F), as the values whose mean it is.
 
     Each value is the unbiased estimate of the squared maximum mean discrepancy with the kernel (x.y / F + 1)^3 between
     two random subsets of `size` images, drawn without replacement as torch-fidelity draws them. If a set has fewer than
     `size` images, the subsets have as many images as the smaller set.
+
+    Args:
+        generated: features (n, F).
+        real: features (m, F).
+        subsets: number of pairs of subsets.
+        size: images of a subset.
+        real_kernels: what `real_kernels` returns for the same real images and numbers; default: computed here.
 
     Returns:
         float64 (subsets,).
@@ -260,16 +305,33 @@ def kid(generated: np.ndarray, real: np.ndarray, subsets: int = 100, size: int =
     Raises:
         ValueError: a set has fewer than two images.
     """
-    size = min(size, len(generated), len(real))
+    first, second = _kid_draws(len(generated), len(real), subsets, size)
+    if real_kernels is None:
+        real_kernels = _kernels_within(real.astype(np.float64), second)
+    x, y, size = generated.astype(np.float64), real.astype(np.float64), first.shape[1]
+    within = (_kernels_within(x, first) + real_kernels) / (size * (size - 1))
+    return np.asarray(within - 2.0 * _kernel_sums(x, y, first, second) / size**2)
+
+
+def real_kernels(real: np.ndarray, n: int, subsets: int = 100, size: int = 1000) -> np.ndarray:
+    """What `kid` needs of real features (m, F) alone, the same for all sets of n images: float64 (subsets,)."""
+    return _kernels_within(real.astype(np.float64), _kid_draws(n, len(real), subsets, size)[1])
+
+
+def _kid_draws(n: int, m: int, subsets: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of KID's random subsets of n generated and of m real images: (subsets, size) of each."""
+    size = min(size, n, m)
     if size < 2:
-        raise ValueError(f"KID of {len(generated)} and {len(real)} images; accepted: at least 2 of each")
+        raise ValueError(f"KID of {n} and {m} images; accepted: at least 2 of each")
     rng = np.random.RandomState(SEED)
-    draws = [[rng.choice(len(x), size, replace=False) for x in (generated, real)] for _ in range(subsets)]
-    first, second = (np.stack(rows) for rows in zip(*draws, strict=True))  # (S, size)
-    x, y = generated.astype(np.float64), real.astype(np.float64)
-    within = _kernel_sums(x, x, first, first) - kernel_diagonal(x)[first].sum(1)
-    within += _kernel_sums(y, y, second, second) - kernel_diagonal(y)[second].sum(1)
-    return np.asarray(within / (size * (size - 1)) - 2.0 * _kernel_sums(x, y, first, second) / size**2)
+    draws = [[rng.choice(count, size, replace=False) for count in (n, m)] for _ in range(subsets)]
+    first, second = (np.stack(rows) for rows in zip(*draws, strict=True))
+    return first, second
+
+
+def _kernels_within(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Sum of the kernel over all pairs of two images of each subset of x (n, F), whose rows are (S, size): (S,)."""
+    return _kernel_sums(x, x, rows, rows) - kernel_diagonal(x)[rows].sum(1)
 
 
 def class_bias(x: np.ndarray, labels: np.ndarray, count: int) -> float:

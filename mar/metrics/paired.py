@@ -12,7 +12,7 @@ import numpy as np
 
 from mar.metrics import formulas, jackknife
 from mar.metrics.bootstrap import Bootstrap
-from mar.metrics.evaluate import Real
+from mar.metrics.real_images import Real
 
 
 class Resampled(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 
 from mar.data.images import ImageSet, open_split, to_float, to_uint8
 from mar.features.networks import extractors
-from mar.metrics import bootstrap, evaluate
+from mar.metrics import bootstrap, real_images
 from mar.runtime import devices
 from mar.runtime.files import read, sha256, write
 from mar.runtime.folders import lock
@@ -46,7 +46,7 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
     with lock(folder):
         if not weights.exists():
             raise ValueError(f"{weights}: missing; run `mar tokenizer` first")
-        real = evaluate.real(study, root, main, images=False)
+        real = real_images.real(study, root, main, images=False)
         inputs = RfidInputs(
             reference=real.identity.sha256,
             extractor=real.extractor.weights,
@@ -93,7 +93,7 @@ def rfid(study: Study, root: str | Path, name: str) -> None:
 def measure(
     tokenizer: Tokenizer,
     network: extractors.Extractor,
-    real: evaluate.Real,
+    real: real_images.Real,
     study: Study,
     root: Path,
     split: str,
@@ -131,7 +131,7 @@ def measure(
 def first_scales(
     tokenizer: Tokenizer,
     network: extractors.Extractor,
-    real: evaluate.Real,
+    real: real_images.Real,
     study: Study,
     root: Path,
     split: str,
@@ -177,7 +177,7 @@ def _lost(
     rebuilt: dict[str, np.ndarray],
     errors: list[torch.Tensor],
     network: extractors.Extractor,
-    real: evaluate.Real,
+    real: real_images.Real,
 ) -> dict[str, Metric]:
     """rFID, PSNR and, by the classifier, agreement of reconstructions with these features and squared errors."""
     # PSNR of each image in dB, with peak 255; the mean squared error counts as at least 1e-10 squared grey levels

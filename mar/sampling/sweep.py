@@ -37,7 +37,7 @@ from mar.study.study import Study
 
 if TYPE_CHECKING:
     from mar.features.networks.extractors import Extractor
-    from mar.metrics.evaluate import Real
+    from mar.metrics.real_images import Real
     from mar.sampling.sampler import Looks, Sampler
 
 
@@ -72,7 +72,7 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str, share: Sha
     if grid is None:
         raise ValueError(f"--setting {setting}: sampling.{setting} has no sweep; accepted: a setting with one")
     from mar.features.networks import extractors
-    from mar.metrics import evaluate
+    from mar.metrics import real_images
     from mar.runtime.progress import Progress
     from mar.runtime.provenance import provenance
     from mar.sampling.sampler import Sampler
@@ -80,7 +80,7 @@ def sweep(study: Study, root: str | Path, variant: str, setting: str, share: Sha
     seed, main = study.variants[variant].seeds[0], study.metrics.extractors[0]
     run = read(layout.run_record(root, variant, seed), RunRecord)
     tokens = layout.token_manifest(root, study.tokenizer_of(variant, seed))
-    real = evaluate.real(study, root, main)
+    real = real_images.real(study, root, main)
     inputs = {"checkpoint": run.checkpoint, "tokens": sha256(tokens), "weights": real.extractor.weights}
     inputs |= {"real": sha256(layout.statistics(root, main, real_side(study, main)))}
     recipe = SweepRecipe(slice=sweep_key(study, variant, setting), **inputs)

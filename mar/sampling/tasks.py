@@ -32,9 +32,9 @@ from mar.data.images import ImageSet, open_split, sha256_of_data, to_float, to_u
 from mar.features.networks import extractors
 from mar.features.networks.classifier import distances
 from mar.features.networks.extractors import Extractor
-from mar.metrics import evaluate, jackknife
+from mar.metrics import evaluate, jackknife, real_images
 from mar.metrics.bootstrap import Bootstrap
-from mar.metrics.evaluate import Real
+from mar.metrics.real_images import Real
 from mar.runtime import devices
 from mar.runtime.files import atomic, read, save_array, sha256, whole, write
 from mar.runtime.noise import Noise
@@ -116,7 +116,7 @@ def tasks(study: Study, root: Path, variant: str, seed: int) -> None:
         accepted = ", ".join(f"{name} {k}" for name, k in edited(study)) or "a study with a section `tasks`"
         raise ValueError(f"--variant {variant} --seed {seed}: does no tasks; accepted: {accepted}")
     setting, main = section.models[variant], study.metrics.extractors[0]
-    used, real = resolved(study, root, variant, setting), evaluate.real(study, root, main, images=False)
+    used, real = resolved(study, root, variant, setting), real_images.real(study, root, main, images=False)
     report, run = layout.tasks(root, variant, seed), read(layout.run_record(root, variant, seed), RunRecord)
     tokens = layout.token_manifest(root, study.tokenizer_of(variant, seed))
     recipe: Recipe = {

@@ -25,7 +25,7 @@ from tiny_models import PixelsOfTokens, SixNumbers
 
 from mar.features import features
 from mar.features.networks import extractors
-from mar.metrics import evaluate, moments, statistics
+from mar.metrics import evaluate, moments, real_images, statistics
 from mar.runtime.files import sha256
 from mar.sampling import sampler, sweep
 from mar.study.records import Judge, RealSide
@@ -139,8 +139,8 @@ def test_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_bytes(b"statistics")
     rows = np.random.default_rng(0).normal(0.5, 0.1, (40, 6))
     judge = Judge(name="classifier", weights=SixNumbers.weights, note="")
-    real = evaluate.Real(RealSide(name="train split", sha256="5" * 64), judge, moments.of(rows), None, None)
-    monkeypatch.setattr(evaluate, "real", lambda *_, **__: real)
+    real = real_images.Real(RealSide(name="train split", sha256="5" * 64), judge, moments.of(rows), None, None)
+    monkeypatch.setattr(real_images, "real", lambda *_, **__: real)
     monkeypatch.setattr(extractors, "load", lambda *_: SixNumbers())
     monkeypatch.setattr(sampler.autoencoder, "load", lambda *_: PixelsOfTokens())
     survives(start, tmp_path, lambda place: sweep.sweep(study, place, "mar-diff", "best"), least=6)

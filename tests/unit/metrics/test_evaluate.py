@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +27,7 @@ from mar.data.images import open_split
 from mar.data.prepare import prepare
 from mar.features import features, image_sets, references
 from mar.features.networks import classifier, extractors
-from mar.metrics import evaluate, formulas, moments, statistics
+from mar.metrics import evaluate, formulas, moments, real_images, statistics
 from mar.metrics.bootstrap import Bootstrap
 from mar.report.tables.paper_tables import frame
 from mar.runtime.files import read_json, sha256
@@ -49,7 +51,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
 def steps(study: Study, root: Path, only: str = "") -> None:
     """All three steps, of every set or of one."""
     for name in study.metrics.extractors:
-        sides = {evaluate.real_side(study, name), "heldout"}
+        sides = {real_images.real_side(study, name), "heldout"}
         for where in [only] if only else [*sorted(sides), WHERE]:
             features.features(study, root, name, where)
             if where != "heldout":
@@ -214,11 +216,66 @@ def test_of_many_real_images_a_sample_is_compared_with(
     place: tuple[Study, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, root = place
-    monkeypatch.setattr(evaluate, "REAL", 40)
-    there = evaluate.real(study, root, "classifier")
+    monkeypatch.setattr(real_images, "REAL", 40)
+    there = real_images.real(study, root, "classifier")
     assert there.features is not None and there.features.shape == (40, 8)
     whole = features.read(root, "classifier", "train", "real").array("features")
     assert all((whole == row).all(1).any() for row in there.features)
+
+
+def test_what_precision_and_kid_need_of_the_real_images_is_computed_for_the_first_set_alone(
+    place: tuple[Study, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Distances among the real images and their kernels; the numbers are those that are computed without the files."""
+    study, root = place
+    real = real_images.real(study, root, "classifier")
+    assert real.features is not None and real.nearest is None and real.kernels is None
+    computed = [formulas.nearest_others(real.features, 3)[0], formulas.real_kernels(real.features, 60)]
+    kept = [root / "statistics" / "classifier" / name for name in (".train.nearest.npz", ".train.kernels-60.npz")]
+    before, shown = [file.read_bytes() for file in kept], report(root)
+    monkeypatch.setattr(real_images.formulas, "nearest_others", None)  # no number is computed anew
+    monkeypatch.setattr(real_images.formulas, "real_kernels", None)
+    side = real_images.with_kept(study, root, real, 60)
+    for found, expected in zip((side.nearest, side.kernels), computed, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    monkeypatch.undo()
+    for file in (*kept, root / "metrics" / f"{WHERE}.json"):
+        file.unlink()
+    evaluate.evaluate(study, root, "mar", 0, "plain")
+    assert [file.read_bytes() for file in kept] == before
+    assert report(root)["metrics"] == shown["metrics"]
+    alone, _ = evaluate.again(study, root, WHERE, images=True)
+    assert {name: metric.model_dump(mode="json") for name, metric in alone.items()} == shown["metrics"]
+
+
+@pytest.mark.parametrize("fault", ["cut off", "edited", "other features", "other k", "other formulas", "a pipe"])
+def test_what_was_kept_of_other_real_images_is_not_used(
+    place: tuple[Study, Path], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    study, root = place
+    real, path = real_images.real(study, root, "classifier"), root / "statistics" / "classifier" / ".train.nearest.npz"
+    assert real.features is not None
+    with np.load(path) as arrays:
+        whole = dict(arrays)
+    if fault == "cut off":
+        path.write_bytes(path.read_bytes()[:300])
+    elif fault == "edited":
+        np.savez(path, **(whole | {"values": whole["values"] * 2}))
+    elif fault == "other features":
+        real = dataclasses.replace(real, features=real.features[::-1] + 1)
+    elif fault == "other k":
+        study = pipeline.study(metrics={**pipeline.VALUES["metrics"], "neighbours": 5})
+    elif fault == "other formulas":
+        np.savez(path, **(whole | {"values": np.zeros(3), "sha256": np.array(real_images._checksum(np.zeros(3)))}))
+        monkeypatch.setattr(real_images, "digest_of", lambda source: "0" * 64)
+    else:
+        path.unlink()
+        os.mkfifo(path)
+    side = real_images.with_kept(study, root, real, 60)
+    expected = formulas.nearest_others(real.features, study.metrics.neighbours)[0]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(side.nearest, expected)
+    monkeypatch.setattr(real_images.formulas, "nearest_others", None)  # kept now
+    np.testing.assert_array_equal(real_images.with_kept(study, root, real, 60).nearest, expected)
 
 
 def test_among_too_many_training_images_the_nearest_is_not_looked_for(

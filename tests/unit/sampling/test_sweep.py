@@ -13,7 +13,7 @@ from tiny_models import PixelsOfTokens, SixNumbers
 
 from benchmarks import sweeping
 from mar.features.networks import extractors
-from mar.metrics import evaluate, moments
+from mar.metrics import moments, real_images
 from mar.report.figures.sweeps import sweep as heatmaps
 from mar.runtime.files import sha256
 from mar.runtime.noise import Noise
@@ -53,8 +53,8 @@ def root(trained, tmp_path, monkeypatch):
     file.write_bytes(b"statistics")
     rows = np.random.default_rng(0).normal(0.5, 0.1, (40, 6))
     extractor = Judge(name="classifier", weights=SixNumbers.weights, note="")
-    real = evaluate.Real(RealSide(name="train split", sha256="5" * 64), extractor, moments.of(rows), None, None)
-    monkeypatch.setattr(evaluate, "real", lambda *args, **options: real)
+    real = real_images.Real(RealSide(name="train split", sha256="5" * 64), extractor, moments.of(rows), None, None)
+    monkeypatch.setattr(real_images, "real", lambda *args, **options: real)
     monkeypatch.setattr(extractors, "load", lambda *args: SixNumbers())
     monkeypatch.setattr(sampler.autoencoder, "load", lambda root, name, study: PixelsOfTokens())
     return tmp_path

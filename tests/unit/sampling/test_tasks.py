@@ -18,8 +18,8 @@ from mar.data.images import ImageSet, to_float, to_uint8
 from mar.features.networks import extractors
 from mar.features.networks.classifier import Classifier
 from mar.features.networks.extractors import Extractor
-from mar.metrics import evaluate, jackknife, moments
-from mar.metrics.evaluate import Real
+from mar.metrics import jackknife, moments, real_images
+from mar.metrics.real_images import Real
 from mar.paper.claims import Fits
 from mar.report.figures.draw import draw as draw_figure
 from mar.report.tables import tasks as table
@@ -88,7 +88,7 @@ def judged_by(monkeypatch: pytest.MonkeyPatch, network: Extractor) -> None:
     side = RealSide(name="train split", sha256="b" * 64)
     about = Judge(name="classifier", weights=network.weights, note="")
     monkeypatch.setattr(extractors, "load", lambda *args: network)
-    monkeypatch.setattr(evaluate, "real", lambda *args, **more: Real(side, about, moments.of(rows), None, None))
+    monkeypatch.setattr(real_images, "real", lambda *args, **more: Real(side, about, moments.of(rows), None, None))
 
 
 @pytest.fixture

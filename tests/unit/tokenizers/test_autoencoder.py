@@ -13,7 +13,7 @@ import torch
 
 from mar.data.images import ImageSet, open_split, to_float, to_uint8
 from mar.features.networks import extractors
-from mar.metrics import evaluate, reconstruction
+from mar.metrics import real_images, reconstruction
 from mar.runtime.files import read, read_json, sha256, write
 from mar.study import layout
 from mar.study.records import RfidRecord
@@ -161,7 +161,7 @@ def test_no_more_of_the_train_split_than_the_study_says(made: tuple[Study, Path]
     assert rfid_key(study) != metrics_key(study)
     tokenizer, device = autoencoder.load(root, "kl", study), torch.device("cpu")
     judge = extractors.load("classifier", study, root, device)
-    there = evaluate.real(study, root, "classifier", images=False)
+    there = real_images.real(study, root, "classifier", images=False)
     found = reconstruction.measure(tokenizer, judge, there, study, root, "train", device)
     assert found.count == found.metrics["rfid"].n == 600
     assert found.metrics["floor"].value > 1e-5  # of those 600 against all
