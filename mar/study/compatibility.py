@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mar.study.kinds import imported
-from mar.study.mistakes import UnknownName
+from mar.study.mistakes import UnknownName, listed
 from mar.study.parts import HONOURED, SOLVED, Ancestral, Backbone, Head, Sampling, Solver
 
 
@@ -103,5 +103,5 @@ def known(where: str, name: str, accepted: Any) -> Any:
         UnknownName: there is none; the message says where the name stands and which names are accepted.
     """
     if name not in accepted:
-        raise UnknownName(f"{where}: found {name!r}; accepted: {', '.join(accepted) or 'none'}", name)
+        raise UnknownName(f"{where}: found {name!r}; accepted: {listed(accepted, name)}", name)
     return accepted[name] if isinstance(accepted, dict) else name

@@ -7,7 +7,8 @@ is blamed that has the value: `line_of` looks the place up in the YAML nodes, wh
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import difflib
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 Place = tuple[str | int, ...]
 MISSING = "is missing"
+NAMES = 12  # names that a message lists, at most
 SHA256 = "^[0-9a-f]{64}$"
 
 # What is accepted, for the errors of pydantic: by their type, filled from their context.
@@ -48,6 +50,14 @@ def too_few(classes: int, each: int = 1) -> str:
         return f"fewer images than the {classes} classes of the data; accepted: at least {classes}"
     found = f"fewer than {each} images of each of the {classes} classes of the data"
     return f"{found}; accepted: at least {each * classes} ({each} x classes)"
+
+
+def listed(accepted: Collection[str], found: str) -> str:
+    """The names that are accepted; of many those that are most like the one that was found, and how many more."""
+    if len(accepted) <= NAMES:
+        return ", ".join(accepted) or "none"
+    near = difflib.get_close_matches(found, accepted, n=NAMES, cutoff=0.0)
+    return f"{', '.join(near)} and {len(accepted) - NAMES} more"
 
 
 class UnknownName(ValueError):

@@ -16,7 +16,7 @@ from mar.study import layout
 from mar.study.compatibility import check_sampling, known
 from mar.study.kinds import Section
 from mar.study.limits import PAIRED
-from mar.study.mistakes import Mistake, Mistakes, MistakesError, too_few
+from mar.study.mistakes import Mistake, Mistakes, MistakesError, listed, too_few
 from mar.study.parts import Backbone, Data, Head, Name, Order, Recipe, Sampling, Seed, Text, Tokenizer
 from mar.study.sections import (
     Budget,
@@ -474,7 +474,7 @@ class Study(Section):
             self.recipes[variant.recipe],
         )
         if setting not in self.sampling:
-            accepted = f"{', '.join(self.sampling) or 'none'}, or a figure or table of the study"
+            accepted = f"{listed(self.sampling, setting)}, or a figure or table of the study"
             raise ValueError(f"{where}.sampling: found {setting!r}; accepted: {accepted}")
         sampling = self.sampling[setting]
         at, tokens = f"{where}: sampling.{setting}", self.tokens(variant.tokenizer)

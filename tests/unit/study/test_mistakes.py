@@ -88,6 +88,16 @@ def test_parts_that_do_not_fit_together_are_told_together(base: Path) -> None:
     assert refusal(mine)[0].startswith("mine.yaml:3: variants.mar: sampling.mar.steps 1000: ")
 
 
+def test_of_many_names_those_most_like_the_one_found_are_listed(base: Path) -> None:
+    mine = base.parent / "mine.yaml"
+    settings = "".join(f"  steps-{n}: {{steps: 1}}\n" for n in range(40))
+    mine.write_text(f"extends: base.yaml\nstudy: mine\nsampling:\n{settings}variants: {{mar: {{sampling: [step-7]}}}}\n")
+    line = refusal(mine)[0]
+    begin = "mine.yaml:44: variants.mar.sampling: found 'step-7'; accepted: steps-7, "
+    assert line.startswith(begin), line
+    assert line.endswith(" and 30 more, or a figure or table of the study") and line.count("steps-") == 12
+
+
 def test_a_name_of_its_own_is_asked_for_beside_other_mistakes(base: Path) -> None:
     mine = base.parent / "mine.yaml"
     mine.write_text("extends: base.yaml\nseed: -1\n")
