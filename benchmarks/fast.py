@@ -14,9 +14,9 @@ from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
 from mar.study import reading as studies
 
-# A sweep chooses guidance: the largest scale of its grid stands for all of them, which take as long.
+# Where a sweep chooses guidance, the largest scale of its grid stands for all of them, which take as long.
 BATCH, PAIRS = 16, 2
-FAST = ("mar-16-dpm10", "mar-16-dpm-disa")
+FAST = ("mar-16-dpm10", "mar-12-dpm8", "mar-10-dpm10")
 
 
 def report() -> Parts:

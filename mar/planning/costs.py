@@ -33,6 +33,7 @@ from mar.models.heads.head import build_head, check_drawn
 from mar.models.model import build
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import mask_ratio, num_masked
+from mar.planning.shapes import Shapes
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
 from mar.study.parts import Backbone, CategoricalHead, Head, MseHead, Options, Recipe, Sampling, Tokenizer
@@ -95,7 +96,7 @@ class Tokens(NamedTuple):
 
 def operations(call: Callable[[], object]) -> int:
     """Operations that torch counts in a call; attention by plain products, since meta tensors have no fused kernel."""
-    with sdpa_kernel(SDPBackend.MATH), _Nearest(), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), _Nearest(), Shapes(), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
 

@@ -30,6 +30,7 @@ from mar.features.networks import dinov2, inception
 from mar.features.networks.classifier import Classifier
 from mar.models.order import by_scale, schedule
 from mar.planning.costs import GUIDED, IDLE, META, VGG, Tokens, model_of, parts
+from mar.planning.shapes import Shapes
 from mar.runtime.noise import Noise
 from mar.runtime.precision import autocast
 from mar.sampling.generate import generate
@@ -147,7 +148,7 @@ def _peak(images: int, count: Callable[[int], int]) -> Peak:
 
 
 def _count(network: nn.Module, prepare: Prepare, images: int) -> int:
-    with Live() as live, _Fused():
+    with Shapes(), Live() as live, _Fused():
         live.hold(network)
         call = prepare(images)
         call()
