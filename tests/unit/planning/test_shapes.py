@@ -107,4 +107,3 @@ def test_results_are_those_of_torch(name: str) -> None:
 
 def test_every_known_operation_takes_part() -> None:
     assert set(KNOWN) <= set().union(*(run(call, short=False).names for call in CALLS.values()))
-

@@ -91,7 +91,8 @@ def test_parts_that_do_not_fit_together_are_told_together(base: Path) -> None:
 def test_of_many_names_those_most_like_the_one_found_are_listed(base: Path) -> None:
     mine = base.parent / "mine.yaml"
     settings = "".join(f"  steps-{n}: {{steps: 1}}\n" for n in range(40))
-    mine.write_text(f"extends: base.yaml\nstudy: mine\nsampling:\n{settings}variants: {{mar: {{sampling: [step-7]}}}}\n")
+    variants = "variants: {mar: {sampling: [step-7]}}\n"
+    mine.write_text(f"extends: base.yaml\nstudy: mine\nsampling:\n{settings}{variants}")
     line = refusal(mine)[0]
     begin = "mine.yaml:44: variants.mar.sampling: found 'step-7'; accepted: steps-7, "
     assert line.startswith(begin), line
