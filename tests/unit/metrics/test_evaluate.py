@@ -272,7 +272,8 @@ def test_what_was_kept_of_other_real_images_is_not_used(
         path.unlink()
         os.mkfifo(path)
     side = real_images.with_kept(study, root, real, 60)
-    expected = formulas.nearest_others(real.features, study.metrics.neighbours)[0]  # type: ignore[arg-type]
+    assert real.features is not None
+    expected = formulas.nearest_others(real.features, study.metrics.neighbours)[0]
     np.testing.assert_array_equal(side.nearest, expected)
     monkeypatch.setattr(real_images.formulas, "nearest_others", None)  # kept now
     np.testing.assert_array_equal(real_images.with_kept(study, root, real, 60).nearest, expected)
