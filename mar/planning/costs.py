@@ -1,7 +1,7 @@
 """Parameters and operations of a study's networks, counted by torch on the real models.
 
 The models stand on the meta device, where tensors have shapes and no numbers: a forward pass of the largest takes half
-a second and no memory. FlopCounterMode counts products of matrices, convolutions and attention; a multiplication and
+a second and no memory. Torch's formulas count products of matrices, convolutions and attention; a multiplication and
 its addition are two operations. Norms, activations, softmax, tables and the distances of cdist count as none.
 
 Large models are not run whole. Blocks are alike, and so are the steps of a diffusion process and the rows of a head:
@@ -19,12 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from mar.features.networks import dinov2, inception
 from mar.features.networks.classifier import Classifier
@@ -33,7 +31,7 @@ from mar.models.heads.head import build_head, check_drawn
 from mar.models.model import build
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import mask_ratio, num_masked
-from mar.planning.shapes import Shapes
+from mar.planning.shapes import Shapes, Uncompiled
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
 from mar.study.parts import Backbone, CategoricalHead, Head, MseHead, Options, Recipe, Sampling, Tokenizer
@@ -94,20 +92,36 @@ class Tokens(NamedTuple):
         return torch.empty(*shape, *size, device=META, dtype=torch.long if ids else torch.float32)
 
 
+class _Counter(Uncompiled):
+    """Counts by the formulas of torch's FlopCounterMode, which takes longer for an operation than the operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None and _composite(func):
+            with self:
+                return func.decompose(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=out)
+        return out
+
+
+@cache
+def _composite(func: Any) -> bool:
+    """Whether torch knows an operation by smaller ones alone."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+
+
 def operations(call: Callable[[], object]) -> int:
     """Operations that torch counts in a call; attention by plain products, since meta tensors have no fused kernel."""
-    with sdpa_kernel(SDPBackend.MATH), _Nearest(), Shapes(), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), Shapes(), _Counter() as counter:
         call()
-    return counter.get_total_flops()
-
-
-class _Nearest(TorchFunctionMode):
-    """Interpolates to the nearest, which counts as no operation either: bicubic takes a tenth of a second on META."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.interpolate and kwargs and kwargs.get("mode") == "bicubic":
-            kwargs = kwargs | {"mode": "nearest"}
-        return func(*args, **(kwargs or {}))
+    return counter.total
 
 
 def linear(n: int, count: Callable[[int], float]) -> float:

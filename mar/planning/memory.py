@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import vgg16
 
 from mar.data.images import to_uint8
@@ -30,7 +29,7 @@ from mar.features.networks import dinov2, inception
 from mar.features.networks.classifier import Classifier
 from mar.models.order import by_scale, schedule
 from mar.planning.costs import GUIDED, IDLE, META, VGG, Tokens, model_of, parts
-from mar.planning.shapes import Shapes
+from mar.planning.shapes import Shapes, Uncompiled
 from mar.runtime.noise import Noise
 from mar.runtime.precision import autocast
 from mar.sampling.generate import generate
@@ -47,7 +46,7 @@ FEW = 8  # steps of a masked backbone
 BLOCK = 512  # bytes: torch's allocator rounds up to multiples of it
 
 
-class Live(TorchDispatchMode):
+class Live(Uncompiled):
     """Counts the bytes of all storages that were made inside and are not freed yet.
 
     Attributes:
@@ -84,15 +83,13 @@ class Live(TorchDispatchMode):
 
 
 class _Fused(TorchFunctionMode):
-    """Attention, dropout and interpolation by one kernel each, as on a GPU; the meta device takes plain operations."""
+    """Attention and dropout by one kernel each, as on a GPU; the meta device takes plain operations."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
             return _attention(*args, **(kwargs or {}))
         if func is F.dropout:
             return _dropout(*args, **(kwargs or {}))
-        if func is F.interpolate and kwargs and kwargs.get("mode") == "bicubic":
-            kwargs = kwargs | {"mode": "nearest"}  # of the same size
         return func(*args, **(kwargs or {}))
 
 

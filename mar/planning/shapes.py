@@ -17,7 +17,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten: Any = torch.ops.aten
 
 
-class Shapes(TorchDispatchMode):
+class Uncompiled(TorchDispatchMode):
+    """A mode that no compiler sees: torch wraps each call of others for it, which takes as long as what they do."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class Shapes(Uncompiled):
     """Answers the operations of KNOWN on meta tensors, others are torch's; enter it before the modes that count."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -82,6 +90,10 @@ def _group_norm_backward(
     return _wanted((x, x.new_empty(channels), x.new_empty(channels)), wanted)
 
 
+def _resized(x: Tensor, size: Sequence[int], *_: Any) -> Tensor:
+    return x.new_empty(*x.shape[:2], *size)
+
+
 def _wanted(of: Sequence[Tensor | None], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """Gradients of the tensors for which they are wanted."""
     return tuple(x.new_empty(x.shape) if yes and x is not None else None for x, yes in zip(of, wanted, strict=True))
@@ -107,4 +119,5 @@ KNOWN: dict[Any, Callable[..., Any]] = {
     aten._safe_softmax.default: _like,
     aten._softmax_backward_data.default: _like,
     aten.native_dropout.default: _dropout,
+    aten.upsample_bicubic2d.default: _resized,
 }

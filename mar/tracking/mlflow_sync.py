@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sqlite3
 import tempfile
 import time
@@ -24,7 +25,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from mar.runtime import runlog
-from mar.runtime.files import Record, read, sha256, write
+from mar.runtime.files import Record, atomic, read, remove_abandoned, sha256, write
 from mar.runtime.folders import RECIPE, lock, recipe_of
 from mar.runtime.provenance import Provenance, git_commit
 from mar.study import layout
@@ -81,6 +82,8 @@ def sync(study: Study, root: Path, db: Path, server: str = "", register: bool = 
 
             for name in ("mlflow", "alembic", "urllib3"):  # after the import, which sets levels
                 logging.getLogger(name).setLevel(logging.ERROR if name == "urllib3" else logging.WARNING)
+            if not server and not db.exists():
+                _create(db.resolve())
             client = MlflowClient(server or f"sqlite:///{db.resolve()}")
             experiment = _experiment(client, study.study, None if server else db.resolve())
             runs[STUDY] = parent = _sync_study(client, experiment, study, root)
@@ -108,6 +111,29 @@ def sync(study: Study, root: Path, db: Path, server: str = "", register: bool = 
         opened = f"mlflow ui --backend-store-uri sqlite:///{db}, then " if not server else ""
         where = f"{opened}{runs_address(root)}"
         print(f"{store}: experiment {study.study}, {len(runs) - 1} trainings; {where}", flush=True)
+
+
+def _create(db: Path) -> None:
+    """Make a database with MLflow's tables, whole or not at all.
+
+    MLflow makes them in some hundred steps, each of which would wait for the disk: seconds, several times what they
+    compute. Here they are made in a temporary folder, whose loss costs nothing; the file comes to its place whole.
+    """
+    from mlflow.tracking import MlflowClient
+    from sqlalchemy import Engine, event
+
+    def hurry(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    remove_abandoned(db.parent, f".{db.name}.*.tmp")
+    with tempfile.TemporaryDirectory() as folder, atomic(db) as temporary:
+        made = Path(folder) / db.name  # MLflow keeps what it knows of a database by its name, and this one is new
+        event.listen(Engine, "connect", hurry)
+        try:
+            MlflowClient(f"sqlite:///{made}")
+        finally:
+            event.remove(Engine, "connect", hurry)
+        shutil.copyfile(made, temporary)
 
 
 def _told(error: Exception, server: str) -> str:

@@ -13,6 +13,8 @@ import torch
 import torchvision
 from click.testing import CliRunner
 from tiny import STUDY, study
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from mar.cli.__main__ import main
 from mar.models.model import build
@@ -92,6 +94,20 @@ def test_compute_of_the_laws_counts_no_block_twice() -> None:
         for backbone, head, recipe, tokens in (costs.parts(of, "var", 10) for of in (plain, lean))
     )
     assert costs.compute(lean, "var", 10) == costs.compute(plain, "var", 10) == once < twice
+
+
+def test_operations_are_those_that_torch_counts():
+    """A convolution, what torch knows by smaller operations alone, attention, and their gradients; with no_grad too."""
+    layers = torch.nn.Conv2d(3, 8, 3), torch.nn.MultiheadAttention(8, 2, batch_first=True), torch.nn.Bilinear(8, 8, 5)
+
+    def call():
+        x = layers[0](torch.zeros(2, 3, 6, 6)).flatten(2).mT
+        return layers[2](x, layers[1](x, x, x)[0]).matmul(torch.ones(5)).sum()
+
+    for run in (lambda: call().backward(), torch.no_grad()(call), torch.inference_mode()(call)):
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as torch_counts:
+            run()
+        assert costs.operations(run) == torch_counts.get_total_flops() > 0
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -67,6 +67,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "softmax": lambda: torch.softmax(of(2, 3, 8, grad=True), -1),
     "dropout": lambda: torch.native_dropout(of(2, 8, grad=True), 0.1, True)[0],
     "no dropout": lambda: torch.native_dropout(of(2, 8), 0.1, False)[0],
+    "bicubic": lambda: F.interpolate(of(2, 3, 8, 8), size=(5, 7), mode="bicubic"),
     "complex": lambda: of(2, 8) * 1j,
 }
 

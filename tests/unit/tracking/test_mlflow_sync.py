@@ -215,8 +215,8 @@ def test_models_are_registered_where_asked(tmp_path: Path, monkeypatch: pytest.M
     study, db = tiny.study(), tmp_path / "results" / "mlflow.db"
     train(study, root, "mar-diff", 0)
     monkeypatch.setattr(exported, "export", lambda study, root, variant, seed, out: out.write_text(f"{variant} {seed}"))
-    client = MlflowClient(f"sqlite:///{db}")
     sync(study, root, db)
+    client = MlflowClient(f"sqlite:///{db}")
     assert not client.search_registered_models()
     for _ in range(2):
         sync(study, root, db, register=True)
@@ -305,6 +305,23 @@ def test_a_database_of_another_version_stops_nothing(tmp_path: Path, capfd: pyte
     said = sync_elsewhere(root, db)
     assert "MLflow fails (" in said and "Traceback" not in said
     assert read_record(root / "mlflow.json", TrackedRuns) == before, "the runs that were known stay"
+
+
+def test_a_database_is_made_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    study, root, db = small({"ce": ()}), tmp_path / "results" / "small", tmp_path / "results" / "mlflow.db"
+    fabricate(study, root, lambda v, s, k: 20.0)
+    half = db.with_name(".mlflow.db.elsewhere.1.tmp")
+    half.write_text("of a sync that was killed")
+    os.utime(half, (0, 0))
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.store.db.utils._upgrade_db", lambda engine: 1 / 0)
+        sync(study, root, db)
+    assert "MLflow fails (division by zero)" in capfd.readouterr().out
+    assert {path.name for path in db.parent.iterdir()} == {"small", "mlflow-artifacts"}
+    sync(study, root, db)
+    assert counts(db)["runs"] == 8
 
 
 def test_a_training_does_not_ask_the_server(tmp_path: Path) -> None:
