@@ -7,6 +7,9 @@ metric. To first order, T of a resample is T plus the mean of these values over 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 from scipy.special import xlogy
 
@@ -29,7 +32,8 @@ def fid(features: np.ndarray, real: Statistics) -> tuple[float, np.ndarray]:
 
         tr sqrt(M - c u u^T) = tr sqrt(M) + 1/(2 pi) int_0^inf t^(-1/2) log(1 - c u^T (M + t)^-1 u) dt.
 
-    The integral is a sum over equal steps of log t. For n >> F the values tend to the influence function
+    Of no more images than features the eigenvectors come from a matrix of the images. The integral is a sum over equal
+    steps of log t. For n >> F the values tend to the influence function
     2 (mu1 - mu2).(x_i - mu1) + (x_i - mu1)^T (I - R M^(-1/2) R) (x_i - mu1), less its mean over i. For few images that
     derivative would be too small: in a direction in which only one image varies, sqrt(M) changes by a square root.
 
@@ -46,24 +50,63 @@ def fid(features: np.ndarray, real: Statistics) -> tuple[float, np.ndarray]:
     n = len(features)
     if n < 3:
         raise ValueError(f"FID of {n} images has no interval; accepted: at least 3")
-    generated, root = moments.of(features), formulas.symmetric_root(real["sigma"])
-    mean, shift = generated["mu"], generated["mu"] - real["mu"]
-    eigenvalues, vectors = np.linalg.eigh(root @ generated["sigma"] @ root)
-    eigenvalues = eigenvalues.clip(min=0.0)
+    generated = _few(features, real["sigma"]) if n <= features.shape[1] else _many(features, real["sigma"])
+    mean, shift, eigenvalues = generated.mean, generated.mean - real["mu"], generated.eigenvalues
     nodes = NODES * (eigenvalues[-1] or 1.0)
-    projection, resolvent = root @ vectors, 1.0 / (eigenvalues[:, None] + nodes)  # (F, F), (F, Q)
-    traces = np.sqrt(eigenvalues).sum(), np.trace(generated["sigma"])
+    resolvent = 1.0 / (eigenvalues[:, None] + nodes)  # (E, Q)
+    traces = np.sqrt(eigenvalues).sum(), generated.trace
     without = np.empty(n)
     for start in range(0, n, BLOCK):
-        rows = features[start : start + BLOCK].astype(np.float64) - mean  # (B, F)
+        images = slice(start, start + BLOCK)
+        rows = features[images].astype(np.float64) - mean  # (B, F)
         square = (rows**2).sum(1)
-        factor = 1.0 - n / (n - 1) ** 2 * (rows @ projection) ** 2 @ resolvent  # (B, Q)
+        factor = 1.0 - n / (n - 1) ** 2 * generated.squares(images, rows) @ resolvent  # (B, Q)
         change = np.log(factor.clip(min=1e-15)) @ np.sqrt(nodes) / (2.0 * np.pi)
         distance = shift @ shift - 2.0 / (n - 1) * rows @ shift + square / (n - 1) ** 2
         trace = ((n - 1) * traces[1] - n / (n - 1) * square) / (n - 2)
-        without[start : start + BLOCK] = distance + trace - 2.0 * np.sqrt((n - 1) / (n - 2)) * (traces[0] + change)
+        without[images] = distance + trace - 2.0 * np.sqrt((n - 1) / (n - 2)) * (traces[0] + change)
     value = shift @ shift + traces[1] + np.trace(real["sigma"]) - 2.0 * traces[0]
     return max(0.0, float(value)), (n - 1) * (without.mean() - without)  # rounding makes no distance negative
+
+
+class _Spectrum(NamedTuple):
+    """What FID needs of the generated features, and of the eigenvectors v_k of R S1 R.
+
+    Attributes:
+        mean: mu1, (F,).
+        trace: tr S1.
+        eigenvalues: those of R S1 R that may differ from 0, ascending, (E,).
+        squares: of a slice of the images and their B centred features (B, F): (v_k . R (x_i - mu1))^2, (B, E).
+    """
+
+    mean: np.ndarray
+    trace: float
+    eigenvalues: np.ndarray
+    squares: Callable[[slice, np.ndarray], np.ndarray]
+
+
+def _many(features: np.ndarray, sigma: np.ndarray) -> _Spectrum:
+    """By the eigendecomposition of R S1 R itself, (F, F)."""
+    generated, root = moments.of(features), formulas.symmetric_root(sigma)
+    eigenvalues, vectors = np.linalg.eigh(root @ generated["sigma"] @ root)
+    projection = root @ vectors  # (F, F)
+    trace = float(np.trace(generated["sigma"]))
+    return _Spectrum(generated["mu"], trace, eigenvalues.clip(min=0.0), lambda _, rows: (rows @ projection) ** 2)
+
+
+def _few(features: np.ndarray, sigma: np.ndarray) -> _Spectrum:
+    """Of n <= F images, by the eigenvectors w_k of X S2 X^T / (n - 1), (n, n), where X are the centred features.
+
+    Its eigenvalues l_k are those of R S1 R but for some that are 0, and no root of S2 is needed: v_k . R (x_i - mu1)
+    is sqrt((n - 1) l_k) w_ki.
+    """
+    n, mean = len(features), features.mean(0, dtype=np.float64)
+    rows = features.astype(np.float64) - mean  # (n, F)
+    eigenvalues, vectors = np.linalg.eigh(rows @ sigma @ rows.T / (n - 1))
+    # centred images vary in n - 1 directions at most; what rounding leaves of the others would outweigh small t
+    eigenvalues[eigenvalues < len(sigma) * np.finfo(np.float64).eps * eigenvalues[-1]] = 0.0
+    squares = (n - 1) * eigenvalues * vectors**2  # (n, n)
+    return _Spectrum(mean, float((rows**2).sum() / (n - 1)), eigenvalues, lambda images, _: squares[images])
 
 
 def inception_score(logits: np.ndarray) -> np.ndarray:

@@ -29,9 +29,10 @@ def test_fid_of_a_set_against_itself_is_not_negative() -> None:
     assert min(values) == 0.0 and max(values) < 1e-8
 
 
-@pytest.mark.parametrize(("n", "features"), [(40, 10), (20, 30), (12, 11), (5, 64)])
-def test_influence_is_what_fid_loses_without_the_image(n: int, features: int) -> None:
+@pytest.mark.parametrize(("n", "features", "copied"), [(40, 10, 0), (20, 30, 0), (12, 11, 0), (5, 64, 0), (9, 32, 3)])
+def test_influence_is_what_fid_loses_without_the_image(n: int, features: int, copied: int) -> None:
     rows, real, _ = gaussian(0, n, features, 0.4)
+    rows[:copied] = rows[n - copied :]
     value, moves = jackknife.fid(rows, real)
     without = np.array([formulas.fid(moments.of(np.delete(rows, i, axis=0)), real) for i in range(n)])
     rounding = 1e-9 if n > features else 1e-7  # of the roots of eigenvalues that are 0
