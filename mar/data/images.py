@@ -32,13 +32,18 @@ SPLITS = ("train", "heldout")  # as `prepare` lists them; the parts of the held-
 class ImageSet:
     """One split of the data: labels in memory, images read from disk on demand.
 
+    Args:
+        labels: class of each image, (N,).
+        classes: names of the classes.
+        read: the images of some rows, int64 (B,) -> uint8 (B, H, W, 3).
+
     Attributes:
         labels: class of each image, int64 (N,).
         classes: names of the classes; a label is an index into them.
     """
 
     def __init__(
-        self, labels: Sequence[int] | np.ndarray, classes: list[str], read: Callable[[int], np.ndarray]
+        self, labels: Sequence[int] | np.ndarray, classes: list[str], read: Callable[[np.ndarray], np.ndarray]
     ) -> None:
         self.labels = np.asarray(labels, dtype=np.int64)
         self.classes = classes
@@ -55,7 +60,7 @@ class ImageSet:
 
     def arrays(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> np.ndarray:
         """Images at `indices`, uint8 (B, H, W, 3)."""
-        return np.stack([self._read(int(i)) for i in indices])
+        return self._read(np.asarray(indices, dtype=np.int64))
 
 
 def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
@@ -68,7 +73,7 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
     if split in PARTS:
         whole = open_split(study, root, "heldout")
         rows = rows_of(whole.labels, split)
-        return ImageSet(whole.labels[rows], whole.classes, lambda i: whole.arrays([rows[i]])[0])
+        return ImageSet(whole.labels[rows], whole.classes, lambda some: whole.arrays(rows[some]))
     if split not in SPLITS:
         raise ValueError(f"split {split!r}; accepted: {', '.join((*SPLITS, *PARTS))}")
     folder, size = layout.data(Path(root)), study.data.image_size
@@ -82,7 +87,7 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
             )
     classes = list(manifest.classes)
 
-    def listed(labels: Sequence[int] | np.ndarray, read_image: Callable[[int], np.ndarray]) -> ImageSet:
+    def listed(labels: Sequence[int] | np.ndarray, read: Callable[[np.ndarray], np.ndarray]) -> ImageSet:
         """The images, if they are those that the manifest counts."""
         array, split_of = np.asarray(labels, np.int64), manifest.splits[split]
         found = np.bincount(array[array >= 0], minlength=len(classes)).tolist()
@@ -92,15 +97,15 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
                 f"{file}: splits.{split}: found {counted}; accepted: {len(array)}, {found[:10]}, as {folder} holds; "
                 "delete it and run `mar prepare` again"
             )
-        return ImageSet(labels, classes, read_image)
+        return ImageSet(labels, classes, read)
 
     if study.data.unread:
-        return ImageSet([], classes, lambda i: np.empty(0))
+        return ImageSet([], classes, lambda rows: np.empty(0))
     if not study.data.decoded:
         images, labels = _arrays(folder / study.data.archive, split)
         if images.ndim == 3:  # grey
-            return listed(labels, lambda i: np.repeat(images[i][..., None], 3, axis=-1))
-        return listed(labels, lambda i: images[i])
+            return listed(labels, lambda rows: np.stack([images[rows]] * 3, axis=-1))
+        return listed(labels, lambda rows: images[rows])
 
     lists = read(folder / layout.FILES, FileLists)
     files: tuple[Entry, ...] = lists.train if split == "train" else lists.heldout
@@ -114,7 +119,7 @@ def open_split(study: Study, root: str | Path, split: str) -> ImageSet:
             why = one_line(f"{base / from_json(files[i][0])}: cannot be read any more ({error})")
             raise ValueError(f"{why}; run `mar prepare` again") from error
 
-    return listed([label for _, label, _ in files], read_image)
+    return listed([label for _, label, _ in files], lambda rows: np.stack([read_image(i) for i in rows.tolist()]))
 
 
 def _arrays(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:

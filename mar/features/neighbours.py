@@ -48,8 +48,9 @@ class Searched:
         kept = [self._project(rows[:, None]) for rows in self.images.split(PAIRS)]
         self._coordinates = torch.cat(kept)  # (M, A + 1)
         self._squares = self._coordinates.square().sum(1)  # (M,)
-        lengths = [rows.double().square().sum(1) for rows in self.images.split(PAIRS)]
-        self._lengths = torch.cat(lengths) * self._channels  # (M,)
+        pixels = self.images.numpy()
+        lengths = np.einsum("md,md->m", pixels, pixels, dtype=np.int64)
+        self._lengths = torch.from_numpy(lengths).double() * self._channels  # (M,)
 
     def nearest(self, images: Tensor, own: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The nearest of the searched images to each of other images.

@@ -57,7 +57,7 @@ class OwnNetworks(nn.Module):
         """Train the classifiers in place on every second image; `log` gets about a hundred lines of each."""
         half = np.arange(0, len(images), 2)
         log.parent.mkdir(parents=True, exist_ok=True)
-        some = ImageSet(images.labels[half], images.classes, lambda i: images.arrays([2 * i])[0])
+        some = ImageSet(images.labels[half], images.classes, lambda rows: images.arrays(2 * rows))
         for seed, classifier in zip(OWN_NETWORKS, self.classifiers, strict=True):
             assert isinstance(classifier, Classifier)
             fit(classifier.requires_grad_(True), self.config, some, flip, seed, log, device)

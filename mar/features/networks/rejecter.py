@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -58,7 +57,8 @@ def train(study: Study, root: Path) -> None:
         device, split = devices.device(), validation(study)
         images, others = open_split(study, root, split), open_split(study, root, "train")
         model = learned(config, images, study.data.flip, study.seed + OTHER, folder / layout.LOG, device)
-        some = ImageSet(others.labels[:: -(-len(others) // TESTED)], others.classes, _every(others))
+        step = -(-len(others) // TESTED)
+        some = ImageSet(others.labels[::step], others.classes, lambda rows: others.arrays(step * rows))
         share = accuracy(model, some, config.batch, device)
         with atomic(weights) as temporary:
             save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, temporary)
@@ -73,11 +73,6 @@ def train(study: Study, root: Path) -> None:
         )
         write(report, record)
         print(f"{folder}: accuracy {share:.4f} on {len(some)} images of the train split", flush=True)
-
-
-def _every(images: ImageSet) -> Callable[[int], Any]:
-    step = -(-len(images) // TESTED)
-    return lambda i: images.arrays([step * i])[0]
 
 
 class Acceptance:

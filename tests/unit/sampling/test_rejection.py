@@ -160,7 +160,7 @@ def test_the_own_network_learns_from_images_that_the_judge_has_not_seen(
     def split(study: Study, root: Path, name: str) -> ImageSet:
         asked.append(name)
         pixels = Noise(name).integers(256, 40, 8, 8, 3).to(torch.uint8).numpy()
-        return ImageSet(np.arange(40) % 10, [str(k) for k in range(10)], lambda i: pixels[i])
+        return ImageSet(np.arange(40) % 10, [str(k) for k in range(10)], lambda rows: pixels[rows])
 
     monkeypatch.setattr(network, "open_split", split)
     monkeypatch.setattr(network, "sha256_of_data", lambda root: "d" * 64)

@@ -67,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Held-out images, a judge and tokenizers that no stage has to make first."""
     pixels = Noise("held out").integers(256, 60, SIDE, SIDE, 3).to(torch.uint8).numpy()
-    split = ImageSet(np.arange(60) % 10, [str(k) for k in range(10)], lambda i: pixels[i])
+    split = ImageSet(np.arange(60) % 10, [str(k) for k in range(10)], lambda rows: pixels[rows])
     monkeypatch.setattr(doing, "open_split", lambda *args: split)
     monkeypatch.setattr(doing, "sha256_of_data", lambda root: "d" * 64)
     judged_by(monkeypatch, judge())

@@ -202,7 +202,7 @@ def test_training_learns(kind: str, tmp_path: Path) -> None:
     values = {**pipeline.VALUES["tokenizers"], "msvq": MSVQ}[kind]
     study = pipeline.study(tokenizers={kind: {**values, "images": 1280, "learning_rate": 5e-3}}, variants={})
     pixels = np.random.default_rng(0).integers(2, size=(64, 1, 1, 1), dtype=np.uint8) * 255
-    images = ImageSet([0] * 64, ["a"], lambda i: np.broadcast_to(pixels[i], (16, 16, 3)))
+    images = ImageSet([0] * 64, ["a"], lambda rows: pixels[rows].repeat(16, 1).repeat(16, 2).repeat(3, 3))
     torch.manual_seed(0)
     tokenizer = build(study.tokenizers[kind], 16)
     log = tmp_path / "log.jsonl"
@@ -248,7 +248,7 @@ def test_no_finite_loss_stops(tmp_path: Path) -> None:
     study = pipeline.study()
     tokenizer = build(study.tokenizers["kl"], 16)
     torch.nn.init.constant_(tokenizer.net.decoder.conv_out.bias, float("nan"))
-    images = ImageSet([0] * 4, ["a"], lambda i: np.zeros((16, 16, 3), np.uint8))
+    images = ImageSet([0] * 4, ["a"], lambda rows: np.zeros((len(rows), 16, 16, 3), np.uint8))
     with pytest.raises(ValueError, match=r"log\.jsonl: loss nan"):
         training.fit(tokenizer, study.tokenizers["kl"], images, study, tmp_path / "log.jsonl", torch.device("cpu"))
 

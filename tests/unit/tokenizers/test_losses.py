@@ -39,7 +39,7 @@ def made(kind: str = "kl", **over: Any) -> Study:
 @pytest.fixture(scope="module")
 def images() -> ImageSet:
     pixels = np.random.default_rng(0).integers(256, size=(20, SIDE, SIDE, 3), dtype=np.uint8)
-    return ImageSet([0, 0, 1, 1] * 5, ["a", "b"], lambda i: pixels[i])
+    return ImageSet([0, 0, 1, 1] * 5, ["a", "b"], lambda rows: pixels[rows])
 
 
 @pytest.fixture
