@@ -22,6 +22,7 @@ from mar.study.limits import AXES
 LEARNED = 2000  # images from which the axes are computed
 FIRST = 8  # images of lowest bound that are compared first
 BLOCK = 256  # images that are looked up at a time
+MANY = 1 / 64  # share of all pairs from which on one product of all is faster than a comparison of each
 PAIRS = 4096  # pairs that are compared by all pixels at a time
 SLACK = 2e-5  # bound on the rounding of the bound in float32, in units of the squared lengths of both images
 
@@ -88,12 +89,20 @@ class Searched:
         first = bound.topk(min(FIRST, bound.shape[1]), largest=False)[1]  # (B, FIRST)
         best = compared(everyone.repeat_interleave(first.shape[1]), first.flatten()).view(first.shape).amin(1)
         limit = best.float() + SLACK * (squares + self._squares.max())
-        who, which = (bound <= limit[:, None]).nonzero(as_tuple=True)  # sorted by row, then by index
-        exact = compared(who, which)
+        near = bound <= limit[:, None]
+        who, which = near.nonzero(as_tuple=True)  # sorted by row, then by index
+        if len(who) < MANY * near.numel():
+            exact = compared(who, which)
+        else:  # images unlike all that are searched have bounds that exclude few
+            exact = lengths[who] + self._lengths[which] - 2.0 * self._products(sums)[near]
         least = best.scatter_reduce(0, who, exact, "amin")
         hit = exact == least[who]
         index = torch.full((len(rows),), len(self.images)).scatter_reduce(0, who[hit], which[hit], "amin")
         return least, index
+
+    def _products(self, sums: Tensor) -> Tensor:
+        """Products of images, summed over their channels (B, D), with all that are searched, exact: float64 (B, M)."""
+        return torch.cat([sums @ rows.double().T for rows in self.images.split(PAIRS)], 1)
 
     def _project(self, rows: Tensor) -> Tensor:
         """Coordinates on the axes and the length of what they leave out, (B, A + 1), of images (B, C or 1, D).

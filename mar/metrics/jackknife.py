@@ -54,7 +54,7 @@ def fid(features: np.ndarray, real: Statistics) -> tuple[float, np.ndarray]:
     mean, shift, eigenvalues = generated.mean, generated.mean - real["mu"], generated.eigenvalues
     nodes = NODES * (eigenvalues[-1] or 1.0)
     resolvent = 1.0 / (eigenvalues[:, None] + nodes)  # (E, Q)
-    traces = np.sqrt(eigenvalues).sum(), generated.trace
+    traces = generated.roots, generated.trace
     without = np.empty(n)
     for start in range(0, n, BLOCK):
         images = slice(start, start + BLOCK)
@@ -75,12 +75,14 @@ class _Spectrum(NamedTuple):
     Attributes:
         mean: mu1, (F,).
         trace: tr S1.
+        roots: tr sqrt(R S1 R).
         eigenvalues: those of R S1 R that may differ from 0, ascending, (E,).
         squares: of a slice of the images and their B centred features (B, F): (v_k . R (x_i - mu1))^2, (B, E).
     """
 
     mean: np.ndarray
     trace: float
+    roots: float
     eigenvalues: np.ndarray
     squares: Callable[[slice, np.ndarray], np.ndarray]
 
@@ -90,8 +92,9 @@ def _many(features: np.ndarray, sigma: np.ndarray) -> _Spectrum:
     generated, root = moments.of(features), formulas.symmetric_root(sigma)
     eigenvalues, vectors = np.linalg.eigh(root @ generated["sigma"] @ root)
     projection = root @ vectors  # (F, F)
-    trace = float(np.trace(generated["sigma"]))
-    return _Spectrum(generated["mu"], trace, eigenvalues.clip(min=0.0), lambda _, rows: (rows @ projection) ** 2)
+    eigenvalues = eigenvalues.clip(min=0.0)
+    traces = float(np.trace(generated["sigma"])), float(np.sqrt(eigenvalues).sum())
+    return _Spectrum(generated["mu"], *traces, eigenvalues, lambda _, rows: (rows @ projection) ** 2)
 
 
 def _few(features: np.ndarray, sigma: np.ndarray) -> _Spectrum:
@@ -103,10 +106,12 @@ def _few(features: np.ndarray, sigma: np.ndarray) -> _Spectrum:
     n, mean = len(features), features.mean(0, dtype=np.float64)
     rows = features.astype(np.float64) - mean  # (n, F)
     eigenvalues, vectors = np.linalg.eigh(rows @ sigma @ rows.T / (n - 1))
+    eigenvalues = eigenvalues.clip(min=0.0)
+    traces = float((rows**2).sum() / (n - 1)), float(np.sqrt(eigenvalues).sum())
     # centred images vary in n - 1 directions at most; what rounding leaves of the others would outweigh small t
     eigenvalues[eigenvalues < len(sigma) * np.finfo(np.float64).eps * eigenvalues[-1]] = 0.0
     squares = (n - 1) * eigenvalues * vectors**2  # (n, n)
-    return _Spectrum(mean, float((rows**2).sum() / (n - 1)), eigenvalues, lambda images, _: squares[images])
+    return _Spectrum(mean, *traces, eigenvalues, lambda images, _: squares[images])
 
 
 def inception_score(logits: np.ndarray) -> np.ndarray:

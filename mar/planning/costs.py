@@ -22,6 +22,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from mar.features.networks import dinov2, inception
@@ -31,7 +32,7 @@ from mar.models.heads.head import build_head, check_drawn
 from mar.models.model import build
 from mar.models.multiscale import MultiScaleQuantizer
 from mar.models.order import mask_ratio, num_masked
-from mar.planning.shapes import Shapes, Uncompiled
+from mar.planning.shapes import Shapes
 from mar.runtime.noise import Noise
 from mar.sampling.generate import generate
 from mar.study.parts import Backbone, CategoricalHead, Head, MseHead, Options, Recipe, Sampling, Tokenizer
@@ -92,7 +93,7 @@ class Tokens(NamedTuple):
         return torch.empty(*shape, *size, device=META, dtype=torch.long if ids else torch.float32)
 
 
-class _Counter(Uncompiled):
+class _Counter(TorchDispatchMode):
     """Counts by the formulas of torch's FlopCounterMode, which takes longer for an operation than the operation."""
 
     def __init__(self) -> None:

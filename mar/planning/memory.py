@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import vgg16
 
 from mar.data.images import to_uint8
@@ -29,7 +30,7 @@ from mar.features.networks import dinov2, inception
 from mar.features.networks.classifier import Classifier
 from mar.models.order import by_scale, schedule
 from mar.planning.costs import GUIDED, IDLE, META, VGG, Tokens, model_of, parts
-from mar.planning.shapes import Shapes, Uncompiled
+from mar.planning.shapes import Shapes
 from mar.runtime.noise import Noise
 from mar.runtime.precision import autocast
 from mar.sampling.generate import generate
@@ -46,7 +47,7 @@ FEW = 8  # steps of a masked backbone
 BLOCK = 512  # bytes: torch's allocator rounds up to multiples of it
 
 
-class Live(Uncompiled):
+class Live(TorchDispatchMode):
     """Counts the bytes of all storages that were made inside and are not freed yet.
 
     Attributes:

@@ -17,15 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten: Any = torch.ops.aten
 
 
-class Uncompiled(TorchDispatchMode):
-    """A mode that no compiler sees: torch wraps each call of others for it, which takes as long as what they do."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
-
-
-class Shapes(Uncompiled):
+class Shapes(TorchDispatchMode):
     """Answers the operations of KNOWN on meta tensors, others are torch's; enter it before the modes that count."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -8,6 +8,7 @@ report.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import logging
@@ -120,13 +121,16 @@ def _create(db: Path) -> None:
     compute. Here they are made in a temporary folder, whose loss costs nothing; the file comes to its place whole.
     """
     from mlflow.tracking import MlflowClient
-    from sqlalchemy import Engine, event
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
 
     def hurry(connection: sqlite3.Connection, _: object) -> None:
         connection.execute("PRAGMA synchronous = OFF")
 
-    remove_abandoned(db.parent, f".{db.name}.*.tmp")
-    with tempfile.TemporaryDirectory() as folder, atomic(db) as temporary:
+    remove_abandoned(db.parent, f".{glob.escape(db.name)}.*.tmp")
+    for rest in ("-journal", "-wal", "-shm"):  # of a database that was moved away: SQLite would bring it back into this
+        db.with_name(db.name + rest).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, atomic(db) as temporary:
         made = Path(folder) / db.name  # MLflow keeps what it knows of a database by its name, and this one is new
         event.listen(Engine, "connect", hurry)
         try:

@@ -40,10 +40,12 @@ def tinted(count: int, seed: int) -> Tensor:
     return grey(count, seed) + torch.from_numpy(rng.integers(9, size=(count, 3, 8, 8), dtype=np.uint8))
 
 
+@pytest.mark.parametrize("many", [0.0, 1.1])  # all pairs at once, and each pair that the bound leaves
 @pytest.mark.parametrize("axes", [3, 256])
 @pytest.mark.parametrize(("real", "drawn"), [(grey, grey), (noise, noise), (grey, tinted), (tinted, grey)])
-def test_the_search_is_exact(monkeypatch: pytest.MonkeyPatch, real: type, drawn: type, axes: int) -> None:
+def test_the_search_is_exact(monkeypatch: pytest.MonkeyPatch, real: type, drawn: type, axes: int, many: float) -> None:
     monkeypatch.setattr(neighbours, "AXES", axes)
+    monkeypatch.setattr(neighbours, "MANY", many)
     monkeypatch.setattr(neighbours, "PAIRS", 50)
     train = real(200, 0)
     asked = torch.cat([drawn(70, 1), train[[7, 7, 30]], train[[3]] ^ 1])

@@ -25,8 +25,21 @@ def gaussian(seed: int, n: int, features: int, shift: float) -> tuple[np.ndarray
 
 def test_fid_of_a_set_against_itself_is_not_negative() -> None:
     rng = np.random.default_rng(0)
-    values = [jackknife.fid(rows, moments.of(rows))[0] for rows in rng.normal(0, 30, (20, 50, 16))]
-    assert min(values) == 0.0 and max(values) < 1e-8
+    for images, features in ((50, 16), (16, 50)):
+        values = [jackknife.fid(rows, moments.of(rows))[0] for rows in rng.normal(0, 30, (20, images, features))]
+        assert min(values) == 0.0 and max(values) < 1e-8
+
+
+@pytest.mark.parametrize(("n", "fall"), [(255, 0.03), (120, 0.03), (255, 0.05)])
+def test_fid_of_few_images_has_its_small_directions(n: int, fall: float) -> None:
+    """Where variances fall steeply; tr sqrt(R S1 R) is the sum of the singular values of the images times R."""
+    deviations = np.exp(-fall * np.arange(256))
+    rows = deviations * np.random.default_rng(0).normal(size=(n, 256))
+    real = {"mu": np.zeros(256), "sigma": np.diag(deviations**2)}
+    mean = rows.mean(0)
+    roots = np.linalg.svd((rows - mean) / (n - 1) ** 0.5 * deviations, compute_uv=False).sum()
+    expected = mean @ mean + rows.var(0, ddof=1).sum() + (deviations**2).sum() - 2.0 * roots
+    assert jackknife.fid(rows, real)[0] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(("n", "features", "copied"), [(40, 10, 0), (20, 30, 0), (12, 11, 0), (5, 64, 0), (9, 32, 3)])

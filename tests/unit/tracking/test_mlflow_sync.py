@@ -310,6 +310,8 @@ def test_a_database_of_another_version_stops_nothing(tmp_path: Path, capfd: pyte
 def test_a_database_is_made_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    from sqlalchemy import create_engine
+
     study, root, db = small({"ce": ()}), tmp_path / "results" / "small", tmp_path / "results" / "mlflow.db"
     fabricate(study, root, lambda v, s, k: 20.0)
     half = db.with_name(".mlflow.db.elsewhere.1.tmp")
@@ -320,8 +322,12 @@ def test_a_database_is_made_whole_or_not_at_all(
         sync(study, root, db)
     assert "MLflow fails (division by zero)" in capfd.readouterr().out
     assert {path.name for path in db.parent.iterdir()} == {"small", "mlflow-artifacts"}
+    for rest in ("-journal", "-wal", "-shm"):  # of a database that was moved away after a kill
+        Path(f"{db}{rest}").write_bytes(b"left")
     sync(study, root, db)
-    assert counts(db)["runs"] == 8
+    assert counts(db)["runs"] == 8 and not list(db.parent.glob("mlflow.db-*"))
+    with create_engine("sqlite://").connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2, "other databases wait for the disk"
 
 
 def test_a_training_does_not_ask_the_server(tmp_path: Path) -> None:
