@@ -15,7 +15,7 @@ from mar.analysis.result_files import short
 from mar.runtime.files import read
 from mar.runtime.folders import RECIPE, recipe_of
 from mar.runtime.provenance import Provenance
-from mar.study import labels, layout
+from mar.study import labels, layout, widths
 from mar.study.records import ClassifierRecord, RfidRecord, SampleManifest
 
 ACCURACY = 0.75  # share of held-out images that the judge has to name rightly
@@ -35,7 +35,7 @@ class Warning:
         text: a sentence with the numbers.
     """
 
-    about: Literal["judge", "tokenizer", "samples", "training", "code", "versions"]
+    about: Literal["judge", "tokenizer", "samples", "head", "training", "code", "versions"]
     text: str
 
 
@@ -45,6 +45,7 @@ def warnings(results: Results) -> list[Warning]:
         *_judge(results),
         *_tokenizers(results),
         *_samples(results),
+        *(Warning("head", text) for text in widths.narrow(results.study)),
         *_trainings(results),
         *_code(results),
         *_versions(results),

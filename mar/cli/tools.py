@@ -230,6 +230,7 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
     from mar.planning import kept_costs, minutes, slots
     from mar.planning import plan as plans
     from mar.runtime.files import write_text
+    from mar.study import widths
     from mar.study.lengths import check_images, count
     from mar.study.reading import blame, load
 
@@ -259,7 +260,7 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
         click.echo(plans.text(loaded, jobs, images, counts, share))
     else:
         click.echo(minutes.text(loaded, jobs, images, steps, counts, share))
-    for line in slots.too_long(loaded, root):
+    for line in (*slots.too_long(loaded, root), *widths.narrow(loaded)):
         click.echo(line)
     if file:
         import pandas as pd

@@ -82,6 +82,13 @@ def test_samples_that_are_no_images(root: Path) -> None:
     )
 
 
+def test_a_denoiser_narrower_than_its_tokens(root: Path) -> None:
+    study = small()
+    narrow = {"diff": study.heads["diff"].model_copy(update={"width": 1})}
+    (found,) = warnings(Results(study.model_copy(update={"heads": study.heads | narrow}), root))
+    assert found.about == "head" and "diff: heads.diff.width is 1 and a token of " in found.text
+
+
 def test_a_study_of_an_older_version_has_no_spread(root: Path) -> None:
     record = json.loads(layout.reference_metrics(root).read_text())
     del record["spread"]

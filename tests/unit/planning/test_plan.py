@@ -475,12 +475,16 @@ def test_a_probe_sets_the_utilisation():
 
 def test_the_command_shows_the_table_and_writes_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(json.dumps(STUDY | {"variants": TWO, "budget": {"disk_gb": 1e-6}}))
+    heads = STUDY["heads"] | {"diffloss": STUDY["heads"]["diffloss"] | {"width": 1}}
+    (tmp_path / "tiny.yaml").write_text(
+        json.dumps(STUDY | {"variants": TWO, "heads": heads, "budget": {"disk_gb": 1e-6}})
+    )
     file = tmp_path / "plan.csv"
     arguments = ["plan", "--study", str(tmp_path / "tiny.yaml"), "--csv", str(file), "--utilisation", "0.5", "--jobs"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "train mar-diff/seed0" in result.output and "train: 2 jobs" in result.output
+    assert "mar-diff: heads.diffloss.width is 1 and a token of kl has 2 numbers" in result.output
     assert "the workflow refuses it: study tiny: budget.disk_gb 1e-06" in result.output
     lines = list(csv.DictReader(file.open()))
     assert len(lines) == len(jobs(study(variants=TWO))) and lines[0]["utilisation"] == "0.5"

@@ -29,6 +29,7 @@ from mar.study.stage_keys import (
     train_key,
 )
 from mar.study.study import Study
+from mar.study.widths import narrow
 
 CONFIG = Path("config")
 STUDIES = sorted(path.stem for path in CONFIG.glob("*.yaml") if path.stem != "claims")
@@ -41,6 +42,11 @@ def study(name: str) -> Study:
 
 def short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_its_denoisers_are_as_wide_as_its_tokens(name: str) -> None:
+    assert narrow(study(name)) == []
 
 
 @pytest.mark.parametrize("name", STUDIES)
