@@ -1,9 +1,10 @@
 """A process that has imported what jobs import, and forks the jobs of this machine.
 
 A job that computes for a second spends several more on importing torch and what builds on it. So the workflow starts
-one such process (`begin`), of which `mar launch` asks each job of one thread (`ask`). It ends with the workflow: it
-waits on a pipe whose other end only the workflow holds. Jobs that it has forked go on. Where there is none, or not yet,
-or one of another installation, a job starts anew; so do all where torch sees a GPU, which no forked process could use.
+one such process (`begin`), of which `mar launch` asks each job of one thread, and timings (`ask`). It ends with the
+workflow: it waits on a pipe whose other end only the workflow holds. Jobs that it has forked go on. Where there is
+none, or not yet, or one of another installation, a job starts anew; so do all where torch sees a GPU, which no forked
+process could use.
 
 The server computes nothing: a forked job finds torch as it is after the import, without threads, numbers drawn or a GPU
 in use, and its results are to the bit those of a process of its own. Of `mar` it imports nothing that makes results, so
@@ -33,6 +34,7 @@ from mar.cluster.job_process import Command, verb
 from mar.runtime.environment import REPEATABLE, THREADS
 
 ADDRESS = "MAR_FORK_SERVER"  # variable of the environment: the server's socket; set and empty, there is to be none
+TIMING = "speed"  # the command whose jobs have several threads, none of them scipy's
 FEW = 4  # jobs that start anew sooner than the server is there
 PATIENCE = 30.0  # seconds in which either side says what it has to
 # Without pandas, whose Arrow starts a thread.
@@ -76,12 +78,14 @@ def ask(command: Command) -> Iterator[int | None]:
 
     Yields:
         Process id of the job, or None where the job has to start anew: there is no server, or the job has several
-        threads. (Libraries of linear algebra read how many they may use when they are loaded.)
+        threads. (Libraries of linear algebra read how many they may use when they are loaded. Torch takes another
+        number later too, so a timing of its models may be forked with several.)
     """
     address = os.environ.get(ADDRESS)
+    alike = verb(command.arguments) == TIMING or all(os.environ.get(name) == "1" for name in THREADS)
     with contextlib.ExitStack() as connection:
         pid = None
-        if address and all(os.environ.get(name) == "1" for name in THREADS):
+        if address and alike:
             with contextlib.suppress(OSError, ValueError):  # such as nothing to read, where the server has ended
                 server = connection.enter_context(socket.socket(socket.AF_UNIX))
                 server.settimeout(PATIENCE)

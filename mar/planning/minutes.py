@@ -36,7 +36,7 @@ START = {
 # The same of a job that is forked, and so imports neither torch nor diffusers (`mar/cluster/fork_server.py`).
 FORKED = {
     **{"classifier": 0.3, "tokenizer": 0.3, "encode": 0.2, "train": 0.5, "sweep": 0.4, "sample": 0.4, "features": 0.2},
-    **{"reference": 0.2, "rfid": 0.3, "evaluate": 0.2, "learning": 0.4, "tasks": 0.5, "rejecter": 0.3},
+    **{"reference": 0.2, "rfid": 0.3, "evaluate": 0.2, "learning": 0.4, "tasks": 0.5, "rejecter": 0.3, "speed": 0.4},
 }
 STATISTICS = 7e9  # operations a second of distances and covariances, and of what resamples them, by numpy
 BOUNDS = 0.2, 5.0  # of a correction

@@ -36,6 +36,7 @@ TRY = 1e10  # operations of one try, about half a second of one core
 LARGE = 50_000_000  # parameters
 UNTRIED = 2e10  # operations a second where no network of a kind is tried
 SECONDS = 0.2  # that a try takes at least
+LONG = 3 * SECONDS
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 Tried = tuple[str, float, float | None]  # name of a network, its operations for an image, and operations a second
@@ -79,18 +80,31 @@ def _fill(tried: Iterable[Tried]) -> dict[str, float]:
     return {name: rate or largest for name, _, rate in found}
 
 
-def _rate(call: Callable[[], object], operations: float) -> float:
-    """Operations a second of a call that takes so many, after one call that warms up."""
+def _rate(call: Callable[[], object], operations: float, warm: bool = False) -> float:
+    """Operations a second of a call that takes so many.
+
+    Args:
+        call: the work.
+        operations: of one call.
+        warm: whether the same has been called with fewer images. Else a first call warms up, unless it takes so long
+            that this is a small part of it.
+    """
     on_gpu = DEVICE.type == "cuda"
     clock = time.perf_counter if on_gpu else time.process_time  # whatever else runs here takes no CPU seconds of ours
-    call()
-    calls, start = 0, clock()
-    while calls == 0 or clock() - start < SECONDS:
+
+    def seconds() -> float:
+        start = clock()
         call()
-        calls += 1
         if on_gpu:
             torch.cuda.synchronize()
-    return operations * calls / (clock() - start)
+        return clock() - start
+
+    if not warm and (first := seconds()) > LONG:
+        return operations / first
+    calls, spent = 0, 0.0
+    while calls == 0 or spent < SECONDS:
+        spent, calls = spent + seconds(), calls + 1
+    return operations * calls / spent
 
 
 def _batch(operations: float, most: int) -> int:
@@ -111,7 +125,7 @@ def _rate_of_batch(call: Callable[[int], Callable[[], object]], operations: floa
     if few == most:
         return rate
     more = min(most, 4 * few)
-    seconds = few * operations / rate, more * operations / _rate(call(more), more * operations)
+    seconds = few * operations / rate, more * operations / _rate(call(more), more * operations, warm=True)
     each = (seconds[1] - seconds[0]) / (more - few)
     return most * operations / (seconds[1] + max(each, 0.0) * (most - more))
 

@@ -270,11 +270,14 @@ def test_a_forked_job_outlives_its_server_and_a_later_one_starts_anew(forked: Pa
     shutil.rmtree(Path(os.environ[fork_server.ADDRESS]).parent)  # else done by the server
 
 
-def test_a_job_of_several_threads_starts_anew(forked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_of_several_threads_starts_anew_unless_it_times_models(
+    forked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (forked / "mar" / "cli" / "__main__.py").write_text(CLI + "    sys.exit(7 * ('library' in sys.modules))\n")
     assert finish(start(forked, "greet"))[0] == 7
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
     assert finish(start(forked, "greet"))[0] == 0
+    assert finish(start(forked, "speed"))[0] == 7
 
 
 def test_nothing_is_done_for_a_launcher_that_ended_before_the_job_was_on_record(forked: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_job_takes_its_start_and_its_operations_at_the_rate_of_its_network(
     ):
         assert jobs[key].flops > 0 and work(key) == pytest.approx(jobs[key].flops / rate)
     speed = next(key for key in found if key.startswith("speed/"))  # nothing runs beside a timing
-    alone = 2.0 * minutes.START["speed"] + minutes.LAUNCHER + jobs[speed].flops / RATES.sampling[speed[6:]]
+    alone = 2.0 * starts["speed"] + minutes.LAUNCHER + jobs[speed].flops / RATES.sampling[speed[6:]]
     assert found[speed].seconds == pytest.approx(4 * alone)
     assert {"table/metrics", "figure/samples", "claims", "report", "track"} <= set(found)
 
