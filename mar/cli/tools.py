@@ -253,8 +253,11 @@ def plan(study: str, each: bool, utilisation: float | None, measured: str | None
         except ValueError as error:
             raise blame(error, path) from None
         loaded = count(loaded, images.train)
-    counts = kept_costs.count(loaded, root, images.classes)
+    counts = kept_costs.count(loaded, root, images.classes, bool(each or file or loaded.memory.gpu_gib))
     jobs = plans.jobs(loaded, images, counts)
+    if not counts.memory and sum(job.hours(share) for job in jobs) > minutes.GPU_HOURS:
+        counts = kept_costs.count(loaded, root, images.classes, memory=True)
+        jobs = plans.jobs(loaded, images, counts)
     steps = minutes.steps(loaded, root, jobs, images, counts)
     if each:
         click.echo(plans.text(loaded, jobs, images, counts, share))

@@ -41,20 +41,33 @@ def key(study: Study, classes: int) -> str:
     return digest.hexdigest()
 
 
-def find(study: Study, root: Path, classes: int) -> PlanRecord | None:
-    """The counts in plan.json; none where there are none, or those of another study or other code."""
+def find(study: Study, root: Path, classes: int, memory: bool = False) -> PlanRecord | None:
+    """The counts in plan.json; none where there are none, or those of another study or other code.
+
+    Args:
+        study: the study.
+        root: its results.
+        classes: number of classes of its images.
+        memory: with the memory that the networks need on a GPU, or none.
+    """
     path = layout.plan(root)
     record = read(path, PlanRecord) if path.exists() else None
-    return record if record and record.key == key(study, classes) else None
+    found = record if record and record.key == key(study, classes) else None
+    return None if found and memory and not found.memory else found
 
 
-def count(study: Study, root: Path, classes: int) -> PlanRecord:
-    """The counts in plan.json; written before where it has none of this study and code."""
+def count(study: Study, root: Path, classes: int, memory: bool = False) -> PlanRecord:
+    """The same; counted and written before where it is not there."""
     record = find(study, root, classes)
+    if record and (record.memory or not memory):
+        return record
     if record is None:
-        from mar.planning import costs, memory
+        from mar.planning import costs
 
         record = costs.count(study, classes, key(study, classes))
-        record = record.model_copy(update={"memory": memory.count(study, classes)})
-        write(layout.plan(root), record)
+    if memory:
+        from mar.planning import memory as peaks
+
+        record = record.model_copy(update={"memory": peaks.count(study, classes)})
+    write(layout.plan(root), record)
     return record

@@ -1,6 +1,7 @@
 """What a study needs of a GPU's memory: what is refused, and what would fit."""
 
 import re
+import subprocess
 
 import pytest
 from tiny import STUDY, study
@@ -32,6 +33,23 @@ def test_what_sharding_takes_off_a_training():
     assert peak.among(4) == Peak(images=8, bytes=(40 - 20 + 5 + 2) * GIB, image=GIB)
 
 
+def test_counts_without_memory_do_not_say_that_a_gpu_is_large_enough(tmp_path, monkeypatch):
+    of = study(variants=ONE, memory={"gpu_gib": 1.5 * HEADROOM / GIB})
+    write_resolved(of, tmp_path)
+    kept_costs.count(of, tmp_path / "tiny", 10)  # as `mar plan` left them when the study named no GPU
+    plans = []
+
+    def run(command, **_):
+        plans.append(command[3:4])
+        kept_costs.count(of, tmp_path / "tiny", 10, memory=True)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(plan.subprocess, "run", run)
+    assert plan.check(of, tmp_path / "tiny", count=False) is False
+    plan.check(of, tmp_path / "tiny")
+    assert plans == [["plan"]] and plan.check(of, tmp_path / "tiny", count=False)
+
+
 def test_a_study_that_does_not_fit_is_refused_with_what_would(tmp_path):
     recipes = {"short": STUDY["recipes"]["short"] | {"batch": 64, "images": 64, "micro_batch": 32, "log_images": 64}}
     recipes["short"] |= {"checkpoint_images": 64, "warmup_images": 0}
@@ -40,7 +58,7 @@ def test_a_study_that_does_not_fit_is_refused_with_what_would(tmp_path):
     def check(gib):
         of = study(variants=ONE, backbones=backbones, recipes=recipes, memory={"gpu_gib": gib})
         write_resolved(of, tmp_path)
-        kept = kept_costs.count(of, tmp_path / "tiny", 10)
+        kept = kept_costs.count(of, tmp_path / "tiny", 10, memory=True)
         plan.check(of, tmp_path / "tiny")
         return of, kept
 

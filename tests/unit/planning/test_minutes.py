@@ -246,3 +246,9 @@ def test_the_command_leads_with_stages_and_minutes(tmp_path, monkeypatch):
     assert again.output == first.output
     each = CliRunner().invoke(main, ["plan", "--study", "tiny.yaml", "--jobs"])
     assert "train mar-diff/seed0" in each.output and "train mar-diff/seed0" not in first.output
+    assert "GPU GiB: peak" in each.output and "GPU GiB" not in first.output
+    # of a study for GPUs the plan has memory without being asked
+    layout.plan(tmp_path / "results" / "tiny").unlink()
+    monkeypatch.setattr(minutes, "GPU_HOURS", 0.0)
+    dear = CliRunner().invoke(main, ["plan", "--study", "tiny.yaml"])
+    assert "A100 hours" in dear.output and "GPU GiB: peak" in dear.output

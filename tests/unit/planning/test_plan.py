@@ -457,6 +457,16 @@ def test_counts_of_other_code_are_made_again(tmp_path, monkeypatch):
     assert kept_costs.find(of, tmp_path, 10) is None
 
 
+def test_memory_is_counted_where_it_is_asked_for_and_kept(tmp_path, monkeypatch):
+    of = study(variants=TWO)
+    plain = kept_costs.count(of, tmp_path, 10)
+    assert plain.memory is None and kept_costs.find(of, tmp_path, 10, memory=True) is None
+    monkeypatch.setattr(costs, "count", None)  # operations are not counted again
+    whole = kept_costs.count(of, tmp_path, 10, memory=True)
+    assert whole.memory and whole.model_copy(update={"memory": None}) == plain
+    assert kept_costs.count(of, tmp_path, 10) == kept_costs.find(of, tmp_path, 10, memory=True) == whole
+
+
 def test_a_plan_that_fails_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"plan.json: `mar plan .*` wrote no counts: Error: .*cannot be read"):
         plan.check(study(budget={"disk_gb": 1.0}), tmp_path)
