@@ -359,13 +359,15 @@ def check(study: Study, root: Path, utilisation: float = UTILISATION, count: boo
         return True
     images = count_images(study, root)
     study = lengths.count(study, images.train) if images.known else study
-    costs = kept_costs.find(study, root, images.classes, gib is not None)
+    costs = whole = kept_costs.find(study, root, images.classes, gib is not None)
+    if costs is None and not count:
+        costs = kept_costs.find(study, root, images.classes)  # the budget needs no memory
     if costs is None and not count:
         return False
     if costs is None:
         command = [sys.executable, "-m", "mar.cli", "plan", "--study", str(layout.study(root))]
         told = subprocess.run(command, capture_output=True, text=True)
-        costs = kept_costs.find(study, root, images.classes, gib is not None)
+        costs = whole = kept_costs.find(study, root, images.classes, gib is not None)
         if told.returncode or costs is None:
             raise ValueError(
                 f"{layout.plan(root)}: `mar {' '.join(command[3:])}` wrote no counts: {told.stderr.strip()}"
@@ -383,7 +385,7 @@ def check(study: Study, root: Path, utilisation: float = UTILISATION, count: boo
                 f"study {study.study}: budget.{key} {cap:,g}: the estimate is {need:,.0f} {unit} (`mar plan --study "
                 f"{study.study}` shows each job); accepted: a budget above it, or a smaller study"
             )
-    return True
+    return whole is not None
 
 
 def rows(found: list[Job], utilisation: float) -> list[dict[str, float | int | str]]:

@@ -36,7 +36,7 @@ TRY = 1e10  # operations of one try, about half a second of one core
 LARGE = 50_000_000  # parameters
 UNTRIED = 2e10  # operations a second where no network of a kind is tried
 SECONDS = 0.2  # that a try takes at least
-LONG = 3 * SECONDS
+LONG = 3 * SECONDS  # of a call on a CPU that needs no other to warm up
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 Tried = tuple[str, float, float | None]  # name of a network, its operations for an image, and operations a second
@@ -87,7 +87,7 @@ def _rate(call: Callable[[], object], operations: float, warm: bool = False) -> 
         call: the work.
         operations: of one call.
         warm: whether the same has been called with fewer images. Else a first call warms up, unless it takes so long
-            that this is a small part of it.
+            that warming up is a small part of it. On a GPU one always does, which loads other kernels for each size.
     """
     on_gpu = DEVICE.type == "cuda"
     clock = time.perf_counter if on_gpu else time.process_time  # whatever else runs here takes no CPU seconds of ours
@@ -99,8 +99,10 @@ def _rate(call: Callable[[], object], operations: float, warm: bool = False) -> 
             torch.cuda.synchronize()
         return clock() - start
 
-    if not warm and (first := seconds()) > LONG:
-        return operations / first
+    if on_gpu or not warm:
+        first = seconds()
+        if first > LONG and not on_gpu:
+            return operations / first
     calls, spent = 0, 0.0
     while calls == 0 or spent < SECONDS:
         spent, calls = spent + seconds(), calls + 1

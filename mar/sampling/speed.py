@@ -38,6 +38,9 @@ def measure(study: Study, root: Path, variant: str) -> None:
     to the largest of the batches. Batches of all settings and of the yardstick alternate, so that a machine that
     becomes slower slows all of them.
     """
+    # MKL takes fewer threads where it sees fit, until it is asked for a number, as a forked process does and one that
+    # started anew does not.
+    torch.set_num_threads(torch.get_num_threads())
     seed = study.variants[variant].seeds[0]
     batch, repeats = study.speed.batch, study.speed.batches
     file = layout.speed(root, variant)

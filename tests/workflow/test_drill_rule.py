@@ -21,7 +21,7 @@ def test_a_study_over_its_budget_or_its_gpu_does_not_start(fresh: Any) -> None:
     (fresh.folder / "config" / "dear.yaml").write_text("extends: smoke.yaml\nstudy: dear\nbudget: {disk_gb: 1.0e-9}\n")
     # Counting needs torch, which this project lacks: what is there is read.
     study = load(fresh.folder / "config" / "dear.yaml")
-    kept_costs.count(study, fresh.folder / "results" / "dear", plan.count_images(study).classes)
+    kept_costs.count(study, fresh.folder / "results" / "dear", plan.count_images(study).classes, memory=True)
     output = fresh.fails("-n", "all", "--configfile", "config/dear.yaml")
     assert "study dear: budget.disk_gb 1e-09: the estimate is" in output and "accepted: a budget above it" in output
     assert "Traceback" not in output

@@ -263,6 +263,10 @@ def make_room():
         )
 
 
+def forked(job):
+    return job.threads == 1 or job.rule.name == fork_server.TIMING
+
+
 def begin_fork_server():
     """Start what forks the jobs of this machine, so that not each of them imports torch anew."""
     try:
@@ -271,7 +275,7 @@ def begin_fork_server():
         if (
             not workflow.deployment_settings.deployment_method
         ):  # else each job is in an environment of its own
-            fork_server.begin(sum(job.threads == 1 for job in local))
+            fork_server.begin(sum(forked(job) for job in local))
     except (AttributeError, TypeError, OSError) as error:
         # Jobs start without it too, and Snakemake promises none of these names.
         print(f"jobs import torch anew: {error}", flush=True)

@@ -32,7 +32,7 @@ CLI = """
 import os, sys, time
 
 def main(arguments, prog_name):
-    verb, *rest = arguments
+    verb, *rest = arguments[2:] if arguments[0] == "--threads" else arguments
     with open("runs.txt", "a") as runs:
         runs.write(f"start {os.getpid()} {time.monotonic()}\\n")
     print("hello from", verb, os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
@@ -277,7 +277,7 @@ def test_a_job_of_several_threads_starts_anew_unless_it_times_models(
     assert finish(start(forked, "greet"))[0] == 7
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
     assert finish(start(forked, "greet"))[0] == 0
-    assert finish(start(forked, "speed"))[0] == 7
+    assert finish(start(forked, "--threads", "2", "speed"))[0] == 7
 
 
 def test_nothing_is_done_for_a_launcher_that_ended_before_the_job_was_on_record(forked: Path) -> None:

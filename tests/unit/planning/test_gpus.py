@@ -4,13 +4,15 @@ import re
 import subprocess
 
 import pytest
+from click.testing import CliRunner
 from tiny import STUDY, study
 
-from mar.planning import gpus, kept_costs, memory, plan
+from mar.cli.__main__ import main
+from mar.planning import gpus, kept_costs, memory, plan, probe
 from mar.planning.gpus import FRAGMENTS, GIB, HEADROOM, Need
 from mar.study import reading
 from mar.study.reading import load, write_resolved
-from mar.study.records import Peak, TrainingPeak
+from mar.study.records import Peak, Rates, TrainingPeak
 
 PEAK = Peak(images=8, bytes=10 * GIB, image=GIB)  # 2 GiB of weights
 ONE = {"mar-diff": STUDY["variants"]["mar-diff"]}
@@ -34,20 +36,25 @@ def test_what_sharding_takes_off_a_training():
 
 
 def test_counts_without_memory_do_not_say_that_a_gpu_is_large_enough(tmp_path, monkeypatch):
-    of = study(variants=ONE, memory={"gpu_gib": 1.5 * HEADROOM / GIB})
-    write_resolved(of, tmp_path)
-    kept_costs.count(of, tmp_path / "tiny", 10)  # as `mar plan` left them when the study named no GPU
+    """They are what `mar plan` left when the study named no GPU; its budget is judged by them."""
+    folder, gpu = tmp_path / "tiny", {"gpu_gib": 1.5 * HEADROOM / GIB}
+    kept_costs.count(study(variants=ONE), folder, 10)
+    with pytest.raises(ValueError, match=r"budget\.disk_gb"):
+        plan.check(study(variants=ONE, memory=gpu, budget={"disk_gb": 1e-9}), folder, count=False)
+    write_resolved(of := study(variants=ONE, memory=gpu), tmp_path)
     plans = []
 
     def run(command, **_):
-        plans.append(command[3:4])
-        kept_costs.count(of, tmp_path / "tiny", 10, memory=True)
-        return subprocess.CompletedProcess(command, 0)
+        plans.append(CliRunner().invoke(main, command[3:]))
+        return subprocess.CompletedProcess(command, plans[-1].exit_code)
 
     monkeypatch.setattr(plan.subprocess, "run", run)
-    assert plan.check(of, tmp_path / "tiny", count=False) is False
-    plan.check(of, tmp_path / "tiny")
-    assert plans == [["plan"]] and plan.check(of, tmp_path / "tiny", count=False)
+    each = {"mar-diff": 1e9}
+    rates = Rates(start=2.0, tokenizers={"kl": 1e9}, judges={"classifier": 1e9}, training=each, sampling=each)
+    monkeypatch.setattr(probe, "rates", lambda *_: rates)
+    assert plan.check(of, folder, count=False) is False and not plans
+    assert plan.check(of, folder) and len(plans) == 1
+    assert plan.check(of, folder, count=False) and plan.check(of, folder) and len(plans) == 1
 
 
 def test_a_study_that_does_not_fit_is_refused_with_what_would(tmp_path):
