@@ -44,7 +44,8 @@ def _enough(number: int, unit: str, numbers: Sequence[int], of: int) -> list[str
 def next_study(study: Study) -> Path | None:
     """The smallest shipped study of the same images that trains all rows of this one's first table and more.
 
-    A study counts too that goes on from this one (`reuse`).
+    More are rows or seeds, and no training may be shorter than this one's. A study counts too that goes on from this one
+    (`reuse`).
 
     Returns:
         Its path; None if there is none.
@@ -57,7 +58,10 @@ def next_study(study: Study) -> Path | None:
         same = (study.data.kind, study.data.folder, study.data.image_size)
         if other.study == study.study or (other.data.kind, other.data.folder, other.data.image_size) != same:
             continue
-        wider = all(theirs.get(row, 0) >= seeds for row, seeds in ours.items()) and theirs != ours
+        as_long = all(images <= theirs.get(row, (0, 0))[1] for row, (_, images) in ours.items())
+        as_often = all(seeds <= theirs.get(row, (0, 0))[0] for row, (seeds, _) in ours.items())
+        more = {row: seeds for row, (seeds, _) in theirs.items()} != {row: seeds for row, (seeds, _) in ours.items()}
+        wider = as_long and as_often and more
         if (wider and ours) or other.reuse == study.study:
             found.append((sum(len(variant.seeds) for variant in other.variants.values()), path))
     return Path(os.path.relpath(min(found)[1])) if found else None
@@ -72,11 +76,12 @@ def _shipped(path: Path) -> Study | None:
         return None
 
 
-def _trained(study: Study, tables: Iterable[str]) -> dict[tuple[str, str], int]:
-    """Rows of the paper that a study trains for these of its tables, each with its number of seeds."""
-    rows: dict[tuple[str, str], int] = {}
+def _trained(study: Study, tables: Iterable[str]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Rows of the paper that a study trains for these of its tables, each with its numbers of seeds and of images."""
+    rows: dict[tuple[str, str], tuple[int, int]] = {}
     for table in (study.tables[name] for name in tables):
         for row in table.rows:
-            if table.paper and row.paper and row.variant and (seeds := len(study.variants[row.variant].seeds)):
-                rows[table.paper, row.paper] = max(seeds, rows.get((table.paper, row.paper), 0))
+            if table.paper and row.paper and row.variant and (seeds := study.variants[row.variant].seeds):
+                seen = len(seeds), study.recipes[study.variants[row.variant].recipe].images
+                rows[table.paper, row.paper] = max(seen, rows.get((table.paper, row.paper), (0, 0)))
     return rows
