@@ -44,8 +44,8 @@ def _enough(number: int, unit: str, numbers: Sequence[int], of: int) -> list[str
 def next_study(study: Study) -> Path | None:
     """The smallest shipped study of the same images that trains all rows of this one's first table and more.
 
-    More are rows or seeds, and no training may be shorter than this one's. A study counts too that goes on from this one
-    (`reuse`).
+    More are rows or seeds, and no training may be shorter than this one's. A study that goes on from this one (`reuse`)
+    counts too.
 
     Returns:
         Its path; None if there is none.
