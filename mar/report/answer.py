@@ -7,7 +7,7 @@ without such rows the rows of its tables are shown one by one, each with its rat
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,7 +21,7 @@ from mar.analysis.paper_columns import printed
 from mar.analysis.result_files import Estimate, short
 from mar.analysis.tally import RULINGS
 from mar.analysis.wording import effect
-from mar.paper.claims import Better, load
+from mar.paper.claims import Better, Close, load
 from mar.paper.numbers import paper_rows, table_rows
 from mar.runtime.files import read
 from mar.study import labels, layout
@@ -96,7 +96,7 @@ class Row:
         sides: cross-entropy and Diffusion Loss, or one model.
         comparison: Diffusion Loss against cross-entropy; of a single model, it against that of the first row.
         paper_ratio: the same ratio of the paper's numbers.
-        verdict: the verdict on the paper's claim about a pair.
+        verdict: the verdict on the first claim about the FID of what is compared; None where no claim is.
     """
 
     label: str
@@ -162,7 +162,7 @@ def answer(study: Study, root: Path, results: Results, verdicts: Sequence[Verdic
     table = PAIRED if paired else next((table.paper or "" for table in study.tables.values()), "")
     question, reply = QUESTIONS.get(table, ("", ""))
     hours, machine = spent(study, root, results)
-    shown = rows if paired else _singles(results, guided)
+    shown = rows if paired else _singles(results, verdicts, guided)
     if not _rows(study):  # what is shown are the first settings of the variants
         cells = [side.cell for row in shown for side in row.sides if side.cell]
         guided = bool(cells) and all(results.sampling(*cell).guidance != 1.0 for cell in cells)
@@ -195,7 +195,7 @@ def _pairs(results: Results, verdicts: Sequence[Verdict], guided: bool) -> list[
         if crossent.cell and diffloss.cell:
             comparison = results.compare(diffloss.cell, crossent.cell, "fid")
         ratio = float(diffloss.paper) / float(crossent.paper) if crossent.paper and diffloss.paper else None
-        verdict = _verdict_on(names, guided, verdicts)
+        verdict = _verdict_on({(PAIRED, names[loss]) for loss in LOSSES}, guided, verdicts)
         found.append(Row(_common(results.study, order, direction, sides), sides, comparison, ratio, verdict))
     return found
 
@@ -225,37 +225,44 @@ def _common(study: Study, order: str, direction: str, sides: Iterable[Side]) -> 
     return f"MAR, {many} a step"
 
 
-def _verdict_on(names: dict[str, str], guided: bool, verdicts: Sequence[Verdict]) -> Verdict | None:
-    """The verdict on the claim that Diffusion Loss has the lower FID in a pair."""
-    a, b = (names[loss] for loss in reversed(LOSSES))
-    check = Better(kind="better", table=PAIRED, metric="fid", guided=guided, a=a, b=b)
-    ids = {claim.id for claim in load(layout.shipped("claims.yaml")) if claim.check == check}
+def _verdict_on(rows: set[tuple[str, str]], guided: bool, verdicts: Sequence[Verdict]) -> Verdict | None:
+    """The verdict on the first claim that compares the FID of two of these rows, each by table and name in it."""
+    ids = {
+        claim.id
+        for claim in load(layout.shipped("claims.yaml"))
+        if isinstance(check := claim.check, Better | Close)
+        and (check.metric, check.guided) == ("fid", guided)
+        and {(check.table, check.a), (check.table, check.b)} <= rows
+    }
     return next((verdict for verdict in verdicts if verdict.id in ids), None)
 
 
-def _singles(results: Results, guided: bool) -> list[Row]:
+def _singles(results: Results, verdicts: Sequence[Verdict], guided: bool) -> list[Row]:
     """Trained rows of all tables, each against the first; without tables every variant with its first setting."""
     study = results.study
     sides: dict[Cell, Side] = {}
+    rows_of = defaultdict[Cell, set[tuple[str, str]]](set)
     for table in study.tables.values():
         paper = table_rows(table)
         for row in table.rows:
             setting = row.guided if guided else row.without
             if row.variant and setting and study.variants[row.variant].seeds:
                 cell = (row.variant, setting)
+                rows_of[cell].add((table.paper or "", row.key))
                 published = printed(paper[row.key].get("fid_cfg" if guided else "fid_nocfg", ""), "fid")
                 sides.setdefault(cell, Side(cell, results.cell(*cell, "fid"), published, flaws(results, cell)))
     if not sides:
         firsts = [next(cells) for _, cells in itertools.groupby(results.cells, key=lambda cell: cell[0])]
         sides = {cell: Side(cell, results.cell(*cell, "fid"), "", flaws(results, cell)) for cell in firsts}
     names = Counter(variant for variant, _ in sides)
-    rows, first = [], next(iter(sides.values()), None)
+    lines, first = [], next(iter(sides.values()), None)
     for cell, side in sides.items():
         label = labels.label(study, cell[0]) if names[cell[0]] == 1 else labels.cell(study, *cell)
         against = first.cell if first and side is not first else None
         ratio = float(side.paper) / float(first.paper) if against and side.paper and first and first.paper else None
-        rows.append(Row(label, (side,), results.compare(cell, against, "fid") if against else None, ratio))
-    return rows
+        verdict = _verdict_on(rows_of[cell] | rows_of[against], guided, verdicts) if against else None
+        lines.append(Row(label, (side,), results.compare(cell, against, "fid") if against else None, ratio, verdict))
+    return lines
 
 
 def spent(study: Study, root: Path, results: Results) -> tuple[float, str]:
@@ -323,7 +330,7 @@ def sentences(study: Study, root: Path, found: Answer) -> list[tuple[str, str]]:
     where = f"On {images:,} images of {study.data.title.removeprefix('the images of ')} "
     said: list[tuple[str, str]] = []
     groups: dict[tuple[str, str], list[str]] = {}
-    for row in found.rows:
+    for row in found.rows if found.paired else ():
         if row.verdict and row.comparison and row.verdict.verdict in RULINGS[:3]:
             kind: str = row.verdict.missing.kind if row.verdict.missing else ""
             crossent, diffloss = row.sides

@@ -119,7 +119,8 @@ def effects(found: Answer) -> dict[str, Any] | None:
         c = row.comparison
         assert c is not None
         flawed = sorted({flaw.kind for side in row.sides for flaw in side.flaws})
-        ruling = row.verdict.verdict if row.verdict else "undecided"
+        asked = row.verdict is not None and row.verdict.verdict in RULINGS[:3]
+        ruling = row.verdict.verdict if row.verdict and asked else "undecided"
         line: dict[str, Any] = {
             "label": row.label,
             "ruling": ruling,

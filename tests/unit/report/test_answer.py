@@ -13,6 +13,7 @@ from mar.analysis.estimates import Results
 from mar.analysis.verdicts import decide
 from mar.report import more
 from mar.report.answer import answer, spent, time_text
+from mar.report.first_screen import effects
 from mar.report.page import claims
 from mar.report.terminal import summary
 from mar.runtime.files import read
@@ -142,6 +143,27 @@ def test_a_study_without_table_1_shows_its_rows(root: Path, capsys: pytest.Captu
     sampling = {name: setting | {"guidance": 2.0} for name, setting in values["sampling"].items()}
     study = made(resolve(values | {"sampling": sampling}, "guided.yaml"), root)
     assert any(line.startswith("FID with guidance of ") for line in said(capsys, study, root))
+
+
+def test_a_row_shows_the_verdict_on_it_and_the_first(root: Path) -> None:
+    """Where rows are no pairs: of a claim on both, whichever comes first, and else none."""
+    rows = [
+        {"paper": "confidence-crossent", "variant": "ar", "without": "a4"},
+        {"paper": "random-crossent", "variant": "ce", "without": "c4"},
+        {"paper": "random-diffloss", "variant": "diff", "without": "s4"},
+    ]
+
+    def shown(order: list[dict[str, str]]) -> list[tuple[str | None, str]]:
+        values = _values(None)
+        values["tables"] = {"t5": {"paper": "mar_table5", "title": "Table 5", "rows": order}}
+        study = made(resolve(values, "orders.yaml"), root)
+        found = answer(study, root, Results(study, root), claims(root))
+        ids = [row.verdict.id if row.verdict else None for row in found.rows if row.comparison]
+        return list(zip(ids, (line["ruling"] for line in (effects(found) or {})["rows"]), strict=True))
+
+    decided, other = shown(rows)
+    assert decided == ("confidence-order", "replicated") and other[0] == "diffloss-random-order"
+    assert shown([rows[1], rows[0], rows[2]]) == [decided, (None, "undecided")]
 
 
 def test_what_would_decide_more(root: Path) -> None:
