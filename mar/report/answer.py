@@ -6,6 +6,7 @@ without such rows the rows of its tables are shown one by one, each with its rat
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -227,14 +228,20 @@ def _common(study: Study, order: str, direction: str, sides: Iterable[Side]) -> 
 
 def _verdict_on(rows: set[tuple[str, str]], guided: bool, verdicts: Sequence[Verdict]) -> Verdict | None:
     """The verdict on the first claim that compares the FID of two of these rows, each by table and name in it."""
-    ids = {
-        claim.id
-        for claim in load(layout.shipped("claims.yaml"))
-        if isinstance(check := claim.check, Better | Close)
-        and (check.metric, check.guided) == ("fid", guided)
-        and {(check.table, check.a), (check.table, check.b)} <= rows
+    compared = _compared(guided)
+    return next((verdict for verdict in verdicts if verdict.id in compared and compared[verdict.id] <= rows), None)
+
+
+@functools.cache
+def _compared(guided: bool) -> dict[str, set[tuple[str, str]]]:
+    """The two rows that a claim compares, of each claim about FID with or without guidance."""
+    claims = load(layout.shipped("claims.yaml"))
+    checks = {claim.id: claim.check for claim in claims if isinstance(claim.check, Better | Close)}
+    return {
+        name: {(check.table, check.a), (check.table, check.b)}
+        for name, check in checks.items()
+        if (check.metric, check.guided) == ("fid", guided)
     }
-    return next((verdict for verdict in verdicts if verdict.id in ids), None)
 
 
 def _singles(results: Results, verdicts: Sequence[Verdict], guided: bool) -> list[Row]:

@@ -119,8 +119,7 @@ def effects(found: Answer) -> dict[str, Any] | None:
         c = row.comparison
         assert c is not None
         flawed = sorted({flaw.kind for side in row.sides for flaw in side.flaws})
-        asked = row.verdict is not None and row.verdict.verdict in RULINGS[:3]
-        ruling = row.verdict.verdict if row.verdict and asked else "undecided"
+        ruling = row.verdict.verdict if row.verdict and row.verdict.verdict in RULINGS[:3] else "undecided"
         line: dict[str, Any] = {
             "label": row.label,
             "ruling": ruling,

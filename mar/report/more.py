@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mar.analysis.estimates import Results
 from mar.study import layout
@@ -58,11 +59,14 @@ def next_study(study: Study) -> Path | None:
         same = (study.data.kind, study.data.folder, study.data.image_size)
         if other.study == study.study or (other.data.kind, other.data.folder, other.data.image_size) != same:
             continue
-        as_long = all(images <= theirs.get(row, (0, 0))[1] for row, (_, images) in ours.items())
-        as_often = all(seeds <= theirs.get(row, (0, 0))[0] for row, (seeds, _) in ours.items())
-        more = {row: seeds for row, (seeds, _) in theirs.items()} != {row: seeds for row, (seeds, _) in ours.items()}
-        wider = as_long and as_often and more
-        if (wider and ours) or other.reuse == study.study:
+        covers = all(
+            row in theirs and one.seeds <= theirs[row].seeds and one.images <= theirs[row].images
+            for row, one in ours.items()
+        )
+        more = len(theirs) > len(ours) or any(
+            row in theirs and one.seeds < theirs[row].seeds for row, one in ours.items()
+        )
+        if (ours and covers and more) or other.reuse == study.study:
             found.append((sum(len(variant.seeds) for variant in other.variants.values()), path))
     return Path(os.path.relpath(min(found)[1])) if found else None
 
@@ -76,12 +80,19 @@ def _shipped(path: Path) -> Study | None:
         return None
 
 
-def _trained(study: Study, tables: Iterable[str]) -> dict[tuple[str, str], tuple[int, int]]:
-    """Rows of the paper that a study trains for these of its tables, each with its numbers of seeds and of images."""
-    rows: dict[tuple[str, str], tuple[int, int]] = {}
+class _Trained(NamedTuple):
+    """How many seeds of a row are trained, and on how many images each."""
+
+    seeds: int
+    images: int
+
+
+def _trained(study: Study, tables: Iterable[str]) -> dict[tuple[str, str], _Trained]:
+    """Rows of the paper, by table and name in it, that a study trains for these of its tables."""
+    rows: dict[tuple[str, str], _Trained] = {}
     for table in (study.tables[name] for name in tables):
         for row in table.rows:
             if table.paper and row.paper and row.variant and (seeds := study.variants[row.variant].seeds):
-                seen = len(seeds), study.recipes[study.variants[row.variant].recipe].images
-                rows[table.paper, row.paper] = max(seen, rows.get((table.paper, row.paper), (0, 0)))
+                one = _Trained(len(seeds), study.recipes[study.variants[row.variant].recipe].images)
+                rows[table.paper, row.paper] = max(one, rows.get((table.paper, row.paper), one))
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mar.study.labels import label
@@ -181,7 +181,9 @@ def log_axis(axis: Any) -> None:
     """A log axis with plain numbers: at 1, 2 and 5 of each decade, denser where the axis spans less than a decade."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-    formatter: Callable[[float, Any], str] = lambda value, _: f"{value:g}"  # noqa: E731
+    def formatter(value: float, _: Any) -> str:
+        return f"{value:g}"
+
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     low, high = axis.get_view_interval()
     if high > 8 * low:
